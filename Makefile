@@ -1,0 +1,97 @@
+# Every command of the project; CI calls only these. `make` alone lists them.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# The first Python 3.10 or newer that really runs; `make PYTHON=/path/to/python install` takes another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo "$$p" && break; done)
+
+PYTEST := $(PY) -m pytest
+# The suite against the embedded cluster, whatever the caller's environment names.
+ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
+PATCHED := -p tests.patched
+SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
+
+.PHONY: help install demo test quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(READY) ## make .venv with the project (editable) and its tools
+
+$(READY): pyproject.toml requirements.txt setup.py
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer was found; name one: make PYTHON=/path/to/python3 install" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); } || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment: its modules venv and ensurepip are missing." >&2; \
+		echo "Debian and Ubuntu keep them in the package python3-venv (apt-get install python3-venv)." >&2; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: install ## start an embedded cluster of its own process and run examples/quickstart.py against it
+	$(PY) examples/quickstart.py
+
+test: install ## the whole suite: all of it unpatched, then transport, integration, fork and both_modes patched
+	@status=0; \
+	echo "== unpatched =="; $(ONEBOX_PYTEST) || status=1; \
+	echo "== monkey.patch_all() =="; $(ONEBOX_PYTEST) $(PATCHED) -m both_modes || status=1; \
+	exit $$status
+
+quick: install ## the suite unpatched, without what is slow
+	$(ONEBOX_PYTEST) -m "not slow and not soak and not peer"
+
+test-real: install ## the integration tests against a cluster: PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name
+	@test -n "$(PEGASUS_META)" -a -n "$(PEGASUS_TABLE)" || \
+		{ echo "make test-real PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name" >&2; exit 2; }
+	PEGASUS_META='$(PEGASUS_META)' PEGASUS_TABLE='$(PEGASUS_TABLE)' $(PYTEST) tests/integration
+
+test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own venv; Python 3.11, else left out)
+	$(PY) -m tests.peer.run
+
+conformance: install ## replay the recordings of a real cluster, with a summary
+	$(ONEBOX_PYTEST) tests/conformance -s
+
+lint: install ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: install ## let ruff mend what it can
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format .
+
+type: install ## mypy: strict for the package, lenient for the rest
+	$(PY) -m mypy $(SOURCES)
+
+cover: install ## line and branch coverage of the suite (unpatched)
+	$(PY) -m coverage erase
+	env -u PEGASUS_META $(PY) -m coverage run -m pytest -m "not slow and not soak and not peer"
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+
+bench: install ## the benchmark beside its peers: table, JSON and picture
+	$(PY) benchmarks/run.py
+
+bench-quick: install ## the benchmark in less than a minute
+	$(PY) benchmarks/run.py --quick
+
+soak: install ## ten minutes of bad weather (PEGASUS_GREEN_SOAK_SECONDS=600)
+	PEGASUS_GREEN_SOAK_SECONDS=$${PEGASUS_GREEN_SOAK_SECONDS:-600} $(ONEBOX_PYTEST) tests/soak -m soak -s
+
+mutants: install ## break the code rule by rule; every mutation must fail a test
+	$(PY) tests/mutations/run.py
+
+lanes: install ## the suite with the oldest supported dependencies and under every other Python found
+	$(PY) -m tests.lanes $(LANES)
+
+dist: install ## sdist and pure wheel in dist/
+	rm -rf build dist
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PY) -c 'import setuptools.build_meta as b; b.build_sdist("dist")' >/dev/null
+	@ls -l dist
+
+clean: ## remove everything that these commands made
+	rm -rf .venv .venv-peer .lanes build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

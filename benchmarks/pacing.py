@@ -1,0 +1,137 @@
+"""Calls on fixed schedules, and their latency from the time at which they were due.
+
+The schedules of 64 callers, interleaved, are one schedule of the whole rate: call k is due at ``start + k / rate`` and
+belongs to caller ``k % 64``. A hook in every pass of the event loop releases what is due, so that neither side's
+figures hold the millisecond to which a gevent timer is rounded; the loop spins, which is why no CPU time is judged here.
+A caller that is behind its schedule goes on at once: the wait that this causes counts (no coordinated omission).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from greenlet import getcurrent
+
+from benchmarks.pipe import Stopwatch
+
+# The first calls are not counted: schedule and connection have to get going.
+SETTLE = 0.1
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Return a percentile."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+class Spinner:
+    """Runs a function once in every pass of the loop, which thereby never sleeps."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.loop: Any = gevent.get_hub().loop
+        self.work = work
+        self.watcher = self.loop.prepare()
+        self.idle = self.loop.idle()
+
+    def __enter__(self) -> Spinner:
+        self.watcher.start(self.work)
+        self.idle.start(lambda: None)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for watcher in (self.watcher, self.idle):
+            watcher.stop()
+            watcher.close()
+
+
+def result(watch: Stopwatch, late: list[float], calls: int) -> dict[str, Any]:
+    """Return what a block is about: percentiles in milliseconds."""
+    late = late[int(len(late) * SETTLE) :]
+    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+    return watch.stop(calls, **{name: percentile(late, share) * 1e3 for name, share in shares.items()})
+
+
+def pace_callers(call: Callable[[int], Any], callers: int, rate: float, calls: int) -> dict[str, Any]:
+    """Have greenlets make calls on their schedules; ``call(k)`` makes one and waits for its answer."""
+    late: list[float] = []
+    waiting: dict[int, Any] = {}
+    each = calls // callers
+    done = Event()
+    left = callers
+    hub: Any = gevent.get_hub()
+    start = perf_counter() + 0.005
+    released = 0
+
+    def release() -> None:
+        nonlocal released
+        upto = min(int((perf_counter() - start) * rate), each * callers)
+        while released < upto:
+            switch = waiting.pop(released, None)
+            released += 1
+            if switch is not None:
+                switch()
+
+    def caller(number: int) -> None:
+        nonlocal left
+        for k in range(number, each * callers, callers):
+            if k >= released:
+                waiting[k] = getcurrent().switch
+                hub.switch()
+            call(k)
+            late.append(perf_counter() - (start + k / rate))
+        left -= 1
+        if not left:
+            done.set()
+
+    watch = Stopwatch()
+    greenlets = [gevent.spawn(caller, number) for number in range(callers)]
+    with Spinner(release):
+        done.wait()
+    gevent.joinall(greenlets, raise_error=True)
+    return result(watch, late, each * callers)
+
+
+def pace_socket(sock: Any, requests: list[bytes], reply: int, rate: float, calls: int) -> dict[str, Any]:
+    """Send requests on one socket on the same schedule, all that are due in one block; replies come in order."""
+    late: list[float] = []
+    owed: deque[float] = deque()
+    many = len(requests)
+    wake = Event()
+    start = perf_counter() + 0.005
+    sent = 0
+
+    def due() -> None:
+        if sent < min(int((perf_counter() - start) * rate), calls):
+            wake.set()
+
+    def send() -> None:
+        nonlocal sent
+        while sent < calls:
+            upto = min(int((perf_counter() - start) * rate), calls)
+            if upto > sent:
+                owed.extend(start + k / rate for k in range(sent, upto))
+                block = b"".join([requests[k % many] for k in range(sent, upto)])
+                sent = upto
+                sock.sendall(block)
+            else:
+                wake.clear()
+                wake.wait()
+
+    def receive() -> None:
+        got = answered = 0
+        while answered < calls:
+            got += len(sock.recv(256 * 1024))
+            now = perf_counter()
+            while got >= reply:
+                got -= reply
+                answered += 1
+                late.append(now - owed.popleft())
+
+    watch = Stopwatch()
+    with Spinner(due):
+        gevent.joinall([gevent.spawn(send), gevent.spawn(receive)], raise_error=True)
+    return result(watch, late, calls)

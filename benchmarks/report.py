@@ -1,0 +1,130 @@
+"""What people and programs read: the table, the JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Samples, middle, spread
+from benchmarks.rows import Row
+
+
+def short(value: float) -> str:
+    """Return three significant digits."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def as_goal(value: float | None, row: Row) -> str:
+    """Return a goal as people say it: 1/9, 1.1 x, 15 ms."""
+    if value is None:
+        return "-"
+    if row.judge != "ratio":
+        return f"{value:,.0f} {row.unit}"
+    return f"1/{1 / value:.3g}" if value < 0.55 and not row.higher else f"{value:.4g} x"
+
+
+@dataclass
+class Line:
+    """A measured row; ``failed`` says why there are no samples.
+
+    Attributes:
+        left_out: Whether the peer is not here, which is no failure.
+    """
+
+    row: Row
+    samples: Samples
+    failed: str = ""
+    left_out: bool = False
+
+    @property
+    def judged(self) -> list[float]:
+        """The goal's figure, of every pair."""
+        pairs = list(zip(self.samples.ours, self.samples.theirs))
+        if self.row.judge == "value" or not pairs:
+            return self.samples.ours
+        if self.row.judge == "difference":
+            return [ours - theirs for ours, theirs in pairs]
+        return [ours / theirs for ours, theirs in pairs]
+
+    @property
+    def met(self) -> str:
+        """Whether the goal is met: aim, must, or NO; empty where there is none."""
+        row = self.row
+        if self.failed or row.must is None or row.aim is None:
+            return ""
+        sign = -1 if row.higher else 1
+        value = middle(self.judged)
+        return "aim" if sign * value <= sign * row.aim else "must" if sign * value <= sign * row.must else "NO"
+
+    @property
+    def as_fraction(self) -> bool:
+        """Whether the figure reads better as 1/n."""
+        return self.row.judge == "ratio" and not self.row.higher and middle(self.judged) < 0.55
+
+    def figure(self, value: float) -> str:
+        """Return a value of the goal's figure as people say it."""
+        return f"1/{short(1 / value)}" if self.as_fraction else short(value)
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        row, samples = self.row, self.samples
+        facts: dict[str, Any] = {"row": row.key, "title": row.title, "against": row.against, "unit": row.unit}
+        if self.failed:
+            return {**facts, "left out" if self.left_out else "failed": self.failed}
+        facts |= {"ours": middle(samples.ours), "ours quartiles": spread(samples.ours)}
+        if samples.theirs:
+            facts |= {"theirs": middle(samples.theirs), "theirs quartiles": spread(samples.theirs)}
+        facts |= {"judged": row.judge, "figure": middle(self.judged), "figure quartiles": spread(self.judged)}
+        facts |= {"must": row.must, "aim": row.aim, "higher is better": row.higher, "met": self.met}
+        facts |= {"responder": samples.responder, "notes": samples.notes}
+        return {**facts, "samples": {"ours": samples.ours, "theirs": samples.theirs}}
+
+
+HEAD = (
+    f"{'row':10} {'what':40} {'ours':>8} {'quartiles':>15} {'':4} {'theirs':>8} {'of':14}"
+    f" {'ratio':>8} {'quartiles':>15} {'must':>10} {'aim':>10} {'met':5} {'responder':9}"
+)
+
+
+def text(line: Line) -> str:
+    """Return one row of the table, its notes below."""
+    row, samples = line.row, line.samples
+    start = f"{row.key:10} {row.title:40}"
+    if line.failed:
+        return f"{start} {'left out' if line.left_out else 'FAILED'}: {line.failed}"
+    low, high = (short(value) for value in spread(samples.ours))
+    ratio = [line.figure(value) for value in (middle(line.judged), *spread(line.judged))]
+    if row.judge == "value":
+        ratio = ["", "", ""]
+    theirs = short(middle(samples.theirs)) if samples.theirs else ""
+    busy = "" if samples.responder is None else f"{samples.responder:.0%}"
+    between = f"{ratio[1]}..{ratio[2]}" if ratio[1] else ""
+    parts = [
+        f"{start} {short(middle(samples.ours)):>8} {low + '..' + high:>15} {row.unit:4} {theirs:>8} {row.against:14}",
+        f"{ratio[0]:>8} {between:>15} {as_goal(row.must, row):>10} {as_goal(row.aim, row):>10} {line.met:5} {busy:>9}",
+    ]
+    return "\n".join([" ".join(parts).rstrip(), *(f"{'':10} ({note})" for note in samples.notes)])
+
+
+def summary(lines: list[Line]) -> str:
+    """Return how many goals are met."""
+    judged = [line for line in lines if line.met]
+    missed = [line.row.key for line in judged if line.met == "NO"]
+    aims = sum(line.met == "aim" for line in judged)
+    absent = [line.row.key for line in lines if line.failed]
+    words = [f"{len(judged) - len(missed)} of {len(judged)} musts met, {aims} aims"]
+    if missed:
+        words.append(f"not met: {', '.join(missed)}")
+    if absent:
+        words.append(f"without a figure: {', '.join(absent)}")
+    return "; ".join(words)
+
+
+def write_json(path: Path, lines: list[Line], about: dict[str, Any]) -> None:
+    """Write everything that was measured."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**about, "rows": [line.plain() for line in lines]}, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,158 @@
+"""Rows that are more than two sides in turns: fresh processes, memory, ageing, latency on a schedule."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from typing import Any
+
+from benchmarks.measure import ROOT, Bench, Samples, Side, microseconds, middle
+from benchmarks.payload import table_name
+
+IMPORT = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
+# `import pegasus_green` alone loads nothing: what counts is what a program needs before its first call.
+IMPORTS = {"ours": "from pegasus_green import connect", "gevent": "import gevent"}
+CONNECT = """
+import sys, time
+from pegasus_green import connect
+began = time.perf_counter()
+table = connect(sys.argv[1])
+value = table.get(b"user0001", b"name")
+took = time.perf_counter() - began
+assert len(value) == 100, value
+table.client.close()
+print(took)
+"""
+MANY = 10_000
+AGE = 1_000_000
+
+
+def fresh(bench: Bench, *command: str) -> float:
+    """Run a fresh interpreter and return the number that it prints last."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [bench.python, *command], capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["it failed without a word"])[-1])
+    return float(done.stdout.split()[-1].strip("{}"))
+
+
+def oneshot(bench: Bench, *command: str) -> float:
+    """Run one measurement of ``benchmarks.oneshot``."""
+    return fresh(bench, "-m", "benchmarks.oneshot", *command)
+
+
+def importing(bench: Bench) -> Samples:
+    """Measure the CPU milliseconds of importing pegasus_green and gevent, each in a fresh process."""
+    samples = Samples()
+    for number in range(bench.pairs + 1):
+        figures = {name: fresh(bench, "-c", IMPORT.format(line)) * 1e3 for name, line in IMPORTS.items()}
+        if number:  # the first ones wrote the byte code
+            samples.ours.append(figures["ours"])
+            samples.theirs.append(figures["gevent"])
+    return samples
+
+
+def connecting(bench: Bench) -> Samples:
+    """Measure the wall's milliseconds from connect() to the first value, in fresh processes."""
+    url = f"pegasus://{bench.meta}/{table_name()}"
+    return Samples([fresh(bench, "-c", CONNECT, url) * 1e3 for _ in range(bench.pairs)])
+
+
+def waiting(bench: Bench) -> Samples:
+    """Measure KiB of each of 10,000 greenlets, waiting in get or for an Event."""
+    samples = Samples()
+    for _ in range(min(bench.pairs, 5)):
+        table = table_name(silent=True)
+        samples.ours.append(oneshot(bench, "waiting", "green", bench.meta, table, str(MANY)) / 1024)
+        samples.theirs.append(oneshot(bench, "waiting", "event", bench.meta, table, str(MANY)) / 1024)
+    return samples
+
+
+def idle(bench: Bench) -> Samples:
+    """Measure KiB of each of 100 connections after replies of 1 MiB."""
+    table = table_name(value=1024 * 1024, partitions=100, servers=100)
+    return Samples([oneshot(bench, "idle", bench.meta, table, "100") / 1024 for _ in range(min(bench.pairs, 5))])
+
+
+def peak(what: str) -> Any:
+    """Return what measures copies: tracemalloc's peak in payloads."""
+
+    def measure(bench: Bench) -> Samples:
+        table = table_name(value=64 * 1024)
+        return Samples([oneshot(bench, "peak", what, bench.meta, table) for _ in range(min(bench.pairs, 3))])
+
+    return measure
+
+
+def aged(bench: Bench) -> Samples:
+    """Measure a get after 10^6 calls against one of a young process.
+
+    Two processes differ by some percent from the start, for the way their memory happens to be laid out; that
+    difference, measured before, is taken out.
+    """
+    side = Side("green", "get", 25_600, "get", 1, {"callers": 64, "tables": [table_name()]})
+    young, old = bench.open(side, "-young"), bench.open(side, "-old")
+    block = bench.block(side)
+    turns = (old, young)
+
+    def rounds() -> list[tuple[float, float]]:
+        figures = []
+        for number in range(bench.pairs):
+            order = turns if number % 2 == 0 else turns[::-1]
+            found = {run: microseconds(run(block)) for run in order}
+            figures.append((found[old], found[young]))
+        return figures
+
+    for run in turns:
+        run(block)
+    before = middle([mine / other for mine, other in rounds()])
+    old(AGE)
+    after = rounds()
+    notes = [f"the two processes differed by {before - 1:+.1%} before; taken out"]
+    return Samples([mine / before for mine, _ in after], [other for _, other in after], notes)
+
+
+def latency(bench: Bench) -> Samples:
+    """Measure p99 in milliseconds at half of our top rate, on the same schedule as a raw socket."""
+    spec = {"callers": 64, "tables": [table_name()]}
+    top = bench.open(Side("green", "get", 0, "top rate", 1, spec))
+    top(6_400)
+    blocks = [top(25_600) for _ in range(3)]
+    rate = statistics.median(used["calls"] / used["wall"] for used in blocks) / 2
+    ours = bench.open(Side("green", "paced", 0, "paced", 1, {**spec, "rate": rate}))
+    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, {**spec, "rate": rate}))
+    samples = Samples()
+    halves: dict[str, list[float]] = {"ours": [], "raw": []}
+    seconds = 1.0 * bench.scale
+    for number in range(bench.pairs + 1):
+        turns = (("ours", ours), ("raw", raw))
+        for name, run in turns if number % 2 == 0 else turns[::-1]:
+            used = run(int(rate * seconds))
+            if number:
+                (samples.ours if name == "ours" else samples.theirs).append(used["p99"])
+                halves[name].append(used["p50"])
+        time.sleep(0.05)
+    medians = ", ".join(f"{name} {middle(values):.3f} ms" for name, values in halves.items())
+    samples.notes.append(f"at {rate:,.0f} calls/s; medians of the latency: {medians}")
+    return samples
+
+
+def top_rate(bench: Bench) -> Samples:
+    """Measure calls a second of 1 KB gets from 150 callers, by the wall."""
+    side = Side("green", "get", 60_000, "get of 1 KB", 1, {"callers": 150, "tables": [table_name(value=1000)]})
+    run = bench.open(side)
+    run(bench.block(side))
+    samples = Samples()
+    busy = []
+    for _ in range(bench.pairs):
+        cpu, _ = bench.counted()
+        used = run(bench.block(side))
+        busy.append((bench.counted()[0] - cpu) / used["wall"])
+        samples.ours.append(used["calls"] / used["wall"])
+    samples.responder = middle(busy)
+    samples.notes.append(f"best block {max(samples.ours):,.0f}/s")
+    return samples

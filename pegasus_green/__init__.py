@@ -1,0 +1,188 @@
+"""The gevent client for Apache Pegasus.
+
+Importing it has no side effect but a NullHandler on its logger, and costs next to nothing: what a name needs is loaded
+when the name is first used.
+"""
+
+from __future__ import annotations
+
+import logging as _logging
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import codecs, errors
+    from .client import Client, connect
+    from .cluster.dispatcher import CallInfo
+    from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
+    from .errors import (
+        AccessDenied,
+        Busy,
+        ClientClosed,
+        CodecError,
+        ConnectFailed,
+        ConnectionLost,
+        CountUnknown,
+        ForkedConnection,
+        FrameTooLarge,
+        Incomplete,
+        IntegerOverflow,
+        InvalidArgument,
+        MetaError,
+        MetaUnreachable,
+        NotAnInteger,
+        NotEnoughReplicas,
+        NotServing,
+        PegasusError,
+        ProtocolError,
+        RequestTimeout,
+        ServerError,
+        Splitting,
+        StorageError,
+        TableError,
+        TableExists,
+        TableNotFound,
+        TableUnavailable,
+        TransportError,
+        WriteRejected,
+        WrongThread,
+    )
+    from .events import Listener
+    from .log import configure_logging
+    from .model import (
+        CheckResult,
+        CheckType,
+        Filter,
+        FilterType,
+        MultiGetResult,
+        NodeInfo,
+        PartitionInfo,
+        SortKeys,
+        SplitState,
+        SplitStatus,
+        TableInfo,
+        TableStatus,
+    )
+    from .operations.atomic import Mutations
+    from .options import ClientOptions, HedgePolicy
+    from .pegasus import Pegasus, PegasusScanner
+    from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type
+    from .retry import RetryPolicy
+    from .table import Table
+
+# Where each public name lives.
+_NAMES = {
+    "client": "Client connect",
+    "cluster.dispatcher": "CallInfo",
+    "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
+    "errors": (
+        "AccessDenied Busy ClientClosed CodecError ConnectFailed ConnectionLost CountUnknown ForkedConnection "
+        "FrameTooLarge Incomplete IntegerOverflow InvalidArgument MetaError MetaUnreachable NotAnInteger "
+        "NotEnoughReplicas NotServing PegasusError ProtocolError RequestTimeout ServerError Splitting "
+        "StorageError TableError TableExists TableNotFound TableUnavailable TransportError WriteRejected "
+        "WrongThread"
+    ),
+    "events": "Listener",
+    "log": "configure_logging",
+    "model": (
+        "CheckResult CheckType Filter FilterType MultiGetResult NodeInfo PartitionInfo SortKeys SplitState "
+        "SplitStatus TableInfo TableStatus"
+    ),
+    "operations.atomic": "Mutations",
+    "options": "ClientOptions HedgePolicy",
+    "pegasus": "Pegasus PegasusScanner",
+    "pegasus_types": "MultiGetOptions ScanOptions error_types filter_type",
+    "retry": "RetryPolicy",
+    "table": "Table",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+_SUBMODULES = ("codecs", "errors")
+
+__all__ = [
+    "AccessDenied",
+    "Busy",
+    "CallInfo",
+    "CheckResult",
+    "CheckType",
+    "Client",
+    "ClientClosed",
+    "ClientOptions",
+    "Codec",
+    "CodecError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "CountUnknown",
+    "Filter",
+    "FilterType",
+    "ForkedConnection",
+    "FrameTooLarge",
+    "HedgePolicy",
+    "Incomplete",
+    "IntegerOverflow",
+    "InvalidArgument",
+    "JsonCodec",
+    "Listener",
+    "MetaError",
+    "MetaUnreachable",
+    "MultiGetOptions",
+    "MultiGetResult",
+    "Mutations",
+    "NodeInfo",
+    "NotAnInteger",
+    "NotEnoughReplicas",
+    "NotServing",
+    "PartitionInfo",
+    "Pegasus",
+    "PegasusError",
+    "PegasusScanner",
+    "ProtocolError",
+    "RequestTimeout",
+    "RetryPolicy",
+    "ScanOptions",
+    "ServerError",
+    "SortKeys",
+    "SplitState",
+    "SplitStatus",
+    "Splitting",
+    "StorageError",
+    "Table",
+    "TableError",
+    "TableExists",
+    "TableInfo",
+    "TableNotFound",
+    "TableStatus",
+    "TableUnavailable",
+    "TransportError",
+    "Utf8Codec",
+    "WriteRejected",
+    "WrongThread",
+    "ZstdCodec",
+    "__version__",
+    "codecs",
+    "configure_logging",
+    "connect",
+    "error_types",
+    "errors",
+    "filter_type",
+]
+
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())
+
+if not TYPE_CHECKING:  # a checker is to find a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name, once: it is an ordinary attribute from then on."""
+        if name in _SUBMODULES:
+            value: Any = _import_module(f"{__name__}.{name}")
+        elif name in _HOMES:
+            value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        """List the public names, loaded or not."""
+        return sorted({*globals(), *__all__})

@@ -1,0 +1,510 @@
+"""Administration: tables, partitions, nodes, table envs, compaction and splits, by the meta servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidArgument, MetaError, TableExists, TableNotFound, TableUnavailable
+from ..model import MetaLevel, NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
+from ..protocol import meta
+from ..protocol import rpc as rpcs
+from ..protocol.codes import ERR_INVALID_STATE
+from .base import AdminBase, envs_of, new_name_of, table_info, text_of, whole
+
+if TYPE_CHECKING:
+    from ..cluster.dispatcher import Cluster
+
+HEALTH_TIMEOUT = 60.0
+DEFAULT_TTL = "default_ttl"
+_NODE_ALIVE = 1
+_ENV_SET, _ENV_DELETE, _ENV_CLEAR = 1, 2, 3
+_PAUSE, _RESUME, _CANCEL = 0, 1, 2
+_ALL_PARTITIONS = -1
+
+
+class Admin(AdminBase):
+    """What an operator does to a cluster; ``client.admin`` is the client's.
+
+    Requests that kill real servers are not sent: the env ``default_ttl`` of a new table is set after its replicas
+    exist, a table is dropped only when all its partitions have a primary, and what this client did not drop is recalled
+    only with ``force``.
+
+    Every method takes ``timeout``, seconds for all of it; None is 10 s, or the client's default if that is longer.
+    Methods that change something are not repeated once their outcome is unknown; the error says so then.
+
+    Example:
+        >>> client.admin.list_tables()
+        [<Table 1 'temp' AVAILABLE partitions=8 replicas=3>]
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Administer a cluster; use ``client.admin``."""
+        super().__init__(cluster)
+        # Tables that this client dropped when all their replicas existed.
+        self._dropped: set[int] = set()
+
+    # ----------------------------------------------------------------------------------------------------------- tables
+    def create_table(
+        self,
+        name: str,
+        partitions: int = 8,
+        replicas: int = 3,
+        *,
+        envs: Mapping[str, Any] | None = None,
+        atomic_idempotent: bool = False,
+        exist_ok: bool = False,
+        wait: bool = True,
+        timeout: float = HEALTH_TIMEOUT,
+    ) -> int:
+        """Create a table and wait until it can serve.
+
+        Args:
+            name: Letters, digits, and ``. _ :`` only.
+            partitions: Any number from 1; but only a power of two can be split later.
+            replicas: Replicas of each partition, at most as many as there are live servers.
+            envs: The table's environment; ``default_ttl`` is set last, when all replicas exist.
+            atomic_idempotent: Make incr and check-and-* idempotent between replicas (servers after 2.5; others ignore
+                it).
+            exist_ok: Be content with a table of that name that has these numbers of partitions and replicas; its envs
+                stay as they are.
+            wait: Return when every partition has its primary and all its replicas, which takes 20 s on a real cluster.
+                False: as soon as the table is known, which excludes ``default_ttl``.
+            timeout: Seconds for all of it.
+
+        Returns:
+            The table's id.
+
+        Raises:
+            TableExists: There is one, of other numbers with ``exist_ok``.
+            MetaError: Refused: ``ERR_INVALID_PARAMETERS`` (more replicas than live servers, a bad env),
+                ``ERR_STATE_FREEZED`` (too few live servers).
+            RequestTimeout: It exists, but is not whole in time.
+            InvalidArgument: A name or number that cannot be; nothing was sent.
+
+        Example:
+            >>> client.admin.create_table("pages", 8, exist_ok=True) > 0
+            True
+        """
+        name = new_name_of(name)
+        whole(partitions, "partitions", 1)
+        whole(replicas, "replicas", 1)
+        settings = envs_of(envs or {})
+        default_ttl = settings.pop(DEFAULT_TTL, None)
+        if default_ttl is not None and not wait:
+            raise InvalidArgument(
+                f"env {DEFAULT_TTL} needs wait=True: a replica that is opened with it ends its server"
+            )
+        options = meta.CreateAppOptions(partition_count=partitions, replica_count=replicas, envs=settings)
+        if atomic_idempotent:
+            options.atomic_idempotent = True
+        deadline = self._deadline(timeout)
+        try:
+            answer = self._call(rpcs.CREATE_APP, meta.CreateAppRequest(name, options), deadline, name)
+            app_id: int = answer.appid
+        except TableExists:
+            if not exist_ok:
+                raise
+            # Asked here, since a server compares the envs as well, and adds some of its own during a split.
+            info = self._find(name, deadline)
+            if (info.partition_count, info.replica_count) != (partitions, replicas):
+                raise
+            app_id, default_ttl = info.app_id, None
+        if wait:
+            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not whole", app_id)
+            if default_ttl is not None:
+                self._update_envs(name, deadline, _ENV_SET, keys=[DEFAULT_TTL], values=[default_ttl])
+        return app_id
+
+    def drop_table(
+        self,
+        name: str,
+        *,
+        missing_ok: bool = False,
+        reserve: float | None = None,
+        force: bool = False,
+        timeout: float = HEALTH_TIMEOUT,
+    ) -> int | None:
+        """Drop a table; its data is kept for a while and can be recalled.
+
+        Args:
+            name: The table; its name is free again at once.
+            missing_ok: Whether there need be no such table.
+            reserve: Seconds for which it can be recalled; None: the server's default, 7 days.
+            force: Do not wait first until every partition has a primary. A table whose replicas never existed must
+                not be recalled: a server that tries to open one ends.
+            timeout: Seconds for all of it.
+
+        Returns:
+            The id, for ``recall_table``; None when there was none.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: Refused; ``ERR_SPLITTING`` during a split.
+            RequestTimeout: A partition has no primary; nothing was dropped.
+
+        Example:
+            >>> client.admin.drop_table("no such table", missing_ok=True) is None
+            True
+        """
+        name = text_of(name, "table name")
+        if reserve is not None and (isinstance(reserve, bool) or not isinstance(reserve, (int, float)) or reserve < 0):
+            raise InvalidArgument(f"reserve must be 0 or more seconds, not {reserve!r}")
+        deadline = self._deadline(timeout)
+        options = meta.DropAppOptions(success_if_not_exist=missing_ok)
+        if reserve is not None:
+            options.reserve_seconds = int(reserve)
+        try:
+            if force:
+                app_id = self._find(name, deadline).app_id
+            else:
+                # A split child that is not ready has none, and makes the server refuse the drop.
+                app_id = self._wait_for(
+                    name, deadline, lambda partition: bool(partition.primary) or partition.ballot < 0, "has no primary"
+                )
+        except TableNotFound:
+            if missing_ok:
+                return None
+            raise
+        self._call(rpcs.DROP_APP, meta.DropAppRequest(name, options), deadline, name)
+        if not force:
+            self._dropped.add(app_id)
+        return app_id
+
+    def recall_table(
+        self,
+        app_id: int,
+        new_name: str | None = None,
+        *,
+        force: bool = False,
+        wait: bool = True,
+        timeout: float = HEALTH_TIMEOUT,
+    ) -> TableInfo:
+        """Bring a dropped table back with its data.
+
+        Args:
+            app_id: What ``drop_table`` returned, or ``list_tables(TableStatus.DROPPED)`` shows.
+            new_name: Its name from now on; None: the one it had.
+            force: Recall a table that this client did not drop, or without looking at its primaries. If it was dropped
+                before its replicas existed, this ends the replica server that is to open it.
+            wait: Return when every partition has its primary and all its replicas.
+            timeout: Seconds for all of it.
+
+        Returns:
+            The table.
+
+        Raises:
+            TableNotFound: No such id, or its time has passed.
+            TableExists: It is not dropped, or the name is in use.
+            RequestTimeout: It is back, but not whole in time.
+            InvalidArgument: Not dropped by this client, and no ``force``; nothing was sent.
+        """
+        whole(app_id, "app_id", 1)
+        name = "" if new_name is None else new_name_of(new_name)
+        if app_id not in self._dropped and not force:
+            raise InvalidArgument(
+                f"table {app_id} was not dropped by this client: if that happened before its replicas existed, a recall"
+                " ends a replica server; force=True does it all the same"
+            )
+        deadline = self._deadline(timeout)
+        answer = self._call(rpcs.RECALL_APP, meta.RecallAppRequest(app_id, name), deadline, name, in_use=True)
+        self._dropped.discard(app_id)
+        info = table_info(answer.info)
+        if wait:
+            self._wait_for(info.name, deadline, lambda partition: partition.is_healthy, "is not whole", app_id)
+        return info
+
+    def rename_table(self, old_name: str, new_name: str, *, timeout: float | None = None) -> None:
+        """Give a table another name; for about a second the old one still leads to it.
+
+        Raises:
+            TableNotFound: There is no such table.
+            TableExists: The new name is in use.
+            MetaError: Refused.
+        """
+        old_name, new_name = text_of(old_name, "table name"), new_name_of(new_name)
+        request = meta.RenameAppRequest(old_name, new_name)
+        self._call(rpcs.RENAME_APP, request, self._deadline(timeout), old_name, in_use=True)
+
+    def list_tables(
+        self, status: TableStatus | None = TableStatus.AVAILABLE, *, timeout: float | None = None
+    ) -> list[TableInfo]:
+        """Return the tables by ascending id.
+
+        Args:
+            status: Only tables of this status; None: all, the dropped ones that can still be recalled included.
+            timeout: Seconds for all of it.
+        """
+        try:
+            wanted = 0 if status is None else int(TableStatus(status))
+        except ValueError:
+            raise InvalidArgument(f"status must be a TableStatus or None, not {status!r}") from None
+        answer = self._call(rpcs.LIST_APPS, meta.ListAppsRequest(status=wanted), self._deadline(timeout))
+        return [table_info(info) for info in answer.infos]
+
+    def table_info(self, name: str, *, timeout: float | None = None) -> TableInfo:
+        """Return a table that is not dropped.
+
+        Raises:
+            TableNotFound: There is none of that name.
+        """
+        return self._find(text_of(name, "table name"), self._deadline(timeout))
+
+    def partitions(self, name: str, *, timeout: float | None = None) -> list[PartitionInfo]:
+        """Return the partitions of a table by index: where their primary and secondaries are.
+
+        Raises:
+            TableNotFound: There is no such table.
+            TableUnavailable: It is being created, recalled or dropped.
+
+        Example:
+            >>> [partition.is_healthy for partition in client.admin.partitions("temp")]
+            [True, True, True, True, True, True, True, True]
+        """
+        return self._partitions(text_of(name, "table name"), self._deadline(timeout))[1]
+
+    def is_healthy(self, name: str, *, timeout: float | None = None) -> bool:
+        """Tell whether every partition of a table has its primary and all its replicas.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
+        try:
+            return all(partition.is_healthy for partition in self.partitions(name, timeout=timeout))
+        except TableUnavailable:
+            return False
+
+    def wait_until_healthy(self, name: str, *, timeout: float = HEALTH_TIMEOUT) -> None:
+        """Return when every partition of a table has its primary and all its replicas.
+
+        Raises:
+            TableNotFound: There is no such table.
+            RequestTimeout: Not in time; the message tells what is missing.
+        """
+        name = text_of(name, "table name")
+        self._wait_for(name, self._deadline(timeout), lambda partition: partition.is_healthy, "is not whole")
+
+    # ---------------------------------------------------------------------------------------------------------- cluster
+    def nodes(self, *, alive: bool | None = None, timeout: float | None = None) -> list[NodeInfo]:
+        """Return the replica servers.
+
+        Args:
+            alive: Only those that are, or are not; None: all.
+            timeout: Seconds for all of it.
+        """
+        status = 0 if alive is None else _NODE_ALIVE if alive else _NODE_ALIVE + 1
+        answer = self._call(rpcs.LIST_NODES, meta.ListNodesRequest(status), self._deadline(timeout))
+        return [
+            NodeInfo(node.hp_node or meta.format_address(node.node), node.status == _NODE_ALIVE)
+            for node in answer.infos
+        ]
+
+    def cluster_info(self, *, timeout: float | None = None) -> dict[str, str]:
+        """Return facts about the cluster by name, such as ``primary_meta_server`` and ``meta_function_level``."""
+        answer = self._call(rpcs.CLUSTER_INFO, meta.ClusterInfoRequest(), self._deadline(timeout))
+        return dict(zip(answer.keys, answer.values))
+
+    def set_meta_level(self, level: MetaLevel, *, timeout: float | None = None) -> int:
+        """Set how much the meta servers may change by themselves; return the level before.
+
+        Args:
+            level: A ``MetaLevel``; servers would take any number.
+            timeout: Seconds for all of it.
+        """
+        try:
+            level = MetaLevel(level)
+        except ValueError:
+            raise InvalidArgument(f"level must be a MetaLevel, not {level!r}") from None
+        answer = self._call(rpcs.CONTROL_META, meta.MetaControlRequest(int(level)), self._deadline(timeout))
+        return int(answer.old_level)
+
+    # ------------------------------------------------------------------------------------------------------------- envs
+    def get_envs(self, name: str, *, timeout: float | None = None) -> dict[str, str]:
+        """Return the environment of a table.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
+        return dict(self.table_info(name, timeout=timeout).envs)
+
+    def set_envs(self, name: str, envs: Mapping[str, Any], *, timeout: float | None = None) -> None:
+        """Set entries of a table's environment; the others stay. Replicas follow within 30 s.
+
+        Args:
+            name: The table.
+            envs: Values, text or whole numbers, by name; not none. ``default_ttl`` is sent only when all replicas
+                exist: it ends a server that opens a new one.
+            timeout: Seconds for all of it.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_INVALID_PARAMETERS``: the server does not know the env, or not this value; it says why.
+            RequestTimeout: With ``default_ttl``: the table is not whole in time; nothing was set.
+        """
+        name, settings = text_of(name, "table name"), envs_of(envs)
+        if not settings:
+            raise InvalidArgument("envs must not be empty")
+        deadline = self._deadline(timeout)
+        if DEFAULT_TTL in settings:
+            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not whole")
+        self._update_envs(name, deadline, _ENV_SET, keys=list(settings), values=list(settings.values()))
+
+    def delete_envs(self, name: str, names: Iterable[str], *, timeout: float | None = None) -> None:
+        """Delete entries of a table's environment; absent ones are fine.
+
+        Running replicas keep a deleted ``default_ttl``: set it to 0 instead.
+
+        Raises:
+            TableNotFound: There is no such table.
+            InvalidArgument: No names, or a single text.
+        """
+        if isinstance(names, (str, bytes)):
+            raise InvalidArgument(f"names must be an iterable of names, not {names!r}")
+        keys = [text_of(key, "env") for key in names]
+        if not keys:
+            raise InvalidArgument("names must not be empty")
+        self._update_envs(text_of(name, "table name"), self._deadline(timeout), _ENV_DELETE, keys=keys)
+
+    def clear_envs(self, name: str, prefix: str, *, timeout: float | None = None) -> None:
+        """Delete the entries whose name begins with ``prefix`` and a dot, or with an empty prefix all.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
+        self._update_envs(
+            text_of(name, "table name"), self._deadline(timeout), _ENV_CLEAR, clear_prefix=text_of(prefix, "prefix")
+        )
+
+    # ------------------------------------------------------------------------------------- replicas, atomic, compaction
+    def get_replica_count(self, name: str, *, timeout: float | None = None) -> int:
+        """Return how many replicas each partition of a table should have."""
+        name = text_of(name, "table name")
+        answer = self._call(rpcs.GET_MAX_REPLICA_COUNT, meta.AppNameRequest(name), self._deadline(timeout), name)
+        return int(answer.max_replica_count)
+
+    def set_replica_count(self, name: str, replicas: int, *, timeout: float | None = None) -> int:
+        """Set how many replicas each partition of a table should have; return the number before."""
+        name = text_of(name, "table name")
+        request = meta.SetMaxReplicaCountRequest(name, whole(replicas, "replicas", 1))
+        answer = self._call(rpcs.SET_MAX_REPLICA_COUNT, request, self._deadline(timeout), name)
+        return int(answer.old_max_replica_count)
+
+    def get_atomic_idempotent(self, name: str, *, timeout: float | None = None) -> bool:
+        """Tell whether incr and check-and-* are made idempotent between replicas (servers after 2.5)."""
+        name = text_of(name, "table name")
+        answer = self._call(rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest(name), self._deadline(timeout), name)
+        return bool(answer.atomic_idempotent)
+
+    def set_atomic_idempotent(self, name: str, enabled: bool, *, timeout: float | None = None) -> bool:  # noqa: FBT001
+        """Make incr and check-and-* idempotent between replicas, or not; return what was before."""
+        name = text_of(name, "table name")
+        request = meta.SetAtomicIdempotentRequest(name, bool(enabled))
+        answer = self._call(rpcs.SET_ATOMIC_IDEMPOTENT, request, self._deadline(timeout), name)
+        return bool(answer.old_atomic_idempotent)
+
+    def start_compaction(
+        self,
+        name: str,
+        *,
+        target_level: int | None = None,
+        bottommost: bool = False,
+        max_running: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Have the storage of a table compacted: what was removed or has expired gives its space back.
+
+        Args:
+            name: The table.
+            target_level: Level of the storage engine to compact into; None: it decides.
+            bottommost: Also rewrite the lowest level.
+            max_running: Partitions at the same time on one server; None: no limit.
+            timeout: Seconds for all of it.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_OPERATION_DISABLED``: the env ``manual_compact.disabled`` forbids it.
+        """
+        name = text_of(name, "table name")
+        request = meta.StartManualCompactRequest(app_name=name)
+        if target_level is not None:
+            request.target_level = whole(target_level, "target_level", -1)
+        if bottommost:
+            request.bottommost = True
+        if max_running is not None:
+            request.max_running_count = whole(max_running, "max_running", 0)
+        self._call(rpcs.START_MANUAL_COMPACT, request, self._deadline(timeout), name)
+
+    def compaction_progress(self, name: str, *, timeout: float | None = None) -> int:
+        """Return how far a manual compaction is, in percent; 0 when there never was one."""
+        name = text_of(name, "table name")
+        answer = self._call(rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest(name), self._deadline(timeout), name)
+        return int(answer.progress or 0)
+
+    # ----------------------------------------------------------------------------------------------------------- splits
+    def start_split(self, name: str, partitions: int, *, timeout: float | None = None) -> None:
+        """Begin to double the number of partitions; the table goes on serving.
+
+        Args:
+            name: The table.
+            partitions: The new number, exactly twice the present one (a split that runs has doubled that already).
+            timeout: Seconds for all of it.
+
+        Raises:
+            InvalidArgument: Not twice the present number, or that is no power of two: keys would be lost.
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_BUSY``: it is splitting already.
+        """
+        name = text_of(name, "table name")
+        whole(partitions, "partitions", 2)
+        deadline = self._deadline(timeout)
+        count = self._find(name, deadline).partition_count
+        if count & (count - 1):
+            raise InvalidArgument(f"table {name} has {count} partitions, which is no power of two: it cannot be split")
+        if partitions != 2 * count:
+            raise InvalidArgument(f"table {name} has {count} partitions and can be split into {2 * count} only")
+        self._call(rpcs.START_SPLIT, meta.StartSplitRequest(name, partitions), deadline, name)
+
+    def split_status(self, name: str, *, timeout: float | None = None) -> SplitStatus | None:
+        """Return how far a split is, None when the table is not splitting.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
+        return self._split_status(text_of(name, "table name"), self._deadline(timeout))
+
+    def pause_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
+        """Pause the split of one parent partition, or of all (None).
+
+        Raises:
+            MetaError: ``ERR_INVALID_STATE``: not splitting, or paused already.
+        """
+        self._control_split(name, _PAUSE, partition, timeout)
+
+    def resume_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
+        """Go on with the paused split of one parent partition, or of all (None).
+
+        Raises:
+            MetaError: ``ERR_INVALID_STATE``: not splitting, or not paused.
+        """
+        self._control_split(name, _RESUME, partition, timeout)
+
+    def cancel_split(self, name: str, *, timeout: float | None = None) -> None:
+        """Cancel a split; it is over when the last parent has agreed, a few seconds later.
+
+        Raises:
+            MetaError: Not splitting, or a child is ready already.
+        """
+        self._control_split(name, _CANCEL, None, timeout)
+
+    def _control_split(self, name: str, control: int, partition: int | None, timeout: float | None) -> None:
+        name = text_of(name, "table name")
+        parent = _ALL_PARTITIONS if partition is None else whole(partition, "partition", 0)
+        deadline = self._deadline(timeout)
+        request = meta.ControlSplitRequest(app_name=name, control_type=control, parent_pidx=parent)
+        if control == _CANCEL:
+            status = self._split_status(name, deadline)
+            if status is None:
+                raise MetaError("the table is not splitting", code=ERR_INVALID_STATE, table=name)
+            # The server compares it, so that a cancel that comes late does not hit the next split.
+            request.old_partition_count = status.partition_count // 2
+        self._call(rpcs.CONTROL_SPLIT, request, deadline, name)

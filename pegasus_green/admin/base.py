@@ -1,0 +1,234 @@
+"""What the administrative verbs share: requests to the meta servers, their errors as ours, waiting for health."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from ..errors import (
+    InvalidArgument,
+    MetaError,
+    MetaUnreachable,
+    PegasusError,
+    RequestTimeout,
+    TableExists,
+    TableNotFound,
+    TableUnavailable,
+)
+from ..keys import to_bytes
+from ..model import PartitionInfo, SplitStatus, TableInfo, TableStatus
+from ..protocol import meta
+from ..protocol import rpc as rpcs
+from ..protocol.codes import (
+    ERR_APP_DROPPED,
+    ERR_APP_EXIST,
+    ERR_APP_NOT_EXIST,
+    ERR_BUSY_CREATING,
+    ERR_BUSY_DROPPING,
+    ERR_HANDLER_NOT_FOUND,
+    ERR_INVALID_PARAMETERS,
+    ERR_INVALID_STATE,
+    ERR_OBJECT_NOT_FOUND,
+    ERR_OK,
+)
+from ..protocol.message import Message
+from ..protocol.rpc import Rpc
+
+if TYPE_CHECKING:
+    from ..cluster.dispatcher import Cluster
+
+# Meta servers store what they change in ZooKeeper before they answer, so the default of data calls is short for them.
+LEAST_TIMEOUT = 10.0
+POLL_FIRST, POLL_LAST = 0.05, 1.0
+_NAME = re.compile(r"[0-9A-Za-z._:]+")
+_ERRORS: dict[str, type[PegasusError]] = {
+    ERR_APP_NOT_EXIST: TableNotFound,
+    ERR_OBJECT_NOT_FOUND: TableNotFound,
+    ERR_APP_DROPPED: TableNotFound,
+    ERR_APP_EXIST: TableExists,
+    ERR_BUSY_CREATING: TableUnavailable,
+    ERR_BUSY_DROPPING: TableUnavailable,
+}
+
+
+def text_of(value: str | bytes, what: str) -> str:
+    """Return a text; bytes are taken as UTF-8."""
+    try:
+        return to_bytes(value, what).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{what} is no UTF-8: {value!r}") from None
+
+
+def new_name_of(name: str | bytes) -> str:
+    """Return the name of a new table, as other clients accept it."""
+    text = text_of(name, "table name")
+    if not _NAME.fullmatch(text):
+        raise InvalidArgument(f"the name of a table consists of 0-9 A-Z a-z . _ : only, not {text!r}")
+    return text
+
+
+def whole(value: object, what: str, least: int) -> int:
+    """Return a number of 32 bits that is not below least."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+        raise InvalidArgument(f"{what} must be a whole number from {least} on, not {value!r}")
+    return value
+
+
+def envs_of(envs: Mapping[str, Any]) -> dict[str, str]:
+    """Return envs as the wire has them."""
+    found = {}
+    for name, value in envs.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise InvalidArgument(f"env {name} must be text or a whole number, not {value!r}")
+        found[text_of(name, "env")] = str(value)
+    return found
+
+
+def table_info(info: meta.AppInfo) -> TableInfo:
+    """Return what a meta server lists."""
+    return TableInfo(
+        app_id=info.app_id,
+        name=info.app_name,
+        status=info.status,
+        partition_count=info.partition_count,
+        replica_count=info.max_replica_count,
+        envs=dict(info.envs),
+        created=info.create_second,
+        dropped=info.drop_second,
+        expires=info.expire_second,
+        duplicating=bool(info.duplicating),
+        atomic_idempotent=info.atomic_idempotent,
+    )
+
+
+def _partition_info(partition: meta.PartitionConfiguration) -> PartitionInfo:
+    def addresses(names: list[str] | None, raw: list[int]) -> tuple[str, ...]:
+        # Servers after 2.5 name hosts besides IPv4 addresses.
+        return tuple(names or filter(None, map(meta.format_address, raw)))
+
+    return PartitionInfo(
+        index=meta.split_gpid(partition.pid)[1],
+        ballot=partition.ballot,
+        primary=partition.hp_primary or meta.format_address(partition.primary),
+        secondaries=addresses(partition.hp_secondaries, partition.secondaries),
+        replica_count=partition.max_replica_count,
+        last_drops=addresses(partition.hp_last_drops, partition.last_drops),
+    )
+
+
+def _meta_error(err: str, response: Message | None, **details: Any) -> PegasusError:
+    """Return the error for what a meta server answered, with its hint."""
+    hint = getattr(response, "hint_message", None) or getattr(response, "hint_msg", None)
+    text = f"the meta server answered {err}" + (f": {hint}" if hint else "")
+    return _ERRORS.get(err, MetaError)(text, code=err, **details)
+
+
+class AdminBase:
+    """The way to the meta servers."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Administer a cluster; use ``client.admin``."""
+        self._cluster = cluster
+
+    def __repr__(self) -> str:
+        """Show the meta servers."""
+        return f"<Admin of {','.join(self._cluster.meta.addresses)}>"
+
+    def _deadline(self, timeout: float | None) -> float:
+        """Begin a call.
+
+        Raises:
+            WrongThread: The client belongs to another thread.
+            ClientClosed: It is closed.
+        """
+        self._cluster.bind()
+        if timeout is None:
+            timeout = max(self._cluster.options.timeout, LEAST_TIMEOUT)
+        return self._cluster.deadline(timeout, monotonic())
+
+    def _call(
+        self,
+        rpc: Rpc,
+        request: Message,
+        deadline: float,
+        table: str | None = None,
+        *,
+        in_use: bool = False,
+        accept: str = ERR_OK,
+    ) -> Any:
+        """Return the meta servers' answer.
+
+        Args:
+            rpc: What to call.
+            request: Its argument.
+            deadline: Monotonic time.
+            table: For errors.
+            in_use: Whether invalid parameters can only mean that a new name is in use.
+            accept: An error that is an answer, too.
+
+        Raises:
+            PegasusError: The answer's error as ours.
+        """
+        try:
+            answer: Any = self._cluster.meta.call(rpc, request, deadline)
+        except MetaUnreachable as error:
+            if error.last_error is not None and getattr(error.last_error, "code", "") == ERR_HANDLER_NOT_FOUND:
+                text = "the meta servers do not know this request, their release is too old for it"
+                raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
+            error.table = table
+            raise
+        if answer.err in (ERR_OK, accept):
+            return answer
+        if in_use and answer.err == ERR_INVALID_PARAMETERS:
+            raise TableExists("the new name is in use", code=ERR_INVALID_PARAMETERS, table=table, operation=rpc.label)
+        raise _meta_error(answer.err, answer, table=table, operation=rpc.label)
+
+    def _find(self, name: str, deadline: float) -> TableInfo:
+        answer = self._call(rpcs.LIST_APPS, meta.ListAppsRequest(), deadline, name)
+        for info in answer.infos:
+            if info.app_name == name and info.status != TableStatus.DROPPED:
+                return table_info(info)
+        raise TableNotFound(f"table {name!r} does not exist", table=name, operation="list_tables")
+
+    def _partitions(self, name: str, deadline: float) -> tuple[int, list[PartitionInfo]]:
+        answer = self._call(rpcs.QUERY_CFG, meta.QueryCfgRequest(name), deadline, name)
+        return answer.app_id, sorted(map(_partition_info, answer.partitions), key=lambda partition: partition.index)
+
+    def _wait_for(
+        self, name: str, deadline: float, good: Callable[[PartitionInfo], bool], what: str, app_id: int | None = None
+    ) -> int:
+        """Return the table's id when all partitions are good.
+
+        Raises:
+            RequestTimeout: Not before the deadline.
+            TableNotFound: There is no such table, or another one has its name now.
+        """
+        pause = POLL_FIRST
+        while True:
+            last: PegasusError | None = None
+            try:
+                found, partitions = self._partitions(name, deadline)
+                if app_id not in (None, found):
+                    raise TableNotFound(f"table {name} is another one now, with id {found}", table=name)
+                bad = [partition for partition in partitions if not good(partition)]
+                if not bad:
+                    return found
+                text = f"{len(bad)} of {len(partitions)} partitions: the first, {bad[0]!r}, {what}"
+            except TableUnavailable as error:
+                last, text = error, str(error.args[0])
+            if monotonic() + pause >= deadline:
+                raise RequestTimeout(f"table {name}: {text}", table=name, last_error=last)
+            gevent.sleep(pause)
+            pause = min(pause * 1.5, POLL_LAST)
+
+    def _update_envs(self, name: str, deadline: float, op: int, **fields: Any) -> None:
+        request = meta.UpdateAppEnvRequest(app_name=name, op=op, **fields)
+        self._call(rpcs.UPDATE_APP_ENV, request, deadline, name)
+
+    def _split_status(self, name: str, deadline: float) -> SplitStatus | None:
+        answer = self._call(rpcs.QUERY_SPLIT, meta.AppNameRequest(name), deadline, name, accept=ERR_INVALID_STATE)
+        return SplitStatus(answer.new_partition_count, dict(answer.status)) if answer.err == ERR_OK else None

@@ -1,0 +1,193 @@
+"""The client: meta servers, options, tables, and the end of it all."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import gevent
+
+from .cluster.addresses import parse_addresses
+from .cluster.dispatcher import Cluster
+from .cluster.stats import describe
+from .errors import InvalidArgument
+from .events import Listener
+from .keys import to_bytes
+from .options import ClientOptions, parse_url
+from .table import Table
+
+if TYPE_CHECKING:
+    from .admin import Admin
+
+C = TypeVar("C", bound="Client")
+
+
+class Client:
+    """A client of one Pegasus cluster, shared by any number of greenlets of one thread.
+
+    Making one does no I/O and starts nothing, so it can be a module's global and survive a fork; the first call
+    connects. One connection per server carries the calls of all greenlets and tables.
+
+    Args:
+        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated text. IPv6 in brackets; the
+            default port is 34601. Not all have to be named: the leader is learnt from the others.
+        options: All options at once.
+        **changes: Single options by name, see ``ClientOptions``.
+
+    Raises:
+        InvalidArgument: An address or option that cannot be.
+
+    Greenlets: every method may be called by any number at once. A client belongs to the thread of its first call;
+        another thread gets WrongThread. After a fork the child dials anew.
+
+    Example:
+        >>> with Client(["127.0.0.1:34601"], timeout=1.0) as client:
+        ...     client.table("temp").get("user:7", "name")
+    """
+
+    def __init__(self, metas: Any, *, options: ClientOptions | None = None, **changes: Any) -> None:
+        """Remember where the cluster is; no I/O."""
+        self.options = (options or ClientOptions()).with_(**changes)
+        self._cluster = Cluster(parse_addresses(metas), self.options)
+        self._admin: Admin | None = None
+        self._finalizer = weakref.finalize(self, _dropped, self._cluster)
+        self._finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        """Show meta servers and state."""
+        cluster = self._cluster
+        state = "closed" if cluster.pool.closed else f"connections={len(cluster.pool.connections)}"
+        return f"<Client {','.join(cluster.meta.addresses)} {state}>"
+
+    def __enter__(self: C) -> C:
+        """Return the client; nothing is connected yet."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the client."""
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling."""
+        raise TypeError("a client cannot be pickled or copied: make one in each process from its addresses and options")
+
+    def table(self, name: str | bytes, *, codec: Any = None) -> Table:
+        """Return a handle on a table; no I/O, costs next to nothing.
+
+        Args:
+            name: The table's name.
+            codec: How values are turned into bytes and back, see ``pegasus_green.codecs``; None: bytes as they are.
+
+        Raises:
+            InvalidArgument: The name is empty or not text.
+        """
+        text = to_bytes(name, "table name").decode("utf-8")
+        if not text:
+            raise InvalidArgument("table name must not be empty")
+        return Table(self, self._cluster, text, codec)
+
+    __getitem__ = table
+
+    @property
+    def admin(self) -> Admin:
+        """Administration of the cluster: tables, partitions, nodes, envs, splits."""
+        if self._admin is None:
+            from .admin import Admin
+
+            self._admin = Admin(self._cluster)
+        return self._admin
+
+    def deadline(self, seconds: float) -> AbstractContextManager[None]:
+        """Bound everything that the current greenlet does with this client inside the ``with`` block.
+
+        Nested blocks take the minimum. A greenlet started inside begins without the bound.
+
+        Args:
+            seconds: Time for all calls inside together.
+
+        Example:
+            >>> with client.deadline(0.5):
+            ...     table.get("a"), table.get("b")
+        """
+        return self._cluster.scope(seconds)
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Ask the meta servers for the list of tables, to fail fast; return the seconds it took.
+
+        Args:
+            timeout: Seconds; None: the client's default.
+
+        Raises:
+            MetaUnreachable: No meta server answered in time.
+        """
+        from .protocol.meta import ClusterInfoRequest
+        from .protocol.rpc import CLUSTER_INFO
+
+        self._cluster.bind()
+        begin = monotonic()
+        self._cluster.meta.call(CLUSTER_INFO, ClusterInfoRequest(), self._cluster.deadline(timeout, begin))
+        return monotonic() - begin
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the client counts, as plain values for people and metrics.
+
+        Returns:
+            ``servers``: per address its state, requests in flight, bytes queued, requests sent and replies received,
+            bytes both ways, late replies, timeouts, dials and losses. ``tables``: per table the calls, errors and
+            retries by kind, route queries, hedged reads, and bounds of the median and 99th percentile latency in
+            seconds (each within a factor of two above the true value).
+        """
+        return describe(self._cluster)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell a listener what happens from now on."""
+        self._cluster.listeners.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Stop telling a listener."""
+        self._cluster.listeners.remove(listener)
+
+    def close(self, drain: float = 0.0) -> None:
+        """Close all connections; idempotent.
+
+        Args:
+            drain: Seconds that calls in flight have to finish. What is left then ends with ClientClosed. New calls
+                get ClientClosed at once.
+        """
+        self._finalizer.detach()
+        pool = self._cluster.pool
+        if drain > 0 and not pool.closed:
+            self._cluster.refuse_calls()
+            until = monotonic() + drain
+            while any(connection.in_flight for connection in pool.connections) and monotonic() < until:
+                gevent.sleep(min(0.005, max(until - monotonic(), 0)))
+        self._cluster.close()
+
+
+def _dropped(cluster: Cluster) -> None:
+    """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hub."""
+    if cluster.hub is None or cluster.pool.closed:
+        return
+    warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
+    cluster.hub.loop.run_callback_threadsafe(cluster.close)
+
+
+def connect(url: str, **changes: Any) -> Client | Table:
+    """Make a client, or a table's handle, of ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
+
+    Args:
+        url: Meta servers, perhaps a table, and options by name.
+        **changes: Options that win over those of the URL.
+
+    Returns:
+        The table's handle when the URL names one (its ``client`` attribute is the client), else the client.
+
+    Raises:
+        InvalidArgument: Not such a URL, or an unknown option.
+    """
+    metas, name, options = parse_url(url)
+    client = Client(metas, **{**options, **changes})
+    return client.table(name) if name else client

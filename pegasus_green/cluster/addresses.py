@@ -1,0 +1,55 @@
+"""Server addresses as text: "host:port", IPv6 in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import InvalidArgument
+from ..options import DEFAULT_META_PORT
+
+
+def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
+    """Return "host:port" ("[v6]:port") of a text or a (host, port) pair.
+
+    Raises:
+        InvalidArgument: No host, or a port that is not 1 to 65535.
+    """
+    if isinstance(text, (tuple, list)) and len(text) == 2:
+        host, port_text = str(text[0]), str(text[1])
+    elif isinstance(text, str):
+        host, port_text = _split(text.strip(), default_port)
+    else:
+        raise InvalidArgument(f'a meta server is "host:port" or (host, port), not {text!r}')
+    host = host.strip("[]")
+    if not host or not port_text.isdigit() or not 0 < int(port_text) < 65536:
+        raise InvalidArgument(f'a meta server is "host:port" with a port from 1 to 65535, not {text!r}')
+    return f"[{host}]:{int(port_text)}" if ":" in host else f"{host}:{int(port_text)}"
+
+
+def _split(text: str, default_port: int) -> tuple[str, str]:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
+    if text.count(":") > 1:
+        raise InvalidArgument(f"an IPv6 address stands in brackets, like [::1]:{default_port}, not {text!r}")
+    host, colon, port = text.partition(":")
+    return host, port if colon else str(default_port)
+
+
+def parse_addresses(metas: object) -> list[str]:
+    """Return the addresses of a list, or of one comma-separated text, without repetition.
+
+    Raises:
+        InvalidArgument: An address cannot be understood, or there is none.
+    """
+    items: Iterable[object]
+    if isinstance(metas, str):
+        items = [part for part in metas.split(",") if part.strip()]
+    elif isinstance(metas, Iterable):
+        items = metas
+    else:
+        raise InvalidArgument(f"meta servers are a list of addresses, not {metas!r}")
+    found = list(dict.fromkeys(parse_address(item) for item in items))
+    if not found:
+        raise InvalidArgument("no meta server was given")
+    return found

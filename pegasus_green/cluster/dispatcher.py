@@ -1,0 +1,504 @@
+"""The way of one call: route, send, look at the outcome, and again if that is right, within one deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import frexp
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from greenlet import getcurrent
+
+from ..errors import (
+    ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
+    ForkedConnection,
+    InvalidArgument,
+    MetaUnreachable,
+    PegasusError,
+    ProtocolError,
+    RequestTimeout,
+    TableError,
+    TableNotFound,
+    TableUnavailable,
+    WriteRejected,
+    WrongThread,
+    server_error,
+)
+from ..events import Listeners
+from ..options import ClientOptions
+from ..protocol.binary import Buffer
+from ..protocol.framing import parse_reply
+from ..protocol.rpc import Rpc
+from ..retry import Reaction, RetryPolicy, reaction
+from ..transport.connection import Moved, Outcome
+from ..transport.pool import Peer, Pool
+from .hedging import HEDGED, Race
+from .meta import MetaClient
+from .refresher import TableRoutes
+from .routing import Route
+from .stats import TableStats
+
+# Means "the client's policy", where None means "never".
+DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
+
+_scope: ContextVar[float] = ContextVar("pegasus_green_deadline")
+
+
+class CallInfo:
+    """What is known about one call beyond its result; pass an instance as ``info=`` to have it filled in.
+
+    Attributes:
+        app_id: The table's id.
+        partition: Index of the partition.
+        decree: The partition's commit number after a write; -1 for reads.
+        server: "host:port" of the replica that answered, as it calls itself.
+        attempts: Requests made.
+        hedged: Whether a secondary's answer counted; it may be stale.
+    """
+
+    __slots__ = ("app_id", "partition", "decree", "server", "attempts", "hedged")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.app_id = self.partition = self.decree = -1
+        self.server = ""
+        self.attempts = 0
+        self.hedged = False
+
+    def __repr__(self) -> str:
+        """Show everything."""
+        return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class Cluster:
+    """What the tables of one client share: pool, meta servers, options, listeners, and the thread it all belongs to."""
+
+    def __init__(self, metas: list[str], options: ClientOptions) -> None:
+        """Put the parts together; no I/O, no hub.
+
+        ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
+        as long as calls may begin, nobody listens and reads are not hedged.
+        """
+        self.options = options
+        self.timeout = options.timeout
+        self.listeners = Listeners(self._reopen)
+        self.pool = Pool(options, self.listeners)
+        self.meta = MetaClient(metas, self.pool, options)
+        self.tables: dict[str, Dispatcher] = {}
+        self.hub: Any = None
+        self.open_hub: Any = None
+        self.scopes = 0
+        self.pool.on_lost = self.pool.on_silent = self._look_again
+
+    def bind(self) -> None:
+        """Belong to the calling thread's hub from the first call on.
+
+        Raises:
+            WrongThread: The client already belongs to another thread.
+            ClientClosed: It is closed.
+        """
+        hub = get_hub()
+        if self.pool.closed or self.pool.draining:
+            raise ClientClosed("the client is closed")
+        if self.hub is None:
+            self.hub = hub
+            self._reopen()
+        elif self.hub is not hub:
+            raise WrongThread("this client was first used in another thread")
+
+    def deadline(self, timeout: float | None, now: float) -> float:
+        """Return the monotonic deadline of a call that begins now.
+
+        Raises:
+            InvalidArgument: timeout is not a number above 0.
+        """
+        seconds = self.options.timeout if timeout is None else timeout
+        if not isinstance(seconds, (int, float)) or not seconds > 0:
+            raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        # No call waits for ever: a lost wake-up must not become a hang.
+        deadline = now + min(seconds, 86400.0)
+        return min(deadline, _scope.get(deadline)) if self.scopes else deadline
+
+    @contextmanager
+    def scope(self, seconds: float) -> Iterator[None]:
+        """Bound every call of the current greenlet inside; nested scopes take the minimum."""
+        token = _scope.set(self.deadline(seconds, monotonic()))
+        self.scopes += 1
+        try:
+            yield
+        finally:
+            self.scopes -= 1
+            _scope.reset(token)
+
+    def table(self, name: str) -> Dispatcher:
+        """Return the dispatcher of a table."""
+        found = self.tables.get(name)
+        if found is None:
+            found = self.tables[name] = Dispatcher(self, TableRoutes(name, self.meta, self.pool, self.options))
+        return found
+
+    def _look_again(self, peer: Peer) -> None:
+        for dispatcher in self.tables.values():
+            if dispatcher.routes.uses(peer):
+                dispatcher.routes.request()
+
+    def _reopen(self) -> None:
+        """Let the shortest way be taken where nobody listens and the client is in use."""
+        special = self.listeners or self.options.hedge is not None or self.pool.draining
+        self.open_hub = None if special else self.hub
+
+    def refuse_calls(self) -> None:
+        """Let no new call begin; those in flight go on."""
+        self.open_hub = None
+        self.pool.draining = True
+
+    def close(self) -> None:
+        """Close everything; calls that wait get ClientClosed. Never yields."""
+        self.refuse_calls()
+        if not self.pool.closed:
+            self.pool.close()
+            for dispatcher in self.tables.values():
+                dispatcher.routes.close()
+
+
+class Dispatcher:
+    """Sends the calls of one table."""
+
+    __slots__ = ("cluster", "routes", "stats", "_histogram", "_pool")
+
+    def __init__(self, cluster: Cluster, routes: TableRoutes) -> None:
+        """Serve one table."""
+        self.cluster = cluster
+        self.routes = routes
+        self.stats = TableStats()
+        self._histogram = self.stats.histogram
+        self._pool = cluster.pool
+
+    def call(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Buffer:
+        """Return the whole reply frame of a successful exchange; its result struct is at ``rpc.body_offset``.
+
+        Args:
+            rpc: What to call.
+            partition_hash: Unsigned hash that picks the partition.
+            argument: The encoded argument struct.
+            timeout: Seconds for everything; None: the client's.
+            retry: Policy; None never repeats.
+            info: Filled in on the way.
+
+        Raises:
+            PegasusError: Any of its kinds; what the storage engine says in the body is not looked at here.
+        """
+        cluster = self.cluster
+        now = monotonic()
+        if timeout is None and not cluster.scopes:
+            deadline = now + cluster.timeout
+        else:
+            deadline = cluster.deadline(timeout, now)
+        outcome: Outcome | None = None
+        table = self.routes.table
+        # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else,
+        # listeners included, goes the general way.
+        if table is not None and cluster.open_hub is get_hub():
+            route = table.targets[partition_hash % table.count]
+            peer = route.peer
+            if peer is not None:
+                connection = peer.connection
+                if connection is not None:
+                    movable = route if retry is not None and rpc.repeatable else None
+                    seqid = connection.start(rpc, route, partition_hash, argument, deadline, now, getcurrent(), movable)
+                    if seqid:
+                        try:
+                            outcome = connection.hub.switch()
+                        except BaseException:
+                            connection.pending.pop(seqid, None)
+                            raise
+                        # ERR_OK without a result is a rejected write, so the length counts too.
+                        if (
+                            type(outcome) is bytes
+                            and len(outcome) > rpc.body_offset
+                            and outcome.startswith(rpc.ok_head, 4)
+                        ):
+                            self._histogram[frexp(connection.heard - now)[1]] += 1
+                            if info is not None:
+                                info.attempts = 1
+                            return outcome
+        if cluster.listeners:
+            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info)
+        return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
+
+    def warm_up(self, timeout: float | None) -> int:
+        """Learn the routes and dial every primary at the same time; return how many there are."""
+        self.cluster.bind()
+        deadline = self.cluster.deadline(timeout, monotonic())
+        table = self.routes.get(deadline)
+        if isinstance(table, PegasusError):
+            raise table
+        peers = list({id(route.peer): route.peer for route in table.routes if route.peer is not None}.values())
+        dials = [gevent.spawn(peer.connect, deadline) for peer in peers]
+        try:
+            # All of them are waited for: one dead server must not leave the others undialled.
+            failures = [outcome for dial in dials if isinstance(outcome := dial.get(), PegasusError)]
+        finally:
+            gevent.killall(dials, block=False)
+        if failures:
+            raise failures[0]
+        return len(peers)
+
+    def _observed(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        now: float,
+        deadline: float,
+        retry: RetryPolicy | None,
+        info: CallInfo | None,
+    ) -> Buffer:
+        """Make a call and tell the listeners."""
+        listeners, name = self.cluster.listeners, self.routes.name
+        info = info or CallInfo()
+        failure: BaseException | None = None
+        listeners.emit("call_started", name, rpc.label)
+        try:
+            return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, None)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            seconds = monotonic() - now
+            listeners.emit("call_finished", name, rpc.label, seconds, failure, info.attempts, info.hedged)
+
+    def persist(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        now: float,
+        deadline: float,
+        retry: RetryPolicy | None,
+        info: CallInfo | None,
+        outcome: Outcome | None,
+    ) -> Buffer:
+        """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided."""
+        self.cluster.bind()
+        attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry)
+        try:
+            while True:
+                if outcome is None:
+                    outcome = attempt.send()
+                else:
+                    attempt.number += 1
+                frame = attempt.decide(outcome)
+                if frame is not None:
+                    self._histogram[frexp(monotonic() - now)[1]] += 1
+                    return frame
+                attempt.pause()
+                outcome = None
+        except PegasusError as error:
+            self.stats.errors[type(error).__name__] += 1
+            raise
+        finally:
+            if info is not None:
+                info.attempts, info.hedged = attempt.number, attempt.hedged
+
+
+class Attempt:
+    """The state of one call over its attempts.
+
+    Attributes:
+        number: Attempts made.
+        unanswered: Whether an attempt left that no answer is known for.
+        hedged: Whether the outcome came from a secondary.
+        last: The error of the newest attempt.
+    """
+
+    __slots__ = (
+        "owner",
+        "rpc",
+        "hash",
+        "argument",
+        "deadline",
+        "retry",
+        "number",
+        "unanswered",
+        "hedged",
+        "last",
+        "_next",
+    )
+
+    def __init__(
+        self,
+        owner: Dispatcher,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        deadline: float,
+        retry: RetryPolicy | None,
+    ) -> None:
+        """Begin a call."""
+        self.owner, self.rpc, self.hash, self.argument = owner, rpc, partition_hash, argument
+        self.deadline = deadline
+        self.retry = owner.cluster.options.retry if retry is DEFAULT else retry
+        self.number = 0
+        self.unanswered = False
+        self.hedged = False
+        self.last: PegasusError | None = None
+        self._next: Reaction | None = None
+
+    def send(self) -> Outcome:
+        """Make one attempt and return its outcome; waits for routes and connection as long as the deadline allows."""
+        self.number += 1
+        route = self.route()
+        if isinstance(route, PegasusError):
+            return route
+        assert route.peer is not None
+        connection = route.peer.connect(self.deadline)
+        if isinstance(connection, PegasusError):
+            return connection
+        movable = route if self.retry is not None and self.rpc.repeatable else None
+        now = monotonic()
+        if now >= self.deadline:
+            return RequestTimeout("no time left to send the request", address=route.primary)
+        hedge = self.owner.cluster.options.hedge
+        if hedge is None or self.rpc not in HEDGED:
+            return connection.call(self.rpc, route, self.hash, self.argument, self.deadline, now, movable)
+        self.owner.stats.hedgeable += 1
+        race = Race(self.owner, hedge)
+        outcome, self.hedged = race.run(connection, self.rpc, route, self.hash, self.argument, self.deadline, movable)
+        return outcome
+
+    def route(self) -> Route | PegasusError:
+        """Return where to send the call now, or why that is not known."""
+        table = self.owner.routes.get(self.deadline)
+        if isinstance(table, PegasusError):
+            return table
+        route = table.target(self.hash)
+        return self.no_primary(route) if route.peer is None else route
+
+    def no_primary(self, route: Route) -> PegasusError:
+        """Return the error for a partition that nobody serves now."""
+        return TableUnavailable(f"partition {route.index} has no primary now", code="ERR_INVALID_STATE")
+
+    def decide(self, outcome: Outcome) -> Buffer | None:
+        """Return the frame of a success, None when another attempt is to be made.
+
+        Raises:
+            PegasusError: The call has failed for good.
+        """
+        error = outcome if isinstance(outcome, PegasusError) else self._refusal(outcome)
+        if error is None:
+            return outcome  # type: ignore[return-value]
+        if error.sent and self.rpc.is_write:
+            self.unanswered = True
+        what = self._reaction(error)
+        if isinstance(error, Moved):
+            self.last = error
+        if what is None or not what.retry:
+            raise self._final(error)
+        self.last = error
+        policy = self.retry
+        if policy is None or (policy.max_attempts is not None and self.number >= policy.max_attempts):
+            raise self._final(error)
+        self._next = what
+        self.owner.stats.retries[error.code or type(error).__name__] += 1
+        return None
+
+    def _refusal(self, frame: Buffer) -> PegasusError | None:
+        """Return the error that a frame stands for, None for a result."""
+        rpc = self.rpc
+        try:
+            reply = parse_reply(frame)
+        except ProtocolError as error:
+            return self._unreadable(str(error.args[0]))
+        if reply.error != "ERR_OK":
+            return server_error(reply.error)
+        if reply.name != rpc.name + "_ACK":
+            return self._unreadable(f"a reply to {reply.name}")
+        if reply.offset is None:
+            if rpc.is_write:
+                return WriteRejected(
+                    "the server said ERR_OK without a result: the write was not applied", code="ERR_OK"
+                )
+            return self._unreadable("a reply without a result")
+        return None
+
+    def _unreadable(self, why: str) -> ProtocolError:
+        return ProtocolError(why, sent=True)
+
+    def _reaction(self, error: PegasusError) -> Reaction | None:
+        """Return what an error asks for; None: nothing helps."""
+        if isinstance(error, Moved):
+            return Reaction(retry=True)
+        if isinstance(error, (ClientClosed, ForkedConnection, ProtocolError, TableNotFound)):
+            return None
+        if isinstance(error, (RequestTimeout, MetaUnreachable)):
+            return None
+        if isinstance(error, ConnectFailed):
+            return Reaction(retry=True, refresh=True)
+        if isinstance(error, ConnectionLost):
+            return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)
+        if isinstance(error, TableError):
+            return Reaction(retry=True, refresh=True)
+        return reaction(error.code)
+
+    def _final(self, error: PegasusError) -> PegasusError:
+        """Complete an error before it is raised to the caller."""
+        error.table = self.owner.routes.name
+        error.operation = self.rpc.label
+        error.attempts = self.number
+        error.last_error = error.last_error or (self.last if self.last is not error else None)
+        error.outcome_unknown = self.unanswered
+        return error
+
+    def pause(self) -> None:
+        """Wait before the next attempt: for the back-off's time, or until there are new routes where that helps.
+
+        Raises:
+            RequestTimeout: The deadline comes first.
+        """
+        what, last, policy = self._next, self.last, self.retry
+        assert what is not None
+        assert last is not None
+        assert policy is not None
+        routes = self.owner.routes
+        if what.refresh:
+            routes.request()
+        left = self.deadline - monotonic()
+        delay = 0.0 if isinstance(last, Moved) else policy.delay(self.number, what.slow)
+        if delay < left:
+            if what.refresh:
+                routes.wait_for_news(delay)
+            elif delay:
+                gevent.sleep(delay)
+            return
+        if left > 0:
+            # A try after the deadline is no use, but news may come before it.
+            if what.refresh and routes.wait_for_news(left):
+                return
+            if not what.refresh:
+                gevent.sleep(left)
+        raise self.too_late()
+
+    def too_late(self) -> PegasusError:
+        """Return the error at the deadline: the server's refusal as itself when it throttles, else a timeout."""
+        last = self.last
+        assert last is not None
+        if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):
+            return self._final(last)
+        late = RequestTimeout("no success before the deadline", last_error=last, address=last.address)
+        late.sent = self.unanswered
+        return self._final(late)

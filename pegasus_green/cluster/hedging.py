@@ -1,0 +1,159 @@
+"""Hedged reads: what is slow at the primary also goes to a secondary, and the first good answer counts."""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+
+from ..protocol.rpc import GET, MULTI_GET, TTL, Rpc
+from ..transport.connection import Connection, Outcome
+
+if TYPE_CHECKING:
+    from ..options import HedgePolicy
+    from .dispatcher import Dispatcher
+    from .routing import Route
+
+HEDGED = (GET, MULTI_GET, TTL)
+_STATUS = struct.Struct(">3si")
+_ROWS = struct.Struct(">3sBi")
+
+
+class _Leg:
+    """Takes the outcome of one of the two requests, in the hub."""
+
+    __slots__ = ("race", "backup", "connection", "seqid", "outcome")
+
+    def __init__(self, race: Race, backup: bool, connection: Connection) -> None:
+        self.race, self.backup, self.connection = race, backup, connection
+        self.seqid = 0
+        self.outcome: Outcome | None = None
+
+    def switch(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.race.wake()
+
+
+class Race:
+    """One read, sent to the primary and perhaps to a secondary.
+
+    The secondary's "not found" and its empty rows are no answer, since it may lag behind; its errors neither, and a
+    throttled one is never answered at all. An error of the primary waits for the secondary's answer.
+    """
+
+    def __init__(self, owner: Dispatcher, policy: HedgePolicy) -> None:
+        """Prepare; nothing is sent yet."""
+        self._owner = owner
+        self._policy = policy
+        self._legs: list[_Leg] = []
+        self._sleeper: Any = None
+        self._hub: Any = owner.cluster.hub
+
+    def wake(self) -> None:
+        """Have the caller look again; runs in the hub."""
+        if self._sleeper is not None:
+            sleeper, self._sleeper = self._sleeper, None
+            try:
+                sleeper.switch()
+            except BaseException:
+                self._hub.handle_error(self, *sys.exc_info())
+
+    def run(
+        self,
+        connection: Connection,
+        rpc: Rpc,
+        route: Route,
+        partition_hash: int,
+        argument: bytes,
+        deadline: float,
+        movable: Route | None,
+    ) -> tuple[Outcome, bool]:
+        """Return the outcome and whether it is the secondary's; yields, and cleans up whatever ends the wait."""
+        now = monotonic()
+        first = _Leg(self, False, connection)
+        first.seqid = connection.start(rpc, route, partition_hash, argument, deadline, now, first, movable)
+        if not first.seqid:
+            return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
+        self._legs.append(first)
+        timer = self._hub.loop.timer(self._policy.delay)
+        try:
+            timer.start(self.wake)
+            begin = monotonic()
+            while first.outcome is None and monotonic() - begin < self._policy.delay:
+                self._sleep()
+            if first.outcome is None:
+                self._send_backup(rpc, route, partition_hash, argument, deadline)
+            return self._finish(first, rpc)
+        finally:
+            timer.stop()
+            timer.close()
+            for leg in self._legs:
+                if leg.outcome is None:
+                    leg.connection.abandon(leg.seqid)
+
+    def _finish(self, first: _Leg, rpc: Rpc) -> tuple[Outcome, bool]:
+        while True:
+            for leg in self._legs:
+                if leg.backup and leg.outcome is not None and _answers(rpc, leg.outcome):
+                    self._owner.stats.hedge_wins += 1
+                    return leg.outcome, True
+            others = any(leg.backup and leg.outcome is None for leg in self._legs)
+            if first.outcome is not None and (not others or _is_ok(rpc, first.outcome)):
+                return first.outcome, False
+            self._sleep()
+
+    def _send_backup(self, rpc: Rpc, route: Route, partition_hash: int, argument: bytes, deadline: float) -> None:
+        """Send the backup request where the rate allows it and a secondary is connected; never yields."""
+        stats, pool = self._owner.stats, self._owner.cluster.pool
+        if stats.hedges >= self._policy.max_ratio * max(stats.hedgeable, 1):
+            return
+        secondaries = [address for address in route.secondaries if address != route.primary]
+        random.shuffle(secondaries)
+        for address in secondaries:
+            peer = pool.peer(address)
+            if peer.connection is None:
+                # Dialling would make this call wait; the next one finds the connection.
+                pool.spawn(_connect, peer, deadline)
+                continue
+            leg = _Leg(self, True, peer.connection)
+            leg.seqid = peer.connection.start(
+                rpc, route, partition_hash, argument, deadline, monotonic(), leg, None, True
+            )
+            if leg.seqid:
+                stats.hedges += 1
+                self._legs.append(leg)
+                return
+
+    def _sleep(self) -> None:
+        self._sleeper = getcurrent()
+        try:
+            self._hub.switch()
+        finally:
+            self._sleeper = None
+
+
+def _connect(peer: Any, deadline: float) -> None:
+    peer.connect(deadline)
+
+
+def _is_ok(rpc: Rpc, outcome: Outcome) -> bool:
+    if not isinstance(outcome, (bytes, memoryview)) or len(outcome) < rpc.body_offset + 15:
+        return False
+    return outcome[4 : 4 + len(rpc.ok_head)] == rpc.ok_head
+
+
+def _answers(rpc: Rpc, outcome: Outcome) -> bool:
+    """Tell whether a secondary's reply is a find: status 0, and rows where the reply is a list of rows."""
+    if not _is_ok(rpc, outcome):
+        return False
+    assert isinstance(outcome, (bytes, memoryview))
+    if _STATUS.unpack_from(outcome, rpc.body_offset) != (b"\x08\0\1", 0):
+        return False
+    if rpc is not MULTI_GET:
+        return True
+    head, _, count = _ROWS.unpack_from(outcome, rpc.body_offset + 7)
+    return head == b"\x0f\0\2" and count > 0

@@ -1,0 +1,196 @@
+"""Asking the meta servers: the leader first, the next one when it is silent, whoever is named on the way."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from ..errors import ClientClosed, MetaError, MetaUnreachable, PegasusError, ProtocolError
+from ..options import ClientOptions
+from ..protocol.binary import Buffer
+from ..protocol.framing import gpid_part, parse_reply
+from ..protocol.message import Message
+from ..protocol.meta import QueryCfgResponse, format_address
+from ..protocol.rpc import Rpc
+from ..transport.connection import Target
+from ..transport.pool import Pool
+
+_log = logging.getLogger("pegasus_green.meta")
+
+_META = Target(0, 0, gpid_part(0, 0))
+# A leader that is still loading, or waits for its operator: the same server is asked again.
+_NOT_YET = ("ERR_SERVICE_NOT_ACTIVE", "ERR_UNDER_RECOVERY")
+PAUSE_BASE = 0.05
+PAUSE_CAP = 0.5
+
+
+class _Round:
+    """The answers of one round of asking, as they come."""
+
+    def __init__(self) -> None:
+        self.arrived = Event()
+        self.answers: deque[tuple[str, Message | PegasusError]] = deque()
+
+    def put(self, address: str, answer: Message | PegasusError) -> None:
+        self.answers.append((address, answer))
+        self.arrived.set()
+
+    def take(self, timeout: float) -> tuple[str, Message | PegasusError] | None:
+        """Return the next answer, None when none comes in time."""
+        if not self.answers:
+            self.arrived.clear()
+            self.arrived.wait(max(timeout, 0))
+        return self.answers.popleft() if self.answers else None
+
+
+class MetaClient:
+    """The meta servers of a cluster.
+
+    Attributes:
+        addresses: The configured servers, and those learnt from forwards behind them.
+        leader: The server that answered last, asked first next time.
+    """
+
+    def __init__(self, addresses: list[str], pool: Pool, options: ClientOptions) -> None:
+        """Know the servers; no I/O."""
+        self.addresses = list(addresses)
+        self.leader: str | None = None
+        self._pool = pool
+        self._options = options
+
+    def __repr__(self) -> str:
+        """Show servers and leader."""
+        return f"<MetaClient {','.join(self.addresses)} leader={self.leader or 'unknown'}>"
+
+    def call(self, rpc: Rpc, request: Message, deadline: float) -> Message:
+        """Return the leader's answer, whatever error it carries in its body.
+
+        A repeatable request goes to the next server when one has been silent for ``meta_stagger`` seconds, without
+        giving up the first; the first good answer counts. When the whole list has failed, names are resolved again
+        and the list is tried once more, until the deadline. Yields; a killed caller leaves nothing behind but
+        requests that nobody waits for.
+
+        Raises:
+            MetaUnreachable: No usable answer before the deadline; ``last_error`` tells the last reason. A request that
+                is not repeatable and may have been executed says so in ``outcome_unknown``.
+            ClientClosed: The client was closed.
+        """
+        argument = rpc.encode_argument(request)
+        failed: PegasusError | None = None
+        pause = PAUSE_BASE
+        while True:
+            answer = self._round(rpc, argument, deadline)
+            if isinstance(answer, Message):
+                return answer
+            failed = answer or failed
+            if isinstance(failed, ClientClosed):
+                raise failed
+            if failed is not None and failed.sent and not rpc.repeatable:
+                failed.outcome_unknown = True
+                raise failed
+            left = deadline - monotonic()
+            if left <= 0:
+                names = ", ".join(self.addresses)
+                raise MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
+            gevent.sleep(min(pause, left))
+            pause = min(pause * 2, PAUSE_CAP)
+
+    def _round(self, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError | None:
+        """Ask the servers once around; return the answer, or the last failure."""
+        waiting = deque(self.addresses)
+        if self.leader:
+            waiting = deque([self.leader, *(address for address in waiting if address != self.leader)])
+        asked: set[str] = set()
+        round_ = _Round()
+        failed: PegasusError | None = None
+        running = 0
+        start_next = 0.0
+        while waiting or running:
+            now = monotonic()
+            if now >= deadline:
+                return failed
+            if waiting and (not running or (rpc.repeatable and now >= start_next)):
+                address = waiting.popleft()
+                if address not in asked:
+                    asked.add(address)
+                    running += 1
+                    self._pool.spawn(self._ask, round_, address, rpc, argument, deadline)
+                    start_next = now + self._options.meta_stagger
+                continue
+            until = min(start_next, deadline) if waiting and rpc.repeatable else deadline
+            got = round_.take(until - now)
+            if got is None:
+                continue
+            running -= 1
+            address, answer = got
+            verdict = self._judge(address, answer, waiting, asked)
+            if verdict is None:
+                assert isinstance(answer, Message)
+                return answer
+            failed = verdict
+            start_next = 0.0
+            if isinstance(failed, ClientClosed) or (failed.sent and not rpc.repeatable):
+                return failed
+        return failed
+
+    def _judge(
+        self, address: str, answer: Message | PegasusError, waiting: deque[str], asked: set[str]
+    ) -> PegasusError | None:
+        """Return None for an answer of the leader, else why it does not count; a forward changes who is asked next."""
+        if isinstance(answer, PegasusError):
+            if self.leader == address:
+                self.leader = None
+            return answer
+        err = getattr(answer, "err", "ERR_OK")
+        if err == "ERR_FORWARD_TO_OTHERS":
+            if self.leader == address:
+                self.leader = None
+            forward = _forward_of(answer)
+            if forward:
+                if forward not in self.addresses:
+                    _log.info("meta server %s names the leader %s, which was not configured", address, forward)
+                    self.addresses.append(forward)
+                if forward not in asked:
+                    waiting.appendleft(forward)
+            return MetaError(f"{address} is not the leader", code=err, address=address)
+        if err in _NOT_YET:
+            self.leader = address
+            return MetaError(f"the meta server answered {err}", code=err, address=address)
+        self.leader = address
+        return None
+
+    def _ask(self, round_: _Round, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
+        """Ask one server, in a greenlet of its own."""
+        outcome: Any = self._pool.peer(address).connect(deadline)
+        if not isinstance(outcome, PegasusError):
+            outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
+        if not isinstance(outcome, PegasusError):
+            try:
+                outcome = _decode(rpc, outcome, address)
+            except PegasusError as error:
+                outcome = error
+        round_.put(address, outcome)
+
+
+def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
+    reply = parse_reply(frame)
+    if reply.error != "ERR_OK":
+        error = MetaError(f"the server answered {reply.error}", code=reply.error, address=address)
+        if reply.error == "ERR_HANDLER_NOT_FOUND":
+            error.hint = "this is a replica server, not a meta server: check host and port"
+        raise error
+    if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
+        raise ProtocolError(f"an answer to {reply.name} without the expected body", address=address)
+    return rpc.response.decode_reply(frame, reply.offset)
+
+
+def _forward_of(answer: Message) -> str:
+    if not isinstance(answer, QueryCfgResponse) or not answer.partitions:
+        return ""
+    partition = answer.partitions[0]
+    return partition.hp_primary or format_address(partition.primary)

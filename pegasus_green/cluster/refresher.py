@@ -1,0 +1,213 @@
+"""Keeping the routes of the tables up to date.
+
+A query runs in a greenlet of its own, one at a time per table; whoever needs a newer answer waits for it. Queries come
+when something asks for one (coalesced, at least ``refresh_interval`` apart) and periodically (with jitter, on a timer
+that does not keep the loop alive). A refresh never touches a connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from gevent import get_hub
+from gevent.event import Event
+
+from ..errors import (
+    ClientClosed,
+    MetaError,
+    MetaUnreachable,
+    PegasusError,
+    RequestTimeout,
+    TableNotFound,
+    TableUnavailable,
+)
+from ..protocol.meta import QueryCfgRequest, QueryCfgResponse
+from ..protocol.rpc import QUERY_CFG
+from ..transport import fork
+from ..transport.connection import Target
+from .routing import RoutingTable, build
+
+if TYPE_CHECKING:
+    from ..options import ClientOptions
+    from ..transport.pool import Peer, Pool
+    from .meta import MetaClient
+
+_log = logging.getLogger("pegasus_green.routing")
+
+JITTER = 0.2
+# A query goes on for this long at most, so that a hanging one does not block newer ones.
+QUERY_SECONDS = 5.0
+
+
+class TableRoutes:
+    """The routes of one table.
+
+    Attributes:
+        name: The table's name.
+        table: The newest routing table, None before the first answer.
+        error: Why the newest query gave no routes; None when it did.
+        refreshes: Queries made.
+    """
+
+    def __init__(self, name: str, meta: MetaClient, pool: Pool, options: ClientOptions) -> None:
+        """Know the table's name; no I/O."""
+        self.name = name
+        self.table: RoutingTable | None = None
+        self.error: PegasusError | None = None
+        self.refreshes = 0
+        self._meta = meta
+        self._pool = pool
+        self._options = options
+        self._news = Event()
+        self._querying = False
+        self._wanted = False
+        self._started = -1e9
+        self._timer: Any = None
+        self._timer_at = 0.0
+        self._generation = fork.generation()
+
+    def __repr__(self) -> str:
+        """Show name and routes."""
+        return f"<TableRoutes {self.name} {self.table!r}{f' {self.error}' if self.error else ''}>"
+
+    def get(self, deadline: float) -> RoutingTable | PegasusError:
+        """Return the routes, waiting for the first answer if there is none yet, or why there are none."""
+        while self.table is None:
+            if self._pool.closed:
+                return ClientClosed("the client is closed")
+            news = self._news
+            seen = self.refreshes
+            self.request()
+            if not news.wait(max(deadline - monotonic(), 0)):
+                if isinstance(self.error, TableUnavailable):
+                    return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
+                return MetaUnreachable("no routes of the table in time", table=self.name, last_error=self.error)
+            # What the meta servers say for good is final for those that waited for this answer.
+            if self.table is None and self.refreshes > seen and self.error is not None and not self._passing():
+                return type(self.error)(str(self.error.args[0]), code=self.error.code, table=self.name)
+        return self.table
+
+    def _passing(self) -> bool:
+        """Tell whether the newest query may succeed when it is repeated."""
+        return not isinstance(self.error, TableNotFound) and getattr(self.error, "code", "") != "ERR_ACL_DENY"
+
+    def request(self) -> None:
+        """Have the routes queried as soon as the least interval allows; never yields."""
+        if self._pool.closed:
+            return
+        if self._generation != fork.generation():
+            # What was under way belongs to the parent process.
+            self._generation = fork.generation()
+            self._querying = False
+            self._timer = None
+        self._wanted = True
+        if not self._querying:
+            self._schedule(max(self._started + self._options.refresh_interval, monotonic()))
+
+    def wait_for_news(self, seconds: float) -> bool:
+        """Wait until the routes changed or a query failed, for at most that long; tell whether anything came."""
+        return bool(self._news.wait(seconds))
+
+    def _schedule(self, at: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.stop()
+            self._timer.close()
+        self._timer_at = at
+        self._timer = get_hub().loop.timer(max(at - monotonic(), 0.0), ref=False)
+        self._timer.start(self._due)
+
+    def _due(self) -> None:
+        """Begin a query, in the hub."""
+        self._timer.close()
+        self._timer = None
+        if self._pool.closed or self._querying or self._generation != fork.generation():
+            return
+        self._querying = True
+        self._wanted = False
+        self._pool.spawn(self._query)
+
+    def _query(self) -> None:
+        self._started = monotonic()
+        generation = self._generation
+        try:
+            self._learn(self._started + QUERY_SECONDS)
+        except PegasusError as error:
+            self.error = error
+            _log.info("no routes of %s: %s", self.name, error.args[0])
+        finally:
+            if generation == fork.generation():
+                self._querying = False
+                self.refreshes += 1
+                self._tell()
+                self._plan()
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for news, and only those."""
+        news, self._news = self._news, Event()
+        news.set()
+
+    def _plan(self) -> None:
+        """Set the timer for the next query."""
+        if self._pool.closed:
+            return
+        if self._wanted:
+            self._schedule(self._started + self._options.refresh_interval)
+        elif self._options.refresh_period:
+            jitter = 1 + JITTER * (2 * random.random() - 1)
+            self._schedule(monotonic() + self._options.refresh_period * jitter)
+
+    def _learn(self, deadline: float) -> None:
+        """Ask the meta servers and take over what they answer."""
+        reply = self._meta.call(QUERY_CFG, QueryCfgRequest(app_name=self.name), deadline)
+        assert isinstance(reply, QueryCfgResponse)
+        if reply.err == "ERR_OBJECT_NOT_FOUND":
+            # Dropped, perhaps created anew later: the old routes are of no use to anybody.
+            self.table = None
+            raise TableNotFound(f"table {self.name!r} does not exist", table=self.name)
+        if reply.err != "ERR_OK":
+            kind = MetaError if reply.err == "ERR_ACL_DENY" else TableUnavailable
+            raise kind(f"the meta server answered {reply.err}", code=reply.err, table=self.name)
+        table = build(reply, self._pool.peer, self.table)
+        changed = table.changes(self.table)
+        self.error = None
+        if changed:
+            first = self.table is None
+            self.table = table
+            if not first:
+                _log.info("routes of %s changed in %d of %d partitions", self.name, changed, table.count)
+            if self._pool.listeners:
+                self._pool.listeners.emit("routes_changed", self.name, table.app_id, table.count, changed)
+        self._move_from_silent()
+
+    def _move_from_silent(self) -> None:
+        """Have calls that wait at a silent server go to the new primary, from the hub."""
+        loop = get_hub().loop
+        now = monotonic()
+        for connection in self._pool.connections:
+            silent = now - connection.silent_since if connection.silent_since else 0.0
+            if silent >= self._options.silence:
+                loop.run_callback(connection.move, lambda target, at=connection.peer: self._has_moved(target, at))
+
+    def _has_moved(self, target: Target, at: Peer) -> bool:
+        table = self.table
+        if table is None or target.app_id != table.app_id or target.index >= table.count:
+            return False
+        peer = table.targets[target.index].peer
+        return peer is not None and peer is not at
+
+    def uses(self, peer: Peer) -> bool:
+        """Tell whether a partition's primary is there."""
+        return self.table is not None and any(route.peer is peer for route in self.table.routes)
+
+    def close(self) -> None:
+        """Stop refreshing and wake those who wait."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._tell()

@@ -1,0 +1,90 @@
+"""Counters of a table's calls: cheap enough to be always on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..transport.pool import Peer
+    from .dispatcher import Cluster, Dispatcher
+
+# A call that took from 2^(e-1) to 2^e seconds counts in bucket e. That is the exponent `math.frexp` gives, and as most
+# are negative they index the list from its end, which makes counting a call one step.
+BUCKETS = 64
+
+
+class TableStats:
+    """What happened to the calls of one table.
+
+    Attributes:
+        histogram: Calls by the binary exponent of their duration in seconds.
+        errors: Failed calls by class name.
+        retries: Repeated attempts by the code of the error that caused them.
+        bulk: Requests of the *_many verbs, which are not in the histogram.
+        hedgeable: Reads that might have been hedged; hedges: backup requests sent; hedge_wins: those whose answer
+            counted.
+    """
+
+    __slots__ = ("histogram", "errors", "retries", "bulk", "hedgeable", "hedges", "hedge_wins")
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.histogram = [0] * BUCKETS
+        self.errors: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.bulk = self.hedgeable = self.hedges = self.hedge_wins = 0
+
+    @property
+    def calls(self) -> int:
+        """Calls that ended, well or not."""
+        return sum(self.histogram) + sum(self.errors.values()) + self.bulk
+
+    def percentile(self, share: float) -> float:
+        """Return an upper bound, within a factor of two, of the latency in seconds that this share of calls met."""
+        wanted = share * sum(self.histogram)
+        seen = 0
+        for exponent in range(-BUCKETS // 2, BUCKETS // 2):
+            seen += self.histogram[exponent]
+            if seen and seen >= wanted:
+                return float(2.0**exponent)
+        return 0.0
+
+
+def describe(cluster: Cluster) -> dict[str, Any]:
+    """Return all counters of a client as plain values."""
+    return {
+        "servers": {address: _server(peer) for address, peer in cluster.pool.peers.items()},
+        "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.items()},
+    }
+
+
+def _server(peer: Peer) -> dict[str, Any]:
+    connection = peer.connection
+    return {
+        "state": "open" if connection is not None else "closed",
+        "in_flight": connection.in_flight if connection is not None else 0,
+        "queued_bytes": connection.queued_bytes if connection is not None else 0,
+        "sent": peer.sent_before + (connection.session.issued if connection is not None else 0),
+        "received": peer.received_before + (connection.session.received if connection is not None else 0),
+        "bytes_sent": peer.bytes_sent,
+        "bytes_received": peer.bytes_received,
+        "late": peer.late,
+        "timeouts": peer.timeouts,
+        "dials": peer.dials,
+        "losses": peer.losses,
+    }
+
+
+def _table(dispatcher: Dispatcher) -> dict[str, Any]:
+    stats = dispatcher.stats
+    return {
+        "calls": stats.calls,
+        "errors": dict(stats.errors),
+        "retries": dict(stats.retries),
+        "refreshes": dispatcher.routes.refreshes,
+        "hedges": stats.hedges,
+        "hedge_wins": stats.hedge_wins,
+        "p50": stats.percentile(0.50),
+        "p99": stats.percentile(0.99),
+    }

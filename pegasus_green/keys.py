@@ -1,0 +1,81 @@
+"""Keys: how hash key and sort key become one key, a partition, and the bounds of ranges."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import crcmod
+
+from .errors import InvalidArgument
+
+Key = bytes | bytearray | memoryview | str
+
+# 65535 itself is reserved so that FF FF is above every encoded key.
+MAX_HASH_KEY = 65534
+FIRST_KEY = b"\0\0"
+AFTER_LAST_KEY = b"\xff\xff"
+_LENGTH = struct.Struct(">H")
+
+# CRC-64/NVME, the catalogue's name of what Pegasus calls crc64; check value of b"123456789": 0xAE8B14860A799888.
+crc64: Callable[[bytes], int] = crcmod.mkCrcFun(0x1AD93D23594C93659, initCrc=0, rev=True, xorOut=2**64 - 1)
+
+
+def to_bytes(value: Any, name: str) -> bytes:
+    """Return value as bytes: str as UTF-8, bytes-like as it is.
+
+    Raises:
+        InvalidArgument: Any other type (numbers are never turned into text silently), or a str that UTF-8 cannot carry.
+    """
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{name} cannot be written as UTF-8: {error}") from None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise InvalidArgument(f"{name} must be bytes or str, not {type(value).__name__}")
+
+
+def check_hash_key(hash_key: bytes) -> bytes:
+    """Return hash_key, or raise InvalidArgument when it is too long for the key schema."""
+    if len(hash_key) > MAX_HASH_KEY:
+        raise InvalidArgument(f"hash_key has {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}")
+    return hash_key
+
+
+def encode_key(hash_key: bytes, sort_key: bytes) -> bytes:
+    """Return u16 length of the hash key, hash key, sort key."""
+    return _LENGTH.pack(len(hash_key)) + hash_key + sort_key
+
+
+def decode_key(key: bytes) -> tuple[bytes, bytes]:
+    """Return hash key and sort key of an encoded key.
+
+    Raises:
+        ValueError: The key is shorter than its length prefix says.
+    """
+    if len(key) < 2:
+        raise ValueError(f"an encoded key has at least 2 bytes, this one {len(key)}")
+    end = 2 + _LENGTH.unpack_from(key)[0]
+    if end > len(key):
+        raise ValueError(f"an encoded key of {len(key)} bytes says its hash key has {end - 2}")
+    return key[2:end], key[end:]
+
+
+def partition_hash(hash_key: bytes, sort_key: bytes = b"") -> int:
+    """Return the unsigned 64-bit hash that chooses the partition: of the sort key where the hash key is empty."""
+    return crc64(hash_key or sort_key)
+
+
+def next_key(prefix: bytes) -> bytes:
+    """Return the smallest key above all keys that start with prefix.
+
+    Trailing FF bytes fall away and the last byte left is incremented; the result can be shorter than the prefix. For
+    a prefix without any byte below FF there is none: the result is empty, which no encoded key is.
+    """
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b""

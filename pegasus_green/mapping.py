@@ -1,0 +1,178 @@
+"""One hash key as a mutable mapping."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .keys import Key, to_bytes
+from .model import CheckType
+
+if TYPE_CHECKING:
+    from .table import Table
+
+_MISSING: Any = object()
+
+
+class _Items(ItemsView[bytes, Any]):
+    """Items that come by one scan."""
+
+    _mapping: HashMapping
+
+    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
+        return self._mapping._scan(no_value=False)
+
+
+class _Values(ValuesView[Any]):
+    """Values that come by one scan."""
+
+    _mapping: HashMapping
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._scan(no_value=False))
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == found for found in self)
+
+
+class HashMapping(MutableMapping[Any, Any]):
+    """The records of one hash key: sort keys are its keys, as bytes or str in and bytes out.
+
+    Nothing is cached: each use is a request. Iterating is a scan that is read as the loop goes on and does not mind
+    that the mapping changes meanwhile. ``len()`` has the server read all rows of the hash key, ``bool()`` one.
+
+    ``del``, ``pop``, ``popitem`` and ``setdefault`` are one step each, so that of several callers one gets the row;
+    they are not repeated once their outcome is unknown. ``update`` is atomic up to ``max_write_bytes``, then split;
+    ``clear`` is not.
+
+    Made by ``table.mapping(hash_key)``.
+    """
+
+    __slots__ = ("table", "hash_key", "_ttl", "_timeout")
+
+    def __init__(self, table: Table, hash_key: bytes, *, ttl: float | None, timeout: float | None) -> None:
+        """View a hash key; use ``table.mapping``."""
+        self.table = table
+        self.hash_key = hash_key
+        self._ttl = ttl
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        """Show table and hash key; no I/O."""
+        return f"<HashMapping {self.table.name} {self.hash_key!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling."""
+        raise TypeError("a mapping cannot be pickled or copied: dict(mapping) holds its rows")
+
+    def __getitem__(self, key: Key) -> Any:
+        """Return a value; KeyError when it is absent or expired."""
+        found = self.get(key, _MISSING)
+        if found is _MISSING:
+            raise KeyError(key)
+        return found
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Return a value, or the default."""
+        return self.table.get(self.hash_key, key, default=default, timeout=self._timeout)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        """Store a value."""
+        self.table.set(self.hash_key, key, value, ttl=self._ttl, timeout=self._timeout)
+
+    def __delitem__(self, key: Key) -> None:
+        """Remove a row; KeyError when it is absent or expired."""
+        self._take(key)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether there is a row; what can be no key is in no mapping."""
+        if not isinstance(key, (str, bytes, bytearray, memoryview)):
+            return False
+        return self.table.exist(self.hash_key, key, timeout=self._timeout)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Iterate over the sort keys, ascending, as the scan delivers them."""
+        return (key for key, _ in self._scan(no_value=True))
+
+    def __len__(self) -> int:
+        """Count the rows; CountUnknown when the server gives up."""
+        return self.table.sort_key_count(self.hash_key, timeout=self._timeout)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is a row."""
+        with self.table.hash_scan(self.hash_key, no_value=True, limit=1, timeout=self._timeout) as rows:
+            return next(rows, None) is not None
+
+    def items(self) -> ItemsView[bytes, Any]:
+        """Return a view of (sort key, value), read by one scan each time it is iterated."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Return a view of the values, read by one scan each time it is iterated."""
+        return _Values(self)
+
+    def pop(self, key: Key, default: Any = _MISSING) -> Any:
+        """Remove a row and return its value, in one step."""
+        try:
+            return self._take(key)
+        except KeyError:
+            if default is _MISSING:
+                raise
+            return default
+
+    def popitem(self) -> tuple[bytes, Any]:
+        """Remove the row with the least sort key and return it; KeyError when there is none."""
+        for key, _ in self._scan(no_value=True, batch_size=10):
+            found = self.pop(key, _MISSING)
+            # Somebody else may have been faster.
+            if found is not _MISSING:
+                return key, found
+        raise KeyError(f"{self!r} is empty")
+
+    def setdefault(self, key: Key, default: Any = None) -> Any:
+        """Return a value, which is the default, stored, where there was none."""
+        result = self.table.check_and_set(
+            self.hash_key,
+            key,
+            CheckType.NOT_EXIST,
+            value=default,
+            ttl=self._ttl,
+            return_check_value=True,
+            timeout=self._timeout,
+        )
+        return self.table._plain(self.table._value(default)) if result else result.check_value
+
+    def update(  # type: ignore[override]
+        self, other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (), /, **named: Any
+    ) -> None:
+        """Store many rows: atomically where they fit into one request, else in several."""
+        pairs = other.items() if isinstance(other, Mapping) else other
+        rows = {to_bytes(key, "sort_key"): value for key, value in (*pairs, *named.items())}
+        if rows:
+            self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
+
+    def clear(self) -> None:
+        """Remove all rows, batch by batch."""
+        self.table.del_range(self.hash_key, timeout=self._timeout)
+
+    def _take(self, key: Key) -> Any:
+        from .operations.atomic import Mutations
+
+        result = self.table.check_and_mutate(
+            self.hash_key,
+            key,
+            CheckType.EXIST,
+            mutations=Mutations().delete(key),
+            return_check_value=True,
+            timeout=self._timeout,
+        )
+        if not result:
+            raise KeyError(key)
+        return result.check_value
+
+    def _scan(self, *, no_value: bool, batch_size: int = 1000) -> Iterator[tuple[bytes, Any]]:
+        # A generator, so that leaving a loop early frees the server's context at once.
+        with self.table.hash_scan(
+            self.hash_key, no_value=no_value, batch_size=batch_size, timeout=self._timeout
+        ) as rows:
+            yield from rows

@@ -1,0 +1,394 @@
+"""The face of the embedded cluster: what a program or test says to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..protocol import codes
+from .cluster import DEFAULT_REPLICAS, Cluster, Which
+from .faults import Fault
+from .meta_service import ACTIVE, LOADING, RECOVERING
+from .net import Server
+from .process import OneboxProcess
+from .tables import NOT_READY, Partition
+
+Servers = Which | Iterable[Which] | None
+
+
+class Onebox(Cluster):
+    """A Pegasus cluster: meta and replica servers, each on a port of its own, made for faults.
+
+    It runs in the hub of the thread that starts it and answers whenever the program waits for something; with
+    ``process=True`` it is a process of its own, with the same methods (see ``OneboxProcess``). Use it as a context
+    manager, or ``start`` and ``stop`` it.
+
+    Servers are named by index or by address, "host:port". Nothing here blocks: what takes time in a cluster goes on
+    by timers, see ``Settings``.
+
+    Args:
+        replicas: Number of replica servers.
+        metas: Number of meta servers; the first one leads.
+        tables: Partition counts by table name; None: a table "temp" with 8 partitions.
+        release: "2.6" sends the host_port fields and knows what came with them; "2.5" does not.
+        host: IPv4 address to listen on.
+        port: Port of the first meta server; 0: a free one. All other servers take free ones.
+        seed: For whatever is random here; None: a random one, see ``seed``.
+        limits: Limits of the storage engines.
+        settings: Delays and limits by name, see ``Settings``.
+
+    Example:
+        >>> with Onebox(replicas=3, tables={"temp": 8}) as box:
+        ...     print(box.meta_addresses)
+    """
+
+    def __new__(cls, *args: Any, process: bool = False, **options: Any) -> Onebox:  # noqa: PYI034
+        """Create one in this process or, with process=True, as its own."""
+        if process:
+            return OneboxProcess(*args, **options)  # type: ignore[return-value]
+        return super().__new__(cls)
+
+    def start(self) -> Onebox:
+        """Open the ports, create the tables and serve."""
+        self.open()
+        return self
+
+    def stop(self) -> None:
+        """Close everything; the data is gone."""
+        self.close()
+
+    def __enter__(self) -> Onebox:  # noqa: PYI034 - Self is not in Python 3.10
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    # --------------------------------------------------------------------------------------------------------- tables
+    def create_table(
+        self,
+        name: str,
+        partitions: int = 8,
+        replicas: int | None = None,
+        envs: Mapping[str, str] | None = None,
+        atomic_idempotent: bool = False,
+    ) -> int:
+        """Create a table that can serve at once, and return its id.
+
+        Args:
+            name: Any name that is not in use.
+            partitions: Any number from 1 on.
+            replicas: Copies of each partition; None: 3, or as many as there are servers.
+            envs: Table envs; unlike in a create request default_ttl is harmless here.
+            atomic_idempotent: The table's attribute.
+
+        Raises:
+            ValueError: The name is in use, or the table has no partitions.
+        """
+        if self.tables.find(name) is not None or partitions < 1:
+            raise ValueError(f"table {name!r} exists, or {partitions} partitions are less than 1")
+        wanted = min(replicas or DEFAULT_REPLICAS, len(self.servers))
+        table = self.add_table(name, partitions, wanted, dict(envs or {}))
+        table.atomic_idempotent = atomic_idempotent
+        self.groups.assign(table)
+        return table.app_id
+
+    def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
+        """Drop a table; its name is free at once."""
+        self.remove_table(self.tables.get(name), reserve_seconds)
+
+    def set_envs(self, name: str, envs: Mapping[str, str | None]) -> None:
+        """Set envs of a table; None deletes one. Values are not checked."""
+        self.change_envs(self.tables.get(name), envs)
+
+    def partitions(self, name: str) -> list[dict[str, Any]]:
+        """Return a table's routes: a dict with index, ballot, primary, secondaries (addresses) for each partition."""
+        return [
+            {
+                "index": partition.index,
+                "ballot": partition.ballot,
+                "primary": partition.primary.address if partition.primary is not None else None,
+                "secondaries": [server.address for server in partition.secondaries],
+            }
+            for partition in self.tables.get(name).partitions
+        ]
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings, see ``Settings``.
+
+        Raises:
+            TypeError: There is no such setting.
+        """
+        self.settings.change(**settings)
+
+    # ---------------------------------------------------------------------------------------------------------- faults
+    def kill(self, server: Which) -> None:
+        """Kill a replica server: connections are reset, its port closed; its partitions fail over after a while."""
+        self.lives.kill(self.replica_server(server))
+
+    def restart(self, server: Which, lose_disk: bool = False) -> None:
+        """Start a killed replica server again on its port (a living one is killed first)."""
+        self.lives.restart(self.replica_server(server), lose_disk=lose_disk)
+
+    def pause(self, server: Which, accept: bool = True) -> None:
+        """Let a replica server fall silent, as SIGSTOP does; accept=False: connections are not even accepted."""
+        self.lives.pause(self.replica_server(server), accept=accept)
+
+    def resume(self, server: Which) -> None:
+        """Let a silent replica server go on."""
+        self.lives.resume(self.replica_server(server))
+
+    def kill_meta(self, server: Which = 0) -> None:
+        """Kill a meta server; if it was the leader another one leads after a while."""
+        self.lives.kill_meta(self.meta_server(server))
+
+    def restart_meta(self, server: Which = 0) -> None:
+        """Start a meta server again on its port, as a follower where there is a leader."""
+        self.lives.restart_meta(self.meta_server(server))
+
+    def pause_meta(self, server: Which = 0, accept: bool = True) -> None:
+        """Let a meta server fall silent; accept=False: connections are not even accepted."""
+        self.lives.pause_meta(self.meta_server(server), accept=accept)
+
+    def resume_meta(self, server: Which = 0) -> None:
+        """Let a silent meta server go on."""
+        self.lives.resume_meta(self.meta_server(server))
+
+    def set_leader(self, server: Which | None, known: bool = True) -> None:
+        """Make a meta server the leader, None: none is.
+
+        Args:
+            server: Index or address.
+            known: Whether the followers name it to clients.
+        """
+        self.leader_is_known = known
+        self.lives.lead(None if server is None else self.meta_server(server))
+
+    def set_meta_state(self, state: str, server: Which = 0) -> None:
+        """Let a leader answer as "active", "loading" (ERR_SERVICE_NOT_ACTIVE) or "recovering" (ERR_UNDER_RECOVERY).
+
+        Raises:
+            ValueError: There is no such state.
+        """
+        if state not in (ACTIVE, LOADING, RECOVERING):
+            raise ValueError(f"no state {state!r}; there are {ACTIVE}, {LOADING}, {RECOVERING}")
+        self.meta_server(server).state = state
+
+    def move_primary(self, table: str, partition: int, to: Which) -> None:
+        """Make another server the primary of a partition; it learns the partition first if it has no copy.
+
+        Raises:
+            RuntimeError: The partition has no primary now, or the server does not answer.
+        """
+        found = self.tables.get(table)
+        self.groups.move_primary(found, found.partitions[partition], self.replica_server(to))
+
+    def clear_primary(self, table: str, partition: int, seconds: float = 0.3) -> None:
+        """Leave a partition without a primary for a while; one of its secondaries becomes the next one."""
+        found = self.tables.get(table)
+        config = found.partitions[partition]
+        members = config.members
+        self.groups.configure(found, config, None, members)
+        self.later(seconds, lambda: self.groups.elect(found, config))
+
+    def balance(self) -> None:
+        """Spread the primaries evenly over the servers that answer."""
+        for table in self.tables.served():
+            for partition in table.partitions:
+                self._lighten(partition, table.name)
+
+    def _lighten(self, partition: Partition, table: str) -> None:
+        load = dict.fromkeys((server for server in self.servers if server.reachable), 0)
+        for other in self.tables.get(table).partitions:
+            if other.primary in load:
+                load[other.primary] += 1
+        fit = [server for server in partition.secondaries if server in load]
+        if partition.primary in load and fit:
+            best = min(fit, key=lambda server: load[server])
+            if load[best] + 1 < load[partition.primary]:
+                self.move_primary(table, partition.index, best)
+
+    # ---------------------------------------------------------------------------------------------------------- splits
+    def split(
+        self,
+        table: str,
+        seconds: float | None = None,
+        window: float | None = None,
+        stepwise: bool = False,
+    ) -> None:
+        """Start a partition split: the count doubles at once, the children get ready one by one.
+
+        Args:
+            table: A table's name.
+            seconds: Until the first child, and from child to child; None: the setting.
+            window: How long a parent answers ERR_SPLITTING before its child is there; None: the setting.
+            stepwise: Nothing happens but by ``split_step``.
+
+        Raises:
+            ValueError: The table is splitting already.
+        """
+        found = self.tables.get(table)
+        if found.split is not None:
+            raise ValueError(f"table {table!r} is splitting already")
+        self.splits.start(found, seconds=seconds, window=window, stepwise=stepwise)
+
+    def split_step(self, table: str, partition: int | None = None) -> str:
+        """Do a parent's next step: "window" (it answers ERR_SPLITTING), then "ready" (its child is there).
+
+        Args:
+            table: A table that is splitting.
+            partition: The parent; None: the first that is not done.
+
+        Returns:
+            What was done, "blocked" when the parent cannot go on now, "done" when nothing is left.
+        """
+        return self.splits.step(self.tables.get(table), partition)
+
+    def finish_split(self, table: str) -> None:
+        """Do all the steps that are left, at once.
+
+        Raises:
+            RuntimeError: A parent cannot go on now.
+        """
+        while (done := self.split_step(table)) != "done":
+            if done == "blocked":
+                raise RuntimeError(f"the split of {table!r} cannot go on now")
+
+    def split_status(self, table: str) -> dict[int, int]:
+        """Return the split_status of each parent whose child is not there yet; empty: no split, or finished."""
+        split = self.tables.get(table).split
+        return dict(split.status) if split is not None else {}
+
+    def control_split(self, table: str, kind: str, parent: int = -1) -> None:
+        """Pause ("pause"), go on with ("restart") or cancel ("cancel") a split.
+
+        Raises:
+            RuntimeError: It is not possible now; the message is the error's name.
+        """
+        found = self.tables.get(table)
+        if found.split is None:
+            raise RuntimeError(codes.ERR_INVALID_STATE)
+        number = ("pause", "restart", "cancel").index(kind)
+        error = self.splits.control(found, number, parent, found.split.old_count)
+        if error != codes.ERR_OK:
+            raise RuntimeError(error)
+
+    # ----------------------------------------------------------------------------------------------------------- rules
+    def fault(self, action: str, *, server: Servers = None, **options: Any) -> Fault:
+        """Add a rule: requests that meet all its conditions get its fault.
+
+        Conditions: ``rpc`` ("get", "read", "write", "data", "meta", a wire name, or several), ``table``, ``partition``,
+        ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains`` (bytes in the request),
+        ``probability``, ``count`` (how many at most), ``after`` (how many pass first). Without ``server`` meta RPCs are
+        caught at meta servers, the others at replica servers.
+
+        Actions: "drop", "delay" (``seconds``), "cut" (``reset``; when="during": half read), "half" (``size`` bytes at
+        most), "error" (``error``, ``body``), "no_body", "duplicate", "reorder" (behind ``replies`` others, or after
+        ``seconds``), "unknown_id" (``instead`` of the reply or beside it), "garbage" (``data``), "oversize" (``size``),
+        "corrupt", "trickle" (``size`` bytes each ``seconds``). With when="before" the request is not executed, with
+        "after" it is. Several rules that catch one request all work on its reply, in the order they were added.
+
+        Returns:
+            The rule, with ``hits`` and ``remove()``.
+
+        Example:
+            >>> box.fault("cut", rpc="incr", when="after", count=1)
+        """
+        return self.faults.add(self._targets(server), action, **options)
+
+    def _targets(self, which: Servers) -> list[Server]:
+        if which is None:
+            return [*self.metas, *self.servers]
+        if which == "meta":
+            return list(self.metas)
+        if which == "replica":
+            return list(self.servers)
+        if isinstance(which, (int, str, Server)):
+            return [self.server(which)]
+        return [self.server(item) for item in which]
+
+    def remove_fault(self, number: int) -> None:
+        """Remove a rule by its id."""
+        self.faults.remove(number)
+
+    def clear_faults(self) -> None:
+        """Remove all rules."""
+        self.faults.remove()
+
+    def list_faults(self) -> list[dict[str, Any]]:
+        """Return id, action, when, hits and seen of each rule."""
+        return [rule.describe() for rule in self.faults.rules.values()]
+
+    def drop_scan_contexts(self, table: str | None = None) -> None:
+        """Let all replica servers forget their open scans, of one table or all."""
+        for server in self.servers:
+            for replica in server.replicas.values():
+                if table is None or replica.table.name == table:
+                    replica.engine.drop_contexts()
+
+    # ------------------------------------------------------------------------------------------------------------ facts
+    def executions(self, mark: bytes | str) -> int:
+        """Return how often a request that contains mark was executed, over all servers.
+
+        A write is executed once, at the primary that evaluates it; that its copies apply it too does not count.
+        """
+        return self.journal.count(mark.encode() if isinstance(mark, str) else mark)
+
+    def execution_counts(self, pattern: bytes | str) -> dict[bytes, int]:
+        """Return how often requests were executed, by what a regular expression matches in them."""
+        return self.journal.counts(pattern.encode() if isinstance(pattern, str) else pattern)
+
+    def forget_executions(self) -> None:
+        """Count executions from zero."""
+        self.journal.clear()
+
+    def advance(self, seconds: float) -> None:
+        """Move the cluster's clock ahead: TTLs, scan contexts, throttling, reserves of dropped tables.
+
+        Timers, such as the failover delay, are not moved; only the group check comes when it would have been due.
+        """
+        self.clock.skipped += seconds
+        if seconds >= self.settings.group_check_interval:
+            self.check_groups()
+
+    def settle(self) -> None:
+        """Let all secondaries apply what is committed, as a group check does."""
+        self.check_groups()
+
+    def row_count(self, table: str, server: Which | None = None) -> int:
+        """Return the records of a table at its primaries, or in all replicas of one server; expired ones count."""
+        found = self.tables.get(table)
+        if server is not None:
+            replicas = self.replica_server(server).replicas.values()
+            return sum(len(replica.engine) for replica in replicas if replica.table is found)
+        total = 0
+        for partition in found.partitions:
+            if partition.ballot != NOT_READY and partition.primary is not None:
+                total += len(partition.primary.replicas[found.app_id, partition.index].engine)
+        return total
+
+    def stats(self) -> dict[str, Any]:
+        """Return figures: per server connections and requests, refresh queries, client bugs, internal errors."""
+        servers = [self._describe(server) for server in (*self.metas, *self.servers)]
+        queries = sum(meta.requests.get("RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX", 0) for meta in self.metas)
+        return {
+            "servers": servers,
+            "accepted": sum(server["accepted"] for server in servers),
+            "queries": queries,
+            "client_bugs": len(self.client_bugs),
+            "errors": len(self.errors),
+        }
+
+    def _describe(self, server: Server) -> dict[str, Any]:
+        return {
+            "address": server.address,
+            "kind": server.kind,
+            "index": server.index,
+            "alive": server.alive,
+            "paused": server.paused,
+            "connections": len(server.connections),
+            "accepted": server.accepted,
+            "requests": dict(server.requests),
+            "primaries": self.primaries_of(server),
+        }

@@ -1,0 +1,151 @@
+"""The control port: the onebox's methods over loopback TCP, one JSON object a line in each direction.
+
+A request is ``{"id": 1, "method": "kill", "args": [0], "kwargs": {}}``, the answer ``{"id": 1, "result": null}`` or
+``{"id": 1, "error": {"type": "LookupError", "message": "..."}}``. Bytes are ``{"hex": "..."}`` in both directions.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import socket
+
+if TYPE_CHECKING:
+    from .box import Onebox
+
+# What can be asked for, in this process or over the port. The same names everywhere.
+METHODS = (
+    "advance",
+    "balance",
+    "clear_faults",
+    "clear_primary",
+    "configure",
+    "control_split",
+    "create_table",
+    "drop_scan_contexts",
+    "drop_table",
+    "execution_counts",
+    "executions",
+    "fault",
+    "finish_split",
+    "forget_executions",
+    "kill",
+    "kill_meta",
+    "list_faults",
+    "move_primary",
+    "partitions",
+    "pause",
+    "pause_meta",
+    "remove_fault",
+    "restart",
+    "restart_meta",
+    "resume",
+    "resume_meta",
+    "row_count",
+    "set_envs",
+    "set_leader",
+    "set_meta_state",
+    "settle",
+    "split",
+    "split_status",
+    "split_step",
+    "stats",
+)
+VALUES = ("client_bugs", "errors", "meta_addresses", "release", "replica_addresses", "seed")
+# Errors that come back as themselves.
+ERRORS: dict[str, type[Exception]] = {
+    cls.__name__: cls for cls in (LookupError, KeyError, IndexError, ValueError, TypeError, RuntimeError, OSError)
+}
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as what JSON has."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"hex": bytes(value).hex()}
+    if isinstance(value, dict):
+        # Keys may be numbers or bytes, which JSON's cannot be.
+        if all(isinstance(key, str) for key in value):
+            return {key: to_json(item) for key, item in value.items()}
+        return {"pairs": [[to_json(key), to_json(item)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return value.describe() if hasattr(value, "describe") else repr(value)
+
+
+def from_json(value: Any) -> Any:
+    """Return what ``to_json`` was given."""
+    if isinstance(value, list):
+        return [from_json(item) for item in value]
+    if isinstance(value, dict):
+        if value.keys() == {"hex"}:
+            return bytes.fromhex(value["hex"])
+        if value.keys() == {"pairs"}:
+            return {from_json(key): from_json(item) for key, item in value["pairs"]}
+        return {key: from_json(item) for key, item in value.items()}
+    return value
+
+
+def perform(box: Onebox, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Do what a request asks for.
+
+    Raises:
+        LookupError: There is no such method or value.
+    """
+    if method == "get":
+        if args and args[0] in VALUES:
+            return getattr(box, args[0])
+    elif method in METHODS:
+        return getattr(box, method)(*args, **kwargs)
+    raise LookupError(f"the onebox has no {method} {args}")
+
+
+class ControlServer:
+    """Listens for control connections, each served by a greenlet of its own."""
+
+    def __init__(self, box: Onebox, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Open the port; 0 takes a free one."""
+        self._box = box
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._listener.bind((host, port))
+            self._listener.listen(16)
+        except BaseException:
+            self._listener.close()
+            raise
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
+        self._greenlets: set[Any] = {gevent.spawn(self._accept)}
+
+    def close(self) -> None:
+        """Close the port and all its connections."""
+        gevent.killall(list(self._greenlets))
+        self._greenlets.clear()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            sock, _ = self._listener.accept()
+            greenlet = gevent.spawn(self._serve, sock)
+            self._greenlets.add(greenlet)
+            greenlet.rawlink(self._greenlets.discard)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, sock.makefile("rwb") as stream:
+            for line in stream:
+                stream.write(json.dumps(self._answer(line)).encode() + b"\n")
+                stream.flush()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        number: Any = None
+        try:
+            request = json.loads(line)
+            number = request.get("id")
+            args, kwargs = from_json(request.get("args", [])), from_json(request.get("kwargs", {}))
+            result = perform(self._box, request["method"], args, kwargs)
+            return {"id": number, "result": to_json(result)}
+        except Exception as error:  # noqa: BLE001 - the caller is to get it, whatever it is
+            return {"id": number, "error": {"type": type(error).__name__, "message": str(error)}}

@@ -1,0 +1,318 @@
+"""Faults by rule: which requests they catch, and what happens to these or to their replies."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..protocol import codes
+from ..protocol.rpc import BY_NAME, META_RPCS, RRDB_RPCS, Rpc
+from .wire import Call, default_body, ok_reply, reply_frame
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .net import Server
+
+BEFORE, AFTER, DURING = "before", "after", "during"
+# What each action does, and when it does it unless a rule says otherwise.
+ACTIONS: dict[str, str] = {
+    "drop": AFTER,  # no reply
+    "delay": AFTER,  # the reply (before: the execution) comes later
+    "cut": BEFORE,  # the connection ends; during: while the request is only half read
+    "half": AFTER,  # half of the reply, then the connection ends
+    "error": BEFORE,  # another frame error; of a meta server: another error in the response
+    "no_body": BEFORE,  # frame error ERR_OK without a body
+    "duplicate": AFTER,  # the reply twice
+    "reorder": AFTER,  # the reply behind later ones
+    "unknown_id": AFTER,  # a reply with an id that nobody waits for
+    "garbage": AFTER,  # bytes instead of the reply
+    "oversize": AFTER,  # a length that no frame has
+    "corrupt": AFTER,  # a reply whose body cannot be decoded
+    "trickle": AFTER,  # the reply in small pieces
+}
+_READS = tuple(rpc for rpc in RRDB_RPCS if not rpc.is_write)
+_WRITES = tuple(rpc for rpc in RRDB_RPCS if rpc.is_write)
+_GROUPS: dict[str, tuple[Rpc, ...]] = {"read": _READS, "write": _WRITES, "data": RRDB_RPCS, "meta": META_RPCS}
+_BY_LABEL: dict[str, Rpc] = {rpc.label: rpc for rpc in BY_NAME.values()}
+_I32 = struct.Struct(">i")
+
+
+def rpc_names(what: str | Iterable[str] | None) -> frozenset[str] | None:
+    """Return the wire names of RPCs given by name, by label ("get") or as "read", "write", "data", "meta".
+
+    Raises:
+        ValueError: There is no such RPC.
+    """
+    if what is None:
+        return None
+    names: set[str] = set()
+    for item in [what] if isinstance(what, str) else what:
+        if item in _GROUPS:
+            names.update(rpc.name for rpc in _GROUPS[item])
+        elif item in _BY_LABEL or item in BY_NAME:
+            names.add((_BY_LABEL.get(item) or BY_NAME[item]).name)
+        else:
+            raise ValueError(f"there is no RPC {item!r}; labels are {', '.join(sorted(_BY_LABEL))}")
+    return frozenset(names)
+
+
+class Fault:
+    """One rule. The first conditions say which requests it catches, the others what it does.
+
+    Attributes:
+        id: Its number, for ``remove_fault``.
+        hits: How many requests it has caught.
+        seen: How many requests met its conditions.
+    """
+
+    def __init__(
+        self,
+        faults: Faults,
+        number: int,
+        action: str,
+        *,
+        rpc: str | Iterable[str] | None = None,
+        table: str | None = None,
+        partition: int | None = None,
+        contains: bytes | str | None = None,
+        probability: float = 1.0,
+        count: int | None = None,
+        after: int = 0,
+        when: str | None = None,
+        seconds: float = 0.1,
+        error: str = codes.ERR_BUSY,
+        body: bool = False,
+        data: bytes | str | None = None,
+        replies: int = 1,
+        size: int = 0x7FFFFFFF,
+        reset: bool = True,
+        instead: bool = False,
+    ) -> None:
+        """Check and keep a rule's options.
+
+        Raises:
+            ValueError: There is no such action, moment or RPC.
+        """
+        if action not in ACTIONS or (when or BEFORE) not in (BEFORE, AFTER, DURING):
+            raise ValueError(f"no fault {action!r} {when or ''}; there are {', '.join(ACTIONS)}; before, after, during")
+        self.id = number
+        self.action = action
+        self.when = when or ACTIONS[action]
+        self.rpcs = rpc_names(rpc)
+        self.table = table
+        self.partition = partition
+        self.contains = contains.encode() if isinstance(contains, str) else contains
+        self.probability = probability
+        self.count = count
+        self.after = after
+        self.seconds = seconds
+        self.error = error
+        self.body = body
+        self.data = data.encode() if isinstance(data, str) else data
+        self.replies = replies
+        self.size = size
+        self.reset = reset
+        self.instead = instead
+        self.hits = 0
+        self.seen = 0
+        self._faults = faults
+
+    def __repr__(self) -> str:
+        """Show what it does and how often it did."""
+        return f"<Fault {self.id} {self.action} {self.when} hits={self.hits}>"
+
+    def remove(self) -> None:
+        """Let it catch nothing more."""
+        self._faults.remove(self.id)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tests ask for, as plain values."""
+        return {"id": self.id, "action": self.action, "when": self.when, "hits": self.hits, "seen": self.seen}
+
+
+class Faults:
+    """The rules of a cluster; a server without any never gets here."""
+
+    def __init__(self, box: Cluster) -> None:
+        """Start without rules."""
+        self.box = box
+        self.rules: dict[int, Fault] = {}
+        self._random = box.fork_random()
+        self._last_id = 0
+
+    def add(self, servers: Iterable[Server], action: str, **options: Any) -> Fault:
+        """Add a rule to some servers."""
+        rule = Fault(self, self._last_id + 1, action, **options)
+        self._last_id = rule.id
+        self.rules[rule.id] = rule
+        for server in servers:
+            server.faults.append(rule)
+        return rule
+
+    def remove(self, number: int | None = None) -> None:
+        """Remove one rule, or all."""
+        for gone in [number] if number is not None else list(self.rules):
+            rule = self.rules.pop(gone, None)
+            for server in (*self.box.metas, *self.box.servers):
+                if rule in server.faults:
+                    server.faults.remove(rule)
+
+    # --------------------------------------------------------------------------------------------------------- matching
+    def _catches(self, rule: Fault, call: Call) -> bool:
+        if rule.rpcs is not None and call.name not in rule.rpcs:
+            return False
+        if rule.partition is not None and call.index != rule.partition:
+            return False
+        if rule.contains is not None and rule.contains not in call.frame:
+            return False
+        if rule.table is not None:
+            if call.rpc is not None and call.rpc.to_meta:
+                if rule.table.encode() not in call.frame:
+                    return False
+            else:
+                table = self.box.tables.find(rule.table)
+                if table is None or table.app_id != call.app_id:
+                    return False
+        return self._draw(rule)
+
+    def _draw(self, rule: Fault) -> bool:
+        rule.seen += 1
+        if rule.seen <= rule.after or (rule.count is not None and rule.hits >= rule.count):
+            return False
+        if rule.probability < 1.0 and self._random.random() >= rule.probability:
+            return False
+        rule.hits += 1
+        return True
+
+    def request(self, server: Server, call: Call) -> bool:
+        """Do what the rules want before a request is executed; return whether it is taken."""
+        for rule in list(server.faults):
+            if not self._catches(rule, call):
+                continue
+            if rule.when == AFTER:
+                if call.faults is None:
+                    call.faults = []
+                call.faults.append(rule)
+                continue
+            if rule.action == "cut":
+                call.connection.close(reset=rule.reset)
+            elif rule.action == "delay":
+                self.box.later(rule.seconds, lambda: _dispatch(server, call))
+            elif rule.action != "drop":
+                # An answer that the request never gets to be executed for.
+                call.faults = [*(call.faults or []), rule]
+                self.reply(call, b"")
+            return True
+        return call.connection.closed
+
+    def tears(self, server: Server) -> bool:
+        """Tell whether a rule cuts a connection now that a request is half read."""
+        return any(rule.action == "cut" and rule.when == DURING and self._draw(rule) for rule in server.faults)
+
+    # ---------------------------------------------------------------------------------------------------------- replies
+    def reply(self, call: Call, frame: bytes) -> None:
+        """Send a reply the way the rules that caught its request want it."""
+        rules, call.faults = call.faults or [], None
+        frames = [frame] if frame else []
+        for rule in rules:
+            changed = _REPLY[rule.action](self, rule, call, frames)
+            if changed is None:
+                return
+            frames = changed
+        for item in frames:
+            call.connection.send(item)
+
+    def _error(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        rpc = call.rpc
+        if rpc is not None and rpc.response is None:
+            return None
+        if rpc is not None and rpc.response is not None and rpc.to_meta and not rule.body:
+            response: Any = rpc.response()
+            response.err = rule.error
+            return [ok_reply(rpc, call.seqid, response.encode())]
+        body = None
+        if rule.body and rpc is not None and not rpc.to_meta:
+            body = default_body(call, call.app_id, call.index, call.connection.server.address)
+        return [reply_frame(call, rule.error, body)]
+
+    def _no_body(self, _rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        return [reply_frame(call, codes.ERR_OK)]
+
+    def _drop(self, _rule: Fault, _call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        return None
+
+    def _delay(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
+        def send() -> None:
+            for frame in frames:
+                call.connection.send(frame)
+
+        self.box.later(rule.seconds, send)
+        return None
+
+    def _cut(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        call.connection.close(reset=rule.reset)
+        return None
+
+    def _half(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
+        data = b"".join(frames)
+        call.connection.send(data[: min(rule.size, max(len(data) // 2, 1))])
+        call.connection.end_after_flush(reset=rule.reset)
+        return None
+
+    def _duplicate(self, _rule: Fault, _call: Call, frames: list[bytes]) -> list[bytes] | None:
+        return [frame for frame in frames for _ in range(2)]
+
+    def _reorder(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
+        call.connection.hold(b"".join(frames), rule.replies, rule.seconds)
+        return None
+
+    def _unknown_id(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
+        seqid = -self._random.randrange(2, 1 << 31)
+        twin = [_renumber(call, frame, seqid) for frame in frames]
+        return twin if rule.instead else twin + frames
+
+    def _garbage(self, rule: Fault, _call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        return [rule.data if rule.data is not None else self._random.randbytes(64)]
+
+    def _oversize(self, rule: Fault, _call: Call, frames: list[bytes]) -> list[bytes] | None:
+        return [_I32.pack(rule.size) + b"".join(frames)[4:]]
+
+    def _corrupt(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
+        assert call.rpc is not None
+        # A field header that promises a blob longer than the frame.
+        return [ok_reply(call.rpc, call.seqid, rule.data or b"\x0c\0\1\x7f\xff\xff\xff" + b"\xff" * 8)]
+
+    def _trickle(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
+        call.connection.trickle(b"".join(frames), min(rule.size, 16), rule.seconds)
+        return None
+
+
+Change = Callable[[Faults, Fault, Call, "list[bytes]"], "list[bytes] | None"]
+_REPLY: dict[str, Change] = {
+    "drop": Faults._drop,
+    "delay": Faults._delay,
+    "cut": Faults._cut,
+    "half": Faults._half,
+    "error": Faults._error,
+    "no_body": Faults._no_body,
+    "duplicate": Faults._duplicate,
+    "reorder": Faults._reorder,
+    "unknown_id": Faults._unknown_id,
+    "garbage": Faults._garbage,
+    "oversize": Faults._oversize,
+    "corrupt": Faults._corrupt,
+    "trickle": Faults._trickle,
+}
+
+
+def _dispatch(server: Server, call: Call) -> None:
+    if server.alive and not call.connection.closed:
+        server.dispatch(call)
+
+
+def _renumber(call: Call, frame: bytes, seqid: int) -> bytes:
+    # Length, frame error, message begin: the id stands behind the name.
+    pos = 8 + _I32.unpack_from(frame, 4)[0] + 4
+    pos += 4 + _I32.unpack_from(frame, pos)[0]
+    return frame[:pos] + _I32.pack(seqid) + frame[pos + 4 :]

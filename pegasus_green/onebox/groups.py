@@ -1,0 +1,228 @@
+"""Replication groups: who is primary and secondary of what, and how that changes.
+
+A change of a partition's configuration is one step here: the meta servers' view and the replicas' roles change
+together. What takes time in a real cluster (to notice a death, to learn a copy) are timers around such steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .replica import Replica
+from .tables import MAX_DROPS, Partition, Table
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .replica_service import ReplicaServer
+
+
+class Groups:
+    """Changes the configurations of a cluster's partitions."""
+
+    def __init__(self, box: Cluster) -> None:
+        """Work on a cluster's tables and servers."""
+        self.box = box
+
+    # -------------------------------------------------------------------------------------------------------- the step
+    def configure(
+        self, table: Table, partition: Partition, primary: ReplicaServer | None, secondaries: Sequence[ReplicaServer]
+    ) -> None:
+        """Give a partition another configuration; every member must have a replica of it."""
+        gpid = (table.app_id, partition.index)
+        before = partition.members
+        partition.ballot += 1
+        partition.primary, partition.secondaries = primary, list(secondaries)
+        for server in before:
+            if server not in partition.members:
+                partition.drops = [server, *(drop for drop in partition.drops if drop is not server)][:MAX_DROPS]
+                replica = server.replicas.get(gpid)
+                if replica is not None:
+                    replica.retire()
+        partition.drops = [drop for drop in partition.drops if drop not in partition.members]
+        followers = [server.replicas[gpid] for server in secondaries]
+        for follower in followers:
+            follower.follow()
+        if primary is not None:
+            primary.replicas[gpid].lead(followers)
+        table.touch()
+
+    def create_replica(self, server: ReplicaServer, table: Table, index: int, count: int | None = None) -> Replica:
+        """Make an empty replica, in the place of one that the server may have."""
+        replica = Replica(server, table, index, count or table.partition_count)
+        server.replicas[table.app_id, index] = replica
+        return replica
+
+    # ------------------------------------------------------------------------------------------------------- placement
+    def placement(self, table: Table, index: int) -> list[ReplicaServer]:
+        """Return the servers for a new partition, the primary first: spread evenly over those that answer."""
+        servers = [server for server in self.box.servers if server.reachable]
+        if not servers:
+            return []
+        start = (table.app_id - 1 + index) % len(servers)
+        # The round that fills the servers a second time begins its secondaries elsewhere, so that the primaries of a
+        # dead server do not all move to the same one.
+        others = servers[start + 1 :] + servers[:start]
+        turn = index // len(servers) % max(len(others), 1)
+        chosen = [servers[start], *others[turn:], *others[:turn]]
+        return chosen[: table.replica_count]
+
+    def assign(self, table: Table, *, in_steps: bool = False) -> None:
+        """Give all partitions of a new table their replicas; in steps: the secondaries come later."""
+        table.served = True
+        for partition in table.partitions:
+            chosen = self.placement(table, partition.index)
+            if partition.members:
+                continue
+            if not chosen:
+                # No server answers: looked at again, as for a table just created.
+                self.box.assign_later(table)
+                return
+            self.create_replica(chosen[0], table, partition.index)
+            self.configure(table, partition, chosen[0], [])
+            if not in_steps:
+                self.complete(table, partition, chosen[1:])
+        if in_steps:
+            self.box.later(self.box.settings.assign_delay, self.box.lives.heal)
+
+    def complete(self, table: Table, partition: Partition, servers: Sequence[ReplicaServer]) -> bool:
+        """Add secondaries, one configuration after the other; return whether that was possible."""
+        return all([self.add_secondary(table, partition, server) for server in servers])  # noqa: C419 - try all
+
+    def add_secondary(self, table: Table, partition: Partition, server: ReplicaServer) -> bool:
+        """Let a server learn a partition and become its secondary; False: there is nobody to learn from now."""
+        primary = partition.primary
+        if primary is None or not primary.reachable or not server.reachable or server in partition.members:
+            return False
+        source = primary.replicas[table.app_id, partition.index]
+        if source.count == 0:
+            # A parent that registers its child takes no new members.
+            return False
+        self.create_replica(server, table, partition.index).learn(source)
+        self.configure(table, partition, primary, [*partition.secondaries, server])
+        return True
+
+    def heal(self) -> bool:
+        """Fill up the partitions that have fewer replicas than their table wants.
+
+        Returns:
+            False when a server could join a partition, but there is nobody to learn from at the moment.
+        """
+        whole = True
+        for table in list(self.box.tables.served()):
+            for partition in table.partitions:
+                # A table without any replica yet is about to be assigned some.
+                if partition.ballot > 0:
+                    self.revive(table, partition)
+                    wanted = table.replica_count - len(partition.members)
+                    servers = self.placement_order(table, partition)
+                    free = [server for server in servers if server not in partition.members][: max(wanted, 0)]
+                    whole = self.complete(table, partition, free) and whole
+        return whole
+
+    def placement_order(self, table: Table, partition: Partition) -> list[ReplicaServer]:
+        """Return the answering servers, those with the fewest replicas of the table first."""
+        load = dict.fromkeys(self.box.servers, 0)
+        for other in table.partitions:
+            for member in other.members:
+                load[member] += 1
+        servers = [server for server in self.box.servers if server.reachable]
+        start = (table.app_id - 1 + partition.index) % max(len(servers), 1)
+        return sorted(servers[start:] + servers[:start], key=lambda server: load[server])
+
+    # ------------------------------------------------------------------------------------------------ death and return
+    def fail_over(self, server: ReplicaServer) -> None:
+        """Replace a server that does not answer wherever it is primary."""
+        gap = self.box.settings.failover_gap
+        for table in list(self.box.tables.served()):
+            for partition in table.partitions:
+                if partition.primary is server:
+                    self._replace_primary(table, partition, server, gap)
+
+    def _replace_primary(self, table: Table, partition: Partition, server: ReplicaServer, gap: float) -> None:
+        rest = partition.secondaries
+        if not any(secondary.reachable for secondary in rest):
+            # Every one of these copies holds all acknowledged writes: the first to come back leads.
+            partition.last_members = [server, *rest]
+            self.configure(table, partition, None, [])
+        elif gap > 0:
+            self.configure(table, partition, None, rest)
+            self.box.later(gap, lambda: self.elect(table, partition))
+        else:
+            self.elect(table, partition)
+
+    def elect(self, table: Table, partition: Partition) -> None:
+        """Promote the secondary that has logged most."""
+        gpid = (table.app_id, partition.index)
+        candidates = [server for server in partition.secondaries if server.reachable]
+        if partition.primary is not None and partition.primary.reachable:
+            return
+        if not candidates:
+            partition.last_members = partition.members
+            self.configure(table, partition, None, [])
+            return
+        best = max(candidates, key=lambda server: server.replicas[gpid].logged)
+        self.configure(table, partition, best, [server for server in partition.secondaries if server is not best])
+
+    def _remove(self, table: Table, partition: Partition, server: ReplicaServer) -> None:
+        self.configure(table, partition, partition.primary, [s for s in partition.secondaries if s is not server])
+
+    def remove_secondary(self, server: ReplicaServer, *, force: bool = False) -> bool:
+        """Drop a server wherever it is secondary.
+
+        Args:
+            server: One that does not answer.
+            force: Also where the primary does not answer either; else a secondary is dropped on its primary's word.
+
+        Returns:
+            False where that has to wait.
+        """
+        whole = True
+        for table in list(self.box.tables.served()):
+            for partition in table.partitions:
+                if server in partition.secondaries:
+                    if force or (partition.primary is not None and partition.primary.reachable):
+                        self._remove(table, partition, server)
+                    else:
+                        whole = False
+        return whole
+
+    def revive(self, table: Table, partition: Partition) -> None:
+        """Let one of the last members lead a partition that has lost all of them, if it is back."""
+        gpid = (table.app_id, partition.index)
+        if partition.primary is not None or not partition.last_members:
+            return
+        back = [server for server in partition.last_members if server.reachable and gpid in server.replicas]
+        if back:
+            best = max(back, key=lambda server: server.replicas[gpid].logged)
+            partition.last_members = []
+            self.configure(table, partition, best, [])
+
+    def catch_up(self, server: ReplicaServer) -> None:
+        """After a silence: bring the secondaries of this server's primaries, and its own secondaries, up to date."""
+        for replica in list(server.replicas.values()):
+            table = replica.table
+            primary = table.partitions[replica.index].primary if replica.index < table.partition_count else None
+            if primary is not None and primary.reachable:
+                primary.replicas[table.app_id, replica.index].catch_up()
+
+    # ----------------------------------------------------------------------------------------------------------- moves
+    def move_primary(self, table: Table, partition: Partition, to: ReplicaServer) -> None:
+        """Make another server the primary; the present one becomes a secondary.
+
+        Raises:
+            RuntimeError: The partition has no primary, or the other server does not answer.
+        """
+        primary = partition.primary
+        if primary is to:
+            return
+        if primary is None or not to.reachable:
+            raise RuntimeError(f"{partition!r} of {table.name} cannot move to {to!r}")
+        if to not in partition.members and not self.add_secondary(table, partition, to):
+            raise RuntimeError(f"{to!r} cannot learn {partition!r} of {table.name} from {primary!r}")
+        # As a real cluster does it: first a secondary like the others, then the other one is promoted.
+        self.configure(table, partition, None, [primary, *partition.secondaries])
+        self.configure(table, partition, to, [server for server in partition.secondaries if server is not to])
+        extra = partition.secondaries[table.replica_count - 1 :]
+        for server in extra:
+            self._remove(table, partition, server)

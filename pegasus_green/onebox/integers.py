@@ -1,0 +1,28 @@
+"""Numbers as the server reads them out of stored values: C ``strtoll`` with base 0 over the whole string."""
+
+from __future__ import annotations
+
+import re
+
+I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
+
+# ``int()`` is no substitute: it takes underscores, digits of other scripts and trailing blanks, and refuses "010".
+_NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+# 2^63 in octal has 22 digits. What is longer is out of range, and int() must not be given a megabyte of digits.
+_MAX_DIGITS = 22
+
+
+def parse_int64(text: bytes) -> int | None:
+    """Return the number that text spells, None where the server says invalid: not a number, or not 64 bits."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    sign, sixteen, eight, ten = match.groups()
+    digits, base = (sixteen, 16) if sixteen else (eight, 8) if eight else (ten, 10)
+    digits = digits.lstrip(b"0") or b"0"
+    if len(digits) > _MAX_DIGITS:
+        return None
+    value = int(digits, base)
+    if sign == b"-":
+        value = -value
+    return value if I64_MIN <= value <= I64_MAX else None

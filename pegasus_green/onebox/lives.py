@@ -1,0 +1,197 @@
+"""Death, silence and return of servers, and what the meta servers make of it after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .meta_service import ACTIVE, LOADING, MetaServer
+from .replica_service import ReplicaServer
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+Cancel = Callable[[], None]
+RETRY = 0.05
+
+
+class Lives:
+    """Kills, restarts, pauses and resumes the servers of a cluster.
+
+    Attributes:
+        known_dead: Replica servers that the meta servers have given up.
+    """
+
+    def __init__(self, box: Cluster) -> None:
+        """Work on a cluster."""
+        self.box = box
+        self.known_dead: set[ReplicaServer] = set()
+        self._timers: dict[ReplicaServer, list[Cancel]] = {}
+        self._healing = False
+
+    # ------------------------------------------------------------------------------------------------ replica servers
+    def kill(self, server: ReplicaServer) -> None:
+        """Let a server die: connections reset, port closed; its disk stays."""
+        if not server.alive:
+            return
+        server.close(reset=True)
+        server.forget_work()
+        for replica in server.replicas.values():
+            replica.engine.drop_contexts()
+            for mutation in replica.log:
+                mutation.call = None
+        self._missed(server)
+
+    def restart(self, server: ReplicaServer, *, lose_disk: bool = False) -> None:
+        """Start a server again, on its port; it learns what it shall have from the primaries of now."""
+        if server.alive:
+            self.kill(server)
+        self._forget_timers(server)
+        # Whatever it was, it is no longer: should nobody have noticed its death yet, its return tells.
+        self._give_up(server)
+        self.known_dead.discard(server)
+        if lose_disk:
+            self._lose(server)
+        for replica in server.replicas.values():
+            replica.retire()
+        server.forget_envs()
+        server.listen()
+        for replica in server.replicas.values():
+            replica.adopt_envs()
+        self._rejoin(server)
+
+    def _lose(self, server: ReplicaServer) -> None:
+        self.box.groups.remove_secondary(server, force=True)
+        for table in self.box.tables:
+            for partition in table.partitions:
+                partition.last_members = [member for member in partition.last_members if member is not server]
+        server.replicas.clear()
+
+    def pause(self, server: ReplicaServer, *, accept: bool) -> None:
+        """Let a server fall silent."""
+        if not server.reachable:
+            return
+        server.pause(accept)
+        self._missed(server)
+
+    def resume(self, server: ReplicaServer) -> None:
+        """Let a silent server go on; if it was given up meanwhile it has to learn first."""
+        if not server.alive or not server.paused:
+            return
+        self._forget_timers(server)
+        server.resume()
+        for table in self.box.tables:
+            server.learn_envs(table)
+        was_dead = server in self.known_dead
+        self.known_dead.discard(server)
+        self.box.groups.catch_up(server)
+        if was_dead or self._lacks(server):
+            self._rejoin(server)
+
+    def _lacks(self, server: ReplicaServer) -> bool:
+        return any(
+            len(partition.members) < table.replica_count and server not in partition.members
+            for table in self.box.tables.served()
+            for partition in table.partitions
+        )
+
+    def _missed(self, server: ReplicaServer) -> None:
+        settings = self.box.settings
+        self._timers[server] = [
+            self.box.later(settings.removal, lambda: self._remove(server)),
+            self.box.later(settings.failover_delay, lambda: self._give_up(server)),
+            self.box.later(settings.failover_delay + settings.heal, self.heal),
+        ]
+
+    def _give_up(self, server: ReplicaServer) -> None:
+        self.known_dead.add(server)
+        self.box.groups.fail_over(server)
+        self.box.groups.remove_secondary(server)
+
+    def _remove(self, server: ReplicaServer) -> None:
+        if not server.reachable and not self.box.groups.remove_secondary(server):
+            again = self.box.later(max(self.box.settings.removal, RETRY), lambda: self._remove(server))
+            self._timers.setdefault(server, []).append(again)
+
+    def _forget_timers(self, server: ReplicaServer) -> None:
+        for cancel in self._timers.pop(server, []):
+            cancel()
+
+    def _rejoin(self, server: ReplicaServer) -> None:
+        def learn() -> None:
+            if server.reachable:
+                self.heal()
+
+        self.box.later(self.box.settings.rejoin_delay, learn)
+
+    def heal(self) -> None:
+        """Give partitions the replicas they lack, again and again while some have nobody to learn from."""
+        if not self.box.groups.heal() and not self._healing:
+            self._healing = True
+
+            def again() -> None:
+                self._healing = False
+                self.heal()
+
+            self.box.later(max(self.box.settings.rejoin_delay, RETRY), again)
+
+    # --------------------------------------------------------------------------------------------------- meta servers
+    def kill_meta(self, server: MetaServer) -> None:
+        """Let a meta server die."""
+        if server.alive:
+            server.close(reset=True)
+            self._lost_meta(server)
+
+    def restart_meta(self, server: MetaServer) -> None:
+        """Start a meta server again, on its port, as a follower if there is a leader."""
+        if server.alive:
+            server.close(reset=True)
+        server.listen()
+        self._find_leader(server)
+
+    def _find_leader(self, server: MetaServer) -> None:
+        leader = self.box.leader
+        if leader is server:
+            self.lead(server)
+        elif leader is not None and not leader.reachable:
+            # Nobody was there to take over when it went.
+            self._lost_meta(leader)
+
+    def pause_meta(self, server: MetaServer, *, accept: bool) -> None:
+        """Let a meta server fall silent."""
+        if server.reachable:
+            server.pause(accept)
+            self._lost_meta(server)
+
+    def resume_meta(self, server: MetaServer) -> None:
+        """Let a silent meta server go on; it finds out at once who leads."""
+        if server.alive and server.paused:
+            server.resume()
+            if self.box.leader is not server:
+                self._find_leader(server)
+
+    def _lost_meta(self, server: MetaServer) -> None:
+        def elect() -> None:
+            if self.box.leader is not server or server.reachable:
+                return
+            others = [meta for meta in self.box.metas if meta.reachable]
+            if others:
+                self.lead(others[0])
+
+        if self.box.leader is server:
+            self.box.later(self.box.settings.meta_failover_delay, elect)
+
+    def lead(self, server: MetaServer | None) -> None:
+        """Make a meta server the leader; it loads its state first. None: nobody leads."""
+        self.box.leader = server
+        if server is None:
+            return
+        loading = self.box.settings.meta_loading
+        server.state = LOADING if loading > 0 else ACTIVE
+
+        def loaded() -> None:
+            if server.state == LOADING:
+                server.state = ACTIVE
+
+        if loading > 0:
+            self.box.later(loading, loaded)

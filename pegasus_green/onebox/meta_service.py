@@ -1,0 +1,303 @@
+"""A meta server: leader or follower, routes, tables and nodes; table envs and splits are in ``admin``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ProtocolError
+from ..protocol import codes, meta
+from ..protocol import rpc as rpcs
+from ..protocol.message import Message
+from ..protocol.rpc import Rpc
+from .admin import Admin
+from .envs import ROCKSDB_OPTIONS, check_env
+from .negotiation import negotiate
+from .net import Connection, Server
+from .tables import AVAILABLE, CREATING, DROPPED, DROPPING, RECALLING, Table, raw_address
+from .wire import Call, ok_reply
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+ACTIVE, LOADING, RECOVERING = "active", "loading", "recovering"
+# Unknown to releases up to 2.5.
+SINCE_26 = (rpcs.GET_ATOMIC_IDEMPOTENT, rpcs.SET_ATOMIC_IDEMPOTENT)
+MAX_REPLICAS = 5
+DEFAULT_RESERVE = 604800
+ALIVE, UNALIVE = 1, 2
+FREEZED, STEADY = 300, 400
+LEVELS = {100: "stopped", 200: "blind", 300: "freezed", 400: "steady", 500: "lively"}
+MATCH_ALL, MATCH_EXACT, MATCH_ANYWHERE, MATCH_PREFIX, MATCH_POSTFIX = range(1, 6)
+MATCHES: dict[int, Callable[[str, str], bool]] = {
+    MATCH_ALL: lambda _name, _pattern: True,
+    MATCH_EXACT: lambda name, pattern: name == pattern,
+    MATCH_ANYWHERE: lambda name, pattern: pattern in name,
+    MATCH_PREFIX: lambda name, pattern: name.startswith(pattern),
+    MATCH_POSTFIX: lambda name, pattern: name.endswith(pattern),
+}
+
+
+class MetaServer(Server):
+    """One meta server; what it knows is the cluster's, whoever leads.
+
+    Attributes:
+        state: What a leader answers to everything: "active", "loading" or "recovering".
+    """
+
+    kind = "meta"
+
+    def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
+        """Describe a meta server."""
+        super().__init__(box, index, host, port)
+        self.state = ACTIVE
+        handlers = _Handlers(box)
+        self._handlers: dict[Rpc, Callable[[Any], Message]] = {**handlers.table(), **Admin(box).table()}
+
+    def on_garbage(self, connection: Connection, why: str) -> None:
+        """Note bytes that are no request; where a real server would die of them, as a client's fault."""
+        super().on_garbage(connection, why)
+        if "truncated" in why:
+            self.box.client_bug(f"a request that ends before its message does ({why})")
+
+    def handle(self, call: Call) -> None:
+        """Answer a request at once."""
+        self.count(call)
+        if self.faults and self.box.faults.request(self, call):
+            return
+        self.dispatch(call)
+
+    def dispatch(self, call: Call) -> None:
+        """Serve a request that no fault has taken."""
+        rpc = call.rpc
+        if rpc is rpcs.NEGOTIATION:
+            negotiate(self, call)
+            return
+        if rpc is not None and call.app_id > 0:
+            self.box.client_bug(f"{call.name} with app_id {call.app_id} sent to a meta server")
+        if rpc is None or rpc not in self._handlers or (not self.box.hosts and rpc in SINCE_26):
+            if rpc is not rpcs.CLEAR_SCANNER:
+                self.reject(call, codes.ERR_HANDLER_NOT_FOUND)
+            return
+        try:
+            request = call.argument()
+        except ProtocolError as error:
+            self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
+            self.reject(call, codes.ERR_INVALID_DATA)
+            return
+        self.send(call, ok_reply(rpc, call.seqid, self._answer(rpc, request)))
+
+    def _answer(self, rpc: Rpc, request: Any) -> bytes:
+        refusal = self._refusal(rpc)
+        if refusal is not None:
+            return refusal
+        if rpc is rpcs.QUERY_CFG and not request.partition_indices:
+            table = self.box.tables.find(request.app_name)
+            if table is not None and table.status == AVAILABLE:
+                return self._all_routes(table, request)
+        return self._handlers[rpc](request).encode()
+
+    def _all_routes(self, table: Table, request: Any) -> bytes:
+        # Under a thundering herd everybody asks for the same: encoded once per change.
+        routes = table.routes.get(())
+        if routes is None:
+            routes = table.routes[()] = self._handlers[rpcs.QUERY_CFG](request).encode()
+        return routes
+
+    def _refusal(self, rpc: Rpc) -> bytes | None:
+        assert rpc.response is not None
+        response: Any = rpc.response()
+        leader = self.box.leader
+        if leader is self:
+            if self.state == ACTIVE:
+                return None
+            response.err = codes.ERR_SERVICE_NOT_ACTIVE if self.state == LOADING else codes.ERR_UNDER_RECOVERY
+            return bytes(response.encode())
+        response.err = codes.ERR_FORWARD_TO_OTHERS
+        if rpc is rpcs.QUERY_CFG and leader is not None and self.box.leader_is_known:
+            route = meta.PartitionConfiguration(primary=meta.make_address(leader.host, leader.port))
+            if self.box.hosts:
+                route.hp_primary = leader.address
+            response.partitions = [route]
+        return bytes(response.encode())
+
+
+class _Handlers:
+    """The RPCs on tables and nodes, each from request to response."""
+
+    def __init__(self, box: Cluster) -> None:
+        self.box = box
+
+    def table(self) -> dict[Rpc, Callable[[Any], Message]]:
+        """Return the handlers by RPC."""
+        return {
+            rpcs.QUERY_CFG: self.query_cfg,
+            rpcs.CREATE_APP: self.create,
+            rpcs.DROP_APP: self.drop,
+            rpcs.RECALL_APP: self.recall,
+            rpcs.RENAME_APP: self.rename,
+            rpcs.LIST_APPS: self.list_apps,
+            rpcs.LIST_NODES: self.list_nodes,
+            rpcs.CLUSTER_INFO: self.cluster_info,
+            rpcs.CONTROL_META: self.control,
+        }
+
+    def query_cfg(self, request: meta.QueryCfgRequest) -> meta.QueryCfgResponse:
+        """Tell the routes of a table."""
+        table = self.box.tables.find(request.app_name)
+        if table is None:
+            return meta.QueryCfgResponse(err=codes.ERR_OBJECT_NOT_FOUND)
+        busy = busy_error(table)
+        if busy is not None:
+            return meta.QueryCfgResponse(err=busy)
+        wanted = [index for index in request.partition_indices if 0 <= index < table.partition_count]
+        partitions = [table.partitions[index] for index in wanted] or table.partitions
+        return meta.QueryCfgResponse(
+            app_id=table.app_id,
+            partition_count=table.partition_count,
+            is_stateful=table.is_stateful,
+            partitions=[table.configuration(partition, hosts=self.box.hosts) for partition in partitions],
+        )
+
+    def create(self, request: meta.CreateAppRequest) -> meta.CreateAppResponse:
+        """Create a table; its replicas come a little later."""
+        options, box = request.options, self.box
+        live = len(box.servers) - len(box.known_dead)
+        error = None
+        if box.function_level <= FREEZED or box.is_frozen:
+            error = codes.ERR_STATE_FREEZED
+        elif (
+            options.partition_count <= 0
+            or not 1 <= options.replica_count <= min(MAX_REPLICAS, live)
+            or any(name in ROCKSDB_OPTIONS and check_env(name, value) for name, value in options.envs.items())
+        ):
+            error = codes.ERR_INVALID_PARAMETERS
+        elif "default_ttl" in options.envs:
+            box.client_bug(f"create of {request.app_name!r} with env default_ttl; every replica server dies of it")
+            error = codes.ERR_INVALID_PARAMETERS
+        if error is not None:
+            return meta.CreateAppResponse(err=error)
+        table = box.tables.find(request.app_name)
+        if table is not None:
+            return self._create_again(table, options)
+        table = box.add_table(request.app_name, options.partition_count, options.replica_count, options.envs)
+        table.app_type, table.is_stateful = options.app_type, options.is_stateful
+        table.atomic_idempotent = bool(options.atomic_idempotent) and box.hosts
+        box.assign_later(table)
+        return meta.CreateAppResponse(appid=table.app_id)
+
+    def _create_again(self, table: Table, options: meta.CreateAppOptions) -> meta.CreateAppResponse:
+        busy = busy_error(table)
+        if busy is not None:
+            return meta.CreateAppResponse(err=busy)
+        if not options.success_if_exist:
+            return meta.CreateAppResponse(err=codes.ERR_APP_EXIST)
+        wanted = (options.partition_count, options.app_type, options.envs, options.is_stateful, options.replica_count)
+        if wanted != (table.partition_count, table.app_type, table.envs, table.is_stateful, table.replica_count):
+            return meta.CreateAppResponse(err=codes.ERR_INVALID_PARAMETERS)
+        return meta.CreateAppResponse(appid=table.app_id)
+
+    def drop(self, request: meta.DropAppRequest) -> meta.DropAppResponse:
+        """Drop a table; its data is kept for the reserve time."""
+        table = self.box.tables.find(request.app_name)
+        if table is None:
+            error = codes.ERR_OK if request.options.success_if_not_exist else codes.ERR_APP_NOT_EXIST
+            return meta.DropAppResponse(err=error)
+        if table.split is not None:
+            return meta.DropAppResponse(err=codes.ERR_SPLITTING)
+        busy = busy_error(table)
+        if busy is not None:
+            return meta.DropAppResponse(err=busy)
+        reserve = request.options.reserve_seconds
+        self.box.remove_table(table, DEFAULT_RESERVE if reserve is None else reserve)
+        return meta.DropAppResponse()
+
+    def recall(self, request: meta.RecallAppRequest) -> meta.RecallAppResponse:
+        """Bring a dropped table back."""
+        box = self.box
+        table = box.tables.by_id.get(request.app_id)
+        if table is None or (table.status == DROPPED and table.expires <= box.clock()):
+            return meta.RecallAppResponse(err=codes.ERR_APP_NOT_EXIST)
+        if table.status != DROPPED:
+            return meta.RecallAppResponse(err=busy_error(table) or codes.ERR_APP_EXIST)
+        name = request.new_app_name or table.name
+        if box.tables.find(name) is not None:
+            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS)
+        if not table.served:
+            box.client_bug(f"recall of {table!r}, which was dropped before its replicas existed; a replica server dies")
+            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS)
+        box.restore_table(table, name)
+        return meta.RecallAppResponse(info=table.info(hosts=box.hosts))
+
+    def rename(self, request: meta.RenameAppRequest) -> meta.HintResponse:
+        """Give a table another name."""
+        table = self.box.tables.find(request.old_app_name)
+        if table is None:
+            return meta.HintResponse(codes.ERR_APP_NOT_EXIST, f"app({request.old_app_name}) does not exist")
+        if self.box.tables.find(request.new_app_name) is not None:
+            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, f"app name({request.new_app_name}) is in use")
+        busy = busy_error(table)
+        if busy is not None:
+            return meta.HintResponse(busy)
+        table.name = request.new_app_name
+        table.touch()
+        return meta.HintResponse()
+
+    def list_apps(self, request: meta.ListAppsRequest) -> meta.ListAppsResponse:
+        """List tables by status and, after 2.5, by name."""
+        box = self.box
+        response = meta.ListAppsResponse()
+        matches, pattern = MATCHES[MATCH_ALL], request.app_name_pattern
+        if box.hosts and pattern is not None and request.match_type is not None:
+            found = MATCHES.get(request.match_type)
+            if found is None:
+                response.err = codes.ERR_NOT_IMPLEMENTED
+                response.hint_message = f"match_type {request.match_type} is not supported"
+                return response
+            matches = found if pattern else matches
+        box.forget_expired_tables()
+        for table in box.tables:
+            if request.status in (0, table.status) and matches(table.name, pattern or ""):
+                response.infos.append(table.info(hosts=box.hosts))
+        return response
+
+    def list_nodes(self, request: meta.ListNodesRequest) -> meta.ListNodesResponse:
+        """List the replica servers, those that answer first."""
+        box, infos = self.box, []
+        for server in box.servers:
+            status = ALIVE if server not in box.known_dead else UNALIVE
+            if request.status in (0, status):
+                node = meta.NodeInfo(status=status, node=raw_address(server))
+                if box.hosts:
+                    node.hp_node = server.address
+                infos.append(node)
+        return meta.ListNodesResponse(infos=sorted(infos, key=lambda info: info.status))
+
+    def cluster_info(self, _request: meta.ClusterInfoRequest) -> meta.ClusterInfoResponse:
+        """Tell about the cluster."""
+        box = self.box
+        primaries, replicas = box.spread()
+        facts = {
+            "meta_servers": ",".join(box.meta_addresses),
+            "primary_meta_server": box.leader.address if box.leader is not None else "",
+            "zookeeper_hosts": "onebox",
+            "zookeeper_root": "/pegasus/onebox",
+            "meta_function_level": LEVELS.get(box.function_level, str(box.function_level)),
+            "balance_operation_count": "move_primary=0,copy_primary=0,copy_secondary=0,total=0",
+            "primary_replica_count_stddev": f"{primaries:.2f}",
+            "total_replica_count_stddev": f"{replicas:.2f}",
+            "cluster_name": "onebox",
+        }
+        return meta.ClusterInfoResponse(keys=list(facts), values=list(facts.values()))
+
+    def control(self, request: meta.MetaControlRequest) -> meta.MetaControlResponse:
+        """Set the function level; as in a real server any number will do."""
+        old, self.box.function_level = self.box.function_level, request.level
+        return meta.MetaControlResponse(old_level=old)
+
+
+def busy_error(table: Table) -> str | None:
+    """Return the error of a table that is on its way in or out."""
+    if table.status in (CREATING, RECALLING):
+        return codes.ERR_BUSY_CREATING
+    return codes.ERR_BUSY_DROPPING if table.status == DROPPING else None

@@ -1,0 +1,421 @@
+"""Sockets of the embedded cluster: listeners and connections driven by the hub's watchers, without a greenlet each.
+
+Everything here runs in the hub, so nothing may block: replies are collected and leave by one pass per server and loop
+iteration; what the kernel does not take waits for a write watcher; a client that does not read its replies is not
+read from any more until it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import socket
+
+from .wire import Call, Cutter, reply_frame
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .faults import Fault
+
+log = logging.getLogger("pegasus_green.onebox")
+
+READ_SIZE = 64 * 1024
+# Connections accepted in one pass of the loop.
+ACCEPTS_PER_PASS = 64
+BACKLOG = 1024
+# Bytes of unsent replies from which on a connection is not read from.
+MAX_UNSENT = 8 * 1024 * 1024
+# A close with this option sends a reset instead of an orderly end.
+_RESET = struct.pack("ii", 1, 0)
+_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+
+
+class Connection:
+    """One client's connection to one server.
+
+    Attributes:
+        unsent: Bytes of replies that the kernel has not taken.
+        held: Replies that a reorder fault keeps back, with the number of replies to let pass first.
+    """
+
+    def __init__(self, server: Server, sock: socket.socket, peer: str) -> None:
+        """Begin to read."""
+        self.server = server
+        self.peer = peer
+        self.unsent = 0
+        self.closed = False
+        self.held: list[list[Any]] = []
+        self._behind: list[bytes] | None = None
+        self._sock = sock
+        self._cutter = Cutter(self)
+        self._calls: deque[Call] = deque()
+        self._out: list[bytes] = []
+        self._rest: memoryview | None = None
+        self._dirty = False
+        self._throttled = False
+        self._close_after = False
+        self._torn = False
+        loop = gevent.get_hub().loop
+        self._reader = loop.io(sock.fileno(), 1, ref=False)
+        self._writer = loop.io(sock.fileno(), 2, ref=False)
+        if not server.paused:
+            self._reader.start(self._on_readable)
+
+    def __repr__(self) -> str:
+        """Show both ends."""
+        return f"<Connection {self.peer} to {self.server.address}{' closed' if self.closed else ''}>"
+
+    # ------------------------------------------------------------------------------------------------------- incoming
+    def _on_readable(self) -> None:
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except OSError as error:
+            if error.errno not in _AGAIN:
+                self.close()
+            return
+        if not data:
+            # Half-closed counts as gone: what is pending is executed, not answered.
+            self.close()
+            return
+        server = self.server
+        server.box.current()
+        calls, garbage = self._cutter.feed(data)
+        self._calls.extend(calls)
+        self._handle()
+        if garbage is not None:
+            server.on_garbage(self, str(garbage))
+            self.close()
+        elif server.faults and self._cutter.incomplete and server.box.faults.tears(server):
+            self.close(reset=True)
+
+    def _handle(self) -> None:
+        calls, server = self._calls, self.server
+        try:
+            # What came in one piece stops too when its replies pile up.
+            while calls and not self._throttled:
+                server.handle(calls.popleft())
+        except Exception as failure:  # noqa: BLE001 - a fault of ours must show, and must not end the hub's loop
+            server.box.internal_error(failure)
+            self.close()
+
+    # ------------------------------------------------------------------------------------------------------- outgoing
+    def send(self, frame: bytes) -> None:
+        """Queue bytes; they leave with the server's next pass."""
+        if self.closed or self._close_after:
+            return
+        if self._behind is not None:
+            self._behind.append(frame)
+            return
+        self._out.append(frame)
+        self.unsent += len(frame)
+        if not self._dirty:
+            self._dirty = True
+            self.server.mark_dirty(self)
+        if self.held:
+            self._release_held()
+        if self.unsent > MAX_UNSENT and not self._throttled:
+            self._throttled = True
+            self._reader.stop()
+
+    def trickle(self, data: bytes, step: int, seconds: float) -> None:
+        """Send bytes in pieces with pauses; other replies wait behind them."""
+        behind, self._behind = self._behind or [], None
+        self.send(data[:step])
+        rest = data[step:]
+        if rest:
+            self._behind = behind
+            self.server.box.later(seconds, lambda: self.trickle(rest, step, seconds))
+        else:
+            for frame in behind:
+                self.send(frame)
+
+    def hold(self, frame: bytes, replies: int, seconds: float) -> None:
+        """Keep a reply back until so many others have left, or for so long."""
+        entry: list[Any] = [frame, replies]
+        self.held.append(entry)
+        self.server.box.later(seconds, lambda: self._let_go(entry))
+
+    def _release_held(self) -> None:
+        for entry in list(self.held):
+            entry[1] -= 1
+            if entry[1] <= 0:
+                self._let_go(entry)
+
+    def _let_go(self, entry: list[Any]) -> None:
+        if entry in self.held:
+            self.held.remove(entry)
+            self.send(entry[0])
+
+    def flush(self) -> None:
+        """Hand what is queued to the kernel."""
+        self._dirty = False
+        if self.closed or self._rest is not None:
+            return
+        out, self._out = self._out, []
+        if out:
+            self._write(memoryview(out[0] if len(out) == 1 else b"".join(out)))
+        if self._close_after and self._rest is None:
+            self.close(reset=self._torn)
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            sent = self._sock.send(data)
+        except OSError as error:
+            if error.errno not in _AGAIN:
+                self.close()
+                return
+            sent = 0
+        self.unsent -= sent
+        if sent < len(data):
+            if self._rest is None:
+                self._writer.start(self._on_writable)
+            self._rest = data[sent:]
+        elif self._rest is not None:
+            self._rest = None
+            self._writer.stop()
+        if self._throttled and self.unsent <= MAX_UNSENT // 2:
+            self._throttled = False
+            if not self.server.paused:
+                self._reader.start(self._on_readable)
+                self._handle()
+
+    def _on_writable(self) -> None:
+        if self._rest is not None:
+            self._write(self._rest)
+        if self._rest is None and not self.closed:
+            self.flush()
+
+    # ----------------------------------------------------------------------------------------------------- life's end
+    def pause(self) -> None:
+        """Neither read nor write until ``resume``."""
+        self._reader.stop()
+        self._writer.stop()
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        if self.closed:
+            return
+        if not self._throttled:
+            self._reader.start(self._on_readable)
+            self._handle()
+        if self._rest is not None:
+            self._writer.start(self._on_writable)
+        elif self._out and not self._dirty:
+            self._dirty = True
+            self.server.mark_dirty(self)
+
+    def end_after_flush(self, reset: bool = False) -> None:
+        """Send what is queued now, nothing more, then close."""
+        self._close_after, self._torn = True, reset
+        if not self._dirty and not self.closed:
+            self._dirty = True
+            self.server.mark_dirty(self)
+
+    def close(self, reset: bool = False) -> None:
+        """Close at once; with reset the client sees ECONNRESET instead of an orderly end."""
+        if self.closed:
+            return
+        self.closed = True
+        self.server.connections.discard(self)
+        for watcher in (self._reader, self._writer):
+            watcher.stop()
+            watcher.close()
+        if reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._sock.close()
+        self._out.clear()
+        self._calls.clear()
+        self.held.clear()
+
+
+class Server:
+    """A listening address; replica and meta servers are made of it.
+
+    Attributes:
+        alive: False once killed.
+        paused: Connections are accepted by the kernel at most, nothing is read or written.
+        reachable: Alive and not paused.
+        faults: The rules that concern this server, see ``faults``.
+        accepted: Connections accepted since the start of the onebox.
+        requests: How many requests came, by RPC name.
+    """
+
+    kind = ""
+
+    def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
+        """Describe a server; ``listen`` opens its port."""
+        self.box = box
+        self.index = index
+        self.host = host
+        self.port = port
+        self.alive = False
+        self.paused = False
+        self.reachable = False
+        self.connections: set[Connection] = set()
+        self.faults: list[Fault] = []
+        self.accepted = 0
+        self.requests: dict[str, int] = {}
+        self._listener: socket.socket | None = None
+        self._acceptor: Any = None
+        self._dirty: list[Connection] = []
+        self._scheduled = False
+        self._fillers: list[socket.socket] = []
+
+    @property
+    def address(self) -> str:
+        """The address as "host:port"."""
+        return f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        """Show kind, address and state."""
+        state = "" if self.reachable else " paused" if self.alive else " dead"
+        return f"<{self.kind} server {self.address}{state}>"
+
+    def listen(self) -> None:
+        """Open the port; port 0 becomes the one that the system chose."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.host, self.port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise OSError(error.errno, f"cannot listen on {self.address}: {error.strerror}") from None
+        listener.settimeout(0.0)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self._acceptor = gevent.get_hub().loop.io(listener.fileno(), 1, ref=False)
+        self._acceptor.start(self._on_connect)
+        self.alive, self.paused, self.reachable = True, False, True
+
+    def _on_connect(self) -> None:
+        assert self._listener is not None
+        for _ in range(ACCEPTS_PER_PASS):
+            try:
+                sock, peer = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            sock.settimeout(0.0)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
+
+    def close(self, reset: bool = False) -> None:
+        """Close the port and all connections."""
+        self.alive = self.reachable = False
+        for connection in list(self.connections):
+            connection.close(reset)
+        if self._listener is not None:
+            self._acceptor.stop()
+            self._acceptor.close()
+            self._listener.close()
+            self._listener = None
+        self._empty_fillers()
+        self._dirty.clear()
+
+    # ------------------------------------------------------------------------------------------------- pause, resume
+    def pause(self, accept: bool = True) -> None:
+        """Fall silent; with accept=False new connections do not even get through the handshake."""
+        assert self._listener is not None
+        self.paused, self.reachable = True, False
+        self._acceptor.stop()
+        for connection in self.connections:
+            connection.pause()
+        if not accept:
+            self._fill_backlog()
+
+    def _fill_backlog(self) -> None:
+        # A full accept queue makes the kernel drop connection attempts: the nearest thing to a lost network that
+        # needs no privilege. With backlog 0 one or two connections fill it.
+        assert self._listener is not None
+        self._listener.listen(0)
+        for _ in range(4):
+            filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            filler.settimeout(0.0)
+            filler.connect_ex((self.host, self.port))
+            self._fillers.append(filler)
+
+    def _empty_fillers(self) -> None:
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+
+    def resume(self) -> None:
+        """Answer again, what came meanwhile first."""
+        assert self._listener is not None
+        self.paused, self.reachable = False, True
+        if self._fillers:
+            self._empty_fillers()
+            self._listener.listen(BACKLOG)
+        self._acceptor.start(self._on_connect)
+        for connection in list(self.connections):
+            connection.resume()
+        if self._dirty or self.has_work():
+            self.wake()
+
+    # ---------------------------------------------------------------------------------------------------------- passes
+    def mark_dirty(self, connection: Connection) -> None:
+        """Have a connection flushed in the next pass."""
+        self._dirty.append(connection)
+        if not self._scheduled:
+            self.wake()
+
+    def wake(self) -> None:
+        """Schedule a pass."""
+        if not self._scheduled and not self.paused:
+            self._scheduled = True
+            gevent.get_hub().loop.run_callback(self._pass)
+
+    def _pass(self) -> None:
+        self._scheduled = False
+        if self.paused or not self.alive:
+            return
+        self.box.current()
+        try:
+            self.work()
+        except Exception as failure:  # noqa: BLE001
+            self.box.internal_error(failure)
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    # ----------------------------------------------------------------------------------------------- for the two kinds
+    def handle(self, call: Call) -> None:
+        """Take a request: answer it now or later, or let a fault have it."""
+        raise NotImplementedError
+
+    def count(self, call: Call) -> None:
+        """Count a request; names that no server has count as one."""
+        name = call.name if call.rpc is not None else "unknown"
+        self.requests[name] = self.requests.get(name, 0) + 1
+
+    def dispatch(self, call: Call) -> None:
+        """Serve a request that no fault has taken."""
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Do what was put off to the pass."""
+
+    def has_work(self) -> bool:
+        """Tell whether something was put off."""
+        return False
+
+    def on_garbage(self, connection: Connection, why: str) -> None:
+        """Note bytes that are no request."""
+        log.warning("%r: closed, %s", connection, why)
+
+    def reject(self, call: Call, error: str, body: bytes | None = None) -> None:
+        """Answer with a frame error."""
+        self.send(call, reply_frame(call, error, body))
+
+    def send(self, call: Call, frame: bytes) -> None:
+        """Send a reply, the way the faults that caught the call have it."""
+        if call.faults is None:
+            call.connection.send(frame)
+        else:
+            self.box.faults.reply(call, frame)

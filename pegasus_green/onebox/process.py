@@ -1,0 +1,203 @@
+"""The embedded cluster as a process of its own, with the methods of ``Onebox``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import socket
+from gevent.lock import RLock
+from gevent.subprocess import PIPE, Popen, TimeoutExpired
+
+from .control import ERRORS, METHODS, VALUES, from_json, to_json
+from .storage import Limits
+
+if TYPE_CHECKING:
+    from .faults import Fault
+
+# To import and start takes half a second; a machine that is busy with tests may need long.
+START_SECONDS = 60.0
+STOP_SECONDS = 5.0
+
+
+class RemoteFault:
+    """A rule in the other process."""
+
+    def __init__(self, process: OneboxProcess, facts: dict[str, Any]) -> None:
+        """Keep its number."""
+        self.id: int = facts["id"]
+        self.action: str = facts["action"]
+        self._process = process
+
+    def __repr__(self) -> str:
+        """Show number and action."""
+        return f"<RemoteFault {self.id} {self.action}>"
+
+    def _facts(self) -> dict[str, Any]:
+        faults: list[dict[str, Any]] = self._process.call("list_faults")
+        return next((facts for facts in faults if facts["id"] == self.id), {})
+
+    @property
+    def hits(self) -> int:
+        """How many requests it has caught; 0 once it is removed."""
+        return int(self._facts().get("hits", 0))
+
+    @property
+    def seen(self) -> int:
+        """How many requests met its conditions; 0 once it is removed."""
+        return int(self._facts().get("seen", 0))
+
+    def remove(self) -> None:
+        """Let it catch nothing more."""
+        self._process.call("remove_fault", self.id)
+
+
+class OneboxProcess:
+    """A Onebox in its own process: it does not share the caller's hub, and ends when the caller's process does.
+
+    Takes the arguments of ``Onebox`` and has its methods and values (``meta_addresses``, ``client_bugs``, ...); those
+    go over its control port, so their arguments and results are plain values, and ``fault`` returns a handle.
+    Only the greenlet that calls waits.
+    """
+
+    def __init__(
+        self,
+        replicas: int = 3,
+        metas: int = 1,
+        tables: Mapping[str, int] | None = None,
+        release: str = "2.6",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int | None = None,
+        limits: Limits | None = None,
+        **settings: Any,
+    ) -> None:
+        """Describe it; ``start`` starts it."""
+        options = {"replicas": replicas, "metas": metas, "release": release, "host": host, "port": port, "seed": seed}
+        self._arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        for name, count in ({"temp": 8} if tables is None else tables).items():
+            self._arguments.append(f"--table={name}:{count}")
+        if tables is not None and not tables:
+            self._arguments.append("--no-table")
+        self._arguments += [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+        if limits is not None:
+            self._arguments += [f"--limit={name}={value}" for name, value in dataclasses.asdict(limits).items()]
+        self.process: Any = None
+        self._socket: Any = None
+        self._stream: Any = None
+        self._lock = RLock()
+        self._last_id = 0
+
+    def __repr__(self) -> str:
+        """Show the process."""
+        state = f"pid={self.process.pid}" if self.process is not None else "not started"
+        return f"<OneboxProcess {state}>"
+
+    # ------------------------------------------------------------------------------------------------------------ life
+    def start(self) -> OneboxProcess:
+        """Start the process and wait until it serves.
+
+        Raises:
+            RuntimeError: It ended, or did not get ready in time.
+        """
+        if self.process is not None:
+            return self
+        root = str(Path(__file__).parents[2])
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        command = [sys.executable, "-m", "pegasus_green", "onebox", "--control-port=0", "--with-parent"]
+        self.process = Popen(
+            [*command, *self._arguments],
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        try:
+            self._connect(self._read_ready())
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _read_ready(self) -> str:
+        raw: bytes = gevent.with_timeout(START_SECONDS, self.process.stdout.readline, timeout_value=b"")
+        line = raw.decode()
+        if not line.startswith("ready "):
+            status = self.process.poll()
+            raise RuntimeError(f"the onebox did not get ready; status {status}, it said {line!r}")
+        return line
+
+    def _connect(self, line: str) -> None:
+        facts = dict(word.split("=", 1) for word in line.split()[1:])
+        host, _, port = facts["control"].rpartition(":")
+        self._socket = socket.create_connection((host, int(port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._stream = self._socket.makefile("rwb")
+
+    def stop(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if self._socket is not None:
+            self._stream.close()
+            self._socket.close()
+            self._socket = self._stream = None
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+    def __enter__(self) -> OneboxProcess:  # noqa: PYI034 - Self is not in Python 3.10
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    # ----------------------------------------------------------------------------------------------------------- calls
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the onebox.
+
+        Raises:
+            RuntimeError: The process is not running, or what the method raised has no builtin type.
+        """
+        with self._lock:
+            if self._stream is None:
+                raise RuntimeError("the onebox is not running")
+            self._last_id += 1
+            request = {"id": self._last_id, "method": method, "args": to_json(args), "kwargs": to_json(kwargs)}
+            self._stream.write(json.dumps(request).encode() + b"\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        if not line:
+            raise RuntimeError("the onebox has ended")
+        answer = json.loads(line)
+        error = answer.get("error")
+        if error is not None:
+            raise ERRORS.get(error["type"], RuntimeError)(error["message"])
+        return from_json(answer["result"])
+
+    def fault(self, action: str, **options: Any) -> RemoteFault | Fault:
+        """Add a rule, see ``Onebox.fault``."""
+        return RemoteFault(self, self.call("fault", action, **options))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method or value of the onebox."""
+        if name in METHODS:
+            return partial(self.call, name)
+        if name in VALUES:
+            return self.call("get", name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

@@ -1,0 +1,268 @@
+"""One replica of one partition: its copy of the records, its log, its part in replication.
+
+A primary gives each write the next decree and has all secondaries log it. When they all have, the write is evaluated,
+applied and answered. A secondary applies a mutation when a later one shows that it was committed, or at the group
+check, so it stays one mutation behind. Everything happens within one process: "sending" is a method call that does
+not happen while the other server is dead or silent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ..protocol.rpc import PUT, REMOVE, Rpc
+from .policy import Policy
+from .storage import Engine
+from .wire import Call, ReplyMaker, ok_reply
+
+if TYPE_CHECKING:
+    from .replica_service import ReplicaServer
+    from .tables import Table
+    from .writes import WriteBatch
+
+INACTIVE, SECONDARY, PRIMARY = "inactive", "secondary", "primary"
+
+
+class Mutation:
+    """One write in the logs; all replicas share the object.
+
+    Attributes:
+        frame: The whole request.
+        argument: The decoded argument; None for one that could not be decoded, which changes nothing.
+        call: Who is to be answered, None: nobody any more.
+        batch: What it changes, once a primary has evaluated it.
+    """
+
+    __slots__ = ("decree", "rpc", "argument", "frame", "call", "batch")
+
+    def __init__(self, decree: int, rpc: Rpc, argument: Any, call: Call) -> None:
+        """Describe a write that is not evaluated yet."""
+        self.decree = decree
+        self.rpc = rpc
+        self.argument = argument
+        self.frame = call.frame
+        self.call: Call | None = call
+        self.batch: WriteBatch | None = None
+
+
+class Replica:
+    """One server's copy of one partition.
+
+    Attributes:
+        log: What is logged and not applied, in order of decrees.
+        logged: The newest decree in the log, or applied.
+        secondaries: A primary's view of its group.
+        count: The partition count in force here, for the check of hashes; 0 while a parent registers its child.
+        policy: The checks that the table's envs ask for.
+        plain: A primary without any such check: the quick path.
+    """
+
+    __slots__ = (
+        "server",
+        "table",
+        "index",
+        "engine",
+        "role",
+        "log",
+        "logged",
+        "secondaries",
+        "count",
+        "policy",
+        "plain",
+        "maker",
+    )
+
+    def __init__(self, server: ReplicaServer, table: Table, index: int, count: int) -> None:
+        """Create an empty copy."""
+        box = server.box
+        self.server = server
+        self.table = table
+        self.index = index
+        self.engine = Engine(
+            table.app_id,
+            index,
+            server=server.address,
+            clock=box.clock,
+            envs=server.envs_of(table),
+            random=box.fork_random(),
+            limits=box.limits,
+        )
+        self.role = INACTIVE
+        self.log: deque[Mutation] = deque()
+        self.logged = 0
+        self.secondaries: list[Replica] = []
+        self.count = count
+        self.maker = ReplyMaker(table.app_id, index, server.address)
+        self.policy = Policy({}, 1)
+        self.plain = False
+        self.adopt_envs()
+
+    def __repr__(self) -> str:
+        """Show which copy of what this is."""
+        return f"<Replica {self.table.app_id}.{self.index} {self.role} at {self.server.address} logged={self.logged}>"
+
+    @property
+    def applied(self) -> int:
+        """The newest applied decree."""
+        return self.engine.last_decree
+
+    def adopt_envs(self) -> None:
+        """Take the envs over that this server knows of the table."""
+        self.policy = Policy(self.server.envs_of(self.table), self.table.partition_count, self.policy)
+        self._classify()
+
+    def _classify(self) -> None:
+        self.plain = self.role == PRIMARY and self.policy.trivial and self.count > 0
+
+    def set_count(self, count: int) -> None:
+        """Change the partition count in force; 0: answer ERR_SPLITTING."""
+        self.count = count
+        self._classify()
+
+    # ---------------------------------------------------------------------------------------------------------- roles
+    def lead(self, secondaries: list[Replica]) -> None:
+        """Be the primary of these secondaries; a promoted secondary first applies all that it has logged."""
+        promoted = self.role != PRIMARY
+        self.role = PRIMARY
+        self.secondaries = secondaries
+        self._classify()
+        if promoted:
+            for secondary in secondaries:
+                if secondary.server.reachable:
+                    secondary.agree(self)
+            self.apply_log(self.logged)
+        else:
+            self.commit()
+
+    def follow(self) -> None:
+        """Be a secondary."""
+        self._leave_role(SECONDARY)
+
+    def retire(self) -> None:
+        """Serve nobody until told otherwise; records and log stay."""
+        self._leave_role(INACTIVE)
+
+    def _leave_role(self, role: str) -> None:
+        if self.role == PRIMARY:
+            # A primary that loses its role drops what is in flight without an answer; the next one may commit it.
+            for mutation in self.log:
+                mutation.call = None
+        self.role = role
+        self.secondaries = []
+        self._classify()
+
+    # -------------------------------------------------------------------------------------------- logs of secondaries
+    def prepare(self, mutation: Mutation, committed: int) -> None:
+        """Log a mutation of the primary's and apply those that it has committed meanwhile."""
+        log = self.log
+        while log and log[0].decree <= committed:
+            self._apply(log.popleft())
+        log.append(mutation)
+        self.logged = mutation.decree
+
+    def apply_log(self, up_to: int) -> None:
+        """Apply what is logged, up to a decree."""
+        log = self.log
+        while log and log[0].decree <= up_to:
+            self._apply(log.popleft())
+
+    def _apply(self, mutation: Mutation) -> bytes | None:
+        """Apply a mutation; the first replica to do so evaluates it and gets the encoded answer."""
+        engine, answer = self.engine, None
+        if mutation.batch is None:
+            answer = self._evaluate(mutation)
+        engine.apply(mutation.batch or [], mutation.decree)
+        return answer
+
+    def _evaluate(self, mutation: Mutation) -> bytes | None:
+        if mutation.argument is None:
+            mutation.batch = []
+            return None
+        rpc = mutation.rpc
+        self.server.box.executed(rpc, mutation.frame)
+        response: Any
+        response, mutation.batch = self.engine.write(
+            rpc, mutation.argument, mutation.decree, atomic_idempotent=self.table.atomic_idempotent
+        )
+        if rpc is PUT or rpc is REMOVE:
+            return self.maker.update(response.error, response.decree)
+        return bytes(response.encode())
+
+    def agree(self, primary: Replica) -> None:
+        """Make the log the primary's: what it has beyond is dropped, what is missing is taken over or learned."""
+        if not self.applied <= primary.applied <= self.logged:
+            self.learn(primary)
+            return
+        self.log = deque(mutation for mutation in self.log if mutation.decree <= primary.applied)
+        self.log.extend(primary.log)
+        self.logged = primary.logged
+
+    def learn(self, primary: Replica) -> None:
+        """Become a copy of the primary."""
+        self.engine.load(primary.engine.snapshot())
+        self.log = deque(primary.log)
+        self.logged = primary.logged
+        self.count = primary.count
+
+    # -------------------------------------------------------------------------------------------- writes at a primary
+    def submit(self, call: Call, rpc: Rpc, argument: Any) -> None:
+        """Replicate a write and answer it when all secondaries have logged it."""
+        mutation = Mutation(self.logged + 1, rpc, argument, call)
+        if self.log or not all(secondary.server.reachable for secondary in self.secondaries):
+            self._submit_slowly(mutation)
+            return
+        # All at hand: evaluated first, so that what needs no replication leaves no trace in the logs.
+        decree = mutation.decree
+        answer = self._evaluate(mutation)
+        if mutation.batch or argument is None:
+            self.engine.apply(mutation.batch or [], decree)
+            self.logged = decree
+            for secondary in self.secondaries:
+                secondary.prepare(mutation, decree - 1)
+            self.server.box.lagging.add(self)
+        mutation.call = None
+        self._answer(call, rpc, answer)
+
+    def _submit_slowly(self, mutation: Mutation) -> None:
+        committed = self.applied
+        self.logged = mutation.decree
+        self.log.append(mutation)
+        for secondary in self.secondaries:
+            # In order only: one that missed a mutation gets it, and this one, when it answers again.
+            if secondary.server.reachable and secondary.logged == mutation.decree - 1:
+                secondary.prepare(mutation, committed)
+        self.commit()
+
+    def commit(self) -> None:
+        """Apply and answer what all secondaries have logged."""
+        log = self.log
+        while log and self._is_logged(log[0].decree):
+            mutation = log.popleft()
+            answer = self._apply(mutation)
+            self.server.box.lagging.add(self)
+            if mutation.call is not None:
+                call, mutation.call = mutation.call, None
+                self._answer(call, mutation.rpc, answer)
+
+    def _is_logged(self, decree: int) -> bool:
+        return all(secondary.logged >= decree for secondary in self.secondaries)
+
+    def _answer(self, call: Call, rpc: Rpc, answer: bytes | None) -> None:
+        if answer is not None:
+            self.server.send(call, ok_reply(rpc, call.seqid, answer))
+
+    def catch_up(self) -> None:
+        """Bring the secondaries that answer up to date and commit what waited for them."""
+        if self.role is not PRIMARY:
+            return
+        for secondary in self.secondaries:
+            if secondary.server.reachable:
+                secondary.agree(self)
+        self.commit()
+
+    def group_check(self) -> None:
+        """Tell the secondaries what is committed."""
+        for secondary in self.secondaries:
+            if secondary.server.reachable:
+                secondary.apply_log(self.applied)

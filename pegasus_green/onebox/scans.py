@@ -1,0 +1,248 @@
+"""get_scanner, scan and clear_scanner: contexts of a replica, each a position in a pinned view of its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from random import Random
+from typing import TYPE_CHECKING
+
+from ..keys import crc64, encode_key, next_key
+from ..protocol import rrdb
+from .reads import (
+    FILTER_TYPES,
+    INCOMPLETE,
+    INVALID_ARGUMENT,
+    MATCH_PREFIX,
+    NOT_FOUND,
+    client_bug,
+    hash_key_fault,
+    key_fault,
+    make_filter,
+    to_i32,
+)
+
+if TYPE_CHECKING:
+    from .records import Row
+    from .storage import Engine
+
+COMPLETED = -1
+
+
+class Scan:
+    """What a scan context keeps between two batches: the options of get_scanner and where the iterator stands.
+
+    Attributes:
+        position: The next key to look at, None when the iterator has nothing left.
+        end: Where the iterator itself ends (exclusive); None: with the partition.
+        sequence: The pinned state of the records.
+    """
+
+    __slots__ = (
+        "position",
+        "end",
+        "sequence",
+        "deadline",
+        "stop",
+        "stop_inclusive",
+        "batch_size",
+        "no_value",
+        "validate_hash",
+        "expire_ts",
+        "count_only",
+        "hash_filter",
+        "sort_filter",
+    )
+
+    def __init__(self, request: rrdb.GetScannerRequest, batch_limit: int) -> None:
+        """Take the options over; unset ones have the server's defaults."""
+        self.position: bytes | None = request.start_key
+        self.end: bytes | None = None
+        self.sequence = -1
+        self.deadline = 0.0
+        self.stop, self.stop_inclusive = request.stop_key, request.stop_inclusive
+        self.batch_size = min(request.batch_size, batch_limit) if request.batch_size > 0 else batch_limit
+        self.no_value = request.no_value
+        self.validate_hash = request.validate_partition_hash is not False
+        self.expire_ts = bool(request.return_expire_ts)
+        self.count_only = bool(request.only_return_count)
+        self.hash_filter = make_filter(request.hash_key_filter_type, request.hash_key_filter_pattern)
+        self.sort_filter = make_filter(request.sort_key_filter_type, request.sort_key_filter_pattern)
+
+
+class Contexts:
+    """The live scan contexts of a replica by id. Ids count up; each is used once."""
+
+    def __init__(self, random: Random, life: float) -> None:
+        """Begin with a random upper half of an i64, as the server does: every second replica's ids are negative.
+
+        0 is left out, it would be taken for the answer to an empty range. -1 ("finished") is never reached.
+        """
+        first = random.randrange(1, 1 << 32) << 32
+        self._next = first - (1 << 64) if first >= 1 << 63 else first
+        self._life = life
+        self._live: dict[int, Scan] = {}
+        # No context's time is over before this.
+        self._due = math.inf
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def put(self, scan: Scan, now: float) -> int:
+        """Keep a scan for five minutes from now and return its new id."""
+        context_id = self._next
+        self._next = context_id + 1
+        scan.deadline = now + self._life
+        if not self._live:
+            self._due = scan.deadline
+        self._live[context_id] = scan
+        return context_id
+
+    def take(self, context_id: int) -> Scan | None:
+        """Remove and return a context."""
+        return self._live.pop(context_id, None)
+
+    def take_overdue(self, now: float) -> list[Scan]:
+        """Remove and return the contexts whose time is over."""
+        if now < self._due:
+            return []
+        overdue = []
+        self._due = math.inf
+        # They stand in the order of their deadlines.
+        for context_id, scan in tuple(self._live.items()):
+            if scan.deadline > now:
+                self._due = scan.deadline
+                break
+            overdue.append(self._live.pop(context_id))
+        return overdue
+
+    def clear(self) -> list[Scan]:
+        """Remove and return all."""
+        scans = list(self._live.values())
+        self._live.clear()
+        return scans
+
+
+def get_scanner(engine: Engine, request: rrdb.GetScannerRequest, partition_count: int) -> rrdb.ScanResponse:
+    """Open a scan and return its first batch."""
+    response = engine.reply(rrdb.ScanResponse)
+    response.kvs = []
+    if request.hash_key_filter_type not in FILTER_TYPES or request.sort_key_filter_type not in FILTER_TYPES:
+        response.error = INVALID_ARGUMENT
+        return response
+    fault = key_fault(request.start_key)
+    if fault is not None:
+        response.error = client_bug(f"get_scanner from {fault}")
+        return response
+    scan = Scan(request, engine.limits.scan_rows)
+    start, inclusive = request.start_key, request.start_inclusive
+    hash_key_size = start[0] << 8 | start[1]
+    total_order = hash_key_size == 0 or bool(request.full_scan)
+    if request.hash_key_filter_type == MATCH_PREFIX and request.hash_key_filter_pattern:
+        fault = hash_key_fault(request.hash_key_filter_pattern)
+        if fault is not None:
+            response.error = client_bug(f"get_scanner with a filter for {fault}")
+            return response
+        # Hash keys are ordered by length first: the prefix bounds the range below, never above.
+        first = encode_key(request.hash_key_filter_pattern, b"")
+        if first > start:
+            start, inclusive = first, True
+            if not total_order:
+                response.error = client_bug("get_scanner with a hash key prefix inside one hash key, without full_scan")
+                return response
+    if start > scan.stop or (start == scan.stop and not (inclusive and scan.stop_inclusive)):
+        # The context id stays 0, which is neither "finished" nor a context: clients have to know empty ranges.
+        return response
+    if not total_order:
+        scan.end = next_key(start[: 2 + hash_key_size])
+    scan.position = start
+    scan.sequence = engine.records.pin()
+    _batch(engine, scan, response, partition_count, engine.limits.scan_rows, None if inclusive else start)
+    return response
+
+
+def scan(engine: Engine, context_id: int, partition_count: int) -> rrdb.ScanResponse:
+    """Return the next batch of an open scan; its context is used up, the reply names a new one."""
+    response = engine.reply(rrdb.ScanResponse)
+    response.kvs = []
+    found = engine.contexts.take(context_id)
+    if found is None:
+        response.error = NOT_FOUND
+    else:
+        # Unlike the first batch, later ones look at no more rows than they may return.
+        _batch(engine, found, response, partition_count, found.batch_size, None)
+    return response
+
+
+def _batch(
+    engine: Engine, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
+) -> None:
+    out_of_time = _walk(engine, scan, response, partition_count, max_visited, skip)
+    if out_of_time:
+        response.error = INCOMPLETE
+    elif scan.position is None:
+        response.context_id = COMPLETED
+    else:
+        response.context_id = engine.contexts.put(scan, engine.clock())
+        return
+    engine.records.unpin(scan.sequence)
+
+
+def _walk(
+    engine: Engine, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
+) -> bool:
+    """Fill in a batch and move the position; return whether the (forced) time limit ended it."""
+    assert scan.position is not None
+    rows: Iterator[Row] = engine.records.forward(scan.position, scan.end, scan.sequence)
+    scan.position = None
+    time_limit = engine.next_scan_time_limit()
+    now, stop, batch_size, kvs = engine.now(), scan.stop, scan.batch_size, response.kvs
+    index = engine.partition_index if scan.validate_hash and engine.validates_hash() else None
+    mask = partition_count - 1
+    filtered = scan.hash_filter is not None or scan.sort_filter is not None
+    visited = count = 0
+    out_of_time = False
+    for key, value, expire in rows:
+        if count >= batch_size or visited >= max_visited:
+            scan.position = key
+            break
+        if time_limit is not None and visited >= time_limit:
+            out_of_time = True
+            break
+        last = key == stop
+        if key > stop or (last and not scan.stop_inclusive):
+            break
+        if key == skip:
+            continue
+        visited += 1
+        if (
+            not 0 < expire <= now
+            and (index is None or _hash(key) & mask == index)
+            and not (filtered and _is_filtered(scan, key))
+        ):
+            count += 1
+            if not scan.count_only:
+                kv = rrdb.KeyValue.__new__(rrdb.KeyValue)
+                kv.key = key
+                if not scan.no_value:
+                    kv.value = value
+                if scan.expire_ts:
+                    kv.expire_ts_seconds = to_i32(expire)
+                kvs.append(kv)
+        if last:
+            break
+    if scan.count_only:
+        response.kv_count = count
+    return out_of_time
+
+
+def _hash(key: bytes) -> int:
+    end = 2 + (key[0] << 8 | key[1])
+    return crc64(key[2:end] or key[end:])
+
+
+def _is_filtered(scan: Scan, key: bytes) -> bool:
+    end = 2 + (key[0] << 8 | key[1])
+    if scan.hash_filter is not None and not scan.hash_filter(key[2:end]):
+        return True
+    return scan.sort_filter is not None and not scan.sort_filter(key[end:])

@@ -1,0 +1,74 @@
+"""What can be set on an embedded cluster: its delays and limits. A real cluster's values stand beside the defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Settings:
+    """Delays in seconds and limits; all may be changed while the cluster runs.
+
+    Attributes:
+        failover_delay: From the death or silence of a replica server until its primaries are replaced (real: 20 to 24).
+        failover_gap: How long a partition then has no primary (real: < 0.3).
+        removal_delay: Until a dead or silent server is no secondary any more; writes of its partitions hang until then
+            (real: 1 to 3). None: a tenth of failover_delay.
+        rejoin_delay: From the return of a server until it has learned its partitions again.
+        heal_delay: Until a dead server's place is taken by another one that has none. None: ten times failover_delay.
+        assign_delay: From the answer to "create" until the primaries exist, and again until all replicas do (real: 2
+            and 20).
+        env_delay: Until new table envs reach the replica servers, each at its own time (real: up to 30).
+        group_check_interval: A secondary applies a mutation when the next one comes, or at this interval (real: 100).
+        meta_failover_delay: From the death or silence of the leading meta server until another one leads (real: 13).
+        meta_loading: How long a new leader answers ERR_SERVICE_NOT_ACTIVE.
+        split_seconds: From the start of a partition split to its first child, and from child to child (real: 8 to 13).
+        split_window: How long a parent answers ERR_SPLITTING before its child is there.
+        split_control_delay: Until parents agree to pause or cancel (real: 5).
+        min_replicas: Fewest live replicas of a partition that accept writes. None: a majority of the table's count.
+        max_pending_writes: Writes of a partition that wait for a silent secondary, before ERR_CAPACITY_EXCEEDED.
+        max_write_bytes: Largest body of a write request in bytes; 0: no limit.
+        strict: Note every request as a client bug whose partition hash does not fit its key, not only those that kill
+            a real server.
+        keep_executions: How many bytes of executed writes ``executions`` remembers (of reads: an eighth).
+    """
+
+    failover_delay: float = 0.3
+    failover_gap: float = 0.0
+    removal_delay: float | None = None
+    rejoin_delay: float = 0.1
+    heal_delay: float | None = None
+    assign_delay: float = 0.05
+    env_delay: float = 0.0
+    group_check_interval: float = 5.0
+    meta_failover_delay: float = 0.3
+    meta_loading: float = 0.05
+    split_seconds: float = 0.3
+    split_window: float = 0.1
+    split_control_delay: float = 0.1
+    min_replicas: int | None = None
+    max_pending_writes: int = 1000
+    max_write_bytes: int = 1024 * 1024
+    strict: bool = False
+    keep_executions: int = 128 * 1024 * 1024
+
+    @property
+    def removal(self) -> float:
+        """The removal delay in force."""
+        return self.failover_delay / 10 if self.removal_delay is None else self.removal_delay
+
+    @property
+    def heal(self) -> float:
+        """The heal delay in force."""
+        return self.failover_delay * 10 if self.heal_delay is None else self.heal_delay
+
+    def change(self, **values: object) -> None:
+        """Set some of them.
+
+        Raises:
+            TypeError: There is no such setting.
+        """
+        for name, value in values.items():
+            if name not in self.__dataclass_fields__:
+                raise TypeError(f"there is no setting {name!r}; there are {', '.join(self.__dataclass_fields__)}")
+            setattr(self, name, value)

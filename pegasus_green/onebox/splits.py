@@ -1,0 +1,186 @@
+"""Partition splits: from n to 2n, one child after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..protocol import codes
+from .policy import VALIDATE_HASH
+from .replica import Replica
+from .tables import CANCELING, NOT_READY, PAUSED, PAUSING, SPLITTING, Partition, Split, Table
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+
+PAUSE, RESTART, CANCEL = 0, 1, 2
+# While a parent has writes in flight or no primary its child has to wait: looked at again after this time.
+RETRY = 0.02
+_CONTROLS = {PAUSE: (SPLITTING, PAUSING, PAUSED), RESTART: (PAUSED, SPLITTING, SPLITTING)}
+
+
+class Splits:
+    """Runs the splits of a cluster."""
+
+    def __init__(self, box: Cluster) -> None:
+        """Work on a cluster."""
+        self.box = box
+
+    def start(
+        self, table: Table, *, seconds: float | None = None, window: float | None = None, stepwise: bool = False
+    ) -> Split:
+        """Double the count; the children get ready later."""
+        settings = self.box.settings
+        old = table.partition_count
+        split = table.split = Split(
+            old,
+            settings.split_seconds if seconds is None else seconds,
+            settings.split_window if window is None else window,
+            stepwise=stepwise,
+        )
+        table.partitions.extend(Partition(index, NOT_READY) for index in range(old, 2 * old))
+        table.touch()
+        self.box.change_envs(table, {VALIDATE_HASH: "true"})
+        self._schedule(table, split, split.seconds)
+        return split
+
+    def _schedule(self, table: Table, split: Split, seconds: float) -> None:
+        if not split.stepwise:
+            self.box.later(seconds, lambda: self._go_on(table, split))
+
+    def _go_on(self, table: Table, split: Split) -> None:
+        if table.split is not split or split.windows:
+            return
+        index = next((index for index, status in split.status.items() if status == SPLITTING), None)
+        if index is None:
+            return
+        if not self.open_window(table, index):
+            self._schedule(table, split, RETRY)
+            return
+        self.box.later(split.window, lambda: self._close_window(table, split, index))
+
+    def _close_window(self, table: Table, split: Split, index: int) -> None:
+        if table.split is not split or index not in split.windows:
+            return
+        if self.register(table, index):
+            self._schedule(table, split, split.seconds)
+        else:
+            self.box.later(RETRY, lambda: self._close_window(table, split, index))
+
+    # --------------------------------------------------------------------------------------------------------- a child
+    def _replicas(self, table: Table, index: int) -> list[Replica]:
+        members = table.partitions[index].members
+        return [server.replicas[table.app_id, index] for server in members]
+
+    def open_window(self, table: Table, index: int) -> bool:
+        """Let a parent answer ERR_SPLITTING; False: it has no primary now."""
+        assert table.split is not None
+        primary = table.partitions[index].primary
+        if primary is None or not primary.reachable:
+            return False
+        table.split.windows.add(index)
+        for replica in self._replicas(table, index):
+            replica.set_count(0)
+        return True
+
+    def register(self, table: Table, index: int) -> bool:
+        """Give a child its replicas, beside its parent's; False: the parent cannot do it now."""
+        split = table.split
+        assert split is not None
+        parent, child = table.partitions[index], table.partitions[index + split.old_count]
+        primary = parent.primary
+        if primary is None or not primary.reachable:
+            return False
+        source = primary.replicas[table.app_id, index]
+        if source.log:
+            return False
+        snapshot = source.engine.snapshot()
+        secondaries = [server for server in parent.secondaries if server.reachable]
+        for server in (primary, *secondaries):
+            replica = self.box.groups.create_replica(server, table, child.index, split.old_count * 2)
+            replica.engine.load(snapshot)
+            replica.logged = snapshot.decree
+        child.ballot = parent.ballot
+        self.box.groups.configure(table, child, primary, secondaries)
+        for replica in self._replicas(table, index):
+            replica.set_count(split.old_count * 2)
+        split.windows.discard(index)
+        del split.status[index]
+        if not split.status:
+            table.split = None
+        table.touch()
+        return True
+
+    def step(self, table: Table, index: int | None = None) -> str:
+        """Do the next step of a parent: its window opens ("window"), then its child is there ("ready").
+
+        Args:
+            table: A table that is splitting.
+            index: The parent; None: the first that is not done, one whose window is open before others.
+
+        Returns:
+            What was done; "blocked" when the parent cannot go on now, "done" when there is nothing left.
+        """
+        split = table.split
+        if split is None:
+            return "done"
+        if index is None:
+            index = next(iter(sorted(split.windows) or split.status))
+        if index in split.windows:
+            return "ready" if self.register(table, index) else "blocked"
+        if split.status.get(index) != SPLITTING:
+            return "blocked" if index in split.status else "done"
+        return "window" if self.open_window(table, index) else "blocked"
+
+    # --------------------------------------------------------------------------------------------------------- control
+    def control(self, table: Table, kind: int, parent: int, old_count: int | None) -> str:
+        """Pause, restart or cancel; return the error's name."""
+        split = table.split
+        assert split is not None
+        if kind == CANCEL:
+            return self._cancel(table, split, old_count)
+        if kind not in _CONTROLS or not -1 <= parent < split.old_count:
+            return codes.ERR_INVALID_PARAMETERS
+        before, between, after = _CONTROLS[kind]
+        chosen = [index for index, status in split.status.items() if parent in (-1, index) and status == before]
+        if not chosen:
+            return codes.ERR_INVALID_STATE
+        for index in chosen:
+            split.status[index] = between
+        if kind == RESTART:
+            self._schedule(table, split, split.seconds)
+        else:
+            self.box.later(self.box.settings.split_control_delay, lambda: self._paused(table, split, chosen, after))
+        return codes.ERR_OK
+
+    def _paused(self, table: Table, split: Split, chosen: list[int], status: int) -> None:
+        if table.split is not split:
+            return
+        for index in chosen:
+            if split.status.get(index) == PAUSING:
+                self._shut(table, split, index)
+                split.status[index] = status
+
+    def _cancel(self, table: Table, split: Split, old_count: int | None) -> str:
+        if old_count != split.old_count:
+            return codes.ERR_INVALID_PARAMETERS
+        if len(split.status) != split.old_count:
+            return "ERR_CHILD_REGISTERED"
+        for index in split.status:
+            split.status[index] = CANCELING
+        self.box.later(self.box.settings.split_control_delay, lambda: self._cancelled(table, split))
+        return codes.ERR_OK
+
+    def _cancelled(self, table: Table, split: Split) -> None:
+        if table.split is not split:
+            return
+        for index in list(split.status):
+            self._shut(table, split, index)
+        del table.partitions[split.old_count :]
+        table.split = None
+        table.touch()
+
+    def _shut(self, table: Table, split: Split, index: int) -> None:
+        if index in split.windows:
+            split.windows.discard(index)
+            for replica in self._replicas(table, index):
+                replica.set_count(split.old_count)

@@ -1,0 +1,210 @@
+"""What the meta servers know: tables, their partitions and who serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..protocol.meta import AppInfo, PartitionConfiguration, make_address, make_gpid
+
+if TYPE_CHECKING:
+    from .replica import Replica
+    from .replica_service import ReplicaServer
+
+AVAILABLE, CREATING, DROPPING, DROPPED, RECALLING = 1, 2, 4, 6, 7
+# Ballot of a split child that is not registered yet.
+NOT_READY = -1
+# How many lost members a partition names in last_drops.
+MAX_DROPS = 6
+
+
+class Partition:
+    """One partition's configuration.
+
+    Attributes:
+        ballot: Grows with each change; 0: never had a primary; -1: a split child that is not ready.
+        primary: The server that takes reads and writes, None: none now.
+        last_members: When no primary is left: the servers whose copies hold every acknowledged write.
+    """
+
+    __slots__ = ("index", "ballot", "primary", "secondaries", "drops", "last_members")
+
+    def __init__(self, index: int, ballot: int = 0) -> None:
+        """Start without a primary."""
+        self.index = index
+        self.ballot = ballot
+        self.primary: ReplicaServer | None = None
+        self.secondaries: list[ReplicaServer] = []
+        self.drops: list[ReplicaServer] = []
+        self.last_members: list[ReplicaServer] = []
+
+    @property
+    def members(self) -> list[ReplicaServer]:
+        """Primary and secondaries."""
+        return [self.primary, *self.secondaries] if self.primary is not None else list(self.secondaries)
+
+    def __repr__(self) -> str:
+        """Show the configuration."""
+        names = [server.address for server in self.secondaries]
+        primary = self.primary.address if self.primary is not None else None
+        return f"<Partition {self.index} ballot={self.ballot} primary={primary} secondaries={names}>"
+
+
+class Split:
+    """A running partition split.
+
+    Attributes:
+        old_count: The count before.
+        status: The split_status of each parent whose child is not registered yet.
+        seconds: Pause before each child.
+        window: How long a parent answers ERR_SPLITTING.
+        stepwise: Nothing happens but on ``split_step``.
+        windows: Parents that answer ERR_SPLITTING now.
+    """
+
+    def __init__(self, old_count: int, seconds: float, window: float, *, stepwise: bool = False) -> None:
+        """Begin with all parents splitting."""
+        self.old_count = old_count
+        self.status = dict.fromkeys(range(old_count), SPLITTING)
+        self.seconds = seconds
+        self.window = window
+        self.stepwise = stepwise
+        self.windows: set[int] = set()
+
+
+NOT_SPLIT, SPLITTING, PAUSING, PAUSED, CANCELING = 0, 1, 2, 3, 4
+
+
+class Table:
+    """One table.
+
+    Attributes:
+        version: Grows with each change; the encoded routes of one version are kept.
+        served: Whether its replicas ever existed.
+        stash: The replicas of a dropped table.
+    """
+
+    def __init__(self, app_id: int, name: str, partition_count: int, replica_count: int, envs: dict[str, str]) -> None:
+        """Describe a table whose partitions have no primaries yet."""
+        self.app_id = app_id
+        self.name = name
+        self.status = AVAILABLE
+        self.partitions = [Partition(index) for index in range(partition_count)]
+        self.init_partition_count = partition_count
+        self.replica_count = replica_count
+        self.envs = dict(envs)
+        self.app_type = "pegasus"
+        self.is_stateful = True
+        self.atomic_idempotent = False
+        self.created = 0
+        self.dropped = 0
+        self.expires = 0
+        self.served = False
+        self.split: Split | None = None
+        self.version = 0
+        self.routes: dict[tuple[object, ...], bytes] = {}
+        self.compacted = 0.0
+        self.stash: list[Replica] = []
+
+    @property
+    def partition_count(self) -> int:
+        """The present count; a split doubles it when it begins."""
+        return len(self.partitions)
+
+    def touch(self) -> None:
+        """Note a change of the routes."""
+        self.version += 1
+        self.routes.clear()
+
+    def __repr__(self) -> str:
+        """Show name, id and size."""
+        return f"<Table {self.name} id={self.app_id} partitions={self.partition_count} status={self.status}>"
+
+    def info(self, *, hosts: bool) -> AppInfo:
+        """Return what list_apps tells; hosts: the release knows what came after 2.5."""
+        info = AppInfo(
+            status=self.status,
+            app_type=self.app_type,
+            app_name=self.name,
+            app_id=self.app_id,
+            partition_count=self.partition_count,
+            envs=dict(sorted(self.envs.items())),
+            is_stateful=self.is_stateful,
+            max_replica_count=self.replica_count,
+            expire_second=self.expires,
+            create_second=self.created,
+            drop_second=self.dropped,
+            init_partition_count=self.init_partition_count,
+        )
+        if hosts:
+            info.atomic_idempotent = self.atomic_idempotent
+        return info
+
+    def configuration(self, partition: Partition, *, hosts: bool) -> PartitionConfiguration:
+        """Return one partition's route; hosts: with the host_port fields of releases after 2.5."""
+        config = PartitionConfiguration(
+            pid=make_gpid(self.app_id, partition.index),
+            ballot=partition.ballot,
+            max_replica_count=self.replica_count,
+            primary=raw_address(partition.primary),
+            secondaries=[raw_address(server) for server in partition.secondaries],
+            last_drops=[raw_address(server) for server in partition.drops],
+        )
+        # A split child that is not ready comes without these fields.
+        if hosts and partition.ballot != NOT_READY:
+            if partition.primary is not None:
+                config.hp_primary = partition.primary.address
+            config.hp_secondaries = [server.address for server in partition.secondaries]
+            config.hp_last_drops = [server.address for server in partition.drops]
+        return config
+
+
+def raw_address(server: ReplicaServer | None) -> int:
+    """Return a server's address as the raw number, 0 for none."""
+    return make_address(server.host, server.port) if server is not None else 0
+
+
+class Tables:
+    """All tables by id, dropped ones included while they are reserved."""
+
+    def __init__(self) -> None:
+        """Start without tables."""
+        self.by_id: dict[int, Table] = {}
+        self._last_id = 0
+
+    def __iter__(self) -> Iterator[Table]:
+        """Iterate in ascending order of ids."""
+        return iter(sorted(self.by_id.values(), key=lambda table: table.app_id))
+
+    def find(self, name: str) -> Table | None:
+        """Return the table that has the name now, dropped ones left out."""
+        for table in self.by_id.values():
+            if table.name == name and table.status != DROPPED:
+                return table
+        return None
+
+    def get(self, name: str) -> Table:
+        """Return a table that exists.
+
+        Raises:
+            LookupError: There is none of that name.
+        """
+        table = self.find(name)
+        if table is None:
+            raise LookupError(f"there is no table {name!r}; there are {[t.name for t in self if t.status != DROPPED]}")
+        return table
+
+    def add(self, name: str, partition_count: int, replica_count: int, envs: dict[str, str]) -> Table:
+        """Add a table under the next id."""
+        self._last_id += 1
+        table = Table(self._last_id, name, partition_count, replica_count, envs)
+        self.by_id[table.app_id] = table
+        return table
+
+    def remove(self, table: Table) -> None:
+        """Forget a table for good; its id is not used again."""
+        del self.by_id[table.app_id]
+
+    def served(self) -> Iterator[Table]:
+        """Iterate over the tables that have replicas."""
+        return (table for table in self if table.status not in (DROPPED, DROPPING))

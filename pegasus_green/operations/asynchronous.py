@@ -1,0 +1,310 @@
+"""Calls whose result is fetched later: a slot on the connection for each, no greenlet unless one must be repeated."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+
+from ..cluster.dispatcher import Dispatcher
+from ..errors import PegasusError, RequestTimeout
+from ..keys import Key, crc64
+from ..protocol import fast
+from ..protocol.binary import Buffer
+from ..protocol.rpc import GET, PUT, REMOVE, Rpc
+from ..retry import RetryPolicy
+from ..transport.connection import Outcome
+from .base import DEFAULT, TableBase, expire_ts, key_pair
+
+
+class Handle:
+    """The result of a call that is under way.
+
+    ``gevent.wait`` and ``gevent.iwait`` accept handles. Dropping the last reference cancels the call: its reply is
+    ignored and nothing is repeated (a write may have been applied all the same).
+    """
+
+    __slots__ = ("_value", "_error", "_ready", "_links", "_event", "__weakref__")
+
+    def __init__(self) -> None:
+        """Begin without a result."""
+        self._value: Any = None
+        self._error: PegasusError | None = None
+        self._ready = False
+        self._links: list[Callable[[Handle], object]] = []
+        self._event: Event | None = None
+
+    def __repr__(self) -> str:
+        """Show the state."""
+        state = "pending" if not self._ready else f"failed: {self._error!r}" if self._error else "done"
+        return f"<Handle {state}>"
+
+    def ready(self) -> bool:
+        """Tell whether the call has ended."""
+        return self._ready
+
+    def successful(self) -> bool:
+        """Tell whether the call has ended well."""
+        return self._ready and self._error is None
+
+    @property
+    def exception(self) -> PegasusError | None:
+        """The call's error, None while it runs or when it ended well."""
+        return self._error
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the result, waiting for it; every call ends by its own deadline.
+
+        Args:
+            timeout: Seconds to wait at most; None: as long as the call takes.
+
+        Raises:
+            RequestTimeout: Not ready within timeout; the call goes on and get may be called again.
+            PegasusError: The call's own error.
+        """
+        if not self._ready:
+            if self._event is None:
+                self._event = Event()
+            if not self._event.wait(timeout):
+                raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def rawlink(self, callback: Callable[[Handle], object]) -> None:
+        """Have callback(handle) called in the hub once the call has ended; it must not block."""
+        if self._ready:
+            get_hub().loop.run_callback(callback, self)
+        else:
+            self._links.append(callback)
+
+    def unlink(self, callback: Callable[[Handle], object]) -> None:
+        """Take a callback back; an unknown one is ignored."""
+        if callback in self._links:
+            self._links.remove(callback)
+
+    def _settle(self, value: Any, error: PegasusError | None) -> None:
+        self._value, self._error, self._ready = value, error, True
+        if self._event is not None:
+            self._event.set()
+        links, self._links = self._links, []
+        for callback in links:
+            get_hub().loop.run_callback(callback, self)
+
+
+class _Slot:
+    """Takes the outcome of the first attempt, in the hub; goes on in a greenlet only where that was not the end."""
+
+    __slots__ = ("handle", "dispatcher", "rpc", "hash", "argument", "begin", "deadline", "retry", "finish")
+
+    def __init__(
+        self,
+        handle: Handle,
+        dispatcher: Dispatcher,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        finish: Callable[[Buffer], Any],
+    ) -> None:
+        self.handle = weakref.ref(handle)
+        self.dispatcher, self.rpc, self.hash, self.argument = dispatcher, rpc, partition_hash, argument
+        self.begin = monotonic()
+        self.deadline = dispatcher.cluster.deadline(timeout, self.begin)
+        self.retry, self.finish = retry, finish
+
+    def start(self) -> None:
+        """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
+        dispatcher = self.dispatcher
+        dispatcher.cluster.bind()
+        table = dispatcher.routes.table
+        if table is not None:
+            route = table.target(self.hash)
+            connection = route.peer.connection if route.peer is not None else None
+            if connection is not None and connection.start(
+                self.rpc,
+                route,
+                self.hash,
+                self.argument,
+                self.deadline,
+                self.begin,
+                self,
+                route if self.rpc.repeatable and self.retry is not None else None,
+            ):
+                return
+        gevent.spawn(self._go_on, None)
+
+    def switch(self, outcome: Outcome) -> None:
+        if self.handle() is None:
+            return
+        # ERR_OK without a result is a rejected write, so the length counts too.
+        rpc = self.rpc
+        if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+            self._end(outcome)
+        else:
+            gevent.spawn(self._go_on, outcome)
+
+    def _go_on(self, outcome: Outcome | None) -> None:
+        try:
+            frame = self.dispatcher.persist(
+                self.rpc, self.hash, self.argument, self.begin, self.deadline, self.retry, None, outcome
+            )
+        except PegasusError as error:
+            handle = self.handle()
+            if handle is not None:
+                handle._settle(None, error)
+            return
+        self._end(frame)
+
+    def _end(self, frame: Buffer) -> None:
+        handle = self.handle()
+        if handle is None:
+            return
+        try:
+            value = self.finish(frame)
+        except PegasusError as error:
+            handle._settle(None, error)
+        except Exception:
+            # A codec of the application failed: that belongs to whoever fetches the result.
+            error = PegasusError(f"the value could not be decoded: {sys.exc_info()[1]!r}")
+            handle._settle(None, error)
+        else:
+            handle._settle(value, None)
+
+
+class AsyncOperations(TableBase):
+    """The single-record verbs that return a handle. For any other verb use ``gevent.spawn(table.verb, ...)``."""
+
+    __slots__ = ()
+
+    def get_async(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: Any = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> Handle:
+        """Begin a ``get`` and return its handle; yields only when there is no connection yet to write to.
+
+        Args:
+            hash_key: As for ``get``.
+            sort_key: As for ``get``.
+            default: As for ``get``.
+            timeout: As for ``get``.
+            retry: As for ``get``.
+
+        Returns:
+            The handle; ``handle.get()`` returns what ``get`` would.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent.
+
+        Retries: safe.
+        Greenlets: a greenlet is spawned only for a call that has to be repeated.
+
+        Example:
+            >>> a, b = table.get_async("user:1", "name"), table.get_async("user:2", "name")
+            >>> a.get(), b.get()
+            (b'Ada', None)
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+
+        def finish(frame: Buffer) -> Any:
+            status, value = fast.read_value(frame)
+            if status == 1:
+                return default
+            if status:
+                raise self._storage_error(GET, status)
+            return self._plain(value)
+
+        argument = fast.key_argument(hash_key, sort_key)
+        return self._begin(GET, crc64(hash_key or sort_key), argument, timeout, retry, finish)
+
+    def set_async(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> Handle:
+        """Begin a ``set`` and return its handle, whose ``get()`` returns None once the write is acknowledged.
+
+        Args:
+            hash_key: As for ``set``.
+            sort_key: As for ``set``.
+            value: As for ``set``.
+            ttl: As for ``set``.
+            timeout: As for ``set``.
+            retry: As for ``set``.
+
+        Raises:
+            InvalidArgument: What cannot be sent.
+
+        Retries: safe, as for ``set``.
+        Greenlets: calls of one greenlet that are in flight together are not ordered.
+
+        Example:
+            >>> table.set_async("user:1", "name", "Ada").get()
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument = fast.put_argument(hash_key, sort_key, self._value(value), expire_ts(ttl))
+        self._check_size(PUT, argument)
+        return self._begin(
+            PUT, crc64(hash_key or sort_key), argument, timeout, retry, lambda frame: self._done(PUT, frame)
+        )
+
+    def remove_async(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> Handle:
+        """Begin a ``remove`` and return its handle.
+
+        Args:
+            hash_key: As for ``remove``.
+            sort_key: As for ``remove``.
+            timeout: As for ``remove``.
+            retry: As for ``remove``.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent.
+
+        Retries: safe.
+        Greenlets: as for ``set_async``.
+
+        Example:
+            >>> table.remove_async("user:1", "name").get()
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument = fast.key_argument(hash_key, sort_key)
+        return self._begin(
+            REMOVE, crc64(hash_key or sort_key), argument, timeout, retry, lambda frame: self._done(REMOVE, frame)
+        )
+
+    def _begin(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        finish: Callable[[Buffer], Any],
+    ) -> Handle:
+        handle = Handle()
+        _Slot(handle, self._dispatcher, rpc, partition_hash, argument, timeout, retry, finish).start()
+        return handle

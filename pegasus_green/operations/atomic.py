@@ -1,0 +1,426 @@
+"""The atomic verbs: check_and_set, check_and_mutate, compare_exchange, touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..errors import CodecError, InvalidArgument, NotAnInteger, PegasusError
+from ..keys import Key, crc64, to_bytes
+from ..model import CheckResult, CheckType
+from ..protocol import fast
+from ..protocol.binary import Buffer
+from ..protocol.rpc import CHECK_AND_MUTATE, CHECK_AND_SET, GET, Rpc
+from ..protocol.rrdb import CheckAndMutateRequest, CheckAndSetRequest, Mutate
+from ..retry import RetryPolicy
+from .base import DEFAULT, CallInfo, TableBase, expire_ts, only_hash_key
+from .series import Series
+
+_PUT, _DELETE = 0, 1
+_NOT_PASSED = 13
+_INVALID_ARGUMENT = 4
+
+
+class _Mutation(NamedTuple):
+    operation: int
+    sort_key: bytes
+    value: Any
+    ttl: float | None
+
+
+class Mutations:
+    """Puts and deletes under one hash key, for ``check_and_mutate``; applied in order, all or none.
+
+    One object may serve any number of calls: nothing is encoded, and no TTL begins, before the call.
+
+    Example:
+        >>> Mutations().put("state", "done", ttl=60).delete("owner")
+        <Mutations put b'state', delete b'owner'>
+    """
+
+    __slots__ = ("_all",)
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._all: list[_Mutation] = []
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, Any, float | None]]:
+        """Iterate over (0 for put or 1 for delete, sort key, value, TTL)."""
+        return iter(self._all)
+
+    def __repr__(self) -> str:
+        """Show what is done to which keys."""
+        verbs = ", ".join(f"{'delete' if m.operation else 'put'} {m.sort_key!r}" for m in self._all)
+        return f"<Mutations {verbs or 'none'}>"
+
+    def put(self, sort_key: Key, value: Any, *, ttl: float | None = None) -> Mutations:
+        """Add a put and return self.
+
+        Args:
+            sort_key: May be empty.
+            value: As for ``set``; the table's codec encodes it when it is sent.
+            ttl: Seconds from the call until it expires; None or 0: never.
+
+        Raises:
+            InvalidArgument: A sort key of a wrong type, or a TTL that cannot be.
+        """
+        expire_ts(ttl)
+        self._all.append(_Mutation(_PUT, to_bytes(sort_key, "sort_key"), value, ttl))
+        return self
+
+    def delete(self, sort_key: Key) -> Mutations:
+        """Add a delete, of a record that may be absent, and return self."""
+        self._all.append(_Mutation(_DELETE, to_bytes(sort_key, "sort_key"), b"", None))
+        return self
+
+
+def _check_type(check: CheckType) -> CheckType:
+    try:
+        return CheckType(check)
+    except ValueError:
+        raise InvalidArgument(f"check must be a CheckType (0 to 17), not {check!r}") from None
+
+
+def _operand(check: CheckType, operand: Key | int | None) -> bytes:
+    """Return the operand's bytes for the wire.
+
+    Raises:
+        InvalidArgument: It is missing, one too many, or of a wrong type.
+    """
+    if not check.takes_operand:
+        if operand is not None:
+            raise InvalidArgument(f"{check.name} takes no operand, but there is {operand!r}")
+        return b""
+    if operand is None:
+        raise InvalidArgument(f"{check.name} needs an operand")
+    if isinstance(operand, int) and check.is_integer and not isinstance(operand, bool):
+        if not -(2**63) <= operand < 2**63:
+            raise InvalidArgument(f"operand must be an integer of 64 bits, not {operand}")
+        return b"%d" % operand
+    if isinstance(operand, int):
+        raise InvalidArgument(f"operand must be bytes or str for {check.name}, not {operand!r}")
+    return to_bytes(operand, "operand")
+
+
+class AtomicOperations(TableBase):
+    """Operations that look at one record and write under the same hash key, in one step."""
+
+    __slots__ = ()
+
+    def check_and_set(
+        self,
+        hash_key: Key,
+        check_sort_key: Key,
+        check: CheckType,
+        operand: Key | int | None = None,
+        *,
+        value: Any,
+        sort_key: Key | None = None,
+        ttl: float | None = None,
+        return_check_value: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> CheckResult:
+        """Store a value if a record passes a check, in one step.
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            check_sort_key: The record that is checked.
+            check: What it has to be, see ``CheckType``.
+            operand: What the record's stored bytes are compared with, past the table's codec: bytes or str, or an int
+                for ``INT_*``. None for the checks that compare with nothing.
+            value: What is stored when the check passes.
+            sort_key: Where it is stored; None: in the checked record itself.
+            ttl: Seconds until it expires, rounded up; None or 0: never (a table may have a default).
+            return_check_value: Have the checked record's value returned, as it was before.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Returns:
+            Whether it was set (the result is true then), and the checked value if that was asked for.
+
+        Raises:
+            NotAnInteger: ``INT_*`` found that value or operand is no integer of 64 bits (an empty value is none);
+                nothing was changed. Its attribute ``result`` holds the checked value if that was asked for.
+            InvalidArgument: A wrong type or size, an empty hash key, an operand missing or too many; nothing was sent.
+            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been set or not.
+            PegasusError: Any other failure.
+
+        Retries: never repeated once its outcome is unknown; a server that refuses it has not applied it, and is asked
+            again.
+        Greenlets: any number may call at once, one at a time is applied; after a kill it may have been set or not.
+
+        Example:
+            >>> table.remove("job:7", "owner")
+            >>> bool(table.check_and_set("job:7", "owner", CheckType.NOT_EXIST, value="me"))
+            True
+            >>> table.check_and_set("job:7", "owner", CheckType.NOT_EXIST, value="you", return_check_value=True)
+            CheckResult(was_set=False, check_value_exists=True, raw_check_value=b'me')
+        """
+        hash_key = only_hash_key(hash_key)
+        check = _check_type(check)
+        checked = to_bytes(check_sort_key, "check_sort_key")
+        target = checked if sort_key is None else to_bytes(sort_key, "sort_key")
+        differs = target != checked
+        request = CheckAndSetRequest(
+            hash_key=hash_key,
+            check_sort_key=checked,
+            check_type=int(check),
+            check_operand=_operand(check, operand),
+            set_diff_sort_key=differs,
+            set_sort_key=target if differs else b"",
+            set_value=self._value(value),
+            set_expire_ts_seconds=expire_ts(ttl),
+            return_check_value=bool(return_check_value),
+        )
+        argument = CHECK_AND_SET.encode_argument(request)
+        frame = self._write(CHECK_AND_SET, crc64(hash_key), argument, timeout, retry, info)
+        return self._checked(CHECK_AND_SET, frame, info)
+
+    def check_and_mutate(
+        self,
+        hash_key: Key,
+        check_sort_key: Key,
+        check: CheckType,
+        operand: Key | int | None = None,
+        *,
+        mutations: Mutations,
+        return_check_value: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> CheckResult:
+        """Apply puts and deletes under one hash key if a record passes a check, all in one step.
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            check_sort_key: The record that is checked.
+            check: What it has to be, see ``CheckType``; ``NO_CHECK`` makes it an atomic batch.
+            operand: As for ``check_and_set``.
+            mutations: Puts and deletes in order, not none; of one sort key the last one counts.
+            return_check_value: Have the checked record's value returned, as it was before.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Returns:
+            Whether the mutations were applied (the result is true then), and the checked value if that was asked for.
+
+        Raises:
+            NotAnInteger: As for ``check_and_set``.
+            InvalidArgument: A wrong type or size, an empty hash key, no mutations; nothing was sent.
+            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, they may have been applied or not.
+            PegasusError: Any other failure.
+
+        Retries: as for ``check_and_set``.
+        Greenlets: as for ``check_and_set``.
+
+        Example:
+            >>> table.set("job:7", "state", "running")
+            >>> finish = Mutations().put("state", "done").delete("owner")
+            >>> bool(table.check_and_mutate("job:7", "state", CheckType.BYTES_EQUAL, "running", mutations=finish))
+            True
+            >>> table.get("job:7", "state"), table.get("job:7", "owner")
+            (b'done', None)
+        """
+        hash_key = only_hash_key(hash_key)
+        check = _check_type(check)
+        if not isinstance(mutations, Mutations):
+            raise InvalidArgument(f"mutations must be a Mutations, not {type(mutations).__name__}")
+        if not mutations:
+            raise InvalidArgument("mutations must not be empty")
+        request = CheckAndMutateRequest(
+            hash_key=hash_key,
+            check_sort_key=to_bytes(check_sort_key, "check_sort_key"),
+            check_type=int(check),
+            check_operand=_operand(check, operand),
+            mutate_list=[
+                Mutate(operation, sort_key, b"" if operation == _DELETE else self._value(value), expire_ts(ttl))
+                for operation, sort_key, value, ttl in mutations
+            ],
+            return_check_value=bool(return_check_value),
+        )
+        argument = CHECK_AND_MUTATE.encode_argument(request)
+        frame = self._write(CHECK_AND_MUTATE, crc64(hash_key), argument, timeout, retry, info)
+        return self._checked(CHECK_AND_MUTATE, frame, info)
+
+    def compare_exchange(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        expected: Any,
+        desired: Any,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> CheckResult:
+        """Replace a value if it is the expected one, in one step.
+
+        Values are compared as the table's codec decodes them: one that was stored in another form of the same value
+        (uncompressed, or with an object's keys in another order) is found equal, and replaced only if it still has
+        that form. This may take more than one request.
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            sort_key: The record.
+            expected: The value that is to be replaced; None: the record must be absent.
+            desired: The new value; None: the record is deleted.
+            ttl: Seconds until the new value expires, rounded up; None or 0: never (a table may have a default).
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Returns:
+            Whether it was replaced (the result is true then), and the value found before as ``check_value``.
+
+        Raises:
+            InvalidArgument: A wrong type or size, or an empty hash key; nothing was sent.
+            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been replaced or not.
+            PegasusError: Any other failure.
+
+        Retries: as for ``check_and_set``.
+        Greenlets: as for ``check_and_set``.
+
+        Example:
+            >>> table.set("job:7", "state", "new")
+            >>> bool(table.compare_exchange("job:7", "state", "new", "running"))
+            True
+            >>> table.compare_exchange("job:7", "state", "new", "running").check_value
+            b'running'
+        """
+        series = Series(self, "compare_exchange", timeout)
+        operand = None if expected is None else self._value(expected)
+        while True:
+            check = CheckType.NOT_EXIST if operand is None else CheckType.BYTES_EQUAL
+            if desired is None:
+                result = self.check_and_mutate(
+                    hash_key,
+                    sort_key,
+                    check,
+                    operand,
+                    mutations=Mutations().delete(sort_key),
+                    return_check_value=True,
+                    timeout=series.left(),
+                    retry=retry,
+                    info=info,
+                )
+            else:
+                result = self.check_and_set(
+                    hash_key,
+                    sort_key,
+                    check,
+                    operand,
+                    value=desired,
+                    ttl=ttl,
+                    return_check_value=True,
+                    timeout=series.left(),
+                    retry=retry,
+                    info=info,
+                )
+            if result or not self._equals(result, expected):
+                return result
+            operand = result.raw_check_value
+
+    def _equals(self, result: CheckResult, expected: Any) -> bool:
+        """Tell whether the value found is the expected one in another form."""
+        if self.codec is None or expected is None or not result.check_value_exists:
+            return False
+        try:
+            return bool(result.check_value == expected)
+        except CodecError:
+            return False
+
+    def touch(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        ttl: float | None,
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> bool:
+        """Give a record another expiry without changing its value.
+
+        The server has no such operation. This reads the value and writes it back with the new expiry, in one step with
+        a check that it is still the same, and begins anew when it is not: so it never undoes somebody else's write. The
+        value travels three times, and it may be at most about half of ``max_write_bytes``, because the check carries it
+        once more. (``incr`` by 0 would do it in one step, but only for integers.)
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            sort_key: The record.
+            ttl: Seconds until it expires, rounded up; None or 0: never (a table may have a default).
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the last request.
+
+        Returns:
+            True when the record has the new expiry, False when it is absent or expired.
+
+        Raises:
+            InvalidArgument: A wrong type or size, an empty hash key, or a value too large for it; nothing was changed.
+            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, the record may have the new expiry or the
+                old one.
+            PegasusError: Any other failure.
+
+        Retries: the write is not repeated once its outcome is unknown; doing all of it again is harmless.
+        Greenlets: any number may call at once; a kill leaves the old expiry or the new one.
+
+        Example:
+            >>> table.set("user:7", "session", "x", ttl=10)
+            >>> table.touch("user:7", "session", 3600), table.ttl("user:7", "session") > 3500
+            (True, True)
+        """
+        hash_key = only_hash_key(hash_key)
+        sort_key = to_bytes(sort_key, "sort_key")
+        at = expire_ts(ttl)
+        series = Series(self, "touch", timeout)
+        argument = fast.key_argument(hash_key, sort_key)
+        response = self._decode(GET, self._call(GET, crc64(hash_key), argument, series.left(), retry, info), info)
+        if response.error not in (0, 1):
+            raise self._storage_error(GET, response.error)
+        raw = response.value if response.error == 0 else None
+        while raw is not None:
+            request = CheckAndSetRequest(
+                hash_key=hash_key,
+                check_sort_key=sort_key,
+                check_type=int(CheckType.BYTES_EQUAL),
+                check_operand=raw,
+                set_value=raw,
+                set_expire_ts_seconds=at,
+                return_check_value=True,
+            )
+            argument = CHECK_AND_SET.encode_argument(request)
+            frame = self._write(CHECK_AND_SET, crc64(hash_key), argument, series.left(), retry, info)
+            result = self._checked(CHECK_AND_SET, frame, info)
+            if result:
+                return True
+            raw = result.raw_check_value
+        return False
+
+    def _checked(self, rpc: Rpc, frame: Buffer, info: CallInfo | None) -> CheckResult:
+        """Return what the reply to a check-and-* says."""
+        response = self._decode(rpc, frame, info)
+        exists: bool | None = None
+        raw: bytes | None = None
+        if response.check_value_returned:
+            exists = response.check_value_exist
+            raw = response.check_value if exists else None
+        result = CheckResult(response.error == 0, exists, raw, self.codec)
+        if response.error in (0, _NOT_PASSED):
+            return result
+        error: PegasusError = self._storage_error(rpc, response.error)
+        if response.error == _INVALID_ARGUMENT:
+            # Everything else that the server answers so is refused before it is sent.
+            text = "value or operand is no integer of 64 bits"
+            error = self._complete(NotAnInteger(text, status=_INVALID_ARGUMENT, result=result), rpc)
+        raise error

@@ -1,0 +1,162 @@
+"""What all verbs share: the handle on a table, its codec, and how arguments become bytes and seconds."""
+
+from __future__ import annotations
+
+import math
+from time import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..cluster.dispatcher import DEFAULT, CallInfo, Cluster, Dispatcher
+from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
+from ..keys import MAX_HASH_KEY, Key, to_bytes
+from ..protocol import fast
+from ..protocol.binary import Buffer
+from ..protocol.rpc import Rpc
+from ..retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..codecs import Codec
+
+# Seconds between 1970 and 2016, where Pegasus begins to count.
+EPOCH = 1451606400
+_MAX_EXPIRE = 2**31 - 1
+
+
+def expire_ts(ttl: float | None) -> int:
+    """Return the wire's expiry of a TTL in seconds, rounded up; None and 0 mean none.
+
+    Raises:
+        InvalidArgument: Negative, not a number, or beyond the 32 bits of the wire (the year 2084).
+    """
+    if not ttl:
+        return 0
+    if not isinstance(ttl, (int, float)) or not 0 < ttl < math.inf:
+        raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
+    at = int(time()) - EPOCH + math.ceil(ttl)
+    if at > _MAX_EXPIRE:
+        raise InvalidArgument(f"ttl={ttl} ends after the last second of the wire's 32 bits, {_MAX_EXPIRE - at} s later")
+    return at
+
+
+def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
+    """Return both keys as bytes; the hash key may be empty.
+
+    Raises:
+        InvalidArgument: A wrong type, or a hash key of 65,535 bytes or more.
+    """
+    if type(hash_key) is not bytes:
+        hash_key = to_bytes(hash_key, "hash_key")
+    if type(sort_key) is not bytes:
+        sort_key = to_bytes(sort_key, "sort_key")
+    if len(hash_key) > MAX_HASH_KEY:
+        raise InvalidArgument(f"hash_key has {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}")
+    return hash_key, sort_key
+
+
+def only_hash_key(hash_key: Key) -> bytes:
+    """Return the hash key as bytes, for operations that refuse an empty one.
+
+    Raises:
+        InvalidArgument: Empty, too long, or of a wrong type.
+    """
+    raw = to_bytes(hash_key, "hash_key")
+    if not raw:
+        raise InvalidArgument("hash_key must not be empty here: only get, set, remove, ttl, exist and incr allow that")
+    if len(raw) > MAX_HASH_KEY:
+        raise InvalidArgument(f"hash_key has {len(raw)} bytes; the limit is {MAX_HASH_KEY}")
+    return raw
+
+
+class TableBase:
+    """A handle on one table of one client; cheap, immutable, for any number of greenlets."""
+
+    __slots__ = ("client", "name", "codec", "_dispatcher", "_call", "_max_argument")
+
+    def __init__(self, client: Client, cluster: Cluster, name: str, codec: Codec | None = None) -> None:
+        """Make a handle; use ``client.table(name)``."""
+        self.client = client
+        self.name = name
+        self.codec = codec
+        self._dispatcher: Dispatcher = cluster.table(name)
+        self._call = self._dispatcher.call
+        limit = cluster.options.max_write_bytes
+        self._max_argument = math.inf if limit is None else limit
+
+    def __repr__(self) -> str:
+        """Show name and client."""
+        return f"<{type(self).__name__} {self.name} of {self.client!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling."""
+        raise TypeError("a table handle cannot be pickled or copied: open a client in each process")
+
+    def _value(self, value: Any) -> bytes:
+        if self.codec is not None:
+            return bytes(self.codec.encode(value))
+        return value if type(value) is bytes else to_bytes(value, "value")
+
+    def _plain(self, raw: bytes) -> Any:
+        return raw if self.codec is None else self.codec.decode(raw)
+
+    def _write(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        info: CallInfo | None,
+    ) -> Buffer:
+        """Call a write after checking that the server would take its size."""
+        if rpc.body_base + len(argument) > self._max_argument:
+            self._check_size(rpc, argument)
+        return self._call(rpc, partition_hash, argument, timeout, retry, info)
+
+    def _check_size(self, rpc: Rpc, argument: bytes) -> None:
+        if rpc.body_base + len(argument) > self._max_argument:
+            raise InvalidArgument(
+                f"{rpc.label}: the request body has {rpc.body_base + len(argument)} bytes; max_write_bytes is"
+                f" {self._max_argument}",
+                code="ERR_INVALID_DATA",  # what the server answers to it
+            )
+
+    def _done(self, rpc: Rpc, frame: Buffer, info: CallInfo | None = None) -> None:
+        """Raise unless the status of an update is OK."""
+        if info is not None:
+            self._decode(rpc, frame, info)
+        try:
+            status = fast.read_status(rpc, frame)
+        except ProtocolError as error:
+            raise self._unreadable(error, rpc) from None
+        if status:
+            raise self._storage_error(rpc, status)
+
+    def _unreadable(self, error: ProtocolError, rpc: Rpc) -> ProtocolError:
+        """Complete the error for a body that cannot be read: after a write its outcome is unknown."""
+        self._complete(error, rpc)
+        error.sent = True
+        error.outcome_unknown = rpc.is_write
+        return error
+
+    def _decode(self, rpc: Rpc, frame: Buffer, info: CallInfo | None = None) -> Any:
+        """Return the result struct; unreadable after a write means that its outcome is unknown."""
+        try:
+            response: Any = fast.decode(rpc, frame)
+        except ProtocolError as error:
+            raise self._unreadable(error, rpc) from None
+        if info is not None:
+            info.app_id, info.partition, info.server = response.app_id, response.partition_index, response.server
+            info.decree = getattr(response, "decree", -1)
+        return response
+
+    def _complete(self, error: PegasusError, rpc: Rpc) -> PegasusError:
+        error.table = self.name
+        error.operation = rpc.label
+        return error
+
+    def _storage_error(self, rpc: Rpc, status: int) -> StorageError:
+        return storage_error(status, table=self.name, operation=rpc.label)
+
+
+__all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "only_hash_key"]

@@ -1,0 +1,160 @@
+"""batch_get: any records of a table, read by one request for each partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..bulk import Bulk, Request
+from ..cluster.routing import RoutingTable
+from ..errors import InvalidArgument, PegasusError, ProtocolError
+from ..keys import Key, crc64
+from ..protocol import fast
+from ..protocol.batches import batch_get_argument, read_batch
+from ..protocol.binary import Buffer
+from ..protocol.codes import ERR_HANDLER_NOT_FOUND
+from ..protocol.rpc import BATCH_GET, GET
+from ..retry import RetryPolicy
+from .base import DEFAULT, TableBase, key_pair
+from .series import Series
+
+# Requests in flight at most. Their number is the partitions' in all but huge calls.
+WIDTH = 256
+BATCH_SIZE = 256
+
+Pair = tuple[bytes, bytes]
+
+
+def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int) -> list[list[Pair]]:
+    """Return the pairs in groups, of a size at most, that one request each can ask for.
+
+    The keys of a group go to one partition, and still would after a split into 2 x count partitions: so the partition
+    that answers for the key whose hash is sent answers for all of them, or refuses them all.
+    """
+    groups: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(hashes[pair] % (2 * count), []).append(pair)
+    return [found[begin : begin + size] for found in groups.values() for begin in range(0, len(found), size)]
+
+
+class BatchOperations(TableBase):
+    """Reading many records at once."""
+
+    __slots__ = ()
+
+    def batch_get(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: Any = None,
+        batch_size: int = BATCH_SIZE,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[Any]:
+        """Return the values of any records, with one request for each partition, all in flight together.
+
+        It costs servers less than as many gets; ``get_many`` is as good for the client. Servers before 2.4 do not know
+        it and get one request for each record. The values are not of one moment.
+
+        Args:
+            keys: (hash key, sort key) of each record; the same one may come more than once.
+            default: What to return for a record that is absent or expired.
+            batch_size: Records that one request asks for at most: all their values come in one reply, which may have
+                ``max_frame`` bytes (64 MiB by default).
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of the requests; None never repeats.
+
+        Returns:
+            Values in the order of keys.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            RequestTimeout: No success in time.
+            PegasusError: Any other failure, of whichever request.
+
+        Retries: safe. When the table splits meanwhile, its records are grouped anew and asked for again.
+        Greenlets: any number may call at once; spawns none. A killed caller gives up what is in flight.
+
+        Example:
+            >>> table.set("user:1", "name", "Ada"), table.set("user:2", "name", "Grace")
+            (None, None)
+            >>> table.batch_get([("user:2", "name"), ("user:1", "name"), ("nobody", "name")])
+            [b'Grace', b'Ada', None]
+        """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise InvalidArgument(f"batch_size must be a whole number above 0, not {batch_size!r}")
+        pairs = self._pairs(keys)
+        hashes = {(hash_key, sort_key): crc64(hash_key or sort_key) for hash_key, sort_key in pairs}
+        series = Series(self, BATCH_GET.label, timeout)
+        found: dict[Pair, bytes] = {}
+        pending = list(hashes)
+        while pending:
+            groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
+            answers = self._ask(groups, hashes, series, retry)
+            table = self._routes(series.deadline)
+            pending = []
+            for members, (rows, index) in zip(groups, answers):
+                for pair in members:
+                    if index is not None and table.target(hashes[pair]).index != index:
+                        # Answered by a partition that is not its own: a miss means nothing, a hit may be out of date.
+                        pending.append(pair)
+                    elif pair in rows:
+                        found[pair] = rows[pair]
+        plain = {pair: self._plain(value) for pair, value in found.items()}
+        return [plain.get(pair, default) for pair in pairs]
+
+    @staticmethod
+    def _pairs(keys: Iterable[tuple[Key, Key]]) -> list[Pair]:
+        try:
+            pairs = [(hash_key, sort_key) for hash_key, sort_key in keys]
+        except (TypeError, ValueError):
+            raise InvalidArgument("keys must be an iterable of (hash key, sort key) pairs") from None
+        return [key_pair(hash_key, sort_key) for hash_key, sort_key in pairs]
+
+    def _routes(self, deadline: float) -> RoutingTable:
+        self._dispatcher.cluster.bind()
+        table = self._dispatcher.routes.get(deadline)
+        if isinstance(table, PegasusError):
+            raise self._complete(table, BATCH_GET)
+        return table
+
+    def _ask(
+        self, groups: list[list[Pair]], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
+    ) -> list[tuple[dict[Pair, bytes], int | None]]:
+        """Return for each group the rows that came, and the partition that answered; None: it does not matter."""
+        requests = [Request(BATCH_GET, hashes[members[0]], batch_get_argument(members)) for members in groups]
+
+        def finish(_index: int, frame: Buffer) -> tuple[dict[Pair, bytes], int]:
+            try:
+                status, rows, index = read_batch(frame)
+            except ProtocolError as error:
+                raise self._unreadable(error, BATCH_GET) from None
+            if status:
+                raise self._storage_error(BATCH_GET, status)
+            return rows, index
+
+        answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
+        for index, answer in enumerate(answers):
+            if isinstance(answer, PegasusError):
+                if answer.code != ERR_HANDLER_NOT_FOUND:
+                    raise answer
+                answers[index] = self._one_by_one(groups[index], hashes, series, retry), None
+        return answers
+
+    def _one_by_one(
+        self, pairs: list[Pair], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
+    ) -> dict[Pair, bytes]:
+        """Return the rows from a server that does not know batch_get."""
+        requests = [Request(GET, hashes[pair], fast.key_argument(*pair)) for pair in pairs]
+
+        def finish(_index: int, frame: Buffer) -> bytes | None:
+            response = self._decode(GET, frame)
+            if response.error not in (0, 1):
+                raise self._storage_error(GET, response.error)
+            return response.value if response.error == 0 else None
+
+        answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
+        for answer in answers:
+            if isinstance(answer, PegasusError):
+                raise answer
+        return {pair: value for pair, value in zip(pairs, answers) if value is not None}

@@ -1,0 +1,185 @@
+"""Thousands of independent calls from one greenlet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..bulk import Bulk, Request
+from ..errors import InvalidArgument, PegasusError
+from ..keys import Key, crc64
+from ..protocol import fast
+from ..protocol.binary import Buffer
+from ..protocol.rpc import GET, PUT, REMOVE
+from ..retry import RetryPolicy
+from .base import DEFAULT, TableBase, expire_ts, key_pair
+
+CONCURRENCY = 1000
+
+
+class ManyOperations(TableBase):
+    """The same verb for many records at once: not atomic, results in the order of the arguments."""
+
+    __slots__ = ()
+
+    def get_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: Any = None,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[Any]:
+        """Return the values of many records, each read by a request of its own, many in flight at a time.
+
+        Args:
+            keys: (hash key, sort key) of each record.
+            default: Result for a record that is absent or expired.
+            concurrency: Requests in flight at most.
+            return_errors: Put an error into the results in place of a value; otherwise the first one, in order, is
+                raised once all calls have ended, with the whole list as its attribute ``results``.
+            timeout: Seconds for each record from when its request is first sent; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            Values in the order of keys.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors.
+
+        Retries: safe; only what failed is repeated.
+        Greenlets: spawns none for its requests. A killed caller gives up what is in flight and harms nobody.
+
+        Example:
+            >>> table.get_many([("user:1", "name"), ("user:2", "name")])
+            [b'Ada', None]
+        """
+        requests = []
+        for hash_key, sort_key in keys:
+            if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+                hash_key, sort_key = key_pair(hash_key, sort_key)
+            requests.append(Request(GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+        codec = self.codec
+
+        def finish(_index: int, frame: Buffer) -> Any:
+            status, value = fast.read_value(frame)
+            if status == 0:
+                return value if codec is None else codec.decode(value)
+            if status == 1:
+                return default
+            raise self._storage_error(GET, status)
+
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    def set_many(
+        self,
+        items: Iterable[tuple[Key, Key, Any]],
+        *,
+        ttl: float | None = None,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[PegasusError | None]:
+        """Store many records, each by a request of its own.
+
+        Args:
+            items: (hash key, sort key, value) of each record. The same key twice in one call is stored in no
+                particular order.
+            ttl: Seconds until all of them expire; None or 0: never.
+            concurrency: Requests in flight at most.
+            return_errors: As for ``get_many``.
+            timeout: Seconds for each record.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            None for each record stored, in order, or its error with return_errors.
+
+        Raises:
+            InvalidArgument: An item that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors; the others may have been stored all the same.
+
+        Retries: safe, as for ``set``.
+        Greenlets: as for ``get_many``.
+
+        Example:
+            >>> table.set_many([("user:1", "name", "Ada"), ("user:2", "name", "Grace")])
+            [None, None]
+        """
+        at = expire_ts(ttl)
+        requests = []
+        for hash_key, sort_key, value in items:
+            hash_key, sort_key = key_pair(hash_key, sort_key)
+            argument = fast.put_argument(hash_key, sort_key, self._value(value), at)
+            self._check_size(PUT, argument)
+            requests.append(Request(PUT, crc64(hash_key or sort_key), argument))
+
+        def finish(_index: int, frame: Buffer) -> None:
+            self._done(PUT, frame)
+
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    def remove_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[PegasusError | None]:
+        """Remove many records, each by a request of its own; absent ones are fine.
+
+        Args:
+            keys: (hash key, sort key) of each record.
+            concurrency: Requests in flight at most.
+            return_errors: As for ``get_many``.
+            timeout: Seconds for each record.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            None for each record, in order, or its error with return_errors.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors.
+
+        Retries: safe.
+        Greenlets: as for ``get_many``.
+
+        Example:
+            >>> table.remove_many([("user:1", "name"), ("user:2", "name")])
+            [None, None]
+        """
+        requests = []
+        for hash_key, sort_key in keys:
+            hash_key, sort_key = key_pair(hash_key, sort_key)
+            requests.append(Request(REMOVE, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+
+        def finish(_index: int, frame: Buffer) -> None:
+            self._done(REMOVE, frame)
+
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    def _run(
+        self,
+        requests: list[Request],
+        finish: Callable[[int, Buffer], Any],
+        concurrency: int,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        *,
+        return_errors: bool,
+    ) -> list[Any]:
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise InvalidArgument(f"concurrency must be a whole number above 0, not {concurrency!r}")
+        results = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency).run()
+        if not return_errors:
+            for result in results:
+                if isinstance(result, PegasusError):
+                    result.results = results  # type: ignore[attr-defined]
+                    raise result
+        return results

@@ -1,0 +1,347 @@
+"""Scans of one hash key and of the whole table, and counting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from time import time
+from typing import Any
+
+from ..errors import InvalidArgument
+from ..keys import Key, to_bytes
+from ..model import NO_FILTER, Filter
+from ..retry import RetryPolicy
+from ..scanner import MAX_BATCH, Parallel, Query, Scanner, Sequential, Token, Work, decode
+from .base import DEFAULT, EPOCH, TableBase, only_hash_key
+
+
+class ScanOperations(TableBase):
+    """Iterating over records, and counting them."""
+
+    __slots__ = ()
+
+    def hash_scan(
+        self,
+        hash_key: Key,
+        *,
+        start: Key | None = None,
+        stop: Key | None = None,
+        start_inclusive: bool = True,
+        stop_inclusive: bool = False,
+        prefix: Key | None = None,
+        filter: Filter | None = None,  # noqa: A002
+        no_value: bool = False,
+        with_ttl: bool = False,
+        limit: int | None = None,
+        batch_size: int = MAX_BATCH,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        resume: str | None = None,
+    ) -> Scanner:
+        """Iterate over the records of one hash key, ascending by sort key.
+
+        Nothing is sent before the first row is asked for. The iterator is a context manager as well; leaving the loop
+        or the block early frees what the server keeps for the scan.
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            start: First sort key; None or empty: from the beginning.
+            stop: End of the range; None or empty: to the end of the hash key.
+            start_inclusive: Whether start itself belongs to the range.
+            stop_inclusive: Whether stop itself does.
+            prefix: Only sort keys that begin with this; the range becomes as narrow as that.
+            filter: Only sort keys that pass this filter; the server reads the others, but does not send them.
+            no_value: Leave the values out: they are ``b""`` then.
+            with_ttl: Add the seconds left to each row.
+            limit: Most rows; None: all.
+            batch_size: Rows in one reply; the server sends 1,000 at most.
+            timeout: Seconds for one batch with its attempts; None: the client's default.
+            retry: Retry policy of each batch; None never repeats a request.
+            resume: A ``token()`` of an earlier scan of this hash key: go on behind its last row. What was selected
+                then is in the token and need not be given again; what is given has to be the same.
+
+        Returns:
+            A ``Scanner``: an iterator of (sort key, value), or of (sort key, value, ttl) with ``with_ttl``: whole
+            seconds, ``math.inf`` without expiry.
+
+        Raises:
+            InvalidArgument: An argument of a wrong type or size, an empty hash key, a token of something else.
+
+        Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice.
+        Greenlets: several may take rows from one scanner; a killed one harms no other.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            >>> for sort_key, value in table.hash_scan("user:7", prefix="n"):
+            ...     print(sort_key, value)
+            b'name' b'Ada'
+            b'nick' b'al'
+        """
+        query = Query(
+            hash_key=only_hash_key(hash_key),
+            start=b"" if start is None else to_bytes(start, "start"),
+            stop=b"" if stop is None else to_bytes(stop, "stop"),
+            start_inclusive=bool(start_inclusive),
+            stop_inclusive=bool(stop_inclusive),
+            prefix=b"" if prefix is None else to_bytes(prefix, "prefix"),
+            sort_key_filter=_filter(filter, "filter"),
+            no_value=bool(no_value),
+            with_ttl=bool(with_ttl),
+        )
+        token = self._resumed(resume, query, Query(hash_key=query.hash_key))
+        return self._scanner(token or Token(self.name, 0, query, None), limit, 1, batch_size, timeout, retry)
+
+    def scan(
+        self,
+        *,
+        hash_key_filter: Filter | None = None,
+        sort_key_filter: Filter | None = None,
+        no_value: bool = False,
+        with_ttl: bool = False,
+        limit: int | None = None,
+        batch_size: int = MAX_BATCH,
+        parallel: int = 1,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        resume: str | None = None,
+        partitions: Iterable[int] | None = None,
+    ) -> Scanner:
+        """Iterate over the records of the whole table.
+
+        The order is that of the partitions; within one, hash keys ascend by length first and then bytewise, and sort
+        keys ascend within their hash key. Nothing is sent before the first row is asked for.
+
+        Args:
+            hash_key_filter: Only hash keys that pass this filter.
+            sort_key_filter: Only sort keys that pass this filter.
+            no_value: Leave the values out: they are ``b""`` then.
+            with_ttl: Add the seconds left to each row.
+            limit: Most rows; None: all.
+            batch_size: Rows in one reply; the server sends 1,000 at most.
+            parallel: Partitions that are read at the same time, each by a greenlet; their rows come mixed by batches.
+                Up to ``2 * parallel + 1`` batches are in memory.
+            timeout: Seconds for one batch with its attempts; None: the client's default.
+            retry: Retry policy of each batch; None never repeats a request.
+            resume: A ``token()`` of an earlier scan of this table: go on behind its last rows, with what was selected
+                then. What is given besides has to be the same.
+            partitions: Only these partitions, by index; None: all.
+
+        Returns:
+            A ``Scanner``: an iterator of (hash key, sort key, value), or of (hash key, sort key, value, ttl) with
+            ``with_ttl``: whole seconds, ``math.inf`` without expiry.
+
+        Raises:
+            InvalidArgument: An argument of a wrong type or size, a token of something else.
+
+        Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice, also
+            when the table splits meanwhile.
+        Greenlets: several may take rows from one scanner; a killed one harms no other.
+
+        Example:
+            >>> sum(len(value) for hash_key, sort_key, value in table.scan(parallel=4)) >= 0
+            True
+        """
+        query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
+        token = self._resumed(resume, query, Query())
+        if token is not None and partitions is not None:
+            raise InvalidArgument("resume and partitions cannot be given both: the token knows the partitions")
+        fresh = Token(self.name, 0, query, None, _indices(partitions))
+        return self._scanner(token or fresh, limit, parallel, batch_size, timeout, retry)
+
+    def scanners(
+        self,
+        n: int,
+        *,
+        hash_key_filter: Filter | None = None,
+        sort_key_filter: Filter | None = None,
+        no_value: bool = False,
+        with_ttl: bool = False,
+        batch_size: int = MAX_BATCH,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[Scanner]:
+        """Split the table among several scanners, for as many greenlets or processes; waits for the routes.
+
+        Args:
+            n: Most scanners; there are never more than partitions.
+            hash_key_filter: Only hash keys that pass this filter.
+            sort_key_filter: Only sort keys that pass this filter.
+            no_value: Leave the values out.
+            with_ttl: Add the seconds left to each row.
+            batch_size: Rows in one reply.
+            timeout: Seconds for one batch with its attempts, and for the routes; None: the client's default.
+            retry: Retry policy of each batch.
+
+        Returns:
+            Scanners as ``scan`` gives them, which together deliver every row once, whichever of them is read when. The
+            ``token()`` of one resumes its share in another process.
+
+        Raises:
+            InvalidArgument: n is below 1, or an argument of a wrong type.
+            TableNotFound: The meta servers do not know the table.
+            PegasusError: The routes cannot be had.
+
+        Retries: safe, as for ``scan``.
+        Greenlets: each scanner for one greenlet or for several.
+
+        Example:
+            >>> jobs = [gevent.spawn(list, scanner) for scanner in table.scanners(4)]
+            >>> rows = [row for job in gevent.joinall(jobs) for row in job.get()]
+        """
+        n = _whole(n, "n")
+        query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
+        whole = self._work(Token(self.name, 0, query, None), batch_size, timeout, retry)
+        parts = [(part.index, part.modulus, part.after) for part in whole.plan()]
+        tokens = [Token(self.name, whole.app_id, query, parts[first::n]) for first in range(min(n, len(parts)))]
+        return [self._scanner(token, None, 1, batch_size, timeout, retry) for token in tokens]
+
+    def count(
+        self,
+        *,
+        hash_key_filter: Filter | None = None,
+        sort_key_filter: Filter | None = None,
+        parallel: int = 1,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        partitions: Iterable[int] | None = None,
+    ) -> int:
+        """Return the number of records in the whole table that are not expired, by counting them in the servers.
+
+        Servers before release 2.5 send their keys to be counted here.
+
+        Args:
+            hash_key_filter: Only hash keys that pass this filter.
+            sort_key_filter: Only sort keys that pass this filter.
+            parallel: Partitions that are counted at the same time.
+            timeout: Seconds for one request with its attempts, 1,000 records each; None: the client's default. Use
+                ``client.deadline`` to bound the whole.
+            retry: Retry policy of each request.
+            partitions: Only these partitions, by index; None: all.
+
+        Raises:
+            InvalidArgument: An argument of a wrong type.
+            PegasusError: A partition cannot be counted.
+
+        Retries: safe; a partition whose count breaks off is counted again from its beginning, after the second time
+            by its keys, which can be counted on from where it broke.
+        Greenlets: a killed caller harms no other call.
+
+        Example:
+            >>> table.count(hash_key_filter=Filter.prefix("user:"))
+            1
+        """
+        query = _table_query(hash_key_filter, sort_key_filter, no_value=True, count_only=True)
+        width = _whole(parallel, "parallel")
+        work = self._work(Token(self.name, 0, query, None, _indices(partitions)), MAX_BATCH, timeout, retry)
+        source = Sequential(work) if width == 1 else Parallel(work, width)
+        total = 0
+        try:
+            while (batch := source.next()) is not None:
+                if batch.final:
+                    total += batch.counted
+        finally:
+            work.release_now()
+        return total
+
+    # ------------------------------------------------------------------------------------------------------ inside use
+    def _resumed(self, text: str | None, query: Query, plain: Query) -> Token | None:
+        """Return a token that fits what is asked for besides it; a query without any wishes fits all."""
+        if text is None:
+            return None
+        token = decode(text)
+        if token.table != self.name:
+            raise InvalidArgument(f"the token is of table {token.table!r}, not {self.name!r}")
+        if token.query.hash_key != query.hash_key:
+            raise InvalidArgument("the token is of another hash key, or of the other kind of scan")
+        if query not in (plain, token.query):
+            raise InvalidArgument(f"the token's scan selects otherwise: {token.query}, not {query}")
+        return token
+
+    def _work(self, token: Token, batch_size: int, timeout: float | None, retry: RetryPolicy | None) -> Work:
+        return Work(
+            self._dispatcher,
+            token.query,
+            batch_size=_whole(batch_size, "batch_size"),
+            timeout=timeout,
+            retry=retry,
+            parts=token.parts,
+            only=token.only,
+            app_id=token.app_id,
+        )
+
+    def _scanner(
+        self,
+        token: Token,
+        limit: int | None,
+        parallel: int,
+        batch_size: int,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+    ) -> Scanner:
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            raise InvalidArgument(f"limit must be a whole number of rows or None, not {limit!r}")
+        work = self._work(token, batch_size, timeout, retry)
+        if limit:
+            work.batch_size = min(work.batch_size, limit)
+        return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
+
+    def _shape(self, query: Query) -> Any:
+        """Return what turns rows as the servers send them into those of the application; None: nothing."""
+        at = 2 if query.hash_key is None else 1
+        decode_value = None if self.codec is None or query.no_value else self.codec.decode
+
+        def shape(rows: list[Any]) -> list[Any]:
+            if decode_value is not None:
+                rows = [(*row[:at], decode_value(row[at]), *row[at + 1 :]) for row in rows]
+            if query.with_ttl:
+                now = int(time()) - EPOCH
+                rows = [(*row[:-1], _seconds_left(row[-1], now)) for row in rows]
+            return rows
+
+        return shape if decode_value is not None or query.with_ttl else None
+
+
+def _seconds_left(expire_ts: int, now: int) -> float:
+    # The server compares as unsigned, and what it has just sent is not expired, whatever our clock says.
+    return max((expire_ts & 0xFFFFFFFF) - now, 1) if expire_ts else math.inf
+
+
+def _filter(wanted: Filter | None, name: str) -> Filter:
+    if wanted is None:
+        return NO_FILTER
+    if not isinstance(wanted, Filter):
+        raise InvalidArgument(f"{name} must be a Filter, as Filter.postfix(b'x'), not {wanted!r}")
+    # An empty pattern and no filter are the same thing.
+    return wanted if wanted.type and wanted.pattern else NO_FILTER
+
+
+def _table_query(
+    hash_key_filter: Filter | None,
+    sort_key_filter: Filter | None,
+    *,
+    no_value: bool = False,
+    with_ttl: bool = False,
+    count_only: bool = False,
+) -> Query:
+    return Query(
+        hash_key_filter=_filter(hash_key_filter, "hash_key_filter"),
+        sort_key_filter=_filter(sort_key_filter, "sort_key_filter"),
+        no_value=bool(no_value),
+        with_ttl=bool(with_ttl),
+        count_only=count_only,
+    )
+
+
+def _whole(value: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidArgument(f"{name} must be a whole number above 0, not {value!r}")
+    return value
+
+
+def _indices(partitions: Iterable[int] | None) -> tuple[int, ...] | None:
+    if partitions is None:
+        return None
+    found = tuple(partitions)
+    if any(not isinstance(index, int) or isinstance(index, bool) for index in found):
+        raise InvalidArgument(f"partitions must be whole numbers, not {found!r}")
+    return found

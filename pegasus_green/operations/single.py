@@ -1,0 +1,294 @@
+"""The verbs of one record: get, set, remove, exist, ttl, touch, incr."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
+from ..keys import Key, crc64, encode_key
+from ..protocol import fast
+from ..protocol.rpc import GET, INCR, PUT, REMOVE, TTL
+from ..protocol.rrdb import IncrRequest
+from ..retry import RetryPolicy
+from .base import DEFAULT, CallInfo, TableBase, expire_ts, key_pair
+
+
+class SingleOperations(TableBase):
+    """Operations on one (hash key, sort key)."""
+
+    __slots__ = ()
+
+    def get(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: Any = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Any:
+        """Return the value of one record.
+
+        Args:
+            hash_key: Chooses the partition; at most 65,534 bytes, may be empty.
+            sort_key: Orders the record under its hash key; any size, may be empty.
+            default: What to return when the record is absent or expired.
+            timeout: Seconds for the whole call with its attempts; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Returns:
+            The value as bytes (or as the table's codec decodes it), exactly as stored; an empty value is ``b""``.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            RequestTimeout: No success in time.
+            PegasusError: Any other failure, see ``pegasus_green.errors``.
+
+        Retries: safe; a read is repeated until the deadline.
+        Greenlets: any number may call at once; a killed caller harms no other call.
+
+        Example:
+            >>> table.set("user:7", "name", "Ada")
+            >>> table.get("user:7", "name")
+            b'Ada'
+        """
+        if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+            hash_key, sort_key = key_pair(hash_key, sort_key)
+        frame = self._call(
+            GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key), timeout, retry, info
+        )
+        if info is not None:
+            self._decode(GET, frame, info)
+        status, value = fast.read_value(frame)
+        if status == 0:
+            return value if self.codec is None else self.codec.decode(value)
+        if status == 1:
+            return default
+        raise self._storage_error(GET, status)
+
+    def set(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> None:
+        """Store one value, replacing any previous one with its expiry.
+
+        Returns when the primary and all its current secondaries have logged the write.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: May be empty.
+            value: Bytes as they are, str as UTF-8 (or what the table's codec encodes); may be empty.
+            ttl: Seconds until it expires, rounded up to whole ones; None or 0: never (a table may have a default).
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Raises:
+            InvalidArgument: A wrong type, or a request body over ``max_write_bytes``; nothing was sent.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            PegasusError: Any other failure.
+
+        Retries: safe; storing twice stores the same value with the same expiry. Where another writer of the same key
+            runs at the same time, a delayed copy of this write may land after the other's: ``retry=None`` excludes it.
+        Greenlets: any number may call at once; after a kill the write may or may not have happened.
+
+        Example:
+            >>> table.set("user:7", "name", "Ada", ttl=60)
+        """
+        if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+            hash_key, sort_key = key_pair(hash_key, sort_key)
+        if type(value) is not bytes or self.codec is not None:
+            value = self._value(value)
+        argument = fast.put_argument(hash_key, sort_key, value, expire_ts(ttl) if ttl else 0)
+        frame = self._write(PUT, crc64(hash_key or sort_key), argument, timeout, retry, info)
+        self._done(PUT, frame, info)
+
+    def remove(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> None:
+        """Remove one record; whether there was one, the server does not tell.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: May be empty.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            PegasusError: Any other failure.
+
+        Retries: safe; as with ``set``, a delayed copy may land after another writer's write of the same key.
+        Greenlets: any number may call at once; after a kill the removal may or may not have happened.
+
+        Example:
+            >>> table.set("user:7", "name", "Ada")
+            >>> table.remove("user:7", "name")
+            >>> table.get("user:7", "name") is None
+            True
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument = fast.key_argument(hash_key, sort_key)
+        frame = self._write(REMOVE, crc64(hash_key or sort_key), argument, timeout, retry, info)
+        self._done(REMOVE, frame, info)
+
+    def ttl(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> int | float | None:
+        """Return how long a record still lives.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: May be empty.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Returns:
+            Whole seconds, at least 1; ``math.inf`` for a record without expiry; None when it is absent or expired.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            RequestTimeout: No success in time.
+            PegasusError: Any other failure.
+
+        Retries: safe.
+        Greenlets: any number may call at once.
+
+        Example:
+            >>> table.set("user:7", "session", "x", ttl=60)
+            >>> table.ttl("user:7", "session") in (59, 60)
+            True
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument = fast.key_argument(hash_key, sort_key)
+        frame = self._call(TTL, crc64(hash_key or sort_key), argument, timeout, retry, info)
+        response = self._decode(TTL, frame, info)
+        if response.error == 0:
+            # Writers that sent a negative expiry made a record that lives until after 2106, by the server's unsigned
+            # count; what is left is then cut to a negative number of 32 bits. Only -1 itself means "none".
+            return math.inf if response.ttl_seconds == -1 else int(response.ttl_seconds & 0xFFFFFFFF)
+        if response.error == 1:
+            return None
+        raise self._storage_error(TTL, response.error)
+
+    def exist(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> bool:
+        """Tell whether there is a record that has not expired, without moving its value.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: May be empty.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            RequestTimeout: No success in time.
+            PegasusError: Any other failure.
+
+        Retries: safe.
+        Greenlets: any number may call at once.
+
+        Example:
+            >>> table.exist("user:7", "no such key")
+            False
+        """
+        return self.ttl(hash_key, sort_key, timeout=timeout, retry=retry, info=info) is not None
+
+    def incr(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        increment: int = 1,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> int:
+        """Add to the integer that a record holds, atomically, and return the sum.
+
+        An absent, expired or empty record counts as 0. A value is an integer when all of it is one of 64 bits, signed,
+        as C reads it: ``12``, ``-3``, ``0x1F``, and ``010`` is 8. The sum is stored as decimal text, past the table's
+        codec.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: May be empty.
+            increment: What to add, of 64 bits; 0 returns the value, and writes it in decimal.
+            ttl: None keeps the record's expiry, 0 clears it, more sets it to that many seconds from now. Whatever it
+                says, a record that would have no expiry gets that of the table's env ``default_ttl``.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy of this call; None never repeats.
+            info: Filled with facts about the call.
+
+        Raises:
+            NotAnInteger: The value is none; nothing was changed.
+            IntegerOverflow: The sum needs more than 64 bits; nothing was changed, ``old_value`` is the value.
+            InvalidArgument: A wrong type or size; nothing was sent.
+            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been added or not.
+            PegasusError: Any other failure.
+
+        Retries: never repeated once its outcome is unknown; a server that refuses it has not applied it, and is asked
+            again.
+        Greenlets: any number may call at once; after a kill it may or may not have been added.
+
+        Example:
+            >>> table.set("page:1", "views", 41)
+            Traceback (most recent call last):
+            pegasus_green.errors.InvalidArgument: value must be bytes or str, not int
+            >>> table.set("page:1", "views", "41")
+            >>> table.incr("page:1", "views")
+            42
+        """
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        if not isinstance(increment, int) or isinstance(increment, bool) or not -(2**63) <= increment < 2**63:
+            raise InvalidArgument(f"increment must be an integer of 64 bits, not {increment!r}")
+        # On the wire 0 keeps the expiry and a negative number clears it.
+        expiry = 0 if ttl is None else expire_ts(ttl) or -1
+        request = IncrRequest(encode_key(hash_key, sort_key), increment, expiry)
+        frame = self._write(INCR, crc64(hash_key or sort_key), INCR.encode_argument(request), timeout, retry, info)
+        response = self._decode(INCR, frame, info)
+        if response.error == 0:
+            return int(response.new_value)
+        if response.error != 4:
+            raise self._storage_error(INCR, response.error)
+        # With an overflow the server tells the value as it is, which cannot be 0: 0 and any increment fit.
+        error: NotAnInteger | IntegerOverflow = NotAnInteger("the value is no integer of 64 bits", status=4)
+        if response.new_value:
+            text = f"{response.new_value} + {increment} needs more than 64 bits"
+            error = IntegerOverflow(text, status=4, old_value=response.new_value)
+        raise self._complete(error, INCR)

@@ -1,0 +1,195 @@
+"""Options of a client, frozen, with their defaults and the URL that spells them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from .errors import InvalidArgument
+from .retry import RetryPolicy
+
+DEFAULT_META_PORT = 34601
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class HedgePolicy:
+    """When a read that is slow at the primary also goes to a secondary (a "backup request").
+
+    The secondary's answer may be stale: it misses at least the last write until the next one arrives there, or for up
+    to 100 s on an idle partition.
+
+    Attributes:
+        delay: Seconds to wait for the primary first.
+        max_ratio: Largest share of reads that may be hedged, 0 to 1.
+    """
+
+    delay: float = 0.02
+    max_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not (_is_number(self.delay) and self.delay > 0 and _is_number(self.max_ratio) and 0 < self.max_ratio <= 1):
+            raise InvalidArgument(f"a hedge needs delay > 0 seconds and 0 < max_ratio <= 1, not {self}")
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """Everything about a client that can be chosen; times in seconds, sizes in bytes.
+
+    Attributes:
+        timeout: Deadline of one call, all attempts included.
+        connect_timeout: One dial; never more than half of the time that the call has left.
+        meta_stagger: The next meta server is asked when one has been silent for this long.
+        refresh_interval: Least time between two route queries for one table.
+        refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
+        silence: A connection with requests out and nothing in for this long has the routes looked up.
+        silent_window: A connection that has been silent this long is replaced once a call's deadline passes on it.
+        retry: Retry policy; None never repeats a request.
+        max_in_flight: Requests waiting for a reply on one connection; further callers wait for room.
+        max_queued_bytes: Bytes waiting to be sent on one connection; further callers wait for room.
+        max_frame: Largest reply; a larger one ends the connection.
+        max_write_bytes: Largest body of a write request; None leaves it to the server (whose default is 1 MiB).
+        header_version: Request header, 1 or 0; hedged reads need 1.
+        hedge: Hedged reads; None is off.
+    """
+
+    timeout: float = 2.0
+    connect_timeout: float = 1.0
+    meta_stagger: float = 0.25
+    refresh_interval: float = 0.3
+    refresh_period: float = 30.0
+    silence: float = 0.5
+    silent_window: float = 10.0
+    retry: RetryPolicy | None = RetryPolicy()
+    max_in_flight: int = 20_000
+    max_queued_bytes: int = 64 * 1024 * 1024
+    max_frame: int = 64 * 1024 * 1024
+    max_write_bytes: int | None = 1024 * 1024
+    header_version: int = 1
+    hedge: HedgePolicy | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the option."""
+        for name in ("timeout", "connect_timeout", "meta_stagger", "refresh_interval", "silence", "silent_window"):
+            seconds = getattr(self, name)
+            if not _is_number(seconds) or seconds <= 0:
+                raise InvalidArgument(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
+        if not _is_number(self.refresh_period) or self.refresh_period < 0:
+            raise InvalidArgument(f"refresh_period must be 0 (off) or more seconds, not {self.refresh_period!r}")
+        for name in ("max_in_flight", "max_queued_bytes", "max_frame", "max_write_bytes"):
+            size = getattr(self, name)
+            if size is None and name == "max_write_bytes":
+                continue
+            if not _is_whole(size) or size < 1:
+                raise InvalidArgument(f"{name} must be a whole number above 0, not {size!r}")
+        if not _is_whole(self.header_version) or self.header_version not in (0, 1):
+            raise InvalidArgument(f"header_version must be 0 or 1, not {self.header_version!r}")
+        for name, kind in (("retry", RetryPolicy), ("hedge", HedgePolicy)):
+            policy = getattr(self, name)
+            if policy is not None and not isinstance(policy, kind):
+                raise InvalidArgument(f"{name} must be a {kind.__name__} or None (off), not {policy!r}")
+        if self.hedge is not None and self.header_version == 0:
+            raise InvalidArgument("hedge needs header_version=1: a v0 header cannot carry the backup flag")
+
+    def with_(self, **changes: Any) -> ClientOptions:
+        """Return a copy with these options changed.
+
+        Raises:
+            InvalidArgument: An unknown name (the nearest known one is named), or a bad value.
+        """
+        _refuse_unknown(changes)
+        return replace(self, **changes)
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    known = [field.name for field in fields(ClientOptions)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise InvalidArgument(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _size_or_none(text: str) -> int | None:
+    return None if text.lower() == "none" else int(text)
+
+
+def _retry(text: str) -> RetryPolicy | None:
+    if text.lower() not in ("on", "off", "none"):
+        raise ValueError(text)
+    return RetryPolicy() if text.lower() == "on" else None
+
+
+def _hedge(text: str) -> HedgePolicy | None:
+    return None if text.lower() in ("off", "none") else HedgePolicy(delay=float(text))
+
+
+# How the options that are not seconds are spelled in a URL.
+_URL_TYPES: dict[str, Callable[[str], Any]] = {
+    "max_in_flight": int,
+    "max_queued_bytes": int,
+    "max_frame": int,
+    "max_write_bytes": _size_or_none,
+    "header_version": int,
+    "retry": _retry,
+    "hedge": _hedge,
+}
+
+
+def parse_url(url: str) -> tuple[list[str], str, dict[str, Any]]:
+    """Take ``pegasus://host:port,host:port/table?timeout=2`` apart.
+
+    An IPv6 address stands in brackets; what is special in a URL is percent-encoded in the table's name.
+
+    Returns:
+        Meta servers, table name ("" if none), options. ``retry=on``, ``retry=off``, ``hedge=SECONDS``, ``hedge=off``
+        and ``max_write_bytes=none`` are understood too.
+
+    Raises:
+        InvalidArgument: Not such a URL; the offending part is named.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme != "pegasus" or not rest:
+        raise InvalidArgument(f"a URL looks like pegasus://host:port,host:port/table?timeout=2, not {url!r}")
+    rest, _, query = rest.partition("?")
+    hosts, _, path = rest.partition("/")
+    metas = [host.strip() for host in hosts.split(",") if host.strip()]
+    if not metas:
+        raise InvalidArgument(f"no meta server in {url!r}")
+    return metas, _url_table(path, url), _url_options(query)
+
+
+def _url_table(path: str, url: str) -> str:
+    path = path.removesuffix("/")
+    if "/" in path or "#" in path:
+        raise InvalidArgument(f"one table name is possible in {url!r}; write / as %2F and # as %23 in it")
+    try:
+        return unquote(path, errors="strict")
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"the table name in {url!r} is not UTF-8: {error}") from None
+
+
+def _url_options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        _refuse_unknown([name])
+        if name in options:
+            raise InvalidArgument(f"option {name} stands twice in the URL")
+        try:
+            options[name] = _URL_TYPES.get(name, float)(text)
+        except InvalidArgument:
+            raise
+        except ValueError:
+            raise InvalidArgument(f"option {name}={text!r} in the URL cannot be understood") from None
+    return options

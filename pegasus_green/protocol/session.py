@@ -1,0 +1,204 @@
+"""The state of one connection at either end, without I/O: bytes in, matched replies or requests out.
+
+``ClientSession`` gives out sequence ids, keeps what waits for a reply and matches replies to it. ``ServerSession``
+cuts requests out of the stream. Neither ever holds more than one incomplete frame, and that grows with the bytes that
+have really come, never with what a length word promises.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import Any
+
+from ..errors import FrameTooLarge, ProtocolError
+from .binary import Buffer
+from .framing import DEFAULT_MAX_FRAME, MAX_NAME, MIN_REPLY, Request, parse_reply, parse_request, request_size
+from .rpc import REPLY_HEAD
+
+_I32 = struct.Struct(">i")
+MAX_SEQID = 0x7FFFFFFF
+# Frames above this size are handed over as views of the chunk they came in: copying them costs more than it saves.
+VIEW_FROM = 16 * 1024
+# An incomplete frame above this size is collected in its own buffer; below, its bytes go in front of the next chunk.
+COLLECT_FROM = 16 * 1024
+FIRST_RESERVE = 1024 * 1024
+
+
+@cache
+def _heads(name_size: int) -> Any:
+    """Return the reader of a reply's head.
+
+    Its parts: frame length, length and text of a six-letter frame error (ERR_OK), message begin, length of the name,
+    and behind the name the sequence id.
+    """
+    return struct.Struct(f">ii6sII{name_size}xi").unpack_from
+
+
+class ClientSession:
+    """Sequence ids and pending requests of a client's connection.
+
+    Attributes:
+        pending: What waits for a reply, by sequence id. The session does not look into the entries; whoever takes a
+            reply out of ``feed`` also takes its entry out of here, so an entry that was given up meanwhile is not met.
+        issued: The newest sequence id; ids run from 1 to 2^31-1 and around.
+        received: Reply frames cut out of the stream so far.
+    """
+
+    __slots__ = ("pending", "issued", "received", "max_frame", "_tail", "_large", "_filled", "_size", "_head", "_shape")
+
+    def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
+        """Start with nothing pending.
+
+        Args:
+            max_frame: Largest reply in bytes; a larger one ends the connection before memory is taken for it.
+        """
+        self.pending: dict[int, Any] = {}
+        self.issued = 0
+        self.received = 0
+        self.max_frame = max_frame
+        self._tail = b""
+        self._large: bytearray | None = None
+        self._filled = 0
+        self._size = 0
+        self._expect(len("RPC_RRDB_RRDB_GET_ACK"))
+
+    def next_id(self) -> int:
+        """Issue the next sequence id, passing over those that still wait."""
+        seqid = self.issued
+        while True:
+            seqid = seqid + 1 if seqid < MAX_SEQID else 1
+            if seqid not in self.pending:
+                self.issued = seqid
+                return seqid
+
+    def buffer(self) -> memoryview | None:
+        """Return where the rest of a large incomplete frame is to be read to; None: read a chunk and ``feed`` it."""
+        large = self._large
+        if large is None:
+            return None
+        if self._filled == len(large):
+            # Grow by doubling as the bytes arrive: a promised length alone never makes us take memory.
+            large.extend(bytes(min(len(large), self._size - len(large))))
+        return memoryview(large)[self._filled :]
+
+    def filled(self, size: int) -> list[tuple[int, Buffer]]:
+        """Take note of size bytes read into ``buffer()``; return its reply when it is complete."""
+        self._filled += size
+        if self._large is None or self._filled < self._size:
+            return []
+        frame = memoryview(self._large)
+        self._large = None
+        self.received += 1
+        return [(parse_reply(frame).seqid, frame)]
+
+    def feed(self, data: bytes) -> list[tuple[int, Buffer]]:
+        """Take the next bytes of the stream and return the whole replies in them as (sequence id, frame).
+
+        Only the envelope is looked at; whether a sequence id waits, and whether the body can be read, is found out by
+        those who take the replies.
+
+        Raises:
+            ProtocolError: The stream cannot be understood any more; the connection has to end.
+        """
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        frames: list[tuple[int, Buffer]] = []
+        pos, end = 0, len(data)
+        while pos < end:
+            pos = self._feed_usual(data, pos, end, frames)
+            if pos < end:
+                pos = self._feed_any(data, pos, end, frames)
+        self.received += len(frames)
+        return frames
+
+    def _feed_usual(self, data: bytes, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
+        """Take replies with frame error ERR_OK; return where another kind, or an incomplete one, begins."""
+        head, shape, largest = self._head, self._shape, self.max_frame
+        # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
+        # reply's name put it, and again when this name turns out to have another length.
+        while end - pos >= shape:
+            size, error_size, error, word, name_size, seqid = head(data, pos)
+            stop = pos + size
+            if stop > end or not shape <= size <= largest or error_size != 6 or error != b"ERR_OK":
+                break
+            if name_size != shape - 26:
+                if not 0 < name_size <= min(size - 26, MAX_NAME):
+                    break
+                head, shape = self._expect(name_size)
+                continue
+            if word != REPLY_HEAD:
+                break
+            frames.append((seqid, data[pos:stop] if size < VIEW_FROM else memoryview(data)[pos:stop]))
+            pos = stop
+        return pos
+
+    def _feed_any(self, data: bytes, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
+        """Take one reply of any kind, or keep it when it is incomplete; return the position behind it."""
+        size = _I32.unpack_from(data, pos)[0] if end - pos >= 4 else MIN_REPLY
+        if size > self.max_frame:
+            raise FrameTooLarge(f"a reply of {size} bytes; the limit is {self.max_frame}")
+        if size < MIN_REPLY:
+            raise ProtocolError(f"a reply of {size} bytes; the smallest possible has {MIN_REPLY}")
+        stop = pos + size
+        if stop > end:
+            self._keep(data, pos, size)
+            return end
+        frame = data[pos:stop] if size < VIEW_FROM else memoryview(data)[pos:stop]
+        reply = parse_reply(frame)
+        frames.append((reply.seqid, frame))
+        if reply.error == "ERR_OK":
+            self._expect(len(reply.name))
+        return stop
+
+    def _keep(self, data: bytes, pos: int, size: int) -> None:
+        """Keep the beginning of a reply of that size: in front of the next chunk, or in its own buffer if large."""
+        if size <= COLLECT_FROM:
+            self._tail = data[pos:]
+            return
+        have = len(data) - pos
+        self._size, self._filled = size, have
+        self._large = bytearray(min(size, max(FIRST_RESERVE, have)))
+        self._large[:have] = memoryview(data)[pos:]
+
+    def _expect(self, name_size: int) -> tuple[Any, int]:
+        self._head, self._shape = _heads(name_size), 26 + name_size
+        return self._head, self._shape
+
+
+class ServerSession:
+    """Cuts requests out of a client's byte stream."""
+
+    __slots__ = ("max_frame", "_chunks", "_have", "_want")
+
+    def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
+        """Start at the beginning of a stream; a request above max_frame bytes ends it."""
+        self.max_frame = max_frame
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self._want = 4
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Take the next bytes and return the whole requests in them.
+
+        Raises:
+            ProtocolError: Not the THFT protocol, or a request that cannot be understood; close the connection.
+        """
+        self._chunks.append(data)
+        self._have += len(data)
+        if self._have < self._want:
+            return []
+        data = b"".join(self._chunks)
+        requests, pos, end = [], 0, len(data)
+        while True:
+            size = request_size(data, end, pos, self.max_frame)
+            if size is None or pos + size > end:
+                break
+            requests.append(parse_request(memoryview(data)[pos : pos + size]))
+            pos += size
+        self._chunks = [data[pos:]] if pos < end else []
+        self._have = end - pos
+        # Below 4 bytes the magic cannot be checked yet; an incomplete frame is looked at again when it is whole.
+        self._want = max(size or 0, 4 if self._have < 4 else self._have + 1)
+        return requests

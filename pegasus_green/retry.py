@@ -1,0 +1,82 @@
+"""When and how often a failed attempt is repeated: pure decisions, no clock and no sleep."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential back-off with jitter, within the deadline of the call.
+
+    Attributes:
+        base: Seconds before the first repetition, before jitter.
+        cap: Longest pause in seconds.
+        max_attempts: Attempts in all, the first included; None: as many as the deadline allows.
+        busy_factor: How many times longer the pauses are when the server throttles or splits.
+
+    A policy holds no state, so one instance serves any number of greenlets.
+    """
+
+    base: float = 0.01
+    cap: float = 0.5
+    max_attempts: int | None = None
+    busy_factor: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("base", "cap", "busy_factor"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InvalidArgument(f"retry {name} must be a finite number, not {value!r}")
+        if not 0 < self.base <= self.cap:
+            raise InvalidArgument(f"retry needs 0 < base <= cap seconds, not base={self.base}, cap={self.cap}")
+        if self.busy_factor < 1:
+            raise InvalidArgument(f"retry busy_factor must be at least 1, not {self.busy_factor!r}")
+        attempts = self.max_attempts
+        if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
+            raise InvalidArgument(f"retry max_attempts must be None or a whole number above 0, not {attempts!r}")
+
+    def delay(self, attempt: int, slow: bool = False) -> float:  # noqa: FBT001, FBT002
+        """Return the seconds to wait after failed attempt number ``attempt`` (1 is the first)."""
+        full = self.base * (2.0 ** min(attempt - 1, 20)) * (self.busy_factor if slow else 1.0)
+        # Between half and all of the step: callers that failed together come back apart.
+        return min(full, self.cap) * (0.5 + random.random() / 2)
+
+
+class Reaction(NamedTuple):
+    """What a frame error asks for."""
+
+    retry: bool
+    refresh: bool = False
+    slow: bool = False
+
+
+_SURFACE = Reaction(retry=False)
+_REROUTE = Reaction(retry=True, refresh=True)
+_LATER = Reaction(retry=True)
+_MUCH_LATER = Reaction(retry=True, slow=True)
+
+# Every name a replica answers is sent before a write enters replication: the write was not applied, so these hold for
+# incr and check_and_* too. A name that is not here is surfaced.
+REACTIONS: dict[str, Reaction] = {
+    "ERR_OBJECT_NOT_FOUND": _REROUTE,
+    "ERR_INVALID_STATE": _REROUTE,
+    "ERR_INACTIVE_STATE": _REROUTE,
+    "ERR_PARENT_PARTITION_MISUSED": _REROUTE,
+    "ERR_TRY_AGAIN": _REROUTE,
+    "ERR_NOT_ENOUGH_MEMBER": _LATER,
+    "ERR_CAPACITY_EXCEEDED": _LATER,
+    "ERR_BUSY": _MUCH_LATER,
+    "ERR_SPLITTING": _MUCH_LATER,
+}
+
+
+def reaction(code: str) -> Reaction:
+    """Return what to do after a frame error of that name."""
+    return REACTIONS.get(code, _SURFACE)

@@ -1,0 +1,250 @@
+"""One batch of one part: asked for where the server holds a context, else behind the last key that came."""
+
+from __future__ import annotations
+
+from math import frexp
+from time import monotonic
+from typing import Any, NamedTuple
+
+from gevent.exceptions import InvalidSwitchError
+from greenlet import getcurrent
+
+from ..cluster.dispatcher import Attempt
+from ..cluster.routing import Route
+from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
+from ..protocol.binary import Buffer
+from ..protocol.rows import Rows, read_rows
+from ..protocol.rpc import CLEAR_SCANNER, GET_SCANNER, SCAN, Rpc
+from ..protocol.rrdb import ScanRequest
+from ..retry import Reaction
+from ..transport.connection import Connection, Outcome
+from .parts import COMPLETED, NONE, Part
+from .work import Work
+
+# A count that was lost this often goes on with rows, which can be counted on from the last key.
+MAX_LOST_COUNTS = 2
+# The reply to a scan whose context is gone: status 1 in the usual layout.
+_STATUS_1 = b"\x08\0\1\0\0\0\1"
+
+
+class Batch(NamedTuple):
+    """Rows that came together.
+
+    Attributes:
+        key: Index and modulus of the part.
+        rows: As ``Query.read`` gives them; may be empty.
+        final: Whether the part ends here.
+        counted: Rows of the whole part, in the final batch of a count.
+    """
+
+    key: tuple[int, int]
+    rows: list[Any]
+    final: bool
+    counted: int
+
+
+def _is_result(rpc: Rpc, frame: Buffer) -> bool:
+    """Tell whether a reply has frame error ERR_OK and a body."""
+    return bytes(frame[4 : rpc.body_offset - 7]) == rpc.ok_head and len(frame) > rpc.body_offset
+
+
+class _Orphan:
+    """Takes the reply to a request that nobody waits for any more, and frees its context."""
+
+    __slots__ = ("_rpc", "_connection", "_route", "_hash")
+
+    def __init__(self, rpc: Rpc, connection: Connection, route: Route, partition_hash: int) -> None:
+        self._rpc, self._connection, self._route, self._hash = rpc, connection, route, partition_hash
+
+    def switch(self, outcome: Outcome) -> None:
+        """Take the outcome, in the hub."""
+        if isinstance(outcome, PegasusError) or not _is_result(self._rpc, outcome):
+            return
+        try:
+            context = read_rows(self._rpc, outcome).context_id
+        except ProtocolError:
+            return
+        if context not in (COMPLETED, NONE):
+            argument = CLEAR_SCANNER.encode_argument(context)
+            self._connection.send_oneway(CLEAR_SCANNER, self._route, self._hash, argument)
+
+
+class BatchCall(Attempt):
+    """The attempts at one batch.
+
+    Attributes:
+        rows: What the successful reply holds.
+    """
+
+    __slots__ = ("work", "part", "rows", "_connection", "_route")
+
+    def __init__(self, work: Work, part: Part, deadline: float) -> None:
+        """Begin the call of a batch."""
+        super().__init__(work.dispatcher, GET_SCANNER, part.hash, b"", deadline, work.retry)
+        self.work, self.part = work, part
+        self.rows: Rows | None = None
+        self._connection: Connection | None = None
+        self._route: Route | None = None
+
+    def route(self) -> Route | PegasusError:
+        """Return where the part is served now; a table scan that met a split is planned anew here."""
+        if not self.part.modulus:
+            return super().route()
+        table = self.owner.routes.get(self.deadline)
+        if isinstance(table, PegasusError):
+            return table
+        route = self.work.narrow(self.part, table)
+        if isinstance(route, PegasusError):
+            return route
+        self.hash = self.part.hash
+        return self.no_primary(route) if route.peer is None else route
+
+    def send(self) -> Outcome:
+        """Make one attempt: scan where there is a context, else, or when that is gone, get_scanner."""
+        self.number += 1
+        route = self.route()
+        if isinstance(route, PegasusError):
+            return route
+        part = self.part
+        if part.context is not None:
+            if part.is_at(route):
+                outcome = self._scan(route)
+                if outcome is not None:
+                    return outcome
+            else:
+                # The primary has moved or was dialled anew: the context cannot be reached or is another server's.
+                part.clear()
+            part.lose()
+        assert route.peer is not None
+        connection = route.peer.connect(self.deadline)
+        if isinstance(connection, PegasusError):
+            return connection
+        as_rows = part.breaks >= MAX_LOST_COUNTS
+        argument = self.work.query.open(part.after, self.work.batch_size, as_rows=as_rows)
+        return self._ask(GET_SCANNER, connection, route, argument)
+
+    def _scan(self, route: Route) -> Outcome | None:
+        """Use the context up; None: the server does not know it any more."""
+        part = self.part
+        context, connection = part.take(), part.connection
+        assert context is not None
+        assert connection is not None
+        outcome = self._ask(SCAN, connection, route, SCAN.encode_argument(ScanRequest(context_id=context)))
+        if isinstance(outcome, PegasusError) or not _is_result(SCAN, outcome):
+            # Refused, or nobody knows: a context that is left would hold its snapshot for five minutes.
+            part.clear(context)
+            part.lose()
+            return outcome
+        return None if bytes(outcome[SCAN.body_offset : SCAN.body_offset + 7]) == _STATUS_1 else outcome
+
+    def _ask(self, rpc: Rpc, connection: Connection, route: Route, argument: bytes) -> Outcome:
+        """Send a request and wait for its outcome.
+
+        A caller that is killed meanwhile leaves somebody behind who frees the context that the reply brings.
+        """
+        self.rpc, self._connection, self._route = rpc, connection, route
+        movable = route if self.retry is not None else None
+        while (now := monotonic()) < self.deadline:
+            seqid = connection.start(rpc, route, self.hash, argument, self.deadline, now, getcurrent(), movable)
+            if not seqid:
+                refusal = connection.wait_for_room(self.deadline)
+                if refusal is not None:
+                    return refusal
+                continue
+            try:
+                outcome = connection.hub.switch()
+            except BaseException:
+                if connection.pending.pop(seqid, None) is not None and connection.lost is None:
+                    connection.pending[seqid] = (_Orphan(rpc, connection, route, self.hash), self.deadline, None)
+                raise
+            if isinstance(outcome, (bytes, memoryview, PegasusError)):
+                return outcome
+            connection.pending.pop(seqid, None)
+            raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a batch")
+        return RequestTimeout("no time left to send the request", address=route.primary)
+
+    def _refusal(self, frame: Buffer) -> PegasusError | None:
+        error = super()._refusal(frame)
+        if error is not None:
+            return error
+        try:
+            found = self.work.query.read(self.rpc, frame)
+        except ProtocolError as unreadable:
+            return unreadable
+        if found.status == 7 and not found.rows:
+            # Out of time without a row: there is no key to go on behind. A count is worth nothing without its end.
+            self.part.lose()
+            return Incomplete("the server found no row in its time", last_key=self.part.after)
+        if found.status == 7:
+            self.rows = found
+            return None
+        if found.status:
+            return storage_error(found.status)
+        if found.context_id == NONE and (found.rows or self.rpc is SCAN):
+            return ProtocolError("a batch without the end of the scan and without a context to go on with")
+        self.rows = found
+        return None
+
+    def _reaction(self, error: PegasusError) -> Reaction | None:
+        if isinstance(error, StorageError):
+            # Not to be mixed up with frame errors of the same name. Status 1 of a scan: the context is gone.
+            again = isinstance(error, Incomplete) or (error.status == 1 and self.rpc is SCAN)
+            return Reaction(retry=True, slow=isinstance(error, Incomplete)) if again else None
+        return super()._reaction(error)
+
+    def finish(self) -> Batch:
+        """Take note of the rows, and return them."""
+        part, found = self.part, self.rows
+        assert found is not None
+        assert self._connection is not None
+        assert self._route is not None
+        query = self.work.query
+        if found.rows:
+            part.after = query.key_of(found.rows[-1])
+        if found.kv_count is not None and not found.rows:
+            part.partial += found.kv_count
+        else:
+            # Rows count for good: a lost context does not matter to them.
+            part.counted += part.partial + len(found.rows)
+            part.partial = 0
+        final = found.context_id in (COMPLETED, NONE)
+        if found.status == 7:
+            final = query.range.behind(part.after).is_empty
+        if not final and found.status == 0:
+            part.opened(found.context_id, self._connection, self._route)
+            if self.work.closed:
+                part.clear()
+        return Batch(part.key, found.rows, final, part.counted + part.partial)
+
+
+def fetch(work: Work, part: Part) -> Batch:
+    """Return a part's next batch, which may be empty; whatever breaks is begun again behind the last key.
+
+    Raises:
+        PegasusError: The batch cannot be had in time, or at all; the part can be fetched on nevertheless.
+    """
+    if work.query.range.behind(part.after).is_empty:
+        part.clear()
+        return Batch(part.key, [], True, part.counted)
+    dispatcher = work.dispatcher
+    cluster, listeners, stats = dispatcher.cluster, dispatcher.cluster.listeners, dispatcher.stats
+    cluster.bind()
+    begin = monotonic()
+    call = BatchCall(work, part, cluster.deadline(work.timeout, begin))
+    failure: BaseException | None = None
+    if listeners:
+        listeners.emit("call_started", dispatcher.routes.name, "scan")
+    try:
+        while call.decide(call.send()) is None:
+            call.pause()
+        stats.histogram[frexp(monotonic() - begin)[1]] += 1
+        return call.finish()
+    except BaseException as error:
+        failure = error
+        if isinstance(error, PegasusError):
+            stats.errors[type(error).__name__] += 1
+        raise
+    finally:
+        if listeners:
+            seconds = monotonic() - begin
+            listeners.emit("call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False)

@@ -1,0 +1,209 @@
+"""The iterator over the rows of a scan."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from operator import length_hint
+from time import monotonic
+from typing import Any, NoReturn
+
+from gevent.lock import Semaphore
+
+from ..errors import RequestTimeout
+from .batch import Batch
+from .parts import Ledger
+from .sources import Parallel, Sequential
+from .token import Token
+from .work import Work
+
+Shape = Callable[[list[Any]], list[Any]]
+
+
+class Scanner(Iterator[Any]):
+    """An iterator over rows, and a context manager that ends the scan when the block is left.
+
+    Every row that is there during the whole scan is delivered exactly once, also when servers die, primaries move,
+    the server's contexts expire or the table splits meanwhile. Rows that are written or removed meanwhile may be
+    delivered or not.
+
+    An error in the middle is raised by ``next``; calling it again goes on behind the last row. Leaving the loop,
+    ``close`` or dropping the scanner frees what the server keeps for it.
+
+    Made by ``table.hash_scan``, ``table.scan`` and ``table.scanners``; nothing is read before the first ``next``.
+
+    Greenlets: several may share one scanner, each row goes to one of them. A killed one harms no other.
+
+    Example:
+        >>> with table.hash_scan("user:7") as rows:
+        ...     for sort_key, value in rows:
+        ...         if value == b"found":
+        ...             break
+    """
+
+    __slots__ = (
+        "_work",
+        "_source",
+        "_shape",
+        "_left",
+        "_rows",
+        "_batch",
+        "_ledger",
+        "_ended",
+        "_lock",
+        "_finalizer",
+        "_delivered",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        parallel: int = 1,
+        limit: int | None = None,
+        shape: Shape | None = None,
+    ) -> None:
+        """Iterate over what a piece of work gives; use the methods of a table."""
+        self._work = work
+        self._source = Sequential(work) if parallel == 1 else Parallel(work, parallel)
+        self._shape = shape
+        self._left = limit
+        self._rows: Iterator[Any] = iter(())
+        self._batch: Batch | None = None
+        self._ledger: Ledger | None = None
+        self._delivered = 0
+        self._ended = limit == 0
+        self._lock = Semaphore()
+        # It must not know the scanner, and it runs wherever the last reference goes: the hub does the work.
+        self._finalizer = weakref.finalize(self, Work.release_soon, work)
+        self._finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        """Show table and progress."""
+        state = "ended" if self._ended and not length_hint(self._rows) else "open"
+        return f"<Scanner {self._work.dispatcher.routes.name} {state} rows={self._delivered - length_hint(self._rows)}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse pickling."""
+        raise TypeError("a scanner cannot be pickled or copied: resume another one from its token()")
+
+    def __enter__(self) -> Scanner:  # noqa: PYI034 - Self is not in Python 3.10
+        """Return the scanner."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close it."""
+        self.close()
+
+    def __iter__(self) -> Scanner:
+        """Return the scanner."""
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next row.
+
+        Raises:
+            StopIteration: There are no more.
+            PegasusError: The next batch cannot be had; the next call tries again, behind the last row.
+        """
+        while True:
+            for row in self._rows:
+                return row
+            self._advance()
+
+    def _advance(self) -> None:
+        """Get the next batch with rows; only one greenlet does that at a time."""
+        cluster = self._work.dispatcher.cluster
+        now = monotonic()
+        if not self._lock.acquire(timeout=max(cluster.deadline(86400.0, now) - now, 0.0)):
+            raise RequestTimeout("another greenlet waits for the next batch", table=self._work.dispatcher.routes.name)
+        try:
+            # Another greenlet may have been here meanwhile.
+            while not length_hint(self._rows):
+                if self._ended:
+                    raise StopIteration
+                cluster.bind()
+                self._work.plan()
+                self._settle()
+                batch = self._source.next()
+                if batch is None:
+                    self._end()
+                else:
+                    self._take(batch)
+        finally:
+            self._lock.release()
+
+    def _take(self, batch: Batch) -> None:
+        rows = batch.rows
+        if self._left is not None:
+            if len(rows) > self._left:
+                rows = rows[: self._left]
+                batch = batch._replace(final=False)
+            self._left -= len(rows)
+        if self._shape is not None and rows:
+            rows = self._shape(rows)
+        self._batch = batch._replace(rows=rows)
+        self._delivered += len(rows)
+        self._rows = iter(rows)
+        if self._left == 0:
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._finalizer.detach()
+        self._work.release_now()
+
+    def _settle(self) -> None:
+        """Write down what has been delivered."""
+        self._ledger = self._position()
+        self._batch = None
+
+    def _position(self) -> Ledger | None:
+        """Return what has been delivered; None: the parts are not known yet."""
+        ledger = self._ledger
+        if ledger is None:
+            waiting = self._work.waiting
+            # Before the first batch, what waits is all there is.
+            return None if waiting is None else Ledger((part.index, part.modulus, part.after) for part in waiting)
+        batch = self._batch
+        if batch is None:
+            return ledger
+        ledger = Ledger(ledger.parts())
+        rows = batch.rows
+        left = length_hint(self._rows)
+        if batch.final and not left:
+            ledger.finish(*batch.key)
+        elif left < len(rows):
+            ledger.advance(*batch.key, self._work.query.key_of(rows[len(rows) - left - 1]))
+        return ledger
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has been delivered; False after a limit or ``close`` stopped the scan before."""
+        ledger = self._position()
+        return ledger is not None and not ledger.after
+
+    def token(self) -> str:
+        """Return a text from which ``resume=`` goes on behind the last row that was delivered.
+
+        It holds the selection, the partition count and the last key of each unfinished partition, so it outlives the
+        process, and a partition split. It is good at any time: in the middle of a loop, after an error, after ``close``
+        or a limit.
+
+        Example:
+            >>> with table.scan(limit=100) as page:
+            ...     rows = list(page)
+            >>> rest = table.scan(resume=page.token())
+        """
+        work = self._work
+        ledger = self._position()
+        parts = None if ledger is None else ledger.parts()
+        return Token(work.dispatcher.routes.name, work.app_id, work.query, parts, work.only).encode()
+
+    def close(self) -> None:
+        """End the scan: free the server's contexts and the greenlets; never yields, idempotent."""
+        if self._ledger is not None:
+            self._settle()
+        self._rows = iter(())
+        self._end()

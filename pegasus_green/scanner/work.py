@@ -1,0 +1,114 @@
+"""What belongs to one scan, whoever reads for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from gevent import get_hub
+
+from ..cluster.dispatcher import DEFAULT, Dispatcher
+from ..cluster.routing import Route, RoutingTable
+from ..errors import PegasusError, TableError
+from ..retry import RetryPolicy
+from .parts import Part, key_part, plan
+from .query import Query
+
+
+class Work:
+    """What belongs to one scan and is shared by everybody who reads for it; it does not know the iterator.
+
+    Attributes:
+        waiting: Parts that nobody reads now; None: nothing was planned yet.
+        active: Parts that are being read.
+        app_id: The table's id, 0 while it is not known.
+        closed: Whether nothing is to be read any more.
+        workers: Greenlets that read for this scan.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        query: Query,
+        *,
+        batch_size: int,
+        timeout: float | None,
+        retry: RetryPolicy | None = DEFAULT,
+        parts: Iterable[tuple[int, int, bytes | None]] | None = None,
+        only: tuple[int, ...] | None = None,
+        app_id: int = 0,
+    ) -> None:
+        """Describe a scan; no I/O."""
+        self.dispatcher, self.query, self.batch_size = dispatcher, query, batch_size
+        self.timeout, self.retry, self.only, self.app_id = timeout, retry, only, app_id
+        self.waiting: deque[Part] | None = None
+        self.active: set[Part] = set()
+        self.closed = False
+        self.workers: set[Any] = set()
+        dispatcher.cluster.deadline(timeout, 0.0)  # refuses what is no timeout
+        if query.hash_key is not None:
+            afters = [None] if parts is None else [after for _, _, after in parts]
+            self.waiting = deque(key_part(query.hash_key, after) for after in afters)
+        elif parts is not None:
+            self.waiting = deque(Part(index, modulus, after) for index, modulus, after in parts)
+
+    def plan(self) -> deque[Part]:
+        """Return the parts that wait, planning them if that has not been done; that may wait for the routes.
+
+        Raises:
+            InvalidArgument: A partition was chosen that does not exist.
+            PegasusError: The routes cannot be had.
+        """
+        if self.waiting is None:
+            cluster = self.dispatcher.cluster
+            cluster.bind()
+            table = self.dispatcher.routes.get(cluster.deadline(self.timeout, monotonic()))
+            if isinstance(table, PegasusError):
+                table.table, table.operation = self.dispatcher.routes.name, "scan"
+                raise table
+            if self.waiting is None:
+                self.waiting = deque(plan(table, self.only))
+                self.app_id = table.app_id
+        return self.waiting
+
+    def narrow(self, part: Part, table: RoutingTable) -> Route | PegasusError:
+        """Return the partition that serves a part now; what a split has taken off it joins the parts that wait.
+
+        An error says that it is another table, or that its partition count cannot come from a split. Newer routes may
+        tell otherwise: the token of a process that had them already may be resumed here.
+        """
+        assert self.waiting is not None
+        name = self.dispatcher.routes.name
+        if self.app_id != table.app_id and self.app_id:
+            return TableError(f"table {name!r} was dropped and created anew while it was scanned", table=name)
+        if table.count % part.modulus:
+            what = f"the table has {table.count} partitions now, where the scan has to go on with {part.modulus}"
+            return TableError(what, table=name)
+        self.waiting.extendleft(part.narrow(table))
+        return table.routes[part.index]
+
+    def release(self) -> None:
+        """End everything: greenlets and contexts. Never yields; runs in the client's thread."""
+        self.closed = True
+        workers, self.workers = self.workers, set()
+        for worker in workers:
+            worker.kill(block=False)
+        for part in (*self.active, *(self.waiting or ())):
+            part.clear()
+        self.active = set()
+
+    def release_soon(self) -> None:
+        """Have the hub do ``release``; may be called from anywhere, as the garbage collector does."""
+        hub = self.dispatcher.cluster.hub
+        if hub is not None and hub.loop is not None and (self.workers or self.active or self.waiting):
+            hub.loop.run_callback_threadsafe(self.release)
+
+    def release_now(self) -> None:
+        """Do ``release``, at once where that is possible."""
+        self.closed = True
+        if get_hub() is self.dispatcher.cluster.hub:
+            self.release()
+        else:
+            self.release_soon()

@@ -1,0 +1,688 @@
+"""One connection to one server: many calls in flight, matched by sequence id.
+
+Who runs what:
+
+* A *caller* registers itself under a sequence id, appends its frame to the outgoing list and switches to the hub. It
+  touches the socket only to send its own whole frame at once when nothing else is under way, without waiting.
+* The *hub* does the rest in callbacks that never wait: the read watcher cuts replies out of what the kernel holds and
+  switches straight into the callers; one flush per hub pass sends what has gathered; a write watcher sends the rest
+  when the kernel had no room; one timer looks after the deadlines.
+
+So a caller may be killed or timed out at its only yield point without harm: it takes its entry away, and its late
+reply finds nobody. Callers whose connection is lost get an error of their own, from the hub, in batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from gevent import get_hub
+from gevent import socket as gsocket
+from gevent.event import Event
+from gevent.exceptions import InvalidSwitchError
+from greenlet import getcurrent
+
+from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
+from ..protocol.binary import Buffer
+from ..protocol.framing import V1_HASH_FIELD, V1_START, encode_request
+from ..protocol.rpc import META_END_BACKUP, Rpc
+from ..protocol.session import MAX_SEQID, ClientSession
+from . import fork
+
+if TYPE_CHECKING:
+    from ..options import ClientOptions
+    from .pool import Peer
+
+_log = logging.getLogger("pegasus_green.connection")
+
+READ_SIZE = 256 * 1024
+# A pass of the reader ends after this many replies or seconds, so that one busy connection cannot hold the hub.
+FRAMES_A_PASS = 256
+SECONDS_A_PASS = 0.002
+# What came before the deadline is read for at most this long before the deadline fails a call.
+SECONDS_A_RESCUE = 0.01
+FRAMES_A_CHECK = 32
+# Waking 20,000 callers at once would hold the hub for a quarter of a second.
+FAILURES_A_PASS = 256
+# How often the timer looks for silence while calls wait; also the longest time it sleeps then.
+TICK = 0.25
+LEAST_TICK = 0.005
+# Above this many bytes frames go to the kernel as they are; below, joining them is cheaper.
+GATHER_FROM = 64 * 1024
+MAX_GATHER = 512
+FOREVER = float("inf")
+
+Outcome: TypeAlias = "bytes | memoryview | PegasusError"
+
+
+class Taker(Protocol):
+    """Who takes an outcome: a greenlet, or anything with such a method."""
+
+    def switch(self, outcome: Outcome) -> object:
+        """Take the outcome."""
+
+
+class Moved(PegasusError):
+    """Internal: the partition has another primary now; the call is to be sent there. Never reaches an application."""
+
+
+class Target:
+    """What a connection must know of a partition: the constant part of the header, and the ids for header v0."""
+
+    __slots__ = ("app_id", "index", "header_part")
+
+    def __init__(self, app_id: int, index: int, header_part: bytes) -> None:
+        """Describe a partition; (0, 0) stands for a meta server."""
+        self.app_id, self.index, self.header_part = app_id, index, header_part
+
+
+class Connection:
+    """A connected socket with the calls that wait on it.
+
+    Attributes:
+        peer: The server, with the counters that outlive a connection.
+        hub: The hub of the thread that dialled.
+        lost: Why the connection ended; None while it is open.
+        heard: Monotonic time of the newest bytes.
+        pending: Requests that wait, by sequence id: taker, deadline, target if the call may move.
+        silent_since: Monotonic time since when requests are out and nothing came in; 0.0 when nothing is owed.
+    """
+
+    __slots__ = (
+        "peer",
+        "hub",
+        "lost",
+        "session",
+        "silent_since",
+        "born",
+        "heard",
+        "sockaddr",
+        "_socket",
+        "_fd",
+        "pending",
+        "_out",
+        "_out_bytes",
+        "_backlog",
+        "_backlog_bytes",
+        "_reader",
+        "_writer",
+        "_timer",
+        "_wake_at",
+        "_referenced",
+        "_in_pass",
+        "_flush_due",
+        "_undelivered",
+        "_crowded",
+        "_room",
+        "_max_in_flight",
+        "_max_queued",
+        "_version",
+        "_options",
+        "__weakref__",
+    )
+
+    def __init__(self, sock: Any, peer: Peer, options: ClientOptions) -> None:
+        """Take over a connected gevent socket of the current hub."""
+        self.peer = peer
+        self.hub: Any = get_hub()
+        self.lost: PegasusError | None = None
+        self.session = ClientSession(options.max_frame)
+        self.silent_since = 0.0
+        self.born = self.heard = monotonic()
+        self.sockaddr = sock.getpeername()
+        self._socket = sock
+        self._fd: int = sock.fileno()
+        self.pending = self.session.pending
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._backlog: deque[Buffer] = deque()
+        self._backlog_bytes = 0
+        loop = self.hub.loop
+        # ref=False: an idle connection does not keep the loop alive; while calls wait the reader is referenced.
+        self._reader: Any = loop.io(self._fd, 1, ref=False)
+        self._writer = loop.io(self._fd, 2)
+        self._timer: Any = None
+        self._wake_at = FOREVER
+        self._referenced = False
+        self._in_pass = False
+        self._flush_due = False
+        self._undelivered: list[tuple[int, Buffer]] = []
+        self._crowded = False
+        self._room: Event | None = None
+        self._max_in_flight = options.max_in_flight
+        self._max_queued = options.max_queued_bytes
+        self._version = options.header_version
+        self._options = options
+        self._reader.start(self._readable)
+        fork.register(self)
+
+    def __repr__(self) -> str:
+        """Show address, state and load."""
+        state = f"lost ({self.lost})" if self.lost else "open"
+        return (
+            f"<Connection {self.peer.address} {state} in_flight={len(self.pending)} sent={self.session.issued}"
+            f" age={monotonic() - self.born:.0f}s>"
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait for a reply."""
+        return len(self.pending)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._out_bytes + self._backlog_bytes
+
+    # ------------------------------------------------------------------ callers
+
+    def call(
+        self,
+        rpc: Rpc,
+        target: Target,
+        partition_hash: int,
+        argument: bytes,
+        deadline: float,
+        now: float,
+        movable: Target | None,
+        backup: bool = False,
+    ) -> Outcome:
+        """Send a request and wait for its outcome: a reply frame, or an error as a value.
+
+        Yields to the hub once, and before that while the connection is crowded. Whatever the application throws into
+        the waiting greenlet passes through; the request is then simply nobody's any more.
+
+        Args:
+            rpc: What to call.
+            target: The partition, or the meta servers' (0, 0).
+            partition_hash: Unsigned hash for the header.
+            argument: The encoded argument struct.
+            deadline: Monotonic time after which the outcome is a RequestTimeout.
+            now: Monotonic time of now.
+            movable: The target again when the call may go to another primary while it waits, else None.
+            backup: Set the backup flag.
+        """
+        while True:
+            seqid = self.start(rpc, target, partition_hash, argument, deadline, now, getcurrent(), movable, backup)
+            if seqid:
+                return self.wait(seqid)
+            refusal = self.wait_for_room(deadline)
+            if refusal is not None:
+                return refusal
+            now = monotonic()
+
+    def wait(self, seqid: int) -> Outcome:
+        """Wait for the outcome of a request that was started with the current greenlet as its taker."""
+        try:
+            outcome = self.hub.switch()
+        except BaseException:
+            self.pending.pop(seqid, None)
+            raise
+        if type(outcome) is bytes or isinstance(outcome, (memoryview, PegasusError)):
+            return outcome
+        self.pending.pop(seqid, None)
+        raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a reply")
+
+    def start(
+        self,
+        rpc: Rpc,
+        target: Target,
+        partition_hash: int,
+        argument: bytes,
+        deadline: float,
+        now: float,
+        taker: Taker,
+        movable: Target | None,
+        backup: bool = False,
+    ) -> int:
+        """Send a request without waiting; the hub hands its outcome to the taker, once, unless it is abandoned first.
+
+        Args:
+            rpc: As for ``call``, like what is not described here.
+            target: The partition.
+            partition_hash: Unsigned hash for the header.
+            argument: The encoded argument struct.
+            deadline: Monotonic time.
+            now: Monotonic time.
+            taker: Its ``switch`` is called in the hub with a frame or an error: a greenlet that waits (and nothing
+                else may wake it), or an object whose method does not yield, raise or take long.
+            movable: The target again, or None.
+            backup: Set the backup flag.
+
+        Returns:
+            The sequence id; 0 when the connection is lost or full, see ``wait_for_room``.
+        """
+        pending = self.pending
+        if self._crowded or len(pending) >= self._max_in_flight:
+            return 0
+        session = self.session
+        seqid = session.issued + 1
+        if seqid in pending or seqid > MAX_SEQID:
+            seqid = session.next_id()
+        else:
+            session.issued = seqid
+        if self._version == 1:
+            frame = (
+                rpc.head.pack(
+                    V1_START,
+                    rpc.body_base + len(argument),
+                    target.header_part,
+                    int((deadline - now) * 1000) or 1,
+                    V1_HASH_FIELD,
+                    partition_hash,
+                    META_END_BACKUP + rpc.call_tail if backup else rpc.v1_tail,
+                    seqid,
+                )
+                + argument
+            )
+        else:
+            frame = encode_request(
+                rpc,
+                seqid,
+                argument,
+                app_id=target.app_id,
+                partition_index=target.index,
+                partition_hash=partition_hash,
+                timeout_ms=int((deadline - now) * 1000) or 1,
+                version=0,
+            )
+        pending[seqid] = (taker, deadline, movable)
+        if not self._referenced:
+            self._referenced = self._reader.ref = True
+            self.silent_since = self.silent_since or now
+        if deadline < self._wake_at:
+            self._wake(deadline, now)
+        if self._in_pass:
+            # The reader's pass ends with a flush.
+            self._out.append(frame)
+            self._out_bytes += len(frame)
+            if self._out_bytes > self._max_queued:
+                self._crowded = True
+        else:
+            self._send(frame)
+        return seqid
+
+    def send_oneway(self, rpc: Rpc, target: Target, partition_hash: int, argument: bytes) -> None:
+        """Send a request that is never answered; nothing happens when the connection is lost."""
+        if self.lost is None:
+            frame = encode_request(
+                rpc,
+                self.session.next_id(),
+                argument,
+                app_id=target.app_id,
+                partition_index=target.index,
+                partition_hash=partition_hash,
+                version=self._version,
+            )
+            self._send(frame)
+
+    def abandon(self, seqid: int) -> None:
+        """Give up a started request: its reply will be dropped and counted as late."""
+        self.pending.pop(seqid, None)
+
+    def wait_for_room(self, deadline: float) -> PegasusError | None:
+        """Wait until another request can be started; return the error when the deadline or the end comes first."""
+        while self.lost is None:
+            if not self._crowded and len(self.pending) < self._max_in_flight:
+                return None
+            if self._room is None:
+                self._room = Event()
+            if not self._room.wait(max(deadline - monotonic(), 0)):
+                what = f"{len(self.pending)} calls in flight and {self.queued_bytes} bytes queued"
+                return RequestTimeout(f"no room on the connection: {what}", address=self.peer.address)
+        return self._closed_error(False)
+
+    def _make_room(self) -> None:
+        if self._room is not None and len(self.pending) < self._max_in_flight:
+            self._room.set()
+            self._room = None
+
+    # ------------------------------------------------------------------ sending
+
+    def _send(self, frame: bytes) -> None:
+        out = self._out
+        if not out and not self._backlog and not self._in_pass and len(self.pending) <= 1:
+            # Nothing else is under way: the frame goes out now, which saves a hub callback. It never waits.
+            try:
+                size = os.write(self._fd, frame)
+            except BlockingIOError:
+                size = 0
+            except OSError as error:
+                out.append(frame)
+                self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
+                return
+            self.peer.bytes_sent += size
+            if size < len(frame):
+                self._keep_rest([frame], size)
+            return
+        out.append(frame)
+        self._out_bytes += len(frame)
+        if self._out_bytes + self._backlog_bytes > self._max_queued:
+            self._crowded = True
+        if not self._flush_due and not self._in_pass and not self._backlog:
+            self._flush_due = True
+            self.hub.loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        """Send everything that has gathered, in the hub; the rest is left to the write watcher."""
+        self._flush_due = False
+        out = self._out
+        if not out or self._backlog or self.lost is not None:
+            return
+        size = self._out_bytes
+        self._out, self._out_bytes = [], 0
+        try:
+            if size < GATHER_FROM or len(out) > MAX_GATHER:
+                done = os.write(self._fd, out[0] if len(out) == 1 else b"".join(out))
+            else:
+                done = os.writev(self._fd, out)
+        except BlockingIOError:
+            done = 0
+        except OSError as error:
+            self._out = out + self._out
+            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
+            return
+        self.peer.bytes_sent += done
+        if done < size:
+            self._keep_rest(out, done)
+        elif self._crowded:
+            self._crowded = False
+            self._make_room()
+
+    def _keep_rest(self, frames: list[bytes], done: int) -> None:
+        """Put what the kernel did not take into the backlog; whole frames stay whole, so their callers are unsent."""
+        for frame in frames:
+            if done >= len(frame):
+                done -= len(frame)
+                continue
+            self._backlog.append(memoryview(frame)[done:] if done else frame)
+            self._backlog_bytes += len(frame) - done
+            done = 0
+        if self.queued_bytes > self._max_queued:
+            self._crowded = True
+        self._writer.start(self._writable)
+
+    def _writable(self) -> None:
+        """Send from the backlog, in the hub."""
+        backlog = self._backlog
+        backlog.extend(self._out)
+        self._backlog_bytes += self._out_bytes
+        self._out, self._out_bytes = [], 0
+        some = [backlog[index] for index in range(min(len(backlog), MAX_GATHER))]
+        try:
+            done = os.writev(self._fd, some)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
+            return
+        self.peer.bytes_sent += done
+        self._backlog_bytes -= done
+        while done and done >= len(backlog[0]):
+            done -= len(backlog.popleft())
+        if done:
+            backlog[0] = memoryview(backlog[0])[done:]
+        if not backlog:
+            self._writer.stop()
+        if self._crowded and self._backlog_bytes < self._max_queued // 2:
+            self._crowded = False
+            self._make_room()
+
+    def _unsent(self) -> int:
+        """Return how many of the newest requests have not begun to leave."""
+        backlog = self._backlog
+        begun = 1 if backlog and isinstance(backlog[0], memoryview) else 0
+        return len(self._out) + len(backlog) - begun
+
+    def was_sent(self, seqid: int) -> bool:
+        """Tell whether any byte of the request may have left; sequence ids wrap, so they are compared as a circle."""
+        return (self.session.issued - seqid) % MAX_SEQID >= self._unsent()
+
+    # ------------------------------------------------------------------ receiving
+
+    def _readable(self) -> bool:
+        """Take what the kernel holds, within the budget of one pass, and wake the callers, in the hub.
+
+        Returns:
+            Whether there was anything to take.
+        """
+        if self.lost is not None:
+            self._end_of_fork()
+            return False
+        heard = self.heard
+        self._in_pass = True
+        try:
+            frames = self._undelivered
+            if frames:
+                self._undelivered = []
+            else:
+                frames = self._read()
+            self._deliver(frames)
+        except Exception as error:
+            # Not only a ProtocolError: whatever goes wrong here must end this connection, not leave its callers.
+            if not isinstance(error, ProtocolError):
+                _log.exception("%r: reading failed", self)
+            self.close(ProtocolError(f"the replies cannot be understood: {error}", address=self.peer.address))
+        finally:
+            self._in_pass = False
+        if self.lost is not None:
+            return False
+        if self.pending:
+            if self.heard != heard:
+                self.silent_since = self.heard
+        elif self._referenced and self.heard != heard:
+            self.silent_since = 0.0
+            self._referenced = self._reader.ref = False
+        if self._room is not None:
+            self._make_room()
+        if self._out:
+            self._flush()
+        return bool(frames) or self.heard != heard
+
+    def _read(self) -> list[tuple[int, Buffer]]:
+        """Read once without waiting; end of stream and errors close the connection."""
+        session = self.session
+        large = session.buffer()
+        try:
+            if large is None:
+                data = os.read(self._fd, READ_SIZE)
+                size = len(data)
+            else:
+                size = os.readv(self._fd, [large])
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            self.close(ConnectionLost(f"receiving failed: {error}", address=self.peer.address))
+            return []
+        if not size:
+            self.close(ConnectionLost("the server closed the connection", address=self.peer.address))
+            return []
+        self.heard = monotonic()
+        self.peer.bytes_received += size
+        return session.feed(data) if large is None else session.filled(size)
+
+    def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
+        """Hand over replies until the pass has had its share; the others stay pending, so none is met too late."""
+        started = monotonic()
+        for begin in range(0, len(frames), FRAMES_A_CHECK):
+            if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):
+                if self.lost is None:
+                    self._undelivered = frames[begin:]
+                    self.hub.loop.run_callback(self._readable)
+                return
+            self._deliver_some(frames[begin : begin + FRAMES_A_CHECK])
+
+    def _deliver_some(self, frames: list[tuple[int, Buffer]]) -> None:
+        take = self.pending.pop
+        for seqid, frame in frames:
+            entry = take(seqid, None)
+            if entry is None:
+                self.peer.late += 1
+                continue
+            try:
+                entry[0].switch(frame)
+            except BaseException:
+                # A raw greenlet that dies of an error hands it to us, its parent's running callback.
+                self.hub.handle_error(self, *sys.exc_info())
+
+    # ------------------------------------------------------------------ time
+
+    def _wake(self, at: float, now: float) -> None:
+        """Have the timer fire at a time, or earlier to look for silence."""
+        at = min(at, now + TICK)
+        if at >= self._wake_at:
+            return
+        self._wake_at = at
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+        self._timer = self.hub.loop.timer(max(at - now, 0.0), ref=False)
+        self._timer.start(self._tick)
+
+    def _tick(self) -> None:
+        """Fail the calls whose deadline has passed, after reading what has come for them; look for silence."""
+        self._wake_at = FOREVER
+        if self.lost is not None:
+            return
+        # The application may have computed for a while: the replies are often in the kernel already.
+        until = monotonic() + SECONDS_A_RESCUE
+        while self.pending and self._readable() and monotonic() < until:
+            pass
+        now = monotonic()
+        if self.lost is not None:
+            return
+        earliest = FOREVER
+        expired = []
+        for seqid, (_, deadline, _) in self.pending.items():
+            if deadline <= now:
+                expired.append(seqid)
+            elif deadline < earliest:
+                earliest = deadline
+        if self._undelivered:
+            expired, earliest = [], now
+        for seqid in expired:
+            entry = self.pending.pop(seqid, None)
+            if entry is not None:
+                self.peer.timeouts += 1
+                late = RequestTimeout("no reply in time", address=self.peer.address, sent=self.was_sent(seqid))
+                self._hand_over(entry[0], late)
+        silent = now - self.silent_since if self.silent_since else 0.0
+        if expired and silent >= self._options.silent_window:
+            self.close(ConnectionLost(f"nothing arrived for {silent:.1f} s", address=self.peer.address))
+            return
+        if silent >= self._options.silence:
+            self.peer.silent(self)
+        if self.pending:
+            self._wake(max(earliest, now + LEAST_TICK), now)
+        elif self._referenced:
+            # The calls were given up, but the server still owes their replies: silence goes on counting.
+            self._referenced = self._reader.ref = False
+        if self._out and not self._backlog:
+            self._flush()
+        self._make_room()
+
+    def move(self, has_moved: Callable[[Target], bool]) -> int:
+        """Hand repeatable calls whose partition has another primary back to be sent there; runs in the hub."""
+        moved = 0
+        for seqid, entry in list(self.pending.items()):
+            if entry[2] is not None and seqid in self.pending and has_moved(entry[2]):
+                del self.pending[seqid]
+                moved += 1
+                self._hand_over(entry[0], Moved("another primary", address=self.peer.address))
+        return moved
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, reason: PegasusError) -> None:
+        """End the connection, once; every waiting caller gets an error of its own from the hub. Never yields."""
+        if self.lost is not None:
+            return
+        self.lost = reason
+        self._crowded = True
+        for watcher in (self._reader, self._writer, self._timer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        # Which requests had not left must be known before the queues go.
+        unsent = self._unsent()
+        self._out, self._out_bytes, self._undelivered = [], 0, []
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        self._fd = -1
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+        if self._room is not None:
+            self._room.set()
+        self.peer.connection_lost(self, reason)
+        if self.pending:
+            self.hub.loop.run_callback(self._fail_pending, unsent)
+
+    def _fail_pending(self, unsent: int) -> None:
+        """Give up to 256 waiting callers their error, in the hub, and come back for the others."""
+        issued = self.session.issued
+        for seqid in list(self.pending)[:FAILURES_A_PASS]:
+            entry = self.pending.pop(seqid, None)
+            if entry is not None:
+                self._hand_over(entry[0], self._closed_error((issued - seqid) % MAX_SEQID >= unsent))
+        if self.pending:
+            self.hub.loop.run_callback(self._fail_pending, unsent)
+
+    def _hand_over(self, taker: Taker, outcome: Outcome) -> None:
+        try:
+            taker.switch(outcome)
+        except BaseException:
+            self.hub.handle_error(self, *sys.exc_info())
+
+    def _closed_error(self, sent: bool) -> PegasusError:
+        """Return a new error for one caller."""
+        reason = self.lost
+        kind = type(reason) if isinstance(reason, (ForkedConnection, ClientClosed)) else ConnectionLost
+        text = str(reason.args[0]) if reason is not None else "the connection is lost"
+        return kind(text, address=self.peer.address, sent=sent)
+
+    def poison(self, dead_fd: int) -> None:
+        """Cut this process's copy off the parent's connection, right after a fork; must not yield.
+
+        The descriptor now leads to a closed socket: nothing that this process does reaches the server, and nothing
+        that the server sends is taken from the parent. The copies of the waiting callers get their error when the hub
+        of this process sees the end of that socket.
+        """
+        if self.lost is not None:
+            return
+        os.dup2(dead_fd, self._fd)
+        self._crowded = True
+        self.lost = ForkedConnection("the process forked while the call waited; the parent gets the reply")
+        self._out, self._out_bytes = [], 0
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        self.peer.pool.forget(self)
+
+    def _end_of_fork(self) -> None:
+        if self._socket is not None and isinstance(self.lost, ForkedConnection):
+            reason, self.lost = self.lost, None
+            self.close(reason)
+
+
+def dial(sockaddr: tuple[Any, ...], family: int, timeout: float) -> Any:
+    """Return a connected gevent socket; yields.
+
+    Raises:
+        OSError: Refused, unreachable or not answered within timeout seconds.
+    """
+    sock = gsocket.socket(family, gsocket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(sockaddr)
+        sock.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
+        sock.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_KEEPALIVE, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

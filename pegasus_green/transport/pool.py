@@ -1,0 +1,252 @@
+"""The servers a client knows, with at most one connection to each."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import socket as gsocket
+from gevent.event import Event
+
+from ..errors import ClientClosed, ConnectFailed, PegasusError
+from . import fork
+from .connection import Connection, dial
+
+if TYPE_CHECKING:
+    from ..events import Listeners
+    from ..options import ClientOptions
+
+_log = logging.getLogger("pegasus_green.connection")
+
+# Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
+REDIAL_BASE = 0.02
+REDIAL_CAP = 0.5
+
+
+class Peer:
+    """One server: its connection, and what is known of it beyond that.
+
+    Dialling is single-flight: the first caller that needs a connection starts it, in a greenlet of its own, so that a
+    killed caller leaves no half-made connection behind; everybody else waits for the same attempt.
+
+    Attributes:
+        address: "host:port" as the routes name it.
+        connection: The open connection, or None.
+        dials, bytes_sent, bytes_received, late, timeouts: Counters over all connections.
+    """
+
+    __slots__ = (
+        "address",
+        "connection",
+        "pool",
+        "dials",
+        "failures",
+        "losses",
+        "bytes_sent",
+        "bytes_received",
+        "late",
+        "timeouts",
+        "sent_before",
+        "received_before",
+        "_dialling",
+        "_cool_until",
+        "_error",
+    )
+
+    def __init__(self, address: str, pool: Pool) -> None:
+        """Know a server; no I/O."""
+        self.address = address
+        self.pool = pool
+        self.connection: Connection | None = None
+        self.dials = self.failures = self.losses = 0
+        self.bytes_sent = self.bytes_received = self.late = self.timeouts = 0
+        self.sent_before = self.received_before = 0
+        self._dialling: Event | None = None
+        self._cool_until = 0.0
+        self._error = ""
+
+    def __repr__(self) -> str:
+        """Show address and state."""
+        state = "open" if self.connection else "dialling" if self._dialling else "down" if self._error else "idle"
+        return f"<Peer {self.address} {state} dials={self.dials} losses={self.losses}>"
+
+    def connect(self, deadline: float) -> Connection | PegasusError:
+        """Return the open connection, dialling if needed, or the error; yields until deadline at the latest."""
+        while True:
+            if self.connection is not None:
+                return self.connection
+            if self.pool.closed:
+                return ClientClosed("the client is closed")
+            now = monotonic()
+            if now >= deadline:
+                return ConnectFailed(f"no connection in time{self._because()}", address=self.address)
+            if self._dialling is None:
+                if self._cool_until > now:
+                    # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
+                    if self._cool_until >= deadline:
+                        return ConnectFailed(f"cannot connect{self._because()}", address=self.address)
+                    gevent.sleep(self._cool_until - now)
+                    continue
+                self._dialling = Event()
+                limit = min(self.pool.options.connect_timeout, (deadline - now) / 2)
+                self.pool.spawn(self._dial, self._dialling, limit)
+            dialling = self._dialling
+            dialling.wait(deadline - now)
+            if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
+                if self.pool.closed:
+                    return ClientClosed("the client is closed")
+                return ConnectFailed(f"cannot connect{self._because()}", address=self.address)
+
+    def _because(self) -> str:
+        return f": {self._error}" if self._error else ""
+
+    def _dial(self, done: Event, limit: float) -> None:
+        """Make the connection, in a greenlet of its own."""
+        self.dials += 1
+        mine = fork.generation()
+        sock: Any = None
+        try:
+            with gevent.Timeout(limit, OSError(f"no connection within {limit:.2f} s")):
+                sock = self._reach(limit)
+            if mine == fork.generation() and not self.pool.closed:
+                self.connection = self.pool.adopt(self, sock)
+                sock = None
+        except OSError as error:
+            self._error = str(error) or type(error).__name__
+            self.failures += 1
+            pause = min(REDIAL_BASE * 2 ** min(self.failures - 1, 10), REDIAL_CAP)
+            self._cool_until = monotonic() + pause * (0.5 + random.random() / 2)
+            self.pool.tell_lost(self, f"cannot connect: {self._error}")
+        else:
+            self.failures = 0
+            self._error = ""
+            self._cool_until = 0.0
+        finally:
+            if sock is not None:
+                sock.close()
+            if self._dialling is done:
+                self._dialling = None
+            done.set()
+
+    def _reach(self, limit: float) -> Any:
+        """Resolve the name, off the hub, and dial its addresses in turn."""
+        host, _, port = self.address.rpartition(":")
+        found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)
+        error: OSError = OSError("the name has no address")
+        for family, _, _, _, sockaddr in found:
+            try:
+                return dial(sockaddr, family, limit / len(found))
+            except OSError as failed:
+                error = failed
+        raise error
+
+    def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
+        """Take note of the end of a connection; called by it, must not yield."""
+        if self.connection is not connection:
+            return
+        self.connection = None
+        self.losses += 1
+        self.sent_before += connection.session.issued
+        self.received_before += connection.session.received
+        # A server that accepts and closes at once (its limit of connections per address) must not be hammered.
+        if monotonic() - connection.born < REDIAL_CAP:
+            self.failures += 1
+            self._cool_until = monotonic() + min(REDIAL_BASE * 2 ** min(self.failures, 10), REDIAL_CAP)
+        self.pool.forget(connection)
+        if not isinstance(reason, ClientClosed):
+            self.pool.tell_lost(self, str(reason.args[0]))
+
+    def silent(self, connection: Connection) -> None:
+        """Take note that requests are out and nothing comes in; called in the hub."""
+        self.pool.tell_silent(self)
+
+
+class Pool:
+    """All peers of a client.
+
+    Two names of one server share a connection when they resolve to the same address.
+    """
+
+    def __init__(self, options: ClientOptions, listeners: Listeners) -> None:
+        """Start empty; no I/O."""
+        self.options = options
+        self.listeners = listeners
+        self.closed = False
+        self.draining = False
+        self.peers: dict[str, Peer] = {}
+        self.on_lost: Callable[[Peer], None] = _ignore
+        self.on_silent: Callable[[Peer], None] = _ignore
+        self._by_sockaddr: dict[Any, Connection] = {}
+        self._greenlets: set[Any] = set()
+
+    def peer(self, address: str) -> Peer:
+        """Return the peer of that address, making it if it is new."""
+        peer = self.peers.get(address)
+        if peer is None:
+            peer = self.peers[address] = Peer(address, self)
+        return peer
+
+    def spawn(self, run: Callable[..., None], *args: Any) -> None:
+        """Run in a greenlet that ``close`` ends."""
+        greenlet = gevent.spawn(run, *args)
+        self._greenlets.add(greenlet)
+        greenlet.rawlink(self._greenlets.discard)
+
+    def adopt(self, peer: Peer, sock: Any) -> Connection:
+        """Make a connection of a dialled socket, or return the one that already leads to the same address."""
+        sockaddr = sock.getpeername()
+        known = self._by_sockaddr.get(sockaddr)
+        if known is not None and known.lost is None:
+            sock.close()
+            return known
+        connection = Connection(sock, peer, self.options)
+        self._by_sockaddr[connection.sockaddr] = connection
+        _log.debug("connected to %s", peer.address)
+        if self.listeners:
+            self.listeners.emit("connection_opened", peer.address)
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a lost connection from all names of its server."""
+        if self._by_sockaddr.get(connection.sockaddr) is connection:
+            del self._by_sockaddr[connection.sockaddr]
+        for peer in self.peers.values():
+            if peer.connection is connection:
+                peer.connection = None
+
+    def tell_lost(self, peer: Peer, reason: str) -> None:
+        """Pass on that a server was lost or cannot be reached; must not yield."""
+        if self.closed:
+            return
+        self.on_lost(peer)
+        _log.info("connection to %s: %s", peer.address, reason)
+        if self.listeners:
+            self.listeners.emit("connection_lost", peer.address, reason)
+
+    def tell_silent(self, peer: Peer) -> None:
+        """Pass on that a server owes replies and sends nothing; must not yield."""
+        if not self.closed:
+            self.on_silent(peer)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The open connections."""
+        return list(self._by_sockaddr.values())
+
+    def close(self) -> None:
+        """Close all connections and end all dialling, once; every waiting call gets ClientClosed."""
+        if self.closed:
+            return
+        self.closed = True
+        for connection in self.connections:
+            connection.close(ClientClosed("the client was closed"))
+        for greenlet in list(self._greenlets):
+            greenlet.kill(block=False)
+
+
+def _ignore(_peer: Peer) -> None:
+    return None

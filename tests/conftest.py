@@ -1,0 +1,185 @@
+"""Fixtures, the choice of cluster, the two modes, a leak check and a watchdog for every test."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
+from gevent import monkey
+from gevent.util import print_run_info
+
+from tests.leaks import Snapshot
+
+if TYPE_CHECKING:
+    from pegasus_green import Client, Table
+    from pegasus_green.onebox import Onebox
+
+try:
+    from hypothesis import settings
+except ImportError:  # the lane of the oldest dependencies may leave it out
+    pass
+else:
+    settings.register_profile("project", deadline=None, database=None, print_blob=True)
+    settings.load_profile("project")
+
+TESTS = Path(__file__).parent
+BOTH_MODES = ("transport", "integration", "fork")
+LEAK_CHECKED = (*BOTH_MODES, "faults")
+WATCHDOG_SECONDS = 120.0
+REAL_STDERR = pytest.StashKey[TextIO]()
+
+
+# ----------------------------------------------------------------------------------------------- options and selection
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Name a real cluster to test against."""
+    group = parser.getgroup("pegasus_green")
+    group.addoption(
+        "--real-meta",
+        default=os.environ.get("PEGASUS_META", ""),
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="meta servers of a real cluster instead of the embedded one [PEGASUS_META]",
+    )
+    group.addoption(
+        "--real-table",
+        default=os.environ.get("PEGASUS_TABLE", "temp"),
+        metavar="NAME",
+        help="its table for the tests [PEGASUS_TABLE, temp]",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a way to the real stderr: capturing is not active yet."""
+    config.stash[REAL_STDERR] = open(os.dup(2), "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - for the watchdog
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the duplicate back."""
+    config.stash[REAL_STDERR].close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what is tested against what."""
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("gevent", "greenlet", "thrift"))
+    mode = "patched" if monkey.is_module_patched("socket") else "unpatched"
+    return f"pegasus_green: {mode}, cluster {config.getoption('--real-meta') or 'embedded'}, {versions}"
+
+
+def _area(item: pytest.Item) -> str:
+    """Return the directory under tests/ that the test is in."""
+    return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs in both modes and leave out what a real cluster cannot do."""
+    real = bool(config.getoption("--real-meta"))
+    for item in items:
+        if _area(item) in BOTH_MODES:
+            item.add_marker(pytest.mark.both_modes)
+        if real and (item.get_closest_marker("onebox_only") or "onebox" in getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.skip(reason="onebox_only: needs the fault control of the embedded cluster"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what start and collection made out of the collector's sight: the leak check looks through the rest."""
+    gc.collect()
+    gc.freeze()
+
+
+# --------------------------------------------------------------------------------------------------- watchdog and leaks
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the run with all stacks when a test hangs: first those of greenlets, then those of threads."""
+    stderr = item.config.stash[REAL_STDERR]
+    marker = item.get_closest_marker("watchdog")
+    seconds = float(marker.args[0]) if marker else WATCHDOG_SECONDS
+
+    def show_greenlets(signum: int, frame: object) -> None:
+        print(f"\nwatchdog: {item.nodeid} has run for {seconds * 0.9:.0f} s", file=stderr)
+        print_run_info(file=stderr)
+        stderr.flush()
+
+    before = signal.signal(signal.SIGALRM, show_greenlets)
+    signal.setitimer(signal.ITIMER_REAL, seconds * 0.9)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a greenlet of the client or a descriptor behind."""
+    if _area(request.node) not in LEAK_CHECKED or request.node.get_closest_marker("leaks_ok"):
+        yield
+        return
+    before = Snapshot.take()
+    yield
+    leaks = before.leaks()
+    assert not leaks, "left behind:\n" + "\n".join(leaks)
+
+
+# ------------------------------------------------------------------------------------------------------------- clusters
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster to test against."""
+
+    metas: list[str]
+    table: str
+    is_real: bool
+    box: Any = None
+
+
+@pytest.fixture(scope="module")
+def onebox() -> Iterator[Onebox]:
+    """Serve an embedded cluster in this process: one meta server, three replica servers, table temp of 8 partitions."""
+    from pegasus_green.onebox import Onebox
+
+    with Onebox(replicas=3, metas=1, tables={"temp": 8}) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """Return the real cluster when one is named, else the embedded one."""
+    metas = [meta for meta in request.config.getoption("--real-meta").split(",") if meta]
+    if metas:
+        return Cluster(metas, request.config.getoption("--real-table"), is_real=True)
+    box = request.getfixturevalue("onebox")
+    return Cluster(list(box.meta_addresses), "temp", is_real=False, box=box)
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    """Return a client of the cluster, closed after the test."""
+    from pegasus_green import Client
+
+    client = Client(cluster.metas)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def table(client: Client, cluster: Cluster) -> Table:
+    """Return the test table."""
+    return client.table(cluster.table)
+
+
+@pytest.fixture
+def hash_key(request: pytest.FixtureRequest) -> bytes:
+    """Return a hash key of this test alone: a real cluster keeps what earlier runs wrote."""
+    return f"{request.node.name[:40]}-{uuid.uuid4().hex}".encode()

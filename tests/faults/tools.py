@@ -1,0 +1,87 @@
+"""What the tests of faults share: what is still under way inside a client, and greenlets that end in a known way."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from pegasus_green import Client
+
+
+def unfinished(client: Client) -> list[str]:
+    """Return what is still under way inside a client; a client at rest has nothing."""
+    cluster: Any = client._cluster
+    found = []
+    for connection in cluster.pool.connections:
+        if connection.pending:
+            found.append(f"{len(connection.pending)} pending on {connection!r}")
+        if connection.queued_bytes:
+            found.append(f"{connection.queued_bytes} bytes queued on {connection!r}")
+        if connection._undelivered or connection._crowded or connection._flush_due:
+            found.append(f"{connection!r} undelivered, crowded or about to flush")
+    for peer in cluster.pool.peers.values():
+        if peer._dialling is not None:
+            found.append(f"{peer!r} dialling")
+    for name, dispatcher in cluster.tables.items():
+        if dispatcher.routes._querying:
+            found.append(f"routes of {name} are being queried")
+    found += [f"greenlet {greenlet!r}" for greenlet in cluster.pool._greenlets]
+    if cluster.scopes:
+        found.append(f"{cluster.scopes} deadline scopes")
+    return found
+
+
+def at_rest(client: Client, seconds: float = 3.0) -> list[str]:
+    """Return what is left under way after a while; empty as soon as there is nothing."""
+    return settled(lambda: unfinished(client), seconds)
+
+
+def settled(look: Callable[[], list[str]], seconds: float = 3.0) -> list[str]:
+    """Return what a look finds after a while; empty as soon as it finds nothing."""
+    until = monotonic() + seconds
+    while (found := look()) and monotonic() < until:
+        gevent.sleep(0.002)
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 5.0, step: float = 0.005) -> float:
+    """Wait until a condition holds and return the seconds it took; fail when it does not."""
+    begin = monotonic()
+    while not condition():
+        assert monotonic() - begin < seconds, f"not within {seconds} s"
+        gevent.sleep(step)
+    return monotonic() - begin
+
+
+class Ended:
+    """A greenlet that runs something and keeps how it ended, whatever was thrown into it."""
+
+    def __init__(self, run: Callable[..., Any], *args: Any) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self.greenlet = gevent.spawn(self._run, run, args)
+
+    def _run(self, run: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        begin = monotonic()
+        try:
+            self.value = run(*args)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.seconds = monotonic() - begin
+
+    def join(self, seconds: float = 10.0) -> Ended:
+        self.greenlet.join(seconds)
+        assert self.greenlet.dead, "it hangs"
+        return self
+
+
+def timers() -> int:
+    """Return how many timers are running in this process' loops."""
+    gc.collect()
+    return sum(1 for item in gc.get_objects() if type(item).__name__ == "timer" and getattr(item, "active", False))

@@ -1,0 +1,55 @@
+"""A onebox for each test: they break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pegasus_green.onebox import Onebox
+from tests.onebox.raw import OPEN, Raw, Routed
+
+
+@pytest.fixture(autouse=True)
+def close_sockets() -> Iterator[None]:
+    """Close what a test opened."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+@pytest.fixture
+def make_box() -> Iterator[Callable[..., Onebox]]:
+    """Start oneboxes; each is stopped after the test and must not have failed inside."""
+    boxes: list[Onebox] = []
+
+    def make(**options: Any) -> Onebox:
+        boxes.append(Onebox(**{"seed": 1, "failover_delay": 0.1, "rejoin_delay": 0.05, **options}).start())
+        return boxes[-1]
+
+    yield make
+    for box in boxes:
+        box.stop()
+        assert box.errors == []
+
+
+@pytest.fixture
+def box(make_box: Callable[..., Onebox]) -> Onebox:
+    """Return a cluster with one meta server, three replica servers, and table temp of 8 partitions."""
+    return make_box()
+
+
+@pytest.fixture
+def table(box: Onebox) -> Iterator[Routed]:
+    """Return a way to call the primaries of table temp."""
+    routed = Routed(box)
+    yield routed
+    routed.close()
+
+
+@pytest.fixture
+def raw(box: Onebox) -> Iterator[Raw]:
+    """Return a connection to the primary of partition 0 of table temp."""
+    with Raw(box.partitions("temp")[0]["primary"]) as connection:
+        yield connection

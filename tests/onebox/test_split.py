@@ -1,0 +1,226 @@
+"""Partition splits: what clients see at each stage, and what a careless scan loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from pegasus_green.keys import crc64, encode_key
+from pegasus_green.onebox import Onebox
+from pegasus_green.protocol import meta, rrdb
+from pegasus_green.protocol import rpc as rpcs
+from tests.onebox.raw import Routed, ask
+
+Make = Callable[..., Onebox]
+ROWS = 200
+
+
+@pytest.fixture
+def box(make_box: Make) -> Onebox:
+    return make_box(tables={"temp": 4})
+
+
+@pytest.fixture
+def table(box: Onebox) -> Iterator[Routed]:
+    routed = Routed(box)
+    for number in range(ROWS):
+        assert routed.put(b"k%d" % number, b"s", b"%d" % number) == "ERR_OK"
+    yield routed
+    routed.close()
+
+
+def start(box: Onebox, count: int, name: str = "temp") -> str:
+    return ask(box, rpcs.START_SPLIT, meta.StartSplitRequest(name, count)).err
+
+
+def query(box: Onebox) -> meta.QuerySplitResponse:
+    return ask(box, rpcs.QUERY_SPLIT, meta.AppNameRequest("temp"))
+
+
+def control(box: Onebox, kind: int, parent: int = -1, old: int | None = None) -> str:
+    return ask(box, rpcs.CONTROL_SPLIT, meta.ControlSplitRequest("temp", kind, parent, old)).err
+
+
+def all_there(table: Routed) -> bool:
+    return all(table.get(b"k%d" % number, b"s") == b"%d" % number for number in range(ROWS))
+
+
+def test_start_and_its_errors(make_box: Make) -> None:
+    box = make_box(tables={"temp": 4}, split_seconds=5.0)
+    assert start(box, 8, "nope") == "ERR_APP_NOT_EXIST"
+    assert [start(box, count) for count in (4, 6, 16)] == ["ERR_INVALID_PARAMETERS"] * 3
+    assert query(box).err == control(box, 0) == "ERR_INVALID_STATE"
+    assert start(box, 8) == "ERR_OK"
+    assert start(box, 8) == "ERR_INVALID_PARAMETERS"
+    assert start(box, 16) == "ERR_BUSY"
+    answer = ask(box, rpcs.QUERY_CFG, meta.QueryCfgRequest("temp"))
+    assert answer.partition_count == 8
+    for child in answer.partitions[4:]:
+        assert (child.ballot, child.primary, child.secondaries) == (-1, 0, [])
+        assert child.hp_primary is child.hp_secondaries is child.hp_last_drops is None
+    assert (query(box).new_partition_count, query(box).status) == (8, dict.fromkeys(range(4), 1))
+    [info] = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos
+    assert info.envs == {"replica.split.validate_partition_hash": "true"}
+    assert (info.partition_count, info.init_partition_count) == (8, 4)
+    request = meta.DropAppRequest("temp", meta.DropAppOptions())
+    assert ask(box, rpcs.DROP_APP, request).err == "ERR_SPLITTING"
+
+
+def test_stages(box: Onebox, table: Routed) -> None:
+    key = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 5)
+    stay = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 1)
+    parent_ballot = box.partitions("temp")[1]["ballot"]
+    box.split("temp", stepwise=True)
+    # Clients with the old count go on working, and so do those that know of the children.
+    parent = {"app_id": 1, "partition_index": 1, "partition_hash": crc64(key)}
+    address = box.partitions("temp")[1]["primary"]
+    assert table.raw(address).call(rpcs.GET, encode_key(key, b"s"), **parent)[1].error == 0
+    assert all_there(table)
+    assert box.split_step("temp", 1) == "window"
+    put = rrdb.UpdateRequest(encode_key(key, b"s"), b"new")
+    for rpc, argument in ((rpcs.GET, encode_key(stay, b"s")), (rpcs.PUT, put)):
+        assert table.raw(address).call(rpc, argument, **parent) == ("ERR_SPLITTING", None)
+    assert table.get(b"k0", b"s") == b"0" or crc64(b"k0") % 4 == 1
+    assert box.split_step("temp", 1) == "ready"
+    assert sorted(box.split_status("temp")) == [0, 2, 3]
+    child = box.partitions("temp")[5]
+    assert (child["ballot"], child["primary"]) == (parent_ballot + 1, address)
+    assert len(child["secondaries"]) == 2
+    assert box.partitions("temp")[1]["ballot"] == parent_ballot
+    # What is the child's the parent refuses, for every RPC.
+    for rpc, argument in (
+        (rpcs.GET, encode_key(key, b"s")),
+        (rpcs.PUT, put),
+        (rpcs.SORTKEY_COUNT, key),
+        (rpcs.BATCH_GET, rrdb.BatchGetRequest([rrdb.FullKey(key, b"s")])),
+        (rpcs.SCAN, rrdb.ScanRequest(1)),
+    ):
+        assert table.raw(address).call(rpc, argument, **parent) == ("ERR_PARENT_PARTITION_MISUSED", None)
+    assert all_there(table)
+    assert table.put(key, b"s", b"new") == "ERR_OK"
+    assert table.get(key, b"s") == b"new"
+    box.finish_split("temp")
+    assert box.split_status("temp") == {}
+    assert box.split_step("temp") == "done"
+    assert {part["ballot"] for part in box.partitions("temp")} == {3, 4}
+    assert query(box).err == "ERR_INVALID_STATE"
+
+
+def test_by_itself(make_box: Make) -> None:
+    box = make_box(tables={"temp": 4}, split_seconds=0.03, split_window=0.02)
+    table = Routed(box)
+    assert start(box, 8) == "ERR_OK"
+    windows, ready = 0, set()
+    for _ in range(400):
+        answers = {table.put(b"k%d" % number, b"s", b"v") for number in range(4)}
+        assert answers <= {"ERR_OK", "ERR_SPLITTING"}
+        windows += "ERR_SPLITTING" in answers
+        ready.add(len(box.split_status("temp")))
+        gevent.sleep(0.001)
+        if not box.split_status("temp"):
+            break
+    assert ready == {0, 1, 2, 3, 4}
+    assert windows
+    assert start(box, 16) == "ERR_OK"
+    table.close()
+
+
+def scan_all(table: Routed, index: int, hashed: int, steps: list[Callable[[], None]]) -> list[bytes]:
+    """Scan a partition in batches of 10; do a step behind the first batch."""
+    request = rrdb.GetScannerRequest(
+        b"\0\0", b"\xff\xff", True, False, 10, validate_partition_hash=True, full_scan=True
+    )
+    route = {"app_id": 1, "partition_index": index, "partition_hash": hashed}
+    raw = table.raw(table.box.partitions("temp")[index]["primary"])
+    error, answer = raw.call(rpcs.GET_SCANNER, request, **route)
+    keys = []
+    while True:
+        if error != "ERR_OK":
+            raise RuntimeError(error)
+        keys += [kv.key for kv in answer.kvs]
+        if answer.context_id == -1:
+            return keys
+        if steps:
+            steps.pop()()
+        error, answer = raw.call(rpcs.SCAN, rrdb.ScanRequest(answer.context_id), **route)
+
+
+def test_a_scan_with_the_bare_index_loses_rows(box: Onebox, table: Routed) -> None:
+    def split() -> None:
+        box.split("temp", stepwise=True)
+        box.finish_split("temp")
+
+    steps = [split]
+    seen = sorted(key for index in range(4) for key in scan_all(table, index, index, steps))
+    assert len(seen) == len(set(seen)) < ROWS
+    # Scans of all partitions of now are whole again, parent and child without the other's rows.
+    seen = [key for index in range(8) for key in scan_all(table, index, index, [])]
+    assert len(seen) == len(set(seen)) == ROWS
+
+
+def test_a_scan_with_index_plus_count_is_told(box: Onebox, table: Routed) -> None:
+    assert len(scan_all(table, 0, 4, [])) > 20
+    box.split("temp", stepwise=True)
+    assert len(scan_all(table, 0, 4, [])) > 20
+    with pytest.raises(RuntimeError, match="ERR_PARENT_PARTITION_MISUSED"):
+        scan_all(table, 0, 4, [lambda: box.finish_split("temp")])
+
+
+def test_pause_restart_cancel(make_box: Make) -> None:
+    box = make_box(tables={"temp": 4}, split_seconds=0.1, split_window=0.02, split_control_delay=0.03)
+    table = Routed(box)
+    table.put(b"k", b"s", b"v")
+    start(box, 8)
+    assert [control(box, 0, parent) for parent in (4, 7, -2)] == ["ERR_INVALID_PARAMETERS"] * 3
+    assert control(box, 9) == "ERR_INVALID_PARAMETERS"
+    assert control(box, 1) == "ERR_INVALID_STATE"
+    assert control(box, 0, 2) == "ERR_OK"
+    assert query(box).status == {0: 1, 1: 1, 2: 2, 3: 1}
+    assert control(box, 0) == "ERR_OK"
+    gevent.sleep(0.05)
+    assert set(query(box).status.values()) == {3}
+    assert control(box, 0) == "ERR_INVALID_STATE"
+    assert control(box, 1, 3) == "ERR_OK"
+    assert query(box).status[3] == 1
+    assert [control(box, 2, -1, old) for old in (8, 2, None)] == ["ERR_INVALID_PARAMETERS"] * 3
+    assert control(box, 2, -1, 4) == "ERR_OK"
+    assert set(query(box).status.values()) == {4}
+    assert len(box.partitions("temp")) == 8
+    gevent.sleep(0.05)
+    assert len(box.partitions("temp")) == 4
+    assert ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos[0].envs != {}
+    assert table.get(b"k", b"s") == b"v"
+    box.split("temp", stepwise=True)
+    box.split_step("temp", 0)
+    box.split_step("temp", 0)
+    assert control(box, 2, -1, 4) == "ERR_CHILD_REGISTERED"
+    assert control(box, 0, 0) == "ERR_INVALID_STATE"
+    table.close()
+
+
+def test_failover_while_splitting(box: Onebox, table: Routed) -> None:
+    box.split("temp", stepwise=True)
+    assert box.split_step("temp", 0) == "window"
+    box.kill(box.partitions("temp")[0]["primary"])
+    assert box.split_step("temp", 0) == "blocked"
+    gevent.sleep(0.15)
+    assert box.split_step("temp", 0) == "ready"
+    box.finish_split("temp")
+    table.close()
+    assert all_there(table)
+    for server in range(3):
+        box.restart(server) if not box.replica_server(server).alive else None
+    gevent.sleep(0.1)
+    assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
+    assert all_there(table)
+
+
+def test_compaction_lets_foreign_rows_go(box: Onebox, table: Routed) -> None:
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    assert box.row_count("temp") == 2 * ROWS
+    ask(box, rpcs.START_MANUAL_COMPACT, meta.StartManualCompactRequest("temp"))
+    assert box.row_count("temp") == ROWS
+    assert all_there(table)

@@ -1,0 +1,14 @@
+"""The embedded cluster is a server that another client can talk to."""
+
+import pytest
+
+from tests.peer import run
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_pypegasus3_talks_to_the_onebox() -> None:
+    python = run.VENV / "bin" / "python"
+    if not (run.VENV / ".ready").exists():
+        pytest.skip("no .venv-peer here: `make test-peer` makes it")
+    assert run.check(str(python)) == 0

@@ -1,0 +1,52 @@
+"""Other Pythons of this machine, for the lanes and for the peer: those that really run (a shim on PATH may not)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def find(version: str) -> str | None:
+    """Return the path of a working interpreter of that version ("3.11"), else None."""
+    places = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
+    places += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin"), reverse=True)
+    for place in places:
+        candidate = place / f"python{version}"
+        probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
+        try:
+            done = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.stdout.strip() == version:
+            return str(candidate)
+    return None
+
+
+def make_venv(python: str, place: Path, *requirements: str, constraints: Path | None = None) -> str:
+    """Make the environment once and return its interpreter; raises CalledProcessError with pip's words in stderr.
+
+    Made anew when the requirements or the constraints differ from those of the last time.
+    """
+    interpreter, stamp = place / "bin" / "python", place / ".ready"
+    wanted = "\n".join([python, *requirements, constraints.read_text() if constraints else ""])
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(interpreter)
+    options = ["--constraint", str(constraints)] if constraints else []
+    pip = [str(interpreter), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    for command in (
+        [python, "-m", "venv", "--clear", str(place)],
+        [*pip, "--upgrade", "pip", "setuptools", "wheel"],
+        [*pip, *options, *requirements],
+    ):
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    stamp.write_text(wanted)
+    return str(interpreter)
+
+
+def last_words(error: subprocess.CalledProcessError) -> str:
+    """Return the line of a failed command that says why."""
+    lines = [line for line in (error.stderr or error.stdout or "").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else str(error)

@@ -1,0 +1,172 @@
+"""The arrows between the modules go one way; the tables below are the whole rule."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "pegasus_green"
+
+# Each layer's modules (a package stands for all below it) and what it may import besides itself, by layer.
+BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, FACE, ONEBOX, TOP, ROOT = (
+    "base", "protocol", "transport", "cluster", "client", "face", "onebox", "top", "root",
+)  # fmt: skip
+LAYERS: dict[str, tuple[str, ...]] = {
+    BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version"),
+    PROTOCOL: ("protocol",),
+    TRANSPORT: ("transport",),
+    CLUSTER: ("cluster",),
+    CLIENT: ("client", "table", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs"),
+    FACE: ("pegasus", "pegasus_types"),
+    ONEBOX: ("onebox",),
+    TOP: ("cli", "__main__"),
+    ROOT: ("",),  # pegasus_green/__init__.py: only gathers public names
+}
+ARROWS: dict[str, tuple[str, ...]] = {
+    BASE: (),
+    PROTOCOL: (BASE,),
+    TRANSPORT: (PROTOCOL, BASE),
+    CLUSTER: (TRANSPORT, PROTOCOL, BASE),
+    CLIENT: (CLUSTER, TRANSPORT, PROTOCOL, BASE),
+    FACE: (CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
+    ONEBOX: (PROTOCOL,),  # and of the base only ONEBOX_BASE
+    TOP: (FACE, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE, ONEBOX, ROOT),
+    ROOT: (FACE, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
+}
+ONEBOX_BASE = ("errors", "keys", "model", "_version")
+
+# What a layer may import from outside besides the standard library, and what it may not even of that.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    BASE: ("crcmod",),
+    PROTOCOL: ("thrift",),
+    TRANSPORT: ("gevent", "greenlet"),
+    CLUSTER: ("gevent", "greenlet"),
+    CLIENT: ("gevent", "greenlet", "zstandard"),
+    FACE: ("gevent",),
+    ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
+    TOP: ("gevent", "click", "rich"),
+    ROOT: (),
+}
+IO = ("socket", "select", "selectors", "ssl", "threading", "subprocess", "asyncio")
+FORBIDDEN: dict[str, tuple[str, ...]] = {BASE: IO, PROTOCOL: (*IO, "time", "datetime", "logging")}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target."""
+
+    module: str
+    line: int
+    when: str  # "import": a cycle of these would break it; "call": inside a function; "typing": for type checkers
+
+
+def _names() -> dict[str, Path]:
+    """Map dotted names below the package ("" is the package itself) to their files."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+NAMES = _names()
+
+
+def _layer(name: str) -> str | None:
+    top = name.split(".")[0]
+    return next((layer for layer, modules in LAYERS.items() if top in modules), None)
+
+
+def _statements(node: ast.AST, when: str = "import") -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child, when
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _statements(child, "call")
+        elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            yield from _statements(child, "typing")
+        else:
+            yield from _statements(child, when)
+
+
+@cache
+def imports(name: str) -> tuple[Import, ...]:
+    """Return everything that a module imports: at import, inside functions, for type checkers."""
+    path = NAMES[name]
+    package = ["pegasus_green", *filter(None, name.split("."))]
+    if path.name != "__init__.py":
+        package.pop()
+    found = []
+    for node, when in _statements(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        else:
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            # `from package import module` names a module where there is one of that name.
+            targets = [f"{source}.{a.name}" if _below(f"{source}.{a.name}") in NAMES else source for a in node.names]
+        found += [Import(target, node.lineno, when) for target in targets]
+    return tuple(found)
+
+
+def _below(module: str) -> str | None:
+    """Return the name below the package, None for a module from elsewhere."""
+    head, _, rest = module.partition(".")
+    return rest if head == "pegasus_green" else None
+
+
+def test_the_tables_are_whole() -> None:
+    assert LAYERS.keys() == ARROWS.keys() == PACKAGES.keys()
+    known = [module for modules in LAYERS.values() for module in modules]
+    assert len(known) == len(set(known))
+
+
+def test_every_module_has_a_layer() -> None:
+    unknown = [name for name in NAMES if _layer(name) is None]
+    assert not unknown, f"give these a row in LAYERS: {unknown}"
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "pegasus_green")
+def test_arrows_go_one_way(name: str) -> None:
+    layer = _layer(name)
+    if layer is None:
+        pytest.skip("has no layer yet: test_every_module_has_a_layer tells")
+    wrong = []
+    for found in imports(name):
+        where = f"{NAMES[name].relative_to(PACKAGE.parent)}:{found.line} imports {found.module}"
+        target = _below(found.module)
+        if target is None:
+            top = found.module.split(".")[0]
+            known = top in sys.stdlib_module_names or top in PACKAGES[layer]
+            if found.when != "typing" and (not known or top in FORBIDDEN.get(layer, ())):
+                wrong.append(where)
+        elif target.split(".")[0] in ONEBOX_BASE and layer == ONEBOX:
+            continue
+        elif _layer(target) not in (layer, *ARROWS[layer]):
+            wrong.append(where)
+    assert not wrong, f"not an arrow of layer {layer}:\n" + "\n".join(wrong)
+
+
+def test_no_cycle_at_import() -> None:
+    """Modules of one layer may use each other, but not in a circle when they are imported."""
+    graph: dict[str, set[str]] = {
+        name: {target for i in imports(name) if i.when == "import" and (target := _below(i.module)) in NAMES} - {name}
+        for name in NAMES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, "cycle: " + " -> ".join([*trail[trail.index(name) :], name])
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())

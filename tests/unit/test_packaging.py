@@ -1,0 +1,90 @@
+"""What is built and installed: one list of dependencies, one version, a pure typed wheel that runs in an empty venv."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import pegasus_green
+from pegasus_green import _version
+
+ROOT = Path(__file__).parents[2]
+IGNORED = shutil.ignore_patterns(
+    ".git", ".venv*", ".lanes", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+)
+
+
+def requirements() -> list[str]:
+    """Return the run-time dependencies as requirements.txt lists them."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Run a command that has to succeed and return what it printed."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_there_is_one_version() -> None:
+    assert pegasus_green.__version__ == _version.__version__ == metadata.version("pegasus_green")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", pegasus_green.__version__)
+
+
+def test_requirements_txt_is_the_only_list_of_dependencies() -> None:
+    declared = metadata.requires("pegasus_green") or []
+    assert sorted(r for r in declared if "extra ==" not in r) == sorted(requirements())
+    names = {re.split(r"[^\w-]", r)[0] for r in requirements()}
+    assert names == {"gevent", "greenlet", "thrift", "crcmod-plus", "sortedcontainers"}
+    assert all(">=" in r for r in requirements()), "each with a floor, which `make lanes` runs"
+    others = (ROOT / "pyproject.toml").read_text() + (ROOT / "setup.py").read_text()
+    assert not [name for name in names if re.search(rf'"{name}\b[^"]*[<>=]', others)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel from a copy: in its own tree setuptools would pack what an earlier build left."""
+    place = tmp_path_factory.mktemp("build")
+    tree = shutil.copytree(ROOT, place / "tree", ignore=IGNORED)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), ".", cwd=tree)
+    run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_sdist({str(place)!r})", cwd=tree)
+    return place
+
+
+def test_the_wheel_is_pure_and_typed(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name == f"pegasus_green-{pegasus_green.__version__}-py3-none-any.whl"
+    names = set(zipfile.ZipFile(wheel).namelist())
+    own = {str(p.relative_to(ROOT)) for p in (ROOT / "pegasus_green").rglob("*") if p.suffix == ".py"}
+    assert own | {"pegasus_green/py.typed"} == {name for name in names if ".dist-info/" not in name}
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_sdist_holds_what_the_tests_need(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"Makefile", "requirements.txt", "LICENSE", "CHANGELOG.md", "tests/conftest.py"} <= names
+    assert str(Path(__file__).relative_to(ROOT)) in names
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_venv(built: Path, tmp_path: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    run(sys.executable, "-m", "venv", "venv", cwd=tmp_path)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    run(python, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", str(wheel), cwd=tmp_path)
+    program = "import pegasus_green as p; p.Client(['127.0.0.1:34601']); print(p.__version__, p.__file__)"
+    version, path = run(python, "-c", program, cwd=tmp_path).split()
+    assert version == pegasus_green.__version__
+    assert path.startswith(str(tmp_path))

@@ -21,7 +21,7 @@ from pegasus_green import Client
 from pegasus_green.events import Listener
 from pegasus_green.keys import crc64, encode_key
 from pegasus_green.protocol import rpc, rrdb
-from pegasus_green.protocol.framing import encode_request, gpid_part
+from pegasus_green.protocol.framing import encode_request
 
 MASK = KEYS - 1
 TIMEOUT = 30.0
@@ -52,7 +52,7 @@ class Callers:
             gate.wait()
             try:
                 self.last[number] = self.loop(number * 7, self.each)
-            except Exception as error:  # noqa: BLE001 - told at the end of the block
+            except Exception as error:
                 self.failure = error
             self.left -= 1
             if not self.left:
@@ -124,7 +124,8 @@ class Green:
 
     def make_get_many(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         """Prepare get_many of 1,000 keys from one greenlet; a call is a key."""
-        get_many, pairs, value = self.table.get_many, KEY_PAIRS[:1000], value_of(self.size)  # type: ignore[attr-defined]
+        table: Any = self.table
+        get_many, pairs, value = table.get_many, KEY_PAIRS[:1000], value_of(self.size)
 
         def loop(_start: int, count: int) -> Any:
             answer = None
@@ -136,27 +137,31 @@ class Green:
 
     def make_multi_get(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         """Prepare multi_get of 1,000 rows from one greenlet; a call is a row."""
-        multi_get = self.table.multi_get  # type: ignore[attr-defined]
+        multi_get: Any = self.table.multi_get
         wanted = {sort_key(0, row): value_of(self.size) for row in range(ROWS)}
 
         def loop(_start: int, count: int) -> Any:
-            answer = None
+            answer: Any = None
             for _ in range(count // ROWS):
                 answer = multi_get(HASH_KEY)
-            return dict(getattr(answer, "rows", answer))
+            return dict(answer)
 
         return Callers(1, loop, wanted).run
 
+    def make_hash_scan(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
+        """Prepare scans of one hash key."""
+        return self.make_scan(spec)
+
     def make_scan(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
-        """Prepare scans over one partition in batches of 1,000 rows; a call is a row."""
+        """Prepare scans of a table of one partition in batches of 1,000 rows; a call is a row."""
         table: Any = self.table
         rows = ROWS * BATCHES
-        scan = (lambda: table.hash_scan(HASH_KEY)) if spec.get("hash_scan") else table.scan
+        whole = spec["scenario"] == "scan"
 
         def loop(_start: int, count: int) -> Any:
             seen, row = 0, None
             for _ in range(count // rows):
-                for row in scan():  # noqa: B007 - the last one is looked at
+                for row in table.scan() if whole else table.hash_scan(HASH_KEY):  # noqa: B007 - looked at below
                     seen += 1
             return seen, None if row is None else bytes(row[-1])
 

@@ -23,14 +23,15 @@ QUICK_SCALE = 0.3
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="pegasus_green beside its peers")
-    parser.add_argument("--quick", action="store_true", help="less than a minute: fewer pairs, smaller blocks, no files")
+    parser.add_argument("--quick", action="store_true", help="less than a minute: fewer pairs, smaller blocks")
     parser.add_argument("--only", metavar="ROW[,ROW]", help="these rows; see --list")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--pairs", type=int, help=f"interleaved pairs (default {FULL_PAIRS}, quick {QUICK_PAIRS})")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args(arguments)
     known = {row.key: row for row in ROWS_OF_TABLE}
-    names = options.only.split(",") if options.only else [row.key for row in ROWS_OF_TABLE if row.quick or not options.quick]
+    usual = [row.key for row in ROWS_OF_TABLE if row.quick or not options.quick]
+    names = options.only.split(",") if options.only else usual
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; load before {machine['load before']}")
     print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
-    print(f"{about['pairs']} interleaved pairs a row; CPU of the client process (user + system) unless another unit is given\n")
+    print(f"{about['pairs']} interleaved pairs a row; us: CPU time of the client process (user + system) a call\n")
     print(HEAD, flush=True)
     began = time.monotonic()
     lines = []

@@ -81,6 +81,7 @@ class Process:
 
     def __init__(self, command: list[str], on: set[int], cwd: str | None = None) -> None:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        self.command = command
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=cwd or ROOT
         )
@@ -94,7 +95,7 @@ class Process:
         """Return the next line it says."""
         line = self.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[:4])} ended with status {self.process.wait()}")  # type: ignore[index]
+            raise RuntimeError(f"{' '.join(self.command[1:])} ended with status {self.process.wait()}")
         return line.strip()
 
     def ask(self, command: Any) -> dict[str, Any]:
@@ -186,7 +187,8 @@ class Bench:
     def counted(self) -> tuple[float, int]:
         """Return CPU seconds of the responder and data requests it has answered."""
         stats = self.stats()
-        return stats["cpu"], sum(n for name, n in stats["requests"].items() if name not in ("query_cfg", "clear_scanner"))
+        other = ("query_cfg", "clear_scanner")
+        return stats["cpu"], sum(count for name, count in stats["requests"].items() if name not in other)
 
     def paired(self, ours: Side, theirs: Side, figure: Callable[[dict[str, Any]], float]) -> Samples:
         """Measure two sides in turns, after a warm-up of each; return the figure of every block.
@@ -198,7 +200,7 @@ class Bench:
         first, second = self.open(ours), self.open(theirs)
         sides = ((ours, first), (theirs, second))
         for side, run in sides:
-            run(max(self.block(side) // 2, 1))
+            run(self.block(side))
         samples = Samples()
         busy: list[float] = []
         for pair in range(self.pairs):

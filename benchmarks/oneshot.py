@@ -1,7 +1,7 @@
-"""What needs a fresh process: `python -m benchmarks.oneshot WHAT ...` prints one line of JSON.
+"""What needs a fresh process: `python -m benchmarks.oneshot WHAT ...` prints one number.
 
-* ``waiting green META TABLE COUNT`` and ``waiting event``: resident memory that COUNT waiting greenlets need, bytes each.
-* ``idle META TABLE COUNT``: resident memory of a connection, of COUNT, after a reply of 1 MiB on each.
+* ``waiting green META TABLE COUNT`` and ``waiting event``: resident bytes of each of COUNT waiting greenlets.
+* ``idle META TABLE COUNT``: resident bytes of each of COUNT connections after a reply of 1 MiB.
 * ``peak get META TABLE`` and ``peak set``: highest tracemalloc figure above the level before, in payloads.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import sys
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -52,10 +52,8 @@ def waiting(what: str, meta: str, table: str, count: str) -> float:
             never.wait()
 
         wait = for_reply if what == "green" else for_event
-        greenlets = []
         before = resident()
-        for index in range(number):
-            greenlets.append(gevent.spawn(wait, index))
+        greenlets = [gevent.spawn(wait, index) for index in range(number)]
         gevent.sleep(1.0)
         after = resident()
         asleep = sum(1 for greenlet in greenlets if greenlet.started and not greenlet.dead)
@@ -128,4 +126,5 @@ def peak(what: str, meta: str, table: str) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"figure": {"waiting": waiting, "idle": idle, "peak": peak}[sys.argv[1]](*sys.argv[2:])}))
+    measures: dict[str, Callable[..., float]] = {"waiting": waiting, "idle": idle, "peak": peak}
+    print(measures[sys.argv[1]](*sys.argv[2:]))

@@ -2,8 +2,8 @@
 
 The schedules of 64 callers, interleaved, are one schedule of the whole rate: call k is due at ``start + k / rate`` and
 belongs to caller ``k % 64``. A hook in every pass of the event loop releases what is due, so that neither side's
-figures hold the millisecond to which a gevent timer is rounded; the loop spins, which is why no CPU time is judged here.
-A caller that is behind its schedule goes on at once: the wait that this causes counts (no coordinated omission).
+figures hold the millisecond to which a gevent timer is rounded; the loop spins, so no CPU time is judged here. A caller
+that is behind its schedule goes on at once: the wait that this causes counts (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ class Spinner:
         self.watcher = self.loop.prepare()
         self.idle = self.loop.idle()
 
-    def __enter__(self) -> Spinner:
+    def __enter__(self) -> None:
         self.watcher.start(self.work)
         self.idle.start(lambda: None)
-        return self
 
     def __exit__(self, *_error: object) -> None:
         for watcher in (self.watcher, self.idle):

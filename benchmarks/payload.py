@@ -25,8 +25,10 @@ def sort_key(batch: int, row: int) -> bytes:
     return b"row%02d-%04d" % (batch, row)
 
 
-def table_name(value: int = 100, partitions: int = 8, servers: int = 1, number: int = 0, *, silent: bool = False) -> str:
-    """Return the name of a table that is like that."""
+def table_name(
+    *, value: int = 100, partitions: int = 8, servers: int = 1, number: int = 0, silent: bool = False
+) -> str:
+    """Return the name of such a table."""
     return f"v{value}_p{partitions}_s{servers}_n{number}" + "_silent" * silent
 
 

@@ -26,7 +26,12 @@ from tests.pythons import last_words, make_venv
 
 VENV = ROOT / ".venv-bench"
 REQUIREMENTS = (f"gevent=={gevent.__version__}", "redis>=5", "hiredis>=3", "matplotlib>=3.8")
-# What redis-server needs beyond a bare Debian.
+TELL = """
+import platform, sys
+from importlib.metadata import version
+print(platform.python_version(), *map(version, sys.argv[1:]))
+"""
+# redis-server and what it needs beyond a bare Debian.
 PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
 
 
@@ -127,9 +132,8 @@ def versions(peers: dict[str, str | LeftOut]) -> dict[str, str]:
     for peer, names in scripts.items():
         python = peers.get(peer)
         if isinstance(python, str):
-            script = "import sys, importlib.metadata as m; print(*[m.version(n) for n in sys.argv[1:]], '%d.%d.%d' % sys.version_info[:3])"
-            done = subprocess.run([python, "-c", script, *names], capture_output=True, text=True, check=True)
-            *numbers, running = done.stdout.split()
+            done = subprocess.run([python, "-c", TELL, *names], capture_output=True, text=True, check=True)
+            running, *numbers = done.stdout.split()
             found.update(zip(names, numbers))
             found[f"Python of {names[0]}"] = running
     server = redis_server() if isinstance(peers.get("redis"), str) else None

@@ -13,8 +13,8 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 COLOURS = {
     "pegasus_green": "#2e8b57",
@@ -42,8 +42,8 @@ GROUPS = (
             ("redis1", "theirs", "redis-py + hiredis"),
         ),
     ),
-    ("a row of a scan", (("scan", "ours", "pegasus_green"), ("scan", "theirs", "pypegasus3"))),
-    ("a row of multi_get", (("multiget", "ours", "pegasus_green"), ("multiget", "theirs", "pypegasus3"))),
+    ("a row of\na table scan", (("scan", "ours", "pegasus_green"), ("scan", "theirs", "pypegasus3"))),
+    ("a row of\nmulti_get", (("multiget", "ours", "pegasus_green"), ("multiget", "theirs", "pypegasus3"))),
 )
 
 
@@ -90,7 +90,8 @@ def goals(axes: Any, rows: list[dict[str, Any]]) -> None:
         error = [[max(value - low, 0)], [max(high - value, 0)]]
         axes.barh(place, value, 0.7, color=colour, xerr=error, error_kw={"elinewidth": 1, "capsize": 2})
         axes.plot([share(row["aim"])] * 2, [place - 0.42, place + 0.42], color="#333333", linewidth=1.5)
-        names.append(row["title"].replace(", MB a CPU second", "").replace(", calls a second by the wall", "/s"))
+        against = f" / {row['against']}" if row["against"] not in ("", "young", "none") else ""
+        names.append(row["title"] + against)
     axes.axvline(1, color="#333333", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(rows)), names, fontsize=7.5)
     axes.tick_params(axis="y", length=0)
@@ -110,14 +111,14 @@ def main(source: Path) -> None:
     rows = {row["row"]: row for row in result["rows"]}
     judged = [row for row in result["rows"] if row.get("met")]
     mpl.rcParams.update({"svg.hashsalt": "pegasus_green", "font.size": 9})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6.2), width_ratios=(1, 0.85), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6.2), width_ratios=(1, 0.8), layout="constrained")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     costs(left, rows)
     goals(right, judged)
     versions, machine = result["versions"], result["machine"]
-    about = [f"{name} {versions[name]}" for name in ("pegasus_green", "Python", "gevent", "pypegasus3", "redis", "hiredis")
-             if name in versions]  # fmt: skip
+    shown = ("pegasus_green", "Python", "gevent", "pypegasus3", "redis", "hiredis")
+    about = [f"{name} {versions[name]}" for name in shown if name in versions]
     figure.suptitle(
         f"{result['date'][:10]}, {machine['cpu']}, {machine['cores']} cores: {', '.join(about)}\n"
         f"medians and quartiles of {result['pairs']} interleaved pairs",

@@ -57,7 +57,7 @@ class Replies:
         while (command := self.next()) is not None:
             try:
                 answer = handler(command)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the benchmark shall say it
+            except Exception as error:
                 if os.environ.get("BENCH_TRACE"):
                     traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}

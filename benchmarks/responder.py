@@ -20,11 +20,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.payload import BATCHES, HASH_KEY, ROWS, parse_table, sort_key, value_of
 from pegasus_green.protocol import meta, rpc, rrdb
 from pegasus_green.protocol.framing import encode_reply
+from pegasus_green.protocol.message import Message
 
 MAX_BUFFER = 8 * 1024 * 1024
 # Larger replies are sent one by one: joining them would only copy them.
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     label: str
     # The reply before and behind the sequence id; None: answered one by one, or never.
     reply: tuple[bytes, bytes] | None
+    look_ahead: list[int]
 
 
 class Tables:
@@ -82,12 +84,12 @@ class Tables:
             ],
         )
 
-    def canned(self, label: str, app_id: int) -> rrdb.Message | None:
+    def canned(self, label: str, app_id: int) -> Message | None:
         """Return the reply to everything of that kind, None where there is none."""
         value, _, _, silent = parse_table(self.names[app_id])
         if silent:
             return None
-        common = {"app_id": app_id, "server": SERVER}
+        common: dict[str, Any] = {"app_id": app_id, "server": SERVER}
         if label == "get":
             return rrdb.ReadResponse(value=value_of(value), **common)
         if label == "multi_get":
@@ -171,13 +173,7 @@ def answer(
             pos += size
             REQUESTS[plan.label] += 1
             continue
-        count = (end - pos) // size
-        run = list(plan.unpack.iter_unpack(memoryview(buffer)[pos : pos + count * size]))
-        heads, apps, names, seqids = zip(*run)
-        if heads.count(plan.head) != count or names.count(plan.name) != count or apps.count(plan.app) != count:
-            same = [head == plan.head and name == plan.name and app == plan.app for head, app, name, _ in run]
-            count = same.index(False)
-            seqids = seqids[:count]
+        seqids = run_of(plan, memoryview(buffer)[pos : pos + (end - pos) // size * size])
         prefix, suffix = plan.reply
         if len(suffix) <= JOIN_UP_TO:
             out += (prefix, (suffix + prefix).join(seqids), suffix)
@@ -185,10 +181,24 @@ def answer(
             for seqid in seqids:
                 flush(connection, [*out, prefix, seqid, suffix])
                 out = []
-        REQUESTS[plan.label] += count
-        pos += count * size
+        REQUESTS[plan.label] += len(seqids)
+        pos += len(seqids) * size
     flush(connection, out)
     return pos, 0
+
+
+def run_of(plan: Plan, frames: memoryview) -> tuple[bytes, ...]:
+    """Return the sequence ids of the frames of this kind with which a run of equally long ones begins."""
+    # Mostly all are of one kind; where they are not, as with many tables, looking far ahead would be for nothing.
+    heads, apps, names, seqids = zip(*plan.unpack.iter_unpack(frames[: plan.size * plan.look_ahead[0]]))
+    count = len(seqids)
+    if heads.count(plan.head) == apps.count(plan.app) == names.count(plan.name) == count:
+        plan.look_ahead[0] = min(plan.look_ahead[0] * 4, 4096)
+        return seqids
+    kinds = zip(heads, apps, names)
+    count = next(index for index, kind in enumerate(kinds) if kind != (plan.head, plan.app, plan.name))
+    plan.look_ahead[0] = count
+    return seqids[:count]
 
 
 def flush(connection: socket.socket, out: list[bytes]) -> None:
@@ -215,7 +225,7 @@ def make_plan(key: bytes, name: bytes, v1: bool, size: int, tables: Tables) -> P
         frame = encode_reply(label, 0, result=result.encode())
         cut = 4 + len(known.ok_head)
         reply = frame[:cut], frame[cut + 4 :]
-    return Plan(size, struct.Struct(f">{layout}{size - used}x"), head, app, name, known.label, reply)
+    return Plan(size, struct.Struct(f">{layout}{size - used}x"), head, app, name, known.label, reply, [1024])
 
 
 def single(plan: Plan, frame: bytes, at: int, tables: Tables) -> list[bytes]:

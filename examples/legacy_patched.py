@@ -47,6 +47,10 @@ class Site(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class WebServer(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # 5 by default: the sixth connection at once would wait for a second
+
+
 def work(site, jobs, pegasus, failures):
     while True:
         number = jobs.get()
@@ -64,7 +68,7 @@ def run(metas, table):
     pegasus = Pegasus(metas, table)
     if not pegasus.init():
         raise SystemExit("ERROR: connect pegasus server failed")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server = WebServer(("127.0.0.1", 0), Site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     site = f"http://127.0.0.1:{server.server_address[1]}"
     jobs, failures = queue.Queue(), []

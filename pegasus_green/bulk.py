@@ -19,7 +19,7 @@ from .errors import PegasusError
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
-from .transport.connection import Connection, Outcome
+from .transport.connection import Connection, Outcome, left_ms
 from .transport.pool import Peer
 
 
@@ -173,7 +173,9 @@ class Bulk:
         movable = route if rpc.repeatable and self._retry is not None else None
         slot = _Slot(window, index)
         while True:
-            seqid = connection.start(rpc, route, partition_hash, argument, deadline, now, slot, movable)
+            seqid = connection.start(
+                rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), slot, movable
+            )
             if seqid:
                 window.open += 1
                 window.started.append((connection, seqid, index))

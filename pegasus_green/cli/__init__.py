@@ -15,6 +15,7 @@ from .._version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "onebox": ("pegasus_green.cli.onebox", "serve an embedded cluster"),
+    "bench": ("pegasus_green.cli.bench", "load a cluster with calls from many greenlets"),
 }
 
 

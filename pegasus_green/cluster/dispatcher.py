@@ -36,7 +36,7 @@ from ..protocol.binary import Buffer
 from ..protocol.framing import parse_reply
 from ..protocol.rpc import Rpc
 from ..retry import Reaction, RetryPolicy, reaction
-from ..transport.connection import Moved, Outcome
+from ..transport.connection import Moved, Outcome, left_ms
 from ..transport.pool import Peer, Pool
 from .hedging import HEDGED, Race
 from .meta import MetaClient
@@ -87,6 +87,7 @@ class Cluster:
         """
         self.options = options
         self.timeout = options.timeout
+        self.milliseconds = left_ms(options.timeout, 0.0)
         self.listeners = Listeners(self._reopen)
         self.pool = Pool(options, self.listeners)
         self.meta = MetaClient(metas, self.pool, options)
@@ -205,9 +206,10 @@ class Dispatcher:
         cluster = self.cluster
         now = monotonic()
         if timeout is None and not cluster.scopes:
-            deadline = now + cluster.timeout
+            deadline, milliseconds = now + cluster.timeout, cluster.milliseconds
         else:
             deadline = cluster.deadline(timeout, now)
+            milliseconds = left_ms(deadline, now)
         outcome: Outcome | None = None
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else,
@@ -219,12 +221,14 @@ class Dispatcher:
                 connection = peer.connection
                 if connection is not None:
                     movable = route if retry is not None and rpc.repeatable else None
-                    seqid = connection.start(rpc, route, partition_hash, argument, deadline, now, getcurrent(), movable)
+                    seqid = connection.start(
+                        rpc, route, partition_hash, argument, deadline, milliseconds, getcurrent(), movable
+                    )
                     if seqid:
                         try:
                             outcome = connection.hub.switch()
                         except BaseException:
-                            connection.pending.pop(seqid, None)
+                            connection.abandon(seqid)
                             raise
                         # ERR_OK without a result is a rejected write, so the length counts too.
                         if (

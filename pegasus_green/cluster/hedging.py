@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from ..protocol.rpc import GET, MULTI_GET, TTL, Rpc
-from ..transport.connection import Connection, Outcome
+from ..transport.connection import Connection, Outcome, left_ms
 
 if TYPE_CHECKING:
     from ..options import HedgePolicy
@@ -75,7 +75,9 @@ class Race:
         """Return the outcome and whether it is the secondary's; yields, and cleans up whatever ends the wait."""
         now = monotonic()
         first = _Leg(self, False, connection)
-        first.seqid = connection.start(rpc, route, partition_hash, argument, deadline, now, first, movable)
+        first.seqid = connection.start(
+            rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), first, movable
+        )
         if not first.seqid:
             return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
         self._legs.append(first)
@@ -121,7 +123,7 @@ class Race:
                 continue
             leg = _Leg(self, True, peer.connection)
             leg.seqid = peer.connection.start(
-                rpc, route, partition_hash, argument, deadline, monotonic(), leg, None, True
+                rpc, route, partition_hash, argument, deadline, left_ms(deadline, monotonic()), leg, None, True
             )
             if leg.seqid:
                 stats.hedges += 1
@@ -156,4 +158,4 @@ def _answers(rpc: Rpc, outcome: Outcome) -> bool:
     if rpc is not MULTI_GET:
         return True
     head, _, count = _ROWS.unpack_from(outcome, rpc.body_offset + 7)
-    return head == b"\x0f\0\2" and count > 0
+    return bool(head == b"\x0f\0\2" and count > 0)

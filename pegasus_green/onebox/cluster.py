@@ -335,7 +335,7 @@ class Cluster:
             self.current()
             try:
                 action()
-            except Exception as failure:  # noqa: BLE001
+            except Exception as failure:
                 self.internal_error(failure)
 
         timer.start(fire)

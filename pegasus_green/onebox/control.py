@@ -147,5 +147,5 @@ class ControlServer:
             args, kwargs = from_json(request.get("args", [])), from_json(request.get("kwargs", {}))
             result = perform(self._box, request["method"], args, kwargs)
             return {"id": number, "result": to_json(result)}
-        except Exception as error:  # noqa: BLE001 - the caller is to get it, whatever it is
+        except Exception as error:
             return {"id": number, "error": {"type": type(error).__name__, "message": str(error)}}

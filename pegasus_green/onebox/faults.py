@@ -280,8 +280,8 @@ class Faults:
 
     def _corrupt(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
         assert call.rpc is not None
-        # A field header that promises a blob longer than the frame.
-        return [ok_reply(call.rpc, call.seqid, rule.data or b"\x0c\0\1\x7f\xff\xff\xff" + b"\xff" * 8)]
+        # The frame is whole, the number in its first field is not: no response can be decoded.
+        return [ok_reply(call.rpc, call.seqid, rule.data or b"\x08\0\1\0\0")]
 
     def _trickle(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
         call.connection.trickle(b"".join(frames), min(rule.size, 16), rule.seconds)

@@ -86,7 +86,7 @@ _users: set[int] = set()
 
 def work_for(box: Cluster) -> None:
     """Book what engines log from now on under a cluster."""
-    global current  # noqa: PLW0603
+    global current
     current = box
 
 
@@ -99,7 +99,7 @@ def listen(box: Cluster) -> None:
 
 def unlisten(box: Cluster) -> None:
     """Stop collecting for a cluster."""
-    global current  # noqa: PLW0603
+    global current
     _users.discard(id(box))
     if current is box:
         current = None

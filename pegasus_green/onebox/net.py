@@ -99,7 +99,7 @@ class Connection:
             # What came in one piece stops too when its replies pile up.
             while calls and not self._throttled:
                 server.handle(calls.popleft())
-        except Exception as failure:  # noqa: BLE001 - a fault of ours must show, and must not end the hub's loop
+        except Exception as failure:
             server.box.internal_error(failure)
             self.close()
 
@@ -378,7 +378,7 @@ class Server:
         self.box.current()
         try:
             self.work()
-        except Exception as failure:  # noqa: BLE001
+        except Exception as failure:
             self.box.internal_error(failure)
         dirty, self._dirty = self._dirty, []
         for connection in dirty:

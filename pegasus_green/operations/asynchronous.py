@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from time import monotonic
@@ -19,7 +18,7 @@ from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, PUT, REMOVE, Rpc
 from ..retry import RetryPolicy
-from ..transport.connection import Outcome
+from ..transport.connection import Outcome, left_ms
 from .base import DEFAULT, TableBase, expire_ts, key_pair
 
 
@@ -134,7 +133,7 @@ class _Slot:
                 self.hash,
                 self.argument,
                 self.deadline,
-                self.begin,
+                left_ms(self.deadline, self.begin),
                 self,
                 route if self.rpc.repeatable and self.retry is not None else None,
             ):
@@ -171,10 +170,9 @@ class _Slot:
             value = self.finish(frame)
         except PegasusError as error:
             handle._settle(None, error)
-        except Exception:
+        except Exception as failure:
             # A codec of the application failed: that belongs to whoever fetches the result.
-            error = PegasusError(f"the value could not be decoded: {sys.exc_info()[1]!r}")
-            handle._settle(None, error)
+            handle._settle(None, PegasusError(f"the value could not be decoded: {failure!r}"))
         else:
             handle._settle(value, None)
 

@@ -63,13 +63,12 @@ class ClientSession:
         self._size = 0
         self._expect(len("RPC_RRDB_RRDB_GET_ACK"))
 
-    def next_id(self) -> int:
-        """Issue the next sequence id, passing over those that still wait."""
+    def free_id(self) -> int:
+        """Return the sequence id to issue next, passing over those that still wait."""
         seqid = self.issued
         while True:
             seqid = seqid + 1 if seqid < MAX_SEQID else 1
             if seqid not in self.pending:
-                self.issued = seqid
                 return seqid
 
     def buffer(self) -> memoryview | None:

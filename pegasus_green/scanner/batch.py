@@ -17,7 +17,7 @@ from ..protocol.rows import Rows, read_rows
 from ..protocol.rpc import CLEAR_SCANNER, GET_SCANNER, SCAN, Rpc
 from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
-from ..transport.connection import Connection, Outcome
+from ..transport.connection import Connection, Outcome, left_ms
 from .parts import COMPLETED, NONE, Part
 from .work import Work
 
@@ -145,7 +145,9 @@ class BatchCall(Attempt):
         self.rpc, self._connection, self._route = rpc, connection, route
         movable = route if self.retry is not None else None
         while (now := monotonic()) < self.deadline:
-            seqid = connection.start(rpc, route, self.hash, argument, self.deadline, now, getcurrent(), movable)
+            seqid = connection.start(
+                rpc, route, self.hash, argument, self.deadline, left_ms(self.deadline, now), getcurrent(), movable
+            )
             if not seqid:
                 refusal = connection.wait_for_room(self.deadline)
                 if refusal is not None:

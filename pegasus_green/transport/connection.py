@@ -61,6 +61,11 @@ FOREVER = float("inf")
 Outcome: TypeAlias = "bytes | memoryview | PegasusError"
 
 
+def left_ms(deadline: float, now: float) -> int:
+    """Return the time left as a header carries it: whole milliseconds, never 0."""
+    return int((deadline - now) * 1000) or 1
+
+
 class Taker(Protocol):
     """Who takes an outcome: a greenlet, or anything with such a method."""
 
@@ -209,7 +214,17 @@ class Connection:
             backup: Set the backup flag.
         """
         while True:
-            seqid = self.start(rpc, target, partition_hash, argument, deadline, now, getcurrent(), movable, backup)
+            seqid = self.start(
+                rpc,
+                target,
+                partition_hash,
+                argument,
+                deadline,
+                left_ms(deadline, now),
+                getcurrent(),
+                movable,
+                backup,
+            )
             if seqid:
                 return self.wait(seqid)
             refusal = self.wait_for_room(deadline)
@@ -222,11 +237,11 @@ class Connection:
         try:
             outcome = self.hub.switch()
         except BaseException:
-            self.pending.pop(seqid, None)
+            self.abandon(seqid)
             raise
         if type(outcome) is bytes or isinstance(outcome, (memoryview, PegasusError)):
             return outcome
-        self.pending.pop(seqid, None)
+        self.abandon(seqid)
         raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a reply")
 
     def start(
@@ -236,7 +251,7 @@ class Connection:
         partition_hash: int,
         argument: bytes,
         deadline: float,
-        now: float,
+        milliseconds: int,
         taker: Taker,
         movable: Target | None,
         backup: bool = False,
@@ -249,7 +264,7 @@ class Connection:
             partition_hash: Unsigned hash for the header.
             argument: The encoded argument struct.
             deadline: Monotonic time.
-            now: Monotonic time.
+            milliseconds: The time left until the deadline, at least 1, for the header.
             taker: Its ``switch`` is called in the hub with a frame or an error: a greenlet that waits (and nothing
                 else may wake it), or an object whose method does not yield, raise or take long.
             movable: The target again, or None.
@@ -264,16 +279,14 @@ class Connection:
         session = self.session
         seqid = session.issued + 1
         if seqid in pending or seqid > MAX_SEQID:
-            seqid = session.next_id()
-        else:
-            session.issued = seqid
+            seqid = session.free_id()
         if self._version == 1:
             frame = (
                 rpc.head.pack(
                     V1_START,
                     rpc.body_base + len(argument),
                     target.header_part,
-                    int((deadline - now) * 1000) or 1,
+                    milliseconds,
                     V1_HASH_FIELD,
                     partition_hash,
                     META_END_BACKUP + rpc.call_tail if backup else rpc.v1_tail,
@@ -289,15 +302,17 @@ class Connection:
                 app_id=target.app_id,
                 partition_index=target.index,
                 partition_hash=partition_hash,
-                timeout_ms=int((deadline - now) * 1000) or 1,
+                timeout_ms=milliseconds,
                 version=0,
             )
+        # From here on nothing can fail: every issued id has its frame, in the same order (see _withdraw).
+        session.issued = seqid
         pending[seqid] = (taker, deadline, movable)
         if not self._referenced:
             self._referenced = self._reader.ref = True
-            self.silent_since = self.silent_since or now
+            self.silent_since = self.silent_since or monotonic()
         if deadline < self._wake_at:
-            self._wake(deadline, now)
+            self._wake(deadline, monotonic())
         if self._in_pass:
             # The reader's pass ends with a flush.
             self._out.append(frame)
@@ -311,20 +326,23 @@ class Connection:
     def send_oneway(self, rpc: Rpc, target: Target, partition_hash: int, argument: bytes) -> None:
         """Send a request that is never answered; nothing happens when the connection is lost."""
         if self.lost is None:
+            seqid = self.session.free_id()
             frame = encode_request(
                 rpc,
-                self.session.next_id(),
+                seqid,
                 argument,
                 app_id=target.app_id,
                 partition_index=target.index,
                 partition_hash=partition_hash,
                 version=self._version,
             )
+            self.session.issued = seqid
             self._send(frame)
 
     def abandon(self, seqid: int) -> None:
-        """Give up a started request: its reply will be dropped and counted as late."""
-        self.pending.pop(seqid, None)
+        """Give up a started request: it is not sent if it has not begun to leave, else its reply will be dropped."""
+        if self.pending.pop(seqid, None) is not None:
+            self._withdraw(seqid)
 
     def wait_for_room(self, deadline: float) -> PegasusError | None:
         """Wait until another request can be started; return the error when the deadline or the end comes first."""
@@ -424,7 +442,7 @@ class Connection:
             return
         self.peer.bytes_sent += done
         self._backlog_bytes -= done
-        while done and done >= len(backlog[0]):
+        while backlog and done >= len(backlog[0]):
             done -= len(backlog.popleft())
         if done:
             backlog[0] = memoryview(backlog[0])[done:]
@@ -440,9 +458,24 @@ class Connection:
         begun = 1 if backlog and isinstance(backlog[0], memoryview) else 0
         return len(self._out) + len(backlog) - begun
 
-    def was_sent(self, seqid: int) -> bool:
-        """Tell whether any byte of the request may have left; sequence ids wrap, so they are compared as a circle."""
-        return (self.session.issued - seqid) % MAX_SEQID >= self._unsent()
+    def _withdraw(self, seqid: int) -> bool:
+        """Take a request back that has not begun to leave; tell whether that was still possible.
+
+        The newest ids belong to the frames that wait, in order; ids wrap, so they are compared as a circle.
+        """
+        newer = (self.session.issued - seqid) % MAX_SEQID
+        queue: list[bytes] | deque[Buffer] = self._out
+        if newer >= self._unsent():
+            return False
+        if newer >= len(self._out):
+            newer -= len(self._out)
+            queue = self._backlog
+            self._backlog_bytes -= len(queue[-1 - newer])
+        else:
+            self._out_bytes -= len(queue[-1 - newer])
+        # An empty frame keeps the count of frames and ids in step.
+        queue[-1 - newer] = b""
+        return True
 
     # ------------------------------------------------------------------ receiving
 
@@ -546,10 +579,19 @@ class Connection:
         self._timer.start(self._tick)
 
     def _tick(self) -> None:
-        """Fail the calls whose deadline has passed, after reading what has come for them; look for silence."""
+        """Look at deadlines and silence, in the hub."""
         self._wake_at = FOREVER
         if self.lost is not None:
             return
+        try:
+            self._look()
+        except Exception as error:
+            # Without its timer a connection would let its callers wait for ever.
+            _log.exception("%r: looking at the deadlines failed", self)
+            self.close(ConnectionLost(f"internal error: {error}", address=self.peer.address))
+
+    def _look(self) -> None:
+        """Fail the calls whose deadline has passed, after reading what has come for them; look for silence."""
         # The application may have computed for a while: the replies are often in the kernel already.
         until = monotonic() + SECONDS_A_RESCUE
         while self.pending and self._readable() and monotonic() < until:
@@ -570,7 +612,8 @@ class Connection:
             entry = self.pending.pop(seqid, None)
             if entry is not None:
                 self.peer.timeouts += 1
-                late = RequestTimeout("no reply in time", address=self.peer.address, sent=self.was_sent(seqid))
+                sent = not self._withdraw(seqid)
+                late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
                 self._hand_over(entry[0], late)
         silent = now - self.silent_since if self.silent_since else 0.0
         if expired and silent >= self._options.silent_window:
@@ -594,7 +637,8 @@ class Connection:
             if entry[2] is not None and seqid in self.pending and has_moved(entry[2]):
                 del self.pending[seqid]
                 moved += 1
-                self._hand_over(entry[0], Moved("another primary", address=self.peer.address))
+                sent = not self._withdraw(seqid)
+                self._hand_over(entry[0], Moved("another primary", address=self.peer.address, sent=sent))
         return moved
 
     # ------------------------------------------------------------------ the end

@@ -64,7 +64,7 @@ def test_cut(box: Onebox, raw: Raw, when: str, executed: int, reset: bool) -> No
 
 def test_cut_while_a_request_is_half_read(box: Onebox, raw: Raw) -> None:
     rule = box.fault("cut", when="during", server=box.partitions("temp")[0]["primary"], count=1)
-    raw.sock.sendall(b"THFT" + struct.pack(">II", 1, 37) + b"half")
+    raw.sock.sendall(b"THFT" + struct.pack(">III", 1, 37, 100) + b"half")
     assert ends(raw)
     assert rule.hits == 1
 
@@ -186,7 +186,8 @@ def test_conditions(box: Onebox, raw: Raw) -> None:
         box.fault("drop", rpc="nope")
     with pytest.raises(LookupError):
         box.fault("drop", server=7)
-    assert box.list_faults() == [{"id": 13 + 13, "action": "error", "when": "before", "hits": 40, "seen": 40}] or True
+    [facts] = box.list_faults()
+    assert (facts["action"], facts["when"], facts["hits"], facts["seen"]) == ("error", "before", 40, 40)
 
 
 def test_several_rules_work_on_one_reply(box: Onebox, raw: Raw) -> None:
@@ -213,11 +214,11 @@ def test_faults_of_meta_servers(make_box: Make) -> None:
     assert time.monotonic() - start >= 0.045
 
 
-# ----------------------------------------------------------------------------------------------------------- what is seen
+# --------------------------------------------------------------------------------------------------------- what is seen
 def test_executions_by_mark(box: Onebox, table: Routed) -> None:
     for number in range(5):
         table.put(b"k", b"mark-%d;" % (number % 3), b"v")
-    assert [box.executions("mark-%d;" % number) for number in range(4)] == [2, 2, 1, 0]
+    assert [box.executions(f"mark-{number};") for number in range(4)] == [2, 2, 1, 0]
     assert box.execution_counts(rb"mark-\d") == {b"mark-0": 2, b"mark-1": 2, b"mark-2": 1}
     box.forget_executions()
     assert box.executions(b"mark") == 0
@@ -274,9 +275,5 @@ def test_unanswered_faults_leave_whole_frames(box: Onebox, raw: Raw) -> None:
     box.fault("half", rpc="get", after=50, count=1, reset=False)
     for _ in range(100):
         raw.send(rpcs.GET, KEY, **ROUTE)
-    seen = 0
-    with pytest.raises((EOFError, ConnectionResetError)):
-        while True:
-            assert parse_reply(raw.frame()).error == "ERR_OK"
-            seen += 1
-    assert seen == 50
+    assert {parse_reply(raw.frame()).error for _ in range(50)} == {"ERR_OK"}
+    assert ends(raw)

@@ -23,10 +23,10 @@ from tests.onebox.raw import Raw, Routed, decode
 Make = Callable[..., Onebox]
 KEY = encode_key(b"user1", b"name")  # hash of user1: partition 0 of 8
 HASH = crc64(b"user1")
-ROUTE = {"app_id": 1, "partition_index": 0, "partition_hash": HASH}
+ROUTE: dict[str, Any] = {"app_id": 1, "partition_index": 0, "partition_hash": HASH}
 
 
-# --------------------------------------------------------------------------------------------------------------- framing
+# -------------------------------------------------------------------------------------------------------------- framing
 def test_both_headers_mixed_and_any_sequence_id(raw: Raw) -> None:
     for seqid, version in ((1, 0), (-5, 1), (0, 0), (2**31 - 1, 1)):
         put = rrdb.UpdateRequest(KEY, b"%d" % seqid)
@@ -108,8 +108,7 @@ def test_half_closed_counts_as_gone(raw: Raw, table: Routed) -> None:
     raw.sock.shutdown(socket.SHUT_WR)
     gevent.sleep(0.05)
     with pytest.raises((EOFError, ConnectionResetError)):
-        while True:
-            raw.reply()
+        raw.frame()
     assert table.get(b"user1", b"name") == b"v"
 
 
@@ -122,7 +121,7 @@ def test_reads_may_overtake_writes(raw: Raw) -> None:
     assert raw.reply()[0].seqid == 1
 
 
-# --------------------------------------------------------------------------------------------------------------- routing
+# -------------------------------------------------------------------------------------------------------------- routing
 @pytest.mark.parametrize(("app_id", "index"), [(1, 999), (1, -1), (998, 0)])
 def test_partitions_that_are_not_here(raw: Raw, app_id: int, index: int) -> None:
     for rpc, argument in ((rpcs.GET, KEY), (rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"))):
@@ -233,7 +232,7 @@ def test_strict_mode_notes_every_wrong_hash(make_box: Make) -> None:
             box.client_bugs.clear()
 
 
-# ------------------------------------------------------------------------------------------------------ denial, throttles
+# ---------------------------------------------------------------------------------------------------- denial, throttles
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.monotonic()
     return call(), time.monotonic() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_atomic_idempotent_failures_leave_no_trace(box: Onebox, table: Routed) -
     assert table.call(rpcs.PUT, b"user1", put(b"v"))[1].decree == 1
 
 
-# ------------------------------------------------------------------------------------------------------ death of a server
+# ---------------------------------------------------------------------------------------------------- death of a server
 def test_failover_keeps_acknowledged_writes(box: Onebox, table: Routed) -> None:
     for number in range(300):
         assert table.put(b"k%d" % number, b"s", b"%d" % number) == "ERR_OK"
@@ -257,7 +258,7 @@ def test_a_spare_server_takes_the_place_of_a_dead_one(make_box: Make) -> None:
     table.close()
 
 
-# ------------------------------------------------------------------------------------------------------------------ moves
+# ---------------------------------------------------------------------------------------------------------------- moves
 def test_move_primary(box: Onebox, table: Routed) -> None:
     table.put(b"user1", b"name", b"v")
     old, new = first(box)["primary"], first(box)["secondaries"][1]
@@ -334,10 +335,10 @@ def test_bad_weather_loses_no_acknowledged_write(make_box: Make, seed: int) -> N
                     box.move_primary("temp", config["index"], to)
         elif action == "kill":
             box.kill(which)
-            box.later(random.uniform(0.0, 0.12), lambda which=which: box.restart(which))
+            box.later(random.uniform(0.0, 0.12), partial(box.restart, which))
         else:
             box.pause(which)
-            box.later(random.uniform(0.0, 0.12), lambda which=which: box.resume(which))
+            box.later(random.uniform(0.0, 0.12), partial(box.resume, which))
         gevent.sleep(random.uniform(0.01, 0.06))
     stop = True
     gevent.joinall(writers, raise_error=True)

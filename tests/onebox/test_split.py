@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -11,6 +12,7 @@ from pegasus_green.keys import crc64, encode_key
 from pegasus_green.onebox import Onebox
 from pegasus_green.protocol import meta, rrdb
 from pegasus_green.protocol import rpc as rpcs
+from pegasus_green.protocol.rpc import Rpc
 from tests.onebox.raw import Routed, ask
 
 Make = Callable[..., Onebox]
@@ -59,7 +61,7 @@ def test_start_and_its_errors(make_box: Make) -> None:
     assert answer.partition_count == 8
     for child in answer.partitions[4:]:
         assert (child.ballot, child.primary, child.secondaries) == (-1, 0, [])
-        assert child.hp_primary is child.hp_secondaries is child.hp_last_drops is None
+        assert (child.hp_primary, child.hp_secondaries, child.hp_last_drops) == (None, None, None)
     assert (query(box).new_partition_count, query(box).status) == (8, dict.fromkeys(range(4), 1))
     [info] = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos
     assert info.envs == {"replica.split.validate_partition_hash": "true"}
@@ -90,13 +92,14 @@ def test_stages(box: Onebox, table: Routed) -> None:
     assert len(child["secondaries"]) == 2
     assert box.partitions("temp")[1]["ballot"] == parent_ballot
     # What is the child's the parent refuses, for every RPC.
-    for rpc, argument in (
+    requests: tuple[tuple[Rpc, Any], ...] = (
         (rpcs.GET, encode_key(key, b"s")),
         (rpcs.PUT, put),
         (rpcs.SORTKEY_COUNT, key),
         (rpcs.BATCH_GET, rrdb.BatchGetRequest([rrdb.FullKey(key, b"s")])),
         (rpcs.SCAN, rrdb.ScanRequest(1)),
-    ):
+    )
+    for rpc, argument in requests:
         assert table.raw(address).call(rpc, argument, **parent) == ("ERR_PARENT_PARTITION_MISUSED", None)
     assert all_there(table)
     assert table.put(key, b"s", b"new") == "ERR_OK"
@@ -117,8 +120,8 @@ def test_by_itself(make_box: Make) -> None:
         answers = {table.put(b"k%d" % number, b"s", b"v") for number in range(4)}
         assert answers <= {"ERR_OK", "ERR_SPLITTING"}
         windows += "ERR_SPLITTING" in answers
-        ready.add(len(box.split_status("temp")))
         gevent.sleep(0.001)
+        ready.add(len(box.split_status("temp")))
         if not box.split_status("temp"):
             break
     assert ready == {0, 1, 2, 3, 4}

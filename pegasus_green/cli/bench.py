@@ -1,0 +1,324 @@
+"""``bench``: load a cluster with calls from many greenlets, and say how it did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent.event import Event
+
+from ..errors import InvalidArgument, PegasusError
+
+if TYPE_CHECKING:
+    from ..table import Table
+
+# What a run leaves behind when it is killed goes away by itself.
+LEFTOVER_TTL = 3600.0
+# A call that fails at once shall not become a loop that keeps everything else from running.
+PAUSE_AFTER_ERROR = 0.01
+CLEAN_UP_TIMEOUT = 30.0
+SORT_KEY = b"bench"
+COUNTER_KEY = b"count"
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
+OPERATIONS = ("get", "set", "exist", "ttl", "remove", "incr")
+
+
+class Latencies:
+    """A histogram of latencies: microseconds exact up to 63, then in steps of 3 %, up to hours.
+
+    Attributes:
+        counts: Calls by step.
+        total: Calls.
+        worst: Largest latency in microseconds.
+    """
+
+    __slots__ = ("counts", "total", "worst")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.counts: Counter[int] = Counter()
+        self.total = 0
+        self.worst = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one call."""
+        micros = int(seconds * 1e6)
+        shift = max(micros.bit_length() - 6, 0)
+        self.counts[(shift << 5) + (micros >> shift)] += 1
+        self.total += 1
+        if micros > self.worst:
+            self.worst = micros
+
+    def merge(self, other: Latencies) -> None:
+        """Take in the calls of another one."""
+        self.counts.update(other.counts)
+        self.total += other.total
+        self.worst = max(self.worst, other.worst)
+
+    def percentile(self, share: float) -> float:
+        """Return the milliseconds within which that share of the calls ended; 0.0 without calls."""
+        left = share * self.total
+        for step in sorted(self.counts):
+            left -= self.counts[step]
+            if left <= 0:
+                shift = max((step >> 5) - 1, 0)
+                upper = ((step - (shift << 5)) + 1 << shift) - 1
+                return min(upper, self.worst) / 1000
+        return 0.0
+
+
+def parse_mix(text: str) -> dict[str, int]:
+    """Return weights by operation of ``get:9,set:1``.
+
+    Raises:
+        argparse.ArgumentTypeError: An unknown operation, or no whole number above 0.
+    """
+    mix: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        if name not in OPERATIONS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OPERATIONS)}")
+        if weight and not (weight.isdigit() and 0 < int(weight) <= 1000):
+            raise argparse.ArgumentTypeError(f"the weight of {name} is a whole number from 1 to 1000, not {weight!r}")
+        mix[name] = mix.get(name, 0) + int(weight or 1)
+    return mix
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    convert.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return convert
+
+
+def _not_negative(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    whole, seconds = _positive(int), _positive(float)
+    parser.add_argument("--meta", required=True, metavar="HOST:PORT[,HOST:PORT]", help="meta servers")
+    parser.add_argument("--table", required=True, metavar="NAME", help="an existing table; keys of other names are safe")
+    parser.add_argument("--callers", type=whole, default=64, metavar="N", help="greenlets that call [%(default)s]")
+    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long [%(default)s]")
+    parser.add_argument(
+        "--mix", type=parse_mix, default={"get": 9, "set": 1}, metavar="OP:N,...",
+        help=f"operations and their weights, of {', '.join(OPERATIONS)} [get:9,set:1]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--value-bytes", type=_not_negative, default=100, metavar="N", help="size of a value [%(default)s]"
+    )
+    parser.add_argument("--keys", type=whole, default=1000, metavar="N", help="records to spread over [%(default)s]")
+    parser.add_argument("--timeout", type=seconds, default=2.0, metavar="S", help="deadline of a call [%(default)s]")
+    parser.add_argument("--keep", action="store_true", help="leave the records there (they expire after an hour)")
+    parser.add_argument("--json", action="store_true", help="the report as one line of JSON, nothing else on stdout")
+
+
+class Load:
+    """The records, the callers and what they counted.
+
+    Attributes:
+        latencies: Successful calls of this run by operation.
+        recent: Those since the last live line.
+        errors: Failed calls by the error's name and code.
+        wrong: Values that were not what had been stored.
+    """
+
+    def __init__(self, table: Table, arguments: argparse.Namespace) -> None:
+        """Prepare keys and operations; no I/O."""
+        self.table = table
+        self.callers: int = arguments.callers
+        mark = f"pegasus_green-bench-{random.randrange(1 << 32):08x}-"
+        self.keys = [f"{mark}{number:08d}".encode() for number in range(arguments.keys)]
+        size = arguments.value_bytes
+        self.values = [(key * (size // len(key) + 1))[:size] for key in self.keys]
+        self.mix: dict[str, int] = arguments.mix
+        self.latencies = {name: Latencies() for name in self.mix}
+        self.recent = Latencies()
+        self.errors: Counter[str] = Counter()
+        self.wrong = 0
+        self.running = False
+
+    def fill(self) -> None:
+        """Store every record, so that reads find something.
+
+        Raises:
+            PegasusError: A record could not be stored.
+        """
+        rows = [(key, SORT_KEY, value) for key, value in zip(self.keys, self.values)]
+        self.table.set_many(rows, ttl=LEFTOVER_TTL, concurrency=self.callers)
+
+    def clean_up(self) -> int:
+        """Remove every record; return how many could not be removed."""
+        sort_keys = (SORT_KEY, COUNTER_KEY) if "incr" in self.mix else (SORT_KEY,)
+        keys = [(key, sort_key) for key in self.keys for sort_key in sort_keys]
+        removed = self.table.remove_many(keys, timeout=CLEAN_UP_TIMEOUT, return_errors=True)
+        return sum(error is not None for error in removed)
+
+    def operations(self) -> dict[str, Callable[[int], None]]:
+        """Return what each operation does to the record of that number."""
+        table, keys, values = self.table, self.keys, self.values
+        removes = "remove" in self.mix
+
+        def get(number: int) -> None:
+            value = table.get(keys[number], SORT_KEY)
+            if value != values[number] and not (value is None and removes):
+                self.wrong += 1
+
+        return {
+            "get": get,
+            "set": lambda number: table.set(keys[number], SORT_KEY, values[number], ttl=LEFTOVER_TTL),
+            "exist": lambda number: table.exist(keys[number], SORT_KEY) and None,
+            "ttl": lambda number: table.ttl(keys[number], SORT_KEY) and None,
+            "remove": lambda number: table.remove(keys[number], SORT_KEY),
+            "incr": lambda number: table.incr(keys[number], COUNTER_KEY, ttl=LEFTOVER_TTL) and None,
+        }
+
+    def call(self, seed: int) -> None:
+        """Make calls, one after the other, as long as the load runs: one caller."""
+        chance = random.Random(seed)
+        operations = self.operations()
+        pattern = [(operations[name], self.latencies[name]) for name, weight in self.mix.items() for _ in range(weight)]
+        chance.shuffle(pattern)
+        count, step = len(self.keys), 0
+        number = chance.randrange(count)
+        while self.running:
+            operation, latencies = pattern[step % len(pattern)]
+            step += 1
+            number = (number * 5 + 7 + step) % count
+            began = perf_counter()
+            try:
+                operation(number)
+            except PegasusError as error:
+                self.errors[f"{type(error).__name__} {error.code or ''}".strip()] += 1
+                gevent.sleep(PAUSE_AFTER_ERROR)
+                continue
+            took = perf_counter() - began
+            latencies.add(took)
+            self.recent.add(took)
+
+    def run(self, seconds: float, live: Callable[[int, Latencies, int], None]) -> float:
+        """Let the callers call, with a live line every second, until the time is over or SIGINT or SIGTERM comes.
+
+        Returns:
+            The seconds it took.
+        """
+        stop = Event()
+        watchers = [gevent.signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)]
+        self.running = True
+        began = perf_counter()
+        greenlets = [gevent.spawn(self.call, seed) for seed in range(self.callers)]
+        try:
+            second = 0
+            while (left := began + seconds - perf_counter()) > 0:
+                second += 1
+                stop.wait(min(max(began + second - perf_counter(), 0), left))
+                recent, self.recent = self.recent, Latencies()
+                live(second, recent, self.errors.total() if hasattr(self.errors, "total") else sum(self.errors.values()))
+                if stop.is_set():
+                    break
+        finally:
+            self.running = False
+            for watcher in watchers:
+                watcher.cancel()
+        gevent.joinall(greenlets)
+        return perf_counter() - began
+
+
+def _live(second: int, recent: Latencies, errors: int) -> None:
+    print(
+        f"{second:4d} s {recent.total:10,d} calls   p50 {recent.percentile(0.5):8.3f} ms   p99 {recent.percentile(0.99):8.3f} ms"
+        f"   errors {errors:,d}",
+        flush=True,
+    )
+
+
+def _report(load: Load, took: float, cpu: float, connections: int) -> dict[str, Any]:
+    """Return the whole result as plain values."""
+    everything = Latencies()
+    for latencies in load.latencies.values():
+        everything.merge(latencies)
+    rows = {**load.latencies, "all": everything} if len(load.latencies) > 1 else load.latencies
+    operations = {
+        name: {
+            "calls": found.total,
+            "per_second": round(found.total / took, 1),
+            **{f"{share}_ms": found.percentile(value) for share, value in SHARES.items()},
+            "max_ms": found.worst / 1000,
+        }
+        for name, found in rows.items()
+    }
+    return {
+        "seconds": round(took, 3),
+        "callers": load.callers,
+        "calls": everything.total,
+        "per_second": round(everything.total / took, 1),
+        "cpu_us_per_call": round(cpu / max(everything.total, 1) * 1e6, 2),
+        "connections": connections,
+        "operations": operations,
+        "errors": dict(load.errors),
+        "wrong_values": load.wrong,
+    }
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    print(
+        f"\n{report['calls']:,} calls in {report['seconds']:.1f} s by {report['callers']:,} callers over"
+        f" {report['connections']} connections: {report['per_second']:,.0f}/s,"
+        f" {report['cpu_us_per_call']:.1f} us of CPU a call (user + system)\n"
+    )
+    shares = [*SHARES, "max"]
+    print(f"{'':8} {'calls':>12} {'calls/s':>10} " + " ".join(f"{share + ' ms':>10}" for share in shares))
+    for name, row in report["operations"].items():
+        figures = " ".join(f"{row[share + '_ms']:10.3f}" for share in shares)
+        print(f"{name:8} {row['calls']:12,} {row['per_second']:10,.0f} {figures}")
+    errors = ", ".join(f"{count:,} x {name}" for name, count in report["errors"].items())
+    print(f"\nerrors: {errors or 'none'}" + (f"; WRONG VALUES: {report['wrong_values']:,}" * bool(report["wrong_values"])))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the cluster and print the report; 1 when the cluster cannot be used or a value was wrong, 2 for bad options."""
+    from ..client import Client
+
+    try:
+        client = Client(arguments.meta, timeout=arguments.timeout)
+        load = Load(client.table(arguments.table), arguments)
+    except InvalidArgument as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    with client:
+        try:
+            load.table.warm_up()
+            load.fill()
+        except PegasusError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+        if not arguments.json:
+            mix = ", ".join(f"{name}:{weight}" for name, weight in load.mix.items())
+            print(f"{load.callers:,} callers, {mix}, values of {arguments.value_bytes:,} bytes, {len(load.keys):,} records")
+        cpu = process_time()
+        took = load.run(arguments.seconds, (lambda *_: None) if arguments.json else _live)
+        report = _report(load, took, process_time() - cpu, len(client._cluster.pool.connections))
+        left = 0 if arguments.keep else load.clean_up()
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        _print_report(report)
+    if left:
+        print(f"bench: {left:,} records could not be removed; they expire within an hour", file=sys.stderr)
+    return int(not report["calls"] or report["wrong_values"] > 0)

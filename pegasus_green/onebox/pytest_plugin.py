@@ -1,0 +1,40 @@
+"""The pytest plugin: a Pegasus cluster as a fixture.
+
+Installed with the package, so a test only asks for it::
+
+    def test_something(pegasus_onebox):
+        with pegasus_green.connect(pegasus_onebox.meta_addresses) as client:
+            ...
+
+The cluster is a process of its own, one for the whole test session: it answers whatever the tests do with their own
+event loop, blocking clients included. Its options can be changed by a session fixture of this name in a conftest::
+
+    @pytest.fixture(scope="session")
+    def pegasus_onebox_options():
+        return {"tables": {"users": 4}, "release": "2.5"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .process import OneboxProcess
+
+
+@pytest.fixture(scope="session")
+def pegasus_onebox_options() -> dict[str, Any]:
+    """Return the keyword arguments of the cluster of ``pegasus_onebox``; override it to change them."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxProcess]:
+    """Serve an embedded Pegasus cluster for the session: three replica servers, a table "temp" with 8 partitions."""
+    from .process import OneboxProcess
+
+    with OneboxProcess(**pegasus_onebox_options) as box:
+        yield box

@@ -1,0 +1,206 @@
+"""Scans of a full table in bad weather: what is stored, what goes wrong meanwhile, and whether the rows are the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import gevent
+
+from pegasus_green import Client, Table
+from pegasus_green.onebox import Onebox
+
+ROWS = 50_000
+# Expired rows come on top: they make batches small or empty.
+EXPIRED = 4_000
+Row = tuple[bytes, bytes, bytes]
+
+
+def rows_of(seed: int) -> tuple[list[Row], list[Row]]:
+    """Return rows to be stored and rows that expire: large hash keys and lone rows, empty keys, any bytes."""
+    random = Random(seed)
+    rows: dict[tuple[bytes, bytes], bytes] = {}
+
+    def add(hash_key: bytes, sort_key: bytes) -> None:
+        rows[hash_key, sort_key] = b"%d" % len(rows)
+
+    for number in range(12):
+        for _ in range(1_500):
+            add(b"large-%d" % number, random.randbytes(random.randrange(1, 6)))
+    for _ in range(300):
+        add(b"", random.randbytes(4))
+    while len(rows) < ROWS + EXPIRED:
+        hash_key = random.randbytes(random.choice((1, 2, 7, 8, 30))) + random.choice((b"", b"\xff", b"\0"))
+        for _ in range(random.choice((1, 1, 40, 200))):
+            add(hash_key, random.choice((b"", b"\xff\xff", random.randbytes(3))))
+    stored = list(rows.items())[: ROWS + EXPIRED]
+    # Runs of neighbours expire, so that whole batches are empty.
+    doomed = set(random.sample(range(ROWS + EXPIRED), EXPIRED - 1_000)) | set(range(1_000))
+    doomed = set(sorted(doomed)[:EXPIRED])
+    flat = [(hash_key, sort_key, value) for (hash_key, sort_key), value in stored]
+    return [r for i, r in enumerate(flat) if i not in doomed], [r for i, r in enumerate(flat) if i in doomed]
+
+
+def load(box: Onebox, table: Table, seed: int) -> Counter[Row]:
+    """Store rows and return the multiset of those that a scan has to deliver."""
+    live, doomed = rows_of(seed)
+    for rows, ttl in ((doomed, 1), (live, None)):
+        table.set_many([row for row in rows if not row[0]], ttl=ttl)
+        grouped: dict[bytes, dict[bytes, bytes]] = {}
+        for hash_key, sort_key, value in rows:
+            if hash_key:
+                grouped.setdefault(hash_key, {})[sort_key] = value
+        for hash_key, values in grouped.items():
+            table.multi_set(hash_key, values, ttl=ttl)
+    box.advance(2)
+    box.settle()
+    return Counter(live)
+
+
+class Weather:
+    """What goes wrong while a table is scanned, driven by the rows that have come: the same for the same seed."""
+
+    def __init__(self, box: Onebox, table: str, seed: int, *, split_at: int | None = None, every: int = 700) -> None:
+        """Prepare bad weather for a scan; a split begins behind that many rows."""
+        self.box, self.table, self.random = box, table, Random(seed)
+        self.split_at, self.every = split_at, every
+        self.next = self.random.randrange(every)
+        self.seen: Counter[str] = Counter()
+        self.dead: int | None = None
+        self.splitting = False
+        self.splitter: gevent.Greenlet[..., None] | None = None
+
+    def pass_by(self, delivered: int) -> None:
+        """Do what is due when that many rows have come."""
+        if self.split_at is not None and delivered >= self.split_at:
+            self.split_at = None
+            self.splitting = True
+            self.box.split(self.table, stepwise=True)
+            self.seen["split"] += 1
+        if delivered >= self.next:
+            self.next = delivered + self.random.randrange(1, self.every)
+            choices: list[Callable[[], None]] = [self.drop_contexts, self.time_limit, self.move, self.crash, self.calm]
+            if self.splitting:
+                choices += [self.step, self.step, self.step]
+            self.random.choice(choices)()
+
+    def drop_contexts(self) -> None:
+        """Let one server, or all, forget the open scans."""
+        self.seen["contexts"] += 1
+        chosen = self.random.choice([None, *range(len(self.box.servers))])
+        for server in self.box.servers:
+            if chosen in (None, server.index):
+                for replica in server.replicas.values():
+                    replica.engine.drop_contexts()
+
+    def time_limit(self) -> None:
+        """Let the next batches break off, with and without rows."""
+        self.seen["status 7"] += 1
+        for server in self.box.servers:
+            for replica in server.replicas.values():
+                replica.engine.force_incomplete(self.random.randrange(1, 30))
+
+    def move(self) -> None:
+        """Give partitions another primary."""
+        self.seen["moves"] += 1
+        for partition in self.box.partitions(self.table):
+            if partition["primary"] and partition["secondaries"] and self.random.random() < 0.5:
+                self.box.move_primary(self.table, partition["index"], self.random.choice(partition["secondaries"]))
+
+    def crash(self) -> None:
+        """Kill a server, or bring the dead one back."""
+        if self.dead is None:
+            self.seen["kills"] += 1
+            self.dead = self.random.randrange(len(self.box.servers))
+            self.box.kill(self.dead)
+        else:
+            self.box.restart(self.dead)
+            self.dead = None
+
+    def calm(self) -> None:
+        """Let time pass: servers fail over and come back, routes are learnt."""
+        gevent.sleep(self.random.choice((0.0, 0.002, 0.02)))
+
+    def step(self) -> None:
+        """Get a split a step further, nobody tells the client."""
+        if self.splitter is None or self.splitter.ready():
+            self.splitter = gevent.spawn(self._register)
+
+    def _register(self) -> None:
+        """Have a parent refuse everything for a moment, until its child is there."""
+        while (step := self.box.split_step(self.table)) not in ("ready", "done"):
+            gevent.sleep(0.005)
+        self.seen["children"] += step == "ready"
+
+    def clear_up(self) -> None:
+        """Bring everything back."""
+        if self.dead is not None:
+            self.box.restart(self.dead)
+            self.dead = None
+        gevent.kill(self.splitter) if self.splitter is not None else None
+
+
+def compare(delivered: Counter[Row], stored: Counter[Row]) -> None:
+    """Fail with numbers, not with 50,000 rows."""
+    lost, twice = stored - delivered, delivered - stored
+    sample = [*lost][:3], [*twice][:3]
+    assert not lost and not twice, f"{lost.total()} rows lost, {twice.total()} too many, such as {sample}"
+
+
+def whole(table: Table, batch_size: int, weather: Weather, parallel: int) -> Iterator[Row]:
+    """Scan in one go."""
+    for count, row in enumerate(table.scan(batch_size=batch_size, parallel=parallel, timeout=20.0)):
+        yield row
+        weather.pass_by(count)
+
+
+def resumed(metas: list[str], name: str, batch_size: int, weather: Weather, parallel: int) -> Iterator[Row]:
+    """Scan in pieces, each by a client of its own that knows nothing but the token."""
+    token, count = None, 0
+    while True:
+        length = weather.random.randrange(1, 9_000)
+        with Client(metas) as client:
+            pages = client.table(name).scan(
+                batch_size=batch_size, parallel=parallel, timeout=20.0, resume=token, limit=weather.random.choice((None, length))
+            )
+            with pages:
+                for row in pages:
+                    yield row
+                    count += 1
+                    length -= 1
+                    weather.pass_by(count)
+                    if not length:
+                        break
+                token = pages.token()
+                if pages.finished:
+                    return
+
+
+def scan_in_bad_weather(seed: int, *, partitions: int, how: str) -> Counter[str]:
+    """Scan 50,000 rows while everything goes wrong, compare, and return what went wrong."""
+    random = Random(seed)
+    batch_size = random.choice((20, 40, 60))
+    with Onebox(replicas=3, tables={"scanned": partitions}, seed=seed, failover_delay=0.05, rejoin_delay=0.02) as box:
+        with Client(box.meta_addresses, refresh_interval=0.02) as client:
+            table = client.table("scanned")
+            stored = load(box, table, seed)
+            split_at = random.randrange(ROWS // 4, ROWS // 2) if partitions == 8 else None
+            weather = Weather(box, "scanned", seed, split_at=split_at)
+            parallel = 4 if "parallel" in how else 1
+            if "resumed" in how:
+                rows: Any = resumed(box.meta_addresses, "scanned", batch_size, weather, parallel)
+            else:
+                rows = whole(table, batch_size, weather, parallel)
+            try:
+                delivered = Counter(rows)
+            finally:
+                weather.clear_up()
+            compare(delivered, stored)
+            assert not box.errors
+            assert not box.client_bugs
+    for kind in ("contexts", "status 7", "moves", "kills"):
+        assert weather.seen[kind], f"the weather was too good: {weather.seen}"
+    assert partitions != 8 or weather.seen["children"], "the split did not get anywhere"
+    return weather.seen

@@ -1,0 +1,93 @@
+"""A reply reaches its own caller or nobody, and nothing is left of any call."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+
+from pegasus_green import Client
+from pegasus_green.onebox import Onebox
+from tests.faults.mill import Mill, weather
+from tests.faults.tools import at_rest, settled, timers
+from tests.leaks import Snapshot, client_greenlets
+
+pytestmark = [pytest.mark.onebox_only, pytest.mark.both_modes]
+
+CALLERS = 1000
+ROUNDS = 10
+SEED = 20260
+
+
+def calls() -> int:
+    """Return the number of calls: the million of `make soak` is set there, patched mode makes do with less."""
+    return int(os.environ.get("PEGASUS_GREEN_CALLS", 20_000 if monkey.is_module_patched("socket") else 100_000))
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks".split()] + [
+        (name, ctypes.c_size_t) for name in "uordblks fordblks keepcost".split()
+    ]
+
+
+def large_bytes() -> int:
+    """Return the bytes of objects above 512 bytes; 0 where the C library does not tell."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return int(info.uordblks)
+
+
+@contextmanager
+def busy_cluster(**options: Any) -> Iterator[tuple[Any, Client]]:
+    """Serve from another process, so that what is measured here is the client."""
+    with Onebox(process=True, replicas=3, tables={"temp": 8}, seed=SEED) as box, Client(
+        box.meta_addresses, **options
+    ) as client:
+        client.table("temp").warm_up(timeout=10)
+        yield box, client
+
+
+@pytest.mark.watchdog(900)
+def test_no_reply_reaches_another_caller_and_nothing_is_left() -> None:
+    """Kill and time out 1,000 callers at random under late, doubled, reordered and unknown replies, in ten rounds."""
+    with busy_cluster() as (box, client):
+        mill = Mill(client.table("temp"), CALLERS, SEED)
+        mill.prepare()
+        rules = weather(box)
+        before, watchers = Snapshot.take(), timers()
+        blocks, large = [], []
+        for _ in range(ROUNDS):
+            mill.run(calls() // ROUNDS)
+            left = at_rest(client, 12.0)
+            assert not left, left
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+            large.append(large_bytes())
+        print(dict(mill.counts), client.stats()["servers"])
+        print("blocks", blocks, "large", large)
+        assert not mill.wrong, mill.wrong[:10]
+        assert mill.counts["calls"] >= calls()
+        for what, least in (("kills", 50), ("timeouts", 50), ("deadlines", 10)):
+            assert mill.counts[what] >= least, mill.counts
+        assert all(rule.hits for rule in rules), [(rule, rule.hits) for rule in rules]
+        assert sum(server["late"] for server in client.stats()["servers"].values()) > 100
+        assert not before.leaks()
+        assert client_greenlets() == before.greenlets
+        # The periodic ones: one for the routes, one for a connection that looked at its calls a moment ago.
+        assert not settled(lambda: ["timers"] if timers() > watchers + 1 else [])
+        # Level: the second half needs no more than the first, but for what a few more or fewer late calls hold.
+        assert max(blocks[ROUNDS // 2 :]) - max(blocks[1 : ROUNDS // 2]) < 3000, blocks
+        assert max(large[ROUNDS // 2 :]) - max(large[1 : ROUNDS // 2]) < 512 * 1024, large
+    assert gevent.get_hub().loop.activecnt >= 0

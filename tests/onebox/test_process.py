@@ -1,0 +1,232 @@
+"""The onebox as a process: command line, signals, control port, the fixture for users."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from pegasus_green.onebox import Limits, Onebox, OneboxProcess
+from pegasus_green.onebox.control import METHODS, VALUES, from_json, to_json
+from pegasus_green.protocol import meta
+from pegasus_green.protocol import rpc as rpcs
+from tests.onebox.raw import Raw, ask
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "pegasus_green", "onebox", "--port", "0"]
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[OneboxProcess]:
+    with OneboxProcess(metas=2, tables={"temp": 4, "other": 3}, seed=5, failover_delay=0.1) as box:
+        yield box
+
+
+def start(*options: str) -> tuple[subprocess.Popen[str], str]:
+    child = subprocess.Popen([*COMMAND, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    return child, child.stdout.readline()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_line_and_a_quick_end(number: signal.Signals) -> None:
+    child, line = start("--metas", "2", "--replicas", "2", "--table", "a:3", "--table", "b:1", "--release", "2.5")
+    assert line.startswith("ready meta=127.0.0.1:")
+    metas = line.removeprefix("ready meta=").strip().split(",")
+    assert len(metas) == 2
+    raw = Raw(metas[0])
+    assert [i.app_name for i in raw.call(rpcs.LIST_APPS, meta.ListAppsRequest())[1].infos] == ["a", "b"]
+    before = time.monotonic()
+    child.send_signal(number)
+    out, _ = child.communicate(timeout=10)
+    assert (child.returncode, out) == (0, "")
+    assert time.monotonic() - before < 2.0
+
+
+def test_given_port_and_control_port() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    child = subprocess.Popen(
+        [*COMMAND[:-1], str(port), "--control-port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    words = child.stdout.readline().split()
+    assert words[:2] == ["ready", f"meta=127.0.0.1:{port}"]
+    assert words[2].startswith("control=127.0.0.1:")
+    second = subprocess.run(
+        [*COMMAND[:-1], str(port)], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert second.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+    child.terminate()
+    assert child.wait(10) == 0
+    child.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "option", [["--table", "x"], ["--table", "x:0"], ["--set", "nope=1"], ["--limit", "nope=1"], ["--replicas", "0"]]
+)
+def test_wrong_options(option: list[str]) -> None:
+    done = subprocess.run([*COMMAND, *option], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_ends_with_its_parent() -> None:
+    code = (
+        "from pegasus_green.onebox import OneboxProcess\n"
+        "import os\n"
+        "box = OneboxProcess().start()\n"
+        "print(box.process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    pid = int(done.stdout)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("the onebox outlived its parent")
+
+
+# -------------------------------------------------------------------------------------------------------------- control
+def test_methods_go_over_the_control_port(process: OneboxProcess) -> None:
+    assert len(process.meta_addresses) == 2
+    assert (process.seed, process.release) == (5, "2.6")
+    assert [part["index"] for part in process.partitions("other")] == [0, 1, 2]
+    assert process.create_table("new", partitions=2, envs={"business.info": "x"}) == 3
+    assert [info.app_name for info in ask(process, rpcs.LIST_APPS, meta.ListAppsRequest()).infos] == [
+        "temp",
+        "other",
+        "new",
+    ]
+    process.drop_table("new")
+    with pytest.raises(LookupError, match="new"):
+        process.partitions("new")
+    with pytest.raises(ValueError, match="no fault"):
+        process.fault("nonsense")
+    with pytest.raises(TypeError):
+        process.configure(nope=1)
+    with pytest.raises(AttributeError):
+        process.no_such_method()
+    assert process.execution_counts(b"nothing") == {}
+    assert process.split_status("temp") == {}
+    assert (process.client_bugs, process.errors) == ([], [])
+
+
+def test_faults_go_over_the_control_port(process: OneboxProcess) -> None:
+    with Raw(process.meta_addresses[0]) as raw:
+        rule = process.fault("error", error="ERR_ACL_DENY", rpc="list_nodes", contains=b"NODES")
+        assert raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[1].err == "ERR_ACL_DENY"
+        assert (rule.hits, rule.seen) == (1, 1)
+        rule.remove()
+        assert rule.hits == 0
+        assert raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[1].err == "ERR_OK"
+    dead = process.replica_addresses[0]
+    process.kill(dead)
+    gevent.sleep(0.2)
+    assert all(part["primary"] not in (None, dead) for part in process.partitions("temp"))
+    process.restart(0)
+
+
+def test_control_port_by_hand(process: OneboxProcess) -> None:
+    with socket.create_connection(process._socket.getpeername()) as sock, sock.makefile("rwb") as stream:
+        for line, answer in (
+            (b'{"id": 7, "method": "executions", "args": [{"hex": "ff"}]}', {"id": 7, "result": 0}),
+            (b'{"id": 8, "method": "get", "args": ["seed"]}', {"id": 8, "result": 5}),
+        ):
+            stream.write(line + b"\n")
+            stream.flush()
+            assert json.loads(stream.readline()) == answer
+        for line in (b"[]", b"nonsense", b'{"id": 9, "method": "stop"}', b'{"method": "get", "args": ["clock"]}'):
+            stream.write(line + b"\n")
+            stream.flush()
+            assert "error" in json.loads(stream.readline())
+
+
+def test_json_of_values() -> None:
+    values: tuple[Any, ...] = (b"\0\xff", {"a": [1, None, b"x"]}, {1: 2, 3: 4}, {b"k": 1}, "text", 1.5, True, [], {})
+    for value in values:
+        assert from_json(json.loads(json.dumps(to_json(value)))) == value
+
+
+def test_names_of_the_control_port_exist() -> None:
+    box = Onebox()
+    public = {name for name in vars(Onebox) if not name.startswith("_")} - {"start", "stop"}
+    assert public == set(METHODS)
+    assert all(hasattr(box, name) for name in VALUES)
+
+
+def test_process_option_and_limits() -> None:
+    box: Any = Onebox(process=True, tables={}, limits=Limits(scan_rows=7), min_replicas=None)
+    assert isinstance(box, OneboxProcess)
+    with pytest.raises(RuntimeError, match="not running"):
+        box.kill(0)
+    with box:
+        assert ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos == []
+    assert box.process is None
+
+
+def test_does_not_start_twice(free_box: Onebox) -> None:
+    with free_box:
+        assert free_box.start() is free_box
+    with pytest.raises(RuntimeError, match="does not start again"):
+        free_box.start()
+
+
+@pytest.fixture
+def free_box() -> Onebox:
+    return Onebox(tables={"a": 1})
+
+
+def test_fixture_for_users(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture(scope='session')\n"
+        "def pegasus_onebox_options():\n"
+        "    return {'tables': {'mine': 2}}\n"
+    )
+    (tmp_path / "test_mine.py").write_text(
+        "def test_mine(pegasus_onebox):\n"
+        "    assert pegasus_onebox.meta_addresses\n"
+        "    assert len(pegasus_onebox.partitions('mine')) == 2\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "pegasus_green.onebox.pytest_plugin",
+        "-p",
+        "no:pegasus_green",
+    ]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

@@ -1,0 +1,278 @@
+"""What each frame error does to a call: attempts, route queries, exception and code (client-rules 4)."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import pytest
+
+from pegasus_green import RetryPolicy, errors
+from pegasus_green.protocol.framing import Request
+from tests.transport.fakes import Link, Stage, answer, key_for, silent, wait_until
+
+FAST = RetryPolicy(base=0.01, cap=0.04)
+
+# Name, is it repeated, does it ask for routes, the class that surfaces at once or at the deadline.
+TABLE = [
+    ("ERR_OBJECT_NOT_FOUND", True, True, errors.RequestTimeout),
+    ("ERR_INVALID_STATE", True, True, errors.RequestTimeout),
+    ("ERR_INACTIVE_STATE", True, True, errors.RequestTimeout),
+    ("ERR_PARENT_PARTITION_MISUSED", True, True, errors.RequestTimeout),
+    ("ERR_TRY_AGAIN", True, True, errors.RequestTimeout),
+    ("ERR_NOT_ENOUGH_MEMBER", True, False, errors.NotEnoughReplicas),
+    ("ERR_CAPACITY_EXCEEDED", True, False, errors.NotEnoughReplicas),
+    ("ERR_BUSY", True, False, errors.Busy),
+    ("ERR_SPLITTING", True, False, errors.Splitting),
+    ("ERR_DISK_INSUFFICIENT", False, False, errors.WriteRejected),
+    ("ERR_DISK_IO_ERROR", False, False, errors.WriteRejected),
+    ("ERR_OPERATION_DISABLED", False, False, errors.WriteRejected),
+    ("ERR_INVALID_DATA", False, False, errors.WriteRejected),
+    ("ERR_ACL_DENY", False, False, errors.AccessDenied),
+    ("ERR_UNAUTHENTICATED", False, False, errors.AccessDenied),
+    ("ERR_HANDLER_NOT_FOUND", False, False, errors.ServerError),
+    ("ERR_INVALID_PARAMETERS", False, False, errors.ServerError),
+    ("ERR_NO_SUCH_THING", False, False, errors.ServerError),
+]
+ROWS = pytest.mark.parametrize(("name", "repeated", "refresh", "kind"), TABLE, ids=[row[0] for row in TABLE])
+
+
+class Refusing:
+    """Answers with an error the first times, then as it should."""
+
+    def __init__(self, name: str, times: int = 1_000_000) -> None:
+        self.name, self.times, self.seen = name, times, 0
+
+    def __call__(self, link: Link, request: Request) -> None:
+        self.seen += 1
+        if self.seen <= self.times:
+            link.reply(request, error=self.name)
+        else:
+            answer(link, request)
+
+
+@ROWS
+def test_error_repeated_until_the_deadline_or_surfaced(
+    stage: Stage, name: str, repeated: bool, refresh: bool, kind: type[errors.PegasusError]
+) -> None:
+    refusing = Refusing(name)
+    stage.server(refusing)
+    table = stage.table(retry=FAST, refresh_interval=0.05)
+    table.warm_up()
+    before = len(stage.meta.queries)
+    begin = monotonic()
+    with pytest.raises(errors.PegasusError) as caught:
+        table.incr("a", "b", timeout=0.25)
+    took = monotonic() - begin
+    error = caught.value
+    assert type(error) is kind
+    assert error.attempts == refusing.seen
+    assert (error.table, error.operation) == ("temp", "incr")
+    # Every name was answered before the write entered replication: nothing is unknown about it.
+    assert not error.outcome_unknown
+    if repeated:
+        assert refusing.seen >= 3
+        assert took == pytest.approx(0.25, abs=0.1)
+        named = error if error.code == name else error.last_error
+        assert isinstance(named, errors.PegasusError)
+        assert named.code == name
+    else:
+        assert refusing.seen == 1
+        assert error.code == name
+        assert took < 0.15
+    assert (len(stage.meta.queries) > before) == refresh
+
+
+@ROWS
+def test_error_that_passes(
+    stage: Stage, name: str, repeated: bool, refresh: bool, kind: type[errors.PegasusError]
+) -> None:
+    refusing = Refusing(name, times=1)
+    stage.server(refusing)
+    client = stage.client(retry=FAST)
+    table = client.table("temp")
+    if repeated:
+        assert table.incr("a", "b") == 1
+        assert refusing.seen == 2
+        assert client.stats()["tables"]["temp"]["retries"] == {name: 1}
+    else:
+        with pytest.raises(kind) as caught:
+            table.incr("a", "b")
+        assert caught.value.code == name
+        assert refusing.seen == 1
+
+
+@ROWS
+def test_retry_none_tries_once(
+    stage: Stage, name: str, repeated: bool, refresh: bool, kind: type[errors.PegasusError]
+) -> None:
+    refusing = Refusing(name)
+    stage.server(refusing)
+    table = stage.table()
+    with pytest.raises(errors.ServerError) as caught:
+        table.get("a", "b", retry=None)
+    assert caught.value.code == name
+    assert refusing.seen == caught.value.attempts == 1
+
+
+def test_retry_none_for_the_whole_client(stage: Stage) -> None:
+    refusing = Refusing("ERR_BUSY")
+    stage.server(refusing)
+    table = stage.table(retry=None)
+    with pytest.raises(errors.Busy):
+        table.get("a", "b")
+    assert refusing.seen == 1
+
+
+def test_max_attempts(stage: Stage) -> None:
+    refusing = Refusing("ERR_NOT_ENOUGH_MEMBER")
+    stage.server(refusing)
+    table = stage.table(retry=RetryPolicy(base=0.001, cap=0.001, max_attempts=4))
+    with pytest.raises(errors.NotEnoughReplicas) as caught:
+        table.set("a", "b", "c")
+    assert refusing.seen == caught.value.attempts == 4
+
+
+def test_busy_is_not_hammered(stage: Stage) -> None:
+    def attempts(name: str) -> int:
+        refusing = Refusing(name)
+        stage.servers[0].handler = refusing
+        with pytest.raises(errors.ServerError):
+            table.get("a", "b", timeout=0.4)
+        return refusing.seen
+
+    stage.server()
+    table = stage.table(retry=RetryPolicy(base=0.01, cap=0.5))
+    table.warm_up()
+    # Five times longer pauses: 0.05, 0.1, 0.2 s against 0.01, 0.02, 0.04, ... before jitter.
+    assert attempts("ERR_BUSY") <= 5
+    assert attempts("ERR_CAPACITY_EXCEEDED") >= 5
+
+
+def test_busy_with_a_body_is_busy(stage: Stage) -> None:
+    from pegasus_green.protocol.rrdb import ReadResponse
+
+    stage.server(lambda link, request: link.reply(request, ReadResponse(value=b"no"), error="ERR_BUSY"))
+    with pytest.raises(errors.Busy):
+        stage.table().get("a", "b", timeout=0.1)
+
+
+@pytest.mark.parametrize("verb", ["set", "incr", "remove"])
+def test_ok_without_a_result_is_a_rejected_write(stage: Stage, verb: str) -> None:
+    server = stage.server(lambda link, request: link.reply(request))
+    table = stage.table()
+    with pytest.raises(errors.WriteRejected) as caught:
+        {
+            "set": lambda: table.set("a", "b", "c"),
+            "incr": lambda: table.incr("a", "b"),
+            "remove": lambda: table.remove("a", "b"),
+        }[verb]()
+    assert caught.value.code == "ERR_OK"
+    assert not caught.value.outcome_unknown
+    assert len(server.requests) == 1
+
+
+def test_ok_without_a_result_of_a_read_is_a_protocol_error(stage: Stage) -> None:
+    stage.server(lambda link, request: link.reply(request))
+    with pytest.raises(errors.ProtocolError):
+        stage.table().get("a", "b")
+
+
+def test_misused_parent_is_asked_no_more_once_the_count_has_doubled(stage: Stage) -> None:
+    """The index is computed again from the hash: partition 2 or 3 of four, not 0 or 1 of two."""
+    key = key_for(2, 4)
+
+    def parent(link: Link, request: Request) -> None:
+        if request.partition_index < 2 and len(stage.meta.primaries) == 4:
+            link.reply(request, error="ERR_PARENT_PARTITION_MISUSED")
+        else:
+            answer(link, request)
+
+    server = stage.server(parent)
+    stage.meta.primaries = [server.address] * 2
+    table = stage.table(refresh_interval=0.02)
+    table.set(key, "b", "old")
+    assert server.requests[-1].partition_index == 0
+    stage.meta.primaries = [server.address] * 4
+    table.set(key, "b", "new")
+    assert [request.partition_index for request in server.requests][-2:] == [0, 2]
+    assert len(server.links) == 1
+
+
+def test_child_that_is_not_ready_is_served_by_its_parent(stage: Stage) -> None:
+    key = key_for(3, 4)
+    server = stage.server()
+    stage.meta.primaries = [server.address, server.address, "", ""]
+    stage.meta.ballots = {2: -1, 3: -1}
+    table = stage.table()
+    table.set(key, "b", "c")
+    assert server.requests[-1].partition_index == 1
+
+
+@pytest.mark.parametrize("verb", ["get", "set", "incr"])
+def test_lost_after_the_request_was_sent(stage: Stage, verb: str) -> None:
+    """Reads and idempotent writes are repeated; incr surfaces as unknown and is sent once."""
+    lost = []
+
+    def lose_first(link: Link, request: Request) -> None:
+        if not lost:
+            lost.append(request)
+            link.close(reset=True)
+        else:
+            answer(link, request)
+
+    server = stage.server(lose_first)
+    table = stage.table()
+    if verb == "incr":
+        with pytest.raises(errors.ConnectionLost) as caught:
+            table.incr("a", "b")
+        assert caught.value.outcome_unknown
+        assert caught.value.sent
+        assert caught.value.attempts == 1
+    else:
+        table.get("a", "b") if verb == "get" else table.set("a", "b", "c")
+    wait_until(lambda: len(server.requests) == (1 if verb == "incr" else 2))
+
+
+def test_timeout_of_a_sent_write_is_unknown_and_of_a_read_is_not(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table()
+    for call, unknown in ((lambda: table.incr("a", "b", timeout=0.05), True), (lambda: table.get("a", timeout=0.05), False)):
+        with pytest.raises(errors.RequestTimeout) as caught:
+            call()
+        assert caught.value.sent
+        assert caught.value.attempts == 1
+        assert caught.value.outcome_unknown is unknown
+
+
+def test_once_unknown_it_stays_unknown(stage: Stage) -> None:
+    """A set whose first copy may have arrived is unknown, whatever its repetition is told."""
+    seen = []
+
+    def first_lost_then_busy(link: Link, request: Request) -> None:
+        seen.append(request)
+        if len(seen) == 1:
+            link.close(reset=True)
+        else:
+            link.reply(request, error="ERR_DISK_INSUFFICIENT")
+
+    stage.server(first_lost_then_busy)
+    with pytest.raises(errors.WriteRejected) as caught:
+        stage.table().set("a", "b", "c")
+    assert caught.value.outcome_unknown
+    assert caught.value.attempts == 2
+    assert isinstance(caught.value.last_error, errors.ConnectionLost)
+
+
+def test_header_carries_the_time_that_is_left(stage: Stage) -> None:
+    refusing = Refusing("ERR_NOT_ENOUGH_MEMBER", times=3)
+    server = stage.server(refusing)
+    table = stage.table(retry=RetryPolicy(base=0.03, cap=0.03))
+    table.get("a", "b", timeout=0.8)
+    left = [request.timeout_ms for request in server.requests]
+    assert len(left) == 4
+    assert 700 < left[0] <= 800
+    assert all(earlier - later >= 14 for earlier, later in zip(left, left[1:]))
+    server.handler = silent
+    with pytest.raises(errors.RequestTimeout):
+        table.get("a", "b", timeout=0.0009)
+    assert all(request.timeout_ms >= 1 for request in server.requests)

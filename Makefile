@@ -93,5 +93,5 @@ dist: install ## sdist and pure wheel in dist/
 	@ls -l dist
 
 clean: ## remove everything that these commands made
-	rm -rf .venv .venv-peer .lanes build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf .venv .venv-peer .venv-bench .lanes build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -120,7 +120,7 @@ class Green:
             if get(*keys[number & MASK]) != value:
                 raise AssertionError("a wrong value")
 
-        return lambda calls: pace_callers(call, spec["callers"], spec["rate"], calls)
+        return lambda calls: pace_callers(call, spec["callers"], spec["rate"], calls, spin=spec["spin"])
 
     def make_get_many(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
         """Prepare get_many of 1,000 keys from one greenlet; a call is a key."""
@@ -196,6 +196,7 @@ class Raw:
         kind = rpc.PUT if spec["scenario"] == "set" else rpc.GET
         self.block = spec.get("block", 1)
         self.rate = spec.get("rate")
+        self.spin = spec.get("spin", False)
         requests = []
         for number, (hash_key, sort) in enumerate(KEY_PAIRS[: max(64, self.block)]):
             if kind is rpc.GET:
@@ -230,7 +231,7 @@ class Raw:
     def run(self, calls: int) -> dict[str, Any]:
         """Exchange the bytes of that many calls."""
         if self.rate is not None:
-            return pace_socket(self.sock, self.requests, self.reply, self.rate, calls)
+            return pace_socket(self.sock, self.requests, self.reply, self.rate, calls, spin=self.spin)
         send, recv, requests = self.sock.sendall, self.sock.recv, self.requests
         wanted = self.reply * self.block
         many = len(requests)

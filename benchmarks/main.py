@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +14,11 @@ from typing import Any
 
 from benchmarks import peers
 from benchmarks.measure import FULL_PAIRS, QUICK_PAIRS, ROOT, Bench, LeftOut, Samples
-from benchmarks.report import HEAD, Line, summary, text, write_json
+from benchmarks.report import HEAD, Line, markdown, summary, text, write_json
 from benchmarks.rows import ROWS_OF_TABLE, Row
 
 RESULTS = ROOT / "benchmarks" / "results"
-QUICK_SCALE = 0.3
+QUICK_SCALE = 0.25
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -27,6 +28,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="ROW[,ROW]", help="these rows; see --list")
     parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument("--pairs", type=int, help=f"interleaved pairs (default {FULL_PAIRS}, quick {QUICK_PAIRS})")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of the latest whole run; measure nothing"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args(arguments)
     known = {row.key: row for row in ROWS_OF_TABLE}
@@ -52,6 +56,9 @@ def measure(bench: Bench, row: Row) -> Line:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the arguments name; 1 when a row could not be measured, for whatever is not the lack of a peer."""
     options = parse(arguments)
+    if options.markdown:
+        print(markdown(json.loads((RESULTS / "latest.json").read_text(encoding="utf-8"))))
+        return 0
     if options.list:
         for row in ROWS_OF_TABLE:
             print(f"{row.key:12} {row.title}{' against ' + row.against if row.against else ''}")

@@ -24,7 +24,12 @@ def as_goal(value: float | None, row: Row) -> str:
         return "-"
     if row.judge != "ratio":
         return f"{value:,.0f} {row.unit}"
-    return f"1/{1 / value:.3g}" if value < 0.55 and not row.higher else f"{value:.4g} x"
+    return f"1/{1 / value:.3g}" if says_fraction(row.must, value) else f"{value:.4g} x"
+
+
+def says_fraction(must: float | None, value: float) -> bool:
+    """Tell whether a ratio reads better as 1/n: where the goal does, or, without a goal, when it is small."""
+    return value < 0.5 if must is None else must <= 0.5
 
 
 @dataclass
@@ -63,7 +68,7 @@ class Line:
     @property
     def as_fraction(self) -> bool:
         """Whether the figure reads better as 1/n."""
-        return self.row.judge == "ratio" and not self.row.higher and middle(self.judged) < 0.55
+        return self.row.judge == "ratio" and says_fraction(self.row.must, middle(self.judged))
 
     def figure(self, value: float) -> str:
         """Return a value of the goal's figure as people say it."""
@@ -82,6 +87,39 @@ class Line:
         facts |= {"must": row.must, "aim": row.aim, "higher is better": row.higher, "met": self.met}
         facts |= {"responder": samples.responder, "notes": samples.notes}
         return {**facts, "samples": {"ours": samples.ours, "theirs": samples.theirs}}
+
+
+def said(value: float, row: dict[str, Any], form: str = "") -> str:
+    """Return a goal or a figure of a row of JSON as people say it, with its unit."""
+    number = (lambda plain: format(plain, form)) if form else short
+    if row["judged"] != "ratio":
+        return f"{number(value)} {row['unit']}"
+    return f"1/{number(1 / value)}" if says_fraction(row["must"], value) else f"{number(value)} x"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the table of a written result for a document."""
+    machine = result["machine"]
+    place = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; load before {machine['load before']}"
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [
+        f"{result['date'][:10]}; {place}; {versions}; medians of {result['pairs']} interleaved pairs (quartiles).",
+        "",
+        "| what | ours | theirs | figure | must | aim | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        reason = row.get("left out") or row.get("failed")
+        if reason:
+            lines.append(f"| {row['title']} | | | {reason} | | | |")
+            continue
+        ours = f"{short(row['ours'])} {row['unit']}"
+        theirs = f"{row['against']}: {short(row['theirs'])} {row['unit']}" if "theirs" in row else ""
+        low, high = (said(value, row).split(" ")[0] for value in row["figure quartiles"])
+        figure = f"{said(row['figure'], row)} ({low} .. {high})"
+        must, aim = ("", "") if row["must"] is None else (said(row[goal], row, ",.6g") for goal in ("must", "aim"))
+        lines.append(f"| {row['title']} | {ours} | {theirs} | {figure} | {must} | {aim} | {row['met']} |")
+    return "\n".join(lines)
 
 
 HEAD = (

@@ -237,7 +237,17 @@ ROWS_OF_TABLE = (
         1.02,
         pair(get(64, 25_600, listener=True), get(64, 25_600)),
     ),
-    Row("p99", "p99 on schedule, half of the top rate", "raw socket", "ms", 1.5, 1.2, special.latency),
+    Row("p99", "p99 on schedule, half of the top rate", "raw socket", "ms", 1.5, 1.2, special.latency(spin=False)),
+    Row(
+        "p99spin",
+        "the same with a loop that never sleeps",
+        "raw socket",
+        "ms",
+        None,
+        None,
+        special.latency(spin=True),
+        quick=False,
+    ),
     Row(
         "redis64",
         "get, 64 callers",

@@ -117,15 +117,20 @@ def aged(bench: Bench) -> Samples:
     return Samples([mine / before for mine, _ in after], [other for _, other in after], notes)
 
 
-def latency(bench: Bench) -> Samples:
-    """Measure p99 in milliseconds at half of our top rate, on the same schedule as a raw socket."""
+def latency(*, spin: bool) -> Any:
+    """Return what measures p99 in milliseconds at half of our top rate, on the same schedule as a raw socket."""
+    return lambda bench: paced(bench, spin=spin)
+
+
+def paced(bench: Bench, *, spin: bool) -> Samples:
+    """Measure it with a clock of a millisecond, or a loop that never sleeps."""
     spec = {"callers": 64, "tables": [table_name()]}
     top = bench.open(Side("green", "get", 0, "top rate", 1, spec))
     top(6_400)
     blocks = [top(25_600) for _ in range(3)]
     rate = statistics.median(used["calls"] / used["wall"] for used in blocks) / 2
-    ours = bench.open(Side("green", "paced", 0, "paced", 1, {**spec, "rate": rate}))
-    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, {**spec, "rate": rate}))
+    ours = bench.open(Side("green", "paced", 0, "paced", 1, {**spec, "rate": rate, "spin": spin}))
+    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, {**spec, "rate": rate, "spin": spin}))
     samples = Samples()
     halves: dict[str, list[float]] = {"ours": [], "raw": []}
     seconds = 1.0 * bench.scale

@@ -53,7 +53,7 @@ class Frontier:
         self.table, self.name = table, name
         self.run = uuid.uuid4().hex[:8]
         self.steps = 0
-        self.queue = Queue()
+        self.queue: Queue[tuple[str, bytes] | None] = Queue()
         self.open = 0  # queued, or in the hands of a greenlet
 
     def key(self, url):
@@ -94,7 +94,7 @@ class Frontier:
 
     def resume(self):
         """Queue what earlier runs of this name left; return how many rows there are in each state."""
-        states = Counter()
+        states: Counter[str] = Counter()
         for shard in range(SHARDS):
             for url, value in self.table.hash_scan(f"crawl:{self.name}:{shard:02}"):
                 state = value.split()[0].decode()
@@ -145,9 +145,10 @@ class Crawler:
     def work(self):
         frontier = self.frontier
         while True:
-            url, value = frontier.queue.get()
-            if url is None:
+            job = frontier.queue.get()
+            if job is None:
                 return
+            url, value = job
             if frontier.claim(url, value):
                 body = self.fetch(url)
                 # First the links, then the page itself: a crawler that dies in between leaves it to be done again.
@@ -169,7 +170,7 @@ class Crawler:
                 reported = time.monotonic()
                 print(f"  {self.pages} pages, {self.fetching} in the air, {self.frontier.open} to do", flush=True)
         for _ in workers:
-            self.frontier.queue.put((None, None))
+            self.frontier.queue.put(None)
         gevent.joinall(workers)
         return time.monotonic() - begin
 
@@ -193,7 +194,7 @@ def serve(pages, port, sites=200):
 
     /hits returns the counts.
     """
-    hits = Counter()
+    hits: Counter[str] = Counter()
 
     def application(environ, start_response):
         path = environ["PATH_INFO"]
@@ -219,13 +220,12 @@ def serve(pages, port, sites=200):
 @contextlib.contextmanager
 def own_web_server(pages):
     command = [sys.executable, os.path.abspath(__file__), "serve", str(pages), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process.stdout.readline().split()[1]
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[1]
+        finally:
+            process.terminate()
 
 
 def main():

@@ -71,7 +71,8 @@ def run(metas, table):
     server = WebServer(("127.0.0.1", 0), Site)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     site = f"http://127.0.0.1:{server.server_address[1]}"
-    jobs, failures = queue.Queue(), []
+    jobs: queue.Queue[int | None] = queue.Queue()
+    failures: list[int] = []
     threads = [threading.Thread(target=work, args=(site, jobs, pegasus, failures)) for _ in range(WORKERS)]
     for thread in threads:
         thread.start()

@@ -14,15 +14,25 @@ from gevent.pywsgi import WSGIServer
 
 from pegasus_green import Client, PegasusError
 
-client = Client(sys.argv[1], timeout=1.0)
-views = client.table(sys.argv[2])
+client = Client(sys.argv[1], timeout=5.0)
+table = client.table(sys.argv[2])
+
+
+def count_view(page):
+    try:
+        return b"%d times" % table.incr(page, b"views")
+    except PegasusError as error:
+        if not error.outcome_unknown:
+            raise
+        # Its server died: this view was counted once or not at all, and must not be counted again.
+        return b"about %s times" % table.get(page, b"views", default=b"0")
 
 
 def application(environ, start_response):
     page = environ["PATH_INFO"].encode("latin-1")
     try:
-        body, status = b"%s was read %d times\n" % (page, views.incr(b"page views", page)), "200 OK"
-    except PegasusError as error:  # a count that may or may not have been stored is not repeated
+        body, status = b"%s was read %s\n" % (page, count_view(page)), "200 OK"
+    except PegasusError as error:
         body, status = f"{type(error).__name__}\n".encode(), "503 Service Unavailable"
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

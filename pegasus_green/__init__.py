@@ -14,6 +14,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import codecs, errors
+    from .admin import Admin
     from .client import Client, connect
     from .cluster.dispatcher import CallInfo
     from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
@@ -51,11 +52,13 @@ if TYPE_CHECKING:
     )
     from .events import Listener
     from .log import configure_logging
+    from .mapping import HashMapping
     from .model import (
         CheckResult,
         CheckType,
         Filter,
         FilterType,
+        MetaLevel,
         MultiGetResult,
         NodeInfo,
         PartitionInfo,
@@ -65,15 +68,18 @@ if TYPE_CHECKING:
         TableInfo,
         TableStatus,
     )
+    from .operations.asynchronous import Handle
     from .operations.atomic import Mutations
     from .options import ClientOptions, HedgePolicy
     from .pegasus import Pegasus, PegasusScanner
     from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type
     from .retry import RetryPolicy
+    from .scanner import Scanner
     from .table import Table
 
 # Where each public name lives.
 _NAMES = {
+    "admin": "Admin",
     "client": "Client connect",
     "cluster.dispatcher": "CallInfo",
     "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
@@ -86,15 +92,18 @@ _NAMES = {
     ),
     "events": "Listener",
     "log": "configure_logging",
+    "mapping": "HashMapping",
     "model": (
-        "CheckResult CheckType Filter FilterType MultiGetResult NodeInfo PartitionInfo SortKeys SplitState "
-        "SplitStatus TableInfo TableStatus"
+        "CheckResult CheckType Filter FilterType MetaLevel MultiGetResult NodeInfo PartitionInfo SortKeys "
+        "SplitState SplitStatus TableInfo TableStatus"
     ),
+    "operations.asynchronous": "Handle",
     "operations.atomic": "Mutations",
     "options": "ClientOptions HedgePolicy",
     "pegasus": "Pegasus PegasusScanner",
     "pegasus_types": "MultiGetOptions ScanOptions error_types filter_type",
     "retry": "RetryPolicy",
+    "scanner": "Scanner",
     "table": "Table",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -102,6 +111,7 @@ _SUBMODULES = ("codecs", "errors")
 
 __all__ = [
     "AccessDenied",
+    "Admin",
     "Busy",
     "CallInfo",
     "CheckResult",
@@ -118,6 +128,8 @@ __all__ = [
     "FilterType",
     "ForkedConnection",
     "FrameTooLarge",
+    "Handle",
+    "HashMapping",
     "HedgePolicy",
     "Incomplete",
     "IntegerOverflow",
@@ -125,6 +137,7 @@ __all__ = [
     "JsonCodec",
     "Listener",
     "MetaError",
+    "MetaLevel",
     "MetaUnreachable",
     "MultiGetOptions",
     "MultiGetResult",
@@ -141,6 +154,7 @@ __all__ = [
     "RequestTimeout",
     "RetryPolicy",
     "ScanOptions",
+    "Scanner",
     "ServerError",
     "SortKeys",
     "SplitState",

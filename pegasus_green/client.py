@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import gevent
-
 from .cluster.addresses import parse_addresses
 from .cluster.dispatcher import Cluster
 from .cluster.stats import describe
@@ -156,23 +154,24 @@ class Client:
         Args:
             drain: Seconds that calls in flight have to finish. What is left then ends with ClientClosed. New calls
                 get ClientClosed at once.
+
+        Raises:
+            WrongThread: The client belongs to another thread.
         """
-        self._finalizer.detach()
-        pool = self._cluster.pool
-        if drain > 0 and not pool.closed:
-            self._cluster.refuse_calls()
-            until = monotonic() + drain
-            while any(connection.in_flight for connection in pool.connections) and monotonic() < until:
-                gevent.sleep(min(0.005, max(until - monotonic(), 0)))
+        if drain > 0 and not self._cluster.pool.closed:
+            self._cluster.drain(drain)
         self._cluster.close()
+        self._finalizer.detach()
 
 
 def _dropped(cluster: Cluster) -> None:
     """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hub."""
     if cluster.hub is None or cluster.pool.closed:
         return
+    # A thread that has ended took its loop along, and with it everything that could still happen.
+    if cluster.hub.loop is not None:
+        cluster.hub.loop.run_callback_threadsafe(cluster.close)
     warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
-    cluster.hub.loop.run_callback_threadsafe(cluster.close)
 
 
 def connect(url: str, **changes: Any) -> Client | Table:

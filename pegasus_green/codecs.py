@@ -140,8 +140,10 @@ class ZstdCodec:
     Example:
         >>> pages = client.table("temp", codec=ZstdCodec())
         >>> pages.set("http://example.org/", "body", b"<p>" * 10_000)
-        >>> len(pages.get("http://example.org/", "body")), len(client.table("temp").get("http://example.org/", "body"))
-        (30000, 26)
+        >>> len(pages.get("http://example.org/", "body"))
+        30000
+        >>> len(client.table("temp").get("http://example.org/", "body")) < 100
+        True
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 ROOT = "pegasus_green"
@@ -30,10 +31,10 @@ def configure_logging(path: str | os.PathLike[str] | None = None) -> None:
         >>> pegasus_green.configure_logging("logger.conf")
     """
     if path is not None:
-        import logging.config
+        from logging.config import fileConfig
 
         with open(path, encoding="utf-8") as source:
-            logging.config.fileConfig(source, disable_existing_loggers=False)
+            fileConfig(source, disable_existing_loggers=False)
         return
     from logging.handlers import RotatingFileHandler
 

@@ -123,10 +123,11 @@ class HashMapping(MutableMapping[Any, Any]):
     def popitem(self) -> tuple[bytes, Any]:
         """Remove the row with the least sort key and return it; KeyError when there is none."""
         for key, _ in self._scan(no_value=True, batch_size=10):
-            found = self.pop(key, _MISSING)
-            # Somebody else may have been faster.
-            if found is not _MISSING:
-                return key, found
+            try:
+                return key, self._take(key)
+            except KeyError:
+                # Somebody else was faster.
+                continue
         raise KeyError(f"{self!r} is empty")
 
     def setdefault(self, key: Key, default: Any = None) -> Any:

@@ -128,7 +128,7 @@ class Pegasus:
 
     def __repr__(self) -> str:
         """Show table and client."""
-        return f"<Pegasus {self._name!r} {self._client or 'not initialized'!r}>"
+        return f"<Pegasus {self._name!r} {self._client or 'not initialized'}>"
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
@@ -293,7 +293,7 @@ class Pegasus:
 
     # --------------------------------------------------------------------------------------------------- several rows
     def multi_set(
-        self, hash_key: Key, sortkey_value_dict: Mapping[Key, Key], ttl: float = 0, timeout: float = 0
+        self, hash_key: Key, sortkey_value_dict: Mapping[Any, Any], ttl: float = 0, timeout: float = 0
     ) -> tuple[int, None]:
         """Store several values of one hash key, all or none.
 

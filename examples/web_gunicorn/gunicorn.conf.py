@@ -20,6 +20,6 @@ timeout = 30
 
 def worker_exit(server, worker):
     """Let the last calls finish, then close this worker's connections."""
-    from app import client
+    from app import client  # type: ignore[import-not-found] # it is beside this file, where gunicorn looks
 
     client.close(drain=1.0)

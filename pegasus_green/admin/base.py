@@ -173,13 +173,21 @@ class AdminBase:
         Raises:
             PegasusError: The answer's error as ours.
         """
+        client = self._cluster.meta
         try:
-            answer: Any = self._cluster.meta.call(rpc, request, deadline)
-        except MetaUnreachable as error:
-            if error.last_error is not None and getattr(error.last_error, "code", "") == ERR_HANDLER_NOT_FOUND:
-                text = "the meta servers do not know this request, their release is too old for it"
+            if client.leader is None:
+                # Of all requests only this one has a follower name the leader, for whatever table.
+                client.call(rpcs.QUERY_CFG, meta.QueryCfgRequest(table or ""), deadline)
+            answer: Any = client.call(rpc, request, deadline)
+        except PegasusError as error:
+            error.table, error.operation = table, rpc.label
+            last = error.last_error
+            if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
+                text = "the meta servers do not know this request: their release is too old for it"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
-            error.table = table
+            if not rpc.repeatable and isinstance(error, MetaUnreachable):
+                # Without an answer, nor a reason why nothing was sent, it may have been executed.
+                error.outcome_unknown = last is None or bool(getattr(last, "sent", True))
             raise
         if answer.err in (ERR_OK, accept):
             return answer

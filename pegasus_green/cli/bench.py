@@ -54,8 +54,7 @@ class Latencies:
         shift = max(micros.bit_length() - 6, 0)
         self.counts[(shift << 5) + (micros >> shift)] += 1
         self.total += 1
-        if micros > self.worst:
-            self.worst = micros
+        self.worst = max(self.worst, micros)
 
     def merge(self, other: Latencies) -> None:
         """Take in the calls of another one."""
@@ -113,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     whole, seconds = _positive(int), _positive(float)
     parser.add_argument("--meta", required=True, metavar="HOST:PORT[,HOST:PORT]", help="meta servers")
-    parser.add_argument("--table", required=True, metavar="NAME", help="an existing table; keys of other names are safe")
+    parser.add_argument(
+        "--table", required=True, metavar="NAME", help="an existing table; keys of other names are safe"
+    )
     parser.add_argument("--callers", type=whole, default=64, metavar="N", help="greenlets that call [%(default)s]")
     parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long [%(default)s]")
     parser.add_argument(
@@ -170,7 +171,7 @@ class Load:
         removed = self.table.remove_many(keys, timeout=CLEAN_UP_TIMEOUT, return_errors=True)
         return sum(error is not None for error in removed)
 
-    def operations(self) -> dict[str, Callable[[int], None]]:
+    def operations(self) -> dict[str, Callable[[int], Any]]:
         """Return what each operation does to the record of that number."""
         table, keys, values = self.table, self.keys, self.values
         removes = "remove" in self.mix
@@ -183,10 +184,10 @@ class Load:
         return {
             "get": get,
             "set": lambda number: table.set(keys[number], SORT_KEY, values[number], ttl=LEFTOVER_TTL),
-            "exist": lambda number: table.exist(keys[number], SORT_KEY) and None,
-            "ttl": lambda number: table.ttl(keys[number], SORT_KEY) and None,
+            "exist": lambda number: table.exist(keys[number], SORT_KEY),
+            "ttl": lambda number: table.ttl(keys[number], SORT_KEY),
             "remove": lambda number: table.remove(keys[number], SORT_KEY),
-            "incr": lambda number: table.incr(keys[number], COUNTER_KEY, ttl=LEFTOVER_TTL) and None,
+            "incr": lambda number: table.incr(keys[number], COUNTER_KEY, ttl=LEFTOVER_TTL),
         }
 
     def call(self, seed: int) -> None:
@@ -229,21 +230,21 @@ class Load:
                 second += 1
                 stop.wait(min(max(began + second - perf_counter(), 0), left))
                 recent, self.recent = self.recent, Latencies()
-                live(second, recent, self.errors.total() if hasattr(self.errors, "total") else sum(self.errors.values()))
+                live(second, recent, self.errors.total())
                 if stop.is_set():
                     break
         finally:
             self.running = False
             for watcher in watchers:
                 watcher.cancel()
-        gevent.joinall(greenlets)
+        gevent.joinall(greenlets, raise_error=True)
         return perf_counter() - began
 
 
 def _live(second: int, recent: Latencies, errors: int) -> None:
+    half, most = recent.percentile(0.5), recent.percentile(0.99)
     print(
-        f"{second:4d} s {recent.total:10,d} calls   p50 {recent.percentile(0.5):8.3f} ms   p99 {recent.percentile(0.99):8.3f} ms"
-        f"   errors {errors:,d}",
+        f"{second:4d} s {recent.total:10,d} calls   p50 {half:8.3f} ms   p99 {most:8.3f} ms   errors {errors:,d}",
         flush=True,
     )
 
@@ -287,12 +288,14 @@ def _print_report(report: dict[str, Any]) -> None:
     for name, row in report["operations"].items():
         figures = " ".join(f"{row[share + '_ms']:10.3f}" for share in shares)
         print(f"{name:8} {row['calls']:12,} {row['per_second']:10,.0f} {figures}")
-    errors = ", ".join(f"{count:,} x {name}" for name, count in report["errors"].items())
-    print(f"\nerrors: {errors or 'none'}" + (f"; WRONG VALUES: {report['wrong_values']:,}" * bool(report["wrong_values"])))
+    errors = [f"{count:,} x {name}" for name, count in report["errors"].items()]
+    if report["wrong_values"]:
+        errors.append(f"{report['wrong_values']:,} WRONG VALUES")
+    print(f"\nerrors: {', '.join(errors) or 'none'}")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the cluster and print the report; 1 when the cluster cannot be used or a value was wrong, 2 for bad options."""
+    """Load the cluster and print the report; 1: no call succeeded or a value was wrong, 2: bad options."""
     from ..client import Client
 
     try:
@@ -310,10 +313,13 @@ def run(arguments: argparse.Namespace) -> int:
             return 1
         if not arguments.json:
             mix = ", ".join(f"{name}:{weight}" for name, weight in load.mix.items())
-            print(f"{load.callers:,} callers, {mix}, values of {arguments.value_bytes:,} bytes, {len(load.keys):,} records")
+            sizes = f"values of {arguments.value_bytes:,} bytes, {len(load.keys):,} records"
+            print(f"{load.callers:,} callers, {mix}, {sizes}", flush=True)
         cpu = process_time()
         took = load.run(arguments.seconds, (lambda *_: None) if arguments.json else _live)
-        report = _report(load, took, process_time() - cpu, len(client._cluster.pool.connections))
+        cpu = process_time() - cpu
+        connections = sum(server["state"] == "open" for server in client.stats()["servers"].values())
+        report = _report(load, took, cpu, connections)
         left = 0 if arguments.keep else load.clean_up()
     if arguments.json:
         print(json.dumps(report))

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-table", action="store_true", help="start without any table")
     parser.add_argument("--release", default="2.6", help="2.6: with host_port fields, 2.5: without [%(default)s]")
     parser.add_argument("--control-port", type=int, metavar="PORT", help="port for fault control, 0: a free one [none]")
+    parser.add_argument("--advertise", metavar="NAME", help="host name that clients are told [the address]")
     parser.add_argument("--seed", type=int, help="for whatever is random [random]")
     parser.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a delay or limit, repeatable"
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             seed=arguments.seed,
+            advertise=arguments.advertise,
             limits=Limits(**dict(arguments.limit)),
             **dict(arguments.set),
         )

@@ -36,7 +36,9 @@ from ..protocol.binary import Buffer
 from ..protocol.framing import parse_reply
 from ..protocol.rpc import Rpc
 from ..retry import Reaction, RetryPolicy, reaction
+from ..transport import fork
 from ..transport.connection import Moved, Outcome, left_ms
+from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool
 from .hedging import HEDGED, Race
 from .meta import MetaClient
@@ -47,7 +49,8 @@ from .stats import TableStats
 # Means "the client's policy", where None means "never".
 DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 
-_scope: ContextVar[float] = ContextVar("pegasus_green_deadline")
+# The deadlines of the current greenlet, by client.
+_scopes: ContextVar[dict[Any, float]] = ContextVar("pegasus_green_deadlines", default={})  # noqa: B039 - never changed
 
 
 class CallInfo:
@@ -83,7 +86,8 @@ class Cluster:
         """Put the parts together; no I/O, no hub.
 
         ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
-        as long as calls may begin, nobody listens and reads are not hedged.
+        as long as calls may begin, nobody listens and reads are not hedged. ``running`` counts the calls that are
+        under way and need not have a request out.
         """
         self.options = options
         self.timeout = options.timeout
@@ -95,10 +99,19 @@ class Cluster:
         self.hub: Any = None
         self.open_hub: Any = None
         self.scopes = 0
+        self.running = 0
+        self.repeats = may_repeat(options.retry, 1)
+        self._generation = fork.generation()
         self.pool.on_lost = self.pool.on_silent = self._look_again
+
+    def __repr__(self) -> str:
+        """Show the parts."""
+        return f"<Cluster {self.meta!r} {self.pool!r} tables={','.join(self.tables) or 'none'}>"
 
     def bind(self) -> None:
         """Belong to the calling thread's hub from the first call on.
+
+        A forked process may have a hub of its own, and the client goes over to it with its first call there.
 
         Raises:
             WrongThread: The client already belongs to another thread.
@@ -107,10 +120,14 @@ class Cluster:
         hub = get_hub()
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
-        if self.hub is None:
+        if self.hub is None or (self.hub is not hub and self._generation != fork.generation()):
             self.hub = hub
             self._reopen()
-        elif self.hub is not hub:
+        self._generation = fork.generation()
+        self._refuse_thread(hub)
+
+    def _refuse_thread(self, hub: Any) -> None:
+        if self.hub is not None and self.hub is not hub:
             raise WrongThread("this client was first used in another thread")
 
     def deadline(self, timeout: float | None, now: float) -> float:
@@ -124,18 +141,18 @@ class Cluster:
             raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r}")
         # No call waits for ever: a lost wake-up must not become a hang.
         deadline = now + min(seconds, 86400.0)
-        return min(deadline, _scope.get(deadline)) if self.scopes else deadline
+        return min(deadline, _scopes.get().get(self, deadline)) if self.scopes else deadline
 
     @contextmanager
     def scope(self, seconds: float) -> Iterator[None]:
         """Bound every call of the current greenlet inside; nested scopes take the minimum."""
-        token = _scope.set(self.deadline(seconds, monotonic()))
+        token = _scopes.set({**_scopes.get(), self: self.deadline(seconds, monotonic())})
         self.scopes += 1
         try:
             yield
         finally:
             self.scopes -= 1
-            _scope.reset(token)
+            _scopes.reset(token)
 
     def table(self, name: str) -> Dispatcher:
         """Return the dispatcher of a table."""
@@ -155,15 +172,31 @@ class Cluster:
         self.open_hub = None if special else self.hub
 
     def refuse_calls(self) -> None:
-        """Let no new call begin; those in flight go on."""
+        """Let no new call begin; those in flight go on.
+
+        Raises:
+            WrongThread: The client belongs to another thread, whose loop must not be touched from here.
+        """
+        if not self.pool.closed and self._generation == fork.generation():
+            self._refuse_thread(get_hub() if self.hub is not None else None)
         self.open_hub = None
         self.pool.draining = True
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new calls and wait until those that run have ended, for so long at most."""
+        self.refuse_calls()
+        until = monotonic() + seconds
+        while self.running or any(connection.in_flight for connection in self.pool.connections):
+            left = until - monotonic()
+            if left <= 0 or self.pool.ended.wait(min(0.005, left)):
+                return
 
     def close(self) -> None:
         """Close everything; calls that wait get ClientClosed. Never yields."""
         self.refuse_calls()
         if not self.pool.closed:
             self.pool.close()
+            self.meta.close()
             for dispatcher in self.tables.values():
                 dispatcher.routes.close()
 
@@ -171,15 +204,21 @@ class Cluster:
 class Dispatcher:
     """Sends the calls of one table."""
 
-    __slots__ = ("cluster", "routes", "stats", "_histogram", "_pool")
+    __slots__ = ("cluster", "routes", "stats", "notices", "_histogram", "_pool")
 
     def __init__(self, cluster: Cluster, routes: TableRoutes) -> None:
         """Serve one table."""
         self.cluster = cluster
         self.routes = routes
         self.stats = TableStats()
+        self.notices = Notices("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
+
+    def __repr__(self) -> str:
+        """Show the table's name and what became of its calls."""
+        failed = sum(self.stats.errors.values())
+        return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
     def call(
         self,
@@ -220,7 +259,8 @@ class Dispatcher:
             if peer is not None:
                 connection = peer.connection
                 if connection is not None:
-                    movable = route if retry is not None and rpc.repeatable else None
+                    repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
+                    movable = route if repeats and rpc.repeatable else None
                     seqid = connection.start(
                         rpc, route, partition_hash, argument, deadline, milliseconds, getcurrent(), movable
                     )
@@ -240,7 +280,7 @@ class Dispatcher:
                             if info is not None:
                                 info.attempts = 1
                             return outcome
-        if cluster.listeners:
+        if outcome is None and cluster.listeners:
             return self._observed(rpc, partition_hash, argument, now, deadline, retry, info)
         return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
 
@@ -298,8 +338,11 @@ class Dispatcher:
         outcome: Outcome | None,
     ) -> Buffer:
         """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided."""
-        self.cluster.bind()
+        cluster = self.cluster
+        if outcome is None:
+            cluster.bind()
         attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry)
+        cluster.running += 1
         try:
             while True:
                 if outcome is None:
@@ -316,8 +359,14 @@ class Dispatcher:
             self.stats.errors[type(error).__name__] += 1
             raise
         finally:
+            cluster.running -= 1
             if info is not None:
                 info.attempts, info.hedged = attempt.number, attempt.hedged
+
+
+def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
+    """Tell whether a policy allows another attempt after so many."""
+    return policy is not None and (policy.max_attempts is None or number < policy.max_attempts)
 
 
 class Attempt:
@@ -342,6 +391,7 @@ class Attempt:
         "hedged",
         "last",
         "_next",
+        "_generation",
     )
 
     def __init__(
@@ -362,6 +412,7 @@ class Attempt:
         self.hedged = False
         self.last: PegasusError | None = None
         self._next: Reaction | None = None
+        self._generation = fork.generation()
 
     def send(self) -> Outcome:
         """Make one attempt and return its outcome; waits for routes and connection as long as the deadline allows."""
@@ -373,7 +424,7 @@ class Attempt:
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
             return connection
-        movable = route if self.retry is not None and self.rpc.repeatable else None
+        movable = route if self.rpc.repeatable and may_repeat(self.retry, self.number) else None
         now = monotonic()
         if now >= self.deadline:
             return RequestTimeout("no time left to send the request", address=route.primary)
@@ -387,6 +438,8 @@ class Attempt:
 
     def route(self) -> Route | PegasusError:
         """Return where to send the call now, or why that is not known."""
+        if self._generation != fork.generation():
+            return ForkedConnection("the process forked while the call waited; the parent goes on with it")
         table = self.owner.routes.get(self.deadline)
         if isinstance(table, PegasusError):
             return table
@@ -409,16 +462,15 @@ class Attempt:
         if error.sent and self.rpc.is_write:
             self.unanswered = True
         what = self._reaction(error)
-        if isinstance(error, Moved):
-            self.last = error
         if what is None or not what.retry:
             raise self._final(error)
         self.last = error
-        policy = self.retry
-        if policy is None or (policy.max_attempts is not None and self.number >= policy.max_attempts):
+        if not may_repeat(self.retry, self.number):
             raise self._final(error)
         self._next = what
-        self.owner.stats.retries[error.code or type(error).__name__] += 1
+        owner, code = self.owner, error.code or type(error).__name__
+        owner.stats.retries[code] += 1
+        owner.notices.info(code, "%s of table %s is repeated after %s", self.rpc.label, owner.routes.name, code)
         return None
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
@@ -487,14 +539,14 @@ class Attempt:
             if what.refresh:
                 routes.wait_for_news(delay)
             elif delay:
-                gevent.sleep(delay)
+                self.owner.cluster.pool.ended.wait(delay)
             return
         if left > 0:
             # A try after the deadline is no use, but news may come before it.
             if what.refresh and routes.wait_for_news(left):
                 return
             if not what.refresh:
-                gevent.sleep(left)
+                self.owner.cluster.pool.ended.wait(left)
         raise self.too_late()
 
     def too_late(self) -> PegasusError:

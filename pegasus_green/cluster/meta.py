@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from time import monotonic
 from typing import Any
 
-import gevent
 from gevent.event import Event
 
-from ..errors import ClientClosed, MetaError, MetaUnreachable, PegasusError, ProtocolError
+from ..errors import ClientClosed, ForkedConnection, MetaError, MetaUnreachable, PegasusError, ProtocolError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import gpid_part, parse_reply
 from ..protocol.message import Message
 from ..protocol.meta import QueryCfgResponse, format_address
 from ..protocol.rpc import Rpc
+from ..transport import fork
 from ..transport.connection import Target
+from ..transport.notices import Notices
 from ..transport.pool import Pool
-
-_log = logging.getLogger("pegasus_green.meta")
 
 _META = Target(0, 0, gpid_part(0, 0))
 # A leader that is still loading, or waits for its operator: the same server is asked again.
@@ -62,6 +60,8 @@ class MetaClient:
         self.leader: str | None = None
         self._pool = pool
         self._options = options
+        self._notices = Notices("meta")
+        self._rounds: set[_Round] = set()
 
     def __repr__(self) -> str:
         """Show servers and leader."""
@@ -88,7 +88,7 @@ class MetaClient:
             if isinstance(answer, Message):
                 return answer
             failed = answer or failed
-            if isinstance(failed, ClientClosed):
+            if isinstance(failed, (ClientClosed, ForkedConnection)):
                 raise failed
             if failed is not None and failed.sent and not rpc.repeatable:
                 failed.outcome_unknown = True
@@ -97,21 +97,36 @@ class MetaClient:
             if left <= 0:
                 names = ", ".join(self.addresses)
                 raise MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
-            gevent.sleep(min(pause, left))
+            self._pool.ended.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
+
+    def close(self) -> None:
+        """End all rounds: their greenlets may have been killed before they could answer. Never yields."""
+        for round_ in self._rounds:
+            round_.put("", ClientClosed("the client was closed"))
 
     def _round(self, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError | None:
         """Ask the servers once around; return the answer, or the last failure."""
+        round_ = _Round()
+        self._rounds.add(round_)
+        try:
+            return self._ask_around(round_, rpc, argument, deadline)
+        finally:
+            self._rounds.discard(round_)
+
+    def _ask_around(self, round_: _Round, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError | None:
+        mine = fork.generation()
         waiting = deque(self.addresses)
         if self.leader:
             waiting = deque([self.leader, *(address for address in waiting if address != self.leader)])
         asked: set[str] = set()
-        round_ = _Round()
         failed: PegasusError | None = None
         running = 0
         start_next = 0.0
         while waiting or running:
             now = monotonic()
+            if mine != fork.generation():
+                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
             if now >= deadline:
                 return failed
             if waiting and (not running or (rpc.repeatable and now >= start_next)):
@@ -134,7 +149,7 @@ class MetaClient:
                 return answer
             failed = verdict
             start_next = 0.0
-            if isinstance(failed, ClientClosed) or (failed.sent and not rpc.repeatable):
+            if isinstance(failed, (ClientClosed, ForkedConnection)) or (failed.sent and not rpc.repeatable):
                 return failed
         return failed
 
@@ -145,6 +160,8 @@ class MetaClient:
         if isinstance(answer, PegasusError):
             if self.leader == address:
                 self.leader = None
+            reason = answer.args[0] if answer.args else type(answer).__name__
+            self._notices.info(f"silent {address}", "meta server %s did not answer: %s", address, reason)
             return answer
         err = getattr(answer, "err", "ERR_OK")
         if err == "ERR_FORWARD_TO_OTHERS":
@@ -153,16 +170,24 @@ class MetaClient:
             forward = _forward_of(answer)
             if forward:
                 if forward not in self.addresses:
-                    _log.info("meta server %s names the leader %s, which was not configured", address, forward)
+                    text = "meta server %s names the leader %s, which was not configured"
+                    self._notices.info(f"new {forward}", text, address, forward)
                     self.addresses.append(forward)
                 if forward not in asked:
                     waiting.appendleft(forward)
+                self._leave(address)
             return MetaError(f"{address} is not the leader", code=err, address=address)
         if err in _NOT_YET:
             self.leader = address
             return MetaError(f"the meta server answered {err}", code=err, address=address)
         self.leader = address
         return None
+
+    def _leave(self, address: str) -> None:
+        """Close the connection to a server that named another one the leader, unless somebody waits on it."""
+        connection = self._pool.peer(address).connection
+        if connection is not None and not connection.in_flight:
+            connection.close(ClientClosed("this meta server does not lead"))
 
     def _ask(self, round_: _Round, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
         """Ask one server, in a greenlet of its own."""

@@ -7,7 +7,6 @@ that does not keep the loop alive). A refresh never touches a connection.
 
 from __future__ import annotations
 
-import logging
 import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,14 @@ from ..protocol.meta import QueryCfgRequest, QueryCfgResponse
 from ..protocol.rpc import QUERY_CFG
 from ..transport import fork
 from ..transport.connection import Target
+from ..transport.notices import Notices
 from .routing import RoutingTable, build
 
 if TYPE_CHECKING:
     from ..options import ClientOptions
+    from ..transport.connection import Connection
     from ..transport.pool import Peer, Pool
     from .meta import MetaClient
-
-_log = logging.getLogger("pegasus_green.routing")
 
 JITTER = 0.2
 # A query goes on for this long at most, so that a hanging one does not block newer ones.
@@ -61,6 +60,7 @@ class TableRoutes:
         self._meta = meta
         self._pool = pool
         self._options = options
+        self._notices = Notices("routing")
         self._news = Event()
         self._querying = False
         self._wanted = False
@@ -75,6 +75,9 @@ class TableRoutes:
 
     def get(self, deadline: float) -> RoutingTable | PegasusError:
         """Return the routes, waiting for the first answer if there is none yet, or why there are none."""
+        if self._generation != fork.generation():
+            # The parent's timer is not this process's.
+            self.request()
         while self.table is None:
             if self._pool.closed:
                 return ClientClosed("the client is closed")
@@ -137,8 +140,9 @@ class TableRoutes:
         try:
             self._learn(self._started + QUERY_SECONDS)
         except PegasusError as error:
-            self.error = error
-            _log.info("no routes of %s: %s", self.name, error.args[0])
+            if generation == fork.generation():
+                self.error = error
+                self._notices.info("none", "no routes of %s: %s", self.name, error.args[0])
         finally:
             if generation == fork.generation():
                 self._querying = False
@@ -179,7 +183,8 @@ class TableRoutes:
             first = self.table is None
             self.table = table
             if not first:
-                _log.info("routes of %s changed in %d of %d partitions", self.name, changed, table.count)
+                text = "routes of %s changed in %d of %d partitions"
+                self._notices.info("changed", text, self.name, changed, table.count)
             if self._pool.listeners:
                 self._pool.listeners.emit("routes_changed", self.name, table.app_id, table.count, changed)
         self._move_from_silent()
@@ -191,14 +196,15 @@ class TableRoutes:
         for connection in self._pool.connections:
             silent = now - connection.silent_since if connection.silent_since else 0.0
             if silent >= self._options.silence:
-                loop.run_callback(connection.move, lambda target, at=connection.peer: self._has_moved(target, at))
+                loop.run_callback(connection.move, lambda target, at=connection: self._has_moved(target, at))
 
-    def _has_moved(self, target: Target, at: Peer) -> bool:
+    def _has_moved(self, target: Target, at: Connection) -> bool:
         table = self.table
         if table is None or target.app_id != table.app_id or target.index >= table.count:
             return False
         peer = table.targets[target.index].peer
-        return peer is not None and peer is not at
+        # Two names of one server share a connection.
+        return peer is not None and peer is not at.peer and peer.connection is not at
 
     def uses(self, peer: Peer) -> bool:
         """Tell whether a partition's primary is there."""

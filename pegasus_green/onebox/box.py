@@ -11,6 +11,7 @@ from .faults import Fault
 from .meta_service import ACTIVE, LOADING, RECOVERING
 from .net import Server
 from .process import OneboxProcess
+from .storage import Limits
 from .tables import NOT_READY, Partition
 
 Servers = Which | Iterable[Which] | None
@@ -35,6 +36,8 @@ class Onebox(Cluster):
         port: Port of the first meta server; 0: a free one. All other servers take free ones.
         seed: For whatever is random here; None: a random one, see ``seed``.
         limits: Limits of the storage engines.
+        advertise: Host name for the host_port fields and the replies' server names; None: the address.
+        process: Run it as a process of its own.
         settings: Delays and limits by name, see ``Settings``.
 
     Example:
@@ -47,6 +50,23 @@ class Onebox(Cluster):
         if process:
             return OneboxProcess(*args, **options)  # type: ignore[return-value]
         return super().__new__(cls)
+
+    def __init__(
+        self,
+        replicas: int = 3,
+        metas: int = 1,
+        tables: Mapping[str, int] | None = None,
+        release: str = "2.6",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int | None = None,
+        limits: Limits | None = None,
+        advertise: str | None = None,
+        process: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Describe a cluster; nothing is opened before ``start``."""
+        super().__init__(replicas, metas, tables, release, host, port, seed, limits, advertise, **settings)
 
     def start(self) -> Onebox:
         """Open the ports, create the tables and serve."""
@@ -351,6 +371,10 @@ class Onebox(Cluster):
         self.clock.skipped += seconds
         if seconds >= self.settings.group_check_interval:
             self.check_groups()
+
+    def now(self) -> float:
+        """Return the cluster's time in unix seconds, what was skipped included."""
+        return self.clock()
 
     def settle(self) -> None:
         """Let all secondaries apply what is committed, as a group check does."""

@@ -6,6 +6,7 @@ import logging
 import os
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -61,15 +62,20 @@ class Cluster:
         port: int = 0,
         seed: int | None = None,
         limits: Limits | None = None,
+        advertise: str | None = None,
         **settings: Any,
     ) -> None:
-        """Describe a cluster; nothing is opened before ``start``."""
+        """Describe a cluster; nothing is opened before ``open``. ``Onebox`` tells about the arguments."""
         if replicas < 1 or metas < 1:
             raise ValueError("a cluster has at least one replica server and one meta server")
         make_address(host, port)
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port} is not between 0 and 65535")
         self.release = release
         self.hosts = tuple(int(part) for part in release.split(".")[:2]) >= (2, 6)
         self.host = host
+        # Releases before host names had none to tell.
+        self.advertise = advertise if advertise is not None and self.hosts else host
         self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
         self.random = Random(self.seed)
         self.limits = limits or Limits()
@@ -94,6 +100,7 @@ class Cluster:
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
         self._timers: set[Any] = set()
         self._stopped = Event()
+        self._pid = 0
 
     def __repr__(self) -> str:
         """Show the addresses."""
@@ -107,6 +114,7 @@ class Cluster:
         if self._stopped.is_set():
             raise RuntimeError("a onebox that was stopped does not start again; make a new one")
         journal.listen(self)
+        self._pid = os.getpid()
         self.running = True
         try:
             for server in (*self.metas, *self.servers):
@@ -250,7 +258,7 @@ class Cluster:
                 table.envs[name] = value
         for server in self.servers:
             if self.settings.env_delay > 0:
-                self.later(self.random.random() * self.settings.env_delay, lambda s=server: s.learn_envs(table))  # type: ignore[misc]
+                self.later(self.random.random() * self.settings.env_delay, partial(server.learn_envs, table))
             else:
                 server.learn_envs(table)
 
@@ -302,6 +310,10 @@ class Cluster:
         """Return a source of its own for a part of the cluster."""
         return Random(self.random.getrandbits(64))
 
+    def is_ours(self) -> bool:
+        """Tell whether this is the process that started: a forked child must not touch the sockets it inherited."""
+        return os.getpid() == self._pid
+
     def current(self) -> None:
         """Note that this cluster is at work now."""
         journal.current = self
@@ -332,6 +344,8 @@ class Cluster:
 
         def fire() -> None:
             cancel()
+            if not self.is_ours():
+                return
             self.current()
             try:
                 action()

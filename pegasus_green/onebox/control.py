@@ -35,6 +35,7 @@ METHODS = (
     "kill_meta",
     "list_faults",
     "move_primary",
+    "now",
     "partitions",
     "pause",
     "pause_meta",

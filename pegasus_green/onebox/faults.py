@@ -233,7 +233,7 @@ class Faults:
             return [ok_reply(rpc, call.seqid, response.encode())]
         body = None
         if rule.body and rpc is not None and not rpc.to_meta:
-            body = default_body(call, call.app_id, call.index, call.connection.server.address)
+            body = default_body(call, call.app_id, call.index, call.connection.server.public)
         return [reply_frame(call, rule.error, body)]
 
     def _no_body(self, _rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:

@@ -78,7 +78,9 @@ class Groups:
                 # No server answers: looked at again, as for a table just created.
                 self.box.assign_later(table)
                 return
-            self.create_replica(chosen[0], table, partition.index)
+            replica = self.create_replica(chosen[0], table, partition.index)
+            if table.partition_count > 1:
+                replica.write_empty_record()
             self.configure(table, partition, chosen[0], [])
             if not in_steps:
                 self.complete(table, partition, chosen[1:])

@@ -117,7 +117,7 @@ class MetaServer(Server):
         if rpc is rpcs.QUERY_CFG and leader is not None and self.box.leader_is_known:
             route = meta.PartitionConfiguration(primary=meta.make_address(leader.host, leader.port))
             if self.box.hosts:
-                route.hp_primary = leader.address
+                route.hp_primary = leader.public
             response.partitions = [route]
         return bytes(response.encode())
 
@@ -269,7 +269,7 @@ class _Handlers:
             if request.status in (0, status):
                 node = meta.NodeInfo(status=status, node=raw_address(server))
                 if box.hosts:
-                    node.hp_node = server.address
+                    node.hp_node = server.public
                 infos.append(node)
         return meta.ListNodesResponse(infos=sorted(infos, key=lambda info: info.status))
 

@@ -72,6 +72,9 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------------------- incoming
     def _on_readable(self) -> None:
+        if not self.server.box.is_ours():
+            self.pause()
+            return
         try:
             data = self._sock.recv(READ_SIZE)
         except OSError as error:
@@ -185,6 +188,9 @@ class Connection:
                 self._handle()
 
     def _on_writable(self) -> None:
+        if not self.server.box.is_ours():
+            self.pause()
+            return
         if self._rest is not None:
             self._write(self._rest)
         if self._rest is None and not self.closed:
@@ -271,6 +277,11 @@ class Server:
         """The address as "host:port"."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def public(self) -> str:
+        """The address as clients are told it where names are allowed."""
+        return f"{self.box.advertise}:{self.port}"
+
     def __repr__(self) -> str:
         """Show kind, address and state."""
         state = "" if self.reachable else " paused" if self.alive else " dead"
@@ -295,15 +306,22 @@ class Server:
 
     def _on_connect(self) -> None:
         assert self._listener is not None
+        if not self.box.is_ours():
+            self._acceptor.stop()
+            return
         for _ in range(ACCEPTS_PER_PASS):
             try:
                 sock, peer = self._listener.accept()
+                self.accepted += 1
+                sock.settimeout(0.0)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 return
-            self.accepted += 1
-            sock.settimeout(0.0)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
+            most = self.box.settings.max_connections
+            if 0 < most <= len(self.connections):
+                sock.close()
+            else:
+                self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
 
     def close(self, reset: bool = False) -> None:
         """Close the port and all connections."""
@@ -373,7 +391,7 @@ class Server:
 
     def _pass(self) -> None:
         self._scheduled = False
-        if self.paused or not self.alive:
+        if self.paused or not self.alive or not self.box.is_ours():
             return
         self.box.current()
         try:

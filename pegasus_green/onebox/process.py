@@ -77,10 +77,12 @@ class OneboxProcess:
         port: int = 0,
         seed: int | None = None,
         limits: Limits | None = None,
+        advertise: str | None = None,
         **settings: Any,
     ) -> None:
         """Describe it; ``start`` starts it."""
         options = {"replicas": replicas, "metas": metas, "release": release, "host": host, "port": port, "seed": seed}
+        options["advertise"] = advertise
         self._arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
         for name, count in ({"temp": 8} if tables is None else tables).items():
             self._arguments.append(f"--table={name}:{count}")

@@ -3,7 +3,7 @@
 Installed with the package, so a test only asks for it::
 
     def test_something(pegasus_onebox):
-        with pegasus_green.connect(pegasus_onebox.meta_addresses) as client:
+        with pegasus_green.Client(pegasus_onebox.meta_addresses) as client:
             ...
 
 The cluster is a process of its own, one for the whole test session: it answers whatever the tests do with their own

@@ -163,7 +163,7 @@ class ReplicaServer(Server):
                 return False
         if policy.read_sizes is not None and not policy.read_sizes.available(self.box.clock()):
             if call.rpc is not CLEAR_SCANNER:
-                body = default_body(call, replica.table.app_id, replica.index, self.address)
+                body = default_body(call, replica.table.app_id, replica.index, self.public)
                 self.reject(call, codes.ERR_BUSY, body)
             return False
         return True

@@ -28,6 +28,7 @@ class Settings:
         min_replicas: Fewest live replicas of a partition that accept writes. None: a majority of the table's count.
         max_pending_writes: Writes of a partition that wait for a silent secondary, before ERR_CAPACITY_EXCEEDED.
         max_write_bytes: Largest body of a write request in bytes; 0: no limit.
+        max_connections: Connections that a server keeps; more are accepted and closed at once. 0: no limit.
         strict: Note every request as a client bug whose partition hash does not fit its key, not only those that kill
             a real server.
         keep_executions: How many bytes of executed writes ``executions`` remembers (of reads: an eighth).
@@ -49,6 +50,7 @@ class Settings:
     min_replicas: int | None = None
     max_pending_writes: int = 1000
     max_write_bytes: int = 1024 * 1024
+    max_connections: int = 0
     strict: bool = False
     keep_executions: int = 128 * 1024 * 1024
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .replica_service import ReplicaServer
 
 AVAILABLE, CREATING, DROPPING, DROPPED, RECALLING = 1, 2, 4, 6, 7
+NOT_SPLIT, SPLITTING, PAUSING, PAUSED, CANCELING = range(5)
 # Ballot of a split child that is not registered yet.
 NOT_READY = -1
 # How many lost members a partition names in last_drops.
@@ -70,9 +71,6 @@ class Split:
         self.window = window
         self.stepwise = stepwise
         self.windows: set[int] = set()
-
-
-NOT_SPLIT, SPLITTING, PAUSING, PAUSED, CANCELING = 0, 1, 2, 3, 4
 
 
 class Table:
@@ -153,9 +151,9 @@ class Table:
         # A split child that is not ready comes without these fields.
         if hosts and partition.ballot != NOT_READY:
             if partition.primary is not None:
-                config.hp_primary = partition.primary.address
-            config.hp_secondaries = [server.address for server in partition.secondaries]
-            config.hp_last_drops = [server.address for server in partition.drops]
+                config.hp_primary = partition.primary.public
+            config.hp_secondaries = [server.public for server in partition.secondaries]
+            config.hp_last_drops = [server.public for server in partition.drops]
         return config
 
 

@@ -265,8 +265,18 @@ def parse_reply(frame: Buffer) -> Reply:
     return Reply(error, name, seqid, offset)
 
 
-def _read_name(data: Buffer, pos: int, what: str) -> tuple[str, int]:
+def read_name_size(data: Buffer, pos: int, what: str) -> int:
+    """Return the length of a name.
+
+    Raises:
+        ProtocolError: No name has it.
+    """
     size, _ = read_i32(data, pos)
     if not 0 < size <= MAX_NAME:
         raise ProtocolError(f"{what} of {size} bytes; 1 to {MAX_NAME} are possible")
+    return size
+
+
+def _read_name(data: Buffer, pos: int, what: str) -> tuple[str, int]:
+    read_name_size(data, pos, what)
     return read_text(data, pos)

@@ -13,7 +13,16 @@ from typing import Any
 
 from ..errors import FrameTooLarge, ProtocolError
 from .binary import Buffer
-from .framing import DEFAULT_MAX_FRAME, MAX_NAME, MIN_REPLY, Request, parse_reply, parse_request, request_size
+from .framing import (
+    DEFAULT_MAX_FRAME,
+    MAX_NAME,
+    MIN_REPLY,
+    Request,
+    parse_reply,
+    parse_request,
+    read_name_size,
+    request_size,
+)
 from .rpc import REPLY_HEAD
 
 _I32 = struct.Struct(">i")
@@ -153,10 +162,13 @@ class ClientSession:
 
     def _keep(self, data: bytes, pos: int, size: int) -> None:
         """Keep the beginning of a reply of that size: in front of the next chunk, or in its own buffer if large."""
-        if size <= COLLECT_FROM:
+        have = len(data) - pos
+        if have >= 8:
+            # Garbage often begins with a length that a reply might have: waiting for its end would swallow all replies.
+            read_name_size(data, pos + 4, "frame error")
+        if size <= COLLECT_FROM or have < 8:
             self._tail = data[pos:]
             return
-        have = len(data) - pos
         self._size, self._filled = size, have
         self._large = bytearray(min(size, max(FIRST_RESERVE, have)))
         self._large[:have] = memoryview(data)[pos:]

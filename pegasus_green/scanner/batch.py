@@ -191,7 +191,7 @@ class BatchCall(Attempt):
         if isinstance(error, StorageError):
             # Not to be mixed up with frame errors of the same name. Status 1 of a scan: the context is gone.
             again = isinstance(error, Incomplete) or (error.status == 1 and self.rpc is SCAN)
-            return Reaction(retry=True, slow=isinstance(error, Incomplete)) if again else None
+            return Reaction(retry=True) if again else None
         return super()._reaction(error)
 
     def finish(self) -> Batch:

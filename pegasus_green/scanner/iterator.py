@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from gevent.lock import Semaphore
+from greenlet import GreenletExit
 
 from ..errors import RequestTimeout
 from .batch import Batch
@@ -131,6 +132,10 @@ class Scanner(Iterator[Any]):
                     self._end()
                 else:
                     self._take(batch)
+        except GreenletExit:
+            # The dead greenlet keeps its stack, and so this scanner, for as long as somebody keeps the greenlet.
+            self._work.suspend()
+            raise
         finally:
             self._lock.release()
 

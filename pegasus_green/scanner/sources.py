@@ -124,6 +124,8 @@ class Parallel:
                 self._room.release()
                 raise
             final = batch.final
+            if self.work.closed:
+                return
             if batch.rows or final:
                 self._ready.append(batch)
                 self._news.set()

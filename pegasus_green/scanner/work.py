@@ -89,15 +89,18 @@ class Work:
         self.waiting.extendleft(part.narrow(table))
         return table.routes[part.index]
 
-    def release(self) -> None:
-        """End everything: greenlets and contexts. Never yields; runs in the client's thread."""
-        self.closed = True
-        workers, self.workers = self.workers, set()
-        for worker in workers:
+    def suspend(self) -> None:
+        """End greenlets and contexts, so that nothing goes on until somebody reads again. Never yields."""
+        # Those killed put their parts back and take themselves off the list.
+        for worker in self.workers:
             worker.kill(block=False)
         for part in (*self.active, *(self.waiting or ())):
             part.clear()
-        self.active = set()
+
+    def release(self) -> None:
+        """End everything. Never yields; runs in the client's thread."""
+        self.closed = True
+        self.suspend()
 
     def release_soon(self) -> None:
         """Have the hub do ``release``; may be called from anywhere, as the garbage collector does."""

@@ -185,6 +185,11 @@ class Connection:
         """Bytes that wait to be sent."""
         return self._out_bytes + self._backlog_bytes
 
+    @property
+    def silence(self) -> float:
+        """Seconds for which replies have been owed and nothing came in."""
+        return monotonic() - self.silent_since if self.silent_since else 0.0
+
     # ------------------------------------------------------------------ callers
 
     def call(
@@ -357,7 +362,10 @@ class Connection:
         return self._closed_error(False)
 
     def _make_room(self) -> None:
-        if self._room is not None and len(self.pending) < self._max_in_flight:
+        # Requests that were withdrawn make room too, where the socket takes nothing.
+        if self._crowded and self.lost is None and self.queued_bytes < self._max_queued // 2:
+            self._crowded = False
+        if self._room is not None and not self._crowded and len(self.pending) < self._max_in_flight:
             self._room.set()
             self._room = None
 
@@ -410,18 +418,18 @@ class Connection:
         if done < size:
             self._keep_rest(out, done)
         elif self._crowded:
-            self._crowded = False
             self._make_room()
 
     def _keep_rest(self, frames: list[bytes], done: int) -> None:
         """Put what the kernel did not take into the backlog; whole frames stay whole, so their callers are unsent."""
-        for frame in frames:
-            if done >= len(frame):
-                done -= len(frame)
-                continue
-            self._backlog.append(memoryview(frame)[done:] if done else frame)
-            self._backlog_bytes += len(frame) - done
-            done = 0
+        first = 0
+        while done >= len(frames[first]):
+            done -= len(frames[first])
+            first += 1
+        self._backlog.append(memoryview(frames[first])[done:] if done else frames[first])
+        # Empty ones too: see _withdraw.
+        self._backlog.extend(frames[first + 1 :])
+        self._backlog_bytes += sum(map(len, frames[first:])) - done
         if self.queued_bytes > self._max_queued:
             self._crowded = True
         self._writer.start(self._writable)
@@ -448,8 +456,7 @@ class Connection:
             backlog[0] = memoryview(backlog[0])[done:]
         if not backlog:
             self._writer.stop()
-        if self._crowded and self._backlog_bytes < self._max_queued // 2:
-            self._crowded = False
+        if self._crowded:
             self._make_room()
 
     def _unsent(self) -> int:
@@ -506,12 +513,11 @@ class Connection:
             self._in_pass = False
         if self.lost is not None:
             return False
-        if self.pending:
-            if self.heard != heard:
-                self.silent_since = self.heard
-        elif self._referenced and self.heard != heard:
-            self.silent_since = 0.0
-            self._referenced = self._reader.ref = False
+        if self.heard != heard:
+            # A late reply to calls that were given up ends a silence too.
+            self.silent_since = self.heard if self.pending else 0.0
+            if self._referenced and not self.pending:
+                self._referenced = self._reader.ref = False
         if self._room is not None:
             self._make_room()
         if self._out:
@@ -607,7 +613,13 @@ class Connection:
             elif deadline < earliest:
                 earliest = deadline
         if self._undelivered:
-            expired, earliest = [], now
+            # What is here already counts as in time. A flood of frames that nobody waits for holds no deadline up.
+            here = {seqid for seqid, _ in self._undelivered}
+            expired = [seqid for seqid in expired if seqid not in here]
+            earliest = now
+        if len(expired) > FAILURES_A_PASS:
+            del expired[FAILURES_A_PASS:]
+            earliest = now
         for seqid in expired:
             entry = self.pending.pop(seqid, None)
             if entry is not None:
@@ -615,7 +627,7 @@ class Connection:
                 sent = not self._withdraw(seqid)
                 late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
                 self._hand_over(entry[0], late)
-        silent = now - self.silent_since if self.silent_since else 0.0
+        silent = self.silence
         if expired and silent >= self._options.silent_window:
             self.close(ConnectionLost(f"nothing arrived for {silent:.1f} s", address=self.peer.address))
             return
@@ -664,9 +676,10 @@ class Connection:
             sock.close()
         if self._room is not None:
             self._room.set()
-        self.peer.connection_lost(self, reason)
         if self.pending:
             self.hub.loop.run_callback(self._fail_pending, unsent)
+        # Last, since it leads to the application's listeners.
+        self.peer.connection_lost(self, reason)
 
     def _fail_pending(self, unsent: int) -> None:
         """Give up to 256 waiting callers their error, in the hub, and come back for the others."""
@@ -703,9 +716,13 @@ class Connection:
         os.dup2(dead_fd, self._fd)
         self._crowded = True
         self.lost = ForkedConnection("the process forked while the call waited; the parent gets the reply")
-        self._out, self._out_bytes = [], 0
+        self._out, self._out_bytes, self._undelivered = [], 0, []
         self._backlog.clear()
         self._backlog_bytes = 0
+        # Forked in a caller that the reader has just woken? The rest of that pass finds nobody in the old dict.
+        waiting = self.pending
+        self.pending = self.session.pending = dict(waiting)
+        waiting.clear()
         self.peer.pool.forget(self)
 
     def _end_of_fork(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -12,15 +11,14 @@ import gevent
 from gevent import socket as gsocket
 from gevent.event import Event
 
-from ..errors import ClientClosed, ConnectFailed, PegasusError
+from ..errors import ClientClosed, ConnectFailed, ForkedConnection, PegasusError
 from . import fork
 from .connection import Connection, dial
+from .notices import Notices
 
 if TYPE_CHECKING:
     from ..events import Listeners
     from ..options import ClientOptions
-
-_log = logging.getLogger("pegasus_green.connection")
 
 # Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
 REDIAL_BASE = 0.02
@@ -36,7 +34,9 @@ class Peer:
     Attributes:
         address: "host:port" as the routes name it.
         connection: The open connection, or None.
-        dials, bytes_sent, bytes_received, late, timeouts: Counters over all connections.
+        dials: Attempts to connect; opened: those that succeeded; losses: connections that ended.
+        failures: Attempts in a row that failed, or gave a connection that ended at once without a reply.
+        bytes_sent, bytes_received, late, timeouts: Counters over all connections.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class Peer:
         "connection",
         "pool",
         "dials",
+        "opened",
         "failures",
         "losses",
         "bytes_sent",
@@ -55,6 +56,7 @@ class Peer:
         "_dialling",
         "_cool_until",
         "_error",
+        "_generation",
     )
 
     def __init__(self, address: str, pool: Pool) -> None:
@@ -62,21 +64,34 @@ class Peer:
         self.address = address
         self.pool = pool
         self.connection: Connection | None = None
-        self.dials = self.failures = self.losses = 0
+        self.dials = self.opened = self.failures = self.losses = 0
         self.bytes_sent = self.bytes_received = self.late = self.timeouts = 0
         self.sent_before = self.received_before = 0
         self._dialling: Event | None = None
         self._cool_until = 0.0
         self._error = ""
+        self._generation = fork.generation()
 
     def __repr__(self) -> str:
         """Show address and state."""
-        state = "open" if self.connection else "dialling" if self._dialling else "down" if self._error else "idle"
-        return f"<Peer {self.address} {state} dials={self.dials} losses={self.losses}>"
+        return f"<Peer {self.address} {self.state} dials={self.dials} losses={self.losses}>"
+
+    @property
+    def state(self) -> str:
+        """One of open, silent (replies owed for longer than the option ``silence``), dialling, down, idle."""
+        if self.connection is not None:
+            return "silent" if self.connection.silence >= self.pool.options.silence else "open"
+        return "dialling" if self._dialling is not None else "down" if self._error else "idle"
 
     def connect(self, deadline: float) -> Connection | PegasusError:
         """Return the open connection, dialling if needed, or the error; yields until deadline at the latest."""
+        if self._generation != fork.generation():
+            # The dial that is under way is the parent's.
+            self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
+        mine = self._generation
         while True:
+            if mine != fork.generation():
+                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
             if self.connection is not None:
                 return self.connection
             if self.pool.closed:
@@ -89,7 +104,7 @@ class Peer:
                     # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
                     if self._cool_until >= deadline:
                         return ConnectFailed(f"cannot connect{self._because()}", address=self.address)
-                    gevent.sleep(self._cool_until - now)
+                    self.pool.ended.wait(self._cool_until - now)
                     continue
                 self._dialling = Event()
                 limit = min(self.pool.options.connect_timeout, (deadline - now) / 2)
@@ -104,6 +119,12 @@ class Peer:
     def _because(self) -> str:
         return f": {self._error}" if self._error else ""
 
+    def abort(self) -> None:
+        """Wake those who wait for a dial that will not go on; must not yield."""
+        if self._dialling is not None:
+            self._dialling.set()
+            self._dialling = None
+
     def _dial(self, done: Event, limit: float) -> None:
         """Make the connection, in a greenlet of its own."""
         self.dials += 1
@@ -116,13 +137,13 @@ class Peer:
                 self.connection = self.pool.adopt(self, sock)
                 sock = None
         except OSError as error:
+            if mine != fork.generation():
+                return
             self._error = str(error) or type(error).__name__
-            self.failures += 1
-            pause = min(REDIAL_BASE * 2 ** min(self.failures - 1, 10), REDIAL_CAP)
-            self._cool_until = monotonic() + pause * (0.5 + random.random() / 2)
+            self._cool()
             self.pool.tell_lost(self, f"cannot connect: {self._error}")
         else:
-            self.failures = 0
+            self.opened += 1
             self._error = ""
             self._cool_until = 0.0
         finally:
@@ -134,8 +155,11 @@ class Peer:
 
     def _reach(self, limit: float) -> Any:
         """Resolve the name, off the hub, and dial its addresses in turn."""
+        mine = fork.generation()
         host, _, port = self.address.rpartition(":")
         found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)
+        if mine != fork.generation():
+            raise OSError("the process forked meanwhile; it dials when it needs a connection itself")
         error: OSError = OSError("the name has no address")
         for family, _, _, _, sockaddr in found:
             try:
@@ -152,13 +176,21 @@ class Peer:
         self.losses += 1
         self.sent_before += connection.session.issued
         self.received_before += connection.session.received
-        # A server that accepts and closes at once (its limit of connections per address) must not be hammered.
+        # A server that accepts and closes at once (its limit of connections per address) must not be hammered: a dial
+        # alone is no success. One that has answered is given little time, so that a crash costs no second.
+        if connection.session.received or monotonic() - connection.born >= REDIAL_CAP:
+            self.failures = 0
         if monotonic() - connection.born < REDIAL_CAP:
-            self.failures += 1
-            self._cool_until = monotonic() + min(REDIAL_BASE * 2 ** min(self.failures, 10), REDIAL_CAP)
+            self._cool()
         self.pool.forget(connection)
         if not isinstance(reason, ClientClosed):
             self.pool.tell_lost(self, str(reason.args[0]))
+
+    def _cool(self) -> None:
+        """Have nobody dial for a while, longer with every failure."""
+        self.failures += 1
+        pause = min(REDIAL_BASE * 2 ** min(self.failures - 1, 10), REDIAL_CAP)
+        self._cool_until = monotonic() + pause * (0.5 + random.random() / 2)
 
     def silent(self, connection: Connection) -> None:
         """Take note that requests are out and nothing comes in; called in the hub."""
@@ -177,11 +209,18 @@ class Pool:
         self.listeners = listeners
         self.closed = False
         self.draining = False
+        self.ended = Event()
+        self.notices = Notices("connection")
         self.peers: dict[str, Peer] = {}
         self.on_lost: Callable[[Peer], None] = _ignore
         self.on_silent: Callable[[Peer], None] = _ignore
         self._by_sockaddr: dict[Any, Connection] = {}
         self._greenlets: set[Any] = set()
+
+    def __repr__(self) -> str:
+        """Show how many servers are known and connected."""
+        state = "closed" if self.closed else f"connections={len(self._by_sockaddr)}"
+        return f"<Pool peers={len(self.peers)} {state}>"
 
     def peer(self, address: str) -> Peer:
         """Return the peer of that address, making it if it is new."""
@@ -205,7 +244,7 @@ class Pool:
             return known
         connection = Connection(sock, peer, self.options)
         self._by_sockaddr[connection.sockaddr] = connection
-        _log.debug("connected to %s", peer.address)
+        self.notices.debug(f"opened {peer.address}", "connected to %s", peer.address)
         if self.listeners:
             self.listeners.emit("connection_opened", peer.address)
         return connection
@@ -223,7 +262,7 @@ class Pool:
         if self.closed:
             return
         self.on_lost(peer)
-        _log.info("connection to %s: %s", peer.address, reason)
+        self.notices.info(f"lost {peer.address}", "connection to %s: %s", peer.address, reason)
         if self.listeners:
             self.listeners.emit("connection_lost", peer.address, reason)
 
@@ -246,6 +285,10 @@ class Pool:
             connection.close(ClientClosed("the client was closed"))
         for greenlet in list(self._greenlets):
             greenlet.kill(block=False)
+        # A greenlet that is killed before it ran tells nobody.
+        for peer in self.peers.values():
+            peer.abort()
+        self.ended.set()
 
 
 def _ignore(_peer: Peer) -> None:

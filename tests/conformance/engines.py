@@ -7,6 +7,7 @@ from typing import Any
 
 from pegasus_green.keys import crc64
 from pegasus_green.onebox.storage import EPOCH, Engine
+from pegasus_green.onebox.writes import EMPTY_WRITE
 from pegasus_green.protocol.rpc import Rpc
 from tests.conformance.replay import Answer
 
@@ -34,6 +35,10 @@ class EngineTable:
             Engine(7, index, server="node:1", clock=lambda: self.time, envs=self.envs, random=random)
             for index in range(partitions)
         ]
+        if partitions > 1:
+            # As the onebox does it: see Replica.write_empty_record.
+            for engine in self.engines:
+                engine.apply(EMPTY_WRITE, 1)
 
     def call(self, rpc: Rpc, hash_key: bytes, argument: Any) -> Answer | None:
         engine = self.engines[crc64(hash_key) % self.partitions]

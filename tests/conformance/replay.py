@@ -9,13 +9,10 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from pegasus_green.keys import crc64
 from pegasus_green.protocol import rpc as rpcs
-from pegasus_green.protocol import rrdb
 from pegasus_green.protocol.binary import BLOB_TYPE, ListOf, MapOf, WireType
 from pegasus_green.protocol.message import Message, StructOf
 from pegasus_green.protocol.rpc import Rpc
@@ -124,21 +121,6 @@ def replay(name: str, rows: Iterable[Row], target: Target) -> Report:
             what = json.dumps(row["req"])[:600]
             report.differences.append(f"{scenario} step {row['step']} {rpc.label} {what}\n  got {got}\n  not {wanted}")
     return report
-
-
-def let_time_pass(target: Target) -> None:
-    """Bring every partition into the state that it has on a real cluster a while after its creation.
-
-    The primary of a partition that has stood idle for one group check writes an empty record by itself, the same
-    hidden one that a failed write leaves. Step 18 of walk2 shows that the recorded partitions had it: with 4 or more of
-    them nothing was written to that one before. Here a check that cannot pass does it.
-    """
-    for index in range(target.partitions):
-        keys = (b"%d" % number for number in count())
-        hash_key = next(key for key in keys if crc64(key) % target.partitions == index)
-        request = rrdb.CheckAndSetRequest(hash_key, b"never written", 3)
-        answer: Any = target.call(rpcs.CHECK_AND_SET, hash_key, request)
-        assert answer.response.error == 13
 
 
 # --------------------------------------------------------------------------------------------------- requests

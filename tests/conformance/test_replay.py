@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.cluster import ClusterTable
 from tests.conformance.engines import EngineTable
-from tests.conformance.replay import Tally, Target, let_time_pass, load, replay
+from tests.conformance.replay import Tally, Target, load, replay
 
 if TYPE_CHECKING:
     from tests.conftest import Cluster
@@ -22,8 +22,6 @@ ANYWHERE = [name for name in COUNTS if name != "extras.jsonl"]
 
 
 def check(name: str, target: Target, tally: Tally) -> None:
-    if name in WALKS:
-        let_time_pass(target)
     report = replay(name, load(name), target)
     tally.add(name, report.answers, len(report.differences))
     report.check()
@@ -40,12 +38,6 @@ def test_engine(name: str, tallies: dict[str, Tally]) -> None:
 def test_engines(name: str, partitions: int, tallies: dict[str, Tally]) -> None:
     tally = tallies.setdefault(f"engine, {partitions} partitions", Tally())
     check(name, EngineTable(partitions, codec=partitions == 3, seed=partitions), tally)
-
-
-@pytest.mark.parametrize("name", ANYWHERE)
-@pytest.mark.parametrize("partitions", [1, 3])
-def test_new_partitions(name: str, partitions: int) -> None:
-    replay(name, load(name), EngineTable(partitions)).check()
 
 
 # extras takes long on a real cluster: it waits for records to expire and for envs to arrive.

@@ -139,6 +139,43 @@ def test_web_pywsgi_counts_pages(meta: str) -> None:
         assert server.stdout.read() == ""
 
 
+def test_web_pywsgi_fails_no_request_while_a_replica_server_restarts(box: Any, meta: str) -> None:
+    with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
+        address = wait_for(server, r"ready http://([^/]+)/")[1]
+        answers: list[tuple[int, bytes, str]] = []
+        stop = threading.Event()
+
+        def load(number: int) -> None:
+            while not stop.is_set():
+                answers.append(request(address, "GET", f"/load/{number % 5}"))
+
+        threads = [threading.Thread(target=load, args=(number,)) for number in range(10)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        restart_servers(box)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert {status for status, _, _ in answers} == {200}
+        assert len(answers) > 200
+        about = sum(b" about " in body for _, body, _ in answers)
+        last = [request(address, "GET", f"/load/{number}")[1] for number in range(5)]
+        total = sum(int(re.findall(rb"read (\d+) times", body)[0]) - 1 for body in last)
+        assert len(answers) - about <= total <= len(answers), "a view was lost, or counted twice"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(10) == 0
+
+
+def restart_servers(box: Any) -> None:
+    """Kill two replica servers, one after another, and start them again."""
+    for victim in (0, 1):
+        box.kill(victim)
+        time.sleep(0.7)
+        box.restart(victim)
+        time.sleep(0.7)
+
+
 @pytest.fixture
 def gunicorn(meta: str, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     pytest.importorskip("gunicorn")
@@ -157,7 +194,7 @@ def read_on(server: subprocess.Popen[str]) -> list[str]:
     """Keep reading what the server says, so that it never waits for us; return the list that it grows in."""
     assert server.stdout is not None
     lines: list[str] = []
-    threading.Thread(target=lambda stream=server.stdout: lines.extend(stream), daemon=True).start()  # type: ignore[misc]
+    threading.Thread(target=lambda stream=server.stdout: lines.extend(stream), daemon=True).start()
     return lines
 
 
@@ -201,11 +238,7 @@ def test_web_gunicorn_loses_no_request_while_a_replica_server_restarts(
     for thread in threads:
         thread.start()
     time.sleep(0.5)
-    for victim in (0, 1):
-        box.kill(victim)
-        time.sleep(0.7)
-        box.restart(victim)
-        time.sleep(0.7)
+    restart_servers(box)
     stop.set()
     for thread in threads:
         thread.join()

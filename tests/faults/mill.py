@@ -18,7 +18,7 @@ from pegasus_green.onebox import Onebox
 # Far apart, so that no other caller's number is mistaken for one's own.
 STRIDE = 1_000_000
 TTL_STRIDE = 1_000
-PATIENT = 0.8
+PATIENT = 0.5
 ROWS = (b"row 0", b"row 1", b"row 2")
 WEATHER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("delay", {"probability": 0.004, "seconds": 0.03}),

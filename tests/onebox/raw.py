@@ -52,6 +52,16 @@ class Raw:
         frame, self._data = self._data[:size], self._data[size:]
         return frame
 
+    def is_over(self) -> bool:
+        """Tell whether the server has closed, and everything that it sent is read."""
+        if self._data:
+            return False
+        try:
+            self._data = self.sock.recv(65536)
+        except ConnectionResetError:
+            return True
+        return not self._data
+
     def reply(self) -> tuple[Reply, bytes]:
         frame = self.frame()
         return parse_reply(frame), frame

@@ -16,7 +16,8 @@ from pegasus_green.protocol.message import Message
 from pegasus_green.protocol.rpc import BY_NAME
 from tests.onebox.raw import Raw
 
-ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "conformance/data/frames.jsonl").open()]
+RECORDING = Path(__file__).parents[1] / "conformance" / "data" / "frames.jsonl"
+ROWS = [json.loads(line) for line in RECORDING.read_text().splitlines()]
 # When the recording was made, by its own TTL answers (unix seconds).
 MOMENT = 1451606400 + 343896385 - 100000
 # What differs between two clusters.
@@ -31,7 +32,7 @@ def plain(value: Any) -> Any:
         if value.keys() == {"hex"}:
             return bytes.fromhex(value["hex"])
         return {
-            name: bool(item) if name in ADDRESSES else plain(item)
+            name: bool(item) if name in ADDRESSES else round(item, -1) if name == "ttl_seconds" else plain(item)
             for name, item in value.items()
             if item is not None
         }
@@ -63,8 +64,8 @@ def address(box: Onebox, row: dict[str, Any]) -> str:
 
 def test_all(twin: Onebox) -> None:
     raws: dict[str, Raw] = {}
-    context = None
-    for _ in range(3):  # so that decrees agree
+    context = b""
+    for _ in range(2):  # so that decrees agree with the recording
         put(twin, raws)
     for row in ROWS:
         name, request = row["name"], bytes.fromhex(row["request"])
@@ -72,7 +73,9 @@ def test_all(twin: Onebox) -> None:
             recorded = row["argument"]["context_id"].to_bytes(8, "big", signed=True)
             request = request.replace(recorded, context)
         where = address(twin, row)
-        raw = raws.setdefault(where, Raw(where)) if where not in raws else raws[where]
+        if where not in raws:
+            raws[where] = Raw(where)
+        raw = raws[where]
         raw.sock.sendall(request)
         if row["decoded"] is None:
             continue

@@ -395,3 +395,24 @@ def test_atomic_idempotent(box: Onebox) -> None:
     assert answer == meta.SetAtomicIdempotentResponse(old_atomic_idempotent=False)
     assert ask(box, rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest("temp")).atomic_idempotent is True
     assert ask(box, rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest("nope")).err == "ERR_APP_NOT_EXIST"
+
+
+def test_host_names_are_told_where_there_is_room_for_them(make_box: Make) -> None:
+    box = make_box(metas=2, tables={"temp": 1}, advertise="localhost")
+    [part] = query(box).partitions
+    assert part.hp_primary == f"localhost:{part.primary >> 16 & 0xFFFF}"
+    assert format_address(part.primary).startswith("127.0.0.1:")
+    [forward] = query(box, server=1).partitions
+    assert str(forward.hp_primary).startswith("localhost:")
+    table = Routed(box)
+    assert table.call(rpcs.GET, b"k", b"\0\1ks")[1].server == part.hp_primary
+    box = make_box(release="2.5", advertise="localhost")
+    assert Routed(box).call(rpcs.GET, b"k", b"\0\1ks")[1].server.startswith("127.0.0.1:")
+
+
+def test_limit_of_connections(make_box: Make) -> None:
+    box = make_box(max_connections=2)
+    first, second = Raw(box.meta_addresses[0]), Raw(box.meta_addresses[0])
+    assert [raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[0] for raw in (first, second)] == ["ERR_OK"] * 2
+    with pytest.raises((EOFError, ConnectionResetError)):
+        Raw(box.meta_addresses[0]).frame()

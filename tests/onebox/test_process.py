@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import gevent.os as gevent_os
 import pytest
 from gevent import socket
 
@@ -230,3 +231,18 @@ def test_fixture_for_users(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_a_forked_child_leaves_the_parents_sockets_alone(free_box: Onebox) -> None:
+    with free_box as box, Raw(box.partitions("a")[0]["primary"]) as raw:
+        child = gevent_os.fork_and_watch()
+        if child == 0:
+            gevent.sleep(0.3)
+            os._exit(0)
+        route = {"app_id": 1, "partition_index": 0}
+        for _ in range(200):
+            assert raw.call(rpcs.GET, b"\0\1ab", **route)[0] == "ERR_OK"
+            gevent.sleep(0.001)
+        for _ in range(5):
+            assert ask(box, rpcs.LIST_NODES, meta.ListNodesRequest()).err == "ERR_OK"
+        gevent_os.waitpid(child, 0)

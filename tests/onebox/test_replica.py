@@ -107,7 +107,8 @@ def test_half_closed_counts_as_gone(raw: Raw, table: Routed) -> None:
     raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)
     raw.sock.shutdown(socket.SHUT_WR)
     gevent.sleep(0.05)
-    with pytest.raises((EOFError, ConnectionResetError)):
+    # An answer that was faster may come; the end comes in any case, and the write is done.
+    while not raw.is_over():
         raw.frame()
     assert table.get(b"user1", b"name") == b"v"
 

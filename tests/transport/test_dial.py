@@ -66,11 +66,21 @@ def test_hundred_callers_dial_once(stage: Stage) -> None:
     assert table.client.stats()["servers"][server.address]["dials"] == 1
 
 
-def test_killed_first_caller_leaves_the_dial_to_the_others(stage: Stage) -> None:
+def test_killed_first_caller_leaves_the_dial_to_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     server = stage.server()
+    stage.meta.primaries = [f"localhost:{server.port}"]
+    real = socket.getaddrinfo
+
+    def lookup(host: str, *rest: Any) -> Any:
+        if host == "localhost":
+            gevent.sleep(0.1)
+        return real(host, *rest)
+
+    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
     table = stage.table()
     callers = [gevent.spawn(table.set, f"h{number}", "s", b"v") for number in range(5)]
-    wait_until(lambda: server.address in table.client.stats()["servers"])
+    wait_until(lambda: table.client._cluster.pool.peers.get(stage.meta.primaries[0]))
+    assert table.client._cluster.pool.peer(stage.meta.primaries[0]).state == "dialling"
     callers[0].kill(block=False)
     gevent.joinall(callers)
     assert [caller.successful() and caller.exception is None for caller in callers] == [True] * 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from time import monotonic
 
 import pytest
@@ -236,7 +237,10 @@ def test_lost_after_the_request_was_sent(stage: Stage, verb: str) -> None:
 def test_timeout_of_a_sent_write_is_unknown_and_of_a_read_is_not(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table()
-    for call, unknown in ((lambda: table.incr("a", "b", timeout=0.05), True), (lambda: table.get("a", timeout=0.05), False)):
+    for call, unknown in (
+        (lambda: table.incr("a", "b", timeout=0.05), True),
+        (lambda: table.get("a", timeout=0.05), False),
+    ):
         with pytest.raises(errors.RequestTimeout) as caught:
             call()
         assert caught.value.sent
@@ -271,7 +275,7 @@ def test_header_carries_the_time_that_is_left(stage: Stage) -> None:
     left = [request.timeout_ms for request in server.requests]
     assert len(left) == 4
     assert 700 < left[0] <= 800
-    assert all(earlier - later >= 14 for earlier, later in zip(left, left[1:]))
+    assert all(earlier - later >= 14 for earlier, later in pairwise(left))
     server.handler = silent
     with pytest.raises(errors.RequestTimeout):
         table.get("a", "b", timeout=0.0009)

@@ -214,6 +214,34 @@ def test_envelopes_that_cannot_be_read(frame: bytes, words: str) -> None:
         parse_reply(frame)
 
 
+@settings(max_examples=200)
+@given(
+    st.sampled_from([b"ERR_OK", b"ERR_OK2", b"ERR_O", b"ERR_BUSY", b"", b"\xff\xfe", b"E" * 255, b"E" * 256]),
+    st.sampled_from([0x80010002, 0x80010001, 0x80010003, 0x80010004, 0x80020002, 2, 0]),
+    st.sampled_from([b"RPC_RRDB_RRDB_GET_ACK", b"X", b"", b"N" * 47, b"N" * 255, b"N" * 256, b"\xff"]),
+    I32,
+    st.sampled_from([b"", b"\x0c\0\0\0\0", b"x" * 20_000]),
+    st.integers(-40, 3),
+)
+def test_a_stream_takes_the_envelopes_that_can_be_read(
+    error: bytes, word: int, name: bytes, seqid: int, rest: bytes, more: int
+) -> None:
+    """One frame in a stream is what it is by itself, with lengths of its parts that are right, or are not."""
+    raw = struct.pack(">i", len(error)) + error + struct.pack(">Ii", word, len(name)) + name
+    raw += struct.pack(">i", seqid) + rest
+    size = max(len(raw) + 4 + min(more, 0), MIN_REPLY)
+    frame = (struct.pack(">i", size) + raw)[:size].ljust(size, b"\0")
+    try:
+        expected = [(parse_reply(frame).seqid, frame)] * 2
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            ClientSession().feed(frame)
+        with pytest.raises(ProtocolError):
+            ClientSession().feed(encode_reply("X", 1) + frame)
+    else:
+        assert [(one, bytes(found)) for one, found in ClientSession().feed(frame * 2)] == expected
+
+
 # -------------------------------------------------------------------------------------------------------------- streams
 def request_stream() -> list[bytes]:
     get, put = rpc.GET.encode_argument(b"\0\1ab"), rpc.PUT.encode_argument(rrdb.UpdateRequest(b"\0\1ab", b"x" * 40))

@@ -139,7 +139,9 @@ def test_truncation_of_multi_get(response: MultiGetResponse) -> None:
 
 
 @given(SCANS, st.data(), st.booleans(), st.sampled_from([None, 2]))
-def test_a_changed_byte_anywhere(response: ScanResponse, data: st.DataObject, with_expiry: bool, skip: int | None) -> None:
+def test_a_changed_byte_anywhere(
+    response: ScanResponse, data: st.DataObject, with_expiry: bool, skip: int | None
+) -> None:
     response.server = ""  # the fast reader does not look into the server's name, the general one refuses bad UTF-8
     frame = bytearray(frame_of(SCAN, response))
     for _ in range(data.draw(st.integers(1, 3))):

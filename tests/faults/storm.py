@@ -1,0 +1,230 @@
+"""Many writers in bad weather, and what must be true when it is over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from pegasus_green import CheckType, Client, PegasusError
+from pegasus_green.onebox import Onebox
+from tests.faults.ledger import DONE, NOT_DONE, Entry, Ledger
+
+TOKEN = rb"<\d+:\d+>"
+FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("cut", {"when": "before"}),
+    ("cut", {"when": "after"}),
+    ("half", {}),
+    ("drop", {}),
+    ("drop", {"when": "before"}),
+    ("garbage", {}),
+    ("error", {"error": "ERR_OBJECT_NOT_FOUND"}),
+    ("error", {"error": "ERR_NOT_ENOUGH_MEMBER"}),
+    ("error", {"error": "ERR_BUSY"}),
+    ("delay", {"when": "before", "seconds": 0.05}),
+    ("duplicate", {}),
+    ("reorder", {}),
+)
+
+
+class Writer:
+    """One greenlet that writes rows of its own hash key, one write after the other."""
+
+    def __init__(self, storm: Storm, number: int) -> None:
+        self.storm, self.number = storm, number
+        self.hash_key = b"writer %d" % number
+        self.sets: list[Entry] = []
+        self.others: list[tuple[Entry, bytes]] = []
+        self.serial = 0
+        self.misread = ""
+
+    def token(self) -> bytes:
+        self.serial += 1
+        return b"<%d:%d>" % (self.number, self.serial)
+
+    def run(self) -> None:
+        while not self.storm.over:
+            self.step()
+            gevent.sleep(self.storm.choice.random() * 0.01)
+
+    def step(self) -> None:
+        table, ledger, token = self.storm.table, self.storm.ledger, self.token()
+        kind = self.storm.choice.random()
+        if kind < 0.5:
+            write = ledger.write(token, lambda info: table.set(self.hash_key, b"row", token, info=info), once=False)
+            self.sets.append(write)
+        elif kind < 0.7:
+            entry = ledger.write(token, lambda info: table.incr(self.hash_key, token, 7, info=info), once=True)
+            self.others.append((entry, b"7"))
+        elif kind < 0.85:
+            entry = ledger.write(
+                token,
+                lambda info: table.check_and_set(
+                    self.hash_key, token, CheckType.NOT_EXIST, value=b"set", info=info
+                ),
+                once=True,
+            )
+            self.others.append((entry, b"set"))
+        else:
+            self.read()
+
+    def allowed(self) -> set[bytes | None]:
+        """Return what the row may hold by client-rules 10: the last acknowledged value, or one that may land later."""
+        allowed: set[bytes | None] = set()
+        for entry in reversed(self.sets):
+            if entry.report == DONE:
+                allowed.add(entry.token)
+                break
+        else:
+            allowed.add(None)
+        allowed.update(entry.token for entry in self.sets if entry.report != NOT_DONE and entry.attempts > 1)
+        allowed.update(entry.token for entry in self.sets if entry.report not in (DONE, NOT_DONE))
+        return allowed
+
+    def read(self) -> None:
+        """Read one's own row in the middle of it all."""
+        try:
+            value = self.storm.table.get(self.hash_key, b"row")
+        except PegasusError:
+            return
+        if value not in self.allowed():
+            self.misread = f"{self.hash_key!r} read {value!r}; {self.sets[-5:]}"
+
+    def wrong(self) -> list[str]:
+        """Return what is lost or doubled, once the weather is fair."""
+        table = self.storm.table
+        found = [self.misread] if self.misread else []
+        value = table.get(self.hash_key, b"row", timeout=20)
+        if value not in self.allowed():
+            found.append(f"lost: {self.hash_key!r} holds {value!r}; {self.sets[-5:]}")
+        values = table.get_many([(self.hash_key, entry.token) for entry, _ in self.others], timeout=20)
+        for (entry, written), value in zip(self.others, values):
+            right = {DONE: (written,), NOT_DONE: (None,)}.get(entry.report, (written, None))
+            if value not in right:
+                found.append(f"{entry!r} holds {value!r}")
+        return found
+
+
+class Storm:
+    """A cluster in its own process, writers, and everything that can go wrong, by one seed.
+
+    Attributes:
+        ledger: All writes.
+        events: What went wrong, how often.
+        over: Set when the writers are to end.
+    """
+
+    def __init__(self, seed: int, writers: int, partitions: int = 8, splits: int = 1) -> None:
+        # The weather's own source: how fast the writers are must not change it.
+        self.seed, self.random, self.choice = seed, Random(seed), Random(seed + 1)
+        self.ledger = Ledger()
+        self.events: Counter[str] = Counter()
+        self.over = False
+        self.table: Any = None
+        self._writers = [Writer(self, number) for number in range(writers)]
+        self._partitions, self._splits = partitions, splits
+        self._found: list[str] | None = None
+        self._down: set[int] = set()
+        self._metas_down: set[int] = set()
+
+    def run(self, seconds: float) -> None:
+        """Let it storm, wait until it is fair again, and look for what is wrong."""
+        with Onebox(
+            process=True, replicas=5, metas=3, tables={"temp": self._partitions}, seed=self.seed, failover_gap=0.05
+        ) as box, Client(box.meta_addresses, timeout=1.5) as client:
+            self.table = client.table("temp")
+            greenlets = [gevent.spawn(writer.run) for writer in self._writers]
+            until = monotonic() + seconds
+            try:
+                while monotonic() < until:
+                    self.strike(box)
+                    gevent.sleep(self.random.random() * 0.3)
+                self.calm(box)
+            finally:
+                self.over = True
+                gevent.joinall(greenlets, raise_error=True)
+            # The reads that follow contain tokens too.
+            self._found = self.ledger.disagreements(box.execution_counts(TOKEN))
+            self._found += [text for writer in self._writers for text in writer.wrong()]
+            self._found += [str(bug) for bug in box.client_bugs] + [str(error) for error in box.errors]
+
+    def wrong(self) -> list[str]:
+        """Return what is wrong."""
+        assert self._found is not None, "it did not run"
+        return self._found
+
+    def strike(self, box: Any) -> None:
+        """Let one thing go wrong, or come right again."""
+        name = self.random.choice(("kill", "back", "silence", "move", "fault", "fault", "meta", "split", "no primary"))
+        if name == "kill" and len(self._down) < 2:
+            self._take(box.kill)
+        elif name == "silence" and len(self._down) < 2:
+            self._take(box.pause)
+        elif name == "back" and self._down:
+            self._bring_back(box, self._down.pop())
+        elif name == "move":
+            self._move(box)
+        elif name == "meta":
+            self._meta(box)
+        elif name == "fault":
+            action, options = self.random.choice(FAULTS)
+            box.clear_faults()
+            box.fault(action, rpc="data", probability=0.02, **options)
+            name = action
+        elif name == "split" and self._splits and not self._down:
+            self._splits -= 1
+            box.split("temp", seconds=0.05, window=0.05)
+        elif name == "no primary":
+            box.clear_primary("temp", self.random.randrange(self._partitions), 0.1)
+        else:
+            return
+        self.events[name] += 1
+
+    def _take(self, how: Any) -> None:
+        server = self.random.randrange(5)
+        if server not in self._down:
+            self._down.add(server)
+            how(server)
+
+    @staticmethod
+    def _bring_back(box: Any, server: int) -> None:
+        if box.stats()["servers"][3 + server]["alive"]:
+            box.resume(server)
+        else:
+            box.restart(server)
+
+    def _move(self, box: Any) -> None:
+        try:
+            box.move_primary("temp", self.random.randrange(self._partitions), self.random.randrange(5))
+        except RuntimeError:
+            self.events["could not move"] += 1
+
+    def _meta(self, box: Any) -> None:
+        kind = self.random.randrange(4)
+        if self._metas_down:
+            meta = self._metas_down.pop()
+            box.restart_meta(meta)
+        elif kind == 0:
+            box.set_leader(self.random.randrange(3), known=self.random.random() < 0.5)
+        else:
+            meta = self.random.randrange(3)
+            self._metas_down.add(meta)
+            (box.kill_meta if kind < 3 else box.pause_meta)(meta)
+
+    def calm(self, box: Any) -> None:
+        """Make the weather fair and wait until every partition has a primary."""
+        box.clear_faults()
+        while self._down:
+            self._bring_back(box, self._down.pop())
+        while self._metas_down:
+            box.restart_meta(self._metas_down.pop())
+        until = monotonic() + 10
+        while monotonic() < until:
+            gevent.sleep(0.1)
+            routes = box.partitions("temp")
+            if all(route["primary"] or route["ballot"] < 0 for route in routes) and not box.split_status("temp"):
+                break
+        gevent.sleep(0.5)

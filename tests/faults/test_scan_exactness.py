@@ -1,0 +1,31 @@
+"""Every row exactly once: 50,000 rows while contexts vanish, servers die, primaries move and a table splits."""
+
+from __future__ import annotations
+
+import pytest
+
+from pegasus_green.scanner import parts
+from tests.faults.scan_weather import scan_in_bad_weather
+
+pytestmark = pytest.mark.onebox_only
+
+SEEDS = (1, 2, 3)
+WAYS = ("plain", "parallel", "resumed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("partitions", [8, 3])
+def test_every_row_exactly_once(partitions: int, how: str, seed: int) -> None:
+    """Table of 8 partitions: one split in the middle as well."""
+    print(f"seed {seed}: {dict(scan_in_bad_weather(seed, partitions=partitions, how=how))}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["plain", "parallel"])
+def test_a_scan_that_sends_the_bare_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above can tell: what official clients send goes on without the rows of the children."""
+    monkeypatch.setattr(parts, "scan_hash", lambda index, modulus: index)
+    with pytest.raises(AssertionError, match=r"^[1-9]\d* rows lost, 0 too many"):
+        scan_in_bad_weather(SEEDS[0], partitions=8, how=how)

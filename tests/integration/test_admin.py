@@ -1,0 +1,654 @@
+"""Administration: what each verb does, what it refuses to send, and which error stands for what."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import (
+    Client,
+    ClientClosed,
+    InvalidArgument,
+    MetaError,
+    PartitionInfo,
+    PegasusError,
+    RequestTimeout,
+    SplitState,
+    SplitStatus,
+    TableExists,
+    TableInfo,
+    TableNotFound,
+    TableStatus,
+    TableUnavailable,
+)
+from pegasus_green.admin import Admin
+from pegasus_green.model import MetaLevel
+from pegasus_green.onebox import Onebox
+from tests.conftest import Cluster
+from tests.integration.helpers import no_client_bugs, refused
+
+__all__ = ["no_client_bugs"]
+
+
+FACTS = [
+    "meta_servers",
+    "primary_meta_server",
+    "zookeeper_hosts",
+    "zookeeper_root",
+    "meta_function_level",
+    "balance_operation_count",
+    "primary_replica_count_stddev",
+    "total_replica_count_stddev",
+    "cluster_name",
+]
+
+
+@pytest.fixture
+def admin(client: Client) -> Admin:
+    return client.admin
+
+
+@pytest.fixture
+def name(admin: Admin) -> Iterator[str]:
+    """Return a name that no table has, and drop the table that the test made of it."""
+    name = "test_" + uuid.uuid4().hex
+    yield name
+    admin.drop_table(name, missing_ok=True, reserve=1)
+
+
+@pytest.fixture
+def box() -> Iterator[Onebox]:
+    """Serve a cluster of the test's own, with two tables and three meta servers."""
+    with Onebox(replicas=4, metas=3, tables={"temp": 8, "odd": 3}) as box:
+        yield box
+        assert box.client_bugs == []
+        assert box.errors == []
+
+
+@pytest.fixture
+def boss(box: Onebox) -> Iterator[Admin]:
+    with Client(box.meta_addresses) as client:
+        yield client.admin
+
+
+# --------------------------------------------------------------------------------------------------------------- create
+def test_create_waits_until_the_table_is_whole(client: Client, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 4, 3, envs={"replica.slow_query_threshold": 100})
+    partitions = admin.partitions(name)
+    assert [partition.index for partition in partitions] == [0, 1, 2, 3]
+    assert all(partition.is_healthy and partition.ballot > 0 for partition in partitions)
+    assert admin.is_healthy(name)
+    info = admin.table_info(name)
+    assert (info.app_id, info.name, info.status, info.partition_count, info.replica_count) == (app_id, name, 1, 4, 3)
+    assert info.envs["replica.slow_query_threshold"] == "100"
+    assert info.created > 1_500_000_000
+    assert info in admin.list_tables()
+    table = client.table(name)
+    table.set("h", "s", "v")
+    assert table.get("h", "s") == b"v"
+
+
+@pytest.mark.onebox_only
+def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> None:
+    cluster.box.configure(assign_delay=0.2)
+    try:
+        begin = monotonic()
+        admin.create_table(name, 2, wait=False)
+        assert monotonic() - begin < 0.15
+        assert not admin.is_healthy(name)
+        assert any(not partition.primary for partition in admin.partitions(name))
+        with pytest.raises(RequestTimeout, match="2 of 2 partitions"):
+            admin.wait_until_healthy(name, timeout=0.1)
+        admin.wait_until_healthy(name)
+        assert admin.is_healthy(name)
+    finally:
+        cluster.box.configure(assign_delay=0.05)
+
+
+@pytest.mark.onebox_only
+def test_create_that_is_not_whole_in_time(cluster: Cluster, admin: Admin, name: str) -> None:
+    cluster.box.configure(assign_delay=0.3)
+    try:
+        with pytest.raises(RequestTimeout) as caught:
+            admin.create_table(name, 2, timeout=0.2)
+        assert caught.value.table == name
+        admin.wait_until_healthy(name)
+        assert admin.create_table(name, 2, exist_ok=True) == admin.table_info(name).app_id
+    finally:
+        cluster.box.configure(assign_delay=0.05)
+
+
+def test_create_what_is_there(cluster: Cluster, admin: Admin) -> None:
+    info = admin.table_info(cluster.table)
+    with pytest.raises(TableExists) as caught:
+        admin.create_table(cluster.table, info.partition_count)
+    assert (caught.value.code, caught.value.table) == ("ERR_APP_EXIST", cluster.table)
+    again = admin.create_table(
+        cluster.table, info.partition_count, info.replica_count, envs={"rocksdb.num_levels": 5}, exist_ok=True
+    )
+    assert again == info.app_id
+    assert admin.table_info(cluster.table) == info
+    with pytest.raises(TableExists):
+        admin.create_table(cluster.table, info.partition_count * 2, info.replica_count, exist_ok=True)
+
+
+@pytest.mark.onebox_only
+def test_a_default_ttl_never_travels_in_the_create_request(cluster: Cluster, client: Client, name: str) -> None:
+    """It goes in when every replica exists; the embedded cluster notes the other way as a client bug."""
+    box, admin = cluster.box, client.admin
+    states: list[bool] = []
+    change = box.change_envs
+
+    def spy(table: Any, envs: Any) -> None:
+        states.append(all(len(partition.members) == 3 for partition in table.partitions))
+        change(table, envs)
+
+    box.change_envs = spy
+    try:
+        admin.create_table(name, 2, envs={"default_ttl": 60, "rocksdb.num_levels": "5"})
+    finally:
+        del box.change_envs
+    assert states == [True]
+    assert admin.get_envs(name) == {"default_ttl": "60", "rocksdb.num_levels": "5"}
+    client.table(name).set("h", "s", "v")
+    assert client.table(name).ttl("h", "s") in (59, 60)
+
+
+@pytest.mark.onebox_only
+def test_a_default_ttl_is_set_only_where_all_replicas_exist(cluster: Cluster, admin: Admin, name: str) -> None:
+    cluster.box.configure(assign_delay=0.3)
+    try:
+        admin.create_table(name, 2, wait=False)
+        with pytest.raises(RequestTimeout):
+            admin.set_envs(name, {"default_ttl": 5}, timeout=0.1)
+        assert admin.get_envs(name) == {}
+        admin.set_envs(name, {"default_ttl": 5})
+        assert admin.is_healthy(name)
+        assert admin.get_envs(name) == {"default_ttl": "5"}
+    finally:
+        cluster.box.configure(assign_delay=0.05)
+
+
+def test_creates_that_a_server_refuses(admin: Admin, name: str) -> None:
+    with pytest.raises(MetaError) as caught:
+        admin.create_table(name, 2, 9)
+    assert (caught.value.code, caught.value.operation) == ("ERR_INVALID_PARAMETERS", "create_table")
+    with pytest.raises(MetaError, match="ERR_INVALID_PARAMETERS"):
+        admin.create_table(name, 2, envs={"rocksdb.num_levels": "many"})
+    with pytest.raises(TableNotFound):
+        admin.table_info(name)
+
+
+@pytest.mark.onebox_only
+def test_a_frozen_cluster(cluster: Cluster, admin: Admin, name: str) -> None:
+    assert admin.set_meta_level(MetaLevel.FREEZED) == MetaLevel.STEADY
+    try:
+        assert admin.cluster_info()["meta_function_level"] == "freezed"
+        with pytest.raises(MetaError) as caught:
+            admin.create_table(name)
+        assert caught.value.code == "ERR_STATE_FREEZED"
+    finally:
+        assert admin.set_meta_level(MetaLevel.STEADY) == MetaLevel.FREEZED
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_may_have_been_done_is_not_done_again(cluster: Cluster, admin: Admin, name: str, when: str) -> None:
+    admin.nodes()
+    rule = cluster.box.fault("cut", rpc="create_table", when=when)
+    with pytest.raises(PegasusError) as caught:
+        admin.create_table(name, 2, timeout=2)
+    assert caught.value.outcome_unknown
+    assert rule.hits == 1
+    cluster.box.clear_faults()
+    rule = cluster.box.fault("drop", rpc="drop_table", when=when)
+    admin.create_table(name, 2, exist_ok=True)
+    with pytest.raises(PegasusError) as caught:
+        admin.drop_table(name, timeout=0.3)
+    assert caught.value.outcome_unknown
+    assert (caught.value.table, caught.value.operation) == (name, "drop_table")
+    assert rule.hits == 1
+    cluster.box.clear_faults()
+
+
+# ------------------------------------------------------------------------------------------- drop, recall, rename, list
+def test_drop_and_recall(client: Client, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 2)
+    table = client.table(name)
+    table.set("h", "s", "v")
+    assert admin.drop_table(name) == app_id
+    with pytest.raises(TableNotFound):
+        admin.partitions(name)
+    with pytest.raises(TableNotFound):
+        table.get("h", "s", timeout=5)
+    dropped = [info for info in admin.list_tables(TableStatus.DROPPED) if info.app_id == app_id]
+    assert dropped[0].name == name
+    assert dropped[0].expires > dropped[0].dropped > 0
+    info = admin.recall_table(app_id, name + ".new")
+    assert (info.app_id, info.name, info.partition_count) == (app_id, name + ".new", 2)
+    assert admin.is_healthy(name + ".new")
+    assert client.table(name + ".new").get("h", "s") == b"v"
+    with pytest.raises(TableExists) as caught:
+        admin.recall_table(app_id, force=True)
+    assert caught.value.code == "ERR_APP_EXIST"
+    admin.rename_table(name + ".new", name)
+
+
+def test_drop_what_is_not_there(admin: Admin, name: str) -> None:
+    with pytest.raises(TableNotFound) as caught:
+        admin.drop_table(name)
+    assert caught.value.table == name
+    assert admin.drop_table(name, missing_ok=True) is None
+    with pytest.raises(TableNotFound):
+        admin.drop_table(name, force=True)
+    assert admin.drop_table(name, force=True, missing_ok=True) is None
+
+
+@pytest.mark.onebox_only
+def test_drop_waits_for_the_primaries(cluster: Cluster, admin: Admin, name: str) -> None:
+    """A table that is dropped before its replicas exist kills a server when it is recalled."""
+    cluster.box.configure(assign_delay=0.3)
+    try:
+        app_id = admin.create_table(name, 2, wait=False)
+        with pytest.raises(RequestTimeout, match="has no primary"):
+            admin.drop_table(name, timeout=0.1)
+        assert admin.table_info(name).app_id == app_id
+        assert admin.drop_table(name) == app_id
+        admin.recall_table(app_id)
+        assert admin.drop_table(name) == app_id
+        other = admin.create_table(name, 2, wait=False)
+        assert admin.drop_table(name, force=True) == other
+        refused_before = len(cluster.box.client_bugs)
+        with pytest.raises(ValueError, match="force=True"):
+            admin.recall_table(other)
+        assert len(cluster.box.client_bugs) == refused_before
+    finally:
+        cluster.box.configure(assign_delay=0.05)
+
+
+def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 2)
+    with Client(cluster.metas) as other:
+        other.admin.drop_table(name)
+    with pytest.raises(ValueError, match=f"table {app_id} was not dropped by this client"):
+        admin.recall_table(app_id)
+    assert admin.recall_table(app_id, force=True).name == name
+    # Dropped by somebody else again, it is a new question.
+    with Client(cluster.metas) as other:
+        other.admin.drop_table(name)
+    with pytest.raises(ValueError, match="was not dropped by this client"):
+        admin.recall_table(app_id)
+
+
+def test_recalls_that_a_server_refuses(cluster: Cluster, admin: Admin, name: str) -> None:
+    with pytest.raises(TableNotFound):
+        admin.recall_table(2**31 - 1, force=True)
+    app_id = admin.create_table(name, 1)
+    admin.drop_table(name)
+    with pytest.raises(TableExists) as caught:
+        admin.recall_table(app_id, cluster.table)
+    assert caught.value.code == "ERR_INVALID_PARAMETERS"
+    admin.recall_table(app_id)
+
+
+@pytest.mark.onebox_only
+def test_after_the_reserve_a_table_is_gone(cluster: Cluster, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 1)
+    admin.drop_table(name, reserve=100)
+    cluster.box.advance(99)
+    admin.recall_table(app_id)
+    admin.drop_table(name, reserve=100)
+    cluster.box.advance(101)
+    with pytest.raises(TableNotFound):
+        admin.recall_table(app_id)
+    assert app_id not in [info.app_id for info in admin.list_tables(None)]
+
+
+def test_rename(cluster: Cluster, client: Client, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 1)
+    client.table(name).set("h", "s", "v")
+    admin.rename_table(name, name + ":2")
+    assert admin.table_info(name + ":2").app_id == app_id
+    assert client.table(name + ":2").get("h", "s") == b"v"
+    for old, new, kind in (
+        (name, name + ":3", TableNotFound),
+        (name + ":2", cluster.table, TableExists),
+        (name + ":2", name + ":2", TableExists),
+    ):
+        with pytest.raises(kind):
+            admin.rename_table(old, new)
+    admin.rename_table(name + ":2", name)
+
+
+def test_lists(cluster: Cluster, admin: Admin, name: str) -> None:
+    app_id = admin.create_table(name, 1)
+    admin.drop_table(name)
+    available, dropped, every = (admin.list_tables(status) for status in (TableStatus.AVAILABLE, 6, None))
+    assert cluster.table in [info.name for info in available]
+    assert app_id not in [info.app_id for info in available]
+    assert app_id in [info.app_id for info in dropped]
+    assert {info.app_id for info in every} >= {info.app_id for info in (*available, *dropped)}
+    assert [info.app_id for info in every] == sorted(info.app_id for info in every)
+    assert all(isinstance(info, TableInfo) for info in every)
+    assert all(info.status == TableStatus.DROPPED and info.dropped > 0 for info in dropped)
+
+
+# ------------------------------------------------------------------------------------------------------------- cluster
+def test_nodes_and_facts(cluster: Cluster, admin: Admin) -> None:
+    nodes = admin.nodes()
+    assert len(nodes) >= 3
+    assert all(":" in node.address for node in nodes)
+    assert admin.nodes(alive=True) == [node for node in nodes if node.is_alive]
+    assert admin.nodes(alive=False) == [node for node in nodes if not node.is_alive]
+    facts = admin.cluster_info()
+    assert list(facts) == FACTS
+    members = {node.address for node in nodes}
+    for partition in admin.partitions(cluster.table):
+        assert partition.primary in members
+        assert members.issuperset(partition.secondaries)
+    assert repr(admin) == f"<Admin of {','.join(cluster.metas)}>"
+
+
+@pytest.mark.onebox_only
+def test_partitions_follow_a_failover(box: Onebox, boss: Admin) -> None:
+    expected = box.partitions("temp")
+    found = boss.partitions("temp")
+    assert [(p.index, p.ballot, p.primary, list(p.secondaries)) for p in found] == [tuple(p.values()) for p in expected]
+    box.kill(0)
+    gevent.sleep(0.8)
+    dead = box.replica_addresses[0]
+    assert dead in [node.address for node in boss.nodes(alive=False)]
+    after = boss.partitions("temp")
+    assert all(p.primary and p.primary != dead for p in after)
+    assert any(dead in p.last_drops for p in after)
+    assert any(new.ballot > old.ballot for new, old in zip(after, found))
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("release", ["2.5", "2.6"])
+def test_both_releases(release: str) -> None:
+    """2.5 sends IPv4 addresses only and knows less."""
+    with Onebox(release=release) as box, Client(box.meta_addresses) as client:
+        admin = client.admin
+        assert {node.address for node in admin.nodes()} == set(box.replica_addresses)
+        assert {p.primary for p in admin.partitions("temp")} <= set(box.replica_addresses)
+        info = admin.table_info("temp")
+        admin.create_table("made", 2, atomic_idempotent=True)
+        if release == "2.6":
+            assert info.atomic_idempotent is False
+            assert admin.get_atomic_idempotent("made") is True
+            assert admin.set_atomic_idempotent("made", False) is True
+            assert admin.table_info("made").atomic_idempotent is False
+            with pytest.raises(TableNotFound):
+                admin.get_atomic_idempotent("none")
+        else:
+            assert info.atomic_idempotent is None
+            with pytest.raises(MetaError, match="too old") as caught:
+                admin.get_atomic_idempotent("made", timeout=0.4)
+            assert caught.value.code == "ERR_HANDLER_NOT_FOUND"
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_one_known_meta_server_is_enough(box: Onebox, known: int) -> None:
+    """Followers name the leader in answers about routes only."""
+    with Client([box.meta_addresses[known]]) as client:
+        begin = monotonic()
+        assert len(client.admin.nodes()) == 4
+        assert client.admin.create_table("made", 2) > 2
+        assert monotonic() - begin < 3
+
+
+@pytest.mark.onebox_only
+def test_the_next_leader(box: Onebox, boss: Admin) -> None:
+    assert len(boss.nodes()) == 4
+    box.kill_meta(0)
+    assert len(boss.nodes()) == 4
+    assert boss.create_table("made", 2) > 2
+    box.set_leader(2)
+    assert boss.table_info("made").partition_count == 2
+
+
+@pytest.mark.onebox_only
+def test_replica_counts(box: Onebox, boss: Admin) -> None:
+    assert boss.get_replica_count("temp") == 3
+    assert boss.set_replica_count("temp", 4) == 3
+    assert boss.get_replica_count("temp") == boss.table_info("temp").replica_count == 4
+    boss.wait_until_healthy("temp")
+    assert all(len(p.secondaries) == 3 for p in boss.partitions("temp"))
+    with pytest.raises(MetaError, match="5 replicas"):
+        boss.set_replica_count("temp", 5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- envs
+def test_envs(admin: Admin, name: str) -> None:
+    admin.create_table(name, 1)
+    assert admin.get_envs(name) == {}
+    admin.set_envs(name, {"replica.slow_query_threshold": "50", "manual_compact.disabled": "false"})
+    admin.set_envs(name, {"replica.slow_query_threshold": 70, "default_ttl": 100})
+    assert admin.get_envs(name) == {
+        "replica.slow_query_threshold": "70",
+        "manual_compact.disabled": "false",
+        "default_ttl": "100",
+    }
+    admin.delete_envs(name, ["manual_compact.disabled", "business.info"])
+    admin.delete_envs(name, iter(["business.info"]))
+    assert admin.get_envs(name) == {"replica.slow_query_threshold": "70", "default_ttl": "100"}
+    admin.clear_envs(name, "replica")
+    assert admin.get_envs(name) == {"default_ttl": "100"}
+    admin.clear_envs(name, "none")
+    admin.clear_envs(name, "")
+    assert admin.get_envs(name) == {}
+    for bad in ({"no.such.env": "1"}, {"default_ttl": "soon"}, {"default_ttl": -1}):
+        with pytest.raises(MetaError) as caught:
+            admin.set_envs(name, bad)
+        assert caught.value.code == "ERR_INVALID_PARAMETERS"
+        assert caught.value.args[0] != "the meta server answered ERR_INVALID_PARAMETERS"
+    assert admin.get_envs(name) == {}
+
+
+def test_verbs_on_a_table_that_is_not_there(admin: Admin, name: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: admin.get_envs(name),
+        lambda: admin.set_envs(name, {"business.info": "x"}),
+        lambda: admin.set_envs(name, {"default_ttl": 1}),
+        lambda: admin.delete_envs(name, ["business.info"]),
+        lambda: admin.clear_envs(name, ""),
+        lambda: admin.table_info(name),
+        lambda: admin.partitions(name),
+        lambda: admin.is_healthy(name),
+        lambda: admin.wait_until_healthy(name),
+        lambda: admin.get_replica_count(name),
+        lambda: admin.set_replica_count(name, 2),
+        lambda: admin.start_compaction(name),
+        lambda: admin.compaction_progress(name),
+        lambda: admin.start_split(name, 2),
+        lambda: admin.split_status(name),
+        lambda: admin.pause_split(name),
+        lambda: admin.resume_split(name),
+        lambda: admin.cancel_split(name),
+    ]
+    for call in calls:
+        with pytest.raises(TableNotFound) as caught:
+            call()
+        assert caught.value.table == name
+        assert isinstance(caught.value, LookupError)
+
+
+# ---------------------------------------------------------------------------------------------------------- compaction
+def test_compaction(admin: Admin, client: Client, name: str) -> None:
+    admin.create_table(name, 1)
+    assert admin.compaction_progress(name) == 0
+    client.table(name).set("h", "s", "v")
+    admin.start_compaction(name, bottommost=True, target_level=-1, max_running=2)
+    assert 0 <= admin.compaction_progress(name) <= 100
+    assert client.table(name).get("h", "s") == b"v"
+    assert any(key.startswith("manual_compact.once.") for key in admin.get_envs(name))
+    admin.set_envs(name, {"manual_compact.disabled": "true"})
+    with pytest.raises(MetaError) as caught:
+        admin.start_compaction(name)
+    assert caught.value.code == "ERR_OPERATION_DISABLED"
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+@pytest.mark.onebox_only
+def test_a_split(box: Onebox, boss: Admin) -> None:
+    box.configure(split_seconds=0.1, split_window=0.02)
+    assert boss.split_status("temp") is None
+    boss.start_split("temp", 16)
+    status = boss.split_status("temp")
+    assert status == SplitStatus(16, dict.fromkeys(range(8), SplitState.SPLITTING))
+    assert repr(status) == "<Split to 16 partitions, 0 of 8 done, SPLITTING>"
+    assert boss.table_info("temp").partition_count == 16
+    partitions = boss.partitions("temp")
+    assert [p.ballot for p in partitions[8:]] == [-1] * 8
+    assert partitions[8] == PartitionInfo(8, -1, "", (), partitions[8].replica_count)
+    with pytest.raises(MetaError) as caught:
+        boss.start_split("temp", 32)
+    assert caught.value.code == "ERR_BUSY"
+    with pytest.raises(MetaError) as caught:
+        boss.drop_table("temp")
+    assert caught.value.code == "ERR_SPLITTING"
+    for _ in range(100):
+        if boss.split_status("temp") is None:
+            break
+        gevent.sleep(0.05)
+    assert boss.is_healthy("temp")
+    assert len(boss.partitions("temp")) == 16
+
+
+@pytest.mark.onebox_only
+def test_pausing_and_cancelling_a_split(box: Onebox, boss: Admin) -> None:
+    box.configure(split_seconds=30.0, split_control_delay=0.05)
+    for verb in (boss.pause_split, boss.resume_split, boss.cancel_split):
+        with pytest.raises(MetaError) as caught:
+            verb("temp")
+        assert caught.value.code == "ERR_INVALID_STATE"
+    boss.start_split("temp", 16)
+    boss.pause_split("temp", 3)
+    gevent.sleep(0.1)
+    status = boss.split_status("temp")
+    assert status is not None
+    assert {index: SplitState(state).name for index, state in status.parents.items()} == {
+        index: "PAUSED" if index == 3 else "SPLITTING" for index in range(8)
+    }
+    with pytest.raises(MetaError, match="ERR_INVALID_STATE"):
+        boss.pause_split("temp", 3)
+    with pytest.raises(MetaError, match="ERR_INVALID_PARAMETERS"):
+        boss.pause_split("temp", 8)
+    boss.pause_split("temp")
+    gevent.sleep(0.1)
+    boss.resume_split("temp")
+    status = boss.split_status("temp")
+    assert status is not None
+    assert set(status.parents.values()) == {SplitState.SPLITTING}
+    boss.cancel_split("temp")
+    gevent.sleep(0.1)
+    assert boss.split_status("temp") is None
+    assert len(boss.partitions("temp")) == 8
+
+
+@pytest.mark.onebox_only
+def test_splits_that_would_lose_keys_are_not_sent(box: Onebox, boss: Admin) -> None:
+    starts = box.leader.requests.get("RPC_CM_START_PARTITION_SPLIT", 0) if box.leader else 0
+    with pytest.raises(ValueError, match="no power of two"):
+        boss.start_split("odd", 6)
+    for count in (8, 4, 12, 32):
+        with pytest.raises(ValueError, match="can be split into 16 only"):
+            boss.start_split("temp", count)
+    assert box.leader is not None
+    assert box.leader.requests.get("RPC_CM_START_PARTITION_SPLIT", 0) == starts
+
+
+# ---------------------------------------------------------------------------------------------------- being unavailable
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_BUSY_DROPPING"])
+def test_tables_on_their_way(cluster: Cluster, admin: Admin, error: str) -> None:
+    cluster.box.fault("error", error=error, rpc=("query_cfg", "update_envs"), server="meta")
+    for call in (
+        lambda: admin.partitions(cluster.table),
+        lambda: admin.set_envs(cluster.table, {"business.info": "x"}),
+    ):
+        with pytest.raises(TableUnavailable) as caught:
+            call()
+        assert caught.value.code == error
+    assert admin.is_healthy(cluster.table) is False
+    with pytest.raises(RequestTimeout, match=error):
+        admin.wait_until_healthy(cluster.table, timeout=0.3)
+
+
+@pytest.mark.onebox_only
+def test_no_meta_server(box: Onebox) -> None:
+    with Client(box.meta_addresses) as client:
+        for index in range(3):
+            box.kill_meta(index)
+        with pytest.raises(MetaError) as caught:
+            client.admin.nodes(timeout=0.3)
+        assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_closed_client(cluster: Cluster) -> None:
+    client = Client(cluster.metas)
+    admin = client.admin
+    assert admin is client.admin
+    client.close()
+    with pytest.raises(ClientClosed):
+        admin.nodes()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda admin: admin.create_table(""),
+        lambda admin: admin.create_table("no-dash"),
+        lambda admin: admin.create_table("no dot or sp ce"),
+        lambda admin: admin.create_table(7),
+        lambda admin: admin.create_table("t", 0),
+        lambda admin: admin.create_table("t", 2.0),
+        lambda admin: admin.create_table("t", True),
+        lambda admin: admin.create_table("t", 2, 0),
+        lambda admin: admin.create_table("t", envs={"a": None}),
+        lambda admin: admin.create_table("t", envs={"a": True}),
+        lambda admin: admin.create_table("t", envs={"default_ttl": 1}, wait=False),
+        lambda admin: admin.create_table("t", timeout=0),
+        lambda admin: admin.drop_table(7),
+        lambda admin: admin.drop_table("t", reserve=-1),
+        lambda admin: admin.drop_table("t", reserve="1"),
+        lambda admin: admin.recall_table("t", force=True),
+        lambda admin: admin.recall_table(0, force=True),
+        lambda admin: admin.recall_table(1, "no-dash", force=True),
+        lambda admin: admin.recall_table(1),
+        lambda admin: admin.rename_table("t", "no-dash"),
+        lambda admin: admin.rename_table("t", ""),
+        lambda admin: admin.list_tables(99),
+        lambda admin: admin.set_meta_level(450),
+        lambda admin: admin.set_envs("t", {}),
+        lambda admin: admin.set_envs("t", {"a": 1.5}),
+        lambda admin: admin.delete_envs("t", []),
+        lambda admin: admin.delete_envs("t", "name"),
+        lambda admin: admin.delete_envs("t", [1]),
+        lambda admin: admin.clear_envs("t", None),
+        lambda admin: admin.set_replica_count("t", 0),
+        lambda admin: admin.start_compaction("t", target_level=-2),
+        lambda admin: admin.start_compaction("t", max_running=-1),
+        lambda admin: admin.start_split("t", 1),
+        lambda admin: admin.start_split("t", None),
+        lambda admin: admin.pause_split("t", -1),
+        lambda admin: admin.nodes(timeout=-1),
+    ],
+    ids=itertools.count(),
+)
+def test_bad_arguments_are_not_sent(cluster: Cluster, call: Callable[[Admin], Any]) -> None:
+    with Client(cluster.metas) as client, pytest.raises(InvalidArgument):
+        call(client.admin)
+    assert client._cluster.pool.peers == {}
+
+
+def test_nothing_is_connected_by_looking_at_it(client: Client) -> None:
+    refused(client, lambda: client.admin.create_table(""))

@@ -1,0 +1,275 @@
+"""batch_get: any records, one request for each group that stays together in a split, results in the caller's order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, CodecError, InvalidArgument, JsonCodec, PegasusError, Table, TableNotFound
+from pegasus_green.keys import crc64
+from pegasus_green.operations.batch import group
+from tests.conftest import Cluster
+from tests.integration.helpers import BINARY, no_client_bugs, pass_time, refused
+
+__all__ = ["no_client_bugs"]
+
+BATCH_GET = "RPC_RRDB_RRDB_BATCH_GET"
+
+
+@pytest.fixture
+def spread(table: Table, hash_key: bytes) -> dict[tuple[bytes, bytes], bytes]:
+    """Store 200 records under 100 hash keys, in all partitions."""
+    stored = {(hash_key + b"-%d" % (index // 2), b"%d" % (index % 2)): b"value %d" % index for index in range(200)}
+    table.set_many([(*pair, value) for pair, value in stored.items()])
+    return stored
+
+
+def test_set_and_batch_get(table: Table, spread: dict[tuple[bytes, bytes], bytes]) -> None:
+    pairs = list(spread)
+    assert table.batch_get(pairs) == list(spread.values())
+    assert table.batch_get(reversed(pairs)) == list(spread.values())[::-1]
+    assert all(type(value) is bytes for value in table.batch_get(pairs))
+
+
+def test_absent_and_repeated_records_keep_their_places(table: Table, hash_key: bytes) -> None:
+    table.multi_set(hash_key, {"a": "1", "b": "", "ü": "3"})
+    keys = [(hash_key, "b"), ("nobody " + hash_key.hex(), "a"), (hash_key, "ü"), (hash_key, b"b"), (hash_key, "none")]
+    assert table.batch_get(keys) == [b"", None, b"3", b"", None]
+    assert table.batch_get(keys, default=0) == [b"", 0, b"3", b"", 0]
+    assert table.batch_get([(hash_key, "none")]) == [None]
+
+
+def test_expired_records_are_absent(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    table.multi_set(hash_key, {"a": "1"}, ttl=1)
+    table.multi_set(hash_key, {"b": "2"})
+    pass_time(cluster, 2)
+    assert table.batch_get([(hash_key, "a"), (hash_key, "b")]) == [None, b"2"]
+
+
+def test_binary_keys(table: Table, hash_key: bytes) -> None:
+    """Keys that are no UTF-8, or differ only in where the hash key ends."""
+    stored = {
+        (hash_key + BINARY, BINARY): b"1",
+        (hash_key + b"\xff\xfe", b""): b"2",
+        (hash_key + b"\xff", b"\xfe"): b"3",
+        (hash_key + b"\xfe", b"\xfe"): b"4",
+    }
+    for pair, value in stored.items():
+        table.set(*pair, value)
+    assert table.batch_get(stored) == list(stored.values())
+
+
+def test_empty_hash_keys(table: Table, hash_key: bytes) -> None:
+    keys = [("", hash_key + b"%d" % index) for index in range(20)]
+    for key in keys:
+        table.set(*key, key[1])
+    assert table.batch_get(keys) == [key[1] for key in keys]
+    for key in keys:
+        table.remove(*key)
+
+
+def test_the_codec(table: Table, hash_key: bytes) -> None:
+    documents = table.client.table(table.name, codec=JsonCodec())
+    documents.set(hash_key, "a", [1])
+    assert documents.batch_get([(hash_key, "a"), (hash_key, "none")], default="-") == [[1], "-"]
+    table.set(hash_key, "b", "no JSON")
+    with pytest.raises(CodecError):
+        documents.batch_get([(hash_key, "b")])
+
+
+def test_nothing_asked_for(client: Client, table: Table) -> None:
+    assert table.batch_get([]) == []
+    assert client._cluster.pool.connections == []
+
+
+def test_a_missing_table(client: Client) -> None:
+    with pytest.raises(TableNotFound) as caught:
+        client.table("no_such_table").batch_get([("a", "b")])
+    assert (caught.value.table, caught.value.operation) == ("no_such_table", "batch_get")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda table: table.batch_get(None),
+        lambda table: table.batch_get([1]),
+        lambda table: table.batch_get([("a",)]),
+        lambda table: table.batch_get([("a", "b", "c")]),
+        lambda table: table.batch_get([("a", 1)]),
+        lambda table: table.batch_get([("x" * 65535, "b")]),
+        lambda table: table.batch_get([("a", "b")], batch_size=0),
+        lambda table: table.batch_get([("a", "b")], batch_size=None),
+        lambda table: table.batch_get([("a", "b")], timeout=0),
+    ],
+    ids=itertools.count(),
+)
+def test_bad_arguments_are_not_sent(client: Client, table: Table, call: Callable[[Table], Any]) -> None:
+    refused(client, lambda: call(table))
+
+
+# --------------------------------------------------------------------------------------------------------------- groups
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_group_stays_together_in_a_split(count: int) -> None:
+    hashes = {(b"%d" % index, b""): crc64(b"%d" % index) for index in range(500)}
+    groups = group(hashes, hashes, count, 10)
+    assert sorted(pair for members in groups for pair in members) == sorted(hashes)
+    assert max(len(members) for members in groups) == 10
+    for members in groups:
+        assert len({hashes[pair] % (2 * count) for pair in members}) == 1
+    assert len({hashes[members[0]] % (2 * count) for members in groups}) == 2 * count
+
+
+def _requests(cluster: Cluster) -> int:
+    return sum(server.requests.get(BATCH_GET, 0) for server in cluster.box.servers)
+
+
+@pytest.mark.onebox_only
+def test_one_request_for_each_group_all_in_flight_together(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    table.batch_get(spread)
+    groups = len({crc64(hash_key) % 16 for hash_key, _ in spread})
+    before = _requests(cluster)
+    rule = cluster.box.fault("delay", rpc="batch_get", seconds=0.15)
+    with gevent.Timeout(0.5):
+        assert table.batch_get(spread) == list(spread.values())
+    assert _requests(cluster) - before == rule.hits == groups
+    cluster.box.clear_faults()
+    assert table.batch_get(spread, batch_size=1) == list(spread.values())
+    assert _requests(cluster) - before == groups + 200
+
+
+@pytest.mark.onebox_only
+def test_the_first_error_is_raised(cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]) -> None:
+    cluster.box.fault("error", error="ERR_ACL_DENY", rpc="batch_get", partition=3)
+    with pytest.raises(PegasusError) as caught:
+        table.batch_get(spread)
+    assert (caught.value.code, caught.value.operation) == ("ERR_ACL_DENY", "batch_get")
+
+
+@pytest.mark.onebox_only
+def test_refused_requests_are_repeated(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    cluster.box.fault("cut", rpc="batch_get", when="after", count=2)
+    cluster.box.fault("error", error="ERR_INVALID_STATE", rpc="batch_get", after=5, count=2)
+    assert table.batch_get(spread) == list(spread.values())
+    cluster.box.fault("error", error="ERR_CAPACITY_EXCEEDED", rpc="batch_get", count=1)
+    with pytest.raises(PegasusError):
+        table.batch_get(spread, retry=None)
+
+
+@pytest.mark.onebox_only
+def test_the_deadline_spans_everything(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    cluster.box.fault("drop", rpc="batch_get", partition=2)
+    with gevent.Timeout(2), pytest.raises(TimeoutError):
+        table.batch_get(spread, timeout=0.2)
+
+
+@pytest.mark.onebox_only
+def test_servers_without_batch_get(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes], hash_key: bytes
+) -> None:
+    cluster.box.fault("error", error="ERR_HANDLER_NOT_FOUND", rpc="batch_get")
+    keys = [*spread, (hash_key, b"none")]
+    assert table.batch_get(keys, default="-") == [*spread.values(), "-"]
+    cluster.box.fault("error", error="ERR_ACL_DENY", rpc="get", partition=3)
+    with pytest.raises(PegasusError, match="ACL_DENY"):
+        table.batch_get(keys)
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+@pytest.fixture
+def splitting(
+    cluster: Cluster, client: Client, hash_key: bytes
+) -> Iterator[tuple[Table, dict[tuple[bytes, bytes], bytes]]]:
+    """Store records in a table of its own with 4 partitions."""
+    name = "split_" + hash_key[-32:].decode()
+    cluster.box.create_table(name, 4)
+    table = client.table(name)
+    stored = {(b"key-%d" % index, b"s"): b"value %d" % index for index in range(300)}
+    table.set_many([(*pair, value) for pair, value in stored.items()])
+    yield table, stored
+    if not cluster.box.split_status(name):
+        cluster.box.drop_table(name)
+
+
+@pytest.mark.onebox_only
+def test_after_a_split_nothing_is_lost_and_nothing_is_old(cluster: Cluster, splitting: Any) -> None:
+    """The parents still have the children's rows, as they were; whoever asks them gets old values without an error."""
+    table, stored = splitting
+    assert table.batch_get(stored) == list(stored.values())
+    cluster.box.split(table.name, stepwise=True)
+    cluster.box.finish_split(table.name)
+    with Client(cluster.metas) as other:
+        new = {pair: b"new " + value for pair, value in stored.items()}
+        other.table(table.name).set_many([(*pair, value) for pair, value in new.items()])
+    assert table._dispatcher.routes.table.count == 4
+    assert table.batch_get(stored) == list(new.values())
+    assert table._dispatcher.routes.table.count == 8
+
+
+@pytest.mark.onebox_only
+def test_while_the_table_splits(cluster: Cluster, splitting: Any) -> None:
+    table, stored = splitting
+    cluster.box.split(table.name, stepwise=True)
+    for _ in range(8):
+        cluster.box.split_step(table.name)
+        # A parent that registers its child answers ERR_SPLITTING until the next step.
+        later = gevent.spawn_later(0.05, cluster.box.split_step, table.name)
+        assert table.batch_get(stored, timeout=5) == list(stored.values())
+        later.get()
+    assert cluster.box.split_status(table.name) == {}
+
+
+@pytest.mark.onebox_only
+def test_an_answer_of_a_partition_that_is_not_the_keys_is_asked_for_again(
+    cluster: Cluster, splitting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two splits at once: the groups by twice the old count fall apart, and not every wrong answer is an error."""
+    table, stored = splitting
+    assert table.batch_get(stored) == list(stored.values())
+    for _ in range(2):
+        cluster.box.split(table.name, stepwise=True)
+        cluster.box.finish_split(table.name)
+    with Client(cluster.metas) as other:
+        new = {pair: b"new " + value for pair, value in stored.items()}
+        other.table(table.name).set_many([(*pair, value) for pair, value in new.items()])
+    assert table._dispatcher.routes.table.count == 4
+    assert table.batch_get(stored) == list(new.values())
+    assert table._dispatcher.routes.table.count == 16
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_any_number_of_partitions(cluster: Cluster, client: Client, hash_key: bytes, partitions: int) -> None:
+    name = f"odd{partitions}_" + hash_key[-32:].decode()
+    cluster.box.create_table(name, partitions)
+    table = client.table(name)
+    stored = {(b"key-%d" % index, b"s"): b"value %d" % index for index in range(100)}
+    table.set_many([(*pair, value) for pair, value in stored.items()])
+    assert table.batch_get(stored) == list(stored.values())
+    cluster.box.drop_table(name)
+
+
+def test_a_killed_caller_leaves_nothing_behind(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    table.batch_get(spread)
+    for pause in (0.0, 0.001, 0.003):
+        job = gevent.spawn(table.batch_get, spread)
+        gevent.sleep(pause)
+        job.kill()
+    assert table.batch_get(spread) == list(spread.values())
+    assert all(connection.in_flight == 0 for connection in table.client._cluster.pool.connections)
+
+
+def test_the_size_of_keys_is_checked_like_everywhere(table: Table) -> None:
+    with pytest.raises(InvalidArgument, match="65534"):
+        table.batch_get([(b"x" * 65535, b"")])

@@ -1,0 +1,22 @@
+"""The exactness of scans with twenty seeds; `make test` has three."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults.scan_weather import scan_in_bad_weather
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.onebox_only,
+    pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="only in `make soak`"),
+]
+
+
+@pytest.mark.parametrize("seed", range(101, 121))
+@pytest.mark.parametrize("how", ["plain", "parallel", "resumed", "resumed parallel"])
+@pytest.mark.parametrize("partitions", [8, 3])
+def test_every_row_exactly_once(partitions: int, how: str, seed: int) -> None:
+    print(f"seed {seed}: {dict(scan_in_bad_weather(seed, partitions=partitions, how=how))}")

@@ -1,0 +1,513 @@
+"""The end of a client: close() at every moment, dropped, forgotten at exit, interrupted."""
+
+from __future__ import annotations
+
+import gc
+import re
+import signal
+import warnings
+import weakref
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, Listener, RetryPolicy, errors
+from pegasus_green.protocol.framing import Request
+from tests.transport.fakes import (
+    BlackHole,
+    FakeServer,
+    Link,
+    Stage,
+    answer,
+    connection_of,
+    dead_address,
+    silent,
+    wait_until,
+)
+from tests.transport.scripts import finish, interrupt, run_script, start_script
+
+
+def ends(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what a call returns or raises: gevent prints what a greenlet dies of."""
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+def callers_of(call: Callable[..., Any], count: int = 20) -> list[Any]:
+    return [gevent.spawn(ends, call, f"h{number}", "s") for number in range(count)]
+
+
+def assert_all_closed(callers: list[Any], seconds: float = 0.5) -> None:
+    """Every caller ends soon, with a ClientClosed of its own."""
+    begin = monotonic()
+    gevent.joinall(callers, timeout=5)
+    assert monotonic() - begin < seconds
+    assert [type(caller.value) for caller in callers] == [errors.ClientClosed] * len(callers)
+    assert len({id(caller.value) for caller in callers}) == len(callers)
+
+
+@pytest.mark.parametrize("verb", ["get", "incr"])
+def test_close_with_calls_in_flight(stage: Stage, verb: str) -> None:
+    server = stage.server(silent)
+    client = stage.client()
+    table = client.table("temp")
+    callers = callers_of(getattr(table, verb), 300)
+    wait_until(lambda: len(server.requests) == 300)
+    client.close()
+    assert_all_closed(callers)
+    for caller in callers:
+        error = caller.value
+        assert error.sent
+        assert error.outcome_unknown is (verb == "incr")
+        assert (error.table, error.operation) == ("temp", verb)
+
+
+def test_what_had_not_left_is_not_unknown(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client()
+    table = client.table("temp")
+    table.warm_up()
+    caller = gevent.spawn(ends, table.incr, "a", "b")
+    other = gevent.spawn(ends, table.incr, "c", "d")
+    gevent.sleep(0)
+    # Appended in this pass of the hub and not flushed yet, but for the first, which went out alone.
+    client.close()
+    gevent.joinall([caller, other])
+    assert [caller.value.sent, caller.value.outcome_unknown] == [True, True]
+    assert [other.value.sent, other.value.outcome_unknown] == [False, False]
+    assert len(server.requests) <= 1
+
+
+def test_close_twice_and_calls_after_it(stage: Stage) -> None:
+    stage.server()
+    client = stage.client()
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    client.close()
+    client.close()
+    client.close(drain=1.0)
+    for call in (
+        lambda: table.get("a", "b"),
+        lambda: table.get_many([("a", "b")]),
+        lambda: table.get_async("a", "b"),
+        table.warm_up,
+        client.ping,
+    ):
+        with pytest.raises(errors.ClientClosed):
+            call()
+    assert repr(client) == f"<Client {stage.meta.address} closed>"
+
+
+def test_close_before_first_use(stage: Stage) -> None:
+    client = stage.client()
+    client.close()
+    with pytest.raises(errors.ClientClosed):
+        client.table("temp").get("a")
+
+
+def test_close_during_a_dial(stage: Stage) -> None:
+    hole = stage.extra(BlackHole())
+    stage.meta.primaries = [hole.address]
+    client = stage.client(timeout=10.0, connect_timeout=5.0)
+    callers = callers_of(client.table("temp").get)
+    wait_until(lambda: client._cluster.pool.peers.get(hole.address))
+    gevent.sleep(0.05)
+    client.close()
+    assert_all_closed(callers)
+
+
+def test_close_in_the_pass_in_which_a_dial_was_spawned(stage: Stage) -> None:
+    """A greenlet that is killed before it ran cannot tell its waiters."""
+    stage.server()
+    client = stage.client(timeout=10.0)
+    client.ping()
+    table = client.table("temp")
+    caller = gevent.spawn(ends, table.get, "a", "b")
+    while not any(peer.state == "dialling" for peer in client._cluster.pool.peers.values()):
+        assert not caller.dead
+        gevent.sleep(0)
+    client.close()
+    assert_all_closed([caller])
+
+
+def test_close_during_the_pause_after_a_failed_dial(stage: Stage) -> None:
+    stage.meta.primaries = [dead_address()]
+    client = stage.client(timeout=10.0, retry=RetryPolicy(base=5.0, cap=5.0))
+    callers = callers_of(client.table("temp").get)
+    gevent.sleep(0.1)
+    client.close()
+    assert_all_closed(callers)
+
+
+def test_close_during_a_back_off(stage: Stage) -> None:
+    server = stage.server(lambda link, request: link.reply(request, error="ERR_BUSY"))
+    client = stage.client(timeout=20.0, retry=RetryPolicy(base=5.0, cap=5.0))
+    callers = callers_of(client.table("temp").get)
+    wait_until(lambda: len(server.requests) == 20)
+    gevent.sleep(0.02)
+    client.close()
+    assert_all_closed(callers)
+
+
+@pytest.mark.parametrize("meta", ["silent", "black hole", "dead"])
+def test_close_during_a_refresh(stage: Stage, meta: str) -> None:
+    stage.meta.delay = 30.0
+    address = {"silent": lambda: stage.meta.address, "dead": dead_address}.get(
+        meta, lambda: stage.extra(BlackHole()).address
+    )()
+    client = stage.client([address], timeout=10.0, connect_timeout=5.0)
+    callers = callers_of(client.table("temp").get)
+    pinger = gevent.spawn(ends, client.ping)
+    gevent.sleep(0.1)
+    client.close()
+    assert_all_closed([*callers, pinger])
+
+
+def test_close_while_waiting_for_room(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client(max_in_flight=5, timeout=10.0)
+    callers = callers_of(client.table("temp").incr)
+    wait_until(lambda: len(server.requests) == 5)
+    client.close()
+    assert_all_closed(callers)
+    assert sum(caller.value.outcome_unknown for caller in callers) == 5
+
+
+def test_close_from_a_caller_and_from_the_listener(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client(timeout=5.0)
+    table = client.table("temp")
+    callers = callers_of(table.get)
+    wait_until(lambda: len(server.requests) == 20)
+
+    class Closing(Listener):
+        def connection_lost(self, address: str, reason: str) -> None:
+            client.close()
+
+    client.add_listener(Closing())
+    server.links[0].close()
+    gevent.joinall(callers, timeout=2)
+    assert all(isinstance(caller.value, errors.ClientClosed) for caller in callers)
+
+
+def test_close_in_the_middle_of_many(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client(timeout=5.0)
+    table = client.table("temp")
+    runner = gevent.spawn(ends, table.set_many, [(f"h{n}", "s", b"v") for n in range(500)], concurrency=100)
+    collector = gevent.spawn(table.get_many, [(f"h{n}", "s") for n in range(50)], return_errors=True)
+    handle = None
+
+    def begin() -> None:
+        nonlocal handle
+        handle = table.get_async("a", "b")
+
+    wait_until(lambda: len(server.requests) >= 150)
+    begin()
+    client.close()
+    gevent.joinall([runner, collector], timeout=0.5)
+    assert isinstance(runner.value, errors.ClientClosed)
+    assert all(isinstance(error, errors.ClientClosed) for error in collector.value)
+    assert handle is not None
+    with pytest.raises(errors.ClientClosed):
+        handle.get(1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- drain
+def slow(seconds: float) -> Callable[[Link, Request], None]:
+    """Answer after a while, each request in its own time."""
+
+    def handler(link: Link, request: Request) -> None:
+        gevent.spawn_later(seconds, answer, link, request)
+
+    return handler
+
+
+def test_drain_lets_calls_finish(stage: Stage) -> None:
+    server = stage.server(slow(0.2))
+    client = stage.client()
+    table = client.table("temp")
+    callers = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(20)]
+    wait_until(lambda: len(server.requests) == 20)
+    begin = monotonic()
+    closing = gevent.spawn(client.close, drain=2.0)
+    gevent.sleep(0)
+    with pytest.raises(errors.ClientClosed):
+        table.get("new")
+    closing.get()
+    assert 0.1 < monotonic() - begin < 0.6
+    gevent.joinall(callers, raise_error=True)
+
+
+def test_drain_ends_what_takes_longer(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client(timeout=5.0)
+    callers = callers_of(client.table("temp").get)
+    wait_until(lambda: len(server.requests) == 20)
+    begin = monotonic()
+    client.close(drain=0.2)
+    assert monotonic() - begin == pytest.approx(0.2, abs=0.1)
+    assert_all_closed(callers)
+
+
+def test_drain_counts_calls_that_are_between_two_attempts(stage: Stage) -> None:
+    seen: list[Request] = []
+
+    def busy_once(link: Link, request: Request) -> None:
+        seen.append(request)
+        if len(seen) == 1:
+            link.reply(request, error="ERR_NOT_ENOUGH_MEMBER")
+        else:
+            answer(link, request)
+
+    stage.server(busy_once)
+    client = stage.client(retry=RetryPolicy(base=0.2, cap=0.2))
+    caller = gevent.spawn(client.table("temp").incr, "a", "b")
+    wait_until(lambda: seen)
+    gevent.sleep(0.02)
+    client.close(drain=2.0)
+    assert caller.get() == 1
+
+
+def test_drain_counts_calls_that_wait_for_a_dial(stage: Stage) -> None:
+    server = stage.server()
+    server.stop()
+    client = stage.client(timeout=3.0)
+    caller = gevent.spawn(client.table("temp").set, "a", "b", b"c")
+    gevent.sleep(0.1)
+    closing = gevent.spawn(client.close, drain=2.0)
+    stage.extra(FakeServer(port=server.port))
+    caller.get()
+    closing.get()
+
+
+def test_drain_that_is_killed_can_be_called_again(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client(timeout=5.0)
+    callers = callers_of(client.table("temp").get)
+    wait_until(lambda: len(server.requests) == 20)
+    closing = gevent.spawn(client.close, drain=10.0)
+    gevent.sleep(0.02)
+    closing.kill()
+    with pytest.raises(errors.ClientClosed):
+        client.table("temp").get("a")
+    client.close()
+    assert_all_closed(callers)
+
+
+def test_drain_of_an_idle_client_takes_no_time(stage: Stage) -> None:
+    stage.server()
+    client = stage.client()
+    client.table("temp").set("a", "b", b"c")
+    begin = monotonic()
+    client.close(drain=5.0)
+    assert monotonic() - begin < 0.05
+
+
+# -------------------------------------------------------------------------------------------------- dropped, idle, loop
+def test_dropped_client_closes_its_connections(stage: Stage) -> None:
+    server = stage.server()
+    client = Client([stage.meta.address], refresh_period=0.0)
+    client.table("temp").set("a", "b", b"c")
+    known = weakref.ref(client)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del client
+        gc.collect()
+        wait_until(lambda: all(link.closed for link in server.links))
+    assert known() is None
+    assert any("dropped without close" in str(warning.message) for warning in caught)
+
+
+def test_dropped_client_that_was_never_used_says_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Client(["127.0.0.1:1"])
+        gc.collect()
+
+
+def test_waiting_call_keeps_its_client(stage: Stage) -> None:
+    stage.server(slow(0.1))
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+
+        def call() -> Any:
+            return Client([stage.meta.address]).table("temp").get("a", "b", default=7)
+
+        caller = gevent.spawn(call)
+        for _ in range(10):
+            gevent.sleep(0.01)
+            gc.collect()
+        assert caller.get() == 7
+        gc.collect()
+        gevent.sleep(0.05)
+
+
+def test_idle_client_keeps_nobody_waiting(stage: Stage) -> None:
+    """gevent.wait() returns when nothing is left to happen; also after calls that were given up."""
+    script = """
+    import gevent, sys, time
+    from pegasus_green import Client, RequestTimeout
+    client = Client([sys.argv[1]], refresh_period=0.5)
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    begin = time.monotonic()
+    assert gevent.wait(timeout=5), "it waited"
+    caller = gevent.spawn(table.get, "silent", "x", timeout=3)
+    gevent.sleep(0.05)
+    caller.kill()
+    assert gevent.wait(timeout=2), "it waited for the killed call"
+    assert time.monotonic() - begin < 1.5, time.monotonic() - begin
+    assert table.get("a", "b") == b"c"
+    """
+
+    def choosy(link: Link, request: Request) -> None:
+        if b"silent" not in request.data:
+            answer(link, request)
+
+    stage.server(choosy)
+    run_script(script, stage.meta.address)
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+def test_exit_without_close(stage: Stage) -> None:
+    """Idle, with a refresh timer running."""
+    stage.server()
+    out = run_script(
+        """
+        import sys
+        from pegasus_green import Client
+        client = Client([sys.argv[1]], refresh_period=0.2)
+        client.table("temp").set("a", "b", b"c")
+        print(client.table("temp").get("a", "b"))
+        """,
+        stage.meta.address,
+        warn="",
+    )
+    assert out == "b'c'\n"
+
+
+def test_exit_with_calls_in_flight(stage: Stage) -> None:
+    """Greenlets wait for replies, a dial, a refresh and a back-off when the main greenlet ends."""
+    stage.server(lambda link, request: None if b"silent" in request.data else answer(link, request))
+    run_script(
+        """
+        import gevent, sys
+        from pegasus_green import Client
+        client = Client([sys.argv[1]])
+        table = client.table("temp")
+        table.set("a", "b", b"c")
+        waiting = [gevent.spawn(table.get, f"silent{n}", "s") for n in range(50)]
+        waiting += [gevent.spawn(Client([sys.argv[2]]).table("temp").get, "a", "b") for n in range(3)]
+        handles = [table.get_async(f"silent{n}", "s") for n in range(5)]
+        many = gevent.spawn(table.get_many, [(f"silent{n}", "s") for n in range(5)])
+        gevent.sleep(0.1)
+        """,
+        stage.meta.address,
+        dead_address(),
+        warn="",
+    )
+
+
+def test_exit_by_sys_exit_in_a_greenlet_and_by_an_error(stage: Stage) -> None:
+    stage.server(silent)
+    status, _, err = finish(
+        start_script(
+            """
+            import gevent, sys
+            from pegasus_green import Client
+            table = Client([sys.argv[1]]).table("temp")
+            gevent.spawn_later(0.2, sys.exit, 7)
+            table.get("a", "b", timeout=10)
+            """,
+            stage.meta.address,
+            warn="",
+        )
+    )
+    assert (status, err) == (7, "")
+
+
+@pytest.mark.parametrize("where", ["main", "greenlets", "dial", "refresh", "many"])
+def test_interrupt(stage: Stage, where: str) -> None:
+    """Ctrl-C: KeyboardInterrupt in the main greenlet, caught there, and an orderly end."""
+    stage.server(silent)
+    if where == "dial":
+        stage.meta.primaries = [stage.extra(BlackHole()).address]
+    if where == "refresh":
+        stage.meta.delay = 30.0
+    process = start_script(
+        """
+        import gevent, sys
+        from pegasus_green import Client, PegasusError
+        def ends(*keys):
+            try:
+                table.get(*keys)
+            except PegasusError as error:
+                return error
+        with Client([sys.argv[1]], timeout=30, connect_timeout=20) as client:
+            table = client.table("temp")
+            others = [gevent.spawn(ends, f"h{n}", "s") for n in range(10)]
+            print("waiting", flush=True)
+            try:
+                if sys.argv[2] == "greenlets":
+                    gevent.joinall(others)
+                elif sys.argv[2] == "many":
+                    table.get_many([(f"h{n}", "s") for n in range(10)])
+                else:
+                    table.get("a", "b")
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            if where := [c.in_flight for c in client._cluster.pool.connections if c.in_flight > 11]:
+                print("left behind", where)
+        gevent.joinall(others, timeout=2)
+        print(sorted({type(other.value).__name__ for other in others}))
+        """,
+        stage.meta.address,
+        where,
+    )
+    interrupt(process)
+    status, out, err = finish(process)
+    assert (status, out.splitlines()) == (0, ["interrupted", "['ClientClosed']"]), (out, err)
+    # Exactly what gevent itself prints of an interrupt that finds the hub waiting.
+    assert re.fullmatch(r"KeyboardInterrupt\n[-0-9TZ:]+\n", err), err
+
+
+def test_interrupt_that_nobody_catches(stage: Stage) -> None:
+    """One traceback, of the KeyboardInterrupt, and the usual status."""
+    stage.server(silent)
+    process = start_script(
+        """
+        import gevent, sys
+        from pegasus_green import Client
+        table = Client([sys.argv[1]]).table("temp")
+        others = [gevent.spawn(table.get, f"h{n}", "s", timeout=30) for n in range(10)]
+        print("waiting", flush=True)
+        table.get("a", "b", timeout=30)
+        """,
+        stage.meta.address,
+        warn="",
+    )
+    interrupt(process)
+    status, _, err = finish(process)
+    assert status == -signal.SIGINT
+    assert err.count("Traceback") == 1, err
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert "LoopExit" not in err
+
+
+def test_closed_client_leaves_no_pending_entry(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client()
+    callers = callers_of(client.table("temp").get, 600)
+    wait_until(lambda: len(server.requests) == 600)
+    connection = connection_of(client, server.address)
+    client.close()
+    gevent.joinall(callers)
+    assert connection.pending == {}
+    assert not client._cluster.pool.connections
+    assert not client._cluster.pool._greenlets

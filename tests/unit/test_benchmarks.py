@@ -1,0 +1,165 @@
+"""The benchmark's own parts: a responder that answers wrongly or a verdict that flatters would be worth nothing."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.measure import Process, Samples
+from benchmarks.payload import BATCHES, HASH_KEY, ROWS, table_name, value_of
+from benchmarks.report import Line, says_fraction
+from benchmarks.rows import ROWS_OF_TABLE, Row
+from pegasus_green.keys import encode_key
+from pegasus_green.protocol import meta, rpc, rrdb
+from pegasus_green.protocol.framing import encode_request, parse_reply
+from tests.pythons import ROOT
+
+
+@pytest.fixture(scope="module")
+def responder():
+    process = Process([sys.executable, "-m", "benchmarks.responder"], set())
+    try:
+        yield process, process.line()
+    finally:
+        process.end()
+
+
+def exchange(address, requests, replies, cuts=(), chance=None):
+    """Send bytes, cut at random places, and return that many reply frames."""
+    host, _, port = address.rpartition(":")
+    data = b"".join(requests)
+    places = sorted({*cuts, *((chance.randrange(len(data)) for _ in range(20)) if chance else ())})
+    received = b""
+    frames: list[bytes] = []
+    with socket.create_connection((host, int(port)), 10) as sock:
+        for begin, end in zip([0, *places], [*places, len(data)]):
+            sock.sendall(data[begin:end])
+        while len(frames) < replies:
+            size = int.from_bytes(received[:4], "big") if len(received) >= 4 else 1 << 30
+            if len(received) >= size:
+                frames.append(received[:size])
+                received = received[size:]
+                continue
+            chunk = sock.recv(1 << 20)
+            assert chunk, "the responder hung up"
+            received += chunk
+    assert received == b""
+    return frames
+
+
+def result(kind: Any, frame: bytes) -> Any:
+    return kind.response.decode_reply(frame, parse_reply(frame).offset)
+
+
+def route(address, name):
+    request = encode_request(rpc.QUERY_CFG, 1, rpc.QUERY_CFG.encode_argument(meta.QueryCfgRequest(app_name=name)))
+    (frame,) = exchange(address, [request], 1)
+    return result(rpc.QUERY_CFG, frame)
+
+
+def test_routes_are_what_the_name_of_the_table_says(responder):
+    _, address = responder
+    answer = route(address, table_name(partitions=7, servers=3))
+    assert (answer.err, answer.partition_count, len(answer.partitions)) == ("ERR_OK", 7, 7)
+    hosts = [meta.format_address(partition.primary).partition(":")[0] for partition in answer.partitions]
+    assert hosts == [f"127.0.0.{1 + index % 3}" for index in range(7)]
+    assert route(address, "no_such_table").err == "ERR_OBJECT_NOT_FOUND"
+    assert route(address, table_name(number=1)).app_id != route(address, table_name(number=2)).app_id
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixed_requests_in_pieces_get_their_own_answers_in_order(responder, seed):
+    process, address = responder
+    chance = random.Random(seed)
+    apps = {size: route(address, table_name(value=size)).app_id for size in (10, 100, 70_000)}
+    before = process.ask("stats")["requests"]
+    requests, wanted = [], []
+    for seqid in range(400):
+        size = chance.choice([10, 100, 100, 100, 70_000] if seqid % 50 == 0 else [10, 100])
+        kind = chance.choice([rpc.GET, rpc.GET, rpc.GET, rpc.PUT])
+        key = encode_key(b"user", b"name" * chance.choice([1, 1, 1, 2]))
+        argument = key if kind is rpc.GET else rrdb.UpdateRequest(key=key, value=b"v" * 3)
+        requests.append(
+            encode_request(
+                kind, seqid, kind.encode_argument(argument), app_id=apps[size], version=chance.choice([0, 1, 1]),
+                partition_hash=chance.getrandbits(64), partition_index=chance.randrange(8),
+            )
+        )  # fmt: skip
+        wanted.append((kind, seqid, size))
+    for (kind, seqid, size), frame in zip(wanted, exchange(address, requests, len(wanted), chance=chance)):
+        reply = parse_reply(frame)
+        assert (reply.error, reply.name, reply.seqid) == ("ERR_OK", kind.name + "_ACK", seqid)
+        found = result(kind, frame)
+        assert (found.error, found.app_id) == (0, apps[size])
+        if kind is rpc.GET:
+            assert found.value == value_of(size)
+    after = process.ask("stats")["requests"]
+    for kind in (rpc.GET, rpc.PUT):
+        assert after[kind.label] - before.get(kind.label, 0) == sum(done[0] is kind for done in wanted)
+
+
+def test_a_scan_brings_every_row_once_in_order(responder):
+    _, address = responder
+    app_id = route(address, table_name(partitions=1)).app_id
+    argument = rpc.GET_SCANNER.encode_argument(rrdb.GetScannerRequest(batch_size=ROWS))
+    rows: list[bytes] = []
+    request, known = encode_request(rpc.GET_SCANNER, 1, argument, app_id=app_id), rpc.GET_SCANNER
+    while True:
+        (frame,) = exchange(address, [request], 1)
+        found = result(known, frame)
+        rows += [row.key for row in found.kvs]
+        if found.context_id == -1:
+            break
+        known = rpc.SCAN
+        request = encode_request(
+            known, 2, known.encode_argument(rrdb.ScanRequest(context_id=found.context_id)), app_id=app_id
+        )
+    assert len(rows) == ROWS * BATCHES
+    assert rows == sorted(set(rows))
+    assert all(row.startswith(encode_key(HASH_KEY, b"row")) for row in rows)
+
+
+def row(**changes):
+    return Row(
+        **{"key": "k", "title": "t", "against": "x", "unit": "us", "must": 1.5, "aim": 1.2, "measure": None, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "ours", "theirs", "met"),
+    [
+        ({}, [12.0, 11.0, 90.0], [10.0, 10.0, 10.0], "aim"),  # the median of the ratios
+        ({}, [15.0], [10.0], "must"),
+        ({}, [15.1], [10.0], "NO"),
+        ({"higher": True, "must": 0.6, "aim": 0.8}, [79.0], [100.0], "must"),
+        ({"higher": True, "must": 0.6, "aim": 0.8}, [59.0], [100.0], "NO"),
+        ({"judge": "difference", "must": 2, "aim": 1}, [10.0], [8.5], "must"),
+        ({"judge": "value", "must": 3, "aim": 2}, [4.0], [], "NO"),
+        ({"must": None, "aim": None}, [4.0], [1.0], ""),
+    ],
+)
+def test_verdicts(changes, ours, theirs, met):
+    assert Line(row(**changes), Samples(ours, theirs)).met == met
+
+
+def test_a_row_without_figures_is_not_met():
+    assert Line(row(), Samples(), "no peer", left_out=True).met == ""
+
+
+def test_every_goal_of_the_table_has_an_aim_behind_its_must():
+    assert len({row.key for row in ROWS_OF_TABLE}) == len(ROWS_OF_TABLE)
+    for each in ROWS_OF_TABLE:
+        if each.must is not None:
+            assert each.aim is not None
+            assert (each.aim > each.must) is each.higher
+    assert says_fraction(1 / 9, 0.2)
+
+
+def test_the_documents_name_rows_that_exist():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    named = text.partition("--only ")[2].split(" ")[0].split(",")
+    assert set(named) <= {row.key for row in ROWS_OF_TABLE}

@@ -1,0 +1,87 @@
+"""What the pages say is so: defaults, codes, names, links."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pegasus_green
+from pegasus_green import ClientOptions, HedgePolicy, RetryPolicy, ScanOptions, error_types, errors
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def _section(page: str, title: str) -> str:
+    return (DOCS / page).read_text().split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.mark.parametrize("options", [ClientOptions, RetryPolicy, HedgePolicy])
+def test_the_table_of_defaults(options: type[Any]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", _section("options.md", options.__name__), flags=re.MULTILINE)
+    wanted = [
+        (field.name, "RetryPolicy()" if field.default == RetryPolicy() else repr(field.default))
+        for field in dataclasses.fields(options)
+    ]
+    assert rows == wanted
+
+
+def test_defaults_of_the_documented_options() -> None:
+    text = _section("options.md", "The documented API")
+    for name in vars(ScanOptions()):
+        assert f"`{name}`" in text
+    assert f"`timeout_millis` | {ScanOptions().timeout_millis}," in text
+    assert f"`batch_size` | {ScanOptions().batch_size}," in text
+
+
+def test_every_error_has_its_row() -> None:
+    text = (DOCS / "errors.md").read_text()
+    bases = {"PegasusError", "TransportError", "TableError"}
+    kinds = {n for n, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.PegasusError)}
+    assert [name for name in sorted(kinds - bases) if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_codes_have_their_numbers(page: Path) -> None:
+    for name, number in re.findall(r"(ERR_[A-Z_]+) \((\d+)\)", page.read_text()):
+        assert error_types[name].value == int(number), name
+    for name in re.findall(r"\bERR_[A-Z_0-9]*[A-Z]\b", page.read_text()):
+        assert name in error_types.__members__ or name == "ERR_X", name
+
+
+def test_the_numbers_to_port_to() -> None:
+    rows = re.findall(r"^\| (ERR_\w+) \| (\d+) \| (\d+) \|", (DOCS / "porting.md").read_text(), flags=re.MULTILINE)
+    assert len(rows) == 4
+    assert all(error_types[name].value == int(number) for name, number, _ in rows)
+    told = re.search(
+        r"TIMEOUT (\d+), OBJECT_NOT_FOUND (\d+), INCOMPLETE_DATA (\d+) \|"
+        r" those of the Apache sources: (\d+), (\d+), (\d+)",
+        (ROOT / "README.md").read_text(),
+    )
+    assert told is not None
+    assert [*told.groups()] == [*(old for _, _, old in rows[1:]), *(new for _, new, _ in rows[1:])]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_imports_on_the_page_are_public(page: Path) -> None:
+    for line in re.findall(r"^\s*(?:`)?from pegasus_green import ([\w, ]+)", page.read_text(), flags=re.MULTILINE):
+        for name in line.split(","):
+            assert name.strip() in pegasus_green.__all__, name
+
+
+def test_the_index_has_every_page() -> None:
+    text = (DOCS / "README.md").read_text()
+    assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in text] == []

@@ -6,19 +6,22 @@ room, sleeps until half of it is free, and takes care of what has to be repeated
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any, NamedTuple
 
+import gevent
 from greenlet import getcurrent
 
-from .cluster.dispatcher import Attempt, Dispatcher
+from .cluster.dispatcher import DEFAULT, Attempt, Dispatcher, may_repeat
 from .cluster.routing import Route
-from .errors import PegasusError
+from .errors import ForkedConnection, PegasusError, RequestTimeout
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
+from .transport import fork
 from .transport.connection import Connection, Outcome, left_ms
 from .transport.pool import Peer
 
@@ -113,42 +116,41 @@ class Bulk:
         self._requests = requests
         self._finish = finish
         self._timeout = timeout
-        self._retry = retry
+        self._retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
         self._concurrency = concurrency
         self._deadlines = [0.0] * len(requests)
+        self._begun = [0.0] * len(requests)
         self._attempts: dict[int, Attempt] = {}
+        self._results: list[Any] = [None] * len(requests)
+        self._generation = fork.generation()
 
     def run(self) -> list[Any]:
         """Return the results in the order of the requests; a failed one's result is its PegasusError."""
         cluster = self._dispatcher.cluster
         cluster.bind()
-        results: list[Any] = [None] * len(self._requests)
-        todo: Iterable[int] = range(len(self._requests))
-        self._dispatcher.stats.bulk += len(self._requests)
-        while todo:
-            window = Window(cluster.hub, len(self._requests))
-            try:
-                self._send_all(window, todo)
-                window.sleep_until(0)
-            finally:
-                window.abandon()
-            todo = self._settle(window, todo, results)
-            if todo:
-                self._pause(todo, results)
-                todo = [index for index in todo if results[index] is None]
-        return results
+        cluster.running += 1
+        try:
+            todo: Iterable[int] = range(len(self._requests))
+            while todo:
+                window = Window(cluster.hub, len(self._requests))
+                try:
+                    self._send_all(window, todo)
+                    window.sleep_until(0)
+                finally:
+                    window.abandon()
+                again = self._settle(window, todo)
+                todo = self._pause(again) if again else ()
+        finally:
+            cluster.running -= 1
+        return self._results
 
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
         """Send every request of the round; those whose server has no connection yet come last."""
-        waiting: list[tuple[int, Route, Peer]] = []
+        waiting: dict[Peer, list[tuple[int, Route]]] = {}
         routes = self._dispatcher.routes
         for index in todo:
-            if window.open >= self._concurrency:
-                window.sleep_until(self._concurrency // 2)
-            now = monotonic()
-            deadline = self._deadlines[index]
-            if not deadline:
-                deadline = self._deadlines[index] = self._dispatcher.cluster.deadline(self._timeout, now)
+            self._wait_for_turn(window)
+            deadline = self._deadlines[index] or self._begin(index)
             table = routes.table or routes.get(deadline)
             if isinstance(table, PegasusError):
                 window.outcomes[index] = table
@@ -157,22 +159,55 @@ class Bulk:
             if route.peer is None:
                 window.outcomes[index] = self._attempt(index).no_primary(route)
             elif route.peer.connection is None:
-                waiting.append((index, route, route.peer))
+                waiting.setdefault(route.peer, []).append((index, route))
             else:
-                self._send(window, index, route, route.peer.connection, now)
-        for index, route, peer in waiting:
-            connection = peer.connect(self._deadlines[index])
-            if isinstance(connection, PegasusError):
-                window.outcomes[index] = connection
-            else:
-                self._send(window, index, route, connection, monotonic())
+                self._send(window, index, route, route.peer.connection)
+        for peer, connection in self._dial(waiting):
+            for index, route in waiting[peer]:
+                if isinstance(connection, PegasusError):
+                    # To each its own instance.
+                    window.outcomes[index] = copy.copy(connection)
+                else:
+                    self._wait_for_turn(window)
+                    self._send(window, index, route, connection)
 
-    def _send(self, window: Window, index: int, route: Route, connection: Connection, now: float) -> None:
+    def _begin(self, index: int) -> float:
+        """Let a request's time begin; return its deadline."""
+        now = self._begun[index] = monotonic()
+        cluster = self._dispatcher.cluster
+        if cluster.listeners:
+            cluster.listeners.emit("call_started", self._dispatcher.routes.name, self._requests[index].rpc.label)
+        deadline = self._deadlines[index] = cluster.deadline(self._timeout, now)
+        return deadline
+
+    def _wait_for_turn(self, window: Window) -> None:
+        """Wait while as many are in flight as may be."""
+        if window.open >= self._concurrency:
+            window.sleep_until(self._concurrency // 2)
+        if self._generation != fork.generation():
+            raise ForkedConnection("the process forked while the calls waited; the parent goes on with them")
+
+    def _dial(self, waiting: dict[Peer, list[tuple[int, Route]]]) -> Iterator[tuple[Peer, Connection | PegasusError]]:
+        """Yield each server with its connection, or why there is none, as they come: none waits for a dead one."""
+        # A greenlet for each server, not for each request.
+        dials = {
+            gevent.spawn(peer.connect, max(self._deadlines[index] for index, _ in calls)): peer
+            for peer, calls in waiting.items()
+        }
+        try:
+            for dial in gevent.iwait(list(dials)):
+                yield dials[dial], dial.get()
+        finally:
+            gevent.killall(list(dials), block=False)
+
+    def _send(self, window: Window, index: int, route: Route, connection: Connection) -> None:
         rpc, partition_hash, argument = self._requests[index]
         deadline = self._deadlines[index]
-        movable = route if rpc.repeatable and self._retry is not None else None
+        attempt = self._attempts.get(index)
+        number = attempt.number + 1 if attempt is not None else 1
+        movable = route if rpc.repeatable and may_repeat(self._retry, number) else None
         slot = _Slot(window, index)
-        while True:
+        while (now := monotonic()) < deadline:
             seqid = connection.start(
                 rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), slot, movable
             )
@@ -184,7 +219,7 @@ class Bulk:
             if refusal is not None:
                 window.outcomes[index] = refusal
                 return
-            now = monotonic()
+        window.outcomes[index] = RequestTimeout("no time left to send the request", address=route.primary)
 
     def _attempt(self, index: int) -> Attempt:
         attempt = self._attempts.get(index)
@@ -195,7 +230,7 @@ class Bulk:
             )
         return attempt
 
-    def _settle(self, window: Window, todo: Iterable[int], results: list[Any]) -> list[int]:
+    def _settle(self, window: Window, todo: Iterable[int]) -> list[int]:
         """Turn outcomes into results; return those that are to be sent again."""
         again = []
         for index in todo:
@@ -205,7 +240,7 @@ class Bulk:
                 rpc = self._requests[index].rpc
                 # ERR_OK without a result is a rejected write, so the length counts too.
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
-                    results[index] = self._finish(index, outcome)
+                    self._end(index, self._finish(index, outcome))
                     continue
                 attempt = self._attempt(index)
                 attempt.number += 1
@@ -213,19 +248,39 @@ class Bulk:
                 if frame is None:
                     again.append(index)
                 else:
-                    results[index] = self._finish(index, frame)
+                    self._end(index, self._finish(index, frame))
             except PegasusError as error:
-                results[index] = error
+                self._end(index, error)
         return again
 
-    def _pause(self, again: list[int], results: list[Any]) -> None:
-        """Wait once for all that failed; those without time left get their errors."""
+    def _end(self, index: int, result: Any) -> None:
+        """Take note of a result."""
+        self._results[index] = result
+        dispatcher = self._dispatcher
+        error = result if isinstance(result, PegasusError) else None
+        if error is not None:
+            dispatcher.stats.errors[type(error).__name__] += 1
+        else:
+            dispatcher.stats.bulk += 1
+        if dispatcher.cluster.listeners:
+            attempt, label = self._attempts.get(index), self._requests[index].rpc.label
+            number = attempt.number if attempt is not None else 1
+            seconds, name = monotonic() - self._begun[index], dispatcher.routes.name
+            dispatcher.cluster.listeners.emit("call_finished", name, label, seconds, error, number, False)
+
+    def _pause(self, again: list[int]) -> list[int]:
+        """Wait once for all that failed; return those to send again, the others have no time left."""
+        attempts = self._attempts
         longest = max(again, key=lambda index: self._deadlines[index])
+        if any(attempts[index].wants_routes for index in again):
+            self._dispatcher.routes.request()
         try:
-            self._attempts[longest].pause()
+            attempts[longest].pause()
         except PegasusError as error:
-            results[longest] = error
+            self._end(longest, error)
+            again.remove(longest)
         now = monotonic()
         for index in again:
-            if results[index] is None and self._deadlines[index] <= now:
-                results[index] = self._attempts[index].too_late()
+            if self._deadlines[index] <= now:
+                self._end(index, attempts[index].too_late())
+        return [index for index in again if self._deadlines[index] > now]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import frexp
@@ -336,8 +336,12 @@ class Dispatcher:
         retry: RetryPolicy | None,
         info: CallInfo | None,
         outcome: Outcome | None,
+        wanted: Callable[[], object] | None = None,
     ) -> Buffer:
-        """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided."""
+        """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided.
+
+        Where ``wanted`` returns None nobody waits for the result any more, and nothing is repeated.
+        """
         cluster = self.cluster
         if outcome is None:
             cluster.bind()
@@ -354,6 +358,8 @@ class Dispatcher:
                     self._histogram[frexp(monotonic() - now)[1]] += 1
                     return frame
                 attempt.pause()
+                if wanted is not None and wanted() is None:
+                    raise attempt.too_late()
                 outcome = None
         except PegasusError as error:
             self.stats.errors[type(error).__name__] += 1
@@ -519,6 +525,11 @@ class Attempt:
         error.last_error = error.last_error or (self.last if self.last is not error else None)
         error.outcome_unknown = self.unanswered
         return error
+
+    @property
+    def wants_routes(self) -> bool:
+        """Whether the newest error may be cured by newer routes."""
+        return self._next is not None and self._next.refresh
 
     def pause(self) -> None:
         """Wait before the next attempt: for the back-off's time, or until there are new routes where that helps.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import frexp
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class TableStats:
         histogram: Calls by the binary exponent of their duration in seconds.
         errors: Failed calls by class name.
         retries: Repeated attempts by the code of the error that caused them.
-        bulk: Requests of the *_many verbs, which are not in the histogram.
+        bulk: Requests of the *_many verbs that ended well; they are not in the histogram.
         hedgeable: Reads that might have been hedged; hedges: backup requests sent; hedge_wins: those whose answer
             counted.
     """
@@ -34,6 +35,10 @@ class TableStats:
         self.errors: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.bulk = self.hedgeable = self.hedges = self.hedge_wins = 0
+
+    def count(self, seconds: float) -> None:
+        """Count a call that ended well after so long."""
+        self.histogram[frexp(seconds)[1]] += 1
 
     @property
     def calls(self) -> int:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ..protocol.rpc import PUT, REMOVE, Rpc
 from .policy import Policy
 from .storage import Engine
-from .writes import EMPTY_WRITE
 from .wire import Call, ReplyMaker, ok_reply
+from .writes import EMPTY_WRITE
 
 if TYPE_CHECKING:
     from .replica_service import ReplicaServer

@@ -11,13 +11,14 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from ..cluster.dispatcher import Dispatcher
-from ..errors import PegasusError, RequestTimeout
+from ..cluster.dispatcher import CallInfo, Dispatcher, may_repeat
+from ..errors import ForkedConnection, PegasusError, RequestTimeout
 from ..keys import Key, crc64
 from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, PUT, REMOVE, Rpc
 from ..retry import RetryPolicy
+from ..transport import fork
 from ..transport.connection import Outcome, left_ms
 from .base import DEFAULT, TableBase, expire_ts, key_pair
 
@@ -100,7 +101,19 @@ class Handle:
 class _Slot:
     """Takes the outcome of the first attempt, in the hub; goes on in a greenlet only where that was not the end."""
 
-    __slots__ = ("handle", "dispatcher", "rpc", "hash", "argument", "begin", "deadline", "retry", "finish")
+    __slots__ = (
+        "handle",
+        "dispatcher",
+        "rpc",
+        "hash",
+        "argument",
+        "begin",
+        "deadline",
+        "retry",
+        "finish",
+        "info",
+        "generation",
+    )
 
     def __init__(
         self,
@@ -117,12 +130,17 @@ class _Slot:
         self.dispatcher, self.rpc, self.hash, self.argument = dispatcher, rpc, partition_hash, argument
         self.begin = monotonic()
         self.deadline = dispatcher.cluster.deadline(timeout, self.begin)
-        self.retry, self.finish = retry, finish
+        self.retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
+        self.finish = finish
+        self.info = CallInfo()
+        self.generation = fork.generation()
 
     def start(self) -> None:
         """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
         dispatcher = self.dispatcher
         dispatcher.cluster.bind()
+        if dispatcher.cluster.listeners:
+            dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
         table = dispatcher.routes.table
         if table is not None:
             route = table.target(self.hash)
@@ -135,46 +153,66 @@ class _Slot:
                 self.deadline,
                 left_ms(self.deadline, self.begin),
                 self,
-                route if self.rpc.repeatable and self.retry is not None else None,
+                route if self.rpc.repeatable and may_repeat(self.retry, 1) else None,
             ):
                 return
         gevent.spawn(self._go_on, None)
 
     def switch(self, outcome: Outcome) -> None:
         if self.handle() is None:
+            self._finished(outcome if isinstance(outcome, PegasusError) else None)
             return
         # ERR_OK without a result is a rejected write, so the length counts too.
         rpc = self.rpc
         if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+            self.dispatcher.stats.count(monotonic() - self.begin)
+            self.info.attempts = 1
             self._end(outcome)
         else:
             gevent.spawn(self._go_on, outcome)
 
     def _go_on(self, outcome: Outcome | None) -> None:
         try:
+            if self.generation != fork.generation():
+                raise ForkedConnection("the process forked while the call waited; the parent goes on with it")
             frame = self.dispatcher.persist(
-                self.rpc, self.hash, self.argument, self.begin, self.deadline, self.retry, None, outcome
+                self.rpc,
+                self.hash,
+                self.argument,
+                self.begin,
+                self.deadline,
+                self.retry,
+                self.info,
+                outcome,
+                self.handle,
             )
         except PegasusError as error:
-            handle = self.handle()
-            if handle is not None:
-                handle._settle(None, error)
+            self._settle(None, error)
             return
         self._end(frame)
 
     def _end(self, frame: Buffer) -> None:
-        handle = self.handle()
-        if handle is None:
-            return
         try:
             value = self.finish(frame)
         except PegasusError as error:
-            handle._settle(None, error)
+            self._settle(None, error)
         except Exception as failure:
             # A codec of the application failed: that belongs to whoever fetches the result.
-            handle._settle(None, PegasusError(f"the value could not be decoded: {failure!r}"))
+            self._settle(None, PegasusError(f"the value could not be decoded: {failure!r}"))
         else:
-            handle._settle(value, None)
+            self._settle(value, None)
+
+    def _settle(self, value: Any, error: PegasusError | None) -> None:
+        self._finished(error)
+        handle = self.handle()
+        if handle is not None:
+            handle._settle(value, error)
+
+    def _finished(self, error: PegasusError | None) -> None:
+        listeners, info = self.dispatcher.cluster.listeners, self.info
+        if listeners:
+            seconds, name = monotonic() - self.begin, self.dispatcher.routes.name
+            listeners.emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged)
 
 
 class AsyncOperations(TableBase):

@@ -10,6 +10,7 @@ from ..errors import CountUnknown, InvalidArgument, PegasusError, ProtocolError
 from ..keys import Key, crc64, next_key, to_bytes
 from ..model import NO_FILTER, Filter, FilterType, MultiGetResult, SortKeys
 from ..protocol.batches import KEY_SIZE, ROW_SIZE, multi_put_argument, multi_remove_argument
+from ..protocol.binary import Buffer
 from ..protocol.rows import read_rows
 from ..protocol.rpc import MULTI_GET, MULTI_PUT, MULTI_REMOVE, SORTKEY_COUNT, Rpc
 from ..protocol.rrdb import MultiGetRequest
@@ -34,6 +35,45 @@ def key_filter(filter: Filter | None) -> Filter:  # noqa: A002
     if not isinstance(filter, Filter):
         raise InvalidArgument(f"filter must be a Filter, as Filter.postfix(b'x'), not {filter!r}")
     return filter
+
+
+def multi_get_request(
+    hash_key: bytes, sort_keys: Iterable[Key] | None, bounds: Mapping[str, Any]
+) -> MultiGetRequest | None:
+    """Return the request for some sort keys, or for a range; None: there is nothing to ask for.
+
+    Args:
+        hash_key: The hash key.
+        sort_keys: As for ``multi_get``, like the bounds.
+        bounds: start, stop, start_inclusive, stop_inclusive, prefix, filter and reverse; what is left out has its
+            default.
+
+    Raises:
+        InvalidArgument: A wrong type, or sort keys together with a range.
+    """
+    start, stop, prefix = bounds.get("start"), bounds.get("stop"), bounds.get("prefix")
+    chosen = key_filter(bounds.get("filter"))
+    request = MultiGetRequest(
+        hash_key=hash_key,
+        start_sortkey=b"" if start is None else to_bytes(start, "start"),
+        stop_sortkey=b"" if stop is None else to_bytes(stop, "stop"),
+        # Never left out: where it is absent the server excludes the start, and the row without sort key is lost.
+        start_inclusive=bool(bounds.get("start_inclusive", True)),
+        stop_inclusive=bool(bounds.get("stop_inclusive", False)),
+        sort_key_filter_type=int(chosen.type),
+        sort_key_filter_pattern=chosen.pattern,
+        reverse=bool(bounds.get("reverse", False)),
+    )
+    if prefix is not None:
+        _narrow(request, to_bytes(prefix, "prefix"))
+    if sort_keys is None:
+        return request
+    given = any(bounds.get(name) is not None for name in ("start", "stop", "prefix", "filter"))
+    if given or request.reverse or request.stop_inclusive or not request.start_inclusive:
+        # The server would ignore the range without a word.
+        raise InvalidArgument("sort_keys excludes start, stop, prefix, filter, reverse: these select a range")
+    request.sort_keys = sort_key_list(sort_keys)
+    return request if request.sort_keys else None
 
 
 def _narrow(request: MultiGetRequest, prefix: bytes) -> None:
@@ -137,36 +177,27 @@ class MultiOperations(TableBase):
             MultiGetResult({b'a1': b'x'}, complete=False)
         """
         hash_key = only_hash_key(hash_key)
-        keys: list[bytes] = []
-        chosen = key_filter(filter)
-        if sort_keys is not None:
-            keys = sort_key_list(sort_keys)
-            bounds = (start, stop, prefix, filter)
-            if any(bound is not None for bound in bounds) or reverse or stop_inclusive or not start_inclusive:
-                # The server would ignore the range without a word.
-                raise InvalidArgument("sort_keys excludes start, stop, prefix, filter, reverse: these select a range")
-            if not keys:
-                return MultiGetResult()
-        request = MultiGetRequest(
-            hash_key=hash_key,
-            sort_keys=keys,
-            max_kv_count=_limit(max_count, "max_count"),
-            max_kv_size=_limit(max_bytes, "max_bytes"),
-            no_value=bool(no_value),
-            start_sortkey=b"" if start is None else to_bytes(start, "start"),
-            stop_sortkey=b"" if stop is None else to_bytes(stop, "stop"),
-            # Never left out: where it is absent the server excludes the start, and the row without sort key is lost.
-            start_inclusive=bool(start_inclusive),
-            stop_inclusive=bool(stop_inclusive),
-            sort_key_filter_type=int(chosen.type),
-            sort_key_filter_pattern=chosen.pattern,
-            reverse=bool(reverse),
-        )
-        if prefix is not None:
-            _narrow(request, to_bytes(prefix, "prefix"))
+        bounds = {
+            "start": start,
+            "stop": stop,
+            "start_inclusive": start_inclusive,
+            "stop_inclusive": stop_inclusive,
+            "prefix": prefix,
+            "filter": filter,
+            "reverse": reverse,
+        }
+        request = multi_get_request(hash_key, sort_keys, bounds)
+        if request is None:
+            return MultiGetResult()
+        request.no_value = bool(no_value)
+        request.max_kv_count, request.max_kv_size = _limit(max_count, "max_count"), _limit(max_bytes, "max_bytes")
         frame = self._call(MULTI_GET, crc64(hash_key), MULTI_GET.encode_argument(request), timeout, retry, info)
         if info is not None:
             self._decode(MULTI_GET, frame, info)
+        return self._found(frame, request)
+
+    def _found(self, frame: Buffer, request: MultiGetRequest) -> MultiGetResult:
+        """Return what the reply to a multi_get says."""
         try:
             found = read_rows(MULTI_GET, frame)
         except ProtocolError as error:
@@ -174,8 +205,8 @@ class MultiOperations(TableBase):
         if found.status not in (_OK, _INCOMPLETE):
             raise self._storage_error(MULTI_GET, found.status)
         rows = found.rows
-        last_key = (rows[0] if reverse else rows[-1])[0] if rows else None
-        if self.codec is not None and not no_value:
+        last_key = (rows[0] if request.reverse else rows[-1])[0] if rows else None
+        if self.codec is not None and not request.no_value:
             rows = [(key, self._plain(value)) for key, value in rows]
         return MultiGetResult(rows, complete=found.status == _OK, last_key=last_key)
 

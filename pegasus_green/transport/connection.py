@@ -63,7 +63,7 @@ Outcome: TypeAlias = "bytes | memoryview | PegasusError"
 
 def left_ms(deadline: float, now: float) -> int:
     """Return the time left as a header carries it: whole milliseconds, never 0."""
-    return int((deadline - now) * 1000) or 1
+    return max(int((deadline - now) * 1000), 1)
 
 
 class Taker(Protocol):
@@ -620,6 +620,11 @@ class Connection:
         if len(expired) > FAILURES_A_PASS:
             del expired[FAILURES_A_PASS:]
             earliest = now
+        silent = self.silence
+        condemned = bool(expired) and silent >= self._options.silent_window
+        if condemned:
+            # Those who are told now may call again at once: not on this connection.
+            self._crowded = True
         for seqid in expired:
             entry = self.pending.pop(seqid, None)
             if entry is not None:
@@ -627,8 +632,7 @@ class Connection:
                 sent = not self._withdraw(seqid)
                 late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
                 self._hand_over(entry[0], late)
-        silent = self.silence
-        if expired and silent >= self._options.silent_window:
+        if condemned:
             self.close(ConnectionLost(f"nothing arrived for {silent:.1f} s", address=self.peer.address))
             return
         if silent >= self._options.silence:

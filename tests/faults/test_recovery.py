@@ -77,7 +77,6 @@ class Traffic:
         gevent.joinall(self._greenlets, raise_error=True)
 
 
-@pytest.mark.both_modes
 @pytest.mark.parametrize("way", WAYS)
 def test_calls_succeed_within_a_second_of_the_new_route(way: str) -> None:
     """Let a server fail under load: no call fails, each partition is served again, nothing storms, nothing restarts."""

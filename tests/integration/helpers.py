@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -41,7 +41,7 @@ def pass_time(cluster: Cluster, seconds: float) -> None:
         cluster.box.advance(seconds)
 
 
-def refused(client: Client, call: Callable[[], Any], *texts: str) -> None:
+def refused(client: Client, call: Any, *texts: str) -> None:
     """Check that a call raises InvalidArgument with these texts, before the client has done any I/O."""
     assert client._cluster.pool.connections == []
     with pytest.raises(InvalidArgument) as caught:

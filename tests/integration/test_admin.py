@@ -329,7 +329,9 @@ def test_rename(cluster: Cluster, client: Client, admin: Admin, name: str) -> No
 def test_lists(cluster: Cluster, admin: Admin, name: str) -> None:
     app_id = admin.create_table(name, 1)
     admin.drop_table(name)
-    available, dropped, every = (admin.list_tables(status) for status in (TableStatus.AVAILABLE, 6, None))
+    available, dropped, every = (
+        admin.list_tables(status) for status in (TableStatus.AVAILABLE, TableStatus.DROPPED, None)
+    )
     assert cluster.table in [info.name for info in available]
     assert app_id not in [info.app_id for info in available]
     assert app_id in [info.app_id for info in dropped]

@@ -37,7 +37,13 @@ def test_set_and_batch_get(table: Table, spread: dict[tuple[bytes, bytes], bytes
 
 def test_absent_and_repeated_records_keep_their_places(table: Table, hash_key: bytes) -> None:
     table.multi_set(hash_key, {"a": "1", "b": "", "ü": "3"})
-    keys = [(hash_key, "b"), ("nobody " + hash_key.hex(), "a"), (hash_key, "ü"), (hash_key, b"b"), (hash_key, "none")]
+    keys: list[tuple[str | bytes, str | bytes]] = [
+        (hash_key, "b"),
+        ("nobody " + hash_key.hex(), "a"),
+        (hash_key, "ü"),
+        (hash_key, b"b"),
+        (hash_key, "none"),
+    ]
     assert table.batch_get(keys) == [b"", None, b"3", b"", None]
     assert table.batch_get(keys, default=0) == [b"", 0, b"3", b"", 0]
     assert table.batch_get([(hash_key, "none")]) == [None]

@@ -354,6 +354,33 @@ def test_multi_del_and_counts(pegasus: Pegasus, hash_key: bytes, rows: dict[byte
     assert pegasus.get_sort_keys(hash_key, 3) == (INCOMPLETE, dict.fromkeys([b"s002", b"s003", b"s004"], b""))
 
 
+def test_without_limits_the_servers_own_hold(pegasus: Pegasus, hash_key: bytes) -> None:
+    stored = {b"s%05d" % i: b"v" for i in range(3500)}
+    assert pegasus.multi_set(hash_key, stored) == (OK, None)
+    code, found = pegasus.multi_get(hash_key, None, 0, 0)
+    assert code == INCOMPLETE
+    assert 1 <= len(found) <= 3000
+    assert found.items() <= stored.items()
+    assert len(drain(pegasus.get_scanner(hash_key, "", "", ScanOptions()))) == 3500
+    assert pegasus.multi_del(hash_key, stored) == (OK, 3500)
+
+
+@pytest.mark.onebox_only
+def test_a_server_that_runs_out_of_its_time(cluster: Cluster, hash_key: bytes) -> None:
+    cluster.box.create_table("hurried", 2, envs={"replica.rocksdb_iteration_threshold_time_ms": "1"})
+    client = Pegasus(cluster.metas, "hurried")
+    assert client.init()
+    stored = {b"s%05d" % i: b"v" for i in range(1000)}
+    assert client.multi_set(hash_key, stored) == (OK, None)
+    assert client.sort_key_count(hash_key) == (INCOMPLETE, 0)  # the server answers -1
+    code, found = client.multi_get(hash_key, None, 0, 0)
+    assert code == INCOMPLETE
+    assert 0 < len(found) < 1000
+    assert len(drain(client.get_scanner(hash_key, "", "", ScanOptions()))) == 1000
+    client.close()
+    cluster.box.drop_table("hurried")
+
+
 def test_multi_set_with_ttl(pegasus: Pegasus, hash_key: bytes) -> None:
     assert pegasus.multi_set(hash_key, {"a": "1", b"b": b"2"}, 100, 500) == (OK, None)
     assert pegasus.multi_get(hash_key, None) == (OK, {b"a": b"1", b"b": b"2"})
@@ -539,7 +566,12 @@ def test_frame_errors(cluster: Cluster, pegasus: Pegasus, name: str, frame_error
     arguments, empty = CALLS[name]
     fault = cluster.box.fault("error", rpc="data", error=frame_error)
     try:
-        assert getattr(pegasus, name)(*arguments, timeout=60) == (error_types[code].value, empty)
+        for _ in range(5):
+            answer = getattr(pegasus, name)(*arguments, timeout=60)
+            # The last attempt may have no time left for its answer: that is a timeout indeed, of one call in fifty.
+            if answer[0] != error_types.ERR_TIMEOUT or code == "ERR_TIMEOUT":
+                break
+        assert answer == (error_types[code].value, empty)
         assert fault.hits
     finally:
         fault.remove()
@@ -627,6 +659,31 @@ def test_get_next_raises_and_goes_on_behind_the_last_row(
     fault.remove()
     found += drain(scanner)
     assert found == [((hash_key, key), value) for key, value in rows.items()]
+
+
+@pytest.mark.onebox_only
+def test_unordered_scanners_go_on_too(
+    cluster: Cluster, pegasus: Pegasus, hash_key: bytes, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    options = ScanOptions()
+    options.batch_size, options.timeout_millis = 3, 100
+    options.hashkey_filter_type, options.hashkey_filter_pattern = filter_type.FT_MATCH_PREFIX, hash_key
+    found, errors = [], 0
+    for scanner in pegasus.get_unordered_scanners(4, options):
+        for _ in range(5):
+            found.append(scanner.get_next())
+        fault = cluster.box.fault("drop", rpc=["scan", "get_scanner"])
+        for _ in range(5):  # what is in the batch that came before is still delivered
+            try:
+                found.append(scanner.get_next())
+            except PegasusError:
+                errors += 1
+                break
+        fault.remove()
+        cluster.box.drop_scan_contexts()
+        found += drain(scanner)
+    assert errors == 4
+    assert sorted(found) == sorted(spread.items())  # type: ignore[type-var]
 
 
 @pytest.mark.onebox_only

@@ -164,10 +164,10 @@ def test_of_many_callers_one_gets_the_row(mapping: HashMapping) -> None:
     mapping.update({str(index): str(index) for index in range(20)})
     taken = [gevent.spawn(mapping.popitem) for _ in range(20)]
     gevent.joinall(taken, raise_error=True)
-    assert sorted(int(job.value[0]) for job in taken) == list(range(20))
+    assert sorted(int(job.get()[0]) for job in taken) == list(range(20))
     created = [gevent.spawn(mapping.setdefault, "one", str(index)) for index in range(20)]
     gevent.joinall(created, raise_error=True)
-    assert {job.value for job in created} == {mapping["one"]}
+    assert {job.get() for job in created} == {mapping["one"]}
 
 
 @pytest.mark.onebox_only

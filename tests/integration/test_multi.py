@@ -271,7 +271,8 @@ def test_sort_keys(table: Table, grid: bytes) -> None:
 
 
 def test_one_at_a_time(table: Table, grid: bytes) -> None:
-    found, last, inclusive = [], b"", True
+    found: list[bytes] = []
+    last, inclusive = b"", True
     for _ in range(100):
         page = table.multi_get(grid, start=last, start_inclusive=inclusive, max_count=1)
         found += page
@@ -429,7 +430,7 @@ def test_no_request_is_over_the_limit(cluster: Cluster, hash_key: bytes) -> None
                     to.append(rpc.body_base + len(argument))
                 return call(rpc, partition_hash, argument, *more)
 
-            table._call = spy
+            table._call = spy  # type: ignore[assignment]
             table.multi_set(hash_key, rows(100), split=True)
             assert len(bodies) > 3
             assert limit - 50 < max(bodies) <= limit

@@ -333,7 +333,7 @@ def test_incr_of_an_expired_record_begins_anew(cluster: Cluster, table: Table, h
 def test_incr_from_many_greenlets(table: Table, hash_key: bytes) -> None:
     jobs = [gevent.spawn(table.incr, hash_key, "n") for _ in range(200)]
     gevent.joinall(jobs, raise_error=True)
-    assert sorted(job.value for job in jobs) == list(range(1, 201))
+    assert sorted(job.get() for job in jobs) == list(range(1, 201))
 
 
 @pytest.mark.onebox_only

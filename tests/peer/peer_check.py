@@ -128,7 +128,7 @@ def main(metas, table):
         missing.close()
         print(f"pypegasus3: all {len(done)} answers as expected")
         status = 0
-    except Exception:  # noqa: BLE001 - whatever it is, it is the result
+    except Exception:  # whatever it is, it is the result
         traceback.print_exc()
     finally:
         client.close()

@@ -1,0 +1,119 @@
+"""The client shares its thread: it never computes for long without a pass of the hub, and never blocks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from statistics import median
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from gevent import subprocess
+
+from pegasus_green import Client, RequestTimeout
+from pegasus_green.onebox import Onebox
+from tests.faults.tools import Ended, at_rest
+from tests.pythons import ROOT
+
+pytestmark = [pytest.mark.onebox_only]
+
+MOST_CPU = 0.020
+# The monitor measures by the wall, and this machine has other work: what really blocks does so for longer.
+MONITOR_SECONDS = "0.3"
+
+
+def _work(meta: str, *options: str) -> tuple[dict[str, Any], str]:
+    """Run the worker under gevent's monitor; return what it measured and what stands on its stderr."""
+    command = [sys.executable, "-m", "tests.faults.cooperation_worker", meta, "2.0", *options]
+    environment = {
+        **os.environ,
+        "GEVENT_MONITOR_THREAD_ENABLE": "1",
+        "GEVENT_MAX_BLOCKING_TIME": MONITOR_SECONDS,
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("mode", ["plain", "patched"])
+def test_the_hub_gets_its_turn_under_load(mode: str) -> None:
+    """Move 64 KiB values for 500 callers and scan 100,000 rows beside a 1 ms ticker, under gevent's own monitor."""
+    with Onebox(process=True, replicas=3, tables={"temp": 8}) as box:
+        measured = []
+        # Somebody else's burst may take the processor or its cache: the best of three runs is the client's own.
+        for _attempt in range(3):
+            result, stderr = _work(box.meta_addresses[0], *(["--patched"] if mode == "patched" else []))
+            busy, idle = result["busy"], result["idle"]
+            print(
+                f"{mode}: {result['calls']['sum']} calls of 64 KiB, {result['rows']} rows scanned; at most"
+                f" {busy['cpu'] * 1e3:.1f} ms of CPU and {busy['wall'] * 1e3:.1f} ms by the wall between two passes;"
+                f" idle control {idle['cpu'] * 1e3:.1f} and {idle['wall'] * 1e3:.1f} ms;"
+                f" burst of small replies {result['burst']['cpu'] * 1e3:.1f} ms of CPU;"
+                f" slow DNS {result['dns']['wall'] * 1e3:.1f} ms by the wall"
+            )
+            before, _, control = stderr.partition("now the control")
+            assert "appears to be blocked" in control, "the monitor does not work"
+            measured.append(max(busy["cpu"], result["burst"]["cpu"]))
+            if measured[-1] <= MOST_CPU and "appears to be blocked" not in before and result["dns"]["wall"] < 0.15:
+                break
+        assert measured[-1] <= MOST_CPU, measured
+        assert "appears to be blocked" not in before, before
+        # The name took 0.3 s to resolve, in another thread.
+        assert result["dns"]["wall"] < 0.15, result["dns"]
+        assert result["rows"] >= 100_000
+        # Nobody starves: the slowest caller gets at least a third of what the median one gets.
+        calls = result["calls"]
+        assert calls["least"] * 3 >= calls["median"] > 0, calls
+
+
+def _compute(seconds: float) -> None:
+    """Keep the thread busy, as an application's own work does."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        sum(range(1000))
+
+
+@pytest.mark.both_modes
+def test_a_reply_that_came_while_the_application_computed_is_an_answer() -> None:
+    """Let replies arrive before their deadline while the thread computes past it: nobody times out."""
+    with Onebox(process=True, replicas=3) as box, Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        table.warm_up()
+        for number in range(20):
+            table.set(b"key %d" % number, b"", b"value %d" % number)
+        box.fault("delay", rpc="get", seconds=0.05)
+        for _ in range(5):
+            calls = [Ended(table.get, b"key %d" % number) for number in range(20)]
+            short = [Ended(lambda n=n: table.get(b"key %d" % n, timeout=0.15)) for n in range(20)]
+            gevent.sleep(0.01)
+            _compute(0.25)
+            for number, call in enumerate(calls + short):
+                assert call.join().error is None, call.error
+                assert call.value == b"value %d" % (number % 20)
+        assert not at_rest(client)
+
+
+@pytest.mark.both_modes
+def test_deadlines_are_never_early_and_hardly_late(onebox: Any) -> None:
+    """Fail a call at its deadline: not before, and within 20 ms of it."""
+    rule = onebox.fault("drop", rpc="get")
+    try:
+        with Client(onebox.meta_addresses) as client:
+            table = client.table("temp")
+            table.warm_up()
+            late = []
+            for seconds in (0.03, 0.05, 0.1, 0.26, 0.3, 0.04, 0.05, 0.06):
+                begin = monotonic()
+                with pytest.raises(RequestTimeout):
+                    table.get(b"never answered", timeout=seconds)
+                late.append(monotonic() - begin - seconds)
+            assert min(late) >= 0, late
+            # One hiccup of the machine may fall into one of them.
+            assert median(late) < 0.02, late
+            assert sorted(late)[-2] < 0.02, late
+    finally:
+        rule.remove()

@@ -1,0 +1,333 @@
+"""What a scan does at each single event: a split at each stage, lost contexts, moved and silent primaries, status 7."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, PegasusError, RequestTimeout, Table
+from pegasus_green.onebox import Onebox
+from pegasus_green.scanner import Scanner
+
+pytestmark = pytest.mark.onebox_only
+
+ROWS = [(b"%d" % (n % 150), b"s-%04d" % n, b"value-%d" % n) for n in range(1200)]
+
+
+@pytest.fixture
+def box() -> Iterator[Onebox]:
+    with Onebox(replicas=3, tables={"temp": 4}, failover_delay=0.05) as box:
+        yield box
+        assert box.client_bugs == []
+        assert box.errors == []
+
+
+@pytest.fixture
+def table(box: Onebox) -> Iterator[Table]:
+    with Client(box.meta_addresses, refresh_interval=0.02, timeout=10.0) as client:
+        table = client.table("temp")
+        table.set_many(ROWS)
+        yield table
+
+
+def take(rows: Iterator[Any], count: int) -> list[Any]:
+    return [next(rows) for _ in range(count)]
+
+
+def check(found: list[Any], wanted: list[Any] = ROWS) -> None:
+    lost, twice = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+    assert (lost.total(), twice.total()) == (0, 0)
+
+
+def scan(table: Table, way: str, **options: Any) -> Scanner:
+    return table.scan(batch_size=25, parallel=3 if way == "parallel" else 1, **options)
+
+
+def go_on(rows: Scanner, table: Table, way: str) -> Scanner:
+    """Return the scanner, or one that goes on from its token."""
+    if way != "resumed":
+        return rows
+    rows.close()
+    return table.scan(batch_size=25, resume=rows.token())
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+@pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
+@pytest.mark.parametrize("taken", [0, 1, 130, 310, 700, 1190])
+def test_a_split_that_nobody_tells_of(box: Onebox, table: Table, way: str, taken: int) -> None:
+    """No refresh, no broken connection: only the parent's refusal tells."""
+    rows = scan(table, way)
+    found = take(rows, taken)
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    check(found + list(go_on(rows, table, way)))
+
+
+@pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
+def test_a_split_step_by_step(box: Onebox, table: Table, way: str) -> None:
+    """The routes are learnt while children are not ready; each becomes so before, after or while its parent is read."""
+    rows = scan(table, way)
+    found = take(rows, 30)
+    box.split("temp", stepwise=True)
+    table._dispatcher.routes.request()
+    gevent.sleep(0.1)
+    for parent in (2, 0, 3, 1):
+        found += take(rows, 220)
+        box.split_step("temp", parent)
+        box.split_step("temp", parent)
+        rows = go_on(rows, table, way)
+    check(found + list(rows))
+
+
+@pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
+@pytest.mark.parametrize("ready", [0, 1, 3])
+def test_a_scan_that_begins_during_a_split(box: Onebox, table: Table, way: str, ready: int) -> None:
+    box.split("temp", stepwise=True)
+    for _ in range(2 * ready):
+        box.split_step("temp")
+    with Client(box.meta_addresses, timeout=10.0) as other:
+        fresh = other.table("temp")
+        assert fresh.count() == len(ROWS)
+        rows = scan(fresh, way)
+        found = take(rows, 200)
+        box.finish_split("temp")
+        check(found + list(go_on(rows, fresh, way)))
+
+
+def test_a_parent_that_registers_its_child(box: Onebox, table: Table) -> None:
+    rows = scan(table, "plain")
+    found = take(rows, 40)
+    box.split("temp", seconds=0.01, window=0.05)
+    gevent.sleep(0.02)
+    check(found + list(rows))
+
+
+@pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
+def test_a_split_that_is_cancelled(box: Onebox, table: Table, way: str) -> None:
+    rows = scan(table, way)
+    found = take(rows, 40)
+    box.split("temp", stepwise=True)
+    table._dispatcher.routes.request()
+    gevent.sleep(0.1)
+    found += take(rows, 300)
+    rows = go_on(rows, table, way)
+    box.configure(split_control_delay=0.01)
+    box.control_split("temp", "cancel")
+    gevent.sleep(0.1)
+    table._dispatcher.routes.request()
+    gevent.sleep(0.1)
+    found += take(rows, 300)
+    check(found + list(go_on(rows, table, way)))
+
+
+@pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
+def test_two_splits(box: Onebox, table: Table, way: str) -> None:
+    rows = scan(table, way)
+    found = take(rows, 110)
+    for _ in range(2):
+        box.split("temp", stepwise=True)
+        box.finish_split("temp")
+    found += take(rows, 500)
+    check(found + list(go_on(rows, table, way)))
+
+
+def test_scanners_and_counts_over_a_split(box: Onebox, table: Table) -> None:
+    shares = table.scanners(3, batch_size=20)
+    found = [row for share in shares for row in take(share, 90)]
+    tokens = [share.token() for share in shares]
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    check(found + [row for share in shares for row in share])
+    check(found + [row for token in tokens for row in table.scan(resume=token)])
+    assert table.count() == len(ROWS)
+
+
+def test_a_split_in_the_middle_of_a_count(table: Table, box: Onebox) -> None:
+    table.set_many([(b"%d" % (n % 700), b"x-%d" % n, b"") for n in range(12_000)])
+    steps = 0
+    rule = box.fault("delay", rpc="scan", seconds=0.02)
+
+    def split() -> None:
+        nonlocal steps
+        gevent.sleep(0.03)
+        box.split("temp", stepwise=True)
+        while box.split_step("temp") != "done":
+            steps += 1
+            gevent.sleep(0.01)
+
+    splitter = gevent.spawn(split)
+    assert table.count() == 12_000 + len(ROWS)
+    assert steps
+    rule.remove()
+    splitter.join()
+    assert table.count(parallel=3) == 12_000 + len(ROWS)
+
+
+def test_a_token_from_after_the_split_where_the_routes_are_from_before(box: Onebox, table: Table) -> None:
+    table.get("0", "s-0000")
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    with Client(box.meta_addresses) as other:
+        rows = other.table("temp").scan(batch_size=20)
+        found = take(rows, 500)
+        token = rows.token()
+        rows.close()
+    assert table._dispatcher.routes.table.count == 4  # type: ignore[union-attr]
+    check(found + list(table.scan(resume=token)))
+
+
+def test_a_hash_scan_over_a_split(box: Onebox, table: Table) -> None:
+    keys = [b"%d" % n for n in range(150)]
+    scans = [table.hash_scan(key, batch_size=3) for key in keys]
+    found = [(key, *row) for key, rows in zip(keys, scans) for row in take(rows, 4)]
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    check(found + [(key, *row) for key, rows in zip(keys, scans) for row in rows])
+
+
+def test_a_table_dropped_and_created_anew_is_another_one(box: Onebox, table: Table) -> None:
+    rows = table.scan(batch_size=20, timeout=1.0)
+    take(rows, 100)
+    box.drop_table("temp")
+    box.create_table("temp", 4)
+    with pytest.raises(PegasusError, match="anew"):
+        list(rows)
+
+
+# ------------------------------------------------------------------------------------------------- servers and contexts
+@pytest.mark.parametrize("way", ["plain", "parallel"])
+@pytest.mark.parametrize(
+    "event",
+    ["drop", "expire", "kill", "move", "restart", "cut", "cut after", "lost reply", "7", "7 empty", "busy", "late"],
+)
+def test_any_event_between_two_batches(box: Onebox, table: Table, way: str, event: str) -> None:
+    rows = scan(table, way)
+    found = take(rows, 60)
+    for server in range(3):
+        found += take(rows, 200)
+        if event == "drop":
+            box.drop_scan_contexts()
+        elif event == "expire":
+            box.advance(301)
+        elif event == "kill" and server == 0:
+            box.kill(server)
+        elif event == "restart":
+            box.restart(server)
+        elif event == "move":
+            for index in range(4):
+                box.move_primary("temp", index, server)
+        elif event == "cut":
+            box.fault("cut", rpc=["scan", "get_scanner"], when="before", count=3)
+        elif event == "cut after":
+            box.fault("cut", rpc=["scan", "get_scanner"], when="after", count=3)
+        elif event == "busy":
+            box.fault("error", rpc="scan", error="ERR_BUSY", count=2)
+        elif event == "late":
+            box.fault("duplicate", rpc=["scan", "get_scanner"], count=5)
+        elif event in ("7", "7 empty"):
+            for replica in [r for server in box.servers for r in server.replicas.values()]:
+                replica.engine.force_incomplete(*([7, 3] if event == "7" else [0, 0, 12, 0]))
+    check(found + list(rows))
+
+
+def test_a_silent_primary_is_left_as_soon_as_another_one_leads(box: Onebox, table: Table) -> None:
+    """The scan that waits there is handed back and begun anew, long before its deadline."""
+    rows = table.scan(batch_size=25, timeout=20.0)
+    found = take(rows, 60)
+    victim = next(p["primary"] for p in box.partitions("temp") if p["index"] == 0)
+    box.pause(victim)
+    with gevent.Timeout(5.0):
+        found += list(rows)
+    check(found)
+    box.resume(victim)
+
+
+def test_a_server_that_never_finds_a_row_in_time(box: Onebox, table: Table) -> None:
+    rows = table.hash_scan("7", batch_size=2, timeout=0.5)
+    found = take(rows, 2)
+    for replica in [r for server in box.servers for r in server.replicas.values()]:
+        replica.engine.force_incomplete(*[0] * 1000)
+    with pytest.raises(RequestTimeout) as caught:
+        next(rows)
+    assert "status 7" in str(caught.value) or "no row" in str(caught.value)
+    for replica in [r for server in box.servers for r in server.replicas.values()]:
+        replica.engine._scan_time_limits.clear()
+    check([(b"7", *row) for row in found + list(rows)], [row for row in ROWS if row[0] == b"7"])
+
+
+def test_an_unreadable_batch_is_an_error_and_no_end(box: Onebox, table: Table) -> None:
+    rows = table.scan(batch_size=25)
+    found = take(rows, 25)
+    box.fault("corrupt", rpc="scan", count=1)
+    errors = 0
+    while True:
+        try:
+            found += list(rows)
+            break
+        except PegasusError:
+            errors += 1
+    assert errors <= 1
+    # A byte changed inside a value is not to be seen by anybody; that no row is missing or doubled is.
+    assert Counter(row[:2] for row in found) == Counter(row[:2] for row in ROWS) or not errors
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_caller_that_is_interrupted_anywhere_goes_on(table: Table, box: Onebox, parallel: int) -> None:
+    """gevent.Timeout at random points; the next call goes on behind the last row."""
+    box.fault("delay", rpc=["scan", "get_scanner"], seconds=0.004, probability=0.5)
+    rows = table.scan(batch_size=10, parallel=parallel)
+    found: list[Any] = []
+    interrupted = 0
+    while not rows.finished:
+        try:
+            with gevent.Timeout(0.003 if interrupted % 5 else 0.02):
+                for row in rows:
+                    found.append(row)  # noqa: PERF402 - what came before the interruption counts
+        except gevent.Timeout:
+            interrupted += 1
+    check(found)
+    assert interrupted > 3
+
+
+def test_workers_killed_from_outside_lose_nothing(table: Table) -> None:
+    rows = table.scan(batch_size=10, parallel=3)
+    found: list[Any] = []
+    for _ in range(20):
+        found += take(rows, 40)
+        gevent.killall(list(rows._work.workers), block=False)
+    check(found + list(rows))
+
+
+def test_a_killed_reader_of_a_shared_scanner_takes_only_itself(table: Table) -> None:
+    for parallel in (1, 3):
+        rows = table.scan(batch_size=10, parallel=parallel)
+        found: list[Any] = []
+
+        def read(rows: Scanner = rows, found: list[Any] = found) -> None:
+            for row in rows:
+                found.append(row)
+                gevent.sleep(0)
+
+        readers = [gevent.spawn(read) for _ in range(4)]
+        for victim in readers[:3]:
+            gevent.sleep(0.01)
+            victim.kill()
+        readers[3].get()
+        check(found)
+
+
+def test_a_closed_client_ends_a_scan(box: Onebox) -> None:
+    client = Client(box.meta_addresses)
+    table = client.table("temp")
+    table.set_many(ROWS)
+    for parallel in (1, 3):
+        rows = table.scan(batch_size=10, parallel=parallel)
+        take(rows, 15)
+        if parallel == 3:
+            client.close()
+            with pytest.raises(PegasusError, match="closed"):
+                list(rows)

@@ -1,0 +1,408 @@
+"""Deadlines, late replies, silence, and calls that move to another primary."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, RetryPolicy, errors
+from pegasus_green.protocol.framing import Request, encode_reply
+from pegasus_green.protocol.rpc import GET
+from pegasus_green.protocol.rrdb import ReadResponse
+from pegasus_green.protocol.session import MAX_SEQID
+from tests.transport.fakes import FakeServer, Link, Stage, answer, connection_of, key_for, silent, wait_until
+
+
+def busy(seconds: float) -> None:
+    """Compute without yielding, as an application may."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        pass
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+# ------------------------------------------------------------------------------------------------------------ deadlines
+def test_deadlines_are_never_early_and_at_most_20_ms_late(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    spans = []
+
+    def call(number: int) -> None:
+        timeout = 0.05 + number * 0.003
+        begin = monotonic()
+        with pytest.raises(errors.RequestTimeout):
+            table.get(f"h{number}", "s", timeout=timeout)
+        spans.append(monotonic() - begin - timeout)
+
+    gevent.joinall([gevent.spawn(call, number) for number in range(150)], raise_error=True)
+    spans.sort()
+    assert spans[0] >= 0.0
+    # The bound is ours; a machine that runs other tests may add to a few of them.
+    assert spans[len(spans) * 9 // 10] <= 0.020
+    assert spans[-1] <= 0.100
+
+
+@pytest.mark.parametrize("where", ["meta", "dial", "back-off", "room"])
+def test_deadline_wherever_the_call_waits(stage: Stage, where: str) -> None:
+    stage.server(silent)
+    options: dict[str, Any] = {}
+    if where == "meta":
+        stage.meta.delay = 30.0
+    elif where == "dial":
+        from tests.transport.fakes import BlackHole
+
+        stage.meta.primaries = [stage.extra(BlackHole()).address]
+    elif where == "back-off":
+        stage.servers[0].handler = lambda link, request: link.reply(request, error="ERR_BUSY")
+        options["retry"] = RetryPolicy(base=10.0, cap=10.0)
+    else:
+        options["max_in_flight"] = 1
+    table = stage.table(**options)
+    others = [gevent.spawn(ends, table.get, "first", "s", timeout=0.6)] if where == "room" else []
+    gevent.sleep(0.05)
+    begin = monotonic()
+    with pytest.raises(errors.PegasusError) as caught:
+        table.get("a", "b", timeout=0.2)
+    assert 0.2 <= monotonic() - begin < 0.26
+    assert isinstance(caught.value, errors.Busy if where == "back-off" else TimeoutError)
+    gevent.joinall(others)
+
+
+def test_five_thousand_timeouts_at_once_let_others_work(stage: Stage) -> None:
+    """They are handed out in portions: the hub is not held until the last one has its error."""
+    server = stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    gaps = []
+
+    def ticker() -> None:
+        last = monotonic()
+        while True:
+            gevent.sleep(0.001)
+            now = monotonic()
+            gaps.append(now - last)
+            last = now
+
+    callers = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=1.0) for n in range(5000)]
+    wait_until(lambda: len(server.requests) == 5000)
+    ticking = gevent.spawn(ticker)
+    gevent.joinall(callers)
+    ticking.kill()
+    assert all(isinstance(caller.value, errors.RequestTimeout) for caller in callers)
+    assert table.client.stats()["servers"][server.address]["timeouts"] == 5000
+    gaps.sort()
+    assert gaps[-1] < 0.15, gaps[-5:]
+
+
+def test_reply_that_came_while_the_application_computed_counts(stage: Stage) -> None:
+    """client-rules 3: before a deadline fails a call, what the kernel holds is read."""
+    server = stage.server()
+    table = stage.table()
+    table.set("a", "b", b"c")
+    from gevent import get_hub
+
+    results = []
+    for _ in range(20):
+        caller = gevent.spawn(ends, table.get, "a", "b", timeout=0.05)
+        gevent.sleep(0)
+
+        # The server of this process answers in its own pass; then the application computes past the deadline.
+        before = len(server.requests)
+        while len(server.requests) == before and not caller.dead:
+            gevent.sleep(0)
+            if connection_of(table.client, server.address).in_flight == 0:
+                break
+        if not caller.dead:
+            get_hub().loop.run_callback(busy, 0.08)
+        results.append(caller.get())
+    assert results == [b"c"] * 20
+
+
+def test_reply_in_the_kernel_past_the_deadline(stage: Stage) -> None:
+    """The same, forced: the reply is written in the very callback that computes past the deadline."""
+    taken: list[tuple[Link, Request]] = []
+    server = stage.server(lambda link, request: taken.append((link, request)))
+    table = stage.table()
+    table.warm_up()
+    for _ in range(20):
+        taken.clear()
+        caller = gevent.spawn(ends, table.get, "a", "b", timeout=0.05)
+        wait_until(lambda: taken)
+        link, request = taken[0]
+        link.value(request, b"here")
+        busy(0.06)  # no yield between the reply and the deadline
+        assert caller.get() == b"here"
+    assert server.requests
+    assert table.client.stats()["servers"][server.address]["timeouts"] == 0
+
+
+# --------------------------------------------------------------------------------------------------------- late replies
+def test_late_replies_are_dropped_and_counted(stage: Stage) -> None:
+    held: list[tuple[Link, Request]] = []
+    server = stage.server(lambda link, request: held.append((link, request)))
+    client = stage.client()
+    table = client.table("temp")
+    callers = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=0.1) for n in range(30)]
+    gevent.joinall(callers)
+    assert all(isinstance(caller.value, errors.RequestTimeout) for caller in callers)
+    server.handler = answer
+    for link, request in held:
+        link.value(request, b"late")
+    for number in range(30):
+        table.set(f"h{number}", "s", str(number).encode())
+        assert table.get(f"h{number}", "s") == str(number).encode()
+    figures = client.stats()["servers"][server.address]
+    assert figures["late"] == 30
+    assert figures["timeouts"] == 30
+    assert figures["received"] == figures["sent"] == 90
+    assert len(server.links) == 1
+
+
+def test_reordered_duplicated_and_unknown_replies(stage: Stage) -> None:
+    import random
+
+    waiting: list[tuple[Link, Request]] = []
+
+    def shuffled(link: Link, request: Request) -> None:
+        waiting.append((link, request))
+        if len(waiting) >= 10:
+            random.shuffle(waiting)
+            batch = list(waiting)
+            waiting.clear()
+            out = b""
+            for _, one in batch:
+                value = ReadResponse(value=one.data[-40:]).encode()
+                out += encode_reply(one.name, one.seqid, result=value)
+                out += encode_reply(one.name, one.seqid, result=ReadResponse(value=b"twice").encode())
+                out += encode_reply(one.name, -one.seqid - 7, result=ReadResponse(value=b"nobody's").encode())
+            link.send(out)
+
+    server = stage.server(shuffled)
+    table = stage.table()
+
+    def work(number: int) -> None:
+        for step in range(20):
+            mark = f"{number:04}-{step:04}".encode()
+            assert mark in table.get(b"h" * 30 + mark, b"")
+
+    gevent.joinall([gevent.spawn(work, number) for number in range(100)], raise_error=True)
+    figures = table.client.stats()["servers"][server.address]
+    assert figures["late"] == 2 * 2000
+    assert len(server.links) == 1
+
+
+def test_sequence_ids_wrap_around(stage: Stage) -> None:
+    """Past 2^31-1 they begin at 1 again and pass over those that still wait."""
+    held: list[tuple[Link, Request]] = []
+
+    def hold_slow(link: Link, request: Request) -> None:
+        if b"slow" in request.data:
+            held.append((link, request))
+        else:
+            answer(link, request)
+
+    server = stage.server(hold_slow)
+    table = stage.table(timeout=10.0)
+    table.warm_up()
+    session = connection_of(table.client, server.address).session
+    slow = [gevent.spawn(table.get, f"slow{n}", "s") for n in range(3)]
+    wait_until(lambda: len(held) == 3)
+    session.issued = MAX_SEQID - 5
+    callers = [gevent.spawn(table.set, f"h{n}", "s", str(n).encode()) for n in range(20)]
+    gevent.joinall(callers, raise_error=True)
+    assert [table.get(f"h{n}", "s") for n in range(20)] == [str(n).encode() for n in range(20)]
+    ids = [request.seqid for request in server.requests]
+    assert max(ids) == MAX_SEQID
+    assert min(ids) == 1
+    assert len(set(ids)) == len(ids)
+    assert {1, 2, 3} == {request.seqid for _, request in held}
+    for link, request in held:
+        link.value(request, b"at last")
+    gevent.joinall(slow, raise_error=True)
+    assert [caller.value for caller in slow] == [b"at last"] * 3
+
+
+def test_what_was_sent_is_known_across_the_wrap(stage: Stage) -> None:
+    server = stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    connection_of(table.client, server.address).session.issued = MAX_SEQID - 3
+    callers = [gevent.spawn(ends, table.incr, f"h{n}", "s", timeout=0.2) for n in range(8)]
+    gevent.joinall(callers)
+    assert [caller.value.sent for caller in callers] == [True] * 8
+    callers = [gevent.spawn(ends, table.incr, f"h{n}", "s") for n in range(8)]
+    wait_until(lambda: len(server.requests) == 16)
+    server.links[0].close()
+    gevent.joinall(callers)
+    assert [caller.value.outcome_unknown for caller in callers] == [True] * 8
+
+
+# -------------------------------------------------------------------------------------------------------------- silence
+def test_silence_has_the_routes_looked_up(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table(silence=0.3, refresh_interval=0.1, timeout=3.0)
+    table.warm_up()
+    begin, before = monotonic(), len(stage.meta.queries)
+    callers = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=1.5) for n in range(200)]
+    gevent.joinall(callers)
+    asked = [moment - begin for moment in stage.meta.queries[before:]]
+    # From 0.3 s on, at the pace of the timer (0.25 s), not once for each of the calls.
+    assert asked
+    assert asked[0] >= 0.3
+    assert asked[0] < 0.7
+    assert len(asked) <= 8
+
+
+def test_slow_call_on_a_connection_that_answers_is_no_silence(stage: Stage) -> None:
+    server = stage.server(lambda link, request: None if b"slow" in request.data else answer(link, request))
+    table = stage.table(silence=0.2, refresh_interval=0.05)
+    table.warm_up()
+    before = len(stage.meta.queries)
+    slow = gevent.spawn(ends, table.get, "slow", "s", timeout=1.0)
+    while not slow.dead:
+        table.set("a", "b", b"c")
+        gevent.sleep(0.02)
+    assert isinstance(slow.value, errors.RequestTimeout)
+    assert len(stage.meta.queries) == before
+    assert len(server.links) == 1
+
+
+def test_repeatable_calls_move_to_the_new_primary(stage: Stage) -> None:
+    """Before their deadline, and only those that may be repeated; the silent server keeps its connection."""
+    old, new = stage.server(silent), stage.extra(FakeServer())
+    stage.meta.primaries = [old.address]
+    client = stage.client(silence=0.2, refresh_interval=0.1, timeout=3.0)
+    table = client.table("temp")
+    reads = [gevent.spawn(table.get, f"h{n}", "s") for n in range(20)]
+    writes = [gevent.spawn(table.set, f"w{n}", "s", b"v") for n in range(20)]
+    counts = [gevent.spawn(ends, table.incr, f"n{n}", "s", timeout=1.2) for n in range(5)]
+    handle = table.get_async("a", "b", default=b"none")
+    many = gevent.spawn(table.get_many, [(f"h{n}", "s") for n in range(20)], default=0)
+    wait_until(lambda: len(old.requests) == 66)
+    begin = monotonic()
+    stage.meta.primaries = [new.address]
+    stage.meta.ballots = {0: 4}
+    gevent.joinall([*reads, *writes, many], raise_error=True)
+    assert monotonic() - begin < 1.0
+    assert handle.get(1.0) == b"none"
+    assert many.value == [0] * 20
+    gevent.joinall(counts)
+    assert all(caller.value.outcome_unknown and caller.value.attempts == 1 for caller in counts)
+    assert new.names() == {"get": 41, "put": 20}
+    assert client.stats()["tables"]["temp"]["retries"] == {"Moved": 61}
+    assert len(old.alive) == 1
+
+
+def test_moved_write_that_fails_later_is_unknown(stage: Stage) -> None:
+    old = stage.server(silent)
+    new = stage.extra(FakeServer(lambda link, request: link.reply(request, error="ERR_DISK_INSUFFICIENT")))
+    table = stage.table(silence=0.2, refresh_interval=0.1, timeout=3.0)
+    caller = gevent.spawn(ends, table.set, "a", "b", b"c")
+    wait_until(lambda: old.requests)
+    stage.meta.primaries, stage.meta.ballots = [new.address], {0: 4}
+    error = caller.get()
+    assert isinstance(error, errors.WriteRejected)
+    assert error.outcome_unknown
+
+
+@pytest.mark.parametrize("level", ["client", "call", "one attempt"])
+def test_calls_that_are_not_to_be_repeated_do_not_move(stage: Stage, level: str) -> None:
+    old, new = stage.server(silent), stage.extra(FakeServer())
+    once = RetryPolicy(max_attempts=1)
+    retry: Any = {"client": None, "call": None, "one attempt": once}[level]
+    client = stage.client(silence=0.2, refresh_interval=0.1, **({"retry": retry} if level != "call" else {}))
+    table = client.table("temp")
+    call = {"timeout": 1.0} if level != "call" else {"timeout": 1.0, "retry": None}
+    callers = [
+        gevent.spawn(ends, table.get, "a", "b", **call),
+        gevent.spawn(ends, table.set, "a", "b", b"c", **call),
+        gevent.spawn(ends, table.get_many, [("a", "b")], **call),
+        gevent.spawn(ends, lambda: table.get_async("a", "b", **call).get()),
+    ]
+    wait_until(lambda: len(old.requests) == 4)
+    stage.meta.primaries, stage.meta.ballots = [new.address], {0: 4}
+    gevent.joinall(callers)
+    assert [type(caller.value) for caller in callers] == [errors.RequestTimeout] * 4
+    assert not new.requests
+
+
+def test_two_names_of_a_silent_server_are_no_move(stage: Stage) -> None:
+    server = stage.server(silent)
+    stage.meta.primaries = [server.address, f"localhost:{server.port}"]
+    table = stage.table(silence=0.2, refresh_interval=0.1)
+    table.warm_up()
+    callers = [gevent.spawn(ends, table.get, key_for(n, 2), "s", timeout=1.0) for n in range(2)]
+    gevent.joinall(callers)
+    assert len(server.requests) == 2
+
+
+def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
+    """Nothing for longer than the window, and a call's own deadline has passed: not earlier."""
+    server = stage.server(silent)
+    client = stage.client(silent_window=0.8, silence=0.3)
+    table = client.table("temp")
+    table.warm_up()
+    connection = connection_of(client, server.address)
+    long = gevent.spawn(ends, table.incr, "long", "s", timeout=5.0)
+    gevent.sleep(0)
+    begin = monotonic()
+    while connection.lost is None and monotonic() - begin < 3:
+        with pytest.raises(errors.RequestTimeout):
+            table.get("a", "b", timeout=0.1, retry=None)
+    assert 0.8 <= monotonic() - begin < 1.3
+    assert isinstance(long.get(timeout=1), errors.ConnectionLost)
+    assert long.value.outcome_unknown
+    assert "nothing arrived" in str(long.value)
+    server.handler = answer
+    table.set("a", "b", b"c")
+    assert len(server.links) == 2
+
+
+def test_slow_lone_call_is_no_black_hole(stage: Stage) -> None:
+    """Its own deadline has not passed: a server may take its time, longer than the window."""
+    server = stage.server(lambda link, request: gevent.spawn_later(1.2, link.value, request, b"slow but there"))
+    table = stage.table(silent_window=0.3, silence=0.2)
+    assert table.get("a", "b", timeout=4.0) == b"slow but there"
+    assert len(server.links) == 1
+
+
+def test_old_silence_ends_with_a_late_reply(stage: Stage) -> None:
+    """Replies to calls that were given up came long ago: the next call's silence begins with it."""
+    held: list[tuple[Link, Request]] = []
+    server = stage.server(lambda link, request: held.append((link, request)))
+    client = stage.client(silent_window=0.5, silence=0.2, refresh_interval=0.01)
+    table = client.table("temp")
+    with pytest.raises(errors.RequestTimeout):
+        table.get("a", "b", timeout=0.1)
+    held[0][0].value(held[0][1], b"late")
+    wait_until(lambda: client.stats()["servers"][server.address]["late"] == 1)
+    gevent.sleep(0.6)
+    before = len(stage.meta.queries)
+    with pytest.raises(errors.RequestTimeout):
+        table.get("a", "b", timeout=0.15)
+    assert connection_of(client, server.address) is not None
+    assert len(stage.meta.queries) == before
+    assert GET.name == held[0][1].name
+
+
+def test_killed_callers_leave_no_timer_and_no_reference(stage: Stage) -> None:
+    server = stage.server(silent)
+    client: Client = stage.client()
+    table = client.table("temp")
+    table.warm_up()
+    connection = connection_of(client, server.address)
+    callers = [gevent.spawn(table.get, f"h{n}", "s") for n in range(50)]
+    wait_until(lambda: len(server.requests) == 50)
+    gevent.killall(callers)
+    assert connection.pending == {}
+    wait_until(lambda: not connection._referenced, 1.0)

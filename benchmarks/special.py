@@ -31,7 +31,9 @@ AGE = 1_000_000
 
 def fresh(bench: Bench, *command: str) -> float:
     """Run a fresh interpreter and return the number that it prints last."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Byte code is written and read like an installed package's, whatever the caller's environment says, but elsewhere.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": bench.scratch.name}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [bench.python, *command], capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=environment
     )

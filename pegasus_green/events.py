@@ -35,6 +35,9 @@ class Listener:
         """Tell that the routes of a table changed in this many partitions."""
 
 
+EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost", "routes_changed")
+
+
 class Listeners:
     """The listeners of one client; true when there are any."""
 
@@ -42,7 +45,8 @@ class Listeners:
         """Start with none; on_change is called when that changes."""
         self._on_change = on_change
         self._all: list[Listener] = []
-        self._complained: set[tuple[int, str]] = set()
+        self._takers: dict[str, tuple[Callable[..., object], ...]] = dict.fromkeys(EVENTS, ())
+        self._complained: set[tuple[str, Any]] = set()
 
     def __bool__(self) -> bool:
         """Tell whether anybody listens."""
@@ -50,20 +54,53 @@ class Listeners:
 
     def add(self, listener: Listener) -> None:
         """Add a listener."""
-        self._all = [*self._all, listener]
-        self._on_change()
+        self._change([*self._all, listener])
 
     def remove(self, listener: Listener) -> None:
         """Remove a listener; unknown ones are ignored."""
-        self._all = [known for known in self._all if known is not listener]
+        self._change([known for known in self._all if known is not listener])
+
+    def _change(self, listeners: list[Listener]) -> None:
+        """Note who wants what: a method that is the base class's does nothing, so it need not be called."""
+        self._all = listeners
+        for event in EVENTS:
+            idle = getattr(Listener, event)
+            methods = [getattr(listener, event) for listener in listeners]
+            self._takers[event] = tuple(m for m in methods if getattr(m, "__func__", m) is not idle)
         self._on_change()
 
-    def emit(self, event: str, *details: Any) -> None:
-        """Call the method named event of every listener."""
-        for listener in self._all:
+    def hear(self, *events: str) -> bool:
+        """Tell whether any listener does something at one of these events."""
+        return any(self._takers[event] for event in events)
+
+    def call_started(self, table: str, operation: str) -> None:
+        """Tell that a call begins."""
+        for take in self._takers["call_started"]:
             try:
-                getattr(listener, event)(*details)
+                take(table, operation)
             except Exception:
-                if (id(listener), event) not in self._complained:
-                    self._complained.add((id(listener), event))
-                    _log.exception("listener %r failed in %s; further failures are not logged", listener, event)
+                self._complain("call_started", take)
+
+    def call_finished(
+        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+    ) -> None:
+        """Tell that a call ended."""
+        for take in self._takers["call_finished"]:
+            try:
+                take(table, operation, seconds, error, attempts, hedged)
+            except Exception:
+                self._complain("call_finished", take)
+
+    def emit(self, event: str, *details: Any) -> None:
+        """Call everybody who does something at an event."""
+        for take in self._takers[event]:
+            try:
+                take(*details)
+            except Exception:
+                self._complain(event, take)
+
+    def _complain(self, event: str, take: Callable[..., object]) -> None:
+        who = getattr(take, "__self__", take)
+        if (event, id(who)) not in self._complained:
+            self._complained.add((event, id(who)))
+            _log.exception("listener %r failed in %s; further failures are not logged", who, event)

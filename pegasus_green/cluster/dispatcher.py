@@ -53,6 +53,9 @@ DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 _scopes: ContextVar[dict[Any, float]] = ContextVar("pegasus_green_deadlines", default={})  # noqa: B039 - never changed
 
 
+_INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
+
+
 class CallInfo:
     """What is known about one call beyond its result; pass an instance as ``info=`` to have it filled in.
 
@@ -65,18 +68,14 @@ class CallInfo:
         hedged: Whether a secondary's answer counted; it may be stale.
     """
 
-    __slots__ = ("app_id", "partition", "decree", "server", "attempts", "hedged")
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.app_id = self.partition = self.decree = -1
-        self.server = ""
-        self.attempts = 0
-        self.hedged = False
+    app_id = partition = decree = -1
+    server = ""
+    attempts = 0
+    hedged = False
 
     def __repr__(self) -> str:
         """Show everything."""
-        return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in _INFO)})"
 
 
 class Cluster:
@@ -86,8 +85,8 @@ class Cluster:
         """Put the parts together; no I/O, no hub.
 
         ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
-        as long as calls may begin, nobody listens and reads are not hedged. ``running`` counts the calls that are
-        under way and need not have a request out.
+        as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls.
+        ``running`` counts the calls that are under way and need not have a request out.
         """
         self.options = options
         self.timeout = options.timeout
@@ -99,6 +98,7 @@ class Cluster:
         self.hub: Any = None
         self.open_hub: Any = None
         self.scopes = 0
+        self.observed = False
         self.running = 0
         self.repeats = may_repeat(options.retry, 1)
         self._generation = fork.generation()
@@ -168,7 +168,8 @@ class Cluster:
 
     def _reopen(self) -> None:
         """Let the shortest way be taken where nobody listens and the client is in use."""
-        special = self.listeners or self.options.hedge is not None or self.pool.draining
+        self.observed = self.listeners.hear("call_started", "call_finished")
+        special = self.options.hedge is not None or self.pool.draining
         self.open_hub = None if special else self.hub
 
     def refuse_calls(self) -> None:
@@ -250,9 +251,12 @@ class Dispatcher:
             deadline = cluster.deadline(timeout, now)
             milliseconds = left_ms(deadline, now)
         outcome: Outcome | None = None
+        observed = cluster.observed
+        if observed:
+            cluster.listeners.call_started(self.routes.name, rpc.label)
         table = self.routes.table
-        # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else,
-        # listeners included, goes the general way.
+        # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
+        # the general way.
         if table is not None and cluster.open_hub is get_hub():
             route = table.targets[partition_hash % table.count]
             peer = route.peer
@@ -267,8 +271,10 @@ class Dispatcher:
                     if seqid:
                         try:
                             outcome = connection.hub.switch()
-                        except BaseException:
+                        except BaseException as error:
                             connection.abandon(seqid)
+                            if observed:
+                                self._tell(rpc, now, error, 1)
                             raise
                         # ERR_OK without a result is a rejected write, so the length counts too.
                         if (
@@ -277,11 +283,13 @@ class Dispatcher:
                             and outcome.startswith(rpc.ok_head, 4)
                         ):
                             self._histogram[frexp(connection.heard - now)[1]] += 1
+                            if observed:
+                                self._tell(rpc, now, None, 1)
                             if info is not None:
                                 info.attempts = 1
                             return outcome
-        if outcome is None and cluster.listeners:
-            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info)
+        if observed:
+            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
         return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
 
     def warm_up(self, timeout: float | None) -> int:
@@ -302,6 +310,11 @@ class Dispatcher:
             raise failures[0]
         return len(peers)
 
+    def _tell(self, rpc: Rpc, begin: float, error: BaseException | None, attempts: int, hedged: bool = False) -> None:
+        """Tell the listeners of a call's end."""
+        seconds = monotonic() - begin
+        self.cluster.listeners.call_finished(self.routes.name, rpc.label, seconds, error, attempts, hedged)
+
     def _observed(
         self,
         rpc: Rpc,
@@ -311,20 +324,18 @@ class Dispatcher:
         deadline: float,
         retry: RetryPolicy | None,
         info: CallInfo | None,
+        outcome: Outcome | None,
     ) -> Buffer:
-        """Make a call and tell the listeners."""
-        listeners, name = self.cluster.listeners, self.routes.name
+        """Go on with a call that listeners hear of."""
         info = info or CallInfo()
         failure: BaseException | None = None
-        listeners.emit("call_started", name, rpc.label)
         try:
-            return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, None)
+            return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
         except BaseException as error:
             failure = error
             raise
         finally:
-            seconds = monotonic() - now
-            listeners.emit("call_finished", name, rpc.label, seconds, failure, info.attempts, info.hedged)
+            self._tell(rpc, now, failure, info.attempts, info.hedged)
 
     def persist(
         self,
@@ -469,6 +480,9 @@ class Attempt:
             self.unanswered = True
         what = self._reaction(error)
         if what is None or not what.retry:
+            if isinstance(error, RequestTimeout) and not error.sent and self.last is not None:
+                # The deadline came before the next attempt could leave: the last one tells more.
+                raise self.too_late()
             raise self._final(error)
         self.last = error
         if not may_repeat(self.retry, self.number):

@@ -27,23 +27,36 @@ PAUSE_BASE = 0.05
 PAUSE_CAP = 0.5
 
 
-class _Round:
-    """The answers of one round of asking, as they come."""
+class _Answers:
+    """The answers to one call, as they come.
+
+    Attributes:
+        owed: Servers that were asked and have not answered; they are not asked again meanwhile.
+    """
 
     def __init__(self) -> None:
-        self.arrived = Event()
-        self.answers: deque[tuple[str, Message | PegasusError]] = deque()
+        self.owed: set[str] = set()
+        self._arrived = Event()
+        self._all: deque[tuple[str, Message | PegasusError]] = deque()
 
     def put(self, address: str, answer: Message | PegasusError) -> None:
-        self.answers.append((address, answer))
-        self.arrived.set()
+        self._all.append((address, answer))
+        self._arrived.set()
 
-    def take(self, timeout: float) -> tuple[str, Message | PegasusError] | None:
+    def wait(self, seconds: float) -> None:
+        """Wait until there is an answer, for at most that long."""
+        if not self._all:
+            self._arrived.clear()
+            self._arrived.wait(max(seconds, 0))
+
+    def take(self, seconds: float) -> tuple[str, Message | PegasusError] | None:
         """Return the next answer, None when none comes in time."""
-        if not self.answers:
-            self.arrived.clear()
-            self.arrived.wait(max(timeout, 0))
-        return self.answers.popleft() if self.answers else None
+        self.wait(seconds)
+        if not self._all:
+            return None
+        address, answer = self._all.popleft()
+        self.owed.discard(address)
+        return address, answer
 
 
 class MetaClient:
@@ -52,16 +65,18 @@ class MetaClient:
     Attributes:
         addresses: The configured servers, and those learnt from forwards behind them.
         leader: The server that answered last, asked first next time.
+        failure: Why the newest answer did not count; None when it did.
     """
 
     def __init__(self, addresses: list[str], pool: Pool, options: ClientOptions) -> None:
         """Know the servers; no I/O."""
         self.addresses = list(addresses)
         self.leader: str | None = None
+        self.failure: PegasusError | None = None
         self._pool = pool
         self._options = options
         self._notices = Notices("meta")
-        self._rounds: set[_Round] = set()
+        self._calls: set[_Answers] = set()
 
     def __repr__(self) -> str:
         """Show servers and leader."""
@@ -71,20 +86,28 @@ class MetaClient:
         """Return the leader's answer, whatever error it carries in its body.
 
         A repeatable request goes to the next server when one has been silent for ``meta_stagger`` seconds, without
-        giving up the first; the first good answer counts. When the whole list has failed, names are resolved again
-        and the list is tried once more, until the deadline. Yields; a killed caller leaves nothing behind but
-        requests that nobody waits for.
+        giving up the first; the first good answer counts. When the whole list has failed or is silent, names are
+        resolved again and those that owe no answer are asked once more, until the deadline. Yields; a killed caller
+        leaves nothing behind but requests that nobody waits for.
 
         Raises:
             MetaUnreachable: No usable answer before the deadline; ``last_error`` tells the last reason. A request that
                 is not repeatable and may have been executed says so in ``outcome_unknown``.
             ClientClosed: The client was closed.
         """
-        argument = rpc.encode_argument(request)
+        answers = _Answers()
+        self._calls.add(answers)
+        try:
+            return self._persist(answers, rpc, rpc.encode_argument(request), deadline)
+        finally:
+            self._calls.discard(answers)
+
+    def _persist(self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float) -> Message:
+        """Ask around until there is a good answer, or none in time."""
         failed: PegasusError | None = None
         pause = PAUSE_BASE
         while True:
-            answer = self._round(rpc, argument, deadline)
+            answer = self._ask_around(answers, rpc, argument, deadline)
             if isinstance(answer, Message):
                 return answer
             failed = answer or failed
@@ -97,53 +120,47 @@ class MetaClient:
             if left <= 0:
                 names = ", ".join(self.addresses)
                 raise MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
-            self._pool.ended.wait(min(pause, left))
+            answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
 
     def close(self) -> None:
-        """End all rounds: their greenlets may have been killed before they could answer. Never yields."""
-        for round_ in self._rounds:
-            round_.put("", ClientClosed("the client was closed"))
+        """End all calls: the greenlets that ask may have been killed before they could answer. Never yields."""
+        for answers in self._calls:
+            answers.put("", ClientClosed("the client was closed"))
 
-    def _round(self, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError | None:
-        """Ask the servers once around; return the answer, or the last failure."""
-        round_ = _Round()
-        self._rounds.add(round_)
-        try:
-            return self._ask_around(round_, rpc, argument, deadline)
-        finally:
-            self._rounds.discard(round_)
-
-    def _ask_around(self, round_: _Round, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError | None:
+    def _ask_around(
+        self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float
+    ) -> Message | PegasusError | None:
+        """Ask every server that owes no answer once; return the answer, or the last failure, or None in silence."""
         mine = fork.generation()
         waiting = deque(self.addresses)
         if self.leader:
             waiting = deque([self.leader, *(address for address in waiting if address != self.leader)])
-        asked: set[str] = set()
+        asked = set(answers.owed)
         failed: PegasusError | None = None
-        running = 0
         start_next = 0.0
-        while waiting or running:
+        while waiting or answers.owed:
             now = monotonic()
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
             if now >= deadline:
                 return failed
-            if waiting and (not running or (rpc.repeatable and now >= start_next)):
+            if waiting and (not answers.owed or (rpc.repeatable and now >= start_next)):
                 address = waiting.popleft()
                 if address not in asked:
                     asked.add(address)
-                    running += 1
-                    self._pool.spawn(self._ask, round_, address, rpc, argument, deadline)
+                    answers.owed.add(address)
+                    self._pool.spawn(self._ask, answers, address, rpc, argument, deadline)
                     start_next = now + self._options.meta_stagger
                 continue
-            until = min(start_next, deadline) if waiting and rpc.repeatable else deadline
-            got = round_.take(until - now)
+            got = answers.take((min(start_next, deadline) if rpc.repeatable else deadline) - now)
             if got is None:
-                continue
-            running -= 1
+                if waiting or not rpc.repeatable:
+                    continue
+                # Those that are silent may stay so: the others can have learnt meanwhile who leads.
+                return failed
             address, answer = got
-            verdict = self._judge(address, answer, waiting, asked)
+            verdict = self.failure = self._judge(address, answer, waiting, asked)
             if verdict is None:
                 assert isinstance(answer, Message)
                 return answer
@@ -189,7 +206,7 @@ class MetaClient:
         if connection is not None and not connection.in_flight:
             connection.close(ClientClosed("this meta server does not lead"))
 
-    def _ask(self, round_: _Round, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
+    def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
         """Ask one server, in a greenlet of its own."""
         outcome: Any = self._pool.peer(address).connect(deadline)
         if not isinstance(outcome, PegasusError):
@@ -199,7 +216,7 @@ class MetaClient:
                 outcome = _decode(rpc, outcome, address)
             except PegasusError as error:
                 outcome = error
-        round_.put(address, outcome)
+        answers.put(address, outcome)
 
 
 def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:

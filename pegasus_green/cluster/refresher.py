@@ -87,7 +87,8 @@ class TableRoutes:
             if not news.wait(max(deadline - monotonic(), 0)):
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
-                return MetaUnreachable("no routes of the table in time", table=self.name, last_error=self.error)
+                why = self.error or self._meta.failure
+                return MetaUnreachable("no routes of the table in time", table=self.name, last_error=why)
             # What the meta servers say for good is final for those that waited for this answer.
             if self.table is None and self.refreshes > seen and self.error is not None and not self._passing():
                 return type(self.error)(str(self.error.args[0]), code=self.error.code, table=self.name)

@@ -255,7 +255,7 @@ class AsyncOperations(TableBase):
         hash_key, sort_key = key_pair(hash_key, sort_key)
 
         def finish(frame: Buffer) -> Any:
-            status, value = fast.read_value(frame)
+            status, value = self._read_value(frame)
             if status == 1:
                 return default
             if status:

@@ -11,7 +11,7 @@ from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError,
 from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.rpc import Rpc
+from ..protocol.rpc import GET, Rpc
 from ..retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -131,6 +131,13 @@ class TableBase:
             raise self._unreadable(error, rpc) from None
         if status:
             raise self._storage_error(rpc, status)
+
+    def _read_value(self, frame: Buffer) -> tuple[int, bytes]:
+        """Return status and value of a reply to get."""
+        try:
+            return fast.read_value(frame)
+        except ProtocolError as error:
+            raise self._unreadable(error, GET) from None
 
     def _unreadable(self, error: ProtocolError, rpc: Rpc) -> ProtocolError:
         """Complete the error for a body that cannot be read: after a write its outcome is unknown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..bulk import Bulk, Request
+from ..bulk import Bulk
 from ..cluster.routing import RoutingTable
 from ..errors import InvalidArgument, PegasusError, ProtocolError
 from ..keys import Key, crc64
@@ -122,7 +122,7 @@ class BatchOperations(TableBase):
         self, groups: list[list[Pair]], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
     ) -> list[tuple[dict[Pair, bytes], int | None]]:
         """Return for each group the rows that came, and the partition that answered; None: it does not matter."""
-        requests = [Request(BATCH_GET, hashes[members[0]], batch_get_argument(members)) for members in groups]
+        requests = [(BATCH_GET, hashes[members[0]], batch_get_argument(members)) for members in groups]
 
         def finish(_index: int, frame: Buffer) -> tuple[dict[Pair, bytes], int]:
             try:
@@ -145,7 +145,7 @@ class BatchOperations(TableBase):
         self, pairs: list[Pair], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
     ) -> dict[Pair, bytes]:
         """Return the rows from a server that does not know batch_get."""
-        requests = [Request(GET, hashes[pair], fast.key_argument(*pair)) for pair in pairs]
+        requests = [(GET, hashes[pair], fast.key_argument(*pair)) for pair in pairs]
 
         def finish(_index: int, frame: Buffer) -> bytes | None:
             response = self._decode(GET, frame)

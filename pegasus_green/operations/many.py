@@ -8,16 +8,19 @@ from typing import Any
 from ..bulk import Bulk, Request
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, crc64
+from ..model import MultiGetResult
 from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.rpc import GET, PUT, REMOVE
+from ..protocol.rpc import GET, MULTI_GET, PUT, REMOVE
+from ..protocol.rrdb import MultiGetRequest
 from ..retry import RetryPolicy
-from .base import DEFAULT, TableBase, expire_ts, key_pair
+from .base import DEFAULT, expire_ts, key_pair, only_hash_key
+from .multi import MultiOperations, multi_get_request
 
 CONCURRENCY = 1000
 
 
-class ManyOperations(TableBase):
+class ManyOperations(MultiOperations):
     """The same verb for many records at once: not atomic, results in the order of the arguments."""
 
     __slots__ = ()
@@ -61,11 +64,11 @@ class ManyOperations(TableBase):
         for hash_key, sort_key in keys:
             if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
                 hash_key, sort_key = key_pair(hash_key, sort_key)
-            requests.append(Request(GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+            requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
         codec = self.codec
 
         def finish(_index: int, frame: Buffer) -> Any:
-            status, value = fast.read_value(frame)
+            status, value = self._read_value(frame)
             if status == 0:
                 return value if codec is None else codec.decode(value)
             if status == 1:
@@ -115,7 +118,7 @@ class ManyOperations(TableBase):
             hash_key, sort_key = key_pair(hash_key, sort_key)
             argument = fast.put_argument(hash_key, sort_key, self._value(value), at)
             self._check_size(PUT, argument)
-            requests.append(Request(PUT, crc64(hash_key or sort_key), argument))
+            requests.append((PUT, crc64(hash_key or sort_key), argument))
 
         def finish(_index: int, frame: Buffer) -> None:
             self._done(PUT, frame)
@@ -157,12 +160,63 @@ class ManyOperations(TableBase):
         requests = []
         for hash_key, sort_key in keys:
             hash_key, sort_key = key_pair(hash_key, sort_key)
-            requests.append(Request(REMOVE, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+            requests.append((REMOVE, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
 
         def finish(_index: int, frame: Buffer) -> None:
             self._done(REMOVE, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    def multi_get_many(
+        self,
+        requests: Iterable[Key | tuple[Key, Iterable[Key] | None]],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[Any]:
+        """Read several records of each of many hash keys, with a ``multi_get`` for each.
+
+        Args:
+            requests: Hash keys (all their records, within the limits of one ``multi_get``), or pairs of a hash key and
+                its sort keys.
+            concurrency: Requests in flight at most.
+            return_errors: As for ``get_many``.
+            timeout: Seconds for each hash key.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            The ``MultiGetResult`` of each, in order; each says whether it is complete.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors.
+
+        Retries: safe.
+        Greenlets: as for ``get_many``.
+
+        Example:
+            >>> table.multi_set("user:1", {"name": "Ada"})
+            >>> table.multi_get_many(["user:1", ("user:2", ["name"])])
+            [MultiGetResult({b'name': b'Ada'}, complete=True), MultiGetResult({}, complete=True)]
+        """
+        asked = []
+        wanted: list[MultiGetRequest | None] = []
+        for item in requests:
+            hash_key, sort_keys = item if isinstance(item, tuple) else (item, None)
+            raw = only_hash_key(hash_key)
+            request = multi_get_request(raw, sort_keys, {})
+            wanted.append(request)
+            if request is not None:
+                asked.append((MULTI_GET, crc64(raw), MULTI_GET.encode_argument(request)))
+        sent = [request for request in wanted if request is not None]
+
+        def finish(index: int, frame: Buffer) -> Any:
+            return self._found(frame, sent[index])
+
+        found = iter(self._run(asked, finish, concurrency, timeout, retry, return_errors=return_errors))
+        return [MultiGetResult() if request is None else next(found) for request in wanted]
 
     def _run(
         self,

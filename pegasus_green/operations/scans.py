@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import time
 from typing import Any
 
@@ -54,7 +54,7 @@ class ScanOperations(TableBase):
             no_value: Leave the values out: they are ``b""`` then.
             with_ttl: Add the seconds left to each row.
             limit: Most rows; None: all.
-            batch_size: Rows in one reply; the server sends 1,000 at most.
+            batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
             resume: A ``token()`` of an earlier scan of this hash key: go on behind its last row. What was selected
@@ -117,7 +117,7 @@ class ScanOperations(TableBase):
             no_value: Leave the values out: they are ``b""`` then.
             with_ttl: Add the seconds left to each row.
             limit: Most rows; None: all.
-            batch_size: Rows in one reply; the server sends 1,000 at most.
+            batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.
             parallel: Partitions that are read at the same time, each by a greenlet; their rows come mixed by batches.
                 Up to ``2 * parallel + 1`` batches are in memory.
             timeout: Seconds for one batch with its attempts; None: the client's default.
@@ -280,30 +280,25 @@ class ScanOperations(TableBase):
     ) -> Scanner:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InvalidArgument(f"limit must be a whole number of rows or None, not {limit!r}")
-        work = self._work(token, batch_size, timeout, retry)
-        if limit:
-            work.batch_size = min(work.batch_size, limit)
+        rows = min(_whole(batch_size, "batch_size"), limit or MAX_BATCH)
+        work = self._work(token, rows, timeout, retry)
         return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
 
-    def _shape(self, query: Query) -> Any:
-        """Return what turns rows as the servers send them into those of the application; None: nothing."""
+    def _shape(self, query: Query) -> Callable[[Any], Any] | None:
+        """Return what turns a row as servers send it into one of the application; None: they are the same."""
         at = 2 if query.hash_key is None else 1
         decode_value = None if self.codec is None or query.no_value else self.codec.decode
 
-        def shape(rows: list[Any]) -> list[Any]:
-            if decode_value is not None:
-                rows = [(*row[:at], decode_value(row[at]), *row[at + 1 :]) for row in rows]
-            if query.with_ttl:
-                now = int(time()) - EPOCH
-                rows = [(*row[:-1], _seconds_left(row[-1], now)) for row in rows]
-            return rows
+        def shape(row: tuple[Any, ...]) -> tuple[Any, ...]:
+            value = row[at] if decode_value is None else decode_value(row[at])
+            return (*row[:at], value, _seconds_left(row[at + 1])) if query.with_ttl else (*row[:at], value)
 
         return shape if decode_value is not None or query.with_ttl else None
 
 
-def _seconds_left(expire_ts: int, now: int) -> float:
-    # The server compares as unsigned, and what it has just sent is not expired, whatever our clock says.
-    return max((expire_ts & 0xFFFFFFFF) - now, 1) if expire_ts else math.inf
+def _seconds_left(expire_ts: int) -> float:
+    # The server compares as unsigned, and what it has sent a moment ago is not expired, whatever our clock says.
+    return max((expire_ts & 0xFFFFFFFF) + EPOCH - int(time()), 1) if expire_ts else math.inf
 
 
 def _filter(wanted: Filter | None, name: str) -> Filter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
+from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger, ProtocolError
 from ..keys import Key, crc64, encode_key
 from ..protocol import fast
 from ..protocol.rpc import GET, INCR, PUT, REMOVE, TTL
@@ -62,7 +62,10 @@ class SingleOperations(TableBase):
         )
         if info is not None:
             self._decode(GET, frame, info)
-        status, value = fast.read_value(frame)
+        try:
+            status, value = fast.read_value(frame)
+        except ProtocolError as error:
+            raise self._unreadable(error, GET) from None
         if status == 0:
             return value if self.codec is None else self.codec.decode(value)
         if status == 1:
@@ -110,7 +113,9 @@ class SingleOperations(TableBase):
         if type(value) is not bytes or self.codec is not None:
             value = self._value(value)
         argument = fast.put_argument(hash_key, sort_key, value, expire_ts(ttl) if ttl else 0)
-        frame = self._write(PUT, crc64(hash_key or sort_key), argument, timeout, retry, info)
+        if len(argument) > self._max_argument - PUT.body_base:
+            self._check_size(PUT, argument)
+        frame = self._call(PUT, crc64(hash_key or sort_key), argument, timeout, retry, info)
         self._done(PUT, frame, info)
 
     def remove(

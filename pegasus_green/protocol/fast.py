@@ -11,19 +11,20 @@ from typing import Any
 
 from ..errors import ProtocolError
 from .binary import Buffer
+from .framing import RESULT_HEAD
 from .rpc import GET, Rpc
 
 _BLOB_IN_ONE = struct.Struct(">3siH")
 _PUT = struct.Struct(">6siH")
-_VALUE = struct.Struct(">3si")
 _EXPIRY = struct.Struct(">3si2s")
-# Status, app_id, partition, decree and the length of the server's name.
-_UPDATE = struct.Struct(">3si3s4x3s4x3s8x3si")
-_UPDATE_TAGS = (b"\x08\0\1", b"\x08\0\2", b"\x08\0\3", b"\x0a\0\4", b"\x0b\0\5")
+_NO_EXPIRY = b"\x08\0\3\0\0\0\0\0\0"
+# From this size on a second copy of the value costs more than the parts do.
+_LARGE = 16 * 1024
 _I32 = struct.Struct(">i")
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value; the value's bytes begin behind its length.
-_OK_VALUE = b"\x08\0\1\0\0\0\0\x0c\0\2"
+_OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
+_BODY_AT = GET.body_offset - 3
 _VALUE_AT = GET.body_offset + 14
 _FIELD_1_STRUCT = b"\x0c\0\1"
 _FIELD_2_BLOB = b"\x0c\0\2"
@@ -36,22 +37,45 @@ def key_argument(hash_key: bytes, sort_key: bytes) -> bytes:
     return _BLOB_IN_ONE.pack(_FIELD_1_STRUCT, 2 + size + len(sort_key), size) + hash_key + sort_key + b"\0"
 
 
+class LargeArgument:
+    """An argument in parts, so that a large value is copied once: into the frame, when the header is put before it."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, *parts: bytes) -> None:
+        """Remember the parts."""
+        self.parts = parts
+        self.size = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        """Return the size in bytes."""
+        return self.size
+
+    def __radd__(self, head: bytes) -> bytes:
+        """Return head and the parts in one."""
+        return b"".join((head, *self.parts))
+
+
 def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> bytes:
     """Return the argument of put: an update_request of key, value and expiry."""
-    size = len(hash_key)
-    return b"%b%b%b%b%b%b" % (
-        _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size),
-        hash_key,
-        sort_key,
-        _VALUE.pack(_FIELD_2_BLOB, len(value)),
-        value,
-        _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0"),
-    )
+    size, length = len(hash_key), len(value)
+    head = _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size) + hash_key + sort_key
+    head += _FIELD_2_BLOB + _I32.pack(length)
+    tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
+    if length >= _LARGE:
+        # It behaves as bytes where it goes: its length is taken and a header is put in front.
+        return LargeArgument(head, value, tail)  # type: ignore[return-value]
+    return head + value + tail
 
 
 # What stands behind the value (app_id, partition, server, two STOPs) is the same for every reply of a replica: an
 # ending that the general decoder has accepted once need not be looked at again.
 _known_endings: set[bytes] = set()
+# The same for replies to updates with status 0, before and behind the decree, the one part that always changes.
+_known_update_heads: set[bytes] = set()
+_known_update_ends: set[bytes] = set()
+# Where the decree stands, from the body's begin: behind status, app_id, partition and its own field head.
+_DECREE = 24
 _MOST_ENDINGS = 10_000
 _LONGEST_ENDING = 300
 
@@ -62,7 +86,7 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
     Raises:
         ProtocolError: The body cannot be read.
     """
-    if type(frame) is bytes and len(frame) > _VALUE_AT and frame.startswith(_OK_VALUE, GET.body_offset):
+    if type(frame) is bytes and len(frame) > _VALUE_AT and frame.startswith(_OK_VALUE, _BODY_AT):
         end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0]
         if end >= _VALUE_AT and frame[end:] in _known_endings:
             return 0, frame[_VALUE_AT:end]
@@ -71,7 +95,7 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
 
 def _read_any_value(frame: Buffer) -> tuple[int, bytes]:
     """Read what ``read_value`` does not know yet: large frames, other statuses, new endings."""
-    usual = len(frame) > _VALUE_AT and frame[GET.body_offset : _VALUE_AT - 4] == _OK_VALUE
+    usual = len(frame) > _VALUE_AT and frame[_BODY_AT : _VALUE_AT - 4] == _OK_VALUE
     end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0] if usual else -1
     if end >= _VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in _known_endings:
         return 0, bytes(frame[_VALUE_AT:end])
@@ -93,15 +117,26 @@ def read_status(rpc: Rpc, frame: Buffer) -> int:
         ProtocolError: The body cannot be read.
     """
     start = rpc.body_offset
-    if len(frame) >= start + _UPDATE.size:
-        tag1, status, tag2, tag3, tag4, tag5, size = _UPDATE.unpack_from(frame, start)
-        if (
-            (tag1, tag2, tag3, tag4, tag5) == _UPDATE_TAGS
-            and size == len(frame) - start - _UPDATE.size - 2
-            and frame[-2:] == b"\0\0"
-        ):
-            return int(status)
-    return int(decode(rpc, frame).error)
+    if (
+        type(frame) is bytes
+        and frame[start - 3 : start + _DECREE] in _known_update_heads
+        and frame[start + _DECREE + 8 :] in _known_update_ends
+    ):
+        return 0
+    return _read_any_status(rpc, frame)
+
+
+def _read_any_status(rpc: Rpc, frame: Buffer) -> int:
+    """Read what ``read_status`` does not know yet."""
+    response = decode(rpc, frame)
+    start = rpc.body_offset
+    if response.error == 0 and response.encode() + b"\0" == bytes(frame[start:]):
+        for known in (_known_update_heads, _known_update_ends):
+            if len(known) >= _MOST_ENDINGS:
+                known.clear()
+        _known_update_heads.add(bytes(frame[start - 3 : start + _DECREE]))
+        _known_update_ends.add(bytes(frame[start + _DECREE + 8 :]))
+    return int(response.error)
 
 
 def decode(rpc: Rpc, frame: Buffer) -> Any:
@@ -110,6 +145,7 @@ def decode(rpc: Rpc, frame: Buffer) -> Any:
     Raises:
         ProtocolError: The body cannot be read.
     """
-    if rpc.response is None or len(frame) <= rpc.body_offset:
+    start = rpc.body_offset
+    if rpc.response is None or len(frame) <= start or frame[start - 3 : start] != RESULT_HEAD:
         raise ProtocolError(f"{rpc.label}: no result in the reply")
-    return rpc.response.decode_reply(frame, rpc.body_offset)
+    return rpc.response.decode_reply(frame, start)

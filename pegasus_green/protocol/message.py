@@ -308,7 +308,7 @@ class StructOf:
         """Remember the class."""
         self.cls = cls
         # An empty struct is one byte on the wire and 200 in memory: a long list has to carry at least half of the
-        # fields that servers always write, so that what is decoded stays below about 20 times the frame.
+        # fields that servers always write, so that what is decoded stays below about 40 times the frame.
         always = 1 + sum(3 + field.wire.smallest for field in cls.FIELDS if not field.optional)
         self.smallest = max(5, always // 2)
 

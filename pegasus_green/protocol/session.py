@@ -52,9 +52,22 @@ class ClientSession:
             reply out of ``feed`` also takes its entry out of here, so an entry that was given up meanwhile is not met.
         issued: The newest sequence id; ids run from 1 to 2^31-1 and around.
         received: Reply frames cut out of the stream so far.
+        broken: Why the stream cannot go on behind the replies handed out last; the next ``feed`` raises it.
     """
 
-    __slots__ = ("pending", "issued", "received", "max_frame", "_tail", "_large", "_filled", "_size", "_head", "_shape")
+    __slots__ = (
+        "pending",
+        "issued",
+        "received",
+        "broken",
+        "max_frame",
+        "_tail",
+        "_large",
+        "_filled",
+        "_size",
+        "_head",
+        "_shape",
+    )
 
     def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
         """Start with nothing pending.
@@ -65,6 +78,7 @@ class ClientSession:
         self.pending: dict[int, Any] = {}
         self.issued = 0
         self.received = 0
+        self.broken: ProtocolError | None = None
         self.max_frame = max_frame
         self._tail = b""
         self._large: bytearray | None = None
@@ -107,17 +121,25 @@ class ClientSession:
         those who take the replies.
 
         Raises:
-            ProtocolError: The stream cannot be understood any more; the connection has to end.
+            ProtocolError: The stream cannot be understood any more; the connection has to end. Whole replies in front
+                of the bad one are returned first, and ``broken`` is set.
         """
+        if self.broken is not None:
+            raise self.broken
         if self._tail:
             data = self._tail + data
             self._tail = b""
         frames: list[tuple[int, Buffer]] = []
         pos, end = 0, len(data)
-        while pos < end:
-            pos = self._feed_usual(data, pos, end, frames)
-            if pos < end:
-                pos = self._feed_any(data, pos, end, frames)
+        try:
+            while pos < end:
+                pos = self._feed_usual(data, pos, end, frames)
+                if pos < end:
+                    pos = self._feed_any(data, pos, end, frames)
+        except ProtocolError as error:
+            if not frames:
+                raise
+            self.broken = error
         self.received += len(frames)
         return frames
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gevent.exceptions import InvalidSwitchError
 from greenlet import getcurrent
 
-from ..cluster.dispatcher import Attempt
+from ..cluster.dispatcher import Attempt, may_repeat
 from ..cluster.routing import Route
 from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
 from ..protocol.binary import Buffer
@@ -17,9 +17,10 @@ from ..protocol.rows import Rows, read_rows
 from ..protocol.rpc import CLEAR_SCANNER, GET_SCANNER, SCAN, Rpc
 from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
+from ..transport import fork
 from ..transport.connection import Connection, Outcome, left_ms
 from .parts import COMPLETED, NONE, Part
-from .work import Work
+from .work import GOOD_REPLY, Work
 
 # A count that was lost this often goes on with rows, which can be counted on from the last key.
 MAX_LOST_COUNTS = 2
@@ -76,7 +77,7 @@ class BatchCall(Attempt):
         rows: What the successful reply holds.
     """
 
-    __slots__ = ("work", "part", "rows", "_connection", "_route")
+    __slots__ = ("work", "part", "rows", "_connection", "_route", "_size")
 
     def __init__(self, work: Work, part: Part, deadline: float) -> None:
         """Begin the call of a batch."""
@@ -85,10 +86,11 @@ class BatchCall(Attempt):
         self.rows: Rows | None = None
         self._connection: Connection | None = None
         self._route: Route | None = None
+        self._size = 0
 
     def route(self) -> Route | PegasusError:
         """Return where the part is served now; a table scan that met a split is planned anew here."""
-        if not self.part.modulus:
+        if not self.part.modulus or self._generation != fork.generation():
             return super().route()
         table = self.owner.routes.get(self.deadline)
         if isinstance(table, PegasusError):
@@ -120,7 +122,8 @@ class BatchCall(Attempt):
         if isinstance(connection, PegasusError):
             return connection
         as_rows = part.breaks >= MAX_LOST_COUNTS
-        argument = self.work.query.open(part.after, self.work.batch_size, as_rows=as_rows)
+        part.asked = self.work.rows_a_batch
+        argument = self.work.query.open(part.after, part.asked, as_rows=as_rows)
         return self._ask(GET_SCANNER, connection, route, argument)
 
     def _scan(self, route: Route) -> Outcome | None:
@@ -143,7 +146,7 @@ class BatchCall(Attempt):
         A caller that is killed meanwhile leaves somebody behind who frees the context that the reply brings.
         """
         self.rpc, self._connection, self._route = rpc, connection, route
-        movable = route if self.retry is not None else None
+        movable = route if may_repeat(self.retry, self.number) else None
         while (now := monotonic()) < self.deadline:
             seqid = connection.start(
                 rpc, route, self.hash, argument, self.deadline, left_ms(self.deadline, now), getcurrent(), movable
@@ -159,7 +162,13 @@ class BatchCall(Attempt):
                 if connection.pending.pop(seqid, None) is not None and connection.lost is None:
                     connection.pending[seqid] = (_Orphan(rpc, connection, route, self.hash), self.deadline, None)
                 raise
-            if isinstance(outcome, (bytes, memoryview, PegasusError)):
+            if isinstance(outcome, (bytes, memoryview)):
+                self._size = len(outcome)
+                return outcome
+            if isinstance(outcome, PegasusError):
+                if isinstance(connection.lost, ProtocolError):
+                    # Most likely our batch was larger than a frame may be, and would end the next connection, too.
+                    self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
                 return outcome
             connection.pending.pop(seqid, None)
             raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a batch")
@@ -214,7 +223,7 @@ class BatchCall(Attempt):
             final = query.range.behind(part.after).is_empty
         if not final and found.status == 0:
             part.opened(found.context_id, self._connection, self._route)
-            if self.work.closed:
+            if self.work.closed or self.work.adapt(part.asked, len(found.rows), self._size):
                 part.clear()
         return Batch(part.key, found.rows, final, part.counted + part.partial)
 
@@ -236,6 +245,7 @@ def fetch(work: Work, part: Part) -> Batch:
     failure: BaseException | None = None
     if listeners:
         listeners.emit("call_started", dispatcher.routes.name, "scan")
+    cluster.running += 1
     try:
         while call.decide(call.send()) is None:
             call.pause()
@@ -247,6 +257,7 @@ def fetch(work: Work, part: Part) -> Batch:
             stats.errors[type(error).__name__] += 1
         raise
     finally:
+        cluster.running -= 1
         if listeners:
             seconds = monotonic() - begin
             listeners.emit("call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False)

@@ -18,7 +18,7 @@ from .sources import Parallel, Sequential
 from .token import Token
 from .work import Work
 
-Shape = Callable[[list[Any]], list[Any]]
+Shape = Callable[[Any], Any]
 
 
 class Scanner(Iterator[Any]):
@@ -48,6 +48,7 @@ class Scanner(Iterator[Any]):
         "_shape",
         "_left",
         "_rows",
+        "_raw",
         "_batch",
         "_ledger",
         "_ended",
@@ -65,12 +66,21 @@ class Scanner(Iterator[Any]):
         limit: int | None = None,
         shape: Shape | None = None,
     ) -> None:
-        """Iterate over what a piece of work gives; use the methods of a table."""
+        """Iterate over what a piece of work gives; use the methods of a table.
+
+        Args:
+            work: The scan.
+            parallel: How many parts are read at the same time.
+            limit: Most rows; None: all.
+            shape: Makes the application's row of the server's; where it fails, the next call goes on behind that row.
+        """
         self._work = work
         self._source = Sequential(work) if parallel == 1 else Parallel(work, parallel)
         self._shape = shape
         self._left = limit
-        self._rows: Iterator[Any] = iter(())
+        # What is left of the batch, as the server sent it and as the application gets it; the first can be counted.
+        self._raw: Iterator[Any] = iter(())
+        self._rows: Iterator[Any] = self._raw
         self._batch: Batch | None = None
         self._ledger: Ledger | None = None
         self._delivered = 0
@@ -82,8 +92,8 @@ class Scanner(Iterator[Any]):
 
     def __repr__(self) -> str:
         """Show table and progress."""
-        state = "ended" if self._ended and not length_hint(self._rows) else "open"
-        return f"<Scanner {self._work.dispatcher.routes.name} {state} rows={self._delivered - length_hint(self._rows)}>"
+        state = "ended" if self._ended and not length_hint(self._raw) else "open"
+        return f"<Scanner {self._work.dispatcher.routes.name} {state} rows={self._delivered - length_hint(self._raw)}>"
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
@@ -121,7 +131,7 @@ class Scanner(Iterator[Any]):
             raise RequestTimeout("another greenlet waits for the next batch", table=self._work.dispatcher.routes.name)
         try:
             # Another greenlet may have been here meanwhile.
-            while not length_hint(self._rows):
+            while not length_hint(self._raw):
                 if self._ended:
                     raise StopIteration
                 cluster.bind()
@@ -146,11 +156,10 @@ class Scanner(Iterator[Any]):
                 rows = rows[: self._left]
                 batch = batch._replace(final=False)
             self._left -= len(rows)
-        if self._shape is not None and rows:
-            rows = self._shape(rows)
         self._batch = batch._replace(rows=rows)
         self._delivered += len(rows)
-        self._rows = iter(rows)
+        self._raw = iter(rows)
+        self._rows = self._raw if self._shape is None else map(self._shape, self._raw)
         if self._left == 0:
             self._end()
 
@@ -161,27 +170,31 @@ class Scanner(Iterator[Any]):
 
     def _settle(self) -> None:
         """Write down what has been delivered."""
-        self._ledger = self._position()
+        if self._ledger is None:
+            self._ledger = self._position()
+        else:
+            self._write_down(self._ledger)
         self._batch = None
 
     def _position(self) -> Ledger | None:
         """Return what has been delivered; None: the parts are not known yet."""
-        ledger = self._ledger
-        if ledger is None:
+        if self._ledger is None:
             waiting = self._work.waiting
             # Before the first batch, what waits is all there is.
             return None if waiting is None else Ledger((part.index, part.modulus, part.after) for part in waiting)
-        batch = self._batch
-        if batch is None:
-            return ledger
-        ledger = Ledger(ledger.parts())
-        rows = batch.rows
-        left = length_hint(self._rows)
-        if batch.final and not left:
-            ledger.finish(*batch.key)
-        elif left < len(rows):
-            ledger.advance(*batch.key, self._work.query.key_of(rows[len(rows) - left - 1]))
+        ledger = Ledger(self._ledger.parts())
+        self._write_down(ledger)
         return ledger
+
+    def _write_down(self, ledger: Ledger) -> None:
+        """Add to a ledger what has been delivered of the newest batch."""
+        batch = self._batch
+        if batch is not None:
+            left = length_hint(self._raw)
+            if batch.final and not left:
+                ledger.finish(*batch.key)
+            elif left < len(batch.rows):
+                ledger.advance(*batch.key, self._work.query.key_of(batch.rows[len(batch.rows) - left - 1]))
 
     @property
     def finished(self) -> bool:
@@ -210,5 +223,5 @@ class Scanner(Iterator[Any]):
         """End the scan: free the server's contexts and the greenlets; never yields, idempotent."""
         if self._ledger is not None:
             self._settle()
-        self._rows = iter(())
+        self._raw = self._rows = iter(())
         self._end()

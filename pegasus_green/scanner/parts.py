@@ -41,6 +41,7 @@ class Part:
         context: Id of the server's open context, None: there is none.
         connection: The connection that the context belongs to.
         route: The partition as it was when the context was opened.
+        asked: Rows that it asks for in one batch.
         counted: Rows counted up to ``after``.
         partial: Rows counted beyond, which are worth nothing when the context is lost.
         breaks: How often a count was lost.
@@ -54,6 +55,7 @@ class Part:
         "context",
         "connection",
         "route",
+        "asked",
         "counted",
         "partial",
         "breaks",
@@ -66,6 +68,7 @@ class Part:
         self.context: int | None = None
         self.connection: Connection | None = None
         self.route: Route | None = None
+        self.asked = 0
         self.counted = self.partial = self.breaks = 0
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from ..errors import RequestTimeout
+from ..errors import ForkedConnection, RequestTimeout
 from .batch import Batch, fetch
 from .parts import Part
 from .work import Work
@@ -105,8 +105,10 @@ class Parallel:
                 self._read_part(part)
                 finished = True
             except Exception as error:
-                # It belongs to the application's greenlet; when that asks again, the part is read on.
-                self._ready.append(error)
+                # It belongs to the application's greenlet; when that asks again, the part is read on. A copy of this
+                # greenlet in a forked process makes room for one that reads on with connections of its own.
+                if not isinstance(error, ForkedConnection):
+                    self._ready.append(error)
                 return
             finally:
                 if not finished and not work.closed:

@@ -14,7 +14,12 @@ from ..cluster.routing import Route, RoutingTable
 from ..errors import PegasusError, TableError
 from ..retry import RetryPolicy
 from .parts import Part, key_part, plan
-from .query import Query
+from .query import MAX_BATCH, Query
+
+# A reply above the one makes the batches smaller, so that they come to about the other; much smaller ones let them
+# grow again (bytes).
+LARGE_REPLY = 4 * 1024 * 1024
+GOOD_REPLY = 1024 * 1024
 
 
 class Work:
@@ -23,6 +28,8 @@ class Work:
     Attributes:
         waiting: Parts that nobody reads now; None: nothing was planned yet.
         active: Parts that are being read.
+        max_rows: Most rows to be asked for in one reply.
+        rows_a_batch: Rows to be asked for now.
         app_id: The table's id, 0 while it is not known.
         closed: Whether nothing is to be read any more.
         workers: Greenlets that read for this scan.
@@ -41,7 +48,8 @@ class Work:
         app_id: int = 0,
     ) -> None:
         """Describe a scan; no I/O."""
-        self.dispatcher, self.query, self.batch_size = dispatcher, query, batch_size
+        self.dispatcher, self.query = dispatcher, query
+        self.max_rows = self.rows_a_batch = min(batch_size, MAX_BATCH)
         self.timeout, self.retry, self.only, self.app_id = timeout, retry, only, app_id
         self.waiting: deque[Part] | None = None
         self.active: set[Part] = set()
@@ -88,6 +96,26 @@ class Work:
             return TableError(what, table=name)
         self.waiting.extendleft(part.narrow(table))
         return table.routes[part.index]
+
+    def adapt(self, asked: int, rows: int, size: int) -> bool:
+        """Adapt the batches to the rows' size; tell whether a scan that asked for so many rows is to be opened anew.
+
+        A server counts rows, not bytes: 1,000 of 64 KiB are a reply of 64 MiB, which takes memory and keeps the hub
+        busy.
+
+        Args:
+            asked: Rows that the open scan asks for.
+            rows: Rows that a reply had.
+            size: Its bytes.
+        """
+        if size > LARGE_REPLY:
+            wanted = max(rows * GOOD_REPLY // size, 1)
+        elif rows >= asked and size < GOOD_REPLY // 4:
+            wanted = min(4 * asked, self.max_rows)
+        else:
+            return False
+        self.rows_a_batch = wanted
+        return wanted != asked
 
     def suspend(self) -> None:
         """End greenlets and contexts, so that nothing goes on until somebody reads again. Never yields."""

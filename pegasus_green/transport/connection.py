@@ -17,12 +17,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import deque
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from gevent import get_hub
 from gevent import socket as gsocket
 from gevent.event import Event
 from gevent.exceptions import InvalidSwitchError
@@ -32,8 +31,9 @@ from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusErro
 from ..protocol.binary import Buffer
 from ..protocol.framing import V1_HASH_FIELD, V1_START, encode_request
 from ..protocol.rpc import META_END_BACKUP, Rpc
-from ..protocol.session import MAX_SEQID, ClientSession
+from ..protocol.session import MAX_SEQID
 from . import fork
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from ..options import ClientOptions
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pegasus_green.connection")
 
 READ_SIZE = 256 * 1024
+LEAST_READ = 4 * 1024
+# What a read fills: one buffer for all connections of a hub, since none keeps anything in it. Not one for all hubs:
+# their threads read at the same time.
+_chunks: weakref.WeakKeyDictionary[Any, memoryview] = weakref.WeakKeyDictionary()
 # A pass of the reader ends after this many replies or seconds, so that one busy connection cannot hold the hub.
 FRAMES_A_PASS = 256
 SECONDS_A_PASS = 0.002
@@ -53,9 +57,6 @@ FAILURES_A_PASS = 256
 # How often the timer looks for silence while calls wait; also the longest time it sleeps then.
 TICK = 0.25
 LEAST_TICK = 0.005
-# Above this many bytes frames go to the kernel as they are; below, joining them is cheaper.
-GATHER_FROM = 64 * 1024
-MAX_GATHER = 512
 FOREVER = float("inf")
 
 Outcome: TypeAlias = "bytes | memoryview | PegasusError"
@@ -87,7 +88,7 @@ class Target:
         self.app_id, self.index, self.header_part = app_id, index, header_part
 
 
-class Connection:
+class Connection(Outbox):
     """A connected socket with the calls that wait on it.
 
     Attributes:
@@ -100,33 +101,18 @@ class Connection:
     """
 
     __slots__ = (
-        "peer",
-        "hub",
-        "lost",
-        "session",
+        "_chunk",
         "silent_since",
         "born",
         "heard",
         "sockaddr",
         "_socket",
-        "_fd",
-        "pending",
-        "_out",
-        "_out_bytes",
-        "_backlog",
-        "_backlog_bytes",
         "_reader",
-        "_writer",
         "_timer",
         "_wake_at",
         "_referenced",
-        "_in_pass",
-        "_flush_due",
         "_undelivered",
-        "_crowded",
-        "_room",
-        "_max_in_flight",
-        "_max_queued",
+        "_share",
         "_version",
         "_options",
         "__weakref__",
@@ -134,34 +120,19 @@ class Connection:
 
     def __init__(self, sock: Any, peer: Peer, options: ClientOptions) -> None:
         """Take over a connected gevent socket of the current hub."""
-        self.peer = peer
-        self.hub: Any = get_hub()
-        self.lost: PegasusError | None = None
-        self.session = ClientSession(options.max_frame)
+        super().__init__(sock.fileno(), peer, options)
+        self._chunk = _chunks.get(self.hub) or _chunks.setdefault(self.hub, memoryview(bytearray(READ_SIZE)))
         self.silent_since = 0.0
         self.born = self.heard = monotonic()
         self.sockaddr = sock.getpeername()
         self._socket = sock
-        self._fd: int = sock.fileno()
-        self.pending = self.session.pending
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._backlog: deque[Buffer] = deque()
-        self._backlog_bytes = 0
-        loop = self.hub.loop
         # ref=False: an idle connection does not keep the loop alive; while calls wait the reader is referenced.
-        self._reader: Any = loop.io(self._fd, 1, ref=False)
-        self._writer = loop.io(self._fd, 2)
+        self._reader: Any = self.hub.loop.io(self._fd, 1, ref=False)
         self._timer: Any = None
         self._wake_at = FOREVER
         self._referenced = False
-        self._in_pass = False
-        self._flush_due = False
         self._undelivered: list[tuple[int, Buffer]] = []
-        self._crowded = False
-        self._room: Event | None = None
-        self._max_in_flight = options.max_in_flight
-        self._max_queued = options.max_queued_bytes
+        self._share = READ_SIZE
         self._version = options.header_version
         self._options = options
         self._reader.start(self._readable)
@@ -179,11 +150,6 @@ class Connection:
     def in_flight(self) -> int:
         """Requests that wait for a reply."""
         return len(self.pending)
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that wait to be sent."""
-        return self._out_bytes + self._backlog_bytes
 
     @property
     def silence(self) -> float:
@@ -342,7 +308,8 @@ class Connection:
                 version=self._version,
             )
             self.session.issued = seqid
-            self._send(frame)
+            # At once where possible: nobody waits for it, so the client may be closed in the same breath.
+            self._send(frame, at_once=True)
 
     def abandon(self, seqid: int) -> None:
         """Give up a started request: it is not sent if it has not begun to leave, else its reply will be dropped."""
@@ -360,129 +327,6 @@ class Connection:
                 what = f"{len(self.pending)} calls in flight and {self.queued_bytes} bytes queued"
                 return RequestTimeout(f"no room on the connection: {what}", address=self.peer.address)
         return self._closed_error(False)
-
-    def _make_room(self) -> None:
-        # Requests that were withdrawn make room too, where the socket takes nothing.
-        if self._crowded and self.lost is None and self.queued_bytes < self._max_queued // 2:
-            self._crowded = False
-        if self._room is not None and not self._crowded and len(self.pending) < self._max_in_flight:
-            self._room.set()
-            self._room = None
-
-    # ------------------------------------------------------------------ sending
-
-    def _send(self, frame: bytes) -> None:
-        out = self._out
-        if not out and not self._backlog and not self._in_pass and len(self.pending) <= 1:
-            # Nothing else is under way: the frame goes out now, which saves a hub callback. It never waits.
-            try:
-                size = os.write(self._fd, frame)
-            except BlockingIOError:
-                size = 0
-            except OSError as error:
-                out.append(frame)
-                self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-                return
-            self.peer.bytes_sent += size
-            if size < len(frame):
-                self._keep_rest([frame], size)
-            return
-        out.append(frame)
-        self._out_bytes += len(frame)
-        if self._out_bytes + self._backlog_bytes > self._max_queued:
-            self._crowded = True
-        if not self._flush_due and not self._in_pass and not self._backlog:
-            self._flush_due = True
-            self.hub.loop.run_callback(self._flush)
-
-    def _flush(self) -> None:
-        """Send everything that has gathered, in the hub; the rest is left to the write watcher."""
-        self._flush_due = False
-        out = self._out
-        if not out or self._backlog or self.lost is not None:
-            return
-        size = self._out_bytes
-        self._out, self._out_bytes = [], 0
-        try:
-            if size < GATHER_FROM or len(out) > MAX_GATHER:
-                done = os.write(self._fd, out[0] if len(out) == 1 else b"".join(out))
-            else:
-                done = os.writev(self._fd, out)
-        except BlockingIOError:
-            done = 0
-        except OSError as error:
-            self._out = out + self._out
-            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-            return
-        self.peer.bytes_sent += done
-        if done < size:
-            self._keep_rest(out, done)
-        elif self._crowded:
-            self._make_room()
-
-    def _keep_rest(self, frames: list[bytes], done: int) -> None:
-        """Put what the kernel did not take into the backlog; whole frames stay whole, so their callers are unsent."""
-        first = 0
-        while done >= len(frames[first]):
-            done -= len(frames[first])
-            first += 1
-        self._backlog.append(memoryview(frames[first])[done:] if done else frames[first])
-        # Empty ones too: see _withdraw.
-        self._backlog.extend(frames[first + 1 :])
-        self._backlog_bytes += sum(map(len, frames[first:])) - done
-        if self.queued_bytes > self._max_queued:
-            self._crowded = True
-        self._writer.start(self._writable)
-
-    def _writable(self) -> None:
-        """Send from the backlog, in the hub."""
-        backlog = self._backlog
-        backlog.extend(self._out)
-        self._backlog_bytes += self._out_bytes
-        self._out, self._out_bytes = [], 0
-        some = [backlog[index] for index in range(min(len(backlog), MAX_GATHER))]
-        try:
-            done = os.writev(self._fd, some)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-            return
-        self.peer.bytes_sent += done
-        self._backlog_bytes -= done
-        while backlog and done >= len(backlog[0]):
-            done -= len(backlog.popleft())
-        if done:
-            backlog[0] = memoryview(backlog[0])[done:]
-        if not backlog:
-            self._writer.stop()
-        if self._crowded:
-            self._make_room()
-
-    def _unsent(self) -> int:
-        """Return how many of the newest requests have not begun to leave."""
-        backlog = self._backlog
-        begun = 1 if backlog and isinstance(backlog[0], memoryview) else 0
-        return len(self._out) + len(backlog) - begun
-
-    def _withdraw(self, seqid: int) -> bool:
-        """Take a request back that has not begun to leave; tell whether that was still possible.
-
-        The newest ids belong to the frames that wait, in order; ids wrap, so they are compared as a circle.
-        """
-        newer = (self.session.issued - seqid) % MAX_SEQID
-        queue: list[bytes] | deque[Buffer] = self._out
-        if newer >= self._unsent():
-            return False
-        if newer >= len(self._out):
-            newer -= len(self._out)
-            queue = self._backlog
-            self._backlog_bytes -= len(queue[-1 - newer])
-        else:
-            self._out_bytes -= len(queue[-1 - newer])
-        # An empty frame keeps the count of frames and ids in step.
-        queue[-1 - newer] = b""
-        return True
 
     # ------------------------------------------------------------------ receiving
 
@@ -504,6 +348,8 @@ class Connection:
             else:
                 frames = self._read()
             self._deliver(frames)
+            if self.session.broken is not None and not self._undelivered:
+                raise self.session.broken
         except Exception as error:
             # Not only a ProtocolError: whatever goes wrong here must end this connection, not leave its callers.
             if not isinstance(error, ProtocolError):
@@ -529,11 +375,7 @@ class Connection:
         session = self.session
         large = session.buffer()
         try:
-            if large is None:
-                data = os.read(self._fd, READ_SIZE)
-                size = len(data)
-            else:
-                size = os.readv(self._fd, [large])
+            size = os.readv(self._fd, [self._chunk[: self._share] if large is None else large])
         except BlockingIOError:
             return []
         except OSError as error:
@@ -544,7 +386,15 @@ class Connection:
             return []
         self.heard = monotonic()
         self.peer.bytes_received += size
-        return session.feed(data) if large is None else session.filled(size)
+        if large is not None:
+            return session.filled(size)
+        frames = session.feed(bytes(self._chunk[:size]))
+        # To cut 10,000 tiny replies out of one chunk takes longer than a pass may last: the next one reads less.
+        if len(frames) > FRAMES_A_PASS:
+            self._share = max(size * FRAMES_A_PASS // len(frames), LEAST_READ)
+        elif size == self._share < READ_SIZE:
+            self._share = min(2 * size, READ_SIZE)
+        return frames
 
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
         """Hand over replies until the pass has had its share; the others stay pending, so none is met too late."""
@@ -553,7 +403,7 @@ class Connection:
             if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):
                 if self.lost is None:
                     self._undelivered = frames[begin:]
-                    self.hub.loop.run_callback(self._readable)
+                    self._in_next_pass(self._readable)
                 return
             self._deliver_some(frames[begin : begin + FRAMES_A_CHECK])
 
@@ -605,21 +455,7 @@ class Connection:
         now = monotonic()
         if self.lost is not None:
             return
-        earliest = FOREVER
-        expired = []
-        for seqid, (_, deadline, _) in self.pending.items():
-            if deadline <= now:
-                expired.append(seqid)
-            elif deadline < earliest:
-                earliest = deadline
-        if self._undelivered:
-            # What is here already counts as in time. A flood of frames that nobody waits for holds no deadline up.
-            here = {seqid for seqid, _ in self._undelivered}
-            expired = [seqid for seqid in expired if seqid not in here]
-            earliest = now
-        if len(expired) > FAILURES_A_PASS:
-            del expired[FAILURES_A_PASS:]
-            earliest = now
+        expired, earliest = self._past(now)
         silent = self.silence
         condemned = bool(expired) and silent >= self._options.silent_window
         if condemned:
@@ -645,6 +481,21 @@ class Connection:
         if self._out and not self._backlog:
             self._flush()
         self._make_room()
+
+    def _past(self, now: float) -> tuple[list[int], float]:
+        """Return the ids whose deadline has passed, some of them if there are many, and when to look again."""
+        earliest = FOREVER
+        expired = []
+        for seqid, (_, deadline, _) in self.pending.items():
+            if deadline <= now:
+                expired.append(seqid)
+            elif deadline < earliest:
+                earliest = deadline
+        if self._undelivered:
+            # What is here already counts as in time. A flood of frames that nobody waits for holds no deadline up.
+            here = {seqid for seqid, _ in self._undelivered}
+            return [seqid for seqid in expired if seqid not in here][:FAILURES_A_PASS], now
+        return expired[:FAILURES_A_PASS], now if len(expired) > FAILURES_A_PASS else earliest
 
     def move(self, has_moved: Callable[[Target], bool]) -> int:
         """Hand repeatable calls whose partition has another primary back to be sent there; runs in the hub."""
@@ -693,7 +544,20 @@ class Connection:
             if entry is not None:
                 self._hand_over(entry[0], self._closed_error((issued - seqid) % MAX_SEQID >= unsent))
         if self.pending:
-            self.hub.loop.run_callback(self._fail_pending, unsent)
+            self._in_next_pass(self._fail_pending, unsent)
+
+    def _in_next_pass(self, run: Callable[..., object], *args: Any) -> None:
+        """Have the hub call something once timers and the sockets of others had their turn.
+
+        A callback would not do: gevent runs 50 of them, new ones included, before it looks at the clock.
+        """
+        timer = self.hub.loop.timer(0.0)
+        timer.start(self._run_and_close, timer, run, args)
+
+    @staticmethod
+    def _run_and_close(timer: Any, run: Callable[..., object], args: tuple[Any, ...]) -> None:
+        timer.close()
+        run(*args)
 
     def _hand_over(self, taker: Taker, outcome: Outcome) -> None:
         try:

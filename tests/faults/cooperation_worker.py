@@ -1,6 +1,6 @@
 """A process with one client under load that watches its own hub; run by test_cooperation, prints one line of JSON.
 
-    python -m tests.faults.cooperation_worker META SECONDS [--patched]
+python -m tests.faults.cooperation_worker META SECONDS [--patched]
 """
 
 from __future__ import annotations
@@ -62,12 +62,14 @@ def slow_dns(meta: str) -> list[str]:
             name = host
         return plain(name, *args, **kwargs)
 
-    _socket.getaddrinfo = getaddrinfo
+    _socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
     return [f"slow.test:{port}"]
 
 
 # The real one, which blocks its thread: patching has replaced time.sleep.
-time_sleep = time.sleep if "--patched" not in sys.argv else __import__("gevent.monkey").monkey.get_original("time", "sleep")
+time_sleep = (
+    time.sleep if "--patched" not in sys.argv else __import__("gevent.monkey").monkey.get_original("time", "sleep")
+)
 
 
 def store_rows(table: Table) -> None:
@@ -95,21 +97,6 @@ def load(table: Table, seconds: float) -> tuple[list[int], int]:
     return done, rows
 
 
-def burst(table: Table, callers: int, calls: int) -> None:
-    """Let very many callers read small values at the same time, whose replies come in large pieces."""
-
-    def call() -> None:
-        for _ in range(calls):
-            table.get(b"small", timeout=20)
-
-    greenlets = []
-    for number in range(callers):
-        greenlets.append(gevent.spawn(call))
-        if number % 50 == 0:
-            gevent.sleep(0)
-    gevent.joinall(greenlets, raise_error=True)
-
-
 def main() -> None:
     meta, seconds = sys.argv[1], float(sys.argv[2])
     ticker = Ticker()
@@ -124,9 +111,6 @@ def main() -> None:
         ticker = Ticker()
         done, result["rows"] = load(table, seconds)
         result["busy"] = ticker.stop()
-        ticker = Ticker()
-        burst(table, callers=4000, calls=5)
-        result["burst"] = ticker.stop()
         result["calls"] = {"sum": sum(done), "least": min(done), "median": sorted(done)[len(done) // 2]}
     print("now the control: the monitor must find this", file=sys.stderr, flush=True)
     time_sleep(BLOCK_SECONDS)

@@ -66,7 +66,7 @@ class Caller:
 
     def run(self) -> None:
         mill, random = self.mill, self.mill.random
-        while self.left > 0:
+        while self.left > 0 and not mill.over:
             self.left -= 1
             mill.counts["calls"] += 1
             patience = random.random()
@@ -80,7 +80,11 @@ class Caller:
                 # Patient calls meet it too: their replies may be dropped.
                 mill.counts["deadlines" if timeout < PATIENT else "unanswered"] += 1
             except PegasusError as error:
-                mill.wrong.append(f"{self.mark!r}: {error!r}")
+                mill.counts[type(error).__name__] += 1
+                if not mill.tolerant:
+                    mill.wrong.append(f"{self.mark!r}: {error!r}")
+            if mill.pause:
+                gevent.sleep(mill.pause)
 
     def call_under_timeout(self, random: Random, timeout: float) -> None:
         mine = gevent.Timeout(random.expovariate(200))
@@ -148,11 +152,25 @@ class Mill:
     Attributes:
         wrong: Every reply that was not its caller's, and every error that should not be.
         counts: What happened how often.
+        tolerant: Whether calls may fail: servers die too.
+        pause: Seconds between two calls of a caller.
+        over: Set when the callers are to end.
     """
 
-    def __init__(self, table: Table, callers: int, seed: int, name: bytes = b"mill") -> None:
+    def __init__(
+        self,
+        table: Table,
+        callers: int,
+        seed: int,
+        *,
+        name: bytes = b"mill",
+        tolerant: bool = False,
+        pause: float = 0.0,
+    ) -> None:
         self.table, self.name = table, name
         self.random = Random(seed)
+        self.tolerant, self.pause = tolerant, pause
+        self.over = False
         self.callers = [Caller(self, number, 0) for number in range(callers)]
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -161,11 +179,12 @@ class Mill:
         gevent.joinall([gevent.spawn(caller.prepare) for caller in self.callers], raise_error=True)
 
     def run(self, calls: int, kills: float = 500.0) -> None:
-        """Make calls, killing so many callers a second, until all are made."""
+        """Make calls, killing so many callers a second, until all are made or it is over."""
+        self.over = False
         for caller in self.callers:
             caller.left = calls // len(self.callers)
             caller.greenlet = gevent.spawn(caller.run)
-        while any(not caller.greenlet.dead or caller.left for caller in self.callers):
+        while any(not caller.greenlet.dead or (caller.left and not self.over) for caller in self.callers):
             for _ in range(max(int(kills / 100), 1)):
                 caller = self.random.choice(self.callers)
                 if not caller.greenlet.dead:
@@ -173,7 +192,16 @@ class Mill:
                     self.counts["kills"] += 1
             gevent.sleep(0.01)
             for caller in self.callers:
-                if caller.greenlet.dead and caller.left:
-                    if caller.greenlet.exception is not None:
-                        self.wrong.append(f"{caller.mark!r}: {caller.greenlet.exception!r}")
-                    caller.greenlet = gevent.spawn(caller.run)
+                if caller.greenlet.dead:
+                    self.replace(caller)
+
+    def grind(self) -> None:
+        """Make calls until it is over."""
+        self.run(10**9, kills=100.0)
+
+    def replace(self, caller: Caller) -> None:
+        """Let a new greenlet go on for one that is dead."""
+        if caller.greenlet.exception is not None:
+            self.wrong.append(f"{caller.mark!r}: {caller.greenlet.exception!r}")
+        if caller.left and not self.over:
+            caller.greenlet = gevent.spawn(caller.run)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pegasus_green import CheckType, Client, Table
-from pegasus_green.operations.atomic import Mutations
+from pegasus_green import CheckType, Client, Mutations, Table
 
 ROWS = {b"a": b"1", b"b": b"2", b"c": b"3"}
 
@@ -23,7 +22,7 @@ class Operation(NamedTuple):
     """One operation.
 
     Attributes:
-        verb: The method, "admin.create" for one of the admin's.
+        verb: The method, "admin.create_table" for one of the admin's.
         run: Does it.
         rpc: What its first request is called, None: it asks meta servers only.
         marked: Whether its requests contain the mark.
@@ -97,5 +96,5 @@ OPERATIONS = (
     Operation("warm_up", lambda s: s.table.warm_up(), None),
     Operation("ping", lambda s: s.client.ping() > 0, None, expected=True),
     Operation("admin.list_tables", lambda s: len(s.client.admin.list_tables()) > 0, None, expected=True),
-    Operation("admin.create", lambda s: s.client.admin.create("made", 4), None),
+    Operation("admin.create_table", lambda s: s.client.admin.create_table("made", 4), None),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import Counter
 from random import Random
 from time import monotonic
@@ -12,8 +14,12 @@ import gevent
 from pegasus_green import CheckType, Client, PegasusError
 from pegasus_green.onebox import Onebox
 from tests.faults.ledger import DONE, NOT_DONE, Entry, Ledger
+from tests.faults.mill import Mill
+from tests.faults.tools import at_rest, settled
+from tests.leaks import client_greenlets, descriptors
 
 TOKEN = rb"<\d+:\d+>"
+PARTITIONS = 8
 FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cut", {"when": "before"}),
     ("cut", {"when": "after"}),
@@ -21,7 +27,15 @@ FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("drop", {}),
     ("drop", {"when": "before"}),
     ("garbage", {}),
+    ("oversize", {}),
+    ("corrupt", {}),
+    ("no_body", {}),
+    ("unknown_id", {}),
+    ("unknown_id", {"instead": True}),
+    ("trickle", {"size": 16, "seconds": 0.002}),
     ("error", {"error": "ERR_OBJECT_NOT_FOUND"}),
+    ("error", {"error": "ERR_SPLITTING"}),
+    ("error", {"error": "ERR_DISK_IO_ERROR"}),
     ("error", {"error": "ERR_NOT_ENOUGH_MEMBER"}),
     ("error", {"error": "ERR_BUSY"}),
     ("delay", {"when": "before", "seconds": 0.05}),
@@ -62,9 +76,7 @@ class Writer:
         elif kind < 0.85:
             entry = ledger.write(
                 token,
-                lambda info: table.check_and_set(
-                    self.hash_key, token, CheckType.NOT_EXIST, value=b"set", info=info
-                ),
+                lambda info: table.check_and_set(self.hash_key, token, CheckType.NOT_EXIST, value=b"set", info=info),
                 once=True,
             )
             self.others.append((entry, b"set"))
@@ -93,6 +105,12 @@ class Writer:
         if value not in self.allowed():
             self.misread = f"{self.hash_key!r} read {value!r}; {self.sets[-5:]}"
 
+    def settle(self) -> None:
+        """Begin a new epoch: what the row holds now is what was acknowledged last, nothing is on its way any more."""
+        last = Entry(self.storm.table.get(self.hash_key, b"row", timeout=20), once=False)
+        last.report = DONE
+        self.sets, self.others = [last], []
+
     def wrong(self) -> list[str]:
         """Return what is lost or doubled, once the weather is fair."""
         table = self.storm.table
@@ -111,50 +129,90 @@ class Writer:
 class Storm:
     """A cluster in its own process, writers, and everything that can go wrong, by one seed.
 
+    It comes in epochs: some seconds of weather, then calm, and a look at what must be true.
+
     Attributes:
-        ledger: All writes.
+        ledger: The writes of this epoch.
         events: What went wrong, how often.
+        reports: What the client said of all writes.
         over: Set when the writers are to end.
+        wrong: Everything that is not as it must be.
+        levels: What is allocated at the end of each epoch, in blocks.
     """
 
-    def __init__(self, seed: int, writers: int, partitions: int = 8, splits: int = 1) -> None:
-        # The weather's own source: how fast the writers are must not change it.
+    def __init__(self, seed: int, writers: int, callers: int = 0, splits: int = 1) -> None:
+        # The weather has a source of its own: how fast the writers are must not change it.
         self.seed, self.random, self.choice = seed, Random(seed), Random(seed + 1)
         self.ledger = Ledger()
         self.events: Counter[str] = Counter()
+        self.reports: Counter[str] = Counter()
         self.over = False
+        self.wrong: list[str] = []
+        self.levels: list[int] = []
         self.table: Any = None
+        self.mill: Mill | None = None
         self._writers = [Writer(self, number) for number in range(writers)]
-        self._partitions, self._splits = partitions, splits
-        self._found: list[str] | None = None
+        self._callers, self._splits = callers, splits
         self._down: set[int] = set()
         self._metas_down: set[int] = set()
 
-    def run(self, seconds: float) -> None:
-        """Let it storm, wait until it is fair again, and look for what is wrong."""
-        with Onebox(
-            process=True, replicas=5, metas=3, tables={"temp": self._partitions}, seed=self.seed, failover_gap=0.05
-        ) as box, Client(box.meta_addresses, timeout=1.5) as client:
+    def run(self, seconds: float, epoch: float = 6.0) -> None:
+        """Let it storm for that long, in epochs."""
+        with (
+            Onebox(
+                process=True, replicas=5, metas=3, tables={"temp": PARTITIONS}, seed=self.seed, failover_gap=0.05
+            ) as box,
+            Client(box.meta_addresses, timeout=1.5) as client,
+        ):
             self.table = client.table("temp")
-            greenlets = [gevent.spawn(writer.run) for writer in self._writers]
+            self.table.warm_up(timeout=10)
+            if self._callers:
+                self.mill = Mill(self.table, self._callers, self.seed, tolerant=True, pause=0.05)
+                self.mill.prepare()
+            greenlets, descriptors = client_greenlets(), self._other_descriptors(client)
             until = monotonic() + seconds
-            try:
-                while monotonic() < until:
-                    self.strike(box)
-                    gevent.sleep(self.random.random() * 0.3)
-                self.calm(box)
-            finally:
-                self.over = True
-                gevent.joinall(greenlets, raise_error=True)
-            # The reads that follow contain tokens too.
-            self._found = self.ledger.disagreements(box.execution_counts(TOKEN))
-            self._found += [text for writer in self._writers for text in writer.wrong()]
-            self._found += [str(bug) for bug in box.client_bugs] + [str(error) for error in box.errors]
+            while not self.wrong and monotonic() < until:
+                self._epoch(box, epoch)
+                # The requests to silent meta servers end with the query, after 5 s.
+                self.wrong += at_rest(client, 8.0)
+                self.wrong += settled(lambda: [repr(found) for found in client_greenlets() - greenlets])
+                if self._other_descriptors(client) > descriptors:
+                    self.wrong.append(f"{self._other_descriptors(client) - descriptors} descriptors too many")
+                gc.collect()
+                self.levels.append(sys.getallocatedblocks())
+            self.wrong += [str(bug) for bug in box.client_bugs] + [str(error) for error in box.errors]
 
-    def wrong(self) -> list[str]:
-        """Return what is wrong."""
-        assert self._found is not None, "it did not run"
-        return self._found
+    @staticmethod
+    def _other_descriptors(client: Client) -> int:
+        """Return how many descriptors are open that are not the client's connections."""
+        return len(descriptors()) - len(client._cluster.pool.connections)
+
+    def _epoch(self, box: Any, seconds: float) -> None:
+        self.over = False
+        greenlets: list[Any] = [gevent.spawn(writer.run) for writer in self._writers]
+        if self.mill is not None:
+            greenlets.append(gevent.spawn(self.mill.grind))
+        until = monotonic() + seconds
+        try:
+            while monotonic() < until:
+                self.strike(box)
+                gevent.sleep(self.random.random() * 0.3)
+            self.calm(box)
+        finally:
+            self.over = True
+            if self.mill is not None:
+                self.mill.over = True
+            gevent.joinall(greenlets, raise_error=True)
+        # The reads that follow contain tokens too, so they come behind the count.
+        self.wrong += self.ledger.disagreements(box.execution_counts(TOKEN))
+        for writer in self._writers:
+            self.wrong += writer.wrong()
+            writer.settle()
+        if self.mill is not None:
+            self.wrong += self.mill.wrong
+        self.reports.update(self.ledger.summary())
+        self.ledger.entries.clear()
+        box.forget_executions()
 
     def strike(self, box: Any) -> None:
         """Let one thing go wrong, or come right again."""
@@ -174,11 +232,11 @@ class Storm:
             box.clear_faults()
             box.fault(action, rpc="data", probability=0.02, **options)
             name = action
-        elif name == "split" and self._splits and not self._down:
+        elif name == "split" and self._splits and not self._down and not box.split_status("temp"):
             self._splits -= 1
             box.split("temp", seconds=0.05, window=0.05)
         elif name == "no primary":
-            box.clear_primary("temp", self.random.randrange(self._partitions), 0.1)
+            box.clear_primary("temp", self.random.randrange(PARTITIONS), 0.1)
         else:
             return
         self.events[name] += 1
@@ -198,7 +256,7 @@ class Storm:
 
     def _move(self, box: Any) -> None:
         try:
-            box.move_primary("temp", self.random.randrange(self._partitions), self.random.randrange(5))
+            box.move_primary("temp", self.random.randrange(PARTITIONS), self.random.randrange(5))
         except RuntimeError:
             self.events["could not move"] += 1
 

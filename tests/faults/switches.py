@@ -45,7 +45,7 @@ class AtSwitch:
                     raise self.error
             return plain(hub)
 
-        Hub.switch = switch
+        Hub.switch = switch  # type: ignore[method-assign,assignment]
         try:
             yield self
         finally:
@@ -115,7 +115,8 @@ def inject(
         try:
             outcome.value = operation()
         except BaseException as error:
-            outcome.error = error
+            # Without its traceback, which keeps what the operation dropped: iterators clean up when they go.
+            outcome.error = error.with_traceback(None)
         finally:
             injection.victim = None
         outcome.afterwards = afterwards()

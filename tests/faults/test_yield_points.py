@@ -16,9 +16,9 @@ from tests.faults.operations import OPERATIONS, ROWS, Operation, Scene
 from tests.faults.switches import THROWN, AtStep, AtSwitch, Injection, inject
 from tests.faults.tools import Ended, at_rest
 
-pytestmark = [pytest.mark.onebox_only, pytest.mark.both_modes]
+pytestmark = [pytest.mark.onebox_only]
 
-I = TypeVar("I", AtSwitch, AtStep)
+Kind = TypeVar("Kind", AtSwitch, AtStep)
 BYSTANDERS = 3
 # An operation that needs more switches than this does something wrong.
 MOST = 400
@@ -108,11 +108,11 @@ def _options(**more: Any) -> dict[str, Any]:
 
 
 def _drop_made(box: Any, operation: Operation) -> None:
-    if operation.verb == "admin.create" and box.tables.find("made") is not None:
+    if operation.verb == "admin.create_table" and box.tables.find("made") is not None:
         box.drop_table("made")
 
 
-def _enumerate(kind: type[I], run: Callable[[I], None], throw: Callable[[], BaseException], step: int = 1) -> int:
+def _enumerate(kind: type[Kind], run: Callable[[Kind], None], throw: Callable[[], BaseException], step: int = 1) -> int:
     """Run with k = 1, 2, ... until the operation ends before its k-th point; return the number of points."""
     for k in itertools.count(1, step):
         assert k < MOST
@@ -129,6 +129,7 @@ def _cold(box: Any, mark: bytes, operation: Operation, injection: Injection) -> 
         _try_once(client, mark, operation, injection)
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("thrown", THROWN)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.verb)
 def test_killed_at_any_switch(marked: tuple[Any, bytes], operation: Operation, thrown: str) -> None:
@@ -166,8 +167,12 @@ def test_killed_at_any_switch(marked: tuple[Any, bytes], operation: Operation, t
 def test_killed_at_any_step_of_what_it_waits_for(marked: tuple[Any, bytes], operation: Operation) -> None:
     """Kill it while the route query and the dials that it began are at each of their own steps."""
     box, mark = marked
-    throw = itertools.cycle(THROWN.values())
-    steps = _enumerate(AtStep, lambda at: _cold(box, mark, operation, at), lambda: next(throw)(), step=2)
+    kinds = itertools.cycle(THROWN.values())
+
+    def throw() -> BaseException:
+        return next(kinds)()
+
+    steps = _enumerate(AtStep, lambda at: _cold(box, mark, operation, at), throw, step=2)
     print(operation.verb, steps)
     assert steps >= 4
 
@@ -196,6 +201,7 @@ def test_killed_while_it_waits_for_room(verb: str, thrown: str) -> None:
         assert points >= 2 or verb.endswith("async")
 
 
+@pytest.mark.both_modes
 @pytest.mark.parametrize("thrown", THROWN)
 def test_close_killed_while_it_drains(marked: tuple[Any, bytes], thrown: str) -> None:
     """Kill close(drain) at each of its switches: the calls end all the same, and a second close ends the client."""
@@ -234,6 +240,7 @@ def test_every_verb_is_enumerated() -> None:
     assert public - {"client", "name", "codec"} <= verbs, sorted(public - verbs)
 
 
+@pytest.mark.both_modes
 def test_our_errors_are_exceptions_and_theirs_are_not_ours(marked: tuple[Any, bytes]) -> None:
     """Raise an Exception at our own deadline, and let a Timeout of the application be the application's."""
     box, mark = marked

@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 
 from pegasus_green import Client
+from pegasus_green.keys import partition_hash
 
 
 def unfinished(client: Client) -> list[str]:
@@ -23,9 +24,7 @@ def unfinished(client: Client) -> list[str]:
             found.append(f"{connection.queued_bytes} bytes queued on {connection!r}")
         if connection._undelivered or connection._crowded or connection._flush_due:
             found.append(f"{connection!r} undelivered, crowded or about to flush")
-    for peer in cluster.pool.peers.values():
-        if peer._dialling is not None:
-            found.append(f"{peer!r} dialling")
+    found += [f"{peer!r} dialling" for peer in cluster.pool.peers.values() if peer._dialling is not None]
     for name, dispatcher in cluster.tables.items():
         if dispatcher.routes._querying:
             found.append(f"routes of {name} are being queried")
@@ -55,6 +54,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 5.0, step: floa
         assert monotonic() - begin < seconds, f"not within {seconds} s"
         gevent.sleep(step)
     return monotonic() - begin
+
+
+def primary_of(client: Client, hash_key: bytes) -> str:
+    """Return the address of the primary of a hash key in table temp, as the client knows it."""
+    table = client._cluster.tables["temp"].routes.table
+    assert table is not None
+    return table.target(partition_hash(hash_key)).primary
 
 
 class Ended:

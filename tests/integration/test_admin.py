@@ -14,8 +14,11 @@ import pytest
 from pegasus_green import (
     Client,
     ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
     InvalidArgument,
     MetaError,
+    MetaUnreachable,
     PartitionInfo,
     PegasusError,
     RequestTimeout,
@@ -279,6 +282,8 @@ def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, adm
     with pytest.raises(ValueError, match=f"table {app_id} was not dropped by this client"):
         admin.recall_table(app_id)
     assert admin.recall_table(app_id, force=True).name == name
+    admin.drop_table(name)
+    admin.recall_table(app_id)
     # Dropped by somebody else again, it is a new question.
     with Client(cluster.metas) as other:
         other.admin.drop_table(name)
@@ -583,6 +588,24 @@ def test_tables_on_their_way(cluster: Cluster, admin: Admin, error: str) -> None
     assert admin.is_healthy(cluster.table) is False
     with pytest.raises(RequestTimeout, match=error):
         admin.wait_until_healthy(cluster.table, timeout=0.3)
+
+
+def test_silence_after_what_must_not_be_repeated(admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of the request, so it may have been executed; of a question nobody cares."""
+    admin.nodes()
+    for last, unknown in ((None, True), (ConnectFailed("refused"), False), (ConnectionLost("cut", sent=True), True)):
+
+        def silent(*_arguments: Any, last: Any = last) -> Any:
+            raise MetaUnreachable("no answer", last_error=last)
+
+        monkeypatch.setattr(admin._cluster.meta, "call", silent)
+        with pytest.raises(MetaUnreachable) as caught:
+            admin.create_table(name)
+        assert (caught.value.outcome_unknown, caught.value.operation) == (unknown, "create_table")
+        with pytest.raises(MetaUnreachable) as caught:
+            admin.nodes()
+        assert not caught.value.outcome_unknown
+    monkeypatch.undo()
 
 
 @pytest.mark.onebox_only

@@ -344,10 +344,24 @@ def test_iterators_over_parts(table: Table, grid: bytes) -> None:
     assert list(table.multi_get_iter(grid, prefix="1-", no_value=True)) == [(key, b"") for key in keys]
 
 
-def test_the_row_without_a_sort_key_ends_the_reverse_iterator(table: Table, hash_key: bytes) -> None:
-    """Its key as the next stop would mean "to the end" again."""
+def test_the_row_without_a_sort_key_ends_the_reverse_iterator(
+    table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key as the next stop would mean "to the end" again, whatever the server says about being complete."""
     table.multi_set(hash_key, {"": "0", "a": "1"})
     assert list(table.multi_get_iter(hash_key, reverse=True, batch_size=1)) == [(b"a", b"1"), (b"", b"0")]
+    multi_get = type(table).multi_get
+
+    def doubtful(self: Table, *arguments: Any, **options: Any) -> MultiGetResult:
+        found = multi_get(self, *arguments, **options)
+        found.complete = not found
+        return found
+
+    monkeypatch.setattr(type(table), "multi_get", doubtful)
+    found = table.multi_get_iter(hash_key, reverse=True, batch_size=1)
+    assert list(itertools.islice(found, 5)) == [(b"a", b"1"), (b"", b"0")]
+    found = table.multi_get_iter(hash_key, "a", reverse=True, batch_size=1)
+    assert list(itertools.islice(found, 5)) == [(b"a", b"1")]
 
 
 def test_reverse_says_when_a_page_has_no_row(client: Client, many: Any) -> None:

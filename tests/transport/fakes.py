@@ -24,7 +24,7 @@ from pegasus_green.protocol.rpc import BY_NAME, CLUSTER_INFO, GET, INCR, PUT, QU
 from pegasus_green.protocol.rrdb import IncrResponse, ReadResponse, TtlResponse, UpdateResponse
 from pegasus_green.protocol.session import ServerSession
 
-Handler = Callable[["Link", Request], None]
+Handler = Callable[["Link", Request], object]
 APP_ID = 7
 RESET = struct.pack("ii", 1, 0)
 

@@ -11,7 +11,6 @@ import pytest
 from gevent import socket
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
-from pegasus_green.transport import pool as pool_module
 from tests.transport.fakes import (
     BlackHole,
     FakeMeta,
@@ -76,7 +75,7 @@ def test_killed_first_caller_leaves_the_dial_to_the_others(stage: Stage, monkeyp
             gevent.sleep(0.1)
         return real(host, *rest)
 
-    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     table = stage.table()
     callers = [gevent.spawn(table.set, f"h{number}", "s", b"v") for number in range(5)]
     wait_until(lambda: table.client._cluster.pool.peers.get(stage.meta.primaries[0]))
@@ -254,7 +253,7 @@ def test_name_that_changes_its_address(stage: Stage, monkeypatch: pytest.MonkeyP
     def lookup(host: str, port: int, *rest: Any) -> Any:
         return real("127.0.0.1", addresses[host], *rest) if host in addresses else real(host, port, *rest)
 
-    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     table = stage.table()
     table.set("a", "b", b"c")
     addresses["replica.example"] = new.port
@@ -274,7 +273,7 @@ def test_name_with_a_dead_address_first(stage: Stage, monkeypatch: pytest.Monkey
             return real(host, port, *rest)
         return real("127.0.0.1", dead, *rest) + real("127.0.0.1", server.port, *rest)
 
-    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     table = stage.table()
     table.set("a", "b", b"c")
     assert server.rows
@@ -291,7 +290,7 @@ def test_slow_resolver_blocks_nobody_else(stage: Stage, monkeypatch: pytest.Monk
             raise stdlib_socket.gaierror("no such name")
         return real(host, *rest)
 
-    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     table = stage.table()
     waiting = gevent.spawn(table.get, key_for(1, 2), "s", timeout=0.5)
     gevent.sleep(0.05)
@@ -307,7 +306,7 @@ def test_name_that_does_not_exist_is_an_error_that_says_so(stage: Stage, monkeyp
     def lookup(host: str, *rest: Any) -> Any:
         raise stdlib_socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(pool_module.gsocket, "getaddrinfo", lookup)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     client = stage.client(["nowhere.example:34601"], timeout=0.3)
     with pytest.raises(errors.MetaUnreachable) as caught:
         client.ping()

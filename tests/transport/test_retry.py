@@ -212,7 +212,7 @@ def test_child_that_is_not_ready_is_served_by_its_parent(stage: Stage) -> None:
 @pytest.mark.parametrize("verb", ["get", "set", "incr"])
 def test_lost_after_the_request_was_sent(stage: Stage, verb: str) -> None:
     """Reads and idempotent writes are repeated; incr surfaces as unknown and is sent once."""
-    lost = []
+    lost: list[Request] = []
 
     def lose_first(link: Link, request: Request) -> None:
         if not lost:
@@ -250,7 +250,7 @@ def test_timeout_of_a_sent_write_is_unknown_and_of_a_read_is_not(stage: Stage) -
 
 def test_once_unknown_it_stays_unknown(stage: Stage) -> None:
     """A set whose first copy may have arrived is unknown, whatever its repetition is told."""
-    seen = []
+    seen: list[Request] = []
 
     def first_lost_then_busy(link: Link, request: Request) -> None:
         seen.append(request)

@@ -72,8 +72,8 @@ def test_what_had_not_left_is_not_unknown(stage: Stage) -> None:
     client = stage.client()
     table = client.table("temp")
     table.warm_up()
-    caller = gevent.spawn(ends, table.incr, "a", "b")
-    other = gevent.spawn(ends, table.incr, "c", "d")
+    caller: Any = gevent.spawn(ends, table.incr, "a", "b")
+    other: Any = gevent.spawn(ends, table.incr, "c", "d")
     gevent.sleep(0)
     # Appended in this pass of the hub and not flushed yet, but for the first, which went out alone.
     client.close()
@@ -127,7 +127,7 @@ def test_close_in_the_pass_in_which_a_dial_was_spawned(stage: Stage) -> None:
     client = stage.client(timeout=10.0)
     client.ping()
     table = client.table("temp")
-    caller = gevent.spawn(ends, table.get, "a", "b")
+    caller: Any = gevent.spawn(ends, table.get, "a", "b")
     while not any(peer.state == "dialling" for peer in client._cluster.pool.peers.values()):
         assert not caller.dead
         gevent.sleep(0)
@@ -199,8 +199,8 @@ def test_close_in_the_middle_of_many(stage: Stage) -> None:
     server = stage.server(silent)
     client = stage.client(timeout=5.0)
     table = client.table("temp")
-    runner = gevent.spawn(ends, table.set_many, [(f"h{n}", "s", b"v") for n in range(500)], concurrency=100)
-    collector = gevent.spawn(table.get_many, [(f"h{n}", "s") for n in range(50)], return_errors=True)
+    runner: Any = gevent.spawn(ends, table.set_many, [(f"h{n}", "s", b"v") for n in range(500)], concurrency=100)
+    collector: Any = gevent.spawn(table.get_many, [(f"h{n}", "s") for n in range(50)], return_errors=True)
     handle = None
 
     def begin() -> None:
@@ -232,7 +232,7 @@ def test_drain_lets_calls_finish(stage: Stage) -> None:
     server = stage.server(slow(0.2))
     client = stage.client()
     table = client.table("temp")
-    callers = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(20)]
+    callers: list[Any] = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(20)]
     wait_until(lambda: len(server.requests) == 20)
     begin = monotonic()
     closing = gevent.spawn(client.close, drain=2.0)
@@ -267,7 +267,7 @@ def test_drain_counts_calls_that_are_between_two_attempts(stage: Stage) -> None:
 
     stage.server(busy_once)
     client = stage.client(retry=RetryPolicy(base=0.2, cap=0.2))
-    caller = gevent.spawn(client.table("temp").incr, "a", "b")
+    caller: Any = gevent.spawn(client.table("temp").incr, "a", "b")
     wait_until(lambda: seen)
     gevent.sleep(0.02)
     client.close(drain=2.0)
@@ -278,7 +278,7 @@ def test_drain_counts_calls_that_wait_for_a_dial(stage: Stage) -> None:
     server = stage.server()
     server.stop()
     client = stage.client(timeout=3.0)
-    caller = gevent.spawn(client.table("temp").set, "a", "b", b"c")
+    caller: Any = gevent.spawn(client.table("temp").set, "a", "b", b"c")
     gevent.sleep(0.1)
     closing = gevent.spawn(client.close, drain=2.0)
     stage.extra(FakeServer(port=server.port))
@@ -358,7 +358,7 @@ def test_idle_client_keeps_nobody_waiting(stage: Stage) -> None:
     table.set("a", "b", b"c")
     begin = time.monotonic()
     assert gevent.wait(timeout=5), "it waited"
-    caller = gevent.spawn(table.get, "silent", "x", timeout=3)
+    caller: Any = gevent.spawn(table.get, "silent", "x", timeout=3)
     gevent.sleep(0.05)
     caller.kill()
     assert gevent.wait(timeout=2), "it waited for the killed call"

@@ -248,8 +248,8 @@ def test_memory_is_in_proportion_to_the_bytes_that_came(what: str) -> None:
     count = 5_000
     data = struct.pack(">BHBi", 15, number, 12, count) + element * count + b"\0"
     assert cls.decode(data)[1] == len(data)
-    # About 12 times; Python 3.10 gives every instance a dict and needs 20.
-    assert peak_of(cls.decode, data) < 25 * len(data)
+    # At most 12 times; Python 3.10 gives every instance a whole dict and takes up to 36.
+    assert peak_of(cls.decode, data) < 45 * len(data)
 
 
 @pytest.mark.parametrize("kind", ["QueryCfgResponse", "ScanResponse", "ListAppsResponse", "ClusterInfoResponse"])

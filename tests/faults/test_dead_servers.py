@@ -1,0 +1,253 @@
+"""With servers dead, silent or moved, the first call succeeds within its deadline whenever there is a way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from pegasus_green import Client, MetaUnreachable, TableNotFound
+from pegasus_green.onebox import Onebox
+from tests.faults.tools import Ended, primary_of
+
+pytestmark = [pytest.mark.onebox_only]
+
+CONNECT_TIMEOUT = 1.0
+# What a meta server can be instead of alive: nobody listens, it answers nothing, it does not even accept.
+DEATHS: dict[str, Callable[[Any, int], None]] = {
+    "refused": lambda box, meta: box.kill_meta(meta),
+    "silent": lambda box, meta: box.pause_meta(meta),
+    "full backlog": lambda box, meta: box.pause_meta(meta, accept=False),
+}
+
+
+@pytest.fixture
+def metas() -> Iterator[Any]:
+    """Serve with three meta servers, of which the last one leads and stays leader."""
+    with Onebox(replicas=3, metas=3, meta_loading=0.0, meta_failover_delay=60.0) as box:
+        box.set_leader(2)
+        with Client([box.meta_addresses[2]]) as client:
+            client.table("temp").set(b"key", b"", b"value")
+        yield box
+
+
+def _first_get(addresses: list[str], timeout: float = 5.0, **options: Any) -> float:
+    """Return the seconds that a new client's first call takes."""
+    with Client(addresses, timeout=timeout, **options) as client:
+        begin = monotonic()
+        assert client.table("temp").get(b"key") == b"value"
+        return monotonic() - begin
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("death", DEATHS)
+def test_one_dead_meta_of_three_costs_less_than_a_connect_timeout(metas: Any, death: str, position: int) -> None:
+    """Start with one of three dead, wherever it stands in the list and whichever way it is dead."""
+    follower, dead, leader = metas.meta_addresses
+    DEATHS[death](metas, 1)
+    addresses = [follower, leader]
+    addresses.insert(position, dead)
+    seconds = _first_get(addresses)
+    print(f"{seconds:.3f} s")
+    assert seconds < CONNECT_TIMEOUT
+
+
+@pytest.mark.both_modes
+@pytest.mark.parametrize("death", DEATHS)
+def test_only_the_last_of_three_is_alive(metas: Any, death: str) -> None:
+    """Find the one that is left."""
+    DEATHS[death](metas, 0)
+    DEATHS[death](metas, 1)
+    assert _first_get(metas.meta_addresses) < 2 * CONNECT_TIMEOUT
+
+
+def test_the_leader_need_not_be_configured(metas: Any) -> None:
+    """Follow the forward of a follower to an address that was not configured, and learn it."""
+    follower, _, leader = metas.meta_addresses
+    with Client([follower]) as client:
+        assert client.table("temp").get(b"key") == b"value"
+        # From now on the follower is not needed any more.
+        metas.kill_meta(0)
+        assert client.ping(timeout=2.0) < CONNECT_TIMEOUT
+        assert client._cluster.meta.leader == leader
+
+
+def test_followers_that_do_not_know_the_leader(metas: Any) -> None:
+    """Ask on when a follower names nobody."""
+    metas.set_leader(2, known=False)
+    assert _first_get(metas.meta_addresses) < CONNECT_TIMEOUT
+
+
+def test_a_leader_that_changes_while_nobody_leads(metas: Any) -> None:
+    """Ask again until a leader is there and has loaded its state, all within one deadline."""
+    metas.configure(meta_loading=0.3)
+    metas.set_leader(None)
+    call = Ended(_first_get, metas.meta_addresses)
+    gevent.sleep(0.4)
+    metas.set_leader(1)
+    assert call.join().error is None, call.error
+    assert 0.6 < call.value < 2.5
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_the_leader_dies_under_a_running_client(metas: Any, death: str) -> None:
+    """Keep a client going over the death of the leader that it knows, and find the next one."""
+    metas.configure(meta_failover_delay=0.3, failover_delay=0.3)
+    with Client(metas.meta_addresses, timeout=6.0) as client:
+        table = client.table("temp")
+        assert table.get(b"key") == b"value"
+        DEATHS[death](metas, 2)
+        # A route that is needed now: the primary moves while no meta server leads.
+        metas.kill(primary_of(client, b"key 0"))
+        rows = [Ended(table.get, b"key %d" % number) for number in range(20)]
+        assert [row.join().error for row in rows] == [None] * 20
+        assert max(row.seconds for row in rows) < 3.0
+
+
+def test_when_all_are_dead_it_says_so_at_the_deadline(metas: Any) -> None:
+    """Fail by MetaUnreachable, not before the deadline since servers come back, and not later."""
+    for meta, death in enumerate(DEATHS.values()):
+        death(metas, meta)
+    with Client(metas.meta_addresses, timeout=0.8) as client:
+        begin = monotonic()
+        with pytest.raises(MetaUnreachable) as caught:
+            client.table("temp").get(b"key")
+        assert 0.8 <= monotonic() - begin < 1.1
+        assert isinstance(caught.value, TimeoutError)
+        # And when they do come back, the same client works.
+        metas.restart_meta(0)
+        metas.set_leader(0)
+        begin = monotonic()
+        assert client.table("temp").get(b"key", timeout=5.0) == b"value"
+        assert monotonic() - begin < 1.0
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_the_next_leader_is_found_while_the_old_one_owes_an_answer(metas: Any, death: str) -> None:
+    """Ask the others again while a silent leader has a request: they know only later who leads instead."""
+    metas.configure(meta_failover_delay=1.0)
+    DEATHS[death](metas, 2)
+    seconds = _first_get(metas.meta_addresses)
+    print(f"{seconds:.3f} s")
+    assert 0.9 < seconds < 1.8
+
+
+def test_a_table_that_does_not_exist_is_told_apart_at_once(metas: Any) -> None:
+    """Not confuse a missing table with missing servers."""
+    metas.kill_meta(0)
+    with Client(metas.meta_addresses, timeout=5.0) as client:
+        begin = monotonic()
+        with pytest.raises(TableNotFound, match="nothing here"):
+            client.table("nothing here").get(b"key")
+        assert monotonic() - begin < CONNECT_TIMEOUT
+
+
+# ----------------------------------------------------------------------------------------------------------------- DNS
+@contextmanager
+def _names(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> Iterator[list[str]]:
+    """Resolve some names here; a value is a list of addresses or an error. Yields the names that were looked up."""
+    asked: list[str] = []
+    plain = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in names:
+            return plain(host, port, *args, **kwargs)
+        asked.append(host)
+        gevent.sleep(0.01)
+        found = names[host]
+        if isinstance(found, Exception):
+            raise found
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address.split(":")[0], int(address.split(":")[1])))
+            for address in found
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    yield asked
+
+
+@pytest.mark.both_modes
+def test_a_name_that_leads_to_a_dead_address_is_resolved_again(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the new address of a name within the same call."""
+    names = {"meta.test": [metas.meta_addresses[0]]}
+    metas.kill_meta(0)
+    with _names(monkeypatch, names) as asked:
+        call = Ended(_first_get, ["meta.test:34601"])
+        gevent.sleep(0.3)
+        names["meta.test"] = [metas.meta_addresses[2]]
+        assert call.join().error is None, call.error
+        assert call.value < 2.0
+        assert asked.count("meta.test") >= 2
+
+
+@pytest.mark.both_modes
+def test_a_name_that_changes_under_a_running_client(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find the meta servers' new addresses when the old ones are gone, without a restart."""
+    metas.configure(failover_delay=0.3)
+    names = {"meta.test": [metas.meta_addresses[2]]}
+    with _names(monkeypatch, names), Client(["meta.test:34601"], timeout=6.0) as client:
+        table = client.table("temp")
+        assert table.get(b"key") == b"value"
+        metas.kill_meta(2)
+        metas.set_leader(1)
+        names["meta.test"] = [metas.meta_addresses[1]]
+        metas.kill(primary_of(client, b"key 0"))
+        rows = [Ended(table.get, b"key %d" % number) for number in range(20)]
+        assert [row.join().error for row in rows] == [None] * 20
+        assert client.ping(timeout=2.0) < CONNECT_TIMEOUT
+
+
+@pytest.mark.both_modes
+def test_a_name_with_a_dead_address_first(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dial all addresses of a name in turn."""
+    metas.kill_meta(0)
+    with _names(monkeypatch, {"meta.test": [metas.meta_addresses[0], metas.meta_addresses[2]]}):
+        assert _first_get(["meta.test:34601"]) < CONNECT_TIMEOUT
+
+
+@pytest.mark.both_modes
+def test_a_name_that_cannot_be_resolved_yet(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on asking the name server within the deadline; in the meantime other meta servers answer."""
+    names: dict[str, Any] = {"meta.test": socket.gaierror(-2, "Name or service not known")}
+    with _names(monkeypatch, names):
+        assert _first_get(["meta.test:34601", metas.meta_addresses[2]]) < CONNECT_TIMEOUT
+        call = Ended(_first_get, ["meta.test:34601"])
+        gevent.sleep(0.3)
+        names["meta.test"] = [metas.meta_addresses[2]]
+        assert call.join().error is None, call.error
+        assert call.value < 2.0
+
+
+# ----------------------------------------------------------------------------------------------------- replica servers
+@pytest.mark.parametrize("way", ["killed", "silent", "full backlog"])
+def test_a_new_client_meets_a_dead_replica_server(way: str) -> None:
+    """Serve the first calls of a client that starts before the failover, and those for other partitions at once."""
+    with Onebox(replicas=3, failover_delay=0.8) as box:
+        with Client(box.meta_addresses) as client:
+            table = client.table("temp")
+            for number in range(20):
+                table.set(b"key %d" % number, b"", b"value")
+        dead = box.replica_addresses[0]
+        if way == "killed":
+            box.kill(0)
+        else:
+            box.pause(0, accept=way == "silent")
+        with Client(box.meta_addresses, timeout=4.0) as client:
+            table = client.table("temp")
+            rows = {b"key %d" % number: Ended(table.get, b"key %d" % number) for number in range(20)}
+            lost = {key for key in rows if _primary(box, key) == dead}
+            for key, row in rows.items():
+                assert row.join().error is None, row.error
+                assert row.seconds < (2.5 if key in lost else 0.5), (key in lost, row.seconds)
+            assert lost
+
+
+def _primary(box: Any, key: bytes) -> str:
+    from pegasus_green.keys import partition_hash
+
+    return str(box.partitions("temp")[partition_hash(key) % 8]["primary"])

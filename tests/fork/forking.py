@@ -1,0 +1,70 @@
+"""Ways to fork, and what the scripts of these tests share. Imported by the scripts, in their own processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+WAYS = ("os.fork", "gevent.os.fork", "multiprocessing")
+
+
+def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
+    """Run something in a child that ends with status 0 unless it fails; return what waits for its status."""
+    if way == "multiprocessing":
+        import multiprocessing
+
+        child: Any = multiprocessing.get_context("fork").Process(target=_run, args=(run,))
+        child.start()
+
+        def join() -> int:
+            while child.is_alive():
+                gevent.sleep(0.01)
+            child.join()
+            return int(child.exitcode)
+
+        return join
+    pid = _forker(way)()
+    if pid == 0:
+        _run(run)
+
+    def wait() -> int:
+        while True:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            gevent.sleep(0.01)
+
+    return wait
+
+
+def _forker(way: str) -> Callable[[], int]:
+    if way == "gevent.os.fork":
+        import gevent.os
+
+        return gevent.os.fork  # type: ignore[no-any-return]
+    return os.fork
+
+
+def _run(run: Callable[[], object]) -> None:
+    status = 1
+    try:
+        run()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def end_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return a call's result, or the name of its error, as text."""
+    try:
+        return repr(call(*args, **kwargs))
+    except Exception as error:
+        return type(error).__name__

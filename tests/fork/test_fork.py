@@ -1,0 +1,386 @@
+"""fork(): the parent loses no reply, the child has connections of its own, nothing is executed twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green.onebox import Onebox
+from pegasus_green.protocol.framing import Request
+from tests.fork.forking import WAYS
+from tests.transport.fakes import Link, Stage, answer, wait_until
+from tests.transport.scripts import run_script
+
+PRELUDE = """
+import gevent, os, sys, time
+from pegasus_green import Client, ForkedConnection
+from tests.fork.forking import end_of, fork
+metas, way = sys.argv[1].split(","), sys.argv[2]
+client = Client(metas, timeout=8.0, refresh_period=0.0)
+table = client.table("temp")
+"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Onebox]:
+    with Onebox(replicas=3, tables={"temp": 8}) as box:
+        yield box
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def run(body: str, metas: list[str], way: str, *arguments: str) -> str:
+    # A fork of a process with threads (the resolver's) is what these tests are about, and a warning since 3.12.
+    return run_script(PRELUDE + body, ",".join(metas), way, *arguments, warn="ignore")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_calls_in_flight(box: Onebox, way: str) -> None:
+    """Forty greenlets work; in the middle of it the process forks, three times. Each request is executed once."""
+    box.forget_executions()
+    box.fault("delay", rpc=["incr", "get", "put"], seconds=0.05)
+    before = box.stats()["accepted"]
+    try:
+        out = run(
+            """
+results, copies, mine = [], [], os.getpid()
+
+def work(number):
+    # A copy of this greenlet goes on in each child as soon as that child's hub runs.
+    where = results if os.getpid() == mine else copies
+    for step in range(8):
+        end = end_of(table.incr, f"mark-{number}-{step}.", "n")
+        (results if os.getpid() == mine else copies).append(end)
+        if end == "ForkedConnection":
+            return
+        assert end == "1", end
+        assert end_of(table.set, f"row-{number}", str(step), f"value-{number}-{step}.") == "None"
+        assert table.get(f"row-{number}", str(step)) == f"value-{number}-{step}.".encode()
+
+def child():
+    copies.clear()
+    own = [gevent.spawn(end_of, table.incr, f"child-{os.getpid()}-{n}.", "n") for n in range(10)]
+    gevent.joinall(own)
+    assert [one.value for one in own] == ["1"] * 10, [one.value for one in own]
+    assert len(client._cluster.pool.connections) <= 4
+    gevent.sleep(0.3)
+    # Copies of calls in flight end with ForkedConnection; none goes on to its next step.
+    assert set(copies) <= {"ForkedConnection"}, copies
+    assert len(client._cluster.pool.connections) <= 4
+
+workers = [gevent.spawn(work, number) for number in range(40)]
+waits = []
+for _ in range(3):
+    gevent.sleep(0.1)
+    waits.append(fork(way, child))
+gevent.joinall(workers, raise_error=True)
+print(sorted(set(results)), len(results), [wait() for wait in waits])
+client.close()
+            """,
+            box.meta_addresses,
+            way,
+        )
+    finally:
+        box.clear_faults()
+    assert out == "['1'] 320 [0, 0, 0]\n"
+    marks = box.execution_counts(rb"mark-\d+-\d+\.")
+    assert len(marks) == 320
+    assert set(marks.values()) == {1}
+    values = box.execution_counts(rb"value-\d+-\d+\.")
+    assert len(values) == 320
+    assert set(values.values()) == {1}
+    children = box.execution_counts(rb"child-\d+-\d+\.")
+    assert len(children) == 30
+    assert set(children.values()) == {1}
+    # One process at most: meta server and three replica servers; there were four processes.
+    assert 4 <= box.stats()["accepted"] - before <= 16
+    assert not box.client_bugs
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fork_in_a_caller_that_was_just_woken(stage: Stage, way: str) -> None:
+    """The reader's pass in which the fork happens goes on in the child, too: it must not hand out the rest there."""
+    held: list[tuple[Link, Request]] = []
+
+    def together(link: Link, request: Request) -> None:
+        if b"fork" in request.data:
+            held.append((link, request))
+            if len(held) == 100:
+                from tests.transport.fakes import encode_reply
+                from pegasus_green.protocol.rrdb import ReadResponse
+
+                replies = [encode_reply(r.name, r.seqid, result=ReadResponse(value=b"first").encode()) for _, r in held]
+                link.send(b"".join(replies))
+        else:
+            answer(link, request)
+
+    server = stage.server(together)
+    out = run(
+        """
+table.warm_up()
+parent, ends, waits = os.getpid(), [], []
+
+def child():
+    gevent.sleep(0.3)
+
+def work(number):
+    end = end_of(table.get, f"fork-{number}", "s")
+    ends.append((os.getpid(), end))
+    if number == 3:
+        waits.append(fork(way, child))
+    if end == "b'first'":
+        table.incr(f"mark-{number}.", "n")
+
+workers = [gevent.spawn(work, number) for number in range(100)]
+gevent.joinall(workers, raise_error=True)
+print(len([1 for pid, end in ends if pid == parent and end == "b'first'"]), [wait() for wait in waits])
+client.close()
+        """,
+        [stage.meta.address],
+        way,
+    )
+    assert out == "100 [0]\n"
+    counts = Counter(
+        request.data[request.data.index(b"mark-") :].split(b".")[0]
+        for request in server.requests
+        if b"mark-" in request.data
+    )
+    assert len(counts) == 100
+    assert set(counts.values()) == {1}
+    assert len(server.links) == 1
+
+
+PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("way", WAYS)
+def test_wherever_a_call_waits(stage: Stage, way: str, place: str) -> None:
+    """At the fork a call waits for something. The child runs its hub and uses nothing: it makes no traffic, and the
+    parent's call is executed once."""
+    seen: list[bytes] = []
+
+    def handler(link: Link, request: Request) -> None:
+        seen.append(request.data)
+        if place == "back-off" and len(seen) < 3:
+            link.reply(request, error="ERR_BUSY")
+        elif b"mark" in request.data or place == "room":
+            gevent.spawn_later(0.4, answer, link, request)
+        else:
+            answer(link, request)
+
+    server = stage.server(handler)
+    if place in ("routes", "ping"):
+        stage.meta.delay = 0.5
+    out = run(
+        """
+from gevent import socket
+from pegasus_green import RetryPolicy
+place, parent = sys.argv[3], os.getpid()
+options = {"max_in_flight": 1} if place == "room" else {}
+client = Client(metas, timeout=8.0, refresh_period=0.15, silence=5.0, retry=RetryPolicy(base=0.05, cap=0.1), **options)
+table = client.table("temp")
+if place not in ("routes", "ping", "dial"):
+    table.warm_up()
+if place == "dial":
+    real = socket.getaddrinfo
+    def slow(*args):
+        gevent.sleep(0.2)
+        return real(*args)
+    table._dispatcher.routes.request()
+    while table._dispatcher.routes.table is None:
+        gevent.sleep(0.01)
+    socket.getaddrinfo = slow
+calls = {
+    "many": lambda: end_of(table.set_many, [(f"mark{n}", "s", b"v") for n in range(20)], concurrency=5),
+    "async": lambda: end_of(table.set_async("mark", "s", b"v").get),
+    "ping": lambda: str(client.ping() > 0),
+}
+ends = []
+def call(number):
+    end = calls.get(place, lambda: end_of(table.incr, f"mark{number}", "n"))()
+    ends.append((os.getpid(), end))
+callers = [gevent.spawn(call, number) for number in range(3 if place == "room" else 1)]
+gevent.sleep(0.1)
+
+def child():
+    # Its hub runs, and with it the copies of everything that was under way.
+    gevent.sleep(1.2)
+    assert {end for pid, end in ends if pid != parent} <= {"ForkedConnection"}, ends
+    assert not client._cluster.pool.connections, client._cluster.pool.connections
+
+status = fork(way, child)
+gevent.joinall(callers, raise_error=True)
+print(sorted(end for _, end in ends)[-1][:8], status())
+client.close()
+        """,
+        [stage.meta.address],
+        way,
+        place,
+    )
+    expected = {"many": "[None, N", "async": "None", "ping": "True"}.get(place, "1")
+    assert out == f"{expected} 0\n"
+    counts = Counter(data[data.index(b"mark") :][:6] for data in seen if b"mark" in data)
+    assert set(counts.values()) <= {3 if place == "back-off" else 1}, counts
+    # The periodic refresh and the call: one process's connections, one process's pace of queries.
+    assert len(stage.meta.links) == 1
+    assert len(server.links) <= 1
+    assert len(stage.meta.queries) <= 14
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_idle_client(stage: Stage, way: str) -> None:
+    """A child that never uses the client makes no traffic, and its end does not disturb the parent's connections."""
+    server = stage.server()
+    out = run(
+        """
+client = Client(metas, refresh_period=0.1)
+table = client.table("temp")
+table.set("a", "b", b"c")
+waits = [fork(way, lambda: gevent.sleep(0.5)), fork(way, lambda: None), fork(way, client.close)]
+statuses = [wait() for wait in waits]
+print(statuses, table.get("a", "b"), client.stats()["servers"][metas[0]]["losses"])
+client.close()
+        """,
+        [stage.meta.address],
+        way,
+    )
+    assert out == "[0, 0, 0] b'c' 0\n"
+    assert [len(server.links), len(stage.meta.links)] == [1, 1]
+    assert len(server.requests) == 2
+    assert len(stage.meta.queries) <= 10
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_child_and_grandchild_use_the_client(stage: Stage, way: str) -> None:
+    """Each on connections of its own, dialled when they are needed, with the routes that the parent knew."""
+    server = stage.server()
+    out = run(
+        """
+table.set("a", "b", b"parent")
+
+def grandchild():
+    assert table.get("a", "b") == b"child"
+    table.set("a", "b", b"grandchild")
+
+def child():
+    assert table.get("a", "b") == b"parent"
+    table.set("a", "b", b"child")
+    assert fork(way, grandchild)() == 0
+    assert table.get("a", "b") == b"grandchild"
+    gevent.joinall([gevent.spawn(table.get, f"h{n}", "s") for n in range(50)], raise_error=True)
+
+print(fork(way, child)(), table.get("a", "b"))
+client.close()
+        """,
+        [stage.meta.address],
+        way,
+    )
+    assert out == "0 b'grandchild'\n"
+    assert len(server.links) == 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_client_that_was_made_and_not_used(stage: Stage, way: str) -> None:
+    """What a preloaded application does: the parent makes it, only children use it."""
+    server = stage.server()
+    out = run(
+        """
+print([fork(way, lambda n=n: table.set(f"h{n}", "s", b"v"))() for n in range(3)])
+client.close()
+        """,
+        [stage.meta.address],
+        way,
+    )
+    assert out == "[0, 0, 0]\n"
+    assert len(server.links) == len(stage.meta.links) == 3
+    assert len(server.requests) == 3
+
+
+def test_child_with_a_loop_of_its_own(stage: Stage) -> None:
+    """Some servers throw the inherited loop away in their workers: the client goes over to the new hub."""
+    server = stage.server()
+    out = run(
+        """
+table.set("a", "b", b"c")
+waiting = gevent.spawn(end_of, table.get, "a", "b")
+
+def child():
+    gevent.get_hub().destroy(destroy_loop=True)
+    assert table.get("a", "b") == b"c"
+    gevent.joinall([gevent.spawn(table.get, f"h{n}", "s") for n in range(20)], raise_error=True)
+    client.close()
+
+print(fork(way, child)(), table.get("a", "b"), waiting.get())
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "0 b'c' b'c'\n"
+    assert len(server.links) == 2
+
+
+def test_parent_goes_on_while_children_are_killed(stage: Stage) -> None:
+    """A child's violent end sends nothing on the parent's connections."""
+    server = stage.server()
+    out = run(
+        """
+import signal
+table.set("a", "b", b"c")
+for _ in range(5):
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            gevent.sleep(0.01)
+    good = sum(table.get("a", "b") == b"c" for _ in range(100))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    good += sum(table.get("a", "b") == b"c" for _ in range(100))
+    assert good == 200
+print(client.stats()["servers"][table._dispatcher.routes.table.routes[0].primary]["losses"])
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "0\n"
+    assert len(server.links) == 1
+
+
+def test_nothing_is_registered_before_the_first_connection(stage: Stage) -> None:
+    """The hook is installed with the first connection; a process that forks without one pays nothing."""
+    wait_until(lambda: True)
+    out = run_script(
+        """
+import os
+calls = []
+real = os.register_at_fork
+os.register_at_fork = lambda **hooks: calls.append(sorted(hooks)) or real(**hooks)
+import sys
+from pegasus_green import Client
+client = Client([sys.argv[1]])
+print(calls)
+client.table("temp").warm_up()
+print([one for one in calls if one == ["after_in_child"]])
+client.close()
+        """,
+        stage.server().address and stage.meta.address,
+        patched=False,
+    )
+    assert out == "[]\n[['after_in_child']]\n"
+
+
+def _unused(_: Any) -> None:
+    """Keep the type in use."""

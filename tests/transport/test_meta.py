@@ -1,0 +1,283 @@
+"""Asking the meta servers: who is asked when, what is learnt, and how long it may take (client-rules 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from pegasus_green import Client, errors
+from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Stage, dead_address, silent, wait_until
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+def timed(call: Any, *args: Any, **kwargs: Any) -> float:
+    begin = monotonic()
+    call(*args, **kwargs)
+    return monotonic() - begin
+
+
+class Metas:
+    """Several meta servers of one table, whose primary is one replica server."""
+
+    def __init__(self, stage: Stage, count: int) -> None:
+        self.stage = stage
+        self.server = stage.server()
+        self.all: list[FakeMeta] = [stage.extra(FakeMeta([self.server.address])) for _ in range(count)]
+
+    def follow(self, leader: FakeMeta | None, known: bool = True) -> None:
+        """Let all but one forward to it, or to nobody."""
+        for meta in self.all:
+            meta.error = "ERR_OK" if meta is leader else "ERR_FORWARD_TO_OTHERS"
+            meta.forward = leader.address if leader is not None and known else ""
+
+    def client(self, *metas: FakeMeta, **options: Any) -> Client:
+        return self.stage.client([meta.address for meta in metas or self.all], **options)
+
+
+@pytest.fixture
+def metas(stage: Stage) -> Metas:
+    return Metas(stage, 3)
+
+
+def test_forward_is_followed_at_once_and_remembered(metas: Metas) -> None:
+    first, second, third = metas.all
+    metas.follow(third)
+    client = metas.client(refresh_interval=0.01)
+    table = client.table("temp")
+    assert timed(table.set, "a", "b", b"c") < 0.2
+    assert (len(first.queries), len(second.queries), len(third.queries)) == (1, 0, 1)
+    for _ in range(3):
+        gevent.sleep(0.02)
+        table._dispatcher.routes.request()
+    wait_until(lambda: len(third.queries) == 4)
+    # The leader alone is asked from now on.
+    assert (len(first.queries), len(second.queries)) == (1, 0)
+
+
+def test_forward_to_a_server_that_was_not_configured(metas: Metas) -> None:
+    first, _, stranger = metas.all
+    metas.follow(stranger)
+    client = metas.client(first, refresh_interval=0.01)
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    assert len(stranger.queries) == 1
+    assert client._cluster.meta.addresses == [first.address, stranger.address]
+    # It is asked first from then on, and stays known when it has lost its office.
+    metas.follow(first)
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(first.queries) == 2)
+    assert len(stranger.queries) == 2
+
+
+def test_forward_without_an_address_goes_to_the_next(metas: Metas) -> None:
+    metas.follow(metas.all[2], known=False)
+    assert timed(metas.client().table("temp").set, "a", "b", b"c") < 0.2
+    assert [len(meta.queries) for meta in metas.all] == [1, 1, 1]
+
+
+def test_forward_in_a_circle_ends_with_the_deadline(metas: Metas) -> None:
+    first, second, _ = metas.all
+    for meta, other in ((first, second), (second, first)):
+        meta.error, meta.forward = "ERR_FORWARD_TO_OTHERS", other.address
+    error = ends(metas.client(first, second).table("temp").get, "a", "b", timeout=0.5)
+    assert isinstance(error, errors.MetaUnreachable)
+    assert "not the leader" in str(error)
+    assert len(first.queries) < 12
+
+
+def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
+    first, second, _ = metas.all
+    first.handler = silent
+    client = metas.client(first, second, refresh_interval=0.01)
+    table = client.table("temp")
+    assert 0.2 < timed(table.set, "a", "b", b"c") < 0.5
+    # The next time the one that answered is asked first.
+    before = len(first.requests)
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(second.queries) == 2)
+    assert len(first.requests) == before
+
+
+def test_first_good_answer_counts_also_when_it_comes_late(metas: Metas) -> None:
+    """The first one is slow, not dead; the second is a follower: the first one's answer is used when it comes."""
+    first, second, _ = metas.all
+    metas.follow(first, known=False)
+    first.delay = 0.6
+    assert 0.5 < timed(metas.client(first, second).table("temp").set, "a", "b", b"c") < 1.0
+    assert len(first.queries) == 1
+
+
+@pytest.mark.parametrize("dead", ["refused", "black hole", "silent"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_dead_of_three(metas: Metas, dead: str, place: int) -> None:
+    """Init takes no longer than one connect timeout (1 s), wherever the dead one stands in the list."""
+    addresses = [meta.address for meta in metas.all]
+    addresses[place] = {
+        "refused": dead_address,
+        "black hole": lambda: metas.stage.extra(BlackHole()).address,
+        "silent": lambda: metas.stage.extra(FakeServer(silent)).address,
+    }[dead]()
+    table = metas.stage.client(addresses).table("temp")
+    assert timed(table.warm_up) < 0.6
+
+
+@pytest.mark.parametrize("state", ["refused", "black hole", "silent", "no leader"])
+def test_all_dead_ends_with_the_deadline(metas: Metas, state: str) -> None:
+    metas.follow(None)
+    addresses: dict[str, Callable[[], list[str]]] = {
+        "refused": lambda: [dead_address(), dead_address()],
+        "black hole": lambda: [metas.stage.extra(BlackHole()).address for _ in range(2)],
+        "silent": lambda: [metas.stage.extra(FakeServer(silent)).address for _ in range(2)],
+        "no leader": lambda: [meta.address for meta in metas.all],
+    }
+    client = metas.stage.client(addresses[state](), timeout=0.6)
+    for call in (client.table("temp").warm_up, client.ping, lambda: client.table("other").get("a")):
+        begin = monotonic()
+        error = ends(call)
+        assert 0.6 <= monotonic() - begin < 0.75
+        assert isinstance(error, errors.MetaUnreachable)
+        assert isinstance(error, TimeoutError)
+        if state in ("refused", "no leader"):
+            assert {"refused": "refused", "no leader": "not the leader"}[state] in str(error)
+        assert "HINT: check the meta servers' addresses" in str(error)
+
+
+def test_not_active_is_asked_again_and_others_are_not_hammered(metas: Metas) -> None:
+    """A leader that still loads: the same one again, with growing pauses."""
+    first, second, third = metas.all
+    metas.follow(first)
+    first.error = "ERR_SERVICE_NOT_ACTIVE"
+    table = metas.client().table("temp")
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=5.0)
+    gevent.sleep(0.5)
+    first.error = "ERR_OK"
+    caller.get()
+    assert 3 <= len(first.queries) <= 9
+    assert len(second.queries) <= 8
+    assert len(third.queries) <= 8
+
+
+@pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_UNDER_RECOVERY", "ERR_SERVICE_NOT_ACTIVE"])
+def test_what_passes_is_waited_for(metas: Metas, error: str) -> None:
+    metas.all[0].error = error
+    table = metas.client(metas.all[0], refresh_interval=0.05).table("temp")
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=5.0)
+    gevent.sleep(0.2)
+    metas.all[0].error = "ERR_OK"
+    caller.get()
+
+
+def test_table_that_stays_unavailable_says_why(metas: Metas) -> None:
+    metas.all[0].error = "ERR_BUSY_CREATING"
+    error = ends(metas.client(metas.all[0]).table("temp").get, "a", "b", timeout=0.4)
+    assert isinstance(error, errors.RequestTimeout)
+    assert "ERR_BUSY_CREATING" in str(error)
+
+
+def test_missing_table_is_its_own_error_at_once(metas: Metas) -> None:
+    client = metas.client()
+    begin = monotonic()
+    for call in (lambda: client.table("nothing").get("a"), client.table("nowhere").warm_up):
+        error = ends(call)
+        assert isinstance(error, errors.TableNotFound)
+        assert isinstance(error, LookupError)
+        assert not isinstance(error, errors.MetaError)
+        assert "does not exist" in str(error)
+    assert monotonic() - begin < 0.3
+
+
+def test_acl_deny_is_surfaced_at_once(metas: Metas) -> None:
+    metas.all[0].error = "ERR_ACL_DENY"
+    begin = monotonic()
+    error = ends(metas.client(metas.all[0]).table("temp").get, "a")
+    assert monotonic() - begin < 0.3
+    assert isinstance(error, errors.MetaError)
+    assert error.code == "ERR_ACL_DENY"
+
+
+def test_leader_that_dies_is_replaced(metas: Metas) -> None:
+    first, second, _ = metas.all
+    metas.follow(first)
+    client = metas.client(refresh_interval=0.01)
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    first.stop()
+    metas.follow(second)
+    begin = len(second.queries)
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(second.queries) > begin and table._dispatcher.routes.error is None, 2.0)
+    assert client._cluster.meta.leader == second.address
+
+
+def test_name_that_changes_its_address(metas: Metas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the whole list has failed names are resolved again, within the caller's deadline."""
+    port = {"meta.example": int(dead_address().rpartition(":")[2])}
+    real = socket.getaddrinfo
+
+    def lookup(host: str, number: int, *rest: Any) -> Any:
+        return real("127.0.0.1", port[host], *rest) if host in port else real(host, number, *rest)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    table = metas.stage.client(["meta.example:34601"]).table("temp")
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=3.0)
+    gevent.sleep(0.2)
+    port["meta.example"] = metas.all[0].port
+    caller.get()
+
+
+def test_hundred_callers_of_a_new_table_ask_once(metas: Metas) -> None:
+    metas.all[0].delay = 0.1
+    table = metas.client(metas.all[0]).table("temp")
+    callers = [gevent.spawn(table.get, f"h{n}", "s") for n in range(100)]
+    gevent.joinall(callers, raise_error=True)
+    assert len(metas.all[0].queries) == 1
+    assert len(metas.all[0].links) == 1
+
+
+def test_many_tables_share_one_meta_connection(stage: Stage) -> None:
+    server = stage.server()
+    client = stage.client()
+
+    def ask(number: int) -> Any:
+        stage.meta.table = f"t{number}"
+        client.table(f"t{number}").get("a")
+
+    for number in range(5):
+        ask(number)
+    assert len(stage.meta.links) == 1
+    assert len(server.links) == 1
+
+
+def test_ping_measures_and_fails_fast(metas: Metas) -> None:
+    client = metas.client()
+    assert 0.0 < client.ping() < 0.5
+    bad = metas.stage.client([dead_address()])
+    begin = monotonic()
+    assert isinstance(ends(bad.ping, 0.2), errors.MetaUnreachable)
+    assert 0.2 <= monotonic() - begin < 0.3
+
+
+def test_killed_caller_leaves_the_query_to_the_others(metas: Metas) -> None:
+    metas.all[0].delay = 0.2
+    client = metas.client(metas.all[0])
+    table = client.table("temp")
+    callers = [gevent.spawn(table.get, f"h{n}", "s", default=n) for n in range(5)]
+    pinger = gevent.spawn(client.ping)
+    gevent.sleep(0.05)
+    callers[0].kill()
+    pinger.kill()
+    gevent.joinall(callers[1:], raise_error=True)
+    assert [caller.value for caller in callers[1:]] == [1, 2, 3, 4]
+    assert len(metas.all[0].queries) == 1
+    assert not client._cluster.meta._calls

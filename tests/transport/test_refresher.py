@@ -1,0 +1,257 @@
+"""When the routes are looked up again, and what a new answer changes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Listener, RetryPolicy, errors
+from pegasus_green.protocol.framing import Request
+from tests.transport.fakes import FakeServer, Link, Stage, answer, connection_of, dead_address, key_for, wait_until
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+class Changes(Listener):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int, int]] = []
+
+    def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
+        self.seen.append((table, app_id, partition_count, changed))
+
+
+def test_requests_are_coalesced_and_apart(stage: Stage) -> None:
+    """A thousand failing calls a second ask for routes at the least interval, one query at a time."""
+    stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
+    table = stage.table(refresh_interval=0.2, retry=RetryPolicy(base=0.001, cap=0.002))
+    table.warm_up()
+    callers = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=1.1) for n in range(100)]
+    gevent.joinall(callers)
+    gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
+    assert 4 <= len(gaps) <= 6
+    assert min(gaps) >= 0.195
+
+
+def test_slow_query_is_not_overtaken(stage: Stage) -> None:
+    """While one query is on its way nobody starts another; what is asked meanwhile comes after it."""
+    stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
+    table = stage.table(refresh_interval=0.01, retry=RetryPolicy(base=0.001, cap=0.002))
+    table.warm_up()
+    stage.meta.delay = 0.3
+    before = len(stage.meta.queries)
+    gevent.joinall([gevent.spawn(ends, table.get, f"h{n}", "s", timeout=0.8) for n in range(50)])
+    assert 2 <= len(stage.meta.queries) - before <= 3
+
+
+def test_periodic_with_jitter(stage: Stage) -> None:
+    stage.server()
+    table = stage.table(refresh_period=0.1, refresh_interval=0.01)
+    table.warm_up()
+    gevent.sleep(1.6)
+    gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
+    assert 10 <= len(gaps) <= 20
+    assert min(gaps) >= 0.075
+    assert max(gaps) - min(gaps) > 0.01, "no jitter"
+
+
+def test_no_period_no_queries(stage: Stage) -> None:
+    stage.server()
+    table = stage.table(refresh_period=0.0)
+    table.warm_up()
+    gevent.sleep(0.3)
+    assert len(stage.meta.queries) == 1
+
+
+def test_refresh_closes_nothing_and_disturbs_no_call(stage: Stage) -> None:
+    """client-rules 2: calls in flight go on while the routes change around them."""
+    old = stage.server(lambda link, request: gevent.spawn_later(0.3, answer, link, request))
+    other, new = stage.server(), stage.extra(FakeServer())
+    client = stage.client(refresh_interval=0.01)
+    changes = Changes()
+    client.add_listener(changes)
+    table = client.table("temp")
+    table.warm_up()
+    mine, theirs = key_for(0, 2), key_for(1, 2)
+    in_flight = [gevent.spawn(table.set, mine, str(n), b"v") for n in range(20)]
+    wait_until(lambda: len(old.requests) == 20)
+    stage.meta.primaries = [new.address, other.address]
+    stage.meta.ballots = {0: 4}
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(changes.seen) == 2)
+    table.set(theirs, "s", b"v")
+    table.set(mine, "new", b"v")
+    gevent.joinall(in_flight, raise_error=True)
+    assert changes.seen == [("temp", 7, 2, 2), ("temp", 7, 2, 1)]
+    assert len(new.requests) == 1
+    assert [len(old.alive), len(other.links), len(new.links)] == [1, 1, 1]
+
+
+def test_older_answers_change_nothing(stage: Stage) -> None:
+    """A meta server that lags behind names an older primary: the newer ballot stays."""
+    server, old = stage.server(), stage.extra(FakeServer())
+    stage.meta.ballots = {0: 9}
+    table = stage.table(refresh_interval=0.01)
+    table.warm_up()
+    stage.meta.primaries, stage.meta.ballots = [old.address], {0: 8}
+    before = len(stage.meta.queries)
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(stage.meta.queries) > before)
+    gevent.sleep(0.02)
+    table.set("a", "b", b"c")
+    assert len(server.requests) == 1
+    assert not old.requests
+
+
+def test_table_dropped_and_created_anew(stage: Stage) -> None:
+    """Its id is another one and its partitions may be fewer: calls go on with the new routes."""
+
+    def strict(link: Link, request: Request) -> None:
+        if request.app_id == stage.meta.app_id:
+            answer(link, request)
+        else:
+            link.reply(request, error="ERR_OBJECT_NOT_FOUND")
+
+    servers = [stage.server(strict) for _ in range(3)]
+    table = stage.table(refresh_interval=0.05)
+    table.set("a", "b", b"c")
+    stage.meta.app_id = 8
+    stage.meta.primaries = [servers[0].address, servers[1].address]
+    stage.meta.ballots = {0: 1, 1: 1}
+    for number in range(20):
+        table.set(f"h{number}", "s", b"v", timeout=1.0)
+    table_now = table._dispatcher.routes.table
+    assert (table_now.app_id, table_now.count) == (8, 2)
+
+
+def test_dropped_table_is_not_found_and_found_again(stage: Stage) -> None:
+    def strict(link: Link, request: Request) -> None:
+        if request.app_id == stage.meta.app_id and stage.meta.table == "temp":
+            answer(link, request)
+        else:
+            link.reply(request, error="ERR_OBJECT_NOT_FOUND")
+
+    stage.server(strict)
+    table = stage.table(refresh_interval=0.05)
+    table.set("a", "b", b"c")
+    stage.meta.table = "another"
+    error = ends(table.get, "a", "b")
+    assert isinstance(error, errors.TableNotFound)
+    for _ in range(3):
+        assert isinstance(ends(table.get, "a", "b"), errors.TableNotFound)
+    stage.meta.table, stage.meta.app_id = "temp", 9
+    assert table.get("a", "b") == b"c"
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 4), (1, 2), (3, 5), (5, 1)])
+def test_count_changes(stage: Stage, before: int, after: int) -> None:
+    server = stage.server()
+    stage.meta.primaries = [server.address] * before
+    changes = Changes()
+    client = stage.client(refresh_interval=0.01)
+    client.add_listener(changes)
+    table = client.table("temp")
+    table.warm_up()
+    stage.meta.primaries = [server.address] * after
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(changes.seen) == 2)
+    for number in range(after):
+        table.set(key_for(number, after), "s", b"v")
+    assert [request.partition_index for request in server.requests] == list(range(after))
+    assert changes.seen[-1] == ("temp", 7, after, after)
+    assert len(server.links) == 1
+
+
+def test_partition_without_a_primary_is_waited_for(stage: Stage) -> None:
+    server = stage.server()
+    stage.meta.primaries = [server.address, ""]
+    table = stage.table(refresh_interval=0.05)
+    key = key_for(1, 2)
+    table.set(key_for(0, 2), "s", b"v")
+    caller = gevent.spawn(table.set, key, "s", b"v", timeout=3.0)
+    gevent.sleep(0.2)
+    begin = monotonic()
+    stage.meta.primaries, stage.meta.ballots = [server.address] * 2, {1: 4}
+    caller.get()
+    assert monotonic() - begin < 0.5
+
+
+def test_lost_server_asks_for_routes_without_any_call(stage: Stage) -> None:
+    """The loss of a connection alone has the routes of the tables on it looked up, not those of others."""
+    server = stage.server()
+    table = stage.table(refresh_interval=0.01)
+    table.warm_up()
+    before = len(stage.meta.queries)
+    server.stop()
+    wait_until(lambda: len(stage.meta.queries) > before, 1.0)
+
+
+def test_failed_queries_keep_the_old_routes(stage: Stage) -> None:
+    """No meta server answers: calls go on as long as the servers do."""
+    server = stage.server()
+    client = stage.client(refresh_period=0.05, refresh_interval=0.01)
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    stage.meta.stop()
+    for _ in range(20):
+        assert table.get("a", "b") == b"c"
+        gevent.sleep(0.01)
+    assert table._dispatcher.routes.table is not None
+    assert len(server.links) == 1
+
+
+def test_recovery_within_a_second_of_the_new_route(stage: Stage) -> None:
+    """A server dies, nobody is primary for a while, then another one is: no restart, few dials, few queries."""
+    old, new = stage.server(), stage.extra(FakeServer())
+    client = stage.client(timeout=10.0)
+    table = client.table("temp")
+    table.warm_up()
+    done: list[float] = []
+
+    def work(number: int) -> None:
+        for step in range(40):
+            table.set(f"h{number}", str(step), b"v")
+            done.append(monotonic())
+            gevent.sleep(0.02)
+
+    workers = [gevent.spawn(work, number) for number in range(50)]
+    gevent.sleep(0.3)
+    old.stop()
+    gevent.sleep(0.7)
+    before = len(stage.meta.queries)
+    published = monotonic()
+    stage.meta.primaries, stage.meta.ballots = [new.address], {0: 4}
+    wait_until(lambda: new.requests)
+    assert monotonic() - published < 1.0
+    gevent.joinall(workers, raise_error=True)
+    figures = client.stats()["servers"]
+    assert figures[old.address]["dials"] <= 12
+    assert figures[new.address]["dials"] == 1
+    assert len(stage.meta.queries) - before <= 5
+    assert connection_of(client, old.address) is None
+
+
+def test_dead_server_hurts_only_its_own_callers(stage: Stage) -> None:
+    healthy = stage.server()
+    stage.meta.primaries = [healthy.address, dead_address()]
+    table = stage.table(timeout=3.0)
+    mine, theirs = key_for(0, 2), key_for(1, 2)
+    table.set(mine, "s", b"v")
+    stuck = [gevent.spawn(ends, table.get, theirs, str(n), timeout=1.0) for n in range(200)]
+    spans = []
+    while not all(caller.dead for caller in stuck):
+        begin = monotonic()
+        table.get(mine, "s")
+        spans.append(monotonic() - begin)
+    spans.sort()
+    assert len(spans) > 200
+    assert spans[len(spans) // 2] < 0.005
+    assert spans[-1] < 0.2

@@ -1,0 +1,383 @@
+"""What leaves and how: one write for all that gathered, the rest by the write watcher, big frames both ways, bounds."""
+
+from __future__ import annotations
+
+import os
+import random
+import tracemalloc
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import errors
+from pegasus_green.protocol.framing import Request
+from pegasus_green.transport import outbox as outbox_module
+from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, silent, wait_until
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        # Without its frames, which would keep every argument alive.
+        return error.with_traceback(None)
+
+
+class Counting:
+    """Stands in for ``os`` in the outbox: counts writes, and lets the kernel take less than it is offered."""
+
+    def __init__(self, most: Callable[[], int] | None = None) -> None:
+        self.sizes: list[int] = []
+        self._most = most
+
+    def write(self, fd: int, data: Any) -> int:
+        return self._write(fd, [data])
+
+    def writev(self, fd: int, some: Any) -> int:
+        return self._write(fd, some)
+
+    def _write(self, fd: int, some: Any) -> int:
+        if self._most is None:
+            size = os.writev(fd, some)
+        else:
+            most = self._most()
+            if most == 0:
+                raise BlockingIOError
+            size = os.write(fd, b"".join(bytes(one) for one in some)[:most])
+        self.sizes.append(size)
+        return size
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(outbox_module, "os", counting)
+    return counting
+
+
+# -------------------------------------------------------------------------------------------------- coalescing
+def test_hundred_callers_of_one_pass_leave_by_two_writes(stage: Stage, counting: Counting) -> None:
+    """The first goes at once, since nothing else is under way; the others by one flush."""
+    server = stage.server()
+    table = stage.table()
+    table.warm_up()
+    before = len(counting.sizes)
+    callers = [gevent.spawn(table.set, f"h{n}", "s", b"v" * 100) for n in range(100)]
+    gevent.joinall(callers, raise_error=True)
+    assert len(server.requests) == 100
+    assert len(counting.sizes) - before == 2
+
+
+def test_answers_to_answers_leave_together(stage: Stage, counting: Counting) -> None:
+    """Callers that call again when their reply comes share the write at the end of the reader's pass."""
+    server = stage.server()
+    table = stage.table()
+    table.warm_up()
+    before = len(counting.sizes)
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            table.get(f"h{number}", "s")
+
+    gevent.joinall([gevent.spawn(work, number) for number in range(40)], raise_error=True)
+    writes = len(counting.sizes) - before
+    assert len(server.requests) == 2000
+    assert writes <= 250, writes
+    # And few segments arrive: the server reads whole batches.
+    assert len(server.links[0].chunks) <= 250
+
+
+def test_many_from_one_greenlet_leaves_by_few_writes(stage: Stage, counting: Counting) -> None:
+    stage.server()
+    table = stage.table()
+    table.warm_up()
+    before = len(counting.sizes)
+    table.get_many([(f"h{n}", "s") for n in range(2000)], concurrency=500)
+    assert len(counting.sizes) - before <= 30
+
+
+def test_a_lone_call_costs_one_write(stage: Stage, counting: Counting) -> None:
+    stage.server()
+    table = stage.table()
+    table.warm_up()
+    before = len(counting.sizes)
+    for number in range(10):
+        table.get(f"h{number}", "s")
+    assert len(counting.sizes) - before == 10
+
+
+# -------------------------------------------------------------------------------------------------- partial writes
+@pytest.mark.parametrize("seed", range(4))
+def test_a_kernel_that_takes_little_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Any cut between any two bytes: the stream stays whole, with callers killed and timed out in between."""
+    draw = random.Random(seed)
+    counting = Counting(lambda: draw.choice((0, 1, 7, 50, 133, 1000)))
+    server = stage.server()
+    table = stage.table(timeout=20.0)
+    table.warm_up()
+    monkeypatch.setattr(outbox_module, "os", counting)
+    stored: dict[str, bytes] = {}
+
+    def work(number: int) -> None:
+        for step in range(8):
+            value = draw.randbytes(draw.choice((0, 10, 300, 2000)))
+            table.set(f"h{number}", str(step), value)
+            stored[f"h{number}/{step}"] = value
+            assert table.get(f"h{number}", str(step)) == value
+
+    workers = [gevent.spawn(work, number) for number in range(25)]
+    victims = [gevent.spawn(ends, table.get, f"v{n}", "s", timeout=draw.choice((0.001, 0.02, 5.0))) for n in range(60)]
+    for victim in victims[::2]:
+        gevent.sleep(draw.choice((0, 0.001)))
+        victim.kill(block=False)
+    gevent.joinall(workers, raise_error=True)
+    gevent.joinall(victims)
+    assert len(stored) == 200
+    assert len(server.links) == 1
+    assert connection_of(table.client, server.address).pending == {}
+    assert connection_of(table.client, server.address).queued_bytes == 0
+
+
+def test_withdrawn_requests_keep_the_others_in_step(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests behind a stuck one are killed in every order; what is left leaves whole and is answered."""
+    draw = random.Random(7)
+    closed = True
+    counting = Counting(lambda: 0 if closed else draw.choice((3, 40, 200)))
+    server = stage.server()
+    table = stage.table(timeout=20.0)
+    table.warm_up()
+    monkeypatch.setattr(outbox_module, "os", counting)
+    for _ in range(10):
+        closed = True
+        callers = [gevent.spawn(ends, table.set, f"h{n}", "s", str(n).encode()) for n in range(40)]
+        gevent.sleep(0.005)
+        dead = draw.sample(range(40), 25)
+        for number in dead:
+            callers[number].kill(block=False)
+            if draw.random() < 0.3:
+                gevent.sleep(0)
+        gevent.sleep(0.005)
+        before = len(server.requests)
+        closed = False
+        alive = [caller for number, caller in enumerate(callers) if number not in dead]
+        gevent.joinall(alive, timeout=10)
+        assert [caller.value for caller in alive] == [None] * 15
+        # None of the killed had begun to leave, so none of them leaves.
+        assert len(server.requests) - before == 15
+
+
+def test_what_was_not_sent_is_reported_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes one request and a half; then the connection is reset."""
+    server = stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    portions: list[int] = []
+    counting = Counting(lambda: portions.pop() if portions else 0)
+    monkeypatch.setattr(outbox_module, "os", counting)
+    callers: list[Any] = [gevent.spawn(ends, table.incr, f"h{n}", "s", retry=None) for n in range(6)]
+    gevent.sleep(0.01)
+    size = len(connection_of(table.client, server.address)._backlog[0])
+    portions.append(size + size // 2)
+    wait_until(lambda: server.requests)
+    server.links[0].close(reset=True)
+    gevent.joinall(callers)
+    assert [caller.value.sent for caller in callers] == [True, True, False, False, False, False]
+    assert [caller.value.outcome_unknown for caller in callers] == [True, True, False, False, False, False]
+
+
+# -------------------------------------------------------------------------------------------------- big frames
+@pytest.mark.parametrize("size", [64 * KIB - 1, 64 * KIB, 257 * KIB, MIB, 5 * MIB, 20 * MIB])
+def test_big_frames_both_ways(stage: Stage, size: int) -> None:
+    stage.server()
+    table = stage.table(max_write_bytes=None, timeout=20.0)
+    value = random.Random(size).randbytes(size)
+    table.set("a", "b", value)
+    assert table.get("a", "b") == value
+
+
+def test_big_and_small_frames_mixed(stage: Stage) -> None:
+    server = stage.server()
+    table = stage.table(max_write_bytes=None, timeout=30.0)
+    draw = random.Random(3)
+
+    def work(number: int) -> None:
+        for step in range(3):
+            value = draw.randbytes(draw.choice((0, 100, 16 * KIB - 60, 16 * KIB, 70 * KIB, 900 * KIB, 3 * MIB)))
+            table.set(f"h{number}", str(step), value)
+            assert table.get(f"h{number}", str(step)) == value
+
+    gevent.joinall([gevent.spawn(work, number) for number in range(20)], raise_error=True)
+    assert len(server.links) == 1
+
+
+def test_slow_reader_gets_everything_in_the_end(stage: Stage) -> None:
+    """A server that reads 1 MiB at a time with pauses: the backlog drains, order and contents stay."""
+
+    def lazy(link: Link, request: Request) -> None:
+        answer(link, request)
+        if len(link.requests) % 4 == 0:
+            gevent.sleep(0.01)
+
+    server = stage.server(lazy)
+    table = stage.table(timeout=30.0)
+    table.warm_up()
+    connection = connection_of(table.client, server.address)
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, connection.queued_bytes)
+            gevent.sleep(0.001)
+
+    watching = gevent.spawn(watch)
+    values = {f"h{n}": bytes([n]) * (500 * KIB) for n in range(60)}
+    gevent.joinall([gevent.spawn(table.set, key, "s", value) for key, value in values.items()], raise_error=True)
+    watching.kill()
+    assert most > MIB, "nothing was ever left for the write watcher"
+    for key, value in values.items():
+        assert table.get(key, "s") == value
+
+
+def test_one_big_write_does_not_hold_the_hub(stage: Stage) -> None:
+    """Thousands of big requests at once are not joined into one: a ticker goes on."""
+    server = stage.server(reads=False)
+    table = stage.table(timeout=1.0, max_write_bytes=None)
+    table.warm_up()
+    gaps = []
+
+    def ticker() -> None:
+        last = monotonic()
+        while True:
+            gevent.sleep(0.001)
+            gaps.append(monotonic() - last)
+            last = monotonic()
+
+    ticking = gevent.spawn(ticker)
+    gevent.sleep(0.02)
+    value = b"v" * (64 * KIB)
+    table.set_many([(f"h{n}", "s", value) for n in range(800)], concurrency=800, return_errors=True, timeout=0.5)
+    ticking.kill()
+    assert server.links
+    print(f"the longest gap of a 1 ms ticker while 50 MiB were handed over: {max(gaps) * 1000:.0f} ms")
+    assert max(gaps) < 0.25
+
+
+# -------------------------------------------------------------------------------------------------- bounds
+def test_more_callers_than_may_be_in_flight_wait_their_turn(stage: Stage) -> None:
+    in_flight, most = 0, 0
+
+    def slow(link: Link, request: Request) -> None:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+
+        def later() -> None:
+            nonlocal in_flight
+            in_flight -= 1
+            answer(link, request)
+
+        gevent.spawn_later(0.01, later)
+
+    server = stage.server(slow)
+    table = stage.table(max_in_flight=10, timeout=10.0)
+    callers = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(300)]
+    gevent.joinall(callers, raise_error=True)
+    assert len(server.requests) == 300
+    assert most == 10
+
+
+@pytest.mark.parametrize("verb", ["set", "set_async", "set_many"])
+def test_too_many_calls_fail_within_their_deadlines_and_say_why(stage: Stage, verb: str) -> None:
+    server = stage.server(silent)
+    table = stage.table(max_in_flight=10, retry=None)
+    table.warm_up()
+
+    def call(number: int) -> Any:
+        if number < 10:
+            return ends(table.get, f"h{number}", "s", timeout=0.5)
+        if verb == "set_many":
+            return table.set_many([(f"h{number}", "s", b"v")], timeout=0.3, return_errors=True)[0]
+        if verb == "set_async":
+            return ends(table.set_async(f"h{number}", "s", b"v", timeout=0.3).get)
+        return ends(table.set, f"h{number}", "s", b"v", timeout=0.3)
+
+    begin = monotonic()
+    callers: list[Any] = [gevent.spawn(call, n) for n in range(50)]
+    gevent.joinall(callers)
+    assert 0.5 <= monotonic() - begin < 0.7
+    found = [caller.value for caller in callers]
+    assert all(isinstance(error, errors.RequestTimeout) for error in found)
+    crowded = [error for error in found if "no room on the connection: 10 calls in flight" in str(error)]
+    assert len(crowded) == 40
+    assert not any(error.sent or error.outcome_unknown for error in crowded)
+    assert len(server.requests) == 10
+    # When the others have given up there is room again.
+    server.handler = answer
+    table.set("a", "b", b"c")
+
+
+def test_server_that_reads_nothing(stage: Stage) -> None:
+    """Memory stays within the bound, callers fail within their deadlines, and the connection is replaced."""
+    server = stage.server(reads=False)
+    other = stage.server()
+    client = stage.client(max_queued_bytes=8 * MIB, silent_window=2.2, silence=0.3, retry=None)
+    table = client.table("temp")
+    table.warm_up()
+    connection = connection_of(client, server.address)
+    mine, theirs = key_for(0, 2), key_for(1, 2)
+    value = b"v" * (256 * KIB)
+    most_queued, late, healthy = 0, [], 0
+    until = monotonic() + 1.2
+
+    def push() -> None:
+        nonlocal most_queued
+        while monotonic() < until:
+            begin = monotonic()
+            error = ends(table.set, mine, "s", value, timeout=0.3)
+            assert isinstance(error, errors.RequestTimeout), error
+            late.append(monotonic() - begin - 0.3)
+            most_queued = max(most_queued, connection.queued_bytes)
+
+    def others() -> None:
+        nonlocal healthy
+        while monotonic() < until:
+            table.set(theirs, "s", b"v", timeout=0.3)
+            healthy += 1
+            gevent.sleep(0.001)
+
+    tracemalloc.start()
+    try:
+        workers = [*(gevent.spawn(push) for _ in range(200)), gevent.spawn(others)]
+        gevent.joinall(workers, raise_error=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 200 callers want 50 MiB into a connection that may hold 8; each caller has its own argument besides.
+    assert most_queued <= 8 * MIB + 2 * len(value)
+    assert peak < 8 * MIB + 200 * 2.2 * len(value)
+    assert min(late) >= 0.0
+    assert sorted(late)[len(late) // 2] < 0.1
+    assert healthy > 100
+    assert len(other.links) == 1
+    # Silent for the window, and a deadline has passed: the connection ends, and another one is dialled.
+    assert connection.lost is None
+    for _ in range(20):
+        ends(table.set, mine, "s", b"v", timeout=0.1)
+        if connection.lost is not None:
+            break
+    assert "nothing arrived" in str(connection.lost)
+    server.reads = True
+    wait_until(lambda: not isinstance(ends(table.set, mine, "s", b"v", timeout=0.5), errors.PegasusError))
+
+
+def test_tiny_bounds_still_work(stage: Stage) -> None:
+    stage.server()
+    table = stage.table(max_queued_bytes=1, max_in_flight=1, timeout=10.0)
+    gevent.joinall([gevent.spawn(table.set, f"h{n}", "s", b"v" * 1000) for n in range(50)], raise_error=True)
+    assert table.get_many([(f"h{n}", "s") for n in range(50)]) == [b"v" * 1000] * 50

@@ -31,17 +31,14 @@ Request: TypeAlias = tuple[Rpc, int, bytes]
 REQUESTS_A_MOMENT = 64
 
 
-class _Slot:
-    """Takes the outcome of one request, in the hub."""
+class _Slot(tuple["Window", int]):
+    """Takes the outcome of the request with an index, in the hub; a tuple because thousands are made at once."""
 
-    __slots__ = ("window", "index")
-
-    def __init__(self, window: Window, index: int) -> None:
-        self.window, self.index = window, index
+    __slots__ = ()
 
     def switch(self, outcome: Outcome) -> None:
-        window = self.window
-        window.outcomes[self.index] = outcome
+        window, index = self
+        window.outcomes[index] = outcome
         window.open -= 1
         if window.open <= window.wake_at and window.sleeper is not None:
             sleeper, window.sleeper = window.sleeper, None
@@ -83,7 +80,7 @@ class Window:
         if self.open:
             for connection in connections:
                 for seqid, (taker, _, _) in list(connection.pending.items()):
-                    if isinstance(taker, _Slot) and taker.window is self:
+                    if isinstance(taker, _Slot) and taker[0] is self:
                         connection.abandon(seqid)
 
 
@@ -119,9 +116,7 @@ class Bulk:
         self._listeners = dispatcher.cluster.listeners
         self._observed = dispatcher.cluster.observed
         self._begun = [0.0] * len(requests)
-        # The time when the clock was last read, and what follows from it for a request that begins then.
-        self._moment = self._deadline = 0.0
-        self._milliseconds = 1
+        self._moment = 0.0
         self._attempts: dict[int, Attempt] = {}
         self._results: list[Any] = [None] * len(requests)
         self._generation = fork.generation()
@@ -165,18 +160,19 @@ class Bulk:
     def _send_first(self, window: Window, waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
         """Send everything for the first time; written for speed, as the dispatcher's short way is."""
         routes, deadlines = self._dispatcher.routes, self._deadlines
-        repeats = may_repeat(self._retry, 1)
+        repeats, observed, concurrency = may_repeat(self._retry, 1), self._observed, self._concurrency
+        deadline, milliseconds = 0.0, 1
         index = look_at = -1
         for rpc, partition_hash, argument in self._requests:
             index += 1
-            if window.open >= self._concurrency:
+            if window.open >= concurrency:
                 self._wait_for_turn(window)
                 look_at = index
             if index >= look_at:
                 look_at = index + REQUESTS_A_MOMENT
-                self._look_at_clock()
-            deadline = deadlines[index] = self._deadline
-            if self._observed:
+                deadline, milliseconds = self._look_at_clock()
+            deadlines[index] = deadline
+            if observed:
                 self._begin(index)
             table = routes.table or routes.get(deadline)
             if isinstance(table, PegasusError):
@@ -196,8 +192,8 @@ class Bulk:
                 partition_hash,
                 argument,
                 deadline,
-                self._milliseconds,
-                _Slot(window, index),
+                milliseconds,
+                _Slot((window, index)),
                 route if repeats and rpc.repeatable else None,
             ):
                 window.open += 1
@@ -222,11 +218,11 @@ class Bulk:
             else:
                 self._send(window, index, route, route.peer.connection)
 
-    def _look_at_clock(self) -> None:
-        """Take the time for the requests that begin now."""
+    def _look_at_clock(self) -> tuple[float, int]:
+        """Return the deadline, and the milliseconds until then, of the requests that begin now."""
         now = self._moment = monotonic()
-        self._deadline = self._dispatcher.cluster.deadline(self._timeout, now)
-        self._milliseconds = left_ms(self._deadline, now)
+        deadline = self._dispatcher.cluster.deadline(self._timeout, now)
+        return deadline, left_ms(deadline, now)
 
     def _begin(self, index: int) -> None:
         """Tell the listeners of a request's begin."""
@@ -259,7 +255,7 @@ class Bulk:
         attempt = self._attempts.get(index)
         number = attempt.number + 1 if attempt is not None else 1
         movable = route if rpc.repeatable and may_repeat(self._retry, number) else None
-        slot = _Slot(window, index)
+        slot = _Slot((window, index))
         while (now := monotonic()) < deadline:
             seqid = connection.start(
                 rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), slot, movable

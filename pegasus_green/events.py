@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 _log = logging.getLogger("pegasus_green.events")
@@ -33,6 +34,10 @@ class Listener:
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
         """Tell that the routes of a table changed in this many partitions."""
+
+
+def _nobody(*_details: object) -> None:
+    return None
 
 
 EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost", "routes_changed")
@@ -73,23 +78,16 @@ class Listeners:
         """Tell whether any listener does something at one of these events."""
         return any(self._takers[event] for event in events)
 
-    def call_started(self, table: str, operation: str) -> None:
-        """Tell that a call begins."""
-        for take in self._takers["call_started"]:
-            try:
-                take(table, operation)
-            except Exception:
-                self._complain("call_started", take)
+    def of_calls(self) -> tuple[Callable[..., object], Callable[..., object]]:
+        """Return what to call when a call begins and ends: the very method where one listener hears of it.
 
-    def call_finished(
-        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
-    ) -> None:
-        """Tell that a call ended."""
-        for take in self._takers["call_finished"]:
-            try:
-                take(table, operation, seconds, error, attempts, hedged)
-            except Exception:
-                self._complain("call_finished", take)
+        Whoever calls it passes what that raises to ``complain``.
+        """
+        return self._teller("call_started"), self._teller("call_finished")
+
+    def _teller(self, event: str) -> Callable[..., object]:
+        takers = self._takers[event]
+        return takers[0] if len(takers) == 1 else partial(self.emit, event) if takers else _nobody
 
     def emit(self, event: str, *details: Any) -> None:
         """Call everybody who does something at an event."""
@@ -97,9 +95,10 @@ class Listeners:
             try:
                 take(*details)
             except Exception:
-                self._complain(event, take)
+                self.complain(event, take)
 
-    def _complain(self, event: str, take: Callable[..., object]) -> None:
+    def complain(self, event: str, take: Callable[..., object]) -> None:
+        """Log the exception of a listener, the first time it fails at an event."""
         who = getattr(take, "__self__", take)
         if (event, id(who)) not in self._complained:
             self._complained.add((event, id(who)))

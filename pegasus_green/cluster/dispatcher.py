@@ -99,6 +99,7 @@ class Cluster:
         self.open_hub: Any = None
         self.scopes = 0
         self.observed = False
+        self.started, self.finished = self.listeners.of_calls()
         self.running = 0
         self.repeats = may_repeat(options.retry, 1)
         self._generation = fork.generation()
@@ -169,6 +170,7 @@ class Cluster:
     def _reopen(self) -> None:
         """Let the shortest way be taken where nobody listens and the client is in use."""
         self.observed = self.listeners.hear("call_started", "call_finished")
+        self.started, self.finished = self.listeners.of_calls()
         special = self.options.hedge is not None or self.pool.draining
         self.open_hub = None if special else self.hub
 
@@ -253,7 +255,10 @@ class Dispatcher:
         outcome: Outcome | None = None
         observed = cluster.observed
         if observed:
-            cluster.listeners.call_started(self.routes.name, rpc.label)
+            try:
+                cluster.started(self.routes.name, rpc.label)
+            except Exception:
+                cluster.listeners.complain("call_started", cluster.started)
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
         # the general way.
@@ -274,7 +279,7 @@ class Dispatcher:
                         except BaseException as error:
                             connection.abandon(seqid)
                             if observed:
-                                self._tell(rpc, now, error, 1)
+                                self._finished(rpc, monotonic() - now, error, 1, False)
                             raise
                         # ERR_OK without a result is a rejected write, so the length counts too.
                         if (
@@ -284,7 +289,7 @@ class Dispatcher:
                         ):
                             self._histogram[frexp(connection.heard - now)[1]] += 1
                             if observed:
-                                self._tell(rpc, now, None, 1)
+                                self._finished(rpc, connection.heard - now, None, 1, False)
                             if info is not None:
                                 info.attempts = 1
                             return outcome
@@ -310,10 +315,13 @@ class Dispatcher:
             raise failures[0]
         return len(peers)
 
-    def _tell(self, rpc: Rpc, begin: float, error: BaseException | None, attempts: int, hedged: bool = False) -> None:
+    def _finished(self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool) -> None:
         """Tell the listeners of a call's end."""
-        seconds = monotonic() - begin
-        self.cluster.listeners.call_finished(self.routes.name, rpc.label, seconds, error, attempts, hedged)
+        cluster = self.cluster
+        try:
+            cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged)
+        except Exception:
+            cluster.listeners.complain("call_finished", cluster.finished)
 
     def _observed(
         self,
@@ -335,7 +343,7 @@ class Dispatcher:
             failure = error
             raise
         finally:
-            self._tell(rpc, now, failure, info.attempts, info.hedged)
+            self._finished(rpc, monotonic() - now, failure, info.attempts, info.hedged)
 
     def persist(
         self,

@@ -18,8 +18,8 @@ _BLOB_IN_ONE = struct.Struct(">3siH")
 _PUT = struct.Struct(">6siH")
 _EXPIRY = struct.Struct(">3si2s")
 _NO_EXPIRY = b"\x08\0\3\0\0\0\0\0\0"
-# From this size on a second copy of the value costs more than the parts do.
-_LARGE = 16 * 1024
+# From this size on a copy of the value costs more than what parts cost.
+LARGE = 48 * 1024
 _I32 = struct.Struct(">i")
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value; the value's bytes begin behind its length.
@@ -37,8 +37,11 @@ def key_argument(hash_key: bytes, sort_key: bytes) -> bytes:
     return _BLOB_IN_ONE.pack(_FIELD_1_STRUCT, 2 + size + len(sort_key), size) + hash_key + sort_key + b"\0"
 
 
-class LargeArgument:
-    """An argument in parts, so that a large value is copied once: into the frame, when the header is put before it."""
+class Parts:
+    """Bytes in parts, for a value so large that it had better not be copied on its way to the socket.
+
+    Stands for an argument, and with a header put before it (``header + argument``) for a whole frame.
+    """
 
     __slots__ = ("parts", "size")
 
@@ -51,9 +54,14 @@ class LargeArgument:
         """Return the size in bytes."""
         return self.size
 
-    def __radd__(self, head: bytes) -> bytes:
-        """Return head and the parts in one."""
-        return b"".join((head, *self.parts))
+    def __radd__(self, head: bytes) -> Parts:
+        """Return the same with a head before the first part."""
+        first, *others = self.parts
+        return Parts(head + first, *others)
+
+    def join(self) -> bytes:
+        """Return all in one."""
+        return b"".join(self.parts)
 
 
 def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> bytes:
@@ -62,9 +70,9 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
     head = _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size) + hash_key + sort_key
     head += _FIELD_2_BLOB + _I32.pack(length)
     tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
-    if length >= _LARGE:
-        # It behaves as bytes where it goes: its length is taken and a header is put in front.
-        return LargeArgument(head, value, tail)  # type: ignore[return-value]
+    if length >= LARGE:
+        # Where it goes its length is taken and a header is put in front, as with bytes.
+        return Parts(head, value, tail)  # type: ignore[return-value]
     return head + value + tail
 
 

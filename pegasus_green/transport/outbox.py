@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
@@ -11,6 +12,7 @@ from gevent.event import Event
 
 from ..errors import ConnectionLost, PegasusError
 from ..protocol.binary import Buffer
+from ..protocol.fast import LARGE, Parts
 from ..protocol.session import MAX_SEQID, ClientSession
 
 if TYPE_CHECKING:
@@ -19,9 +21,28 @@ if TYPE_CHECKING:
 
 # Above this many bytes frames go to the kernel as they are; below, joining them is cheaper. Many small ones are joined
 # up to a megabyte, as one system call takes a limited number of pieces.
-GATHER_FROM = 64 * 1024
+GATHER_FROM = LARGE
 JOIN_UP_TO = 1024 * 1024
-MAX_GATHER = 512
+# A frame has up to three pieces, and the kernel takes 1,024 at a time.
+MAX_GATHER = 340
+
+
+def pieces(frames: Sequence[Any]) -> Sequence[Buffer]:
+    """Return what the kernel is given for these frames."""
+    if not any(isinstance(frame, Parts) for frame in frames):
+        return frames
+    flat: list[Buffer] = []
+    for frame in frames:
+        if isinstance(frame, Parts):
+            flat += frame.parts
+        else:
+            flat.append(frame)
+    return flat
+
+
+def rest(frame: Any, done: int) -> memoryview:
+    """Return what is left of a frame that has begun to leave."""
+    return memoryview(frame.join() if isinstance(frame, Parts) else frame)[done:]
 
 
 class Outbox:
@@ -101,7 +122,7 @@ class Outbox:
         if not out and not self._backlog and (at_once or (not self._in_pass and len(self.pending) <= 1)):
             # Nothing else is under way: the frame goes out now, which saves a hub callback. It never waits.
             try:
-                size = os.write(self._fd, frame)
+                size = os.write(self._fd, frame) if type(frame) is bytes else os.writev(self._fd, pieces([frame]))
             except BlockingIOError:
                 size = 0
             except OSError as error:
@@ -130,9 +151,9 @@ class Outbox:
         self._out, self._out_bytes = [], 0
         try:
             if size < GATHER_FROM or (len(out) > MAX_GATHER and size < JOIN_UP_TO):
-                done = os.write(self._fd, out[0] if len(out) == 1 else b"".join(out))
+                done = os.write(self._fd, out[0] if len(out) == 1 else b"".join(pieces(out)))
             else:
-                done = os.writev(self._fd, out[:MAX_GATHER])
+                done = os.writev(self._fd, pieces(out[:MAX_GATHER]))
         except BlockingIOError:
             done = 0
         except OSError as error:
@@ -151,7 +172,7 @@ class Outbox:
         while done >= len(frames[first]):
             done -= len(frames[first])
             first += 1
-        self._backlog.append(memoryview(frames[first])[done:] if done else frames[first])
+        self._backlog.append(rest(frames[first], done) if done else frames[first])
         # Empty ones too: see _withdraw.
         self._backlog.extend(frames[first + 1 :])
         self._backlog_bytes += sum(map(len, frames[first:])) - done
@@ -167,7 +188,7 @@ class Outbox:
         self._out, self._out_bytes = [], 0
         some = [backlog[index] for index in range(min(len(backlog), MAX_GATHER))]
         try:
-            done = os.writev(self._fd, some)
+            done = os.writev(self._fd, pieces(some))
         except BlockingIOError:
             return
         except OSError as error:
@@ -178,7 +199,7 @@ class Outbox:
         while backlog and done >= len(backlog[0]):
             done -= len(backlog.popleft())
         if done:
-            backlog[0] = memoryview(backlog[0])[done:]
+            backlog[0] = rest(backlog[0], done)
         if not backlog:
             self._writer.stop()
         if self._crowded:

@@ -111,6 +111,8 @@ class Peer:
                 self.pool.spawn(self._dial, self._dialling, limit)
             dialling = self._dialling
             dialling.wait(deadline - now)
+            if mine != fork.generation():
+                continue
             if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import os as gevent_os
 
 WAYS = ("os.fork", "gevent.os.fork", "multiprocessing")
 
@@ -28,26 +29,20 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
             return int(child.exitcode)
 
         return join
-    pid = _forker(way)()
+    # gevent's loop takes the status of the children that gevent forks: its waitpid has it.
+    here: Any = gevent_os if way == "gevent.os.fork" else os
+    pid = here.fork()
     if pid == 0:
         _run(run)
 
     def wait() -> int:
         while True:
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status = here.waitpid(pid, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
             gevent.sleep(0.01)
 
     return wait
-
-
-def _forker(way: str) -> Callable[[], int]:
-    if way == "gevent.os.fork":
-        import gevent.os
-
-        return gevent.os.fork  # type: ignore[no-any-return]
-    return os.fork
 
 
 def _run(run: Callable[[], object]) -> None:

@@ -1,0 +1,158 @@
+"""What scans leave behind on the servers: nothing, however they end."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from pegasus_green import Client, PegasusError, Table
+from pegasus_green.scanner import Scanner
+from tests.conftest import Cluster
+from tests.integration.helpers import no_client_bugs
+from tests.integration.scanning import Rows, contexts, fill, many, mine
+
+__all__ = ["many", "mine", "no_client_bugs"]
+
+
+# ----------------------------------------------------------------------------------------- what is left on the servers
+def no_contexts(cluster: Cluster) -> bool:
+    for _ in range(100):
+        if not contexts(cluster):
+            return True
+        gevent.sleep(0.01)
+    return False
+
+
+def leave_by_break(rows: Scanner) -> None:
+    for _ in rows:
+        break
+
+
+def leave_by_close(rows: Scanner) -> None:
+    next(rows)
+    rows.close()
+
+
+def leave_by_error(rows: Scanner) -> None:
+    try:
+        with rows:
+            next(rows)
+            raise ZeroDivisionError
+    except ZeroDivisionError:
+        pass
+
+
+def leave_by_kill(rows: Scanner) -> None:
+    def read() -> None:
+        for _ in rows:
+            gevent.sleep(10)
+
+    reader = gevent.spawn(read)
+    gevent.sleep(0.02)
+    reader.kill()
+
+
+def leave_by_timeout(rows: Scanner) -> None:
+    next(rows)
+    with gevent.Timeout(0.001, False):  # type: ignore[arg-type]
+        for _ in rows:
+            gevent.sleep(0)
+
+
+def leave_by_the_end(rows: Scanner) -> None:
+    for _ in rows:
+        pass
+
+
+LEAVE = [leave_by_break, leave_by_close, leave_by_error, leave_by_kill, leave_by_timeout, leave_by_the_end]
+
+
+@pytest.fixture(scope="module")
+def scanned(cluster: Cluster) -> Rows:
+    """Store rows in a table that no other test fills."""
+    cluster.box.create_table("scanned", 8)
+    found = [(b"%d" % (n % 40), b"sort-%03d" % n, b"value-%d" % n) for n in range(200)]
+    with Client(cluster.metas) as client:
+        client.table("scanned").set_many(found)
+    # As the dice fall, all could be of one sign.
+    for server in cluster.box.servers:
+        for replica in server.replicas.values():
+            replica.engine.contexts._next = (1 if replica.index % 2 else -1) << 40
+    return found
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("parallel", [0, 1, 4])
+@pytest.mark.parametrize("leave", LEAVE, ids=lambda leave: leave.__name__)
+def test_no_context_is_left(
+    cluster: Cluster, client: Client, scanned: Rows, leave: Callable[[Scanner], None], parallel: int
+) -> None:
+    """About half of all ids are negative; they are cleared like the others."""
+    table = client.table("scanned")
+    signs = set()
+    for row in scanned[:8]:
+        rows = table.hash_scan(row[0], batch_size=2) if not parallel else table.scan(batch_size=2, parallel=parallel)
+        next(rows)
+        signs |= {context < 0 for context in contexts(cluster)}
+        leave(rows)
+        del rows
+        gc.collect()
+        assert no_contexts(cluster)
+    assert parallel == 1 or signs == {True, False}, "partition 0 has ids of one sign"
+    assert all(connection.in_flight == 0 for connection in client._cluster.pool.connections)
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_reader_killed_while_it_waits_leaves_no_context(
+    cluster: Cluster, mine: Callable[..., Scanner], parallel: int
+) -> None:
+    """The reply that nobody waits for any more brings a new context."""
+    cluster.box.fault("delay", rpc=["scan", "get_scanner"], seconds=0.05)
+
+    def read() -> None:
+        for _ in mine(batch_size=2, parallel=parallel):
+            pass
+
+    for delay in (0.01, 0.07, 0.12):
+        reader = gevent.spawn(read)
+        gevent.sleep(delay)
+        reader.kill()
+        gevent.sleep(0.1)
+        assert no_contexts(cluster)
+
+
+@pytest.mark.onebox_only
+def test_close_and_drop_never_yield(cluster: Cluster, table: Table, many: Rows) -> None:
+    for parallel in (1, 4):
+        for drop in (False, True):
+            rows = table.scan(batch_size=2, parallel=parallel)
+            next(rows)
+            other = gevent.spawn(lambda: None)
+            if drop:
+                del rows
+                gc.collect()
+            else:
+                rows.close()
+            assert not other.dead, "another greenlet has run"
+            other.join()
+            assert no_contexts(cluster)
+
+
+@pytest.mark.onebox_only
+def test_a_context_is_only_used_on_its_own_connection(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    found = fill(table, hash_key)
+    rows = table.hash_scan(hash_key, batch_size=5)
+    got = [next(rows) for _ in range(5)]
+    before = {server.address: dict(server.requests) for server in cluster.box.servers}
+    for connection in list(table.client._cluster.pool.connections):
+        connection.close(PegasusError("cut by the test"))
+    assert got + list(rows) == found
+    scans = sum(
+        server.requests.get("RPC_RRDB_RRDB_GET_SCANNER", 0) - before[server.address].get("RPC_RRDB_RRDB_GET_SCANNER", 0)
+        for server in cluster.box.servers
+    )
+    assert scans == 1, "begun again on the new connection, not gone on with"

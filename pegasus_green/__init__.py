@@ -15,6 +15,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import codecs, errors
     from .admin import Admin
+    from .admin.model import MetaLevel, NodeInfo, PartitionInfo, SplitState, SplitStatus, TableInfo, TableStatus
     from .client import Client, connect
     from .cluster.dispatcher import CallInfo
     from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
@@ -58,15 +59,8 @@ if TYPE_CHECKING:
         CheckType,
         Filter,
         FilterType,
-        MetaLevel,
         MultiGetResult,
-        NodeInfo,
-        PartitionInfo,
         SortKeys,
-        SplitState,
-        SplitStatus,
-        TableInfo,
-        TableStatus,
     )
     from .operations.asynchronous import Handle
     from .operations.atomic import Mutations
@@ -80,6 +74,7 @@ if TYPE_CHECKING:
 # Where each public name lives.
 _NAMES = {
     "admin": "Admin",
+    "admin.model": "MetaLevel NodeInfo PartitionInfo SplitState SplitStatus TableInfo TableStatus",
     "client": "Client connect",
     "cluster.dispatcher": "CallInfo",
     "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
@@ -93,10 +88,7 @@ _NAMES = {
     "events": "Listener",
     "log": "configure_logging",
     "mapping": "HashMapping",
-    "model": (
-        "CheckResult CheckType Filter FilterType MetaLevel MultiGetResult NodeInfo PartitionInfo SortKeys "
-        "SplitState SplitStatus TableInfo TableStatus"
-    ),
+    "model": "CheckResult CheckType Filter FilterType MultiGetResult SortKeys",
     "operations.asynchronous": "Handle",
     "operations.atomic": "Mutations",
     "options": "ClientOptions HedgePolicy",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, unquote
 
 from .errors import InvalidArgument
 from .retry import RetryPolicy
@@ -117,6 +115,9 @@ def _refuse_unknown(names: Iterable[str]) -> None:
     known = [field.name for field in fields(ClientOptions)]
     for name in names:
         if name not in known:
+            # Rarely needed, and not for nothing at import.
+            import difflib
+
             near = difflib.get_close_matches(name, known, 1)
             raise InvalidArgument(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
@@ -175,12 +176,16 @@ def _url_table(path: str, url: str) -> str:
     if "/" in path or "#" in path:
         raise InvalidArgument(f"one table name is possible in {url!r}; write / as %2F and # as %23 in it")
     try:
+        from urllib.parse import unquote
+
         return unquote(path, errors="strict")
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"the table name in {url!r} is not UTF-8: {error}") from None
 
 
 def _url_options(query: str) -> dict[str, Any]:
+    from urllib.parse import parse_qsl
+
     options: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         _refuse_unknown([name])

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgument, MetaError, TableExists, TableNotFound, TableUnavailable
-from ..model import MetaLevel, NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
 from ..protocol import meta
 from ..protocol import rpc as rpcs
 from ..protocol.codes import ERR_INVALID_STATE
 from .base import AdminBase, envs_of, new_name_of, table_info, text_of, whole
+from .model import MetaLevel, NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
 
 if TYPE_CHECKING:
     from ..cluster.dispatcher import Cluster

@@ -20,7 +20,6 @@ from ..errors import (
     TableUnavailable,
 )
 from ..keys import to_bytes
-from ..model import PartitionInfo, SplitStatus, TableInfo, TableStatus
 from ..protocol import meta
 from ..protocol import rpc as rpcs
 from ..protocol.codes import (
@@ -37,6 +36,7 @@ from ..protocol.codes import (
 )
 from ..protocol.message import Message
 from ..protocol.rpc import Rpc
+from .model import PartitionInfo, SplitStatus, TableInfo, TableStatus
 
 if TYPE_CHECKING:
     from ..cluster.dispatcher import Cluster

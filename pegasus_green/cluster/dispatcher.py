@@ -121,11 +121,17 @@ class Cluster:
         hub = get_hub()
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
-        if self.hub is None or (self.hub is not hub and self._generation != fork.generation()):
+        if self.hub is not hub and self._may_go_over():
             self.hub = hub
             self._reopen()
         self._generation = fork.generation()
         self._refuse_thread(hub)
+
+    def _may_go_over(self) -> bool:
+        """Tell whether no hub has the client, or one of the parent process, or one that ended with nothing open."""
+        if self.hub is None or self._generation != fork.generation():
+            return True
+        return bool(self.hub.dead) and not self.pool.connections
 
     def _refuse_thread(self, hub: Any) -> None:
         if self.hub is not None and self.hub is not hub:

@@ -31,7 +31,7 @@ from pegasus_green import (
     TableUnavailable,
 )
 from pegasus_green.admin import Admin
-from pegasus_green.model import MetaLevel
+from pegasus_green.admin.model import MetaLevel
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs, refused

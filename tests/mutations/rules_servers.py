@@ -178,11 +178,10 @@ SERVERS = (
         "names are resolved again when the list has failed",
         "transport/pool.py",
         'found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)',
-        "known = vars(type(self.pool)).setdefault if False else _ignore.__dict__.setdefault\n"
-        "        key = str(id(self))\n"
-        "        found = _ignore.__dict__.get(key) or known(\n"
-        '            key, gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)\n'
-        "        )",
+        "found = vars(_ignore).get(host)\n"
+        "        if found is None:\n"
+        '            found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)\n'
+        "            vars(_ignore)[host] = found",
         (DEAD, "-k", "name"),
     ),
     Mutation(
@@ -289,8 +288,8 @@ SERVERS = (
         "everybody gets an error of his own",
         "transport/connection.py",
         "        return kind(text, address=self.peer.address, sent=sent)",
-        "        shared = self.peer.pool.__dict__.setdefault('shared', kind(text, address=self.peer.address, sent=sent))\n"
-        "        return shared  # type: ignore[no-any-return]",
+        "        error = kind(text, address=self.peer.address, sent=sent)\n"
+        '        return vars(self.peer.pool).setdefault("shared", error)',
         ("tests/transport/test_shutdown.py", "-k", "in_flight or middle_of_many"),
     ),
     Mutation(
@@ -452,8 +451,16 @@ SERVERS = (
         "3-time-in-the-header",
         "the header carries the time that is left",
         "transport/connection.py",
-        "                left_ms(deadline, now),\n                getcurrent(),",
-        "                0,\n                getcurrent(),",
+        "return max(int((deadline - now) * 1000), 1)",
+        "return 60_000",
+        (RETRY, "-k", "time_that_is_left"),
+    ),
+    Mutation(
+        "3-never-0-in-the-header",
+        "the time in the header is never 0",
+        "transport/connection.py",
+        "return max(int((deadline - now) * 1000), 1)",
+        "return int((deadline - now) * 1000)",
         (RETRY, "-k", "time_that_is_left"),
     ),
 )

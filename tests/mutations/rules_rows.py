@@ -1,0 +1,239 @@
+"""Sections 6 to 9: scans, results, what other clients got wrong, defaults."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+from .rules_servers import REPORTS
+
+SCANS = "tests/integration/test_scans.py"
+CONTINUES = "tests/faults/test_scan_continues.py"
+PLAN = "tests/unit/test_scan_plan.py"
+MULTI = "tests/integration/test_multi.py"
+SINGLE = "tests/integration/test_single.py"
+
+ROWS = (
+    # ------------------------------------------------------------------------------------------------ 6 scans
+    Mutation(
+        "6-context-once",
+        "a context id is used once",
+        "scanner/parts.py",
+        "context, self.context = self.context, None",
+        "context = self.context",
+        (SCANS, CONTINUES, "-k", "context or contexts"),
+    ),
+    Mutation(
+        "6-context-own-connection",
+        "a context is used on the connection that issued it, never on another",
+        "scanner/parts.py",
+        "return same and peer is not None and self.connection is not None and peer.connection is self.connection",
+        "return same and peer is not None and self.connection is not None",
+        (SCANS, "-k", "own_connection"),
+    ),
+    Mutation(
+        "6-empty-batch",
+        "an empty batch with a valid context is normal",
+        "scanner/batch.py",
+        "final = found.context_id in (COMPLETED, NONE)\n",
+        "final = found.context_id in (COMPLETED, NONE) or not found.rows\n",
+        (SCANS, "-k", "empty_batches or expired"),
+    ),
+    Mutation(
+        "6-context-lost",
+        "a lost context is begun again behind the last key",
+        "scanner/batch.py",
+        "return None if bytes(outcome[SCAN.body_offset : SCAN.body_offset + 7]) == _STATUS_1 else outcome",
+        "return outcome",
+        (SCANS, CONTINUES),
+    ),
+    Mutation(
+        "6-exclusively-after",
+        "a scan goes on exclusively behind the last key",
+        "scanner/query.py",
+        "self._replace(lower=after, lower_inclusive=False)",
+        "self._replace(lower=after, lower_inclusive=True)",
+        (PLAN, CONTINUES, "-k", "behind or any_event"),
+    ),
+    Mutation(
+        "6-both-halves",
+        "after a split parent and child go on, each behind the last key",
+        "scanner/parts.py",
+        "            siblings.append(sibling)\n",
+        "            siblings.clear()\n",
+        (PLAN, CONTINUES, "-k", "halves or split"),
+    ),
+    Mutation(
+        "6-child-after",
+        "the child goes on behind the parent's last key",
+        "scanner/parts.py",
+        "sibling = Part(child, self.modulus, self.after)",
+        "sibling = Part(child, self.modulus, None)",
+        (PLAN, CONTINUES, "-k", "halves or split"),
+    ),
+    Mutation(
+        "6-not-ready",
+        "children that are not ready are scanned with their parents",
+        "scanner/parts.py",
+        "waiting = {route.index for route in table.routes if route.ballot < 0 and",
+        "waiting = {route.index for route in table.routes if route.ballot < -9 and",
+        (PLAN, CONTINUES, "-k", "not_ready or during_a_split"),
+    ),
+    Mutation(
+        "6-count-again",
+        "a count that breaks off is counted again from its last certain key, its partial sum dropped",
+        "scanner/parts.py",
+        "        self.partial = 0\n        self.breaks += 1",
+        "        self.breaks += 1",
+        (SCANS, CONTINUES, "-k", "count"),
+    ),
+    Mutation(
+        "6-count-by-rows",
+        "after the second break a count goes on with rows",
+        "scanner/batch.py",
+        "as_rows = part.breaks >= MAX_LOST_COUNTS",
+        "as_rows = False",
+        (SCANS, CONTINUES, "-k", "count"),
+    ),
+    Mutation(
+        "6-negative-ids",
+        "contexts with negative ids are cleared too",
+        "scanner/parts.py",
+        "if found is not None and found not in (COMPLETED, NONE) and connection is not None and route is not None:",
+        "if found is not None and found > 0 and connection is not None and route is not None:",
+        (SCANS, "-k", "no_context_is_left"),
+    ),
+    Mutation(
+        "6-full-scan",
+        "table scans send full_scan",
+        "scanner/query.py",
+        "full_scan=True if whole_table else None,",
+        "full_scan=None,",
+        (PLAN, SCANS, "-k", "requests or every_row_once"),
+    ),
+    Mutation(
+        "6-validate-hash",
+        "table scans have the server leave out rows of other partitions",
+        "scanner/query.py",
+        "validate_partition_hash=whole_table,",
+        "validate_partition_hash=False,",
+        (PLAN, CONTINUES, "-k", "requests or split"),
+    ),
+    Mutation(
+        "6-options-untouched",
+        "the options that the application passes are not changed",
+        "pegasus.py",
+        "    return options.batch_size if options.batch_size > 0 else ScanOptions().batch_size",
+        "    options.batch_size = 1000\n    return options.batch_size",
+        ("tests/integration/test_documented_api.py", "-k", "scanner"),
+    ),
+    Mutation(
+        "6-prefix-narrows",
+        "prefix filters narrow the range on the client's side",
+        "scanner/query.py",
+        "                if first > lower:\n",
+        "                if first < lower:\n",
+        (PLAN, SCANS, "-k", "prefix or bounds"),
+    ),
+    Mutation(
+        "6-hash-key-filter-refused",
+        "a hash-key filter in the scan of one hash key is refused",
+        "scanner/query.py",
+        "if self.hash_key is not None and self.hash_key_filter != NO_FILTER:",
+        "if self.hash_key is not None and self.hash_key_filter is None:",
+        (PLAN, SCANS),
+    ),
+    Mutation(
+        "6-cleared-when-left",
+        "leaving a scan early frees the server's context",
+        "scanner/work.py",
+        "            part.clear()\n\n    def release(",
+        "            pass\n\n    def release(",
+        (SCANS, "-k", "context"),
+    ),
+    Mutation(
+        "6-empty-range",
+        "an empty range is answered on the client's side",
+        "scanner/query.py",
+        "        return self.lower > self.upper\n",
+        "        return False\n",
+        (SCANS, PLAN, "-k", "empty_ranges or bounds"),
+    ),
+    # ---------------------------------------------------------------------------------------------- 7 results
+    Mutation(
+        "7-start-inclusive",
+        "multi_get sends start_inclusive, or the row with the empty sort key is lost",
+        "operations/multi.py",
+        '"start_inclusive": start_inclusive,\n            "stop_inclusive": stop_inclusive,\n'
+        '            "prefix": prefix,\n            "filter": filter,\n            "reverse": reverse,\n        }\n'
+        "        request = multi_get_request(hash_key, sort_keys, bounds)",
+        '"start_inclusive": False,\n            "stop_inclusive": stop_inclusive,\n'
+        '            "prefix": prefix,\n            "filter": filter,\n            "reverse": reverse,\n        }\n'
+        "        request = multi_get_request(hash_key, sort_keys, bounds)",
+        (MULTI, "-k", "ranges or set_get_del or binary"),
+    ),
+    Mutation(
+        "7-text-is-utf8",
+        "str goes in as UTF-8",
+        "keys.py",
+        'return value.encode("utf-8")',
+        'return value.encode("latin-1", "replace")',
+        (SINGLE, "tests/unit/test_keys.py", "-k", "utf8 or can_be_a_key"),
+    ),
+    Mutation(
+        "7-count-unknown",
+        "a count of -1 is told, not passed on",
+        "operations/multi.py",
+        "if response.count < 0:",
+        "if response.count < -1:",
+        (MULTI, "-k", "time_limit"),
+    ),
+    Mutation(
+        "7-limits",
+        "limits of 0 and less mean no limit of the client's",
+        "operations/multi.py",
+        'request.max_kv_count, request.max_kv_size = _limit(max_count, "max_count"), _limit(max_bytes, "max_bytes")',
+        "request.max_kv_count, request.max_kv_size = max_count or 1, max_bytes or 1",
+        (MULTI, "-k", "limits or ranges"),
+    ),
+    # --------------------------------------------------------------------------- 8 what others got wrong
+    Mutation(
+        "8-unsigned-hash",
+        "the hash is unsigned",
+        "keys.py",
+        "return crc64(hash_key or sort_key)",
+        "return crc64(hash_key or sort_key) - 2**63",
+        ("tests/unit/test_keys.py",),
+    ),
+    Mutation(
+        "8-seconds",
+        "milliseconds of the documented API are not taken for seconds",
+        "pegasus.py",
+        "/ 1000",
+        "/ 1",
+        ("tests/integration/test_documented_api.py", "-k", "milliseconds or no_meta_server"),
+    ),
+    Mutation(
+        "8-import-is-pure",
+        "importing configures no logging",
+        "__init__.py",
+        "_logging.getLogger(__name__).addHandler(_logging.NullHandler())",
+        "_logging.basicConfig()",
+        ("tests/unit/test_import_purity.py",),
+    ),
+    Mutation(
+        "8-timeouts-do-not-leak",
+        "a call that timed out leaves nothing behind",
+        "transport/connection.py",
+        "            entry = self.pending.pop(seqid, None)\n            if entry is not None:\n                self.peer.timeouts",
+        "            entry = self.pending.get(seqid)\n            if entry is not None:\n                self.peer.timeouts",
+        ("tests/transport/test_time.py", f"{REPORTS}[no reply]"),
+    ),
+    # --------------------------------------------------------------------------------------------- 9 defaults
+    Mutation(
+        "9-defaults",
+        "the defaults are what docs/ says",
+        "options.py",
+        "meta_stagger: float = 0.25",
+        "meta_stagger: float = 0.5",
+        ("tests/unit/test_docs.py", "tests/unit/test_options_retry.py", "-k", "default"),
+    ),
+)

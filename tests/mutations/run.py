@@ -1,0 +1,125 @@
+"""Breaks the code rule by rule, on a copy of the tree, and runs the tests that have to notice.
+
+    python tests/mutations/run.py [--only NAME[,NAME]] [--list] [--no-baseline]
+
+NAME is a mutation's name or the beginning of it. Ends with status 1 when a mutant survives, is out of date, or when its
+tests fail without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+
+ROOT = Path(__file__).parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests.mutations.mutation import Mutation  # noqa: E402
+from tests.mutations.rules import MUTATIONS  # noqa: E402
+
+COPIED = ("pegasus_green", "tests", "examples", "benchmarks", "docs")
+FILES = ("pyproject.toml", "requirements.txt", "setup.py", "README.md", "CHANGELOG.md", "LICENSE", "Makefile")
+# A mutant that hangs is one that is noticed.
+TEST_SECONDS = 120
+IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+PASSED, FAILED, NOTHING = 0, 1, 5
+
+
+def copy_tree(target: Path) -> None:
+    """Copy what the tests need."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=IGNORED)
+    for name in FILES:
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
+    """Return pytest's status, None when it hangs, and the end of what it said."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root)}
+    for name in ("PEGASUS_META", "PEGASUS_TABLE"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=TEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        # With the servers that its tests have started.
+        os.killpg(process.pid, 9)
+        process.communicate()
+        return None, ""
+    return process.returncode, output
+
+
+def judge(root: Path, mutation: Mutation) -> tuple[str, str]:
+    """Return "killed", "survived" or "broken", and what there is to say."""
+    path = root / "pegasus_green" / mutation.path
+    try:
+        before = mutation.apply(root)
+    except LookupError as error:
+        return "broken", str(error)
+    try:
+        status, output = run_tests(root, mutation.tests)
+    finally:
+        path.write_text(before)
+    if status is None:
+        return "killed", "its tests hang"
+    if status == FAILED:
+        failures = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "killed", failures[0].split(" - ")[0] if failures else ""
+    if status == PASSED:
+        return "survived", " ".join(mutation.tests)
+    return "broken", f"pytest ended with status {status}: {output[-400:]}"
+
+
+def main() -> int:
+    """Run the mutations that were asked for."""
+    parser = argparse.ArgumentParser(description="break the code rule by rule; every mutation must fail a test")
+    parser.add_argument("--only", default="", help="names, or their beginnings, separated by commas")
+    parser.add_argument("--list", action="store_true", help="list the mutations and end")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without a mutation first")
+    arguments = parser.parse_args()
+    only = tuple(filter(None, arguments.only.split(",")))
+    chosen = [mutation for mutation in MUTATIONS if not only or mutation.name.startswith(only)]
+    if arguments.list:
+        for mutation in chosen:
+            print(f"{mutation.name:32} {mutation.rule}")
+        return 0
+    begin = monotonic()
+    counts = {"killed": 0, "survived": 0, "broken": 0}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        root = Path(directory)
+        copy_tree(root)
+        if not arguments.no_baseline:
+            for tests in dict.fromkeys(mutation.tests for mutation in chosen):
+                status, output = run_tests(root, tests)
+                if status != PASSED:
+                    print(f"without any mutation, {' '.join(tests)} ends with status {status}\n{output[-2000:]}")
+                    counts["broken"] += 1
+        for mutation in chosen:
+            verdict, why = judge(root, mutation)
+            counts[verdict] += 1
+            print(f"{verdict:9}{mutation.name:32} {mutation.rule}\n{'':9}{why}", flush=True)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    print(f"{len(chosen)} mutations: {summary} in {monotonic() - begin:.0f} s")
+    return 0 if counts["killed"] == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

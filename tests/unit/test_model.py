@@ -10,23 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pegasus_green.errors import CodecError, InvalidArgument
-from pegasus_green.model import (
-    NO_FILTER,
-    CheckResult,
-    CheckType,
-    Filter,
-    FilterType,
+from pegasus_green.admin.model import (
     MetaLevel,
-    MultiGetResult,
     NodeInfo,
     PartitionInfo,
-    SortKeys,
     SplitState,
     SplitStatus,
     TableInfo,
     TableStatus,
 )
+from pegasus_green.errors import CodecError, InvalidArgument
+from pegasus_green.model import NO_FILTER, CheckResult, CheckType, Filter, FilterType, MultiGetResult, SortKeys
 
 # The protocol's order of cas_check_type, from 0 on.
 CHECKS = re.findall(

@@ -144,7 +144,8 @@ class Bulk:
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
         """Send every request of the round; those whose server has no connection yet come last."""
         waiting: dict[Peer, list[tuple[int, Route]]] = {}
-        if self._deadlines[0]:
+        again = bool(self._deadlines[0])
+        if again:
             self._send_again(window, todo, waiting)
         else:
             self._send_first(window, waiting)
@@ -155,6 +156,9 @@ class Bulk:
                     window.outcomes[index] = copy.copy(connected)
                 else:
                     self._wait_for_turn(window)
+                    if not again:
+                        # Its time begins now: it may have waited for a dial, and for the others' replies.
+                        self._deadlines[index] = self._look_at_clock()[0]
                     self._send(window, index, route, connected)
 
     def _send_first(self, window: Window, waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
@@ -186,7 +190,7 @@ class Bulk:
             connection = peer.connection
             if connection is None:
                 waiting.setdefault(peer, []).append((index, route))
-            elif connection.start(
+            elif deadline > self._moment and connection.start(
                 rpc,
                 route,
                 partition_hash,

@@ -134,9 +134,10 @@ class Client:
 
         Returns:
             ``servers``: per address its state, requests in flight, bytes queued, requests sent and replies received,
-            bytes both ways, late replies, timeouts, dials and losses. ``tables``: per table the calls, errors and
-            retries by kind, route queries, hedged reads, and bounds of the median and 99th percentile latency in
-            seconds (each within a factor of two above the true value).
+            bytes both ways, late replies, timeouts, dials, reconnects and losses. ``tables``: per table its id and
+            partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency as counts by
+            upper bound in seconds, and bounds of its median and 99th percentile (each within a factor of two above
+            the true value).
         """
         return describe(self._cluster)
 

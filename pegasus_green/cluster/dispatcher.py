@@ -153,6 +153,8 @@ class Cluster:
     @contextmanager
     def scope(self, seconds: float) -> Iterator[None]:
         """Bound every call of the current greenlet inside; nested scopes take the minimum."""
+        if seconds is None:
+            raise InvalidArgument("a deadline is a number of seconds above 0, not None")
         token = _scopes.set({**_scopes.get(), self: self.deadline(seconds, monotonic())})
         self.scopes += 1
         try:
@@ -267,8 +269,8 @@ class Dispatcher:
                 cluster.listeners.complain("call_started", cluster.started)
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
-        # the general way.
-        if table is not None and cluster.open_hub is get_hub():
+        # the general way; so does a call whose scope has no time left, which is not sent.
+        if table is not None and deadline > now and cluster.open_hub is get_hub():
             route = table.targets[partition_hash % table.count]
             peer = route.peer
             if peer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ class Race:
     """One read, sent to the primary and perhaps to a secondary.
 
     The secondary's "not found" and its empty rows are no answer, since it may lag behind; its errors neither, and a
-    throttled one is never answered at all. An error of the primary waits for the secondary's answer.
+    throttled one is never answered at all. An error of the primary waits for the secondary's answer, as long again as
+    the policy waited before: a silent secondary must not keep the call from its next attempt.
     """
 
     def __init__(self, owner: Dispatcher, policy: HedgePolicy) -> None:
@@ -81,18 +83,12 @@ class Race:
         if not first.seqid:
             return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
         self._legs.append(first)
-        timer = self._hub.loop.timer(self._policy.delay)
         try:
-            timer.start(self.wake)
-            begin = monotonic()
-            while first.outcome is None and monotonic() - begin < self._policy.delay:
-                self._sleep()
+            self._sleep_for(self._policy.delay, lambda: first.outcome is None)
             if first.outcome is None:
                 self._send_backup(rpc, route, partition_hash, argument, deadline)
             return self._finish(first, rpc)
         finally:
-            timer.stop()
-            timer.close()
             for leg in self._legs:
                 if leg.outcome is None:
                     leg.connection.abandon(leg.seqid)
@@ -103,10 +99,14 @@ class Race:
                 if leg.backup and leg.outcome is not None and _answers(rpc, leg.outcome):
                     self._owner.stats.hedge_wins += 1
                     return leg.outcome, True
-            others = any(leg.backup and leg.outcome is None for leg in self._legs)
-            if first.outcome is not None and (not others or _is_ok(rpc, first.outcome)):
+            if first.outcome is None:
+                self._sleep()
+                continue
+            if not self._is_open() or _is_ok(rpc, first.outcome):
                 return first.outcome, False
-            self._sleep()
+            self._sleep_for(self._policy.delay, self._is_open)
+            if self._is_open():
+                return first.outcome, False
 
     def _send_backup(self, rpc: Rpc, route: Route, partition_hash: int, argument: bytes, deadline: float) -> None:
         """Send the backup request where the rate allows it and a secondary is connected; never yields."""
@@ -129,6 +129,23 @@ class Race:
                 stats.hedges += 1
                 self._legs.append(leg)
                 return
+
+    def _is_open(self) -> bool:
+        """Tell whether an outcome is still to come."""
+        return any(leg.outcome is None for leg in self._legs)
+
+    def _sleep_for(self, seconds: float, waiting: Callable[[], bool]) -> None:
+        """Yield while waiting() holds, for so long at most."""
+        until = monotonic() + seconds
+        # A timer may fire early, by as much as the loop's idea of now is behind.
+        while waiting() and (left := until - monotonic()) > 0:
+            timer = self._hub.loop.timer(left)
+            try:
+                timer.start(self.wake)
+                self._sleep()
+            finally:
+                timer.stop()
+                timer.close()
 
     def _sleep(self) -> None:
         self._sleeper = getcurrent()

@@ -55,6 +55,11 @@ class TableStats:
                 return float(2.0**exponent)
         return 0.0
 
+    def latency(self) -> dict[float, int]:
+        """Return how many calls took up to that many seconds (and more than half of that), without empty classes."""
+        exponents = range(-BUCKETS // 2, BUCKETS // 2)
+        return {2.0**exponent: self.histogram[exponent] for exponent in exponents if self.histogram[exponent]}
+
 
 def describe(cluster: Cluster) -> dict[str, Any]:
     """Return all counters of a client as plain values."""
@@ -67,7 +72,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
 def _server(peer: Peer) -> dict[str, Any]:
     connection = peer.connection
     return {
-        "state": "open" if connection is not None else "closed",
+        "state": peer.state,
         "in_flight": connection.in_flight if connection is not None else 0,
         "queued_bytes": connection.queued_bytes if connection is not None else 0,
         "sent": peer.sent_before + (connection.session.issued if connection is not None else 0),
@@ -77,19 +82,25 @@ def _server(peer: Peer) -> dict[str, Any]:
         "late": peer.late,
         "timeouts": peer.timeouts,
         "dials": peer.dials,
+        "reconnects": max(peer.opened - 1, 0),
         "losses": peer.losses,
     }
 
 
 def _table(dispatcher: Dispatcher) -> dict[str, Any]:
-    stats = dispatcher.stats
+    stats, table = dispatcher.stats, dispatcher.routes.table
     return {
+        "app_id": table.app_id if table is not None else None,
+        "partitions": table.count if table is not None else 0,
         "calls": stats.calls,
+        "bulk": stats.bulk,
         "errors": dict(stats.errors),
         "retries": dict(stats.retries),
         "refreshes": dispatcher.routes.refreshes,
+        "hedgeable": stats.hedgeable,
         "hedges": stats.hedges,
         "hedge_wins": stats.hedge_wins,
+        "latency": stats.latency(),
         "p50": stats.percentile(0.50),
         "p99": stats.percentile(0.99),
     }

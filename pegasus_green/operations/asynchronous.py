@@ -142,7 +142,7 @@ class _Slot:
         if dispatcher.cluster.listeners:
             dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
         table = dispatcher.routes.table
-        if table is not None:
+        if table is not None and self.deadline > self.begin:
             route = table.target(self.hash)
             connection = route.peer.connection if route.peer is not None else None
             if connection is not None and connection.start(

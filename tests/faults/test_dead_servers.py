@@ -11,8 +11,13 @@ import gevent
 import pytest
 from gevent import socket
 
-from pegasus_green import Client, MetaUnreachable, TableNotFound
+from pegasus_green import Client, ClientOptions, MetaUnreachable, TableNotFound
+from pegasus_green.cluster.routing import build
+from pegasus_green.events import Listeners
+from pegasus_green.keys import partition_hash
 from pegasus_green.onebox import Onebox
+from pegasus_green.protocol.meta import PartitionConfiguration, QueryCfgResponse, make_address
+from pegasus_green.transport.pool import Pool
 from tests.faults.tools import Ended, primary_of
 
 pytestmark = [pytest.mark.onebox_only]
@@ -94,6 +99,18 @@ def test_a_leader_that_changes_while_nobody_leads(metas: Any) -> None:
     assert 0.6 < call.value < 2.5
 
 
+@pytest.mark.parametrize("state", ["loading", "recovering"])
+def test_a_leader_that_is_loading_is_asked_again(metas: Any, state: str) -> None:
+    """Wait for the same server until it has loaded, for every question, not only that for routes."""
+    metas.set_meta_state(state, 2)
+    with Client(metas.meta_addresses, timeout=5.0) as client:
+        calls = [Ended(client.ping), Ended(client.admin.list_tables), Ended(client.table("temp").get, b"key")]
+        gevent.sleep(0.3)
+        metas.set_meta_state("active", 2)
+        assert [call.join().error for call in calls] == [None] * 3
+        assert all(0.3 <= call.seconds < 1.5 for call in calls), [call.seconds for call in calls]
+
+
 @pytest.mark.parametrize("death", DEATHS)
 def test_the_leader_dies_under_a_running_client(metas: Any, death: str) -> None:
     """Keep a client going over the death of the leader that it knows, and find the next one."""
@@ -148,6 +165,17 @@ def test_a_table_that_does_not_exist_is_told_apart_at_once(metas: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- DNS
+def test_a_host_name_is_preferred_to_the_address_beside_it() -> None:
+    """Go by the name that a newer server sends beside an IPv4 address, and by the address of an older one."""
+    address = make_address("10.0.0.1", 34801)
+    named = PartitionConfiguration(pid=1, ballot=1, primary=address, hp_primary="replica.test:34801")
+    plain = PartitionConfiguration(pid=1 | 1 << 32, ballot=1, primary=address)
+    reply = QueryCfgResponse(app_id=1, partition_count=2, partitions=[named, plain])
+    options = ClientOptions()
+    routes = build(reply, Pool(options, Listeners(lambda: None)).peer, None).routes
+    assert [route.primary for route in routes] == ["replica.test:34801", "10.0.0.1:34801"]
+
+
 @contextmanager
 def _names(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> Iterator[list[str]]:
     """Resolve some names here; a value is a list of addresses or an error. Yields the names that were looked up."""
@@ -248,6 +276,4 @@ def test_a_new_client_meets_a_dead_replica_server(way: str) -> None:
 
 
 def _primary(box: Any, key: bytes) -> str:
-    from pegasus_green.keys import partition_hash
-
     return str(box.partitions("temp")[partition_hash(key) % 8]["primary"])

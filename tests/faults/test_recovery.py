@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 import pytest
 
-from pegasus_green import Client, PegasusError, Table
+from pegasus_green import Client, PegasusError, RequestTimeout, Table
 from pegasus_green.keys import partition_hash
 from pegasus_green.onebox import Onebox
 
@@ -127,6 +127,23 @@ def _check_no_herd(before: Any, after: Any, told: Any, tells: Any, dead: str, se
     # The back-off between dials grows from 20 ms to 0.5 s, queries are 0.3 s apart.
     assert dials <= 8 + seconds / 0.25, dials
     assert queries <= 2 + seconds / 0.3, queries
+
+
+def test_a_slow_call_does_not_cost_the_connection(onebox: Any) -> None:
+    """Keep a connection on which calls timed out, as long as the window of silence is not over."""
+    rule = onebox.fault("delay", rpc="get", contains=b"slow", seconds=0.5)
+    try:
+        with Client(onebox.meta_addresses) as client:
+            table = client.table("temp")
+            table.warm_up()
+            accepted = onebox.stats()["accepted"]
+            for _ in range(3):
+                with pytest.raises(RequestTimeout):
+                    table.get(b"slow", timeout=0.1)
+            assert table.get(b"slow", timeout=5.0) is None
+            assert onebox.stats()["accepted"] == accepted
+    finally:
+        rule.remove()
 
 
 class Rate:

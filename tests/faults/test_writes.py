@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import gevent
 import pytest
 
-from pegasus_green import CallInfo, CheckType, Client, Mutations, Table
+from pegasus_green import CallInfo, CheckType, Client, Mutations, StorageError, Table
 from pegasus_green.onebox import Onebox
+from pegasus_green.protocol import rpc as rpcs
 from tests.faults.ledger import DONE, NOT_DONE, UNKNOWN, Entry, Ledger
 from tests.faults.storm import Storm
 from tests.faults.tools import Ended, primary_of
@@ -96,6 +97,7 @@ MISHAPS = {
     "4 GiB": Mishap({"action": "oversize", "size": 0x7FFFFFFF}, DONE, UNKNOWN, 1),
     "unreadable body": Mishap({"action": "corrupt"}, UNKNOWN, UNKNOWN, 1),
     "no body": Mishap({"action": "no_body"}, NOT_DONE, NOT_DONE, 0),
+    "refused with a body": Mishap({"action": "error", "error": "ERR_BUSY", "body": True}, DONE, DONE, 0),
     **{
         error: _refused(error)
         for error in (
@@ -169,6 +171,29 @@ def test_the_report_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -
             if entry.error is not None:
                 assert entry.error.operation == write.rpc, entry.error.operation
                 assert entry.error.sent == (entry.report == UNKNOWN)
+
+
+@pytest.mark.parametrize("verb", [*WRITES, "get", "ttl", "multi_get", "sort_key_count"])
+def test_a_status_of_the_storage_engine_is_an_error_of_its_own(onebox: Any, verb: str) -> None:
+    """Raise a status that is none of the expected ones with its number: 5 is an I/O error, not the frame's timeout."""
+    reads = {"get": rpcs.GET, "ttl": rpcs.TTL, "multi_get": rpcs.MULTI_GET, "sort_key_count": rpcs.SORTKEY_COUNT}
+    rpc = reads[verb] if verb in reads else next(rpc for rpc in rpcs.RRDB_RPCS if rpc.label == WRITES[verb].rpc)
+    assert rpc.response is not None
+    body = rpc.response(error=5).encode()
+    rule = onebox.fault("corrupt", rpc=rpc.label, contains=b"a broken disk", data=body)
+    try:
+        with Client(onebox.meta_addresses, timeout=5.0) as client:
+            table = client.table("temp")
+            with pytest.raises(StorageError) as caught:
+                if verb in reads:
+                    getattr(table, verb)(b"a broken disk")
+                else:
+                    WRITES[verb].call(table, b"a broken disk", b"", CallInfo())
+    finally:
+        rule.remove()
+    assert (caught.value.status, caught.value.code) == (5, "ERR_FS_INTERNAL")
+    assert not isinstance(caught.value, TimeoutError)
+    assert rule.hits == 1, "it is not repeated"
 
 
 def test_without_retries_nothing_is_sent_twice(onebox: Any) -> None:

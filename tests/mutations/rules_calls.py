@@ -5,11 +5,6 @@ from __future__ import annotations
 from .mutation import Mutation
 from .rules_servers import REPORTS, RETRY, TIME
 
-STATUS = (
-    "tests/integration/test_documented_api.py",
-    "tests/integration/test_multi.py",
-    "tests/integration/test_atomic.py",
-)
 OPTIONS = ("tests/unit/test_options_retry.py",)
 UNSENT = "tests/faults/test_writes.py::test_what_was_never_sent_may_be_repeated"
 
@@ -20,8 +15,9 @@ def _reaction(name: str, reaction: str, instead: str) -> Mutation:
         "_LATER": "is repeated without a refresh",
         "_MUCH_LATER": "is repeated after longer pauses",
     }
+    short = name.removeprefix("ERR_").replace("_", "-") + ("" if instead == "_SURFACE" else instead.replace("_", "-"))
     return Mutation(
-        f"4-{name.lower().removeprefix('err_').replace('_', '-')}{'' if instead == '_SURFACE' else '-' + instead.lower()}",
+        f"4-{short.lower()}",
         f"{name} {what[reaction]}",
         "retry.py",
         f'"{name}": {reaction}',
@@ -174,8 +170,8 @@ CALLS = (
         "4-last-error-is-told",
         "a timeout tells the last error",
         "cluster/dispatcher.py",
-        'late = RequestTimeout("no success before the deadline", last_error=last, address=last.address)',
-        'late = RequestTimeout("no success before the deadline", address=last.address)',
+        "error.last_error = error.last_error or (self.last if self.last is not error else None)",
+        "error.last_error = None",
         (RETRY,),
     ),
     Mutation(
@@ -225,16 +221,16 @@ CALLS = (
         "operations/base.py",
         "        if status:\n            raise self._storage_error(rpc, status)",
         "        if status and status < 0:\n            raise self._storage_error(rpc, status)",
-        STATUS,
+        ("tests/faults/test_writes.py", "-k", "storage_engine"),
     ),
     # ------------------------------------------------------------------- 10 no acknowledged write is lost
     Mutation(
-        "10-expiry-once",
-        "the expiry is computed once for a call, so that a repetition keeps it",
-        "operations/base.py",
-        "at = int(time()) - EPOCH + math.ceil(ttl)",
-        "at = int(time()) - EPOCH + int(ttl)",
-        ("tests/integration/test_single.py", "-k", "ttl"),
+        "10-acknowledged-is-applied",
+        "a write is reported as done only when a server said so",
+        "cluster/dispatcher.py",
+        '        if reply.error != "ERR_OK":\n',
+        '        if reply.error != "ERR_OK" and not rpc.is_write:\n',
+        (f"{REPORTS}[refused with a body]",),
     ),
     Mutation(
         "10-retry-none",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 from .rules_servers import REPORTS
 
-SCANS = "tests/integration/test_scans.py"
+SCANS = tuple(f"tests/integration/test_{name}.py" for name in ("scans", "scan_contexts", "scan_progress"))
 CONTINUES = "tests/faults/test_scan_continues.py"
 PLAN = "tests/unit/test_scan_plan.py"
 MULTI = "tests/integration/test_multi.py"
@@ -19,15 +19,16 @@ ROWS = (
         "scanner/parts.py",
         "context, self.context = self.context, None",
         "context = self.context",
-        (SCANS, CONTINUES, "-k", "context or contexts"),
+        ("tests/faults/test_scan_ids.py",),
     ),
     Mutation(
         "6-context-own-connection",
         "a context is used on the connection that issued it, never on another",
-        "scanner/parts.py",
-        "return same and peer is not None and self.connection is not None and peer.connection is self.connection",
-        "return same and peer is not None and self.connection is not None",
-        (SCANS, "-k", "own_connection"),
+        "scanner/batch.py",
+        "            if part.is_at(route):\n",
+        "            part.connection = route.peer.connect(self.deadline)\n"
+        "            if not isinstance(part.connection, PegasusError):\n",
+        (*SCANS, "-k", "own_connection"),
     ),
     Mutation(
         "6-empty-batch",
@@ -35,15 +36,15 @@ ROWS = (
         "scanner/batch.py",
         "final = found.context_id in (COMPLETED, NONE)\n",
         "final = found.context_id in (COMPLETED, NONE) or not found.rows\n",
-        (SCANS, "-k", "empty_batches or expired"),
+        (*SCANS, "-k", "empty_batches or expired"),
     ),
     Mutation(
         "6-context-lost",
         "a lost context is begun again behind the last key",
         "scanner/batch.py",
-        "return None if bytes(outcome[SCAN.body_offset : SCAN.body_offset + 7]) == _STATUS_1 else outcome",
-        "return outcome",
-        (SCANS, CONTINUES),
+        "                if outcome is not None:\n                    return outcome",
+        '                return outcome if outcome is not None else ProtocolError("the context is lost")',
+        (*SCANS, CONTINUES),
     ),
     Mutation(
         "6-exclusively-after",
@@ -83,7 +84,7 @@ ROWS = (
         "scanner/parts.py",
         "        self.partial = 0\n        self.breaks += 1",
         "        self.breaks += 1",
-        (SCANS, CONTINUES, "-k", "count"),
+        (*SCANS, CONTINUES, "-k", "count"),
     ),
     Mutation(
         "6-count-by-rows",
@@ -91,7 +92,7 @@ ROWS = (
         "scanner/batch.py",
         "as_rows = part.breaks >= MAX_LOST_COUNTS",
         "as_rows = False",
-        (SCANS, CONTINUES, "-k", "count"),
+        (*SCANS, CONTINUES, "-k", "count"),
     ),
     Mutation(
         "6-negative-ids",
@@ -99,7 +100,7 @@ ROWS = (
         "scanner/parts.py",
         "if found is not None and found not in (COMPLETED, NONE) and connection is not None and route is not None:",
         "if found is not None and found > 0 and connection is not None and route is not None:",
-        (SCANS, "-k", "no_context_is_left"),
+        (*SCANS, "-k", "no_context_is_left"),
     ),
     Mutation(
         "6-full-scan",
@@ -107,7 +108,7 @@ ROWS = (
         "scanner/query.py",
         "full_scan=True if whole_table else None,",
         "full_scan=None,",
-        (PLAN, SCANS, "-k", "requests or every_row_once"),
+        (PLAN, *SCANS, "-k", "requests or every_row_once"),
     ),
     Mutation(
         "6-validate-hash",
@@ -131,7 +132,7 @@ ROWS = (
         "scanner/query.py",
         "                if first > lower:\n",
         "                if first < lower:\n",
-        (PLAN, SCANS, "-k", "prefix or bounds"),
+        (PLAN, *SCANS, "-k", "prefix or bounds"),
     ),
     Mutation(
         "6-hash-key-filter-refused",
@@ -139,7 +140,7 @@ ROWS = (
         "scanner/query.py",
         "if self.hash_key is not None and self.hash_key_filter != NO_FILTER:",
         "if self.hash_key is not None and self.hash_key_filter is None:",
-        (PLAN, SCANS),
+        (PLAN, *SCANS),
     ),
     Mutation(
         "6-cleared-when-left",
@@ -147,7 +148,7 @@ ROWS = (
         "scanner/work.py",
         "            part.clear()\n\n    def release(",
         "            pass\n\n    def release(",
-        (SCANS, "-k", "context"),
+        (*SCANS, "-k", "context"),
     ),
     Mutation(
         "6-empty-range",
@@ -155,7 +156,7 @@ ROWS = (
         "scanner/query.py",
         "        return self.lower > self.upper\n",
         "        return False\n",
-        (SCANS, PLAN, "-k", "empty_ranges or bounds"),
+        (*SCANS, PLAN, "-k", "empty_ranges or bounds"),
     ),
     # ---------------------------------------------------------------------------------------------- 7 results
     Mutation(
@@ -223,8 +224,8 @@ ROWS = (
         "8-timeouts-do-not-leak",
         "a call that timed out leaves nothing behind",
         "transport/connection.py",
-        "            entry = self.pending.pop(seqid, None)\n            if entry is not None:\n                self.peer.timeouts",
-        "            entry = self.pending.get(seqid)\n            if entry is not None:\n                self.peer.timeouts",
+        "entry = self.pending.pop(seqid, None)\n            if entry is not None:\n                self.peer.timeouts",
+        "entry = self.pending.get(seqid)\n            if entry is not None:\n                self.peer.timeouts",
         ("tests/transport/test_time.py", f"{REPORTS}[no reply]"),
     ),
     # --------------------------------------------------------------------------------------------- 9 defaults

@@ -147,7 +147,7 @@ SERVERS = (
         "cluster/routing.py",
         "primary = partition.hp_primary or format_address(partition.primary)",
         "primary = format_address(partition.primary) or partition.hp_primary",
-        (DIAL, "-k", "name"),
+        (DEAD, "-k", "host_name"),
     ),
     Mutation(
         "2-not-active",
@@ -155,7 +155,7 @@ SERVERS = (
         "cluster/meta.py",
         '_NOT_YET = ("ERR_SERVICE_NOT_ACTIVE", "ERR_UNDER_RECOVERY")',
         "_NOT_YET = ()",
-        (META, "-k", "not_active"),
+        (DEAD, "-k", "loading"),
     ),
     Mutation(
         "2-stagger",
@@ -178,10 +178,10 @@ SERVERS = (
         "names are resolved again when the list has failed",
         "transport/pool.py",
         'found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)',
-        "found = vars(_ignore).get(host)\n"
+        "found = vars(_ignore).get(self.address)\n"
         "        if found is None:\n"
         '            found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)\n'
-        "            vars(_ignore)[host] = found",
+        "            vars(_ignore)[self.address] = found",
         (DEAD, "-k", "name"),
     ),
     Mutation(
@@ -196,8 +196,8 @@ SERVERS = (
         "2-wait-for-creation",
         "a table that is being created is waited for",
         "cluster/refresher.py",
-        "return not isinstance(self.error, TableNotFound) and",
-        "return not isinstance(self.error, (TableNotFound, TableUnavailable)) and",
+        'kind = MetaError if reply.err == "ERR_ACL_DENY" else TableUnavailable',
+        'kind = MetaError if reply.err == "ERR_ACL_DENY" else TableNotFound',
         (META, "-k", "what_passes"),
     ),
     Mutation(
@@ -354,7 +354,7 @@ SERVERS = (
         "transport/connection.py",
         "condemned = bool(expired) and silent >= self._options.silent_window",
         "condemned = bool(expired)",
-        (TIME, "-k", "black_hole"),
+        ("tests/faults/test_recovery.py", "-k", "slow_call"),
     ),
     Mutation(
         "3-rescue",
@@ -416,8 +416,8 @@ SERVERS = (
         "3-reader-budget",
         "many replies at once are taken in portions",
         "transport/connection.py",
-        "self._in_next_pass(self._readable)",
-        "self.hub.loop.run_callback(self._readable)",
+        "FRAMES_A_PASS = 256\nSECONDS_A_PASS = 0.002\n",
+        "FRAMES_A_PASS = 10**9\nSECONDS_A_PASS = 10.0\n",
         ("tests/faults/test_cooperation.py", "-k", "burst"),
     ),
     Mutation(

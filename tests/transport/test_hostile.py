@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import monkey
 
 from pegasus_green import errors
 from pegasus_green.protocol.framing import Request, encode_reply
@@ -331,7 +332,7 @@ def tiny(seqid: int) -> bytes:
 
 def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
     """Dropped and counted, within the reader's budget: others have their turn, memory does not grow, deadlines hold."""
-    count = 1_000_000
+    count = 200_000 if monkey.is_module_patched("socket") else 1_000_000
     block = b"".join(tiny(-2 - n) for n in range(1000))
     links: list[Link] = []
 
@@ -378,14 +379,14 @@ def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
     slow.sort()
     late.sort()
     print(
-        f"a million frames in {seconds:.1f} s, {grown} KiB more; {healthy} calls to another server beside it, median"
+        f"{count} frames in {seconds:.1f} s, {grown} KiB more; {healthy} calls to another server beside it, median"
         f" {slow[len(slow) // 2] * 1000:.1f} ms, longest {slow[-1] * 1000:.0f} ms; deadlines up to"
         f" {late[-1] * 1000:.0f} ms late"
     )
     assert seconds < 20
     assert grown < 64 * KIB
-    assert healthy > 50
-    assert slow[-1] < 0.5
+    assert healthy > 20
+    assert slow[-1] < 0.3
     assert late[0] >= 0.0
     assert late[len(late) // 2] < 0.05
     assert late[-1] < 0.25
@@ -485,7 +486,7 @@ def test_hostile_meta_server(stage: Stage) -> None:
             partitions=[PartitionConfiguration(pid=pid << 32 | APP_ID, hp_primary=server.address) for pid in pids],
         )
         bad = stage.extra(FakeServer(partial(_reply, reply)))
-        error = ends(stage.client([bad.address]).table("temp").get, "a", "b", timeout=0.3)
+        error = ends(stage.client([bad.address]).table("temp").get, "a", "b", timeout=0.15)
         assert isinstance(error, errors.PegasusError), (count, pids)
         assert "partitions" in str(error), (count, pids, error)
 
@@ -494,5 +495,5 @@ def test_primary_that_is_no_address(stage: Stage) -> None:
     stage.server()
     for primary in ("nonsense", "host:port", ":1", "host:99999999"):
         stage.meta.primaries = [primary]
-        error = ends(stage.table().get, "a", "b", timeout=0.3)
+        error = ends(stage.table().get, "a", "b", timeout=0.1)
         assert isinstance(error, errors.PegasusError), primary

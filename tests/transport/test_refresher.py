@@ -56,9 +56,9 @@ def test_periodic_with_jitter(stage: Stage) -> None:
     stage.server()
     table = stage.table(refresh_period=0.1, refresh_interval=0.01)
     table.warm_up()
-    gevent.sleep(1.6)
+    gevent.sleep(1.0)
     gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
-    assert 10 <= len(gaps) <= 20
+    assert 6 <= len(gaps) <= 13
     assert min(gaps) >= 0.075
     assert max(gaps) - min(gaps) > 0.01, "no jitter"
 
@@ -217,7 +217,7 @@ def test_recovery_within_a_second_of_the_new_route(stage: Stage) -> None:
     done: list[float] = []
 
     def work(number: int) -> None:
-        for step in range(40):
+        for step in range(15):
             table.set(f"h{number}", str(step), b"v")
             done.append(monotonic())
             gevent.sleep(0.02)
@@ -245,7 +245,7 @@ def test_dead_server_hurts_only_its_own_callers(stage: Stage) -> None:
     table = stage.table(timeout=3.0)
     mine, theirs = key_for(0, 2), key_for(1, 2)
     table.set(mine, "s", b"v")
-    stuck = [gevent.spawn(ends, table.get, theirs, str(n), timeout=1.0) for n in range(200)]
+    stuck = [gevent.spawn(ends, table.get, theirs, str(n), timeout=0.7) for n in range(200)]
     spans = []
     while not all(caller.dead for caller in stuck):
         begin = monotonic()

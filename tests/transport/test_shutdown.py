@@ -358,7 +358,7 @@ def test_idle_client_keeps_nobody_waiting(stage: Stage) -> None:
     table.set("a", "b", b"c")
     begin = time.monotonic()
     assert gevent.wait(timeout=5), "it waited"
-    caller: Any = gevent.spawn(table.get, "silent", "x", timeout=3)
+    caller = gevent.spawn(table.get, "silent", "x", timeout=3)
     gevent.sleep(0.05)
     caller.kill()
     assert gevent.wait(timeout=2), "it waited for the killed call"

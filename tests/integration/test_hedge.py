@@ -1,0 +1,255 @@
+"""Hedged reads: what is slow at the primary also goes to a secondary; first good answer wins, within the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import CallInfo, Client, HedgePolicy, Listener, errors
+from pegasus_green.onebox import Onebox
+
+pytestmark = pytest.mark.onebox_only
+DELAY = 0.03
+
+
+class Finished(Listener):
+    """Remembers how calls ended."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, BaseException | None, int, bool]] = []
+
+    def call_finished(
+        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+    ) -> None:
+        self.calls.append((operation, error, attempts, hedged))
+
+
+class Slow:
+    """A onebox whose partition of one key is slow at its primary, and a client that hedges."""
+
+    def __init__(self, box: Onebox, client: Client, key: bytes) -> None:
+        self.box, self.client, self.key = box, client, key
+        self.table = client.table("temp")
+        self.table.set(key, b"s", b"value")
+        self.table.set(key, b"t", b"value")
+        # All copies have it: a secondary applies a write when the next one comes, or at a group check.
+        box.settle()
+        self.table.warm_up()
+        info = CallInfo()
+        self.table.get(key, b"s", info=info)
+        self.partition = box.partitions("temp")[info.partition]
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        return dict(self.client.stats()["tables"]["temp"])
+
+    def hold(self, seconds: float = 1.0, rpc: Any = "read") -> Any:
+        """Let the primary answer late."""
+        return self.box.fault("delay", rpc=rpc, server=self.partition["primary"], seconds=seconds)
+
+    def connect_secondaries(self) -> None:
+        """The first hedge finds no connection to a secondary and only dials it."""
+        pool = self.client._cluster.pool
+        for address in self.partition["secondaries"]:
+            assert not isinstance(pool.peer(address).connect(monotonic() + 1), errors.PegasusError)
+
+
+@pytest.fixture
+def slow(onebox: Onebox, hash_key: bytes) -> Iterator[Slow]:
+    policy = HedgePolicy(delay=DELAY, max_ratio=1.0)
+    with Client(onebox.meta_addresses, hedge=policy, timeout=3.0, refresh_period=0.0) as client:
+        try:
+            slow = Slow(onebox, client, hash_key)
+            slow.connect_secondaries()
+            yield slow
+        finally:
+            onebox.clear_faults()
+            for server in range(3):
+                onebox.resume(server)
+
+
+@pytest.mark.parametrize("verb", ["get", "ttl", "multi_get"])
+def test_secondary_answers_when_the_primary_is_slow(slow: Slow, verb: str) -> None:
+    slow.hold()
+    finished = Finished()
+    slow.client.add_listener(finished)
+    info = CallInfo()
+    begin = monotonic()
+    if verb == "get":
+        assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    elif verb == "ttl":
+        assert slow.table.ttl(slow.key, b"s", info=info) == float("inf")
+    else:
+        assert dict(slow.table.multi_get(slow.key, info=info)) == {b"s": b"value", b"t": b"value"}
+    assert DELAY <= monotonic() - begin < 0.5
+    assert info.hedged
+    assert info.attempts == 1
+    assert info.server in slow.partition["secondaries"]
+    assert finished.calls == [(verb, None, 1, True)]
+    assert (slow.stats["hedges"], slow.stats["hedge_wins"]) == (1, 1)
+
+
+def test_fast_primary_is_not_hedged(slow: Slow) -> None:
+    info = CallInfo()
+    for _ in range(50):
+        slow.table.get(slow.key, b"s", info=info)
+    assert not info.hedged
+    assert info.server == slow.partition["primary"]
+    assert slow.stats["hedges"] == 0
+    assert slow.stats["hedgeable"] >= 50
+
+
+def test_hedge_is_sent_though_the_loop_was_late(slow: Slow) -> None:
+    """A timer that is set after the application computed fires early: the hedge must not be forgotten."""
+    slow.hold()
+    for _ in range(5):
+        until = monotonic() + 0.02
+        while monotonic() < until:
+            pass
+        begin = monotonic()
+        assert slow.table.get(slow.key, b"s") == b"value"
+        assert DELAY <= monotonic() - begin < 0.5
+    assert slow.stats["hedge_wins"] == 5
+
+
+def test_absent_at_a_secondary_is_no_answer(slow: Slow) -> None:
+    """A secondary lags by one write: what it does not find, only the primary can say."""
+    slow.table.set(slow.key, b"newest", b"there")
+    slow.hold(0.3)
+    info = CallInfo()
+    begin = monotonic()
+    assert slow.table.get(slow.key, b"newest", info=info) == b"there"
+    assert monotonic() - begin >= 0.3
+    assert not info.hedged
+    assert (slow.stats["hedges"], slow.stats["hedge_wins"]) == (1, 0)
+    # The same for no rows at all, and for the time to live.
+    assert dict(slow.table.multi_get(slow.key, [b"newest"])) == {b"newest": b"there"}
+    assert slow.table.ttl(slow.key, b"newest") == float("inf")
+    assert slow.stats["hedge_wins"] == 0
+
+
+def test_stale_answers_are_possible_and_marked(slow: Slow) -> None:
+    slow.table.set(slow.key, b"s", b"newer")
+    slow.hold(0.5)
+    info = CallInfo()
+    assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    assert info.hedged
+
+
+def test_writes_and_other_reads_are_never_hedged(slow: Slow) -> None:
+    slow.hold(0.1, rpc=["put", "incr", "remove", "sortkey_count"])
+    slow.table.set(slow.key, b"x", b"v")
+    slow.table.incr(slow.key, b"n")
+    slow.table.sort_key_count(slow.key)
+    slow.table.remove(slow.key, b"x")
+    assert slow.stats["hedges"] == 0
+
+
+def test_error_of_the_secondary_does_not_count(slow: Slow) -> None:
+    slow.hold(0.3)
+    for address in slow.partition["secondaries"]:
+        slow.box.fault("error", rpc="get", server=address, error="ERR_INVALID_STATE")
+    info = CallInfo()
+    begin = monotonic()
+    assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    assert monotonic() - begin >= 0.3
+    assert not info.hedged
+    assert info.attempts == 1
+
+
+def test_error_of_the_primary_waits_for_the_secondary(slow: Slow) -> None:
+    """Busy after a while: the secondary's answer, which comes a little later, is taken."""
+    slow.box.fault("error", rpc="get", server=slow.partition["primary"], error="ERR_BUSY", when="after", count=1)
+    slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.05, when="before", count=1)
+    for address in slow.partition["secondaries"]:
+        slow.box.fault("delay", rpc="get", server=address, seconds=0.035)
+    info = CallInfo()
+    assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    assert info.hedged
+    assert slow.stats["retries"] == {}
+
+
+def test_silent_secondary_does_not_hold_up_the_next_attempt(slow: Slow) -> None:
+    """The primary fails while the backup request is out, and no answer to that ever comes: the call is repeated."""
+    for address in slow.partition["secondaries"]:
+        slow.box.fault("drop", rpc="get", server=address)
+    slow.box.fault("cut", rpc="get", server=slow.partition["primary"], when="after", count=1)
+    held = slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.06, when="before", count=1)
+    info = CallInfo()
+    begin = monotonic()
+    assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    assert monotonic() - begin < 1.0
+    assert held.hits == 1
+    assert info.attempts == 2
+
+
+def test_dead_primary(slow: Slow) -> None:
+    """Paused for good: reads of what the secondaries have go on at once, until the routes change."""
+    slow.box.pause(slow.partition["primary"])
+    spans = []
+    for _ in range(5):
+        begin = monotonic()
+        assert slow.table.get(slow.key, b"s") == b"value"
+        spans.append(monotonic() - begin)
+    assert max(spans) < 0.5
+
+
+def test_rate_cap(onebox: Onebox, hash_key: bytes) -> None:
+    """No more than the share of reads that the policy allows, however slow everything is."""
+    policy = HedgePolicy(delay=0.005, max_ratio=0.1)
+    with Client(onebox.meta_addresses, hedge=policy, timeout=3.0) as client:
+        slow = Slow(onebox, client, hash_key)
+        slow.connect_secondaries()
+        before = slow.stats
+        try:
+            onebox.fault("delay", rpc="get", seconds=0.02)
+            callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(200)]
+            gevent.joinall(callers, raise_error=True)
+        finally:
+            onebox.clear_faults()
+        assert slow.stats["hedgeable"] - before["hedgeable"] == 200
+        assert 10 <= slow.stats["hedges"] <= 0.1 * slow.stats["hedgeable"] + 1
+
+
+def test_killed_reader_gives_both_requests_up(slow: Slow) -> None:
+    slow.hold(1.0)
+    for address in slow.partition["secondaries"]:
+        slow.box.fault("delay", rpc="get", server=address, seconds=1.0)
+    callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(20)]
+    gevent.sleep(DELAY * 3)
+    assert slow.stats["hedges"] == 20
+    gevent.killall(callers)
+    assert [connection.in_flight for connection in slow.client._cluster.pool.connections] == [0, 0, 0, 0]
+    assert slow.table.get(slow.key, b"absent", timeout=3.0) is None
+
+
+def test_foreign_timeout_passes_through(slow: Slow) -> None:
+    slow.hold(1.0)
+    for address in slow.partition["secondaries"]:
+        slow.box.fault("delay", rpc="get", server=address, seconds=1.0)
+    with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(DELAY * 2) as mine:
+        slow.table.get(slow.key, b"s")
+    assert caught.value is mine
+    assert all(connection.in_flight == 0 for connection in slow.client._cluster.pool.connections)
+
+
+def test_header_version_0_cannot_hedge() -> None:
+    with pytest.raises(errors.InvalidArgument):
+        Client(["127.0.0.1:1"], hedge=HedgePolicy(), header_version=0)
+
+
+def test_off_by_default(onebox: Onebox, hash_key: bytes) -> None:
+    with Client(onebox.meta_addresses) as client:
+        slow = Slow(onebox, client, hash_key)
+        try:
+            slow.hold(0.2)
+            begin = monotonic()
+            slow.table.get(hash_key, b"s")
+            assert monotonic() - begin >= 0.2
+        finally:
+            onebox.clear_faults()
+        assert slow.stats["hedgeable"] == slow.stats["hedges"] == 0

@@ -1,0 +1,339 @@
+"""Thousands of calls from one greenlet: order, errors, the bound on what is in flight, kills."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from greenlet import greenlet
+
+from pegasus_green import Client, JsonCodec, Table, errors
+from pegasus_green.keys import crc64
+from pegasus_green.onebox import Onebox
+from tests.conftest import Cluster
+from tests.integration.helpers import no_client_bugs
+
+__all__ = ["no_client_bugs"]
+
+
+@pytest.fixture
+def box(onebox: Onebox) -> Iterator[Onebox]:
+    try:
+        yield onebox
+    finally:
+        onebox.clear_faults()
+        onebox.configure(max_write_bytes=1024 * 1024)
+
+
+def keys_of(hash_key: bytes, count: int) -> list[tuple[bytes, bytes]]:
+    return [(hash_key + b"-%d" % number, b"s") for number in range(count)]
+
+
+class Watch:
+    """The most calls in flight, looked at each time the hub comes around."""
+
+    def __init__(self, client: Client) -> None:
+        self.most = 0
+        self._client = client
+        self._greenlet = gevent.spawn(self._look)
+
+    def _look(self) -> None:
+        while True:
+            flying = sum(connection.in_flight for connection in self._client._cluster.pool.connections)
+            self.most = max(self.most, flying)
+            gevent.sleep(0)
+
+    def stop(self) -> int:
+        self._greenlet.kill()
+        return self.most
+
+
+def nothing_pending(client: Client) -> bool:
+    return all(connection.in_flight == 0 for connection in client._cluster.pool.connections)
+
+
+# ------------------------------------------------------------------------------------------------ results
+@pytest.mark.parametrize("concurrency", [1, 2, 7, 1000, 100_000])
+def test_results_are_in_the_order_of_the_arguments(table: Table, hash_key: bytes, concurrency: int) -> None:
+    keys = keys_of(hash_key, 300)
+    items = [(*key, b"value-%d" % number) for number, key in enumerate(keys)]
+    assert table.set_many(items, concurrency=concurrency) == [None] * 300
+    order = list(range(300))
+    random.Random(concurrency).shuffle(order)
+    found = table.get_many([keys[number] for number in order], concurrency=concurrency)
+    assert found == [b"value-%d" % number for number in order]
+    assert table.remove_many(keys[::2], concurrency=concurrency) == [None] * 150
+    assert table.get_many(keys, default="gone", concurrency=concurrency)[:4] == ["gone", b"value-1", "gone", b"value-3"]
+
+
+def test_nothing_to_do(table: Table) -> None:
+    assert table.get_many([]) == []
+    assert table.set_many([]) == []
+    assert table.remove_many(iter(())) == []
+
+
+def test_any_iterable_and_any_kind_of_key(table: Table, hash_key: bytes) -> None:
+    text = hash_key.decode()
+    table.set_many((text, str(number), f"v{number}") for number in range(5))
+    found = table.get_many((bytearray(hash_key), memoryview(b"%d" % number)) for number in range(6))
+    assert found == [b"v0", b"v1", b"v2", b"v3", b"v4", None]
+
+
+def test_the_same_key_many_times(table: Table, hash_key: bytes) -> None:
+    table.set(hash_key, b"s", b"v")
+    assert table.get_many([(hash_key, b"s")] * 50) == [b"v"] * 50
+
+
+def test_ttl_and_codec(client: Client, cluster: Cluster, hash_key: bytes) -> None:
+    table = client.table(cluster.table, codec=JsonCodec())
+    table.set_many([(hash_key, str(number), {"n": number}) for number in range(5)], ttl=100)
+    assert table.get_many([(hash_key, str(number)) for number in range(5)]) == [{"n": n} for n in range(5)]
+    left = table.ttl(hash_key, "0")
+    assert left is not None
+    assert 90 < left <= 100
+
+
+def test_large_values(table: Table, hash_key: bytes) -> None:
+    items = [(hash_key + b"%d" % number, b"s", bytes([number]) * 200_000) for number in range(40)]
+    table.set_many(items)
+    assert table.get_many([item[:2] for item in items]) == [item[2] for item in items]
+
+
+def test_one_bad_argument_and_nothing_is_sent(table: Table, hash_key: bytes) -> None:
+    refused: list[list[Any]] = [
+        [(hash_key, b"s", b"v"), (hash_key, 7, b"v")],
+        [(hash_key, b"s", b"v"), (b"h" * 65535, b"s", b"v")],
+        [(hash_key, b"s", b"v"), (hash_key, b"t", b"v" * 1024 * 1024)],
+        [(hash_key, b"s", b"v"), (hash_key, b"t", None)],
+    ]
+    for items in refused:
+        with pytest.raises(errors.InvalidArgument):
+            table.set_many(items)
+    with pytest.raises(errors.InvalidArgument):
+        table.get_many([(hash_key, b"s")], concurrency=0)
+    with pytest.raises(errors.InvalidArgument):
+        table.get_many([(hash_key, b"s")], timeout=0)
+    assert table.get(hash_key, b"s") is None
+
+
+# ------------------------------------------------------------------------------------------------ errors
+@pytest.mark.onebox_only
+def test_first_error_in_order_is_raised_after_all_have_ended(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 60)
+    for number in (37, 11, 45):
+        box.fault("error", rpc="put", contains=keys[number][0] + b"s", error="ERR_DISK_INSUFFICIENT")
+    with pytest.raises(errors.WriteRejected) as caught:
+        table.set_many([(*key, b"v") for key in keys])
+    results: list[Any] = caught.value.results  # type: ignore[attr-defined]
+    assert results[11] is caught.value
+    assert [number for number, result in enumerate(results) if result is not None] == [11, 37, 45]
+    assert caught.value.table == "temp"
+    assert caught.value.operation == "put"
+    box.clear_faults()
+    found = table.get_many(keys)
+    assert [number for number, value in enumerate(found) if value is None] == [11, 37, 45]
+
+
+@pytest.mark.onebox_only
+def test_errors_are_collected_when_asked_for(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 60)
+    table.set_many([(*key, b"v") for key in keys])
+    box.fault("error", rpc="get", contains=keys[3][0] + b"s", error="ERR_ACL_DENY")
+    box.fault("corrupt", rpc="get", contains=keys[5][0] + b"s")
+    results = table.get_many(keys, return_errors=True)
+    assert [type(result) for result in results[:7]] == [bytes] * 3 + [
+        errors.AccessDenied,
+        bytes,
+        errors.ProtocolError,
+        bytes,
+    ]
+    assert (results[5].table, results[5].operation) == ("temp", "get")
+
+
+@pytest.mark.onebox_only
+def test_only_what_failed_is_repeated(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 100)
+    fault = box.fault("error", rpc="put", error="ERR_NOT_ENOUGH_MEMBER", probability=0.3, count=60)
+    table.set_many([(*key, b"v") for key in keys])
+    counts = box.execution_counts(hash_key + rb"-\d+s")
+    assert set(counts.values()) == {1}
+    assert len(counts) == 100
+    assert fault.hits > 10
+    assert table.client.stats()["tables"]["temp"]["retries"]["ERR_NOT_ENOUGH_MEMBER"] == fault.hits
+
+
+@pytest.mark.onebox_only
+def test_lost_connections_in_the_middle(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 500)
+    table.warm_up()
+    box.fault("cut", rpc="put", probability=0.02, count=5)
+    table.set_many([(*key, b"v") for key in keys], concurrency=50, timeout=10.0)
+    assert table.get_many(keys) == [b"v"] * 500
+
+
+@pytest.mark.onebox_only
+def test_retry_none_repeats_nothing(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 20)
+    fault = box.fault("error", rpc="put", error="ERR_BUSY", count=5)
+    results = table.set_many([(*key, b"v") for key in keys], return_errors=True, retry=None)
+    assert sum(isinstance(result, errors.Busy) for result in results) == 5
+    assert fault.hits == 5
+
+
+@pytest.mark.onebox_only
+def test_each_record_has_its_own_time(table: Table, box: Onebox, hash_key: bytes) -> None:
+    """The deadline of a record begins when its request is first sent: later ones are not cheated of theirs."""
+    keys = keys_of(hash_key, 60)
+    box.fault("delay", rpc="put", seconds=0.15)
+    begin = monotonic()
+    table.set_many([(*key, b"v") for key in keys], concurrency=10, timeout=0.4)
+    assert monotonic() - begin > 0.8
+
+
+@pytest.mark.onebox_only
+def test_timeouts_are_per_record(table: Table, box: Onebox, hash_key: bytes) -> None:
+    keys = keys_of(hash_key, 30)
+    table.set_many([(*key, b"v") for key in keys])
+    box.fault("drop", rpc="get", contains=keys[4][0] + b"s")
+    begin = monotonic()
+    results = table.get_many(keys, timeout=0.3, return_errors=True)
+    assert monotonic() - begin == pytest.approx(0.3, abs=0.1)
+    assert isinstance(results[4], errors.RequestTimeout)
+    assert [result for number, result in enumerate(results) if number != 4] == [b"v"] * 29
+    assert nothing_pending(table.client)
+
+
+@pytest.mark.onebox_only
+def test_dead_server_does_not_keep_the_others_from_being_dialled(box: Onebox, hash_key: bytes) -> None:
+    """A new client, one of three servers silent to new connections: what the others serve is there at once."""
+    keys = keys_of(hash_key, 300)
+    box.configure(failover_delay=60.0)
+    try:
+        with Client(box.meta_addresses) as client:
+            client.table("temp").set_many([(*key, b"v") for key in keys])
+        box.pause(0, accept=False)
+        dead = box.stats()["servers"][1]["address"]
+        mine = {part["index"] for part in box.partitions("temp") if part["primary"] == dead}
+        with Client(box.meta_addresses, timeout=1.0) as client:
+            table = client.table("temp")
+            began = monotonic()
+            ended: list[float] = []
+            healthy = gevent.spawn(table.get_many, keys, return_errors=True)
+            healthy.rawlink(lambda _: ended.append(monotonic() - began))
+            gevent.sleep(0.4)
+            # Long before the dial of the dead one has failed the others have answered everything that is theirs.
+            received = sum(server["received"] for server in client.stats()["servers"].values())
+            theirs = [number for number, key in enumerate(keys) if crc64(key[0]) % 8 not in mine]
+            assert received >= len(theirs)
+            results = healthy.get()
+            assert all(results[number] == b"v" for number in theirs)
+            late = [result for number, result in enumerate(results) if number not in set(theirs)]
+            assert all(isinstance(result, errors.RequestTimeout) for result in late)
+            assert len({id(result) for result in late}) == len(late)
+    finally:
+        box.resume(0)
+        box.configure(failover_delay=0.3)
+
+
+# ------------------------------------------------------------------------------------------------ bounds
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("warm", [True, False], ids=["connected", "not connected"])
+@pytest.mark.parametrize("concurrency", [1, 10, 64])
+def test_no_more_in_flight_than_allowed(box: Onebox, hash_key: bytes, concurrency: int, warm: bool) -> None:
+    box.fault("delay", rpc="put", seconds=0.02)
+    with Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        if warm:
+            table.warm_up()
+        watch = Watch(client)
+        table.set_many([(*key, b"v") for key in keys_of(hash_key, 12 * concurrency)], concurrency=concurrency)
+        # One more for the route query.
+        assert concurrency // 2 <= watch.stop() <= concurrency + 1
+
+
+def test_no_greenlet_for_each_request(table: Table, hash_key: bytes) -> None:
+    table.warm_up()
+    seen = 0
+
+    def count() -> None:
+        nonlocal seen
+        while True:
+            seen = max(seen, sum(isinstance(one, greenlet) for one in gc.get_objects()))
+            gevent.sleep(0.01)
+
+    before = sum(isinstance(one, greenlet) for one in gc.get_objects())
+    counting = gevent.spawn(count)
+    table.set_many([(*key, b"v") for key in keys_of(hash_key, 3000)])
+    counting.kill()
+    assert seen - before < 30
+
+
+@pytest.mark.onebox_only
+def test_bounds_of_the_connection_hold_too(box: Onebox, hash_key: bytes) -> None:
+    box.fault("delay", rpc="put", seconds=0.01)
+    with Client(box.meta_addresses, max_in_flight=8, max_queued_bytes=10_000, timeout=20.0) as client:
+        table = client.table("temp")
+        watch = Watch(client)
+        keys = keys_of(hash_key, 400)
+        table.set_many([(*key, b"v" * 3000) for key in keys], concurrency=400)
+        assert watch.stop() <= 3 * 8 + 1
+        assert table.get_many(keys, concurrency=400) == [b"v" * 3000] * 400
+
+
+# ------------------------------------------------------------------------------------------------ kills
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.01, 0.06])
+def test_killed_in_the_middle_leaves_nothing(client: Client, box: Onebox, hash_key: bytes, seconds: float) -> None:
+    table = client.table("temp")
+    table.warm_up()
+    box.fault("delay", rpc=["put", "get"], seconds=0.05)
+    keys = keys_of(hash_key, 400)
+    runs: list[Any] = [
+        gevent.spawn(table.set_many, [(*key, b"v") for key in keys], concurrency=100),
+        gevent.spawn(table.get_many, keys, concurrency=100),
+    ]
+    neighbour = gevent.spawn(table.set, hash_key, b"neighbour", b"v")
+    gevent.sleep(seconds)
+    gevent.killall(runs)
+    neighbour.get()
+    assert nothing_pending(client)
+    gevent.sleep(0.1)
+    box.clear_faults()
+    assert table.get_many(keys_of(hash_key + b"new", 50)) == [None] * 50
+    assert client._cluster.running == 0
+
+
+@pytest.mark.onebox_only
+def test_foreign_timeout_passes_through(client: Client, box: Onebox, hash_key: bytes) -> None:
+    table = client.table("temp")
+    table.warm_up()
+    box.fault("delay", rpc="put", seconds=0.3)
+    with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.05) as mine:
+        table.set_many([(*key, b"v") for key in keys_of(hash_key, 50)])
+    assert caught.value is mine
+    assert nothing_pending(client)
+
+
+@pytest.mark.onebox_only
+def test_many_callers_at_once(table: Table, hash_key: bytes) -> None:
+    def work(number: int) -> None:
+        keys = keys_of(hash_key + b"%d-" % number, 100)
+        table.set_many([(*key, b"%d" % number) for key in keys], concurrency=30)
+        assert table.get_many(keys, concurrency=30) == [b"%d" % number] * 100
+
+    gevent.joinall([gevent.spawn(work, number) for number in range(20)], raise_error=True)
+    assert nothing_pending(table.client)
+
+
+def test_counted_in_stats(table: Table, hash_key: bytes) -> None:
+    before = table.client.stats()["tables"].get(table.name, {"bulk": 0})["bulk"]
+    table.set_many([(*key, b"v") for key in keys_of(hash_key, 30)])
+    table.get_many(keys_of(hash_key, 30))
+    after = table.client.stats()["tables"][table.name]
+    assert after["bulk"] - before == 60
+    assert after["errors"] == {}

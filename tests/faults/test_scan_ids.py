@@ -24,7 +24,8 @@ def test_no_context_is_used_twice(onebox: Any) -> None:
         table.multi_set(b"scanned", rows)
         onebox.forget_executions()
         rule = onebox.fault("delay", rpc="scan", seconds=0.02)
-        found, interrupted = [], 0
+        found: list[bytes] = []
+        interrupted = 0
         scanner = table.hash_scan(b"scanned", batch_size=10)
         try:
             while len(found) < len(rows):

@@ -110,6 +110,9 @@ def main() -> int:
             for tests in dict.fromkeys(mutation.tests for mutation in chosen):
                 status, output = run_tests(root, tests)
                 if status != PASSED:
+                    # Tests that measure time may meet a machine that is busy otherwise, but not twice.
+                    status, output = run_tests(root, tests)
+                if status != PASSED:
                     print(f"without any mutation, {' '.join(tests)} ends with status {status}\n{output[-2000:]}")
                     counts["broken"] += 1
         for mutation in chosen:

@@ -50,8 +50,14 @@ def _first_row(scan: Any) -> Any:
         return next(iter(scan))
 
 
+def _within(scene: Scene) -> Any:
+    with scene.client.deadline(5.0), scene.client.deadline(50.0):
+        return scene.table.get(scene.mark, b"a")
+
+
 OPERATIONS = (
     Operation("get", lambda s: s.table.get(s.mark, b"a"), "get", expected=b"1"),
+    Operation("get (deadline)", _within, "get", expected=b"1"),
     Operation("set", lambda s: s.table.set(s.mark, b"x", b"9"), "put"),
     Operation("remove", lambda s: s.table.remove(s.mark, b"x"), "remove"),
     Operation("ttl", lambda s: s.table.ttl(s.mark, b"a"), "ttl", expected=float("inf")),

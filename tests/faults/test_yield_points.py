@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import gevent
 import pytest
 
-from pegasus_green import Client, PegasusError, RequestTimeout, RetryPolicy, Table, errors
+from pegasus_green import Client, HedgePolicy, Listener, PegasusError, RequestTimeout, RetryPolicy, Table, errors
 from pegasus_green.onebox import Onebox
 from tests.faults.operations import OPERATIONS, ROWS, Operation, Scene
 from tests.faults.switches import THROWN, AtStep, AtSwitch, Injection, inject
@@ -199,6 +199,46 @@ def test_killed_while_it_waits_for_room(verb: str, thrown: str) -> None:
 
         points = _enumerate(AtSwitch, crowded, THROWN[thrown])
         assert points >= 2 or verb.endswith("async")
+
+
+class _Failing(Listener):
+    """A listener with a bug."""
+
+    def call_finished(self, *_facts: Any) -> None:
+        raise ValueError("a bug of the application")
+
+
+@pytest.mark.parametrize("thrown", THROWN)
+@pytest.mark.parametrize("way", ["hedged", "observed", "header v0", "without retries"])
+def test_killed_on_a_special_way(marked: tuple[Any, bytes], way: str, thrown: str) -> None:
+    """Kill calls that go another way through the client: to two servers, with a listener, without repetitions."""
+    box, mark = marked
+    options: Any = {
+        "hedged": {"hedge": HedgePolicy(delay=0.001, max_ratio=1.0)},
+        "header v0": {"header_version": 0},
+        "without retries": {"retry": None},
+    }.get(way, {})
+    rule = box.fault("delay", rpc="read", contains=mark, seconds=0.004)
+    try:
+        with Client(box.meta_addresses, **_options(**options)) as client:
+            if way == "observed":
+                client.add_listener(_Failing())
+            table = client.table("temp")
+            table.warm_up()
+            if way == "hedged":
+                # The secondaries are connected when a read first needs them.
+                for _ in range(3):
+                    table.get(mark, b"a")
+            for verb in ("get", "ttl", "incr", "get_many", "get_async"):
+                operation = next(operation for operation in OPERATIONS if operation.verb == verb)
+
+                def run(injection: AtSwitch, operation: Operation = operation) -> None:
+                    _try_once(client, mark, operation, injection)
+
+                points = _enumerate(AtSwitch, run, THROWN[thrown])
+                assert points >= 1 + (way == "hedged" and verb in ("get", "ttl")), (verb, points)
+    finally:
+        rule.remove()
 
 
 @pytest.mark.both_modes

@@ -183,13 +183,13 @@ def test_wherever_a_call_waits(stage: Stage, way: str, place: str) -> None:
         if place == "back-off" and len(seen) < 3:
             link.reply(request, error="ERR_BUSY")
         elif b"mark" in request.data or place == "room":
-            gevent.spawn_later(0.4, answer, link, request)
+            gevent.spawn_later(0.25, answer, link, request)
         else:
             answer(link, request)
 
     server = stage.server(handler)
     if place in ("routes", "ping"):
-        stage.meta.delay = 0.5
+        stage.meta.delay = 0.3
     out = run(
         """
 from gevent import socket
@@ -210,7 +210,7 @@ if place == "dial":
         gevent.sleep(0.01)
     socket.getaddrinfo = slow
 calls = {
-    "many": lambda: end_of(table.set_many, [(f"mark{n}", "s", b"v") for n in range(20)], concurrency=5),
+    "many": lambda: end_of(table.set_many, [(f"mark{n}", "s", b"v") for n in range(10)], concurrency=5),
     "async": lambda: end_of(table.set_async("mark", "s", b"v").get),
     "ping": lambda: end_of(lambda: client.ping() > 0),
 }
@@ -224,7 +224,7 @@ gevent.sleep(0.1)
 
 def child():
     # Its hub runs, and with it the copies of everything that was under way.
-    gevent.sleep(0.7)
+    gevent.sleep(0.5)
     assert {end for pid, end in ends if pid != parent} <= {"ForkedConnection"}, ends
     assert not client._cluster.pool.connections, client._cluster.pool.connections
 
@@ -258,7 +258,7 @@ def test_idle_client(stage: Stage, way: str) -> None:
 client = Client(metas, refresh_period=0.1)
 table = client.table("temp")
 table.set("a", "b", b"c")
-waits = [fork(way, lambda: gevent.sleep(0.5)), fork(way, lambda: None), fork(way, client.close)]
+waits = [fork(way, lambda: gevent.sleep(0.35)), fork(way, lambda: None), fork(way, client.close)]
 statuses = [wait() for wait in waits]
 print(statuses, table.get("a", "b"), client.stats()["servers"][metas[0]]["losses"])
 client.close()

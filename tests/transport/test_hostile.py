@@ -420,7 +420,7 @@ def test_garbage_to_an_idle_client(stage: Stage) -> None:
     assert len(server.links) == 2
 
 
-# -------------------------------------------------------------------------------------------------- half frames, endings
+# ------------------------------------------------------------------------------------------------- half frames, endings
 @pytest.mark.parametrize("reset", [False, True], ids=["orderly end", "reset"])
 @pytest.mark.parametrize("verb", ["get", "incr"])
 def test_half_a_frame_then_the_end(stage: Stage, verb: str, reset: bool) -> None:

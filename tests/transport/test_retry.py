@@ -73,6 +73,11 @@ def test_error_repeated_until_the_deadline_or_surfaced(
         table.incr("a", "b", timeout=0.25)
     took = monotonic() - begin
     error = caught.value
+    if isinstance(error, errors.RequestTimeout) and error.sent:
+        # The last attempt left a moment before the deadline, on a busy machine: the one before tells.
+        assert isinstance(error.last_error, errors.PegasusError)
+        assert error.last_error.code == name
+        return
     assert type(error) is kind
     assert error.attempts == refusing.seen
     assert (error.table, error.operation) == ("temp", "incr")

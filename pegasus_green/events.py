@@ -102,4 +102,8 @@ class Listeners:
         who = getattr(take, "__self__", take)
         if (event, id(who)) not in self._complained:
             self._complained.add((event, id(who)))
-            _log.exception("listener %r failed in %s; further failures are not logged", who, event)
+            try:
+                _log.exception("listener %r failed in %s; further failures are not logged", who, event)
+            except Exception:
+                # A handler that waits cannot do so in the event loop, where this may be; that must hurt nobody either.
+                return

@@ -58,6 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep a way to the real stderr: capturing is not active yet."""
+    # A shell starts what runs in its background with SIGINT ignored, and the processes of the tests would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[REAL_STDERR] = open(os.dup(2), "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - for the watchdog
 
 

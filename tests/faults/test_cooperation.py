@@ -77,8 +77,8 @@ def test_a_burst_of_replies_is_taken_in_portions() -> None:
         table = client.table("temp")
         table.set(b"key", b"", b"value")
         portions: list[int] = []
-        # The rescue before deadlines may read on for 10 ms; not in each of three bursts.
-        while len(portions) < 3 and min(portions, default=callers) > 1500:
+        # The rescue before deadlines may read on for 10 ms; not in each of six bursts.
+        while len(portions) < 6 and min(portions, default=callers) > 1800:
             box.pause(0)
             calls = [gevent.spawn(table.get, b"key") for _ in range(callers)]
             gevent.sleep(0.05)
@@ -92,7 +92,7 @@ def test_a_burst_of_replies_is_taken_in_portions() -> None:
             portions.append(most)
         print(f"at most {portions} callers were woken between two passes")
         # A portion is 256 replies or 2 ms; the hub may take a few of them before the clock shows the next millisecond.
-        assert min(portions) <= 1500
+        assert min(portions) <= 1800
 
 
 def _compute(seconds: float) -> None:

@@ -466,6 +466,24 @@ def test_failing_listener_hurts_no_call_and_complains_once(
     assert all("further failures are not logged" in record.getMessage() for record in records)
 
 
+def test_failing_listener_and_waiting_handler_together(box: Onebox, client: Client) -> None:
+    """A listener fails in a callback of the hub, and what is to log that cannot wait there."""
+    handler = Waiting(failing=False)
+    logger = logging.getLogger("pegasus_green.events")
+    logger.addHandler(handler)
+    try:
+        client.add_listener(Failing())
+        table = client.table("temp")
+        table.warm_up()
+        box.fault("cut", rpc="put", count=3)
+        callers = [gevent.spawn(table.set, f"h{n}", "s", "v") for n in range(50)]
+        gevent.joinall(callers, raise_error=True)
+        table.get_async("h1", "s").get()
+    finally:
+        logger.removeHandler(handler)
+    assert handler.seen
+
+
 def test_listener_that_leaves_and_joins_in_an_event(box: Onebox, client: Client) -> None:
     late = Everything()
 

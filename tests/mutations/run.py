@@ -121,7 +121,7 @@ def main() -> int:
             print(f"{verdict:9}{mutation.name:32} {mutation.rule}\n{'':9}{why}", flush=True)
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     print(f"{len(chosen)} mutations: {summary} in {monotonic() - begin:.0f} s")
-    return 0 if counts["killed"] == len(chosen) else 1
+    return 0 if counts["killed"] == len(chosen) and not counts["broken"] else 1
 
 
 if __name__ == "__main__":

@@ -385,7 +385,7 @@ def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
     )
     assert seconds < 20
     assert grown < 64 * KIB
-    assert healthy > 20
+    assert healthy > count // 50_000
     assert slow[-1] < 0.3
     assert late[0] >= 0.0
     assert late[len(late) // 2] < 0.05

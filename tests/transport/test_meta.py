@@ -142,9 +142,10 @@ def test_all_dead_ends_with_the_deadline(metas: Metas, state: str) -> None:
         "no leader": lambda: [meta.address for meta in metas.all],
     }
     client = metas.stage.client(addresses[state](), timeout=0.35)
-    for call in (client.table("temp").warm_up, client.ping, lambda: client.table("other").get("a")):
-        begin = monotonic()
-        error = ends(call)
+    begin = monotonic()
+    calls = (client.table("temp").warm_up, client.ping, lambda: client.table("other").get("a"))
+    for caller in [gevent.spawn(ends, call) for call in calls]:
+        error = caller.get()
         assert 0.35 <= monotonic() - begin < 0.5
         assert isinstance(error, errors.MetaUnreachable)
         assert isinstance(error, TimeoutError)

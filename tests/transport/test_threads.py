@@ -135,10 +135,11 @@ def test_thread_that_ends_without_close(stage: Stage) -> None:
         from pegasus_green import Client, RequestTimeout
         kept = []
         def use():
-            client = Client([sys.argv[1]], timeout=0.1)
+            client = Client([sys.argv[1]])
             kept.append(client)
+            client.table("temp").warm_up()
             try:
-                client.table("temp").get("a", "b")
+                client.table("temp").get("a", "b", timeout=0.1)
             except RequestTimeout:
                 return "timeout"
         pool = ThreadPool(1)

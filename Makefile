@@ -34,14 +34,20 @@ $(READY): pyproject.toml requirements.txt setup.py
 demo: install ## start an embedded cluster of its own process and run examples/quickstart.py against it
 	$(PY) examples/quickstart.py
 
-# The two runs go beside each other, since both spend their time waiting for deadlines and faults.
+# The two runs go beside each other, since both spend their time waiting for deadlines and faults. With AGAIN=1 what
+# failed is run once more when the machine is free, and that counts: CI's machines stall, and much here is about time.
+PATCHED_RUN := $(PATCHED) -o cache_dir=.pytest_cache/patched -m both_modes
 test: install ## the whole suite: all of it unpatched, beside it transport, integration, fork and both_modes patched
-	@patched=$$(mktemp); status=0; \
-	$(ONEBOX_PYTEST) $(PATCHED) -m both_modes >"$$patched" 2>&1 & other=$$!; \
-	echo "== unpatched =="; $(ONEBOX_PYTEST) || status=1; \
-	wait $$other || status=1; \
+	@patched=$$(mktemp); \
+	$(ONEBOX_PYTEST) $(PATCHED_RUN) >"$$patched" 2>&1 & other=$$!; \
+	echo "== unpatched =="; $(ONEBOX_PYTEST); one=$$?; \
+	wait $$other; two=$$?; \
 	echo "== monkey.patch_all() =="; cat "$$patched"; rm -f "$$patched"; \
-	exit $$status
+	if [ "$(AGAIN)" = 1 ] && [ $$one = 1 ]; then \
+		echo "== what failed unpatched, once more =="; $(ONEBOX_PYTEST) --lf --lfnf=none; one=$$?; fi; \
+	if [ "$(AGAIN)" = 1 ] && [ $$two = 1 ]; then \
+		echo "== what failed patched, once more =="; $(ONEBOX_PYTEST) $(PATCHED_RUN) --lf --lfnf=none; two=$$?; fi; \
+	test $$one = 0 -a $$two = 0
 
 quick: install ## the suite unpatched, without what is slow
 	$(ONEBOX_PYTEST) -m "not slow and not soak and not peer"

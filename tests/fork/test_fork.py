@@ -12,7 +12,7 @@ from pegasus_green.onebox import Onebox
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.rrdb import ReadResponse
 from tests.fork.forking import WAYS
-from tests.transport.fakes import Link, Stage, answer
+from tests.transport.fakes import FakeServer, Link, Stage, answer, silent
 from tests.transport.scripts import run_script
 
 PRELUDE = """
@@ -162,7 +162,7 @@ client.close()
     assert len(server.links) == 1
 
 
-PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping")
+PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping", "stagger")
 
 
 # The ways differ in what they do to the hub, not to us: every place once, every way once.
@@ -188,8 +188,12 @@ def test_wherever_a_call_waits(stage: Stage, way: str, place: str) -> None:
             answer(link, request)
 
     server = stage.server(handler)
-    if place in ("routes", "ping"):
-        stage.meta.delay = 0.3
+    if place in ("routes", "ping", "stagger"):
+        stage.meta.delay = 0.3 if place != "stagger" else 0.6
+    metas = [stage.meta.address]
+    other = stage.extra(FakeServer(silent))
+    if place == "stagger":
+        metas.append(other.address)
     out = run(
         """
 from gevent import socket
@@ -198,7 +202,7 @@ place, parent = sys.argv[3], os.getpid()
 options = {"max_in_flight": 1} if place == "room" else {}
 client = Client(metas, timeout=8.0, refresh_period=0.15, silence=5.0, retry=RetryPolicy(base=0.05, cap=0.1), **options)
 table = client.table("temp")
-if place not in ("routes", "ping", "dial"):
+if place not in ("routes", "ping", "dial", "stagger"):
     table.warm_up()
 if place == "dial":
     real = socket.getaddrinfo
@@ -213,6 +217,7 @@ calls = {
     "many": lambda: end_of(table.set_many, [(f"mark{n}", "s", b"v") for n in range(10)], concurrency=5),
     "async": lambda: end_of(table.set_async("mark", "s", b"v").get),
     "ping": lambda: end_of(lambda: client.ping() > 0),
+    "stagger": lambda: end_of(lambda: client.ping() > 0),
 }
 ends = []
 def call(number):
@@ -234,11 +239,11 @@ print(sorted(end for _, end in ends)[-1][:8], status())
 print((time.monotonic() - begin) / 0.12 + 3)
 client.close()
         """,
-        [stage.meta.address],
+        metas,
         way,
         place,
     )
-    expected = {"many": "[None, N", "async": "None", "ping": "True"}.get(place, "1")
+    expected = {"many": "[None, N", "async": "None", "ping": "True", "stagger": "True"}.get(place, "1")
     end, queries = out.splitlines()
     assert end == f"{expected} 0"
     counts = Counter(data[data.index(b"mark") :][:6] for data in seen if b"mark" in data)
@@ -246,6 +251,7 @@ client.close()
     # The periodic refresh and the call: one process's connections, one process's pace of queries.
     assert len(stage.meta.links) == 1
     assert len(server.links) <= 1
+    assert len(other.links) == (place == "stagger")
     assert len(stage.meta.queries) <= float(queries)
 
 

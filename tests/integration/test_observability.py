@@ -156,7 +156,7 @@ class Waiting(logging.Handler):
     def __init__(self, failing: bool) -> None:
         super().__init__()
         self.failing = failing
-        self.seen = 0
+        self.seen = self.waited = 0
 
     def createLock(self) -> None:  # noqa: N802
         from gevent.lock import RLock
@@ -166,6 +166,7 @@ class Waiting(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.seen += 1
         gevent.sleep(0.05)
+        self.waited += 1
         if self.failing:
             raise RuntimeError("a handler of the application")
 
@@ -189,10 +190,14 @@ def test_slow_or_failing_handler_hurts_no_call(box: Onebox, client: Client, fail
         box.kill(1)
         for number in range(20):
             table.set(f"h{number}", "s", "w", timeout=5.0)
+        until = monotonic() + 3.0
+        while handler.waited < handler.seen and monotonic() < until:
+            gevent.sleep(0.01)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-    assert handler.seen
+    # Every line was written where one may wait.
+    assert handler.waited == handler.seen > 3
 
 
 # ------------------------------------------------------------------------------------------------ figures
@@ -385,8 +390,11 @@ def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
     table.get_many([(f"h{n}", "s") for n in range(30)], return_errors=True)
     box.fault("delay", rpc="get", seconds=0.2)
     killed = gevent.spawn(table.get, "h1", "s")
+    dropped = table.get_async("h1", "s")
     gevent.sleep(0.01)
     killed.kill()
+    del dropped
+    gevent.sleep(0.3)
     started, finished = listener.of("call_started"), listener.of("call_finished")
     assert sorted(event[:2] for event in started) == sorted(event[:2] for event in finished)
     assert sum(event[1] == "put" for event in started) == 30

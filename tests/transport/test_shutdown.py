@@ -355,8 +355,10 @@ def test_idle_client_keeps_nobody_waiting(stage: Stage) -> None:
     from pegasus_green import Client, RequestTimeout
     client = Client([sys.argv[1]], refresh_period=0.5)
     table = client.table("temp")
-    table.set("a", "b", b"c")
+    table.warm_up()
     begin = time.monotonic()
+    assert gevent.wait(timeout=5), "it waited for a connection that was never used"
+    table.set("a", "b", b"c")
     assert gevent.wait(timeout=5), "it waited"
     caller = gevent.spawn(table.get, "silent", "x", timeout=3)
     gevent.sleep(0.05)

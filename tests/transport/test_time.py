@@ -295,6 +295,7 @@ def test_calls_that_are_not_to_be_repeated_do_not_move(stage: Stage, level: str)
     retry: Any = {"client": None, "call": None, "one attempt": once}[level]
     client = stage.client(silence=0.2, refresh_interval=0.1, **({"retry": retry} if level != "call" else {}))
     table = client.table("temp")
+    table.warm_up()
     call = {"timeout": 0.7} if level != "call" else {"timeout": 0.7, "retry": None}
     callers: list[Any] = [
         gevent.spawn(ends, table.get, "a", "b", **call),
@@ -317,6 +318,21 @@ def test_two_names_of_a_silent_server_are_no_move(stage: Stage) -> None:
     callers: list[Any] = [gevent.spawn(ends, table.get, key_for(n, 2), "s", timeout=0.7) for n in range(2)]
     gevent.joinall(callers)
     assert len(server.requests) == 2
+
+
+def test_who_calls_again_at_once_does_not_call_into_a_dying_connection(stage: Stage) -> None:
+    stage.server(silent)
+    client = stage.client(silent_window=0.3, silence=0.1)
+    table = client.table("temp")
+    table.warm_up()
+    begin = monotonic()
+    while monotonic() - begin < 1.5:
+        error = ends(table.incr, "a", "b", timeout=0.1, retry=None)
+        if isinstance(error, errors.ConnectionLost):
+            break
+    assert isinstance(error, errors.ConnectionLost)
+    assert not error.sent
+    assert not error.outcome_unknown
 
 
 def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
@@ -367,6 +383,7 @@ def test_old_silence_ends_with_a_late_reply(stage: Stage) -> None:
     before = len(stage.meta.queries)
     with pytest.raises(errors.RequestTimeout):
         table.get("a", "b", timeout=0.15)
+    gevent.sleep(0.05)  # the caller is woken before the connection is judged
     assert connection_of(client, server.address) is not None
     assert len(stage.meta.queries) == before
     assert GET.name == held[0][1].name

@@ -14,6 +14,7 @@ import pytest
 
 from pegasus_green import errors
 from pegasus_green.protocol.framing import Request
+from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
 from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, silent, wait_until
 
@@ -169,6 +170,52 @@ def test_withdrawn_requests_keep_the_others_in_step(stage: Stage, monkeypatch: p
         assert [caller.value for caller in alive] == [None] * 15
         # None of the killed had begun to leave, so none of them leaves.
         assert len(server.requests) - before == 15
+
+
+class Nobody:
+    """Takes outcomes and does nothing."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Any] = []
+
+    def switch(self, outcome: Any) -> None:
+        self.outcomes.append(outcome)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_withdrawn_before_during_and_after_a_flush(stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Requests are started and abandoned in any order while the kernel takes any number of bytes: those that were not
+    abandoned arrive whole, once and in order, and of the others only those that had begun to leave."""
+    draw = random.Random(seed)
+    server = stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    connection = connection_of(table.client, server.address)
+    route = table._dispatcher.routes.table.routes[0]
+    counting = Counting(lambda: draw.choice((0, 0, 20, 100, 300)))
+    monkeypatch.setattr(outbox_module, "os", counting)
+    deadline = monotonic() + 60
+    started: list[int] = []
+    gone: set[int] = set()
+    for _ in range(60):
+        for _ in range(draw.randrange(8)):
+            argument = GET.encode_argument(b"\0\1h" + b"s" * draw.choice((0, 30, 200)))
+            started.append(connection.start(GET, route, 0, argument, deadline, 1000, Nobody(), None))
+        alive = [seqid for seqid in started if seqid in connection.pending]
+        for seqid in draw.sample(alive, min(len(alive), draw.randrange(6))):
+            connection.abandon(seqid)
+            gone.add(seqid)
+        if draw.random() < 0.5:
+            gevent.sleep(draw.choice((0, 0, 0.002)))
+    kept = [seqid for seqid in started if seqid not in gone]
+    wait_until(lambda: len({request.seqid for request in server.requests} - gone) == len(kept))
+    came = [request.seqid for request in server.requests]
+    assert came == sorted(set(came))
+    assert [seqid for seqid in came if seqid not in gone] == kept
+    assert len(gone) > 30
+    assert connection.queued_bytes == 0
+    for seqid in kept:
+        connection.abandon(seqid)
 
 
 def test_what_was_not_sent_is_reported_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

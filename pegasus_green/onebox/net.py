@@ -127,12 +127,19 @@ class Connection:
 
     def trickle(self, data: bytes, step: int, seconds: float) -> None:
         """Send bytes in pieces with pauses; other replies wait behind them."""
+        if self._behind is None:
+            self._drip(data, step, seconds)
+        else:
+            # Pieces of two replies would mix: this one follows the other whole.
+            self._behind.append(data)
+
+    def _drip(self, data: bytes, step: int, seconds: float) -> None:
         behind, self._behind = self._behind or [], None
         self.send(data[:step])
         rest = data[step:]
         if rest:
             self._behind = behind
-            self.server.box.later(seconds, lambda: self.trickle(rest, step, seconds))
+            self.server.box.later(seconds, lambda: self._drip(rest, step, seconds))
         else:
             for frame in behind:
                 self.send(frame)

@@ -162,6 +162,13 @@ def test_garbage_oversize_corrupt_trickle(box: Onebox) -> None:
     assert [raw.reply()[0].seqid for _ in range(2)] == [seqid, later]
 
 
+def test_two_trickled_replies_do_not_mix(box: Onebox, raw: Raw) -> None:
+    box.fault("trickle", rpc="get", size=10, seconds=0.002)
+    raw.call(rpcs.TTL, KEY, **ROUTE)
+    seqids = [raw.send(rpcs.GET, KEY, **ROUTE) for _ in range(3)]
+    assert [raw.reply()[0].seqid for _ in seqids] == seqids
+
+
 def test_conditions(box: Onebox, raw: Raw) -> None:
     def hits(**options: Any) -> int:
         box.clear_faults()

@@ -34,20 +34,23 @@ $(READY): pyproject.toml requirements.txt setup.py
 demo: install ## start an embedded cluster of its own process and run examples/quickstart.py against it
 	$(PY) examples/quickstart.py
 
-# The two runs go beside each other, since both spend their time waiting for deadlines and faults. With AGAIN=1 what
-# failed is run once more when the machine is free, and that counts: CI's machines stall, and much here is about time.
+# Two lanes beside each other, since both spend their time waiting for deadlines and faults. With AGAIN=1 what failed is
+# run once more when the machine is free, and that counts: CI's machines stall, and much here is about time.
+REST_RUN := --ignore=tests/faults
 PATCHED_RUN := $(PATCHED) -o cache_dir=.pytest_cache/patched -m both_modes
-test: install ## the whole suite: all of it unpatched, beside it transport, integration, fork and both_modes patched
-	@patched=$$(mktemp); \
-	$(ONEBOX_PYTEST) $(PATCHED_RUN) >"$$patched" 2>&1 & other=$$!; \
-	echo "== unpatched =="; $(ONEBOX_PYTEST); one=$$?; \
-	wait $$other; two=$$?; \
-	echo "== monkey.patch_all() =="; cat "$$patched"; rm -f "$$patched"; \
-	if [ "$(AGAIN)" = 1 ] && [ $$one = 1 ]; then \
-		echo "== what failed unpatched, once more =="; $(ONEBOX_PYTEST) --lf --lfnf=none; one=$$?; fi; \
-	if [ "$(AGAIN)" = 1 ] && [ $$two = 1 ]; then \
-		echo "== what failed patched, once more =="; $(ONEBOX_PYTEST) $(PATCHED_RUN) --lf --lfnf=none; two=$$?; fi; \
-	test $$one = 0 -a $$two = 0
+FAULTS_RUN := -o cache_dir=.pytest_cache/faults tests/faults
+test: install ## the whole suite: all of it unpatched; transport, integration, fork and both_modes patched as well
+	@log=$$(mktemp); \
+	run() { echo "== $$1 =="; shift; $(ONEBOX_PYTEST) "$$@"; }; \
+	again() { test "$$1" = 0 || { test "$(AGAIN)" = 1 -a "$$1" = 1 && shift && run "$$@" --lf --lfnf=none; }; }; \
+	{ run "monkey.patch_all()" $(PATCHED_RUN); patched=$$?; run "unpatched: faults" $(FAULTS_RUN); faults=$$?; \
+		exit $$((patched * 16 + faults)); } >"$$log" 2>&1 & lane=$$!; \
+	run "unpatched: all but faults" $(REST_RUN); rest=$$?; \
+	wait $$lane; both=$$?; cat "$$log"; rm -f "$$log"; failed=0; \
+	again $$rest "unpatched, once more" $(REST_RUN) || failed=1; \
+	again $$((both / 16)) "monkey.patch_all(), once more" $(PATCHED_RUN) || failed=1; \
+	again $$((both % 16)) "faults, once more" $(FAULTS_RUN) || failed=1; \
+	exit $$failed
 
 quick: install ## the suite unpatched, without what is slow
 	$(ONEBOX_PYTEST) -m "not slow and not soak and not peer"

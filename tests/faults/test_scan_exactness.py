@@ -29,11 +29,16 @@ def test_every_row_exactly_once(partitions: int, how: str, seed: int) -> None:
 def test_a_scan_that_sends_the_bare_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can tell: what official clients send goes on without the rows of the children."""
     monkeypatch.setattr(parts, "scan_hash", lambda index, modulus: index)
-    # A scan that learns of the split from its other troubles loses nothing: about every second one that reads in parallel.
-    for seed in range(1, 13):
-        try:
-            scan_in_bad_weather(seed, partitions=8, how=how)
-        except AssertionError as failure:
-            assert re.match(r"[1-9]\d* rows lost, 0 too many", str(failure)), failure
-            return
-    pytest.fail("no row was lost")
+    # A scan that learns of the split from its other troubles loses nothing: every second one that reads in parallel.
+    assert any(loses_rows(seed, how) for seed in range(1, 13))
+
+
+def loses_rows(seed: int, how: str) -> bool:
+    """Tell whether the scan of that seed loses rows, and nothing else is wrong with it."""
+    try:
+        scan_in_bad_weather(seed, partitions=8, how=how)
+    except AssertionError as failure:
+        if re.match(r"[1-9]\d* rows lost, 0 too many", str(failure)):
+            return True
+        raise
+    return False

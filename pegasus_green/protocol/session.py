@@ -27,8 +27,8 @@ from .rpc import REPLY_HEAD
 
 _I32 = struct.Struct(">i")
 MAX_SEQID = 0x7FFFFFFF
-# Frames above this size are handed over as views of the chunk they came in: copying them costs more than it saves.
-VIEW_FROM = 16 * 1024
+# A chunk that begins with a frame of this size is not copied as a whole before its frames are cut out of it.
+LARGE_FRAME = 16 * 1024
 # An incomplete frame above this size is collected in its own buffer; below, its bytes go in front of the next chunk.
 COLLECT_FROM = 16 * 1024
 FIRST_RESERVE = 1024 * 1024
@@ -104,21 +104,28 @@ class ClientSession:
             large.extend(bytes(min(len(large), self._size - len(large))))
         return memoryview(large)[self._filled :]
 
-    def filled(self, size: int) -> list[tuple[int, Buffer]]:
-        """Take note of size bytes read into ``buffer()``; return its reply when it is complete."""
+    def missing(self) -> int:
+        """Return how many bytes of a large incomplete frame are still to come; more may be on their way behind it."""
+        return self._size - self._filled
+
+    def filled(self, size: int, behind: Buffer = b"") -> list[tuple[int, Buffer]]:
+        """Take note of size bytes read into ``buffer()``, and of what was read behind the end of the frame.
+
+        Returns:
+            The replies that are complete, as ``feed`` does.
+        """
         self._filled += size
         if self._large is None or self._filled < self._size:
             return []
         frame = memoryview(self._large)
         self._large = None
-        self.received += 1
-        return [(parse_reply(frame).seqid, frame)]
+        return self._cut(behind, [(parse_reply(frame).seqid, frame)])
 
-    def feed(self, data: bytes) -> list[tuple[int, Buffer]]:
+    def feed(self, data: Buffer) -> list[tuple[int, Buffer]]:
         """Take the next bytes of the stream and return the whole replies in them as (sequence id, frame).
 
-        Only the envelope is looked at; whether a sequence id waits, and whether the body can be read, is found out by
-        those who take the replies.
+        Of a view nothing is kept: what it looks at may change afterwards. Only the envelope is looked at; whether a
+        sequence id waits, and whether the body can be read, is found out by those who take the replies.
 
         Raises:
             ProtocolError: The stream cannot be understood any more; the connection has to end. Whole replies in front
@@ -126,10 +133,16 @@ class ClientSession:
         """
         if self.broken is not None:
             raise self.broken
+        return self._cut(data, [])
+
+    def _cut(self, data: Buffer, frames: list[tuple[int, Buffer]]) -> list[tuple[int, Buffer]]:
+        """Append the whole replies in data to frames."""
         if self._tail:
             data = self._tail + data
             self._tail = b""
-        frames: list[tuple[int, Buffer]] = []
+        elif type(data) is not bytes and (len(data) < LARGE_FRAME or _I32.unpack_from(data)[0] < LARGE_FRAME):
+            data = bytes(data)
+        known = len(frames)
         pos, end = 0, len(data)
         try:
             while pos < end:
@@ -141,9 +154,11 @@ class ClientSession:
                 raise
             self.broken = error
         self.received += len(frames)
+        if type(data) is not bytes:
+            frames[known:] = [(seqid, bytes(frame)) for seqid, frame in frames[known:]]
         return frames
 
-    def _feed_usual(self, data: bytes, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
+    def _feed_usual(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
         """Take replies with frame error ERR_OK; return where another kind, or an incomplete one, begins."""
         head, shape, largest = self._head, self._shape, self.max_frame
         # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
@@ -160,11 +175,11 @@ class ClientSession:
                 continue
             if word != REPLY_HEAD:
                 break
-            frames.append((seqid, data[pos:stop] if size < VIEW_FROM else memoryview(data)[pos:stop]))
+            frames.append((seqid, data[pos:stop]))
             pos = stop
         return pos
 
-    def _feed_any(self, data: bytes, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
+    def _feed_any(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
         """Take one reply of any kind, or keep it when it is incomplete; return the position behind it."""
         size = _I32.unpack_from(data, pos)[0] if end - pos >= 4 else MIN_REPLY
         if size > self.max_frame:
@@ -175,21 +190,21 @@ class ClientSession:
         if stop > end:
             self._keep(data, pos, size)
             return end
-        frame = data[pos:stop] if size < VIEW_FROM else memoryview(data)[pos:stop]
+        frame = data[pos:stop]
         reply = parse_reply(frame)
         frames.append((reply.seqid, frame))
         if reply.error == "ERR_OK":
             self._expect(len(reply.name))
         return stop
 
-    def _keep(self, data: bytes, pos: int, size: int) -> None:
+    def _keep(self, data: Buffer, pos: int, size: int) -> None:
         """Keep the beginning of a reply of that size: in front of the next chunk, or in its own buffer if large."""
         have = len(data) - pos
         if have >= 8:
             # Garbage often begins with a length that a reply might have: waiting for its end would swallow all replies.
             read_name_size(data, pos + 4, "frame error")
         if size <= COLLECT_FROM or have < 8:
-            self._tail = data[pos:]
+            self._tail = bytes(data[pos:])
             return
         self._size, self._filled = size, have
         self._large = bytearray(min(size, max(FIRST_RESERVE, have)))

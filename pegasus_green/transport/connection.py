@@ -373,9 +373,13 @@ class Connection(Outbox):
     def _read(self) -> list[tuple[int, Buffer]]:
         """Read once without waiting; end of stream and errors close the connection."""
         session = self.session
-        large = session.buffer()
+        large, chunk = session.buffer(), self._chunk[: self._share]
         try:
-            size = os.readv(self._fd, [self._chunk[: self._share] if large is None else large])
+            if large is None:
+                size = os.readv(self._fd, [chunk])
+            else:
+                # Behind the rest of a large reply the next ones may have come.
+                size = os.readv(self._fd, [large, chunk] if len(large) == session.missing() else [large])
         except BlockingIOError:
             return []
         except OSError as error:
@@ -387,8 +391,9 @@ class Connection(Outbox):
         self.heard = monotonic()
         self.peer.bytes_received += size
         if large is not None:
-            return session.filled(size)
-        frames = session.feed(bytes(self._chunk[:size]))
+            rest = min(size, len(large))
+            return session.filled(rest, chunk[: size - rest])
+        frames = session.feed(chunk[:size])
         # To cut 10,000 tiny replies out of one chunk takes longer than a pass may last: the next one reads less.
         if len(frames) > FRAMES_A_PASS:
             self._share = max(size * FRAMES_A_PASS // len(frames), LEAST_READ)

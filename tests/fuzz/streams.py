@@ -9,7 +9,7 @@ from pegasus_green.protocol.session import ClientSession
 
 
 class Piecewise:
-    """A client's session fed as a connection does it: large frames are read into the session's own buffer."""
+    """A client's session fed as a connection does it: what is read next overwrites what was read before."""
 
     def __init__(self) -> None:
         self.session = ClientSession()
@@ -19,14 +19,16 @@ class Piecewise:
         while data:
             room = self.session.buffer()
             if room is None:
-                found = self.session.feed(data)
-                data = b""
+                chunk, data = bytearray(data), b""
+                found = self.session.feed(memoryview(chunk))
             else:
                 size = min(len(room), len(data))
                 room[:size] = data[:size]
+                whole = len(room) == self.session.missing()
                 room.release()
-                found = self.session.filled(size)
-                data = data[size:]
+                chunk, data = (bytearray(data[size:]), b"") if whole else (bytearray(), data[size:])
+                found = self.session.filled(size, memoryview(chunk))
+            chunk[:] = b"\xee" * len(chunk)
             self.frames += [(seqid, bytes(frame)) for seqid, frame in found]
 
 

@@ -361,6 +361,16 @@ def test_one_byte_at_a_time_through_a_large_reply() -> None:
     assert session.frames == [(6, frame)] * 2
 
 
+def test_garbage_behind_a_large_reply_comes_after_it() -> None:
+    large, small = encode_reply("RPC_X", 6, result=b"r" * 50_000), encode_reply("RPC_X", 7, result=b"s")
+    session = Piecewise()
+    session.feed(large[:40_000])
+    session.feed(large[40_000:] + small + b"\xff" * 10)
+    assert session.frames == [(6, large), (7, small)]
+    with pytest.raises(ProtocolError):
+        session.session.feed(b"x")
+
+
 # ------------------------------------------------------------------------------------------------------------- limits
 @pytest.mark.parametrize("size", [0, 1, MIN_REPLY - 1, -1, -(2**31)])
 def test_replies_too_short_to_be_one(size: int) -> None:

@@ -52,7 +52,7 @@ CALLS = (
         "cluster/dispatcher.py",
         'if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):',
         "if False:",
-        (RETRY, "-k", "until_the_deadline"),
+        (RETRY, "-k", "past_the_deadline"),
     ),
     Mutation(
         "4-unknown-name",
@@ -156,7 +156,7 @@ CALLS = (
         "cluster/dispatcher.py",
         "        if delay < left:\n",
         "        if delay < left + 60.0:\n",
-        (RETRY, "-k", "until_the_deadline"),
+        (RETRY, "-k", "past_the_deadline"),
     ),
     Mutation(
         "4-attempts-are-told",

@@ -59,6 +59,18 @@ class Refusing:
             answer(link, request)
 
 
+@pytest.mark.parametrize("name", ["ERR_BUSY", "ERR_INVALID_STATE"])
+def test_no_pause_goes_past_the_deadline(stage: Stage, name: str) -> None:
+    stage.server(Refusing(name))
+    table = stage.table(retry=RetryPolicy(base=20.0, cap=20.0), refresh_interval=0.05)
+    table.warm_up()
+    begin = monotonic()
+    with pytest.raises(errors.PegasusError) as caught:
+        table.get("a", "b", timeout=0.2)
+    assert monotonic() - begin < 2.0
+    assert caught.value.attempts >= 1
+
+
 @ROWS
 def test_error_repeated_until_the_deadline_or_surfaced(
     stage: Stage, name: str, repeated: bool, refresh: bool, kind: type[errors.PegasusError]

@@ -119,7 +119,10 @@ class MetaClient:
             left = deadline - monotonic()
             if left <= 0:
                 names = ", ".join(self.addresses)
-                raise MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
+                error = MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
+                # What is still owed an answer may have been executed.
+                error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
+                raise error
             answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
 
@@ -215,6 +218,8 @@ class MetaClient:
             try:
                 outcome = _decode(rpc, outcome, address)
             except PegasusError as error:
+                # Whoever answers what cannot be read has had the request; one with a frame error has refused it.
+                error.sent = isinstance(error, ProtocolError)
                 outcome = error
         answers.put(address, outcome)
 

@@ -11,7 +11,10 @@ import pytest
 from gevent import socket
 
 from pegasus_green import Client, errors
-from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Stage, dead_address, silent, wait_until
+from pegasus_green.protocol.framing import Request
+from pegasus_green.protocol.meta import CreateAppRequest, CreateAppResponse
+from pegasus_green.protocol.rpc import CREATE_APP
+from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Link, Stage, dead_address, silent, wait_until
 
 
 def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
@@ -282,3 +285,33 @@ def test_killed_caller_leaves_the_query_to_the_others(metas: Metas) -> None:
     assert [caller.value for caller in callers[1:]] == [1, 2, 3, 4]
     assert len(metas.all[0].queries) == 1
     assert not client._cluster.meta._calls
+
+
+# ------------------------------------------------------------------------------------------------ what is not repeated
+def create(client: Client, timeout: float) -> Any:
+    request = CreateAppRequest(app_name="new")
+    return ends(client._cluster.meta.call, CREATE_APP, request, monotonic() + timeout)
+
+
+@pytest.mark.parametrize("answered", [b"\x08\0\1\0", None], ids=["unreadable", "never"])
+def test_a_creation_is_asked_for_once(stage: Stage, answered: bytes | None) -> None:
+    """Neither the same nor another server is asked after one may have done it; the error says that nobody knows."""
+
+    def handler(link: Link, request: Request) -> None:
+        if answered is not None:
+            link.reply(request, answered)
+
+    servers = [stage.extra(FakeServer(handler)) for _ in range(3)]
+    client = stage.client([server.address for server in servers])
+    error = create(client, 0.4)
+    assert isinstance(error, errors.PegasusError)
+    assert error.outcome_unknown
+    assert sum(len(server.requests) for server in servers) == 1
+
+
+def test_a_creation_that_was_refused_goes_to_the_next(stage: Stage) -> None:
+    refusing = stage.extra(FakeServer(lambda link, request: link.reply(request, error="ERR_HANDLER_NOT_FOUND")))
+    leader = stage.extra(FakeServer(lambda link, request: link.reply(request, CreateAppResponse(appid=7))))
+    client = stage.client([refusing.address, leader.address])
+    assert create(client, 2.0).appid == 7
+    assert (len(refusing.requests), len(leader.requests)) == (1, 1)

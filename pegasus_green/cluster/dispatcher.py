@@ -297,7 +297,12 @@ class Dispatcher:
                         ):
                             self._histogram[frexp(connection.heard - now)[1]] += 1
                             if observed:
-                                self._finished(rpc, connection.heard - now, None, 1, False)
+                                try:
+                                    cluster.finished(
+                                        self.routes.name, rpc.label, connection.heard - now, None, 1, False
+                                    )
+                                except Exception:
+                                    cluster.listeners.complain("call_finished", cluster.finished)
                             if info is not None:
                                 info.attempts = 1
                             return outcome

@@ -16,7 +16,7 @@ import gevent
 from greenlet import getcurrent
 
 from .cluster.dispatcher import DEFAULT, Attempt, Dispatcher, may_repeat
-from .cluster.routing import Route
+from .cluster.routing import Route, RoutingTable
 from .errors import ForkedConnection, PegasusError, RequestTimeout
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
@@ -118,6 +118,7 @@ class Bulk:
         self._begun = [0.0] * len(requests)
         self._moment = 0.0
         self._attempts: dict[int, Attempt] = {}
+        self._table: RoutingTable | None = None
         self._results: list[Any] = [None] * len(requests)
         self._generation = fork.generation()
 
@@ -132,6 +133,7 @@ class Bulk:
                 window = Window(cluster.hub, len(self._requests))
                 try:
                     self._send_all(window, todo)
+                    self._table = self._dispatcher.routes.table
                     window.sleep_until(0)
                 finally:
                     window.abandon(cluster.pool.connections)
@@ -313,6 +315,9 @@ class Bulk:
         assert outcome is not None
         attempt = self._attempt(index)
         attempt.number += 1
+        table = self._dispatcher.routes.table
+        # Not noted for each request, so after a change of routes it is unknown who refused.
+        attempt.sent_to = table.target(attempt.hash) if table is not None and table is self._table else None
         return attempt.decide(outcome)
 
     def _fail(self, index: int, error: PegasusError) -> None:

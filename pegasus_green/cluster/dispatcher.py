@@ -306,9 +306,10 @@ class Dispatcher:
                             if info is not None:
                                 info.attempts = 1
                             return outcome
+        sent_to = None if outcome is None else route
         if observed:
-            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
-        return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
+            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
+        return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
 
     def warm_up(self, timeout: float | None) -> int:
         """Learn the routes and dial every primary at the same time; return how many there are."""
@@ -346,12 +347,13 @@ class Dispatcher:
         retry: RetryPolicy | None,
         info: CallInfo | None,
         outcome: Outcome | None,
+        sent_to: Route | None,
     ) -> Buffer:
         """Go on with a call that listeners hear of."""
         info = info or CallInfo()
         failure: BaseException | None = None
         try:
-            return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome)
+            return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
         except BaseException as error:
             failure = error
             raise
@@ -368,9 +370,12 @@ class Dispatcher:
         retry: RetryPolicy | None,
         info: CallInfo | None,
         outcome: Outcome | None,
+        sent_to: Route | None,
         wanted: Callable[[], object] | None = None,
     ) -> Buffer:
         """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided.
+
+        That attempt, if there was one, has the outcome and was sent to ``sent_to``.
 
         Where ``wanted`` returns None nobody waits for the result any more, and nothing is repeated.
         """
@@ -378,6 +383,7 @@ class Dispatcher:
         if outcome is None:
             cluster.bind()
         attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry)
+        attempt.sent_to = sent_to
         cluster.running += 1
         try:
             while True:
@@ -400,6 +406,10 @@ class Dispatcher:
             cluster.running -= 1
             if info is not None:
                 info.attempts, info.hedged = attempt.number, attempt.hedged
+                at = attempt.sent_to
+                if at is not None:
+                    # An answer that can be read says the same, or better, in its body.
+                    info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
 
 
 def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
@@ -412,6 +422,7 @@ class Attempt:
 
     Attributes:
         number: Attempts made.
+        sent_to: Where the newest attempt went; None: nowhere.
         unanswered: Whether an attempt left that no answer is known for.
         hedged: Whether the outcome came from a secondary.
         last: The error of the newest attempt.
@@ -425,6 +436,7 @@ class Attempt:
         "deadline",
         "retry",
         "number",
+        "sent_to",
         "unanswered",
         "hedged",
         "last",
@@ -446,6 +458,7 @@ class Attempt:
         self.deadline = deadline
         self.retry = owner.cluster.options.retry if retry is DEFAULT else retry
         self.number = 0
+        self.sent_to: Route | None = None
         self.unanswered = False
         self.hedged = False
         self.last: PegasusError | None = None
@@ -455,10 +468,12 @@ class Attempt:
     def send(self) -> Outcome:
         """Make one attempt and return its outcome; waits for routes and connection as long as the deadline allows."""
         self.number += 1
+        self.sent_to = None
         route = self.route()
         if isinstance(route, PegasusError):
             return route
         assert route.peer is not None
+        self.sent_to = route
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
             return connection
@@ -497,7 +512,9 @@ class Attempt:
         error = outcome if isinstance(outcome, PegasusError) else self._refusal(outcome)
         if error is None:
             return outcome  # type: ignore[return-value]
-        if error.sent and self.rpc.is_write:
+        if error.address is None and self.sent_to is not None:
+            error.address = self.sent_to.primary
+        if error.sent:
             self.unanswered = True
         what = self._reaction(error)
         if what is None or not what.retry:
@@ -558,7 +575,7 @@ class Attempt:
         error.operation = self.rpc.label
         error.attempts = self.number
         error.last_error = error.last_error or (self.last if self.last is not error else None)
-        error.outcome_unknown = self.unanswered
+        error.outcome_unknown = self.unanswered and self.rpc.is_write
         return error
 
     @property

@@ -160,7 +160,8 @@ class Groups:
         if partition.primary is not None and partition.primary.reachable:
             return
         if not candidates:
-            partition.last_members = partition.members
+            # One that has lost all of them already still knows who they were.
+            partition.last_members = partition.members or partition.last_members
             self.configure(table, partition, None, [])
             return
         best = max(candidates, key=lambda server: server.replicas[gpid].logged)

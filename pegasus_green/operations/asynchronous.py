@@ -12,6 +12,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..cluster.dispatcher import CallInfo, Dispatcher, may_repeat
+from ..cluster.routing import Route
 from ..errors import ForkedConnection, PegasusError, RequestTimeout
 from ..keys import Key, crc64
 from ..protocol import fast
@@ -113,6 +114,7 @@ class _Slot:
         "finish",
         "info",
         "generation",
+        "sent_to",
     )
 
     def __init__(
@@ -134,6 +136,7 @@ class _Slot:
         self.finish = finish
         self.info = CallInfo()
         self.generation = fork.generation()
+        self.sent_to: Route | None = None
 
     def start(self) -> None:
         """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
@@ -143,7 +146,7 @@ class _Slot:
             dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
         table = dispatcher.routes.table
         if table is not None and self.deadline > self.begin:
-            route = table.target(self.hash)
+            route = self.sent_to = table.target(self.hash)
             connection = route.peer.connection if route.peer is not None else None
             if connection is not None and connection.start(
                 self.rpc,
@@ -184,6 +187,7 @@ class _Slot:
                 self.retry,
                 self.info,
                 outcome,
+                None if outcome is None else self.sent_to,
                 self.handle,
             )
         except PegasusError as error:
@@ -259,7 +263,7 @@ class AsyncOperations(TableBase):
             if status == 1:
                 return default
             if status:
-                raise self._storage_error(GET, status)
+                raise self._storage_error(GET, status, frame)
             return self._plain(value)
 
         argument = fast.key_argument(hash_key, sort_key)

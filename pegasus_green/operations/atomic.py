@@ -385,9 +385,10 @@ class AtomicOperations(TableBase):
         at = expire_ts(ttl)
         series = Series(self, "touch", timeout)
         argument = fast.key_argument(hash_key, sort_key)
-        response = self._decode(GET, self._call(GET, crc64(hash_key), argument, series.left(), retry, info), info)
+        frame = self._call(GET, crc64(hash_key), argument, series.left(), retry, info)
+        response = self._decode(GET, frame, info)
         if response.error not in (0, 1):
-            raise self._storage_error(GET, response.error)
+            raise self._storage_error(GET, response.error, frame)
         raw = response.value if response.error == 0 else None
         while raw is not None:
             request = CheckAndSetRequest(
@@ -418,9 +419,9 @@ class AtomicOperations(TableBase):
         result = CheckResult(response.error == 0, exists, raw, self.codec)
         if response.error in (0, _NOT_PASSED):
             return result
-        error: PegasusError = self._storage_error(rpc, response.error)
+        error: PegasusError = self._storage_error(rpc, response.error, frame)
         if response.error == _INVALID_ARGUMENT:
             # Everything else that the server answers so is refused before it is sent.
             text = "value or operand is no integer of 64 bits"
-            error = self._complete(NotAnInteger(text, status=_INVALID_ARGUMENT, result=result), rpc)
+            error = self._answered(NotAnInteger(text, status=_INVALID_ARGUMENT, result=result), rpc, frame)
         raise error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from time import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..cluster.dispatcher import DEFAULT, CallInfo, Cluster, Dispatcher
 from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Seconds between 1970 and 2016, where Pegasus begins to count.
 EPOCH = 1451606400
 _MAX_EXPIRE = 2**31 - 1
+_E = TypeVar("_E", bound=PegasusError)
 
 
 def expire_ts(ttl: float | None) -> int:
@@ -130,7 +131,7 @@ class TableBase:
         except ProtocolError as error:
             raise self._unreadable(error, rpc) from None
         if status:
-            raise self._storage_error(rpc, status)
+            raise self._storage_error(rpc, status, frame)
 
     def _read_value(self, frame: Buffer) -> tuple[int, bytes]:
         """Return status and value of a reply to get."""
@@ -157,13 +158,19 @@ class TableBase:
             info.decree = getattr(response, "decree", -1)
         return response
 
-    def _complete(self, error: PegasusError, rpc: Rpc) -> PegasusError:
+    def _complete(self, error: _E, rpc: Rpc) -> _E:
         error.table = self.name
         error.operation = rpc.label
         return error
 
-    def _storage_error(self, rpc: Rpc, status: int) -> StorageError:
-        return storage_error(status, table=self.name, operation=rpc.label)
+    def _storage_error(self, rpc: Rpc, status: int, frame: Buffer) -> StorageError:
+        return self._answered(storage_error(status), rpc, frame)
+
+    def _answered(self, error: _E, rpc: Rpc, frame: Buffer) -> _E:
+        """Complete the error that a body stands for; the body names the server."""
+        self._complete(error, rpc)
+        error.address = fast.decode(rpc, frame).server or None
+        return error
 
 
 __all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "only_hash_key"]

@@ -130,7 +130,7 @@ class BatchOperations(TableBase):
             except ProtocolError as error:
                 raise self._unreadable(error, BATCH_GET) from None
             if status:
-                raise self._storage_error(BATCH_GET, status)
+                raise self._storage_error(BATCH_GET, status, frame)
             return rows, index
 
         answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
@@ -150,7 +150,7 @@ class BatchOperations(TableBase):
         def finish(_index: int, frame: Buffer) -> bytes | None:
             response = self._decode(GET, frame)
             if response.error not in (0, 1):
-                raise self._storage_error(GET, response.error)
+                raise self._storage_error(GET, response.error, frame)
             return response.value if response.error == 0 else None
 
         answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()

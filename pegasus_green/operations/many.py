@@ -73,7 +73,7 @@ class ManyOperations(MultiOperations):
                 return value if codec is None else codec.decode(value)
             if status == 1:
                 return default
-            raise self._storage_error(GET, status)
+            raise self._storage_error(GET, status, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 

@@ -203,7 +203,7 @@ class MultiOperations(TableBase):
         except ProtocolError as error:
             raise self._unreadable(error, MULTI_GET) from None
         if found.status not in (_OK, _INCOMPLETE):
-            raise self._storage_error(MULTI_GET, found.status)
+            raise self._storage_error(MULTI_GET, found.status, frame)
         rows = found.rows
         last_key = (rows[0] if request.reverse else rows[-1])[0] if rows else None
         if self.codec is not None and not request.no_value:
@@ -378,7 +378,7 @@ class MultiOperations(TableBase):
             frame = self._call(MULTI_REMOVE, crc64(hash_key), argument, seconds, retry, info)
             response = self._decode(MULTI_REMOVE, frame, info)
             if response.error:
-                raise self._storage_error(MULTI_REMOVE, response.error)
+                raise self._storage_error(MULTI_REMOVE, response.error, frame)
             return int(response.count)
 
         return sum(self._send_parts(MULTI_REMOVE, parts, send, timeout))
@@ -420,10 +420,10 @@ class MultiOperations(TableBase):
         frame = self._call(SORTKEY_COUNT, crc64(hash_key), argument, timeout, retry, info)
         response = self._decode(SORTKEY_COUNT, frame, info)
         if response.error:
-            raise self._storage_error(SORTKEY_COUNT, response.error)
+            raise self._storage_error(SORTKEY_COUNT, response.error, frame)
         if response.count < 0:
             error = CountUnknown("the server gave up counting after its time limit", status=_OK)
-            raise self._complete(error, SORTKEY_COUNT)
+            raise self._answered(error, SORTKEY_COUNT, frame)
         return int(response.count)
 
     def _rows(self, values: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> list[tuple[bytes, bytes]]:

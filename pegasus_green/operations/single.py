@@ -70,7 +70,7 @@ class SingleOperations(TableBase):
             return value if self.codec is None else self.codec.decode(value)
         if status == 1:
             return default
-        raise self._storage_error(GET, status)
+        raise self._storage_error(GET, status, frame)
 
     def set(
         self,
@@ -199,7 +199,7 @@ class SingleOperations(TableBase):
             return math.inf if response.ttl_seconds == -1 else int(response.ttl_seconds & 0xFFFFFFFF)
         if response.error == 1:
             return None
-        raise self._storage_error(TTL, response.error)
+        raise self._storage_error(TTL, response.error, frame)
 
     def exist(
         self,
@@ -290,10 +290,10 @@ class SingleOperations(TableBase):
         if response.error == 0:
             return int(response.new_value)
         if response.error != 4:
-            raise self._storage_error(INCR, response.error)
+            raise self._storage_error(INCR, response.error, frame)
         # With an overflow the server tells the value as it is, which cannot be 0: 0 and any increment fit.
         error: NotAnInteger | IntegerOverflow = NotAnInteger("the value is no integer of 64 bits", status=4)
         if response.new_value:
             text = f"{response.new_value} + {increment} needs more than 64 bits"
             error = IntegerOverflow(text, status=4, old_value=response.new_value)
-        raise self._complete(error, INCR)
+        raise self._answered(error, INCR, frame)

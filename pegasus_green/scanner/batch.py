@@ -104,9 +104,11 @@ class BatchCall(Attempt):
     def send(self) -> Outcome:
         """Make one attempt: scan where there is a context, else, or when that is gone, get_scanner."""
         self.number += 1
+        self.sent_to = None
         route = self.route()
         if isinstance(route, PegasusError):
             return route
+        self.sent_to = route
         part = self.part
         if part.context is not None:
             if part.is_at(route):

@@ -247,6 +247,21 @@ def test_all_servers_dead_and_back(box: Onebox, table: Routed) -> None:
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
 
 
+def test_a_partition_without_any_copy_is_cleared_and_comes_back(box: Onebox, table: Routed) -> None:
+    table.put(b"user1", b"name", b"v")
+    table.close()
+    for server in range(3):
+        box.kill(server)
+    gevent.sleep(0.15)
+    box.clear_primary("temp", 0, 0.01)
+    gevent.sleep(0.05)
+    for server in range(3):
+        box.restart(server)
+    gevent.sleep(0.2)
+    assert first(box)["primary"] is not None
+    assert table.get(b"user1", b"name") == b"v"
+
+
 def test_a_spare_server_takes_the_place_of_a_dead_one(make_box: Make) -> None:
     box = make_box(replicas=4, failover_delay=0.05, heal_delay=0.05)
     table = Routed(box)

@@ -101,10 +101,14 @@ class Client:
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
         """Bound everything that the current greenlet does with this client inside the ``with`` block.
 
-        Nested blocks take the minimum. A greenlet started inside begins without the bound.
+        Nested blocks take the minimum. A greenlet started inside begins without the bound. A call that has no time left
+        raises RequestTimeout; what is no call of this client is not interrupted.
 
         Args:
             seconds: Time for all calls inside together.
+
+        Raises:
+            InvalidArgument: seconds is not a number above 0.
 
         Example:
             >>> with client.deadline(0.5):
@@ -120,6 +124,9 @@ class Client:
 
         Raises:
             MetaUnreachable: No meta server answered in time.
+            ClientClosed, WrongThread: The client cannot be used, or not here.
+
+        Retries: safe; the servers are asked again until the timeout.
         """
         from .protocol.meta import ClusterInfoRequest
         from .protocol.rpc import CLUSTER_INFO
@@ -130,14 +137,14 @@ class Client:
         return monotonic() - begin
 
     def stats(self) -> dict[str, Any]:
-        """Return what the client counts, as plain values for people and metrics.
+        """Return what the client counts, as plain values for people and metrics; works in any thread, no I/O.
 
         Returns:
             ``servers``: per address its state, requests in flight, bytes queued, requests sent and replies received,
             bytes both ways, late replies, timeouts, dials, reconnects and losses. ``tables``: per table its id and
-            partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency as counts by
-            upper bound in seconds, and bounds of its median and 99th percentile (each within a factor of two above
-            the true value).
+            partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency of calls that
+            ended well as counts by upper bound in seconds, and bounds of its median and 99th percentile (each within a
+            factor of two above the true value).
         """
         return describe(self._cluster)
 
@@ -150,11 +157,11 @@ class Client:
         self._cluster.listeners.remove(listener)
 
     def close(self, drain: float = 0.0) -> None:
-        """Close all connections; idempotent.
+        """Close all connections; idempotent. Without ``drain`` it never waits.
 
         Args:
-            drain: Seconds that calls in flight have to finish. What is left then ends with ClientClosed. New calls
-                get ClientClosed at once.
+            drain: Seconds that calls in flight have to finish; it returns as soon as they have. What is left then ends
+                with ClientClosed. New calls get ClientClosed at once.
 
         Raises:
             WrongThread: The client belongs to another thread.
@@ -179,7 +186,8 @@ def connect(url: str, **changes: Any) -> Client | Table:
     """Make a client, or a table's handle, of ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
 
     Args:
-        url: Meta servers, perhaps a table, and options by name.
+        url: Meta servers, perhaps a table, and options by name: numbers, ``retry=on`` or ``off``, ``hedge=off`` or its
+            delay in seconds, ``max_write_bytes=none``. What is special in a table's name is percent-encoded.
         **changes: Options that win over those of the URL.
 
     Returns:
@@ -187,6 +195,9 @@ def connect(url: str, **changes: Any) -> Client | Table:
 
     Raises:
         InvalidArgument: Not such a URL, or an unknown option.
+
+    Example:
+        >>> table = connect("pegasus://127.0.0.1:34601/temp?timeout=2")
     """
     metas, name, options = parse_url(url)
     client = Client(metas, **{**options, **changes})

@@ -45,11 +45,11 @@ class PegasusError(Exception):
     Attributes:
         code: The error's name, as in Pegasus ("ERR_BUSY"), or "" where there is none.
         table: The table's name, if the call had one.
-        operation: The verb ("get"), if known.
+        operation: The request's short name in Pegasus ("get", "put" for a set), if known.
         address: The server, "host:port", if one was involved.
         sent: Whether a request went out for which no answer is known.
-        attempts: Requests that were tried.
-        last_error: The error of the last attempt that was repeated.
+        attempts: Attempts made, those that found no server to send to included; 0 where none was.
+        last_error: The error of the last attempt that was repeated, None where none was.
         outcome_unknown: True for a write that may or may not have been applied.
     """
 
@@ -161,7 +161,7 @@ class ConnectFailed(TransportError):
 
 
 class ConnectionLost(TransportError):
-    """The connection ended; ``sent`` tells whether the request may have reached the server."""
+    """The connection ended while the call waited; ``sent`` tells whether the request may have reached the server."""
 
 
 class ForkedConnection(TransportError):
@@ -175,7 +175,7 @@ class ProtocolError(PegasusError):
 
 
 class FrameTooLarge(ProtocolError):
-    """A frame longer than the limit was announced."""
+    """A frame longer than the limit (``max_frame`` bytes) was announced."""
 
 
 class MetaError(PegasusError):
@@ -209,7 +209,7 @@ class TableExists(TableError):
 
 
 class TableUnavailable(TableError):
-    """The table is there, or will be, but cannot serve now."""
+    """The table is there, or will be, but cannot serve now: it is being created or dropped, or has no primary."""
 
     code = "ERR_BUSY_CREATING"
 
@@ -253,7 +253,10 @@ class StorageError(PegasusError):
 
 
 class NotAnInteger(StorageError, ValueError):
-    """incr found a value that is no 64-bit integer; nothing was changed."""
+    """incr or an ``INT_*`` check found what is no 64-bit integer; nothing was changed.
+
+    After a check ``result`` is its ``CheckResult``, with the checked value if that was asked for.
+    """
 
     code = "ERR_INVALID_PARAMETERS"
 
@@ -266,7 +269,11 @@ class IntegerOverflow(StorageError, OverflowError):
 
 
 class Incomplete(StorageError):
-    """The server stopped before the end; ``rows`` is what came, ``last_key`` where a next call can go on."""
+    """The server stopped without a row and does not say how far it came.
+
+    ``last_key`` is the sort key of the last row before (of a scan: the whole key, as it is encoded), None without one;
+    ``rows`` is empty.
+    """
 
     code = "ERR_INCOMPLETE_DATA"
     status = 7

@@ -13,9 +13,11 @@ _log = logging.getLogger("pegasus_green.events")
 class Listener:
     """Base of listeners: override what is wanted.
 
-    Calls come synchronously, with plain arguments, in the greenlet in which the thing happens; connection and route
-    events may come from the event loop itself, so a listener must never block. An exception in a listener is logged
-    once per event and listener and hurts nobody.
+    Calls come synchronously, with plain arguments, in the greenlet in which the thing happens; that may be the event
+    loop itself (connections, routes, the end of a handle's call), so a listener must never block. An exception in a
+    listener is logged once per event and listener and hurts nobody.
+
+    ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
     """
 
     def call_started(self, table: str, operation: str) -> None:
@@ -24,7 +26,17 @@ class Listener:
     def call_finished(
         self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
     ) -> None:
-        """Tell that a call ended; error is None when it succeeded, hedged when a secondary answered."""
+        """Tell that a call ended.
+
+        Args:
+            table: The table's name.
+            operation: As for ``call_started``.
+            seconds: From its begin to its outcome, all attempts included.
+            error: Why there is no result, also what was thrown into the caller. None: the server gave one, even if the
+                verb then raises for what it says (NotAnInteger, a StorageError), but for ``*_many`` and ``batch_get``.
+            attempts: Attempts made.
+            hedged: Whether a secondary's answer counted.
+        """
 
     def connection_opened(self, address: str) -> None:
         """Tell that a connection to a server is open."""

@@ -43,7 +43,7 @@ class HashMapping(MutableMapping[Any, Any]):
 
     ``del``, ``pop``, ``popitem`` and ``setdefault`` are one step each, so that of several callers one gets the row;
     they are not repeated once their outcome is unknown. ``update`` is atomic up to ``max_write_bytes``, then split;
-    ``clear`` is not.
+    ``clear`` is not. Besides KeyError everything raises what the verbs of ``Table`` raise.
 
     Made by ``table.mapping(hash_key)``.
     """

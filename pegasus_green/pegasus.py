@@ -136,7 +136,7 @@ class Pegasus:
 
     # --------------------------------------------------------------------------------------------------- life
     def init(self) -> bool:
-        """Find the table and connect to its servers.
+        """Find the table and connect to its servers, within the constructor's ``timeout``.
 
         Returns:
             True when calls can be made. False when not: the reason is in the log, under ``pegasus_green.pegasus``.
@@ -491,7 +491,11 @@ class Pegasus:
             scan_options: See ``ScanOptions``; None: the defaults. The options of ranges have no meaning here.
 
         Returns:
-            Scanners, never more than partitions; of a client that is not ready one that raises.
+            Scanners, never more than partitions; of a client that is not ready, or that gets no routes, one whose
+            ``get_next`` raises.
+
+        Raises:
+            InvalidArgument: Options of a wrong type.
         """
         if max_split_count <= 0:
             return []

@@ -135,7 +135,8 @@ class MultiGetOptions:
 class ScanOptions:
     """How a scanner reads; set the attributes that are to differ. Calls never change them.
 
-    Times in milliseconds, ``batch_size`` in rows. ``snapshot`` is for future use.
+    ``timeout_millis`` is for one batch with its attempts, in milliseconds; 0 or less: the client's timeout.
+    ``batch_size`` is in rows, 1,000 at most. ``snapshot`` is for future use.
     """
 
     def __init__(self) -> None:

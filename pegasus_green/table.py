@@ -11,7 +11,17 @@ from .operations.single import SingleOperations
 
 
 class Table(SingleOperations, RangeOperations, AtomicOperations, BatchOperations, ManyOperations, AsyncOperations):
-    """A handle on one table."""
+    """A handle on one table: all operations on its records. Made by ``client.table(name)``.
+
+    Keys are bytes, or str as UTF-8. Values are bytes or str, or what the table's codec encodes; they come back as
+    bytes, or as it decodes them. Times are seconds, as int or float. Every verb that sends a request can raise
+    ClientClosed and WrongThread, and with a codec CodecError, besides what it says itself.
+
+    Attributes:
+        client: The client.
+        name: The table's name.
+        codec: How values are turned into bytes and back; None: bytes as they are.
+    """
 
     __slots__ = ()
 
@@ -27,6 +37,9 @@ class Table(SingleOperations, RangeOperations, AtomicOperations, BatchOperations
         Raises:
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
-            ConnectFailed: A primary could not be reached.
+            RequestTimeout: The table cannot serve yet.
+            ConnectFailed: A primary could not be reached; all the others were dialled nevertheless.
+
+        Retries: the meta servers are asked until the timeout, each primary is dialled once.
         """
         return self._dispatcher.warm_up(timeout)

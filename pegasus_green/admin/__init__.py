@@ -31,7 +31,11 @@ class Admin(AdminBase):
     only with ``force``.
 
     Every method takes ``timeout``, seconds for all of it; None is 10 s, or the client's default if that is longer.
-    Methods that change something are not repeated once their outcome is unknown; the error says so then.
+    Those that wait for health have 60 s. Every method may raise MetaUnreachable (no answer in time), MetaError
+    (refused, ``code`` says why) and InvalidArgument (nothing was sent).
+
+    Retries: what only reads, or sets a value, is asked again until the timeout. To create, drop, recall or rename a
+    table and to start or control a split is not repeated once its outcome is unknown; the error says so then.
 
     Example:
         >>> client.admin.list_tables()
@@ -130,7 +134,7 @@ class Admin(AdminBase):
         Args:
             name: The table; its name is free again at once.
             missing_ok: Whether there need be no such table.
-            reserve: Seconds for which it can be recalled; None: the server's default, 7 days.
+            reserve: Whole seconds for which it can be recalled; None: the server's default, 7 days.
             force: Do not wait first until every partition has a primary. A table whose replicas never existed must
                 not be recalled: a server that tries to open one ends.
             timeout: Seconds for all of it.
@@ -377,26 +381,47 @@ class Admin(AdminBase):
 
     # ------------------------------------------------------------------------------------- replicas, atomic, compaction
     def get_replica_count(self, name: str, *, timeout: float | None = None) -> int:
-        """Return how many replicas each partition of a table should have."""
+        """Return how many replicas each partition of a table should have.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
         name = text_of(name, "table name")
         answer = self._call(rpcs.GET_MAX_REPLICA_COUNT, meta.AppNameRequest(name), self._deadline(timeout), name)
         return int(answer.max_replica_count)
 
     def set_replica_count(self, name: str, replicas: int, *, timeout: float | None = None) -> int:
-        """Set how many replicas each partition of a table should have; return the number before."""
+        """Set how many replicas each partition of a table should have; return the number before.
+
+        Where the request had to be repeated, the number before may be the new one already.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_INVALID_PARAMETERS``: more replicas than live servers.
+        """
         name = text_of(name, "table name")
         request = meta.SetMaxReplicaCountRequest(name, whole(replicas, "replicas", 1))
         answer = self._call(rpcs.SET_MAX_REPLICA_COUNT, request, self._deadline(timeout), name)
         return int(answer.old_max_replica_count)
 
     def get_atomic_idempotent(self, name: str, *, timeout: float | None = None) -> bool:
-        """Tell whether incr and check-and-* are made idempotent between replicas (servers after 2.5)."""
+        """Tell whether incr and check-and-* are made idempotent between replicas (servers after 2.5).
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+        """
         name = text_of(name, "table name")
         answer = self._call(rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest(name), self._deadline(timeout), name)
         return bool(answer.atomic_idempotent)
 
     def set_atomic_idempotent(self, name: str, enabled: bool, *, timeout: float | None = None) -> bool:  # noqa: FBT001
-        """Make incr and check-and-* idempotent between replicas, or not; return what was before."""
+        """Make incr and check-and-* idempotent between replicas, or not; return what was before.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+        """
         name = text_of(name, "table name")
         request = meta.SetAtomicIdempotentRequest(name, bool(enabled))
         answer = self._call(rpcs.SET_ATOMIC_IDEMPOTENT, request, self._deadline(timeout), name)
@@ -435,7 +460,11 @@ class Admin(AdminBase):
         self._call(rpcs.START_MANUAL_COMPACT, request, self._deadline(timeout), name)
 
     def compaction_progress(self, name: str, *, timeout: float | None = None) -> int:
-        """Return how far a manual compaction is, in percent; 0 when there never was one."""
+        """Return how far a manual compaction is, in percent; 0 when there never was one.
+
+        Raises:
+            TableNotFound: There is no such table.
+        """
         name = text_of(name, "table name")
         answer = self._call(rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest(name), self._deadline(timeout), name)
         return int(answer.progress or 0)

@@ -61,10 +61,10 @@ class CallInfo:
 
     Attributes:
         app_id: The table's id.
-        partition: Index of the partition.
+        partition: Index of the partition; -1, like app_id, before there is an answer.
         decree: The partition's commit number after a write; -1 for reads.
-        server: "host:port" of the replica that answered, as it calls itself.
-        attempts: Requests made.
+        server: "host:port" of the replica that answered, as it calls itself; "" before there is an answer.
+        attempts: Attempts made.
         hedged: Whether a secondary's answer counted; it may be stale.
     """
 

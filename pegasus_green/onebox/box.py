@@ -306,11 +306,16 @@ class Onebox(Cluster):
         Actions: "drop", "delay" (``seconds``), "cut" (``reset``; when="during": half read), "half" (``size`` bytes at
         most), "error" (``error``, ``body``), "no_body", "duplicate", "reorder" (behind ``replies`` others, or after
         ``seconds``), "unknown_id" (``instead`` of the reply or beside it), "garbage" (``data``), "oversize" (``size``),
-        "corrupt", "trickle" (``size`` bytes each ``seconds``). With when="before" the request is not executed, with
-        "after" it is. Several rules that catch one request all work on its reply, in the order they were added.
+        "corrupt", "trickle" (``size`` bytes, 16 at most, each ``seconds``). With when="before" the request is not
+        executed, with "after" it is; without ``when`` "cut" and "error" come before, the others after. Several rules
+        that catch one request all work on its reply, in the order they were added. Defaults: seconds=0.1,
+        error="ERR_BUSY", replies=1, reset=True.
 
         Returns:
             The rule, with ``hits`` and ``remove()``.
+
+        Raises:
+            ValueError: There is no such action, moment or RPC.
 
         Example:
             >>> box.fault("cut", rpc="incr", when="after", count=1)

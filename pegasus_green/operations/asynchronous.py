@@ -1,4 +1,4 @@
-"""Calls whose result is fetched later: a slot on the connection for each, no greenlet unless one must be repeated."""
+"""Calls whose result is fetched later: a slot on the connection for each, a greenlet only where that is not enough."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ class AsyncOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Handle:
-        """Begin a ``get`` and return its handle; yields only when there is no connection yet to write to.
+        """Begin a ``get`` and return its handle; never yields.
 
         Args:
             hash_key: As for ``get``.
@@ -247,9 +247,11 @@ class AsyncOperations(TableBase):
 
         Raises:
             InvalidArgument: A key that cannot be sent.
+            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
 
         Retries: safe.
-        Greenlets: a greenlet is spawned only for a call that has to be repeated.
+        Greenlets: one is spawned only for a call that has to be repeated, or that cannot be sent at once, as there is
+            no connection or no room yet.
 
         Example:
             >>> a, b = table.get_async("user:1", "name"), table.get_async("user:2", "name")
@@ -279,7 +281,7 @@ class AsyncOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Handle:
-        """Begin a ``set`` and return its handle, whose ``get()`` returns None once the write is acknowledged.
+        """Begin a ``set`` and return its handle, whose ``get()`` returns None once it is acknowledged; never yields.
 
         Args:
             hash_key: As for ``set``.
@@ -290,7 +292,8 @@ class AsyncOperations(TableBase):
             retry: As for ``set``.
 
         Raises:
-            InvalidArgument: What cannot be sent.
+            InvalidArgument: What cannot be sent, such as a request body over ``max_write_bytes``.
+            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
 
         Retries: safe, as for ``set``.
         Greenlets: calls of one greenlet that are in flight together are not ordered.
@@ -313,7 +316,7 @@ class AsyncOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Handle:
-        """Begin a ``remove`` and return its handle.
+        """Begin a ``remove`` and return its handle, whose ``get()`` returns None once it is acknowledged; never yields.
 
         Args:
             hash_key: As for ``remove``.
@@ -323,8 +326,9 @@ class AsyncOperations(TableBase):
 
         Raises:
             InvalidArgument: A key that cannot be sent.
+            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
 
-        Retries: safe.
+        Retries: safe, as for ``remove``.
         Greenlets: as for ``set_async``.
 
         Example:

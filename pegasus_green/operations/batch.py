@@ -1,4 +1,4 @@
-"""batch_get: any records of a table, read by one request for each partition."""
+"""batch_get: any records of a table, read by one or two requests for each partition."""
 
 from __future__ import annotations
 
@@ -51,10 +51,12 @@ class BatchOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Return the values of any records, with one request for each partition, all in flight together.
+        """Return the values of any records, with few requests, all in flight together.
 
-        It costs servers less than as many gets; ``get_many`` is as good for the client. Servers before 2.4 do not know
-        it and get one request for each record. The values are not of one moment.
+        The records of a partition make up to two requests (those that a split would part do not travel together), more
+        where there are more than ``batch_size``. It costs servers less than as many gets; ``get_many`` is as good for
+        the client. Servers before 2.4 do not know it and get one request for each record. The values are not of one
+        moment.
 
         Args:
             keys: (hash key, sort key) of each record; the same one may come more than once.
@@ -73,7 +75,8 @@ class BatchOperations(TableBase):
             PegasusError: Any other failure, of whichever request.
 
         Retries: safe. When the table splits meanwhile, its records are grouped anew and asked for again.
-        Greenlets: any number may call at once; spawns none. A killed caller gives up what is in flight.
+        Greenlets: any number may call at once; spawns none for its requests. A killed caller gives up what is in
+            flight.
 
         Example:
             >>> table.set("user:1", "name", "Ada"), table.set("user:2", "name", "Grace")

@@ -92,17 +92,17 @@ class ManyOperations(MultiOperations):
         Args:
             items: (hash key, sort key, value) of each record. The same key twice in one call is stored in no
                 particular order.
-            ttl: Seconds until all of them expire; None or 0: never.
+            ttl: Seconds until all of them expire, rounded up; None or 0: never (a table may have a default).
             concurrency: Requests in flight at most.
             return_errors: As for ``get_many``.
-            timeout: Seconds for each record.
+            timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
             None for each record stored, in order, or its error with return_errors.
 
         Raises:
-            InvalidArgument: An item that cannot be sent; nothing was.
+            InvalidArgument: An item that cannot be sent, such as one over ``max_write_bytes``; nothing was.
             PegasusError: The first failure, unless return_errors; the others may have been stored all the same.
 
         Retries: safe, as for ``set``.
@@ -140,7 +140,7 @@ class ManyOperations(MultiOperations):
             keys: (hash key, sort key) of each record.
             concurrency: Requests in flight at most.
             return_errors: As for ``get_many``.
-            timeout: Seconds for each record.
+            timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -148,9 +148,9 @@ class ManyOperations(MultiOperations):
 
         Raises:
             InvalidArgument: A key that cannot be sent; nothing was.
-            PegasusError: The first failure, unless return_errors.
+            PegasusError: The first failure, unless return_errors; the others may have been removed all the same.
 
-        Retries: safe.
+        Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.
 
         Example:
@@ -183,7 +183,7 @@ class ManyOperations(MultiOperations):
                 its sort keys.
             concurrency: Requests in flight at most.
             return_errors: As for ``get_many``.
-            timeout: Seconds for each hash key.
+            timeout: Seconds for each hash key; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:

@@ -66,6 +66,7 @@ class ScanOperations(TableBase):
 
         Raises:
             InvalidArgument: An argument of a wrong type or size, an empty hash key, a token of something else.
+            PegasusError: Raised by ``next``: a batch cannot be had in time, or at all; the next one tries again.
 
         Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice.
         Greenlets: several may take rows from one scanner; a killed one harms no other.
@@ -131,7 +132,9 @@ class ScanOperations(TableBase):
             ``with_ttl``: whole seconds, ``math.inf`` without expiry.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size, a token of something else.
+            InvalidArgument: An argument of a wrong type or size, a token of something else; raised by ``next``: a
+                partition that does not exist.
+            PegasusError: Raised by ``next``: a batch cannot be had in time, or at all; the next one tries again.
 
         Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice, also
             when the table splits meanwhile.
@@ -168,9 +171,9 @@ class ScanOperations(TableBase):
             sort_key_filter: Only sort keys that pass this filter.
             no_value: Leave the values out.
             with_ttl: Add the seconds left to each row.
-            batch_size: Rows in one reply.
+            batch_size: Rows in one reply, 1,000 at most.
             timeout: Seconds for one batch with its attempts, and for the routes; None: the client's default.
-            retry: Retry policy of each batch.
+            retry: Retry policy of each batch; None never repeats a request.
 
         Returns:
             Scanners as ``scan`` gives them, which together deliver every row once, whichever of them is read when. The
@@ -215,11 +218,11 @@ class ScanOperations(TableBase):
             parallel: Partitions that are counted at the same time.
             timeout: Seconds for one request with its attempts, 1,000 records each; None: the client's default. Use
                 ``client.deadline`` to bound the whole.
-            retry: Retry policy of each request.
+            retry: Retry policy of each request; None never repeats.
             partitions: Only these partitions, by index; None: all.
 
         Raises:
-            InvalidArgument: An argument of a wrong type.
+            InvalidArgument: An argument of a wrong type, or a partition that does not exist.
             PegasusError: A partition cannot be counted.
 
         Retries: safe; a partition whose count breaks off is counted again from its beginning, after the second time

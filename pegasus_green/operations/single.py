@@ -33,7 +33,7 @@ class SingleOperations(TableBase):
 
         Args:
             hash_key: Chooses the partition; at most 65,534 bytes, may be empty.
-            sort_key: Orders the record under its hash key; any size, may be empty.
+            sort_key: Orders the record under its hash key; no limit of its own, may be empty.
             default: What to return when the record is absent or expired.
             timeout: Seconds for the whole call with its attempts; None: the client's default.
             retry: Retry policy of this call; None never repeats.

@@ -85,6 +85,8 @@ class Client:
         text = to_bytes(name, "table name").decode("utf-8")
         if not text:
             raise InvalidArgument("table name must not be empty")
+        if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
+            raise InvalidArgument(f"codec must have encode and decode, as pegasus_green.codecs.Codec, not {codec!r}")
         return Table(self, self._cluster, text, codec)
 
     __getitem__ = table
@@ -149,7 +151,11 @@ class Client:
         return describe(self._cluster)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell a listener what happens from now on."""
+        """Tell a listener what happens from now on.
+
+        Raises:
+            InvalidArgument: It lacks one of the methods of ``Listener``.
+        """
         self._cluster.listeners.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
@@ -166,7 +172,9 @@ class Client:
         Raises:
             WrongThread: The client belongs to another thread.
         """
-        if drain > 0 and not self._cluster.pool.closed:
+        if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
+            raise InvalidArgument(f"drain must be 0 or more seconds, not {drain!r}")
+        if drain and not self._cluster.pool.closed:
             self._cluster.drain(drain)
         self._cluster.close()
         self._finalizer.detach()

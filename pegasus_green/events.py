@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .errors import InvalidArgument
+
 _log = logging.getLogger("pegasus_green.events")
 
 
@@ -70,7 +72,9 @@ class Listeners:
         return bool(self._all)
 
     def add(self, listener: Listener) -> None:
-        """Add a listener."""
+        """Add a listener; one without the methods is refused."""
+        if missing := [event for event in EVENTS if not callable(getattr(listener, event, None))]:
+            raise InvalidArgument(f"a listener is a Listener; {listener!r} has no {missing[0]}")
         self._change([*self._all, listener])
 
     def remove(self, listener: Listener) -> None:

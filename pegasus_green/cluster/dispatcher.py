@@ -255,9 +255,10 @@ class Dispatcher:
         """
         cluster = self.cluster
         now = monotonic()
-        if timeout is None and not cluster.scopes:
+        if timeout is None and info is None and not cluster.scopes:
             deadline, milliseconds = now + cluster.timeout, cluster.milliseconds
         else:
+            _check_info(info)
             deadline = cluster.deadline(timeout, now)
             milliseconds = left_ms(deadline, now)
         outcome: Outcome | None = None
@@ -412,8 +413,19 @@ class Dispatcher:
                     info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
 
 
+def _check_info(info: CallInfo | None) -> None:
+    if info is not None and not isinstance(info, CallInfo):
+        raise InvalidArgument(f"info must be a CallInfo, not {info!r}")
+
+
 def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
-    """Tell whether a policy allows another attempt after so many."""
+    """Tell whether a policy allows another attempt after so many.
+
+    Raises:
+        InvalidArgument: It is none.
+    """
+    if policy is not None and not isinstance(policy, RetryPolicy):
+        raise InvalidArgument(f"retry must be a RetryPolicy or None (off), not {policy!r}")
     return policy is not None and (policy.max_attempts is None or number < policy.max_attempts)
 
 

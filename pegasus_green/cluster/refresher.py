@@ -170,7 +170,7 @@ class TableRoutes:
         """Ask the meta servers and take over what they answer."""
         reply = self._meta.call(QUERY_CFG, QueryCfgRequest(app_name=self.name), deadline)
         assert isinstance(reply, QueryCfgResponse)
-        if reply.err == "ERR_OBJECT_NOT_FOUND":
+        if reply.err in ("ERR_OBJECT_NOT_FOUND", "ERR_BUSY_DROPPING"):
             # Dropped, perhaps created anew later: the old routes are of no use to anybody.
             self.table = None
             raise TableNotFound(f"table {self.name!r} does not exist", table=self.name)

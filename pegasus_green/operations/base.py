@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from time import time
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -53,6 +54,18 @@ def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
     if len(hash_key) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}")
     return hash_key, sort_key
+
+
+def parts_of(item: Any, names: str) -> tuple[Any, ...]:
+    """Return the parts of one item of a bulk operation; text is refused, whose letters could pass as parts.
+
+    Raises:
+        InvalidArgument: It has another number of parts than there are names.
+    """
+    parts = () if isinstance(item, (str, bytes)) or not isinstance(item, Iterable) else tuple(item)
+    if len(parts) != names.count(",") + 1:
+        raise InvalidArgument(f"each item must be ({names}), not {item!r}")
+    return parts
 
 
 def only_hash_key(hash_key: Key) -> bytes:
@@ -117,8 +130,8 @@ class TableBase:
     def _check_size(self, rpc: Rpc, argument: bytes) -> None:
         if rpc.body_base + len(argument) > self._max_argument:
             raise InvalidArgument(
-                f"{rpc.label}: the request body has {rpc.body_base + len(argument)} bytes; max_write_bytes is"
-                f" {self._max_argument}",
+                f"{rpc.label}: keys and value make a request body of {rpc.body_base + len(argument)} bytes;"
+                f" max_write_bytes is {self._max_argument}",
                 code="ERR_INVALID_DATA",  # what the server answers to it
             )
 
@@ -173,4 +186,4 @@ class TableBase:
         return error
 
 
-__all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "only_hash_key"]
+__all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "only_hash_key", "parts_of"]

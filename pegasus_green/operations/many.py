@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..bulk import Bulk, Request
@@ -10,12 +10,13 @@ from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, crc64
 from ..model import MultiGetResult
 from ..protocol import fast
+from ..protocol.batches import multi_put_argument, multi_remove_argument
 from ..protocol.binary import Buffer
-from ..protocol.rpc import GET, MULTI_GET, PUT, REMOVE
+from ..protocol.rpc import GET, MULTI_GET, MULTI_PUT, MULTI_REMOVE, PUT, REMOVE
 from ..protocol.rrdb import MultiGetRequest
 from ..retry import RetryPolicy
-from .base import DEFAULT, expire_ts, key_pair, only_hash_key
-from .multi import MultiOperations, multi_get_request
+from .base import DEFAULT, expire_ts, key_pair, only_hash_key, parts_of
+from .multi import MultiOperations, multi_get_request, sort_key_list
 
 CONCURRENCY = 1000
 
@@ -61,7 +62,10 @@ class ManyOperations(MultiOperations):
             [b'Ada', None]
         """
         requests = []
-        for hash_key, sort_key in keys:
+        for pair in keys:
+            if type(pair) is not tuple or len(pair) != 2:
+                pair = parts_of(pair, "hash key, sort key")
+            hash_key, sort_key = pair
             if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
                 hash_key, sort_key = key_pair(hash_key, sort_key)
             requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
@@ -114,7 +118,8 @@ class ManyOperations(MultiOperations):
         """
         at = expire_ts(ttl)
         requests = []
-        for hash_key, sort_key, value in items:
+        for item in items:
+            hash_key, sort_key, value = parts_of(item, "hash key, sort key, value")
             hash_key, sort_key = key_pair(hash_key, sort_key)
             argument = fast.put_argument(hash_key, sort_key, self._value(value), at)
             self._check_size(PUT, argument)
@@ -158,8 +163,8 @@ class ManyOperations(MultiOperations):
             [None, None]
         """
         requests = []
-        for hash_key, sort_key in keys:
-            hash_key, sort_key = key_pair(hash_key, sort_key)
+        for pair in keys:
+            hash_key, sort_key = key_pair(*parts_of(pair, "hash key, sort key"))
             requests.append((REMOVE, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
 
         def finish(_index: int, frame: Buffer) -> None:
@@ -204,7 +209,7 @@ class ManyOperations(MultiOperations):
         asked = []
         wanted: list[MultiGetRequest | None] = []
         for item in requests:
-            hash_key, sort_keys = item if isinstance(item, tuple) else (item, None)
+            hash_key, sort_keys = parts_of(item, "hash key, sort keys") if isinstance(item, tuple) else (item, None)
             raw = only_hash_key(hash_key)
             request = multi_get_request(raw, sort_keys, {})
             wanted.append(request)
@@ -217,6 +222,101 @@ class ManyOperations(MultiOperations):
 
         found = iter(self._run(asked, finish, concurrency, timeout, retry, return_errors=return_errors))
         return [MultiGetResult() if request is None else next(found) for request in wanted]
+
+    def multi_set_many(
+        self,
+        items: Iterable[tuple[Key, Mapping[Any, Any] | Iterable[tuple[Any, Any]]]],
+        *,
+        ttl: float | None = None,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[PegasusError | None]:
+        """Store several records of each of many hash keys, with a ``multi_set`` for each: atomic by hash key only.
+
+        Args:
+            items: (hash key, values) as ``multi_set`` takes them; each within ``max_write_bytes``.
+            ttl: Seconds until all of them expire, rounded up; None or 0: never (a table may have a default).
+            concurrency: Requests in flight at most.
+            return_errors: As for ``get_many``.
+            timeout: Seconds for each hash key; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            None for each hash key, in order, or its error with return_errors.
+
+        Raises:
+            InvalidArgument: An item that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors; the others may have been stored all the same.
+
+        Retries: safe, as for ``set``.
+        Greenlets: as for ``get_many``.
+
+        Example:
+            >>> table.multi_set_many([("user:1", {"name": "Ada"}), ("user:2", {"name": "Grace"})])
+            [None, None]
+        """
+        at = expire_ts(ttl)
+        requests = []
+        for item in items:
+            hash_key, values = parts_of(item, "hash key, values")
+            hash_key = only_hash_key(hash_key)
+            argument = multi_put_argument(hash_key, self._rows(values), at)
+            self._check_size(MULTI_PUT, argument)
+            requests.append((MULTI_PUT, crc64(hash_key), argument))
+
+        def finish(_index: int, frame: Buffer) -> None:
+            self._done(MULTI_PUT, frame)
+
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    def multi_del_many(
+        self,
+        items: Iterable[tuple[Key, Iterable[Key]]],
+        *,
+        concurrency: int = CONCURRENCY,
+        return_errors: bool = False,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> list[Any]:
+        """Remove several records of each of many hash keys, with a ``multi_del`` for each: atomic by hash key only.
+
+        Args:
+            items: (hash key, sort keys) as ``multi_del`` takes them; each within ``max_write_bytes``.
+            concurrency: Requests in flight at most.
+            return_errors: As for ``get_many``.
+            timeout: Seconds for each hash key; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            The number of sort keys given for each hash key, in order, or its error with return_errors.
+
+        Raises:
+            InvalidArgument: An item that cannot be sent; nothing was.
+            PegasusError: The first failure, unless return_errors; the others may have been removed all the same.
+
+        Retries: safe, as for ``remove``.
+        Greenlets: as for ``get_many``.
+
+        Example:
+            >>> table.multi_del_many([("user:1", ["name"]), ("user:2", ["name", "no such key"])])
+            [1, 2]
+        """
+        requests = []
+        for item in items:
+            hash_key, sort_keys = parts_of(item, "hash key, sort keys")
+            hash_key, keys = only_hash_key(hash_key), sort_key_list(sort_keys)
+            if not keys:
+                raise InvalidArgument("sort_keys must not be empty")
+            argument = multi_remove_argument(hash_key, keys)
+            self._check_size(MULTI_REMOVE, argument)
+            requests.append((MULTI_REMOVE, crc64(hash_key), argument))
+
+        def finish(_index: int, frame: Buffer) -> int:
+            return self._removed(frame)
+
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 
     def _run(
         self,

@@ -375,11 +375,7 @@ class MultiOperations(TableBase):
 
         def send(begin: int, end: int, seconds: float | None) -> int:
             argument = multi_remove_argument(hash_key, keys[begin:end])
-            frame = self._call(MULTI_REMOVE, crc64(hash_key), argument, seconds, retry, info)
-            response = self._decode(MULTI_REMOVE, frame, info)
-            if response.error:
-                raise self._storage_error(MULTI_REMOVE, response.error, frame)
-            return int(response.count)
+            return self._removed(self._call(MULTI_REMOVE, crc64(hash_key), argument, seconds, retry, info), info)
 
         return sum(self._send_parts(MULTI_REMOVE, parts, send, timeout))
 
@@ -439,6 +435,13 @@ class MultiOperations(TableBase):
         if not pairs:
             raise InvalidArgument("values must not be empty")
         return [(to_bytes(key, "sort_key"), self._value(value)) for key, value in pairs]
+
+    def _removed(self, frame: Buffer, info: CallInfo | None = None) -> int:
+        """Return how many sort keys a multi_del had."""
+        response = self._decode(MULTI_REMOVE, frame, info)
+        if response.error:
+            raise self._storage_error(MULTI_REMOVE, response.error, frame)
+        return int(response.count)
 
     def _parts(self, rpc: Rpc, fixed: int, sizes: list[int], split: bool) -> list[tuple[int, int]]:  # noqa: FBT001
         """Return from where to where rows of these sizes go into one request each.

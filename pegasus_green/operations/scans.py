@@ -23,9 +23,9 @@ class ScanOperations(TableBase):
     def hash_scan(
         self,
         hash_key: Key,
-        *,
         start: Key | None = None,
         stop: Key | None = None,
+        *,
         start_inclusive: bool = True,
         stop_inclusive: bool = False,
         prefix: Key | None = None,

@@ -560,5 +560,5 @@ def test_errors_name_what_happened_and_where(box: Onebox, client: Client) -> Non
     with pytest.raises(errors.Busy) as caught:
         table.get("a", "b", timeout=0.3)
     text = str(caught.value)
-    assert re.match(r"the server answered ERR_BUSY \[table=temp, operation=get, attempts=\d", text)
+    assert re.match(r"the server answered ERR_BUSY \[table=temp, operation=get, server=127[.0-9]*:\d+, attempts=\d", text)
     assert "HINT: the table has a throttling env" in text

@@ -52,7 +52,7 @@ CALLS = (
         "cluster/dispatcher.py",
         'if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):',
         "if False:",
-        (RETRY, "-k", "past_the_deadline"),
+        (RETRY, "-k", "until_the_deadline"),
     ),
     Mutation(
         "4-unknown-name",

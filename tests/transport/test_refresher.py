@@ -38,7 +38,8 @@ def test_requests_are_coalesced_and_apart(stage: Stage) -> None:
     gevent.joinall(callers)
     gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
     assert 4 <= len(gaps) <= 6
-    assert min(gaps) >= 0.195
+    # When they arrived, not when they left: the first one on a connection takes a little longer.
+    assert min(gaps) >= 0.18
 
 
 def test_slow_query_is_not_overtaken(stage: Stage) -> None:

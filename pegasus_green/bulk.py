@@ -182,8 +182,8 @@ class Bulk:
                 self._begin(index)
             table = routes.table or routes.get(deadline)
             if isinstance(table, PegasusError):
-                window.outcomes[index] = table
-                continue
+                self._no_routes(window, range(index, len(self._requests)), deadline, table)
+                return
             route = table.targets[partition_hash % table.count]
             peer = route.peer
             if peer is None:
@@ -207,14 +207,24 @@ class Bulk:
                 self._send(window, index, route, connection)
                 look_at = index
 
+    def _no_routes(self, window: Window, rest: range, deadline: float, error: PegasusError) -> None:
+        """Give the requests that are still to be sent the error for which there are no routes: one wait for all."""
+        for index in rest:
+            if self._observed and index > rest.start:
+                self._begin(index)
+            self._deadlines[index] = deadline
+            window.outcomes[index] = copy.copy(error)
+
     def _send_again(self, window: Window, todo: Iterable[int], waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
         """Send what failed once more."""
         routes = self._dispatcher.routes
+        failure: PegasusError | None = None
         for index in todo:
             self._wait_for_turn(window)
-            table = routes.table or routes.get(self._deadlines[index])
+            table = routes.table or failure or routes.get(self._deadlines[index])
             if isinstance(table, PegasusError):
-                window.outcomes[index] = table
+                failure = table
+                window.outcomes[index] = copy.copy(table)
                 continue
             route = table.target(self._requests[index][1])
             if route.peer is None:
@@ -269,7 +279,7 @@ class Bulk:
             if seqid:
                 window.open += 1
                 return
-            refusal = connection.wait_for_room(deadline)
+            refusal = connection.wait_for_room(deadline, movable)
             if refusal is not None:
                 window.outcomes[index] = refusal
                 return

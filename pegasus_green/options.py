@@ -48,7 +48,7 @@ class ClientOptions:
 
     Attributes:
         timeout: Deadline of one call, all attempts included.
-        connect_timeout: One dial; never more than half of the time that the call has left.
+        connect_timeout: One dial; a call waits for it no longer than half of the time that it has left.
         meta_stagger: The next meta server is asked when one has been silent for this long.
         refresh_interval: Least time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.

@@ -307,6 +307,7 @@ class Dispatcher:
                             if info is not None:
                                 info.attempts = 1
                             return outcome
+                        connection.checked(outcome, seqid)
         sent_to = None if outcome is None else route
         if observed:
             return self._observed(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)

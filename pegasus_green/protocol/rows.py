@@ -26,7 +26,9 @@ _EXPIRY = struct.Struct(">3si")
 # From the last row's STOP to the length of the server's name.
 _SCAN_END = struct.Struct(">4sq3si3si3sI")
 _MULTI_GET_END = struct.Struct(">4si3si3sI")
-_KV_COUNT = struct.Struct(">3siB")
+_KV_COUNT = struct.Struct(">3si")
+# The STOPs of the response and of the result around it.
+_END = b"\0\0"
 _FIRST_ROW = b"\x0c\0\1"
 _NEXT_ROW = b"\0\x0c\0\1"
 _FIELD_2_BLOB = b"\x0c\0\2"
@@ -158,7 +160,7 @@ def _multi_get_end(data: bytes, pos: int, status: int, rows: list[Any]) -> Rows 
     """Read what follows the rows of a multi_get."""
     mark, _, field_4, _, field_6, size = _MULTI_GET_END.unpack_from(data, pos)
     pos += _MULTI_GET_END.size + size
-    if mark != b"\0\x08\0\3" or field_4 != b"\x08\0\4" or field_6 != b"\x0b\0\6" or data[pos]:
+    if mark != b"\0\x08\0\3" or field_4 != b"\x08\0\4" or field_6 != b"\x0b\0\6" or data[pos:] != _END:
         return None
     return Rows(status, rows, 0, None)
 
@@ -169,10 +171,12 @@ def _scan_end(data: bytes, pos: int, status: int, rows: list[Any]) -> Rows | Non
     if mark != b"\0\x0a\0\3" or field_4 != b"\x08\0\4" or field_5 != b"\x08\0\5" or field_6 != b"\x0b\0\6":
         return None
     pos += _SCAN_END.size + size
-    if not data[pos]:
+    if data[pos:] == _END:
         return Rows(status, rows, context_id, None)
-    field_7, kv_count, stop = _KV_COUNT.unpack_from(data, pos)
-    return None if field_7 != b"\x08\0\7" or stop else Rows(status, rows, context_id, kv_count)
+    field_7, kv_count = _KV_COUNT.unpack_from(data, pos)
+    if field_7 != b"\x08\0\7" or data[pos + _KV_COUNT.size :] != _END:
+        return None
+    return Rows(status, rows, context_id, kv_count)
 
 
 def _general(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows:

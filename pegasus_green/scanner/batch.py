@@ -77,7 +77,7 @@ class BatchCall(Attempt):
         rows: What the successful reply holds.
     """
 
-    __slots__ = ("work", "part", "rows", "_connection", "_route", "_size")
+    __slots__ = ("work", "part", "rows", "_connection", "_route", "_size", "_left")
 
     def __init__(self, work: Work, part: Part, deadline: float) -> None:
         """Begin the call of a batch."""
@@ -87,6 +87,7 @@ class BatchCall(Attempt):
         self._connection: Connection | None = None
         self._route: Route | None = None
         self._size = 0
+        self._left = False
 
     def route(self) -> Route | PegasusError:
         """Return where the part is served now; a table scan that met a split is planned anew here."""
@@ -134,7 +135,13 @@ class BatchCall(Attempt):
         context, connection = part.take(), part.connection
         assert context is not None
         assert connection is not None
-        outcome = self._ask(SCAN, connection, route, SCAN.encode_argument(ScanRequest(context_id=context)))
+        try:
+            outcome = self._ask(SCAN, connection, route, SCAN.encode_argument(ScanRequest(context_id=context)))
+        except BaseException:
+            if not self._left:
+                # Killed before the request could use the context up.
+                part.clear(context)
+            raise
         if isinstance(outcome, PegasusError) or not _is_result(SCAN, outcome):
             # Refused, or nobody knows: a context that is left would hold its snapshot for five minutes.
             part.clear(context)
@@ -147,17 +154,18 @@ class BatchCall(Attempt):
 
         A caller that is killed meanwhile leaves somebody behind who frees the context that the reply brings.
         """
-        self.rpc, self._connection, self._route = rpc, connection, route
+        self.rpc, self._connection, self._route, self._left = rpc, connection, route, False
         movable = route if may_repeat(self.retry, self.number) else None
         while (now := monotonic()) < self.deadline:
             seqid = connection.start(
                 rpc, route, self.hash, argument, self.deadline, left_ms(self.deadline, now), getcurrent(), movable
             )
             if not seqid:
-                refusal = connection.wait_for_room(self.deadline)
+                refusal = connection.wait_for_room(self.deadline, movable)
                 if refusal is not None:
                     return refusal
                 continue
+            self._left = True
             try:
                 outcome = connection.hub.switch()
             except BaseException:

@@ -112,6 +112,7 @@ class Connection(Outbox):
         "_wake_at",
         "_referenced",
         "_undelivered",
+        "_has_moved",
         "_share",
         "_version",
         "_options",
@@ -132,6 +133,7 @@ class Connection(Outbox):
         self._wake_at = FOREVER
         self._referenced = False
         self._undelivered: list[tuple[int, Buffer]] = []
+        self._has_moved: Callable[[Target], bool] | None = None
         self._share = READ_SIZE
         self._version = options.header_version
         self._options = options
@@ -198,7 +200,7 @@ class Connection(Outbox):
             )
             if seqid:
                 return self.wait(seqid)
-            refusal = self.wait_for_room(deadline)
+            refusal = self.wait_for_room(deadline, movable)
             if refusal is not None:
                 return refusal
             now = monotonic()
@@ -210,6 +212,14 @@ class Connection(Outbox):
         except BaseException:
             self.abandon(seqid)
             raise
+        return self.checked(outcome, seqid)
+
+    def checked(self, outcome: Outcome, seqid: int) -> Outcome:
+        """Return what a waiting greenlet was switched with.
+
+        Raises:
+            InvalidSwitchError: Somebody else than this connection woke it: its reply, when it comes, is nobody's.
+        """
         if type(outcome) is bytes or isinstance(outcome, (memoryview, PegasusError)):
             return outcome
         self.abandon(seqid)
@@ -316,15 +326,30 @@ class Connection(Outbox):
         if self.pending.pop(seqid, None) is not None:
             self._withdraw(seqid)
 
-    def wait_for_room(self, deadline: float) -> PegasusError | None:
-        """Wait until another request can be started; return the error when the deadline or the end comes first."""
+    def wait_for_room(self, deadline: float, movable: Target | None = None) -> PegasusError | None:
+        """Wait until another request can be started.
+
+        Returns:
+            None when there is room; the error when the deadline or the connection's end came first; Moved when a
+            movable request has another primary now.
+        """
+        known = self._has_moved
         while self.lost is None:
             if not self._crowded and len(self.pending) < self._max_in_flight:
                 return None
+            if movable is not None and self._has_moved is not known:
+                known = self._has_moved
+                if known is not None and known(movable):
+                    return Moved("another primary", address=self.peer.address)
             if self._room is None:
                 self._room = Event()
-            if not self._room.wait(max(deadline - monotonic(), 0)):
+            now = monotonic()
+            # Silence is looked for also where nothing is pending but half a request that does not leave.
+            self._wake(deadline, now)
+            if not self._room.wait(max(deadline - now, 0)):
                 what = f"{len(self.pending)} calls in flight and {self.queued_bytes} bytes queued"
+                if self.silence >= self._options.silent_window:
+                    self.close(ConnectionLost(f"nothing arrived for {self.silence:.1f} s", address=self.peer.address))
                 return RequestTimeout(f"no room on the connection: {what}", address=self.peer.address)
         return self._closed_error(False)
 
@@ -478,7 +503,7 @@ class Connection(Outbox):
             return
         if silent >= self._options.silence:
             self.peer.silent(self)
-        if self.pending:
+        if self.pending or self._room is not None:
             self._wake(max(earliest, now + LEAST_TICK), now)
         elif self._referenced:
             # The calls were given up, but the server still owes their replies: silence goes on counting.
@@ -511,6 +536,11 @@ class Connection(Outbox):
                 moved += 1
                 sent = not self._withdraw(seqid)
                 self._hand_over(entry[0], Moved("another primary", address=self.peer.address, sent=sent))
+        if self._room is not None and self.lost is None:
+            # Those who wait for room ask for themselves.
+            self._has_moved = has_moved
+            self._room.set()
+            self._room = None
         return moved
 
     # ------------------------------------------------------------------ the end
@@ -520,6 +550,7 @@ class Connection(Outbox):
         if self.lost is not None:
             return
         self.lost = reason
+        self._has_moved = None
         self._crowded = True
         for watcher in (self._reader, self._writer, self._timer):
             if watcher is not None:

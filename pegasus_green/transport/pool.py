@@ -89,6 +89,7 @@ class Peer:
             # The dial that is under way is the parent's.
             self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
         mine = self._generation
+        patience = (deadline - monotonic()) / 2
         while True:
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
@@ -107,10 +108,11 @@ class Peer:
                     self.pool.ended.wait(self._cool_until - now)
                     continue
                 self._dialling = Event()
-                limit = min(self.pool.options.connect_timeout, (deadline - now) / 2)
-                self.pool.spawn(self._dial, self._dialling, limit)
+                # Not by the deadline of whoever is first here: the dial is everybody's.
+                self.pool.spawn(self._dial, self._dialling, self.pool.options.connect_timeout)
             dialling = self._dialling
-            dialling.wait(deadline - now)
+            if not dialling.wait(patience) and mine == fork.generation() and self.connection is None:
+                return ConnectFailed(f"no connection within {patience:.2f} s", address=self.address)
             if mine != fork.generation():
                 continue
             if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
@@ -138,7 +140,7 @@ class Peer:
             if mine == fork.generation() and not self.pool.closed:
                 self.connection = self.pool.adopt(self, sock)
                 sock = None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
             if mine != fork.generation():
                 return
             self._error = str(error) or type(error).__name__

@@ -80,9 +80,12 @@ class Client:
             codec: How values are turned into bytes and back, see ``pegasus_green.codecs``; None: bytes as they are.
 
         Raises:
-            InvalidArgument: The name is empty or not text.
+            InvalidArgument: The name is empty, not text, or not UTF-8.
         """
-        text = to_bytes(name, "table name").decode("utf-8")
+        try:
+            text = to_bytes(name, "table name").decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidArgument(f"table name is no UTF-8: {name!r}") from None
         if not text:
             raise InvalidArgument("table name must not be empty")
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):

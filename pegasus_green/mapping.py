@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .errors import CodecError
 from .keys import Key, to_bytes
-from .model import CheckType
+from .model import CheckResult, CheckType
 
 if TYPE_CHECKING:
     from .table import Table
@@ -41,8 +42,12 @@ class HashMapping(MutableMapping[Any, Any]):
     Nothing is cached: each use is a request. Iterating is a scan that is read as the loop goes on and does not mind
     that the mapping changes meanwhile. ``len()`` has the server read all rows of the hash key, ``bool()`` one.
 
+    ``list()`` and ``sorted()`` call ``len()`` first, as Python does for all that have one, and fail where it fails; a
+    ``for`` loop and a comprehension do not.
+
     ``del``, ``pop``, ``popitem`` and ``setdefault`` are one step each, so that of several callers one gets the row;
-    they are not repeated once their outcome is unknown. ``update`` is atomic up to ``max_write_bytes``, then split;
+    they are not repeated once their outcome is unknown. A value that ``pop`` or ``popitem`` removed and no codec could
+    decode is the attribute ``raw`` of the CodecError. ``update`` is atomic up to ``max_write_bytes``, then split;
     ``clear`` is not. Besides KeyError everything raises what the verbs of ``Table`` raise.
 
     Made by ``table.mapping(hash_key)``.
@@ -81,8 +86,8 @@ class HashMapping(MutableMapping[Any, Any]):
         self.table.set(self.hash_key, key, value, ttl=self._ttl, timeout=self._timeout)
 
     def __delitem__(self, key: Key) -> None:
-        """Remove a row; KeyError when it is absent or expired."""
-        self._take(key)
+        """Remove a row, whose value is not looked at; KeyError when it is absent or expired."""
+        self._remove(key, return_value=False)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is a row; what can be no key is in no mapping."""
@@ -147,7 +152,15 @@ class HashMapping(MutableMapping[Any, Any]):
         self, other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (), /, **named: Any
     ) -> None:
         """Store many rows: atomically where they fit into one request, else in several."""
-        pairs = other.items() if isinstance(other, Mapping) else other
+        pairs: Iterable[tuple[Any, Any]]
+        if isinstance(other, Mapping):
+            pairs = other.items()
+        elif hasattr(other, "keys"):
+            rows_of: Any = other
+            keys = rows_of.keys()
+            pairs = ((key, rows_of[key]) for key in keys)
+        else:
+            pairs = other
         rows = {to_bytes(key, "sort_key"): value for key, value in (*pairs, *named.items())}
         if rows:
             self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
@@ -157,6 +170,15 @@ class HashMapping(MutableMapping[Any, Any]):
         self.table.del_range(self.hash_key, timeout=self._timeout)
 
     def _take(self, key: Key) -> Any:
+        result = self._remove(key, return_value=True)
+        try:
+            return result.check_value
+        except Exception as error:
+            # The row is gone: what cannot be decoded must not be lost with it.
+            text = f"the value of {key!r} was removed and cannot be decoded: {error}"
+            raise CodecError(text, table=self.table.name, raw=result.raw_check_value) from error
+
+    def _remove(self, key: Key, *, return_value: bool) -> CheckResult:
         from .operations.atomic import Mutations
 
         result = self.table.check_and_mutate(
@@ -164,12 +186,12 @@ class HashMapping(MutableMapping[Any, Any]):
             key,
             CheckType.EXIST,
             mutations=Mutations().delete(key),
-            return_check_value=True,
+            return_check_value=return_value,
             timeout=self._timeout,
         )
         if not result:
             raise KeyError(key)
-        return result.check_value
+        return result
 
     def _scan(self, *, no_value: bool, batch_size: int = 1000) -> Iterator[tuple[bytes, Any]]:
         # A generator, so that leaving a loop early frees the server's context at once.

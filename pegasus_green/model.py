@@ -161,6 +161,8 @@ class CheckResult:
         was_set: Whether the check passed; if not, nothing was changed.
         check_value_exists: Whether the checked record was there, before the write; None where it was not asked for.
         raw_check_value: Its value as stored, before the write; None when it was absent or not asked for.
+
+    A pickle or copy has no codec, which need not be picklable: its ``check_value`` is the value as stored.
     """
 
     was_set: bool
@@ -177,6 +179,10 @@ class CheckResult:
         if self.raw_check_value is None or self.codec is None:
             return self.raw_check_value
         return self.codec.decode(self.raw_check_value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the codec."""
+        return type(self), (self.was_set, self.check_value_exists, self.raw_check_value)
 
     def __bool__(self) -> bool:
         """Tell whether it was set."""

@@ -13,8 +13,16 @@ from .retry import RetryPolicy
 DEFAULT_META_PORT = 34601
 
 
+# No call takes longer, whatever its timeout says.
+MAX_TIMEOUT = 86400.0
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        # A whole number that no float can hold.
+        return False
 
 
 def _is_whole(value: object) -> bool:
@@ -47,7 +55,7 @@ class ClientOptions:
     """Everything about a client that can be chosen; times in seconds, sizes in bytes.
 
     Attributes:
-        timeout: Deadline of one call, all attempts included.
+        timeout: Deadline of one call, all attempts included; 24 h (86,400) at most: more is taken as that.
         connect_timeout: One dial; a call waits for it no longer than half of the time that it has left.
         meta_stagger: The next meta server is asked when one has been silent for this long.
         refresh_interval: Least time between two route queries for one table.
@@ -84,6 +92,8 @@ class ClientOptions:
             seconds = getattr(self, name)
             if not _is_number(seconds) or seconds <= 0:
                 raise InvalidArgument(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
+        if self.timeout > MAX_TIMEOUT:
+            object.__setattr__(self, "timeout", MAX_TIMEOUT)
         if not _is_number(self.refresh_period) or self.refresh_period < 0:
             raise InvalidArgument(f"refresh_period must be 0 (off) or more seconds, not {self.refresh_period!r}")
         for name in ("max_in_flight", "max_queued_bytes", "max_frame", "max_write_bytes"):

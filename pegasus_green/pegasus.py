@@ -53,7 +53,10 @@ def _seconds(milliseconds: float) -> float | None:
     """Return a timeout of this API in seconds; None stands for the client's default."""
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
         raise InvalidArgument(f"timeout must be a number of milliseconds, not {milliseconds!r}")
-    return milliseconds / 1000 if milliseconds > 0 else None
+    try:
+        return milliseconds / 1000 if milliseconds > 0 else None
+    except OverflowError:
+        raise InvalidArgument("timeout is too large a number of milliseconds") from None
 
 
 def _sort_keys(keys: Iterable[Key] | None) -> list[Key]:
@@ -562,6 +565,9 @@ class PegasusScanner:
             raise ClientClosed("the scanner was closed")
         row = next(self._rows, None)
         if row is None:
+            # Another greenlet may have closed it meanwhile, which is not the end.
+            if self._closed:
+                raise ClientClosed("the scanner was closed")
             self._ended = True
             return None
         if self._hash_key is None:

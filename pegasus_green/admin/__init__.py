@@ -152,8 +152,10 @@ class Admin(AdminBase):
             True
         """
         name = text_of(name, "table name")
-        if reserve is not None and (isinstance(reserve, bool) or not isinstance(reserve, (int, float)) or reserve < 0):
-            raise InvalidArgument(f"reserve must be 0 or more seconds, not {reserve!r}")
+        if reserve is not None and (
+            isinstance(reserve, bool) or not isinstance(reserve, (int, float)) or not 0 <= reserve < 2**31
+        ):
+            raise InvalidArgument(f"reserve must be 0 or more seconds, below 2**31, not {reserve!r}")
         deadline = self._deadline(timeout)
         options = meta.DropAppOptions(success_if_not_exist=missing_ok)
         if reserve is not None:

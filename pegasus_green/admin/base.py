@@ -174,10 +174,12 @@ class AdminBase:
             PegasusError: The answer's error as ours.
         """
         client = self._cluster.meta
+        asked = False
         try:
             if client.leader is None:
                 # Of all requests only this one has a follower name the leader, for whatever table.
                 client.call(rpcs.QUERY_CFG, meta.QueryCfgRequest(table or ""), deadline)
+            asked = True
             answer: Any = client.call(rpc, request, deadline)
         except PegasusError as error:
             error.table, error.operation = table, rpc.label
@@ -185,7 +187,7 @@ class AdminBase:
             if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
                 text = "the meta servers do not know this request: their release is too old for it"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
-            if not rpc.repeatable and isinstance(error, MetaUnreachable):
+            if asked and not rpc.repeatable and isinstance(error, MetaUnreachable):
                 # Without an answer, nor a reason why nothing was sent, it may have been executed.
                 error.outcome_unknown = last is None or bool(getattr(last, "sent", True))
             raise

@@ -21,9 +21,11 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
     else:
         raise InvalidArgument(f'a meta server is "host:port" or (host, port), not {text!r}')
     host = host.strip("[]")
-    if not host or not port_text.isdigit() or not 0 < int(port_text) < 65536:
+    # isdigit() alone takes superscripts too, and int() refuses thousands of digits.
+    port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 10 else 0
+    if not host or not 0 < port < 65536:
         raise InvalidArgument(f'a meta server is "host:port" with a port from 1 to 65535, not {text!r}')
-    return f"[{host}]:{int(port_text)}" if ":" in host else f"{host}:{int(port_text)}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split(text: str, default_port: int) -> tuple[str, str]:

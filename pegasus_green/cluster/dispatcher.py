@@ -560,7 +560,7 @@ class Attempt:
                 return WriteRejected(
                     "the server said ERR_OK without a result: the write was not applied", code="ERR_OK"
                 )
-            return self._unreadable("a reply without a result")
+            return ProtocolError("a reply without a result", sent=True, code="ERR_OK")
         return None
 
     def _unreadable(self, why: str) -> ProtocolError:

@@ -99,8 +99,10 @@ def build(reply: QueryCfgResponse, peer_of: Callable[[str], Peer], before: Routi
         by_index[partition.pid >> 32] = partition
     # Compared without a list of that count: it may be a billion where somebody plays a meta server.
     count = reply.partition_count
-    if count < 1 or len(by_index) != count or max(by_index) >= count:
-        raise MetaError(f"routes of {len(by_index)} partitions where the table has {reply.partition_count}")
+    if count < 1 or len(by_index) != count or len(reply.partitions) != count:
+        raise MetaError(f"routes of {len(reply.partitions)} partitions where the table has {count}")
+    if min(by_index) < 0 or max(by_index) >= count:
+        raise MetaError(f"routes of partitions {min(by_index)} to {max(by_index)} where the table has {count}")
     comparable = before is not None and before.app_id == reply.app_id and before.count == reply.partition_count
     routes = []
     for index in range(reply.partition_count):

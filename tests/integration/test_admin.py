@@ -608,6 +608,19 @@ def test_silence_after_what_must_not_be_repeated(admin: Admin, name: str, monkey
     monkeypatch.undo()
 
 
+def test_silence_before_the_request_itself(admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the question for the leader was sent, so nothing was executed."""
+
+    def silent(*_arguments: Any) -> Any:
+        raise MetaUnreachable("no answer", last_error=ConnectionLost("cut", sent=True))
+
+    monkeypatch.setattr(admin._cluster.meta, "leader", None)
+    monkeypatch.setattr(admin._cluster.meta, "call", silent)
+    with pytest.raises(MetaUnreachable) as caught:
+        admin.create_table(name)
+    assert (caught.value.outcome_unknown, caught.value.operation) == (False, "create_table")
+
+
 @pytest.mark.onebox_only
 def test_no_meta_server(box: Onebox) -> None:
     with Client(box.meta_addresses) as client:
@@ -644,6 +657,9 @@ def test_a_closed_client(cluster: Cluster) -> None:
         lambda admin: admin.create_table("t", timeout=0),
         lambda admin: admin.drop_table(7),
         lambda admin: admin.drop_table("t", reserve=-1),
+        lambda admin: admin.drop_table("t", reserve=float("nan")),
+        lambda admin: admin.drop_table("t", reserve=float("inf")),
+        lambda admin: admin.drop_table("t", reserve=2**31),
         lambda admin: admin.drop_table("t", reserve="1"),
         lambda admin: admin.recall_table("t", force=True),
         lambda admin: admin.recall_table(0, force=True),

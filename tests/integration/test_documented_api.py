@@ -72,6 +72,39 @@ def test_not_active_before_init_and_after_close(cluster: Cluster, name: str) -> 
     assert getattr(client, name)(*arguments) == (NOT_ACTIVE, empty)
 
 
+@pytest.mark.parametrize(("name", "timeout"), [(b"\xff", 2000), ("temp", 10**400)])
+def test_init_with_arguments_that_cannot_be_is_false(cluster: Cluster, name: Any, timeout: int) -> None:
+    client = Pegasus(cluster.metas, name, timeout)
+    assert client.init() is False
+    assert client.get("h", "s") == (NOT_ACTIVE, b"")
+
+
+@pytest.mark.onebox_only
+def test_a_scanner_that_is_closed_under_a_waiter_has_not_ended(
+    cluster: Cluster, pegasus: Pegasus, hash_key: bytes, rows: dict[bytes, bytes]
+) -> None:
+    def code() -> str:
+        with pytest.raises(PegasusError) as caught:
+            scanner.get_next()
+        return caught.value.code
+
+    options = ScanOptions()
+    options.timeout_millis = 300
+    scanner = pegasus.get_scanner(hash_key, "", "", options)
+    fault = cluster.box.fault("drop", rpc="get_scanner")
+    try:
+        # The first asks the server; the second waits for what the first gets.
+        waiting = [gevent.spawn(code), gevent.spawn(code)]
+        gevent.sleep(0.05)
+        scanner.close()
+        assert [job.get(timeout=10) for job in waiting] == ["ERR_TIMEOUT", "ERR_SERVICE_NOT_ACTIVE"]
+        for _ in range(2):
+            with pytest.raises(PegasusError, match="the scanner was closed"):
+                scanner.get_next()
+    finally:
+        fault.remove()
+
+
 def test_scanners_of_a_client_that_is_not_ready_raise(cluster: Cluster) -> None:
     client = Pegasus(cluster.metas, cluster.table)
     for _ in range(2):
@@ -511,10 +544,10 @@ def test_frame_errors(cluster: Cluster, pegasus: Pegasus, name: str, frame_error
 
 
 @pytest.mark.onebox_only
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("name", CALLS)
 def test_a_reply_without_a_body_is_no_success(cluster: Cluster, pegasus: Pegasus, name: str) -> None:
     arguments, empty = CALLS[name]
-    fault = cluster.box.fault("no_body", rpc="write")
+    fault = cluster.box.fault("no_body", rpc="data")
     try:
         assert getattr(pegasus, name)(*arguments) == (error_types.ERR_REPLICATION_FAILURE.value, empty)
     finally:

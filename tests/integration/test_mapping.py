@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pegasus_green import Client, CountUnknown, InvalidArgument, JsonCodec, PegasusError, Table, ZstdCodec
+from pegasus_green import Client, CodecError, CountUnknown, InvalidArgument, JsonCodec, PegasusError, Table, ZstdCodec
 from pegasus_green.mapping import HashMapping
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs, pass_time, rows
@@ -185,6 +185,31 @@ def test_errors_are_no_key_errors(cluster: Cluster, mapping: HashMapping) -> Non
             len(mapping)
     finally:
         cluster.box.set_envs(mapping.table.name, {"replica.rocksdb_iteration_threshold_time_ms": None})
+
+
+def test_what_cannot_be_decoded_is_removed_and_not_lost(table: Table, hash_key: bytes) -> None:
+    documents = table.client.table(table.name, codec=JsonCodec()).mapping(hash_key)
+    table.multi_set(hash_key, {"a": b"{", "b": b"[", "c": b"]"})
+    del documents["a"]
+    with pytest.raises(CodecError, match="was removed") as caught:
+        documents.pop("b")
+    assert pickle.loads(pickle.dumps(caught.value)).raw == b"["
+    with pytest.raises(CodecError) as caught:
+        documents.popitem()
+    assert caught.value.raw == b"]"  # type: ignore[attr-defined]
+    assert not documents
+
+
+def test_update_of_what_has_keys(mapping: HashMapping) -> None:
+    class Rows:
+        def keys(self) -> list[str]:
+            return ["a", "b"]
+
+        def __getitem__(self, key: str) -> str:
+            return {"a": "aa", "b": "bb"}[key]
+
+    mapping.update(Rows())  # type: ignore[arg-type]
+    assert dict(mapping) == {b"a": b"aa", b"b": b"bb"}
 
 
 def test_bad_keys_and_values(mapping: HashMapping) -> None:

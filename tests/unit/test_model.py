@@ -19,7 +19,7 @@ from pegasus_green.admin.model import (
     TableInfo,
     TableStatus,
 )
-from pegasus_green.errors import CodecError, InvalidArgument
+from pegasus_green.errors import CodecError, InvalidArgument, NotAnInteger
 from pegasus_green.model import NO_FILTER, CheckResult, CheckType, Filter, FilterType, MultiGetResult, SortKeys
 
 # The protocol's order of cas_check_type, from 0 on.
@@ -111,6 +111,17 @@ def test_a_check_result_does_not_hide_the_outcome_behind_its_codec() -> None:
     assert CheckResult(False, False, None, _Fails()).check_value is None
     assert CheckResult(True, True, b"x").check_value == b"x"
     assert CheckResult(True, True, b"x") == CheckResult(True, True, b"x", _Fails())
+
+
+def test_a_check_result_is_pickled_without_its_codec() -> None:
+    codec = _Fails()
+    codec.module = pickle  # type: ignore[attr-defined]
+    result = CheckResult(False, True, b"x", codec)
+    copy = pickle.loads(pickle.dumps(result))
+    assert copy == result
+    assert copy.codec is None
+    error = pickle.loads(pickle.dumps(NotAnInteger("no integer", result=result)))
+    assert error.result.raw_check_value == error.result.check_value == b"x"
 
 
 def test_what_operators_see() -> None:

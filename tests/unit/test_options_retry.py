@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pegasus_green.client import Client
 from pegasus_green.errors import InvalidArgument
 from pegasus_green.options import DEFAULT_META_PORT, ClientOptions, HedgePolicy, parse_url
 from pegasus_green.retry import REACTIONS, Reaction, RetryPolicy, reaction
@@ -48,13 +49,19 @@ def test_changes_make_a_copy() -> None:
     assert options.with_() == options
 
 
+def test_a_timeout_is_a_day_at_most() -> None:
+    for seconds in (86400.5, 2147484, 1e300):
+        assert ClientOptions(timeout=seconds).timeout == 86400.0
+    assert ClientOptions(timeout=86399).timeout == 86399
+
+
 SECONDS = ["timeout", "connect_timeout", "meta_stagger", "refresh_interval", "silence", "silent_window"]
 SIZES = ["max_in_flight", "max_queued_bytes", "max_frame", "max_write_bytes"]
 NO_NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, "2", b"2", [], True, 1j]
 
 
 @pytest.mark.parametrize("name", SECONDS)
-@pytest.mark.parametrize("value", [0, -1, -0.0, None, *NO_NUMBERS])
+@pytest.mark.parametrize("value", [0, -1, -0.0, None, pytest.param(10**400, id="huge"), *NO_NUMBERS])
 def test_seconds_are_finite_and_above_0(name: str, value: Any) -> None:
     with pytest.raises(InvalidArgument, match=rf"^{name} must be a finite number of seconds above 0, not"):
         ClientOptions(**{name: value})
@@ -309,3 +316,15 @@ def test_policies_that_cannot_work(values: dict[str, Any], words: str) -> None:
 def test_reactions(code: str, expected: Reaction) -> None:
     assert reaction(code) == expected
     assert (code in REACTIONS) == expected.retry
+
+
+# ------------------------------------------------------------------------------------------------- addresses and tables
+@pytest.mark.parametrize("port", ["²", "٣", "", "0", "65536", "-1", "1" * 5000])
+def test_ports_that_cannot_be(port: str) -> None:
+    with pytest.raises(InvalidArgument, match="port from 1 to 65535"):
+        Client(f"host:{port}")
+
+
+def test_a_table_name_is_utf8() -> None:
+    with Client("host") as client, pytest.raises(InvalidArgument, match=r"table name is no UTF-8: b'\\xff'"):
+        client.table(b"\xff")

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pegasus_green.cluster.routing import Route, RoutingTable
-from pegasus_green.errors import InvalidArgument
+from pegasus_green.cluster.routing import Route, RoutingTable, build
+from pegasus_green.errors import InvalidArgument, MetaError
 from pegasus_green.keys import encode_key, next_key
 from pegasus_green.model import Filter, FilterType
+from pegasus_green.protocol.meta import PartitionConfiguration, QueryCfgResponse
 from pegasus_green.protocol.rpc import GET_SCANNER
 from pegasus_green.scanner import Ledger, Part, Query, Token, decode, plan, scan_hash
 
@@ -24,6 +25,14 @@ FILTERS = st.builds(Filter, st.sampled_from(FilterType), KEY)
 
 def routes(count: int, waiting: set[int] = frozenset()) -> RoutingTable:  # type: ignore[assignment]
     return RoutingTable(1, [Route(1, i, -1 if i in waiting else 3, "h:1", None, ()) for i in range(count)])
+
+
+@pytest.mark.parametrize("indexes", [[0, -1], [0, 0], [0, 1, 1], [0, 2], [0], [0, 1, -1], []])
+def test_routes_that_do_not_name_every_partition_once(indexes: list[int]) -> None:
+    partitions = [PartitionConfiguration(pid=(index << 32) | 1) for index in indexes]
+    reply = QueryCfgResponse(app_id=1, partition_count=2, partitions=partitions)
+    with pytest.raises(MetaError, match="where the table has 2"):
+        build(reply, lambda _address: None, None)  # type: ignore[arg-type, return-value]
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds

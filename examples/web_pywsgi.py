@@ -2,7 +2,8 @@
 
     python examples/web_pywsgi.py HOST:PORT[,HOST:PORT] TABLE [PORT]     then: curl http://127.0.0.1:8080/some/page
 
-All requests share one client: each greenlet waits for its own reply on the same few connections.
+All requests share one client: each greenlet waits for its own reply on the same few connections. GET /health answers
+200 while the cluster does, else 503. On SIGTERM no new connection is taken, and requests that have begun may finish.
 """
 
 import signal
@@ -10,6 +11,7 @@ import sys
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 
 from pegasus_green import Client, PegasusError
@@ -28,10 +30,17 @@ def count_view(page):
         return b"about %s times" % table.get(page, b"views", default=b"0")
 
 
+def respond(path):
+    if path == "/health":
+        client.ping(timeout=1.0)
+        return b"ok\n"
+    page = path.encode("latin-1")
+    return b"%s was read %s\n" % (page, count_view(page))
+
+
 def application(environ, start_response):
-    page = environ["PATH_INFO"].encode("latin-1")
     try:
-        body, status = b"%s was read %s\n" % (page, count_view(page)), "200 OK"
+        body, status = respond(environ["PATH_INFO"]), "200 OK"
     except PegasusError as error:
         body, status = f"{type(error).__name__}\n".encode(), "503 Service Unavailable"
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
@@ -39,12 +48,14 @@ def application(environ, start_response):
 
 
 if __name__ == "__main__":
-    server = WSGIServer(("127.0.0.1", int(sys.argv[3]) if len(sys.argv) > 3 else 8080), application, log=None)
+    address = ("127.0.0.1", int(sys.argv[3]) if len(sys.argv) > 3 else 8080)
+    # Only a server with a pool of its own waits at its end for the requests that have begun.
+    server = WSGIServer(address, application, log=None, spawn=Pool(1000))
     server.start()
     print(f"ready http://127.0.0.1:{server.server_port}/", flush=True)
     stopped = Event()
     gevent.signal_handler(signal.SIGTERM, stopped.set)
     gevent.signal_handler(signal.SIGINT, stopped.set)
     stopped.wait()
-    server.stop(timeout=5)  # requests that have begun may finish
+    server.stop(timeout=10)  # longer than a call may take
     client.close()

@@ -43,7 +43,10 @@ class Client:
 
     Example:
         >>> with Client(["127.0.0.1:34601"], timeout=1.0) as client:
-        ...     client.table("temp").get("user:7", "name")
+        ...     table = client.table("temp")
+        ...     table.set("user:7", "name", "Ada")
+        ...     table.get("user:7", "name")
+        b'Ada'
     """
 
     def __init__(self, metas: Any, *, options: ClientOptions | None = None, **changes: Any) -> None:
@@ -116,8 +119,10 @@ class Client:
             InvalidArgument: seconds is not a number above 0.
 
         Example:
+            >>> table.set("user:1", "name", "Ada")
             >>> with client.deadline(0.5):
-            ...     table.get("a"), table.get("b")
+            ...     table.get("user:1", "name"), table.get("user:2", "name")
+            (b'Ada', None)
         """
         return self._cluster.scope(seconds)
 
@@ -209,6 +214,10 @@ def connect(url: str, **changes: Any) -> Client | Table:
 
     Example:
         >>> table = connect("pegasus://127.0.0.1:34601/temp?timeout=2")
+        >>> table.set("user:7", "name", "Ada")
+        >>> table.get("user:7", "name")
+        b'Ada'
+        >>> table.client.close()
     """
     metas, name, options = parse_url(url)
     client = Client(metas, **{**options, **changes})

@@ -40,7 +40,7 @@ class Utf8Codec:
     """Values are str, stored as UTF-8.
 
     Example:
-        >>> names = client.table("temp", codec=Utf8Codec())
+        >>> names = client.table(table.name, codec=Utf8Codec())
         >>> names.set("user:7", "name", "Ada")
         >>> names.get("user:7", "name")
         'Ada'
@@ -74,7 +74,7 @@ class JsonCodec:
         sort_keys: Write the keys of objects in order.
 
     Example:
-        >>> users = client.table("temp", codec=JsonCodec())
+        >>> users = client.table(table.name, codec=JsonCodec())
         >>> users.set("user:7", "profile", {"name": "Ada", "born": 1815})
         >>> users.get("user:7", "profile")["born"]
         1815
@@ -138,11 +138,11 @@ class ZstdCodec:
         InvalidArgument: The package zstandard is not installed, or a number is out of range.
 
     Example:
-        >>> pages = client.table("temp", codec=ZstdCodec())
+        >>> pages = client.table(table.name, codec=ZstdCodec())
         >>> pages.set("http://example.org/", "body", b"<p>" * 10_000)
         >>> len(pages.get("http://example.org/", "body"))
         30000
-        >>> len(client.table("temp").get("http://example.org/", "body")) < 100
+        >>> len(table.get("http://example.org/", "body")) < 100
         True
     """
 

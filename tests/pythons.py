@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+# gunicorn's gevent worker refuses older ones.
+OLDEST_FOR_GUNICORN = (24, 10, 1)
 
 
 def find(version: str) -> str | None:
@@ -50,3 +54,8 @@ def last_words(error: subprocess.CalledProcessError) -> str:
     """Return the line of a failed command that says why."""
     lines = [line for line in (error.stderr or error.stdout or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else str(error)
+
+
+def gevent_version() -> tuple[int, ...]:
+    """Return the numbers of gevent's version; its own ``version_info`` does not follow its releases."""
+    return tuple(int(number) for number in re.findall(r"\d+", metadata.version("gevent"))[:3])

@@ -254,6 +254,7 @@ class AsyncOperations(TableBase):
             no connection or no room yet.
 
         Example:
+            >>> table.set("user:1", "name", "Ada")
             >>> a, b = table.get_async("user:1", "name"), table.get_async("user:2", "name")
             >>> a.get(), b.get()
             (b'Ada', None)
@@ -300,6 +301,8 @@ class AsyncOperations(TableBase):
 
         Example:
             >>> table.set_async("user:1", "name", "Ada").get()
+            >>> table.get("user:1", "name")
+            b'Ada'
         """
         hash_key, sort_key = key_pair(hash_key, sort_key)
         argument = fast.put_argument(hash_key, sort_key, self._value(value), expire_ts(ttl))
@@ -332,7 +335,10 @@ class AsyncOperations(TableBase):
         Greenlets: as for ``set_async``.
 
         Example:
+            >>> table.set("user:1", "name", "Ada")
             >>> table.remove_async("user:1", "name").get()
+            >>> table.exist("user:1", "name")
+            False
         """
         hash_key, sort_key = key_pair(hash_key, sort_key)
         argument = fast.key_argument(hash_key, sort_key)

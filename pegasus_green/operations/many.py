@@ -58,6 +58,7 @@ class ManyOperations(MultiOperations):
         Greenlets: spawns none for its requests. A killed caller gives up what is in flight and harms nobody.
 
         Example:
+            >>> table.set("user:1", "name", "Ada")
             >>> table.get_many([("user:1", "name"), ("user:2", "name")])
             [b'Ada', None]
         """

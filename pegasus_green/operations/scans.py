@@ -141,8 +141,10 @@ class ScanOperations(TableBase):
         Greenlets: several may take rows from one scanner; a killed one harms no other.
 
         Example:
-            >>> sum(len(value) for hash_key, sort_key, value in table.scan(parallel=4)) >= 0
-            True
+            >>> table.set("user:7", "name", "Ada")
+            >>> for hash_key, sort_key, value in table.scan(hash_key_filter=Filter.prefix("user:7"), parallel=4):
+            ...     print(hash_key, sort_key, value)
+            b'user:7' b'name' b'Ada'
         """
         query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
         token = self._resumed(resume, query, Query())
@@ -188,8 +190,13 @@ class ScanOperations(TableBase):
         Greenlets: each scanner for one greenlet or for several.
 
         Example:
-            >>> jobs = [gevent.spawn(list, scanner) for scanner in table.scanners(4)]
-            >>> rows = [row for job in gevent.joinall(jobs) for row in job.get()]
+            >>> import gevent
+            >>> table.set("user:1", "name", "Ada"), table.set("user:2", "name", "Grace")
+            (None, None)
+            >>> scanners = table.scanners(4, hash_key_filter=Filter.prefix("user:"))
+            >>> jobs = [gevent.spawn(list, scanner) for scanner in scanners]
+            >>> sorted(row for job in gevent.joinall(jobs) for row in job.get())
+            [(b'user:1', b'name', b'Ada'), (b'user:2', b'name', b'Grace')]
         """
         n = _whole(n, "n")
         query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
@@ -230,8 +237,9 @@ class ScanOperations(TableBase):
         Greenlets: a killed caller harms no other call.
 
         Example:
-            >>> table.count(hash_key_filter=Filter.prefix("user:"))
-            1
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            >>> table.count(hash_key_filter=Filter.prefix("user:7"))
+            2
         """
         query = _table_query(hash_key_filter, sort_key_filter, no_value=True, count_only=True)
         width = _whole(parallel, "parallel")

@@ -36,10 +36,13 @@ class Scanner(Iterator[Any]):
     Greenlets: several may share one scanner, each row goes to one of them. A killed one harms no other.
 
     Example:
+        >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
         >>> with table.hash_scan("user:7") as rows:
         ...     for sort_key, value in rows:
-        ...         if value == b"found":
+        ...         if value == b"Ada":
+        ...             print(sort_key)
         ...             break
+        b'name'
     """
 
     __slots__ = (
@@ -210,9 +213,12 @@ class Scanner(Iterator[Any]):
         or a limit.
 
         Example:
-            >>> with table.scan(limit=100) as page:
-            ...     rows = list(page)
-            >>> rest = table.scan(resume=page.token())
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            >>> with table.hash_scan("user:7", limit=2) as page:
+            ...     list(page)
+            [(b'mail', b'a@b'), (b'name', b'Ada')]
+            >>> list(table.hash_scan("user:7", resume=page.token()))
+            [(b'nick', b'al')]
         """
         work = self._work
         ledger = self._position()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from pegasus_green.onebox import Onebox
-from tests.pythons import ROOT
+from tests.pythons import OLDEST_FOR_GUNICORN, ROOT, gevent_version
 
 EXAMPLES = ROOT / "examples"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -139,6 +139,41 @@ def test_web_pywsgi_counts_pages(meta: str) -> None:
         assert server.stdout.read() == ""
 
 
+def test_web_pywsgi_says_whether_the_cluster_answers() -> None:
+    with Onebox(tables={"temp": 4}, process=True) as own:
+        meta = ",".join(own.meta_addresses)
+        with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
+            address = wait_for(server, r"ready http://([^/]+)/")[1]
+            assert request(address, "GET", "/health")[:2] == (200, b"ok\n")
+            own.pause_meta(0)
+            begin = time.monotonic()
+            assert request(address, "GET", "/health")[0] == 503
+            assert time.monotonic() - begin < 3
+            own.resume_meta(0)
+            assert request(address, "GET", "/health")[0] == 200
+
+
+def test_web_pywsgi_finishes_requests_at_its_end(box: Any, meta: str) -> None:
+    with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
+        address = wait_for(server, r"ready http://([^/]+)/")[1]
+        assert request(address, "GET", "/last")[0] == 200
+        fault = box.fault("delay", rpc="incr", seconds=1.5)
+        answers: list[tuple[int, bytes, str]] = []
+        threads = [threading.Thread(target=lambda: answers.append(request(address, "GET", "/last"))) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        server.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        fault.remove()
+        assert sorted(answers) == sorted((200, b"/last was read %d times\n" % n, "") for n in range(2, 22))
+        assert server.wait(10) == 0
+        assert is_closed(address)
+        assert server.stdout is not None
+        assert server.stdout.read() == ""
+
+
 def test_web_pywsgi_fails_no_request_while_a_replica_server_restarts(box: Any, meta: str) -> None:
     with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
         address = wait_for(server, r"ready http://([^/]+)/")[1]
@@ -179,6 +214,8 @@ def restart_servers(box: Any) -> None:
 @pytest.fixture
 def gunicorn(meta: str, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     pytest.importorskip("gunicorn")
+    if gevent_version() < OLDEST_FOR_GUNICORN:
+        pytest.skip("gunicorn's gevent worker refuses gevent before 24.10.1")
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "gunicorn", "-c", str(EXAMPLES / "web_gunicorn" / "gunicorn.conf.py")]
     environment = {"PEGASUS_META": meta, "PEGASUS_TABLE": "temp", "BIND": address, "HOME": str(tmp_path)}

@@ -15,10 +15,13 @@ import pytest
 from gevent import socket, subprocess
 
 from pegasus_green.onebox import Onebox
-from tests.pythons import ROOT
+from tests.pythons import OLDEST_FOR_GUNICORN, ROOT, gevent_version
 from tests.transport.fakes import dead_address, wait_until
 
 pytest.importorskip("gunicorn")
+pytestmark = pytest.mark.skipif(
+    gevent_version() < OLDEST_FOR_GUNICORN, reason="gunicorn's gevent worker refuses gevent before 24.10.1"
+)
 HERE = Path(__file__).parent
 
 

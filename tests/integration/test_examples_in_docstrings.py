@@ -18,18 +18,25 @@ __all__ = ["no_client_bugs"]
 
 MODULES = [
     "admin",
+    "client",
     "codecs",
     "mapping",
     "model",
+    "operations.asynchronous",
     "operations.atomic",
     "operations.batch",
+    "operations.many",
     "operations.multi",
     "operations.ranges",
+    "operations.scans",
     "operations.single",
+    "scanner.iterator",
 ]
 # Examples that show the embedded cluster's own tables.
 ONEBOX_ONLY = ("Admin", "Admin.partitions", "Admin.create_table")
-HASH_KEYS = ("user:7", "job:7", "log:7", "page:1", "nobody")
+HASH_KEYS = ("user:1", "user:2", "user:7", "job:7", "log:7", "page:1", "nobody", "http://example.org/")
+# What the examples that make a client of their own call the cluster and its table.
+META, TABLE = "127.0.0.1:34601", ("/temp?", 'table("temp")')
 
 
 def _verbs() -> list[tuple[str, str]]:
@@ -52,6 +59,10 @@ def test_the_example_runs(cluster: Cluster, client: Client, module_name: str, ve
     names = {**vars(pegasus_green), **vars(module), **_everything(), "client": client, "table": table}
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=names):
         if test.name == f"{module.__name__}.{verb}":
+            for example in test.examples:
+                example.source = example.source.replace(META, cluster.metas[0])
+                for text in TABLE:
+                    example.source = example.source.replace(text, text.replace("temp", cluster.table))
             failed, tried = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
             assert (failed, tried) == (0, len(test.examples))
 

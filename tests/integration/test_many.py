@@ -240,6 +240,77 @@ def test_dead_server_does_not_keep_the_others_from_being_dialled(box: Onebox, ha
         box.configure(failover_delay=0.3)
 
 
+# ------------------------------------------------------------------------------------------------ several of each key
+def test_multi_set_many_and_multi_del_many(table: Table, hash_key: bytes) -> None:
+    mine = [hash_key + b"-%d" % number for number in range(60)]
+    items = [(key, {b"%d" % step: b"%d of %d" % (step, n) for step in range(3)}) for n, key in enumerate(mine)]
+    assert table.multi_set_many(items, ttl=100, concurrency=7) == [None] * 60
+    order = list(range(60))
+    random.Random(6).shuffle(order)
+    found = table.multi_get_many([mine[number] for number in order])
+    assert found == [items[number][1] for number in order]
+    left = table.ttl(mine[0], b"0")
+    assert left is not None
+    assert 90 < left <= 100
+    # Each result is that of its own item: one sort key of one, two of the next, and so on; absent ones are fine.
+    counts = [1 + number % 4 for number in order]
+    dels = [(mine[number], [b"%d" % step for step in range(count)]) for number, count in zip(order, counts)]
+    assert table.multi_del_many(dels) == counts
+    rest = [{key: value for key, value in items[n][1].items() if int(key) >= count} for n, count in zip(order, counts)]
+    assert table.multi_get_many([mine[number] for number in order]) == rest
+    assert table.multi_del_many([(hash_key + b"-none", [b"a", b"b"])]) == [2]
+    assert table.multi_set_many([]) == table.multi_del_many([]) == []
+
+
+def test_one_bad_item_of_several_and_nothing_is_sent(cluster: Cluster, hash_key: bytes) -> None:
+    with Client(cluster.metas, max_write_bytes=10_000) as client:
+        table = client.table(cluster.table)
+        good = (hash_key, {b"s": b"v"})
+        bad: list[Any] = [
+            (hash_key + b"-2", {b"s": b"v" * 10_000}),
+            (hash_key + b"-2", {}),
+            (hash_key + b"-2", {b"s": None}),
+            (b"", {b"s": b"v"}),
+            hash_key + b"-2",
+        ]
+        for item in bad:
+            with pytest.raises(errors.InvalidArgument):
+                table.multi_set_many([good, item], return_errors=True)
+        assert table.multi_get_many([hash_key, hash_key + b"-2"]) == [{}, {}]
+        assert table.multi_set_many([good]) == [None]
+        bad = [
+            (hash_key + b"-2", [b"%d" % number * 200 for number in range(100)]),
+            (hash_key + b"-2", []),
+            (b"", [b"s"]),
+            hash_key + b"-2",
+        ]
+        for item in bad:
+            with pytest.raises(errors.InvalidArgument):
+                table.multi_del_many([(hash_key, [b"s"]), item], return_errors=True)
+        assert table.multi_get_many([hash_key]) == [{b"s": b"v"}]
+
+
+@pytest.mark.onebox_only
+def test_errors_of_several_records_of_each_key(table: Table, box: Onebox, hash_key: bytes) -> None:
+    mine = [hash_key + b"-%d." % number for number in range(20)]
+    box.fault("error", rpc="multi_put", contains=mine[7], error="ERR_DISK_INSUFFICIENT")
+    box.fault("error", rpc="multi_remove", contains=mine[11], error="ERR_DISK_INSUFFICIENT")
+    items = [(key, {b"a": b"1", b"b": b"2"}) for key in mine]
+    stored = table.multi_set_many(items, return_errors=True)
+    assert [number for number, result in enumerate(stored) if result is not None] == [7]
+    assert isinstance(stored[7], errors.WriteRejected)
+    with pytest.raises(errors.WriteRejected) as caught:
+        table.multi_set_many(items)
+    assert caught.value.results == [None] * 7 + [caught.value] + [None] * 12  # type: ignore[attr-defined]
+    deleted = table.multi_del_many([(key, [b"a", b"c"]) for key in mine], return_errors=True)
+    assert isinstance(deleted[11], errors.WriteRejected)
+    assert deleted[:11] + deleted[12:] == [2] * 19
+    box.clear_faults()
+    found = table.multi_get_many(mine)
+    assert (found[7], found[11]) == ({}, {b"a": b"1", b"b": b"2"})
+    assert found[:7] + found[8:11] + found[12:] == [{b"b": b"2"}] * 18
+
+
 # ------------------------------------------------------------------------------------------------ bounds
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("warm", [True, False], ids=["connected", "not connected"])

@@ -130,8 +130,8 @@ CALLS = (
         "4-once-unknown",
         "once unknown, an outcome stays unknown whatever the next attempt meets",
         "cluster/dispatcher.py",
-        "        if error.sent and self.rpc.is_write:\n            self.unanswered = True",
-        "        self.unanswered = error.sent and self.rpc.is_write",
+        "        if error.sent:\n            self.unanswered = True",
+        "        self.unanswered = error.sent",
         (RETRY, TIME, "-k", "stays_unknown or moved_write"),
     ),
     Mutation(
@@ -219,8 +219,8 @@ CALLS = (
         "5-other-status",
         "any other status is a storage error with that number",
         "operations/base.py",
-        "        if status:\n            raise self._storage_error(rpc, status)",
-        "        if status and status < 0:\n            raise self._storage_error(rpc, status)",
+        "        if status:\n            raise self._storage_error(rpc, status, frame)",
+        "        if status and status < 0:\n            raise self._storage_error(rpc, status, frame)",
         ("tests/faults/test_writes.py", "-k", "storage_engine"),
     ),
     # ------------------------------------------------------------------- 10 no acknowledged write is lost

@@ -201,6 +201,14 @@ def test_missing_table_is_its_own_error_at_once(metas: Metas) -> None:
     assert monotonic() - begin < 0.3
 
 
+def test_table_that_is_being_dropped_is_missing_at_once(metas: Metas) -> None:
+    metas.all[0].error = "ERR_BUSY_DROPPING"
+    begin = monotonic()
+    error = ends(metas.client(metas.all[0]).table("temp").get, "a")
+    assert monotonic() - begin < 0.3
+    assert isinstance(error, errors.TableNotFound)
+
+
 def test_acl_deny_is_surfaced_at_once(metas: Metas) -> None:
     metas.all[0].error = "ERR_ACL_DENY"
     begin = monotonic()

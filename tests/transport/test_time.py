@@ -205,6 +205,41 @@ def test_sequence_ids_wrap_around(stage: Stage) -> None:
     assert [caller.value for caller in slow] == [b"at last"] * 3
 
 
+def test_sequence_ids_in_the_middle_of_the_range_are_passed_over(stage: Stage) -> None:
+    """An id is issued again only when nobody waits for it, wherever in the range it stands."""
+    held: dict[int, tuple[Link, Request]] = {}
+
+    def hold_some(link: Link, request: Request) -> None:
+        if b"slow" in request.data:
+            held[request.seqid] = (link, request)
+        else:
+            answer(link, request)
+
+    server = stage.server(hold_some)
+    table = stage.table(timeout=10.0)
+    table.warm_up()
+    connection = connection_of(table.client, server.address)
+    session = connection.session
+    waiting = (1, 4, 7)
+    slow: list[Any] = []
+    for seqid in waiting:
+        session.issued = seqid - 1
+        slow.append(gevent.spawn(table.get, f"slow{seqid}", "s"))
+        wait_until(lambda: len(held) == len(slow))
+    assert set(connection.pending) == set(waiting)
+    session.issued = MAX_SEQID - 1
+    before = len(server.requests)
+    for number in range(12):
+        table.set(f"h{number}", "s", b"v", timeout=1.0)
+        assert set(connection.pending) == set(waiting)
+    issued = [request.seqid for request in server.requests[before:]]
+    assert issued == [MAX_SEQID, 2, 3, 5, 6, *range(8, 15)]
+    for seqid, (link, request) in held.items():
+        link.value(request, b"for %d" % seqid)
+    gevent.joinall(slow, raise_error=True)
+    assert [caller.value for caller in slow] == [b"for 1", b"for 4", b"for 7"]
+
+
 def test_what_was_sent_is_known_across_the_wrap(stage: Stage) -> None:
     server = stage.server(silent)
     table = stage.table()

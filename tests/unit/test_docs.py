@@ -17,6 +17,10 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
+GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## What the promises do not say\n")[0]
+PROMISES = re.split(r"\n## (\d+)\n", GUARANTEES)[1:]
+
+
 def _section(page: str, title: str) -> str:
     return (DOCS / page).read_text().split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
 
@@ -85,3 +89,33 @@ def test_imports_on_the_page_are_public(page: Path) -> None:
 def test_the_index_has_every_page() -> None:
     text = (DOCS / "README.md").read_text()
     assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in text] == []
+
+
+def test_promises_are_numbered_as_elsewhere() -> None:
+    assert [int(number) for number in PROMISES[::2]] == list(range(1, 15))
+
+
+@pytest.mark.parametrize(("number", "text"), list(zip(PROMISES[::2], PROMISES[1::2])), ids=PROMISES[::2])
+def test_every_promise_names_tests_that_exist(number: str, text: str) -> None:
+    named = re.findall(r"^- `(tests/[^`]+)`$", text, flags=re.MULTILINE)
+    assert len(named) == len(re.findall(r"^- ", text, flags=re.MULTILINE)) > 0, f"promise {number} names no test"
+    for name in named:
+        path, _, function = name.partition("::")
+        assert re.fullmatch(r"test_\w+", function), name
+        assert f"\ndef {function}(" in (ROOT / path).read_text(), name
+
+
+@pytest.mark.parametrize(
+    ("number", "figures"),
+    [
+        (1, ["10^5 calls", "10^6"]),
+        (5, ["one dead meta server of three", "one connect timeout"]),
+        (6, ["within 1 s", "90 %", "1.2 x"]),
+        (7, ["20 ms"]),
+        (8, ["a non-idempotent call is not repeated"]),
+        (13, ["60 s"]),
+    ],
+)
+def test_promises_state_their_figures(number: int, figures: list[str]) -> None:
+    text = " ".join(PROMISES[2 * number - 1].split())
+    assert [figure for figure in figures if figure not in text] == []

@@ -88,6 +88,8 @@ OPERATIONS = (
     Operation("set_many", lambda s: s.table.set_many([(*key, b"v") for key in _many(s)]), "put"),
     Operation("remove_many", lambda s: s.table.remove_many(_many(s)), "remove"),
     Operation("multi_get_many", lambda s: s.table.multi_get_many([s.mark, s.mark]), "multi_get"),
+    Operation("multi_set_many", lambda s: s.table.multi_set_many([(s.mark, ROWS), (s.mark, ROWS)]), "multi_put"),
+    Operation("multi_del_many", lambda s: s.table.multi_del_many([(s.mark, [b"x"])] * 2), "multi_remove"),
     Operation("get_async", lambda s: s.table.get_async(s.mark, b"a").get(), "get", expected=b"1"),
     Operation("set_async", lambda s: s.table.set_async(s.mark, b"x", b"9").get(), "put"),
     Operation("remove_async", lambda s: s.table.remove_async(s.mark, b"x").get(), "remove"),

@@ -46,7 +46,7 @@ class Watch:
         while True:
             flying = sum(connection.in_flight for connection in self._client._cluster.pool.connections)
             self.most = max(self.most, flying)
-            gevent.sleep(0)
+            gevent.sleep(0.001)
 
     def stop(self) -> int:
         self._greenlet.kill()

@@ -326,10 +326,10 @@ SERVERS = (
     ),
     Mutation(
         "3-connect-half",
-        "a dial takes at most half of the time that is left",
+        "a call waits for a dial at most half of the time that it has left",
         "transport/pool.py",
-        "limit = min(self.pool.options.connect_timeout, (deadline - now) / 2)",
-        "limit = self.pool.options.connect_timeout",
+        "patience = (deadline - monotonic()) / 2",
+        "patience = deadline - monotonic()",
         (DIAL,),
     ),
     Mutation(

@@ -63,13 +63,17 @@ class ManyOperations(MultiOperations):
             [b'Ada', None]
         """
         requests = []
-        for pair in keys:
-            if type(pair) is not tuple or len(pair) != 2:
-                pair = parts_of(pair, "hash key, sort key")
-            hash_key, sort_key = pair
-            if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
-                hash_key, sort_key = key_pair(hash_key, sort_key)
-            requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+        pair: Any = None
+        try:
+            for pair in keys:
+                hash_key, sort_key = pair
+                if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+                    hash_key, sort_key = key_pair(*parts_of(pair, "hash key, sort key"))
+                requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
+        except (TypeError, ValueError) as error:
+            if not isinstance(error, PegasusError):
+                parts_of(pair, "hash key, sort key")
+            raise
         codec = self.codec
 
         def finish(_index: int, frame: Buffer) -> Any:

@@ -429,16 +429,16 @@ class Connection(Outbox):
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
         """Hand over replies until the pass has had its share; the others stay pending, so none is met too late."""
         started = monotonic()
+        take = self.pending.pop  # bound once: see poison
         for begin in range(0, len(frames), FRAMES_A_CHECK):
             if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):
                 if self.lost is None:
                     self._undelivered = frames[begin:]
                     self._in_next_pass(self._readable)
                 return
-            self._deliver_some(frames[begin : begin + FRAMES_A_CHECK])
+            self._deliver_some(frames[begin : begin + FRAMES_A_CHECK], take)
 
-    def _deliver_some(self, frames: list[tuple[int, Buffer]]) -> None:
-        take = self.pending.pop
+    def _deliver_some(self, frames: list[tuple[int, Buffer]], take: Callable[[int, None], Any]) -> None:
         for seqid, frame in frames:
             entry = take(seqid, None)
             if entry is None:
@@ -491,13 +491,16 @@ class Connection(Outbox):
         if condemned:
             # Those who are told now may call again at once: not on this connection.
             self._crowded = True
+        take = self.pending.pop  # bound once: see poison
         for seqid in expired:
-            entry = self.pending.pop(seqid, None)
+            entry = take(seqid, None)
             if entry is not None:
                 self.peer.timeouts += 1
                 sent = not self._withdraw(seqid)
                 late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
                 self._hand_over(entry[0], late)
+        if self.lost is not None:
+            return
         if condemned:
             self.close(ConnectionLost(f"nothing arrived for {silent:.1f} s", address=self.peer.address))
             return
@@ -530,9 +533,10 @@ class Connection(Outbox):
     def move(self, has_moved: Callable[[Target], bool]) -> int:
         """Hand repeatable calls whose partition has another primary back to be sent there; runs in the hub."""
         moved = 0
-        for seqid, entry in list(self.pending.items()):
-            if entry[2] is not None and seqid in self.pending and has_moved(entry[2]):
-                del self.pending[seqid]
+        waiting = self.pending  # bound once: see poison
+        for seqid, entry in list(waiting.items()):
+            if entry[2] is not None and seqid in waiting and has_moved(entry[2]):
+                del waiting[seqid]
                 moved += 1
                 sent = not self._withdraw(seqid)
                 self._hand_over(entry[0], Moved("another primary", address=self.peer.address, sent=sent))
@@ -613,17 +617,18 @@ class Connection(Outbox):
 
         The descriptor now leads to a closed socket: nothing that this process does reaches the server, and nothing
         that the server sends is taken from the parent. The copies of the waiting callers get their error when the hub
-        of this process sees the end of that socket.
+        of this process sees the end of that socket; where the connection was lost before, when their turn comes.
         """
-        if self.lost is not None:
+        lost, self.lost = self.lost, ForkedConnection("the process forked while the call waited; the parent goes on")
+        if lost is not None:
             return
         os.dup2(dead_fd, self._fd)
         self._crowded = True
-        self.lost = ForkedConnection("the process forked while the call waited; the parent gets the reply")
         self._out, self._out_bytes, self._undelivered = [], 0, []
         self._backlog.clear()
         self._backlog_bytes = 0
-        # Forked in a caller that the reader has just woken? The rest of that pass finds nobody in the old dict.
+        # Forked in a caller that has just been woken? The rest of that round, in the child, finds nobody in the old
+        # dict: neither a reply nor an error that would be repeated here.
         waiting = self.pending
         self.pending = self.session.pending = dict(waiting)
         waiting.clear()

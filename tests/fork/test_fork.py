@@ -129,6 +129,9 @@ def test_fork_in_a_caller_that_was_just_woken(stage: Stage, way: str) -> None:
     server = stage.server(together)
     out = run(
         """
+from pegasus_green.transport import connection
+
+connection.SECONDS_A_PASS = 60.0  # however long the fork takes, its pass goes on with the other replies
 table.warm_up()
 parent, ends, waits = os.getpid(), [], []
 
@@ -160,6 +163,42 @@ client.close()
     assert len(counts) == 100
     assert set(counts.values()) == {1}
     assert len(server.links) == 1
+
+
+def test_fork_in_a_caller_that_was_told_of_a_lost_connection(stage: Stage) -> None:
+    """The others are told next, in the child, too: there they must not take it for a reason to repeat their calls."""
+
+    def handler(link: Link, request: Request) -> None:
+        if link is not server.links[0]:
+            answer(link, request)
+        elif len(link.requests) == 20:
+            link.close()
+
+    server = stage.server(handler)
+    out = run(
+        """
+table.warm_up()
+parent, ends, waits = os.getpid(), [], []
+
+def work(number):
+    end = end_of(table.incr if not number else table.set, f"mark-{number}.", "n", *([] if not number else [b"v"]))
+    ends.append((os.getpid(), end))
+    if not number:
+        waits.append(fork(way, child))
+
+def child():
+    gevent.sleep(0.3)
+    assert {end for pid, end in ends if pid != parent} == {"ForkedConnection"}, ends
+
+gevent.joinall([gevent.spawn(work, number) for number in range(20)], raise_error=True)
+print([wait() for wait in waits], sorted({end for pid, end in ends}))
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "[0] ['ConnectionLost', 'None']\n"
+    assert [len(link.requests) for link in server.links] == [20, 19]
 
 
 PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping", "stagger")

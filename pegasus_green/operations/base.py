@@ -31,13 +31,13 @@ def expire_ts(ttl: float | None) -> int:
     Raises:
         InvalidArgument: Negative, not a number, or beyond the 32 bits of the wire (the year 2084).
     """
-    if not ttl:
+    if ttl is None or ttl == 0:
         return 0
     if not isinstance(ttl, (int, float)) or not 0 < ttl < math.inf:
         raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
     at = int(time()) - EPOCH + math.ceil(ttl)
     if at > _MAX_EXPIRE:
-        raise InvalidArgument(f"ttl={ttl} ends after the last second of the wire's 32 bits, {_MAX_EXPIRE - at} s later")
+        raise InvalidArgument(f"ttl={ttl} ends {at - _MAX_EXPIRE} s after the last second of the wire's 32 bits (2084)")
     return at
 
 

@@ -41,6 +41,11 @@ def pass_time(cluster: Cluster, seconds: float) -> None:
         cluster.box.advance(seconds)
 
 
+def nearly(left: float | None, seconds: float) -> bool:
+    """Tell whether a TTL was set to so many seconds a moment ago: seconds turn, and machines stall for some."""
+    return left is not None and seconds - 10 < left <= seconds
+
+
 def refused(client: Client, call: Any, *texts: str) -> None:
     """Check that a call raises InvalidArgument with these texts, before the client has done any I/O."""
     assert client._cluster.pool.connections == []

@@ -25,7 +25,7 @@ from pegasus_green import (
 from pegasus_green.model import CheckResult
 from pegasus_green.operations.atomic import Mutations
 from tests.conftest import Cluster
-from tests.integration.helpers import BINARY, no_client_bugs, pass_time, refused
+from tests.integration.helpers import BINARY, nearly, no_client_bugs, pass_time, refused
 
 __all__ = ["no_client_bugs"]
 
@@ -192,7 +192,7 @@ def test_an_expired_record_is_absent(cluster: Cluster, table: Table, hash_key: b
 
 def test_ttl_of_check_and_set(table: Table, hash_key: bytes) -> None:
     table.check_and_set(hash_key, "s", CheckType.NO_CHECK, value="1", ttl=100)
-    assert 98 < (table.ttl(hash_key, "s") or 0) <= 100
+    assert nearly(table.ttl(hash_key, "s"), 100)
     table.check_and_set(hash_key, "s", CheckType.NO_CHECK, value="1")
     assert table.ttl(hash_key, "s") == math.inf
 
@@ -221,7 +221,7 @@ def test_mutations_apply_in_order(table: Table, hash_key: bytes) -> None:
 def test_mutations_have_ttls_of_their_own(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     changes = Mutations().put("a", "1", ttl=100).put("b", "2").put("c", "3", ttl=1)
     assert table.check_and_mutate(hash_key, "", CheckType.NO_CHECK, mutations=changes)
-    assert 98 < (table.ttl(hash_key, "a") or 0) <= 100
+    assert nearly(table.ttl(hash_key, "a"), 100)
     assert table.ttl(hash_key, "b") == math.inf
     pass_time(cluster, 2)
     assert table.multi_get(hash_key) == {b"a": b"1", b"b": b"2"}
@@ -254,7 +254,7 @@ def test_compare_exchange(table: Table, hash_key: bytes) -> None:
     result = table.compare_exchange(hash_key, "s", None, "2")
     assert (result.was_set, result.check_value) == (False, b"1")
     assert table.compare_exchange(hash_key, "s", b"1", "2", ttl=50)
-    assert 48 < (table.ttl(hash_key, "s") or 0) <= 50
+    assert nearly(table.ttl(hash_key, "s"), 50)
     result = table.compare_exchange(hash_key, "s", "1", "3")
     assert (bool(result), result.check_value, table.get(hash_key, "s")) == (False, b"2", b"2")
     assert table.compare_exchange(hash_key, "s", "2", b"")

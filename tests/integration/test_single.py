@@ -20,7 +20,7 @@ from pegasus_green import (
 )
 from pegasus_green.protocol.rpc import PUT
 from tests.conftest import Cluster
-from tests.integration.helpers import BINARY, no_client_bugs, pass_time, refused
+from tests.integration.helpers import BINARY, nearly, no_client_bugs, pass_time, refused
 
 __all__ = ["no_client_bugs"]
 
@@ -137,8 +137,8 @@ def test_ttls(table: Table, hash_key: bytes) -> None:
     table.set(hash_key, "fraction", "v", ttl=59.2)
     table.set(hash_key, "decades", "v", ttl=50 * 365 * 86400)
     assert table.ttl(hash_key, "never") == table.ttl(hash_key, "zero") == math.inf
-    assert table.ttl(hash_key, "minute") in (59, 60)
-    assert table.ttl(hash_key, "fraction") in (59, 60)
+    assert nearly(table.ttl(hash_key, "minute"), 60)
+    assert nearly(table.ttl(hash_key, "fraction"), 60)
     assert type(table.ttl(hash_key, "minute")) is int
     assert 0 <= 50 * 365 * 86400 - (table.ttl(hash_key, "decades") or 0) <= 2
 
@@ -183,12 +183,12 @@ def test_a_default_ttl_of_the_table(cluster: Cluster, table: Table, hash_key: by
     cluster.box.set_envs(cluster.table, {"default_ttl": "60"})
     try:
         table.set(hash_key, "new", "v")
-        assert table.ttl(hash_key, "new") in (59, 60)
+        assert nearly(table.ttl(hash_key, "new"), 60)
         table.set(hash_key, "own", "v", ttl=500)
-        assert 490 < (table.ttl(hash_key, "own") or 0) <= 500
+        assert nearly(table.ttl(hash_key, "own"), 500)
         assert table.ttl(hash_key, "old") == math.inf
         assert table.incr(hash_key, "n", ttl=0) == 1
-        assert table.ttl(hash_key, "n") in (59, 60)
+        assert nearly(table.ttl(hash_key, "n"), 60)
     finally:
         cluster.box.set_envs(cluster.table, {"default_ttl": "0"})
 
@@ -198,13 +198,13 @@ def test_touch_changes_the_expiry_only(cluster: Cluster, table: Table, hash_key:
     for value in (b"", b"value", b"12", BINARY, b"x" * 500_000):
         table.set(hash_key, "s", value, ttl=30)
         assert table.touch(hash_key, "s", 600) is True
-        assert 590 < (table.ttl(hash_key, "s") or 0) <= 600
+        assert nearly(table.ttl(hash_key, "s"), 600)
         assert table.touch(hash_key, "s", None)
         assert table.ttl(hash_key, "s") == math.inf
-        assert table.touch(hash_key, "s", 0.1)
-        assert table.ttl(hash_key, "s") == 1
+        assert table.touch(hash_key, "s", 3.1)
+        assert nearly(table.ttl(hash_key, "s"), 4)
         assert table.get(hash_key, "s") == value
-    pass_time(cluster, 2)
+    pass_time(cluster, 5)
     assert table.touch(hash_key, "s", 600) is False
     assert table.get(hash_key, "s") is None
 
@@ -310,11 +310,11 @@ def test_incr_beyond_64_bits(table: Table, hash_key: bytes, old: int, increment:
 def test_ttl_of_incr(table: Table, hash_key: bytes) -> None:
     """None keeps, 0 clears, more sets."""
     assert table.incr(hash_key, "n", ttl=100) == 1
-    assert 98 < (table.ttl(hash_key, "n") or 0) <= 100
+    assert nearly(table.ttl(hash_key, "n"), 100)
     table.incr(hash_key, "n")
-    assert 98 < (table.ttl(hash_key, "n") or 0) <= 100
+    assert nearly(table.ttl(hash_key, "n"), 100)
     table.incr(hash_key, "n", ttl=200.5)
-    assert 198 < (table.ttl(hash_key, "n") or 0) <= 201
+    assert nearly(table.ttl(hash_key, "n"), 201)
     table.incr(hash_key, "n", ttl=0)
     assert table.ttl(hash_key, "n") == math.inf
     table.incr(hash_key, "n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count, repeat
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -39,8 +40,8 @@ class _Slot(tuple["Window", int]):
     def switch(self, outcome: Outcome) -> None:
         window, index = self
         window.outcomes[index] = outcome
-        window.open -= 1
-        if window.open <= window.wake_at and window.sleeper is not None:
+        window.open = left = window.open - 1
+        if left <= window.wake_at and window.sleeper is not None:
             sleeper, window.sleeper = window.sleeper, None
             try:
                 sleeper.switch()
@@ -94,6 +95,9 @@ class Bulk:
         timeout: Seconds for each request from when it is first sent, with its repetitions.
         retry: Policy, as for single calls.
         concurrency: Requests in flight at most.
+
+    Attributes:
+        failed: Whether any request failed for good.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Bulk:
         self._attempts: dict[int, Attempt] = {}
         self._table: RoutingTable | None = None
         self._results: list[Any] = [None] * len(requests)
+        self.failed = False
         self._generation = fork.generation()
 
     def run(self) -> list[Any]:
@@ -168,9 +173,9 @@ class Bulk:
         routes, deadlines = self._dispatcher.routes, self._deadlines
         repeats, observed, concurrency = may_repeat(self._retry, 1), self._observed, self._concurrency
         deadline, milliseconds = 0.0, 1
-        index = look_at = -1
-        for rpc, partition_hash, argument in self._requests:
-            index += 1
+        look_at = 0
+        slots = map(_Slot, zip(repeat(window), count()))
+        for index, slot, (rpc, partition_hash, argument) in zip(count(), slots, self._requests):
             if window.open >= concurrency:
                 self._wait_for_turn(window)
                 look_at = index
@@ -180,10 +185,13 @@ class Bulk:
             deadlines[index] = deadline
             if observed:
                 self._begin(index)
-            table = routes.table or routes.get(deadline)
-            if isinstance(table, PegasusError):
-                self._no_routes(window, range(index, len(self._requests)), deadline, table)
-                return
+            table = routes.table
+            if table is None:
+                found = routes.get(deadline)
+                if isinstance(found, PegasusError):
+                    self._no_routes(window, range(index, len(self._requests)), deadline, found)
+                    return
+                table = found
             route = table.targets[partition_hash % table.count]
             peer = route.peer
             if peer is None:
@@ -199,7 +207,7 @@ class Bulk:
                 argument,
                 deadline,
                 milliseconds,
-                _Slot((window, index)),
+                slot,
                 route if repeats and rpc.repeatable else None,
             ):
                 window.open += 1
@@ -298,6 +306,7 @@ class Bulk:
         """Turn outcomes into results; return those that are to be sent again."""
         again = []
         requests, outcomes, results, finish = self._requests, window.outcomes, self._results, self._finish
+        observed = self._observed
         done = 0
         for index in todo:
             outcome = outcomes[index]
@@ -315,7 +324,7 @@ class Bulk:
                 self._fail(index, error)
                 continue
             done += 1
-            if self._observed:
+            if observed:
                 self._tell(index, None)
         self._dispatcher.stats.bulk += done
         return again
@@ -332,6 +341,7 @@ class Bulk:
 
     def _fail(self, index: int, error: PegasusError) -> None:
         """Take note of an error for good."""
+        self.failed = True
         self._results[index] = error
         self._dispatcher.stats.errors[type(error).__name__] += 1
         if self._observed:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gevent
 from gevent import get_hub
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 
 from ..errors import (
     ClientClosed,
@@ -53,6 +53,8 @@ DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 _scopes: ContextVar[dict[Any, float]] = ContextVar("pegasus_green_deadlines", default={})  # noqa: B039 - never changed
 
 
+# What gevent's ``hub.switch`` ends in, behind a check that nobody waits in the hub itself.
+_switch: Any = greenlet.switch
 _INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
 
 
@@ -271,7 +273,9 @@ class Dispatcher:
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
         # the general way; so does a call whose scope has no time left, which is not sent.
-        if table is not None and deadline > now and cluster.open_hub is get_hub():
+        caller, hub = getcurrent(), cluster.open_hub
+        ordinary = caller.parent is hub
+        if table is not None and deadline > now and hub is not None and (ordinary or get_hub() is hub):
             route = table.targets[partition_hash % table.count]
             peer = route.peer
             if peer is not None:
@@ -280,11 +284,11 @@ class Dispatcher:
                     repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
                     movable = route if repeats and rpc.repeatable else None
                     seqid = connection.start(
-                        rpc, route, partition_hash, argument, deadline, milliseconds, getcurrent(), movable
+                        rpc, route, partition_hash, argument, deadline, milliseconds, caller, movable
                     )
                     if seqid:
                         try:
-                            outcome = connection.hub.switch()
+                            outcome = _switch(hub) if ordinary else hub.switch()
                         except BaseException as error:
                             connection.abandon(seqid)
                             if observed:

@@ -262,12 +262,7 @@ class AsyncOperations(TableBase):
         hash_key, sort_key = key_pair(hash_key, sort_key)
 
         def finish(frame: Buffer) -> Any:
-            status, value = self._read_value(frame)
-            if status == 1:
-                return default
-            if status:
-                raise self._storage_error(GET, status, frame)
-            return self._plain(value)
+            return self._value_or(default, frame)
 
         argument = fast.key_argument(hash_key, sort_key)
         return self._begin(GET, crc64(hash_key or sort_key), argument, timeout, retry, finish)

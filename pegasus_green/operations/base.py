@@ -146,12 +146,17 @@ class TableBase:
         if status:
             raise self._storage_error(rpc, status, frame)
 
-    def _read_value(self, frame: Buffer) -> tuple[int, bytes]:
-        """Return status and value of a reply to get."""
+    def _value_or(self, default: Any, frame: Buffer) -> Any:
+        """Return what a reply to get says: the value as the codec decodes it, or the default when it is absent."""
         try:
-            return fast.read_value(frame)
+            status, value = fast.read_value(frame)
         except ProtocolError as error:
             raise self._unreadable(error, GET) from None
+        if status == 1:
+            return default
+        if status:
+            raise self._storage_error(GET, status, frame)
+        return self._plain(value)
 
     def _unreadable(self, error: ProtocolError, rpc: Rpc) -> ProtocolError:
         """Complete the error for a body that cannot be read: after a write its outcome is unknown."""

@@ -74,15 +74,11 @@ class ManyOperations(MultiOperations):
             if not isinstance(error, PegasusError):
                 parts_of(pair, "hash key, sort key")
             raise
-        codec = self.codec
+        plain = self.codec is None
 
         def finish(_index: int, frame: Buffer) -> Any:
-            status, value = self._read_value(frame)
-            if status == 0:
-                return value if codec is None else codec.decode(value)
-            if status == 1:
-                return default
-            raise self._storage_error(GET, status, frame)
+            value = fast.usual_value(frame)
+            return value if plain and value is not None else self._value_or(default, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 
@@ -335,8 +331,9 @@ class ManyOperations(MultiOperations):
     ) -> list[Any]:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidArgument(f"concurrency must be a whole number above 0, not {concurrency!r}")
-        results = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency).run()
-        if not return_errors:
+        bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency)
+        results = bulk.run()
+        if bulk.failed and not return_errors:
             for result in results:
                 if isinstance(result, PegasusError):
                     result.results = results  # type: ignore[attr-defined]

@@ -62,15 +62,8 @@ class SingleOperations(TableBase):
         )
         if info is not None:
             self._decode(GET, frame, info)
-        try:
-            status, value = fast.read_value(frame)
-        except ProtocolError as error:
-            raise self._unreadable(error, GET) from None
-        if status == 0:
-            return value if self.codec is None else self.codec.decode(value)
-        if status == 1:
-            return default
-        raise self._storage_error(GET, status, frame)
+        value = fast.usual_value(frame)
+        return self._value_or(default, frame) if value is None or self.codec is not None else value
 
     def set(
         self,

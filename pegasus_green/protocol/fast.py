@@ -24,6 +24,7 @@ _I32 = struct.Struct(">i")
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value; the value's bytes begin behind its length.
 _OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
+_OK_VALUE_SIZE = struct.Struct(f">{len(_OK_VALUE)}si").unpack_from
 _BODY_AT = GET.body_offset - 3
 _VALUE_AT = GET.body_offset + 14
 _FIELD_1_STRUCT = b"\x0c\0\1"
@@ -88,21 +89,26 @@ _MOST_ENDINGS = 10_000
 _LONGEST_ENDING = 300
 
 
+def usual_value(frame: Buffer) -> bytes | None:
+    """Return the value of a reply to get with status 0 that is laid out as usual; of others ``read_value`` knows."""
+    if type(frame) is bytes and len(frame) > _VALUE_AT:
+        head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
+        if head == _OK_VALUE and size >= 0:
+            end = _VALUE_AT + size
+            if frame[end:] in _known_endings:
+                return frame[_VALUE_AT:end]
+    return None
+
+
 def read_value(frame: Buffer) -> tuple[int, bytes]:
-    """Return status and value of a reply to get.
+    """Return status and value of any reply to get: also large ones, with another status, or with a new ending.
 
     Raises:
         ProtocolError: The body cannot be read.
     """
-    if type(frame) is bytes and len(frame) > _VALUE_AT and frame.startswith(_OK_VALUE, _BODY_AT):
-        end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0]
-        if end >= _VALUE_AT and frame[end:] in _known_endings:
-            return 0, frame[_VALUE_AT:end]
-    return _read_any_value(frame)
-
-
-def _read_any_value(frame: Buffer) -> tuple[int, bytes]:
-    """Read what ``read_value`` does not know yet: large frames, other statuses, new endings."""
+    found = usual_value(frame)
+    if found is not None:
+        return 0, found
     usual = len(frame) > _VALUE_AT and frame[_BODY_AT : _VALUE_AT - 4] == _OK_VALUE
     end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0] if usual else -1
     if end >= _VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in _known_endings:

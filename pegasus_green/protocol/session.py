@@ -34,14 +34,18 @@ COLLECT_FROM = 16 * 1024
 FIRST_RESERVE = 1024 * 1024
 
 
-@cache
-def _heads(name_size: int) -> Any:
-    """Return the reader of a reply's head.
+# Behind the length of a reply without an error: length and text of the frame error, message begin; then comes the
+# length of the name.
+_OK = b"\0\0\0\6ERR_OK" + struct.pack(">I", REPLY_HEAD)
 
-    Its parts: frame length, length and text of a six-letter frame error (ERR_OK), message begin, length of the name,
-    and behind the name the sequence id.
+
+@cache
+def _heads(name_size: int) -> tuple[Any, bytes, int]:
+    """Return the reader of a reply's head, what it finds where nothing is wrong, and the least size of such a reply.
+
+    It reads the frame length, all up to the name, and behind the name the sequence id.
     """
-    return struct.Struct(f">ii6sII{name_size}xi").unpack_from
+    return struct.Struct(f">i18s{name_size}xi").unpack_from, _OK + name_size.to_bytes(4, "big"), 26 + name_size
 
 
 class ClientSession:
@@ -65,8 +69,7 @@ class ClientSession:
         "_large",
         "_filled",
         "_size",
-        "_head",
-        "_shape",
+        "_heads",
     )
 
     def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
@@ -84,7 +87,7 @@ class ClientSession:
         self._large: bytearray | None = None
         self._filled = 0
         self._size = 0
-        self._expect(len("RPC_RRDB_RRDB_GET_ACK"))
+        self._heads = _heads(len("RPC_RRDB_RRDB_GET_ACK"))
 
     def free_id(self) -> int:
         """Return the sequence id to issue next, passing over those that still wait."""
@@ -160,21 +163,21 @@ class ClientSession:
 
     def _feed_usual(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
         """Take replies with frame error ERR_OK; return where another kind, or an incomplete one, begins."""
-        head, shape, largest = self._head, self._shape, self.max_frame
+        head, mark, shape = self._heads
+        largest = self.max_frame
         # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
         # reply's name put it, and again when this name turns out to have another length.
         while end - pos >= shape:
-            size, error_size, error, word, name_size, seqid = head(data, pos)
+            size, found, seqid = head(data, pos)
             stop = pos + size
-            if stop > end or not shape <= size <= largest or error_size != 6 or error != b"ERR_OK":
+            if stop > end or size < shape or size > largest:
                 break
-            if name_size != shape - 26:
-                if not 0 < name_size <= min(size - 26, MAX_NAME):
+            if found != mark:
+                name_size = int.from_bytes(found[-4:], "big")
+                if not found.startswith(_OK) or not 0 < name_size <= min(size - 26, MAX_NAME):
                     break
-                head, shape = self._expect(name_size)
+                head, mark, shape = self._heads = _heads(name_size)
                 continue
-            if word != REPLY_HEAD:
-                break
             frames.append((seqid, data[pos:stop]))
             pos = stop
         return pos
@@ -194,7 +197,7 @@ class ClientSession:
         reply = parse_reply(frame)
         frames.append((reply.seqid, frame))
         if reply.error == "ERR_OK":
-            self._expect(len(reply.name))
+            self._heads = _heads(len(reply.name))
         return stop
 
     def _keep(self, data: Buffer, pos: int, size: int) -> None:
@@ -209,10 +212,6 @@ class ClientSession:
         self._size, self._filled = size, have
         self._large = bytearray(min(size, max(FIRST_RESERVE, have)))
         self._large[:have] = memoryview(data)[pos:]
-
-    def _expect(self, name_size: int) -> tuple[Any, int]:
-        self._head, self._shape = _heads(name_size), 26 + name_size
-        return self._head, self._shape
 
 
 class ServerSession:

@@ -294,11 +294,11 @@ class Connection(Outbox):
             self.silent_since = self.silent_since or monotonic()
         if deadline < self._wake_at:
             self._wake(deadline, monotonic())
-        if self._in_pass:
+        if self._in_pass or self._flush_due:
             # The reader's pass ends with a flush.
             self._out.append(frame)
             self._out_bytes += len(frame)
-            if self._out_bytes > self._max_queued:
+            if self._out_bytes + self._backlog_bytes > self._max_queued:
                 self._crowded = True
         else:
             self._send(frame)
@@ -391,8 +391,12 @@ class Connection(Outbox):
                 self._referenced = self._reader.ref = False
         if self._room is not None:
             self._make_room()
-        if self._out:
-            self._flush()
+        if self._out and not self._flush_due:
+            if len(self._out) >= len(frames):
+                self._flush()
+            else:
+                # Some of the callers went on to other servers, whose replies may be here, too: one write for all.
+                self._flush_soon()
         return bool(frames) or self.heard != heard
 
     def _read(self) -> list[tuple[int, Buffer]]:

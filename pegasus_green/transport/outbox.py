@@ -138,8 +138,12 @@ class Outbox:
         if self._out_bytes + self._backlog_bytes > self._max_queued:
             self._crowded = True
         if not self._flush_due and not self._in_pass and not self._backlog:
-            self._flush_due = True
-            self.hub.loop.run_callback(self._flush)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Have the hub flush when the sockets that are ready now have been read."""
+        self._flush_due = True
+        self.hub.loop.run_callback(self._flush)
 
     def _flush(self) -> None:
         """Send everything that has gathered, in the hub; the rest is left to the write watcher."""

@@ -18,6 +18,7 @@ if not LATE:
 
 # ------------------------------------------------------------------------------- the application, as it always was
 # ruff: noqa: E402 - the patch comes before everything else
+import argparse
 import http.server
 import logging
 import queue
@@ -100,10 +101,15 @@ def warn_of_early_names():
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("meta", help="meta servers, HOST:PORT[,HOST:PORT]")
+    parser.add_argument("table", help="an existing table")
+    parser.add_argument("--late", action="store_true", help="patch after the imports")
+    options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(threadName)s] %(levelname)s %(message)s")
     if LATE:
         from gevent import monkey
 
         monkey.patch_all()
     warn_of_early_names()
-    sys.exit(run(sys.argv[1].split(","), sys.argv[2]))
+    sys.exit(run(options.meta.split(","), options.table))

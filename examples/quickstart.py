@@ -7,6 +7,7 @@ It writes only rows whose hash keys begin with "quickstart", and removes them.
 """
 
 import argparse
+import logging
 import sys
 import time
 from contextlib import ExitStack
@@ -125,6 +126,7 @@ def main():
     parser.add_argument("--meta", help="meta servers of a real cluster, HOST:PORT[,HOST:PORT]")
     parser.add_argument("--table", default="temp", help="its table [%(default)s]")
     options = parser.parse_args()
+    logging.basicConfig()  # from WARNING on: init() returns only False, the reason is in the log
     with ExitStack() as stack:
         if options.meta:
             metas = options.meta.split(",")

@@ -6,8 +6,8 @@ All requests share one client: each greenlet waits for its own reply on the same
 200 while the cluster does, else 503. On SIGTERM no new connection is taken, and requests that have begun may finish.
 """
 
+import argparse
 import signal
-import sys
 
 import gevent
 from gevent.event import Event
@@ -16,8 +16,14 @@ from gevent.pywsgi import WSGIServer
 
 from pegasus_green import Client, PegasusError
 
-client = Client(sys.argv[1], timeout=5.0)
-table = client.table(sys.argv[2])
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("meta", help="meta servers, HOST:PORT[,HOST:PORT]")
+parser.add_argument("table", help="an existing table")
+parser.add_argument("port", type=int, nargs="?", default=8080, help="port to serve at, 0: a free one [%(default)s]")
+options = parser.parse_args()
+
+client = Client(options.meta, timeout=5.0)
+table = client.table(options.table)
 
 
 def count_view(page):
@@ -48,9 +54,8 @@ def application(environ, start_response):
 
 
 if __name__ == "__main__":
-    address = ("127.0.0.1", int(sys.argv[3]) if len(sys.argv) > 3 else 8080)
     # Only a server with a pool of its own waits at its end for the requests that have begun.
-    server = WSGIServer(address, application, log=None, spawn=Pool(1000))
+    server = WSGIServer(("127.0.0.1", options.port), application, log=None, spawn=Pool(1000))
     server.start()
     print(f"ready http://127.0.0.1:{server.server_port}/", flush=True)
     stopped = Event()

@@ -264,7 +264,7 @@ class Bulk:
         """Yield each server with its connection, or why there is none, as they come: none waits for a dead one."""
         # A greenlet for each server, not for each request.
         dials = {
-            gevent.spawn(peer.connect, max(self._deadlines[index] for index, _ in calls)): peer
+            self._dispatcher.cluster.pool.spawn(peer.connect, max(self._deadlines[index] for index, _ in calls)): peer
             for peer, calls in waiting.items()
         }
         try:
@@ -298,7 +298,13 @@ class Bulk:
         if attempt is None:
             rpc, partition_hash, argument = self._requests[index]
             attempt = self._attempts[index] = Attempt(
-                self._dispatcher, rpc, partition_hash, argument, self._deadlines[index], self._retry
+                self._dispatcher,
+                rpc,
+                partition_hash,
+                argument,
+                self._deadlines[index],
+                self._retry,
+                self._timeout or self._dispatcher.cluster.timeout,
             )
         return attempt
 
@@ -358,8 +364,6 @@ class Bulk:
         """Wait once for all that failed; return those to send again, the others have no time left."""
         attempts = self._attempts
         longest = max(again, key=lambda index: self._deadlines[index])
-        if any(attempts[index].wants_routes for index in again):
-            self._dispatcher.routes.request()
         try:
             attempts[longest].pause()
         except PegasusError as error:

@@ -84,6 +84,12 @@ class Client:
 
         Raises:
             InvalidArgument: The name is empty, not text, or not UTF-8.
+
+        Example:
+            >>> users = client.table("temp")
+            >>> users.set("user:7", "name", "Ada")
+            >>> users.get("user:7", "name")
+            b'Ada'
         """
         try:
             text = to_bytes(name, "table name").decode("utf-8")
@@ -99,7 +105,12 @@ class Client:
 
     @property
     def admin(self) -> Admin:
-        """Administration of the cluster: tables, partitions, nodes, envs, splits."""
+        """Administration of the cluster: tables, partitions, nodes, envs, splits.
+
+        Example:
+            >>> client.admin.is_healthy("temp")
+            True
+        """
         if self._admin is None:
             from .admin import Admin
 
@@ -137,6 +148,10 @@ class Client:
             ClientClosed, WrongThread: The client cannot be used, or not here.
 
         Retries: safe; the servers are asked again until the timeout.
+
+        Example:
+            >>> client.ping(timeout=2.0) < 2.0
+            True
         """
         from .protocol.meta import ClusterInfoRequest
         from .protocol.rpc import CLUSTER_INFO
@@ -155,6 +170,12 @@ class Client:
             partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency of calls that
             ended well as counts by upper bound in seconds, and bounds of its median and 99th percentile (each within a
             factor of two above the true value).
+
+        Example:
+            >>> table.set("user:7", "name", "Ada")
+            >>> counts = client.stats()["tables"]["temp"]
+            >>> counts["calls"] > 0, counts["errors"]
+            (True, {})
         """
         return describe(self._cluster)
 
@@ -163,11 +184,36 @@ class Client:
 
         Raises:
             InvalidArgument: It lacks one of the methods of ``Listener``.
+
+        Example:
+            >>> class Calls(Listener):
+            ...     def call_finished(self, table, operation, seconds, error, attempts, hedged):
+            ...         print(operation, "failed" if error else "ended well")
+            >>> client.add_listener(Calls())
+            >>> table.set("user:7", "name", "Ada")
+            put ended well
         """
         self._cluster.listeners.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
-        """Stop telling a listener."""
+        """Stop telling a listener.
+
+        Args:
+            listener: The one that was added; an unknown one is ignored.
+
+        Example:
+            >>> class Calls(Listener):
+            ...     def call_started(self, table, operation):
+            ...         print(operation)
+            >>> calls = Calls()
+            >>> client.add_listener(calls)
+            >>> table.exist("nobody", "name")
+            ttl
+            False
+            >>> client.remove_listener(calls)
+            >>> table.exist("nobody", "name")
+            False
+        """
         self._cluster.listeners.remove(listener)
 
     def close(self, drain: float = 0.0) -> None:
@@ -179,6 +225,13 @@ class Client:
 
         Raises:
             WrongThread: The client belongs to another thread.
+
+        Example:
+            >>> client = Client(["127.0.0.1:34601"])
+            >>> client.table("temp").set("user:7", "name", "Ada")
+            >>> client.close(drain=1.0)
+            >>> client
+            <Client 127.0.0.1:34601 closed>
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
             raise InvalidArgument(f"drain must be 0 or more seconds, not {drain!r}")

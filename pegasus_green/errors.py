@@ -96,6 +96,7 @@ class PegasusError(Exception):
                 ("table", self.table),
                 ("operation", self.operation),
                 ("server", self.address),
+                *self._more_facts(),
                 ("attempts", self.attempts if self.attempts > 1 else None),
                 ("last error", None if self.last_error is None else _brief(self.last_error)),
                 ("outcome", "unknown" if self.outcome_unknown else None),
@@ -106,6 +107,10 @@ class PegasusError(Exception):
         if facts:
             text = f"{text} [{', '.join(facts)}]"
         return f"{text}\nHINT: {self.hint}" if self.hint else text
+
+    def _more_facts(self) -> list[tuple[str, Any]]:
+        """Return what a kind of error tells besides."""
+        return []
 
 
 def _message(error: PegasusError) -> str:
@@ -143,9 +148,21 @@ class WrongThread(PegasusError, RuntimeError):
 
 
 class RequestTimeout(PegasusError, TimeoutError):
-    """No success within the deadline of the call, all attempts included."""
+    """No success within the deadline of the call, all attempts included.
+
+    Attributes:
+        timeout: Seconds that the call had, by its own ``timeout`` or what else bounded it; None where nobody counted.
+    """
 
     code = "ERR_TIMEOUT"
+    timeout: float | None = None
+
+    def _more_facts(self) -> list[tuple[str, Any]]:
+        return [
+            ("timeout", None if self.timeout is None else f"{self.timeout:.3g} s"),
+            ("sent", ("yes" if self.sent else "no") if self.attempts else None),
+            ("attempts", 1 if self.attempts == 1 else None),
+        ]
 
 
 class TransportError(PegasusError, ConnectionError):

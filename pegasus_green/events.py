@@ -20,6 +20,12 @@ class Listener:
     listener is logged once per event and listener and hurts nobody.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
+
+    Example:
+        >>> class Losses(Listener):
+        ...     def connection_lost(self, address, reason):
+        ...         print(f"lost {address}: {reason}")
+        >>> client.add_listener(Losses())
     """
 
     def call_started(self, table: str, operation: str) -> None:

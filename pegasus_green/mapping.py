@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import CodecError
+from .errors import CodecError, InvalidArgument
 from .keys import Key, to_bytes
 from .model import CheckResult, CheckType
 
@@ -22,6 +22,14 @@ class _Items(ItemsView[bytes, Any]):
 
     def __iter__(self) -> Iterator[tuple[bytes, Any]]:
         return self._mapping._scan(no_value=False)
+
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2:
+            return False
+        try:
+            return bool(self._mapping[item[0]] == item[1])
+        except (KeyError, InvalidArgument):
+            return False
 
 
 class _Values(ValuesView[Any]):
@@ -51,6 +59,15 @@ class HashMapping(MutableMapping[Any, Any]):
     ``clear`` is not. Besides KeyError everything raises what the verbs of ``Table`` raise.
 
     Made by ``table.mapping(hash_key)``.
+
+    Example:
+        >>> user = table.mapping("user:7")
+        >>> user["name"] = "Ada"
+        >>> user["name"], "mail" in user, len(user)
+        (b'Ada', False, 1)
+        >>> del user["name"]
+        >>> dict(user.items())
+        {}
     """
 
     __slots__ = ("table", "hash_key", "_ttl", "_timeout")
@@ -78,7 +95,14 @@ class HashMapping(MutableMapping[Any, Any]):
         return found
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """Return a value, or the default."""
+        """Return a value, or the default.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user["name"] = "Ada"
+            >>> user.get("name"), user.get("mail", b"none")
+            (b'Ada', b'none')
+        """
         return self.table.get(self.hash_key, key, default=default, timeout=self._timeout)
 
     def __setitem__(self, key: Key, value: Any) -> None:
@@ -109,15 +133,38 @@ class HashMapping(MutableMapping[Any, Any]):
             return next(rows, None) is not None
 
     def items(self) -> ItemsView[bytes, Any]:
-        """Return a view of (sort key, value), read by one scan each time it is iterated."""
+        """Return a view of (sort key, value), read by one scan each time it is iterated.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user.update(mail="a@b", name="Ada")
+            >>> for sort_key, value in user.items():
+            ...     print(sort_key, value)
+            b'mail' b'a@b'
+            b'name' b'Ada'
+        """
         return _Items(self)
 
     def values(self) -> ValuesView[Any]:
-        """Return a view of the values, read by one scan each time it is iterated."""
+        """Return a view of the values, read by one scan each time it is iterated.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user.update(mail="a@b", name="Ada")
+            >>> b"Ada" in user.values()
+            True
+        """
         return _Values(self)
 
     def pop(self, key: Key, default: Any = _MISSING) -> Any:
-        """Remove a row and return its value, in one step."""
+        """Remove a row and return its value, in one step.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user["name"] = "Ada"
+            >>> user.pop("name"), user.pop("name", None)
+            (b'Ada', None)
+        """
         try:
             return self._take(key)
         except KeyError:
@@ -126,7 +173,14 @@ class HashMapping(MutableMapping[Any, Any]):
             return default
 
     def popitem(self) -> tuple[bytes, Any]:
-        """Remove the row with the least sort key and return it; KeyError when there is none."""
+        """Remove the row with the least sort key and return it; KeyError when there is none.
+
+        Example:
+            >>> jobs = table.mapping("job:7")
+            >>> jobs.update({"001": "mail", "002": "print"})
+            >>> jobs.popitem()
+            (b'001', b'mail')
+        """
         for key, _ in self._scan(no_value=True, batch_size=10):
             try:
                 return key, self._take(key)
@@ -136,7 +190,13 @@ class HashMapping(MutableMapping[Any, Any]):
         raise KeyError(f"{self!r} is empty")
 
     def setdefault(self, key: Key, default: Any = None) -> Any:
-        """Return a value, which is the default, stored, where there was none."""
+        """Return a value, which is the default, stored, where there was none.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user.setdefault("name", "Ada"), user.setdefault("name", "Grace")
+            (b'Ada', b'Ada')
+        """
         result = self.table.check_and_set(
             self.hash_key,
             key,
@@ -151,7 +211,14 @@ class HashMapping(MutableMapping[Any, Any]):
     def update(  # type: ignore[override]
         self, other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (), /, **named: Any
     ) -> None:
-        """Store many rows: atomically where they fit into one request, else in several."""
+        """Store many rows: atomically where they fit into one request, else in several.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user.update({"name": "Ada"}, mail="a@b")
+            >>> len(user)
+            2
+        """
         pairs: Iterable[tuple[Any, Any]]
         if isinstance(other, Mapping):
             pairs = other.items()
@@ -166,7 +233,15 @@ class HashMapping(MutableMapping[Any, Any]):
             self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
 
     def clear(self) -> None:
-        """Remove all rows, batch by batch."""
+        """Remove all rows, batch by batch.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user["name"] = "Ada"
+            >>> user.clear()
+            >>> bool(user)
+            False
+        """
         self.table.del_range(self.hash_key, timeout=self._timeout)
 
     def _take(self, key: Key) -> Any:

@@ -44,21 +44,44 @@ class Filter:
 
     @classmethod
     def anywhere(cls, pattern: Key) -> Filter:
-        """Want the keys that contain the pattern."""
+        """Want the keys that contain the pattern.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            >>> list(table.hash_scan("user:7", filter=Filter.anywhere("ai"), no_value=True))
+            [(b'mail', b'')]
+        """
         return cls(FilterType.MATCH_ANYWHERE, to_bytes(pattern, "filter pattern"))
 
     @classmethod
     def prefix(cls, pattern: Key) -> Filter:
-        """Want the keys that begin with the pattern; the server reads no others."""
+        """Want the keys that begin with the pattern; the server reads no others.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            >>> list(table.hash_scan("user:7", filter=Filter.prefix("n")))
+            [(b'name', b'Ada'), (b'nick', b'al')]
+        """
         return cls(FilterType.MATCH_PREFIX, to_bytes(pattern, "filter pattern"))
 
     @classmethod
     def postfix(cls, pattern: Key) -> Filter:
-        """Want the keys that end with the pattern."""
+        """Want the keys that end with the pattern.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            >>> list(table.hash_scan("user:7", filter=Filter.postfix("k")))
+            [(b'nick', b'al')]
+        """
         return cls(FilterType.MATCH_POSTFIX, to_bytes(pattern, "filter pattern"))
 
     def accepts(self, key: bytes) -> bool:
-        """Tell whether a key passes, as the server decides it."""
+        """Tell whether a key passes, as the server decides it.
+
+        Example:
+            >>> Filter.prefix("n").accepts(b"name"), Filter.prefix("n").accepts(b"mail")
+            (True, False)
+        """
         if self.type == FilterType.MATCH_PREFIX:
             return key.startswith(self.pattern)
         if self.type == FilterType.MATCH_POSTFIX:
@@ -175,6 +198,13 @@ class CheckResult:
         """The checked record's value before the write, as the table's codec decodes it; None when there is none.
 
         Decoded when it is looked at, so that a value which the codec cannot decode does not hide the outcome.
+
+        Example:
+            >>> table.set("job:7", "owner", "Ada")
+            >>> absent = CheckType.NOT_EXIST
+            >>> result = table.check_and_set("job:7", "owner", absent, value="Grace", return_check_value=True)
+            >>> result.was_set, result.check_value
+            (False, b'Ada')
         """
         if self.raw_check_value is None or self.codec is None:
             return self.raw_check_value

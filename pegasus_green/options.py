@@ -116,6 +116,10 @@ class ClientOptions:
 
         Raises:
             InvalidArgument: An unknown name (the nearest known one is named), or a bad value.
+
+        Example:
+            >>> ClientOptions(timeout=2.0).with_(timeout=0.5).timeout
+            0.5
         """
         _refuse_unknown(changes)
         return replace(self, **changes)
@@ -170,6 +174,8 @@ def parse_url(url: str) -> tuple[list[str], str, dict[str, Any]]:
     Raises:
         InvalidArgument: Not such a URL; the offending part is named.
     """
+    if not isinstance(url, str):
+        raise InvalidArgument(f"a URL is text like pegasus://host:port,host:port/table?timeout=2, not {url!r}")
     scheme, _, rest = url.partition("://")
     if scheme != "pegasus" or not rest:
         raise InvalidArgument(f"a URL looks like pegasus://host:port,host:port/table?timeout=2, not {url!r}")

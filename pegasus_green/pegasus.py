@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from math import isnan
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -51,17 +52,20 @@ MAX_LOGGED = 100
 
 def _seconds(milliseconds: float) -> float | None:
     """Return a timeout of this API in seconds; None stands for the client's default."""
-    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
-        raise InvalidArgument(f"timeout must be a number of milliseconds, not {milliseconds!r}")
-    try:
-        return milliseconds / 1000 if milliseconds > 0 else None
-    except OverflowError:
-        raise InvalidArgument("timeout is too large a number of milliseconds") from None
+    if not isinstance(milliseconds, bool) and isinstance(milliseconds, (int, float)):
+        try:
+            if not isnan(milliseconds):
+                return milliseconds / 1000 if milliseconds > 0 else None
+        except OverflowError:
+            raise InvalidArgument("timeout is too large a number of milliseconds") from None
+    raise InvalidArgument(f"timeout must be a number of milliseconds, not {milliseconds!r}")
 
 
 def _sort_keys(keys: Iterable[Key] | None) -> list[Key]:
     if isinstance(keys, (str, bytes, bytearray, memoryview)):
         raise InvalidArgument(f"sortkey_set must be several keys, such as a set, not one {type(keys).__name__}")
+    if keys is not None and not isinstance(keys, Iterable):
+        raise InvalidArgument(f"sortkey_set must be an iterable of keys or None, not {keys!r}")
     return [] if keys is None else list(keys)
 
 
@@ -106,6 +110,8 @@ class Pegasus:
     Retries: as those of ``Table``: what is safe to repeat is repeated until the timeout.
     Greenlets: any number may share one object; a call blocks only its own greenlet.
 
+    In the examples of the methods ``c`` is the client of this one.
+
     Example:
         >>> c = Pegasus(["127.0.0.1:34601"], "temp")
         >>> c.init()
@@ -121,6 +127,8 @@ class Pegasus:
         self, meta_addrs: Iterable[Any] | None = None, table_name: str | bytes = "", timeout: float = 2000
     ) -> None:
         """Remember where the table is; no I/O."""
+        if meta_addrs is not None and not isinstance(meta_addrs, Iterable):
+            raise InvalidArgument(f'meta_addrs must be a list of "host:port", not {meta_addrs!r}')
         self._metas = meta_addrs if isinstance(meta_addrs, str) else list(meta_addrs or [])
         self._name = table_name
         self._timeout = timeout
@@ -145,6 +153,10 @@ class Pegasus:
             True when calls can be made. False when not: the reason is in the log, under ``pegasus_green.pegasus``.
             It may be called again then. A server that cannot be reached while others can is logged as a warning: the
             cluster moves its partitions.
+
+        Example:
+            >>> Pegasus(["127.0.0.1:34601"], "no such table", timeout=1000).init()
+            False
         """
         if self._table is not None:
             return True
@@ -167,7 +179,14 @@ class Pegasus:
         return self._table is not None
 
     def close(self) -> None:
-        """Close all connections; idempotent. Calls in flight answer ERR_SERVICE_NOT_ACTIVE."""
+        """Close all connections; idempotent. Calls in flight answer ERR_SERVICE_NOT_ACTIVE.
+
+        Example:
+            >>> c = Pegasus(["127.0.0.1:34601"], "temp")
+            >>> c.close()
+            >>> c.get("user:7", "name") == (error_types.ERR_SERVICE_NOT_ACTIVE.value, b"")
+            True
+        """
         self._closings += 1
         client, self._client, self._table = self._client, None, None
         if client is not None:
@@ -213,6 +232,13 @@ class Pegasus:
 
         Returns:
             Code and seconds left, -1 without expiry; ERR_OBJECT_NOT_FOUND when absent.
+
+        Example:
+            >>> c.set("user:7", "name", "Ada", 60)
+            (0, None)
+            >>> code, seconds = c.ttl("user:7", "name")
+            >>> code, 50 < seconds <= 60
+            (0, True)
         """
 
         def verb(table: Table) -> tuple[int, int]:
@@ -231,6 +257,10 @@ class Pegasus:
 
         Returns:
             ERR_OK or ERR_OBJECT_NOT_FOUND, and None.
+
+        Example:
+            >>> c.exist("nobody", "name") == (error_types.ERR_OBJECT_NOT_FOUND.value, None)
+            True
         """
 
         def verb(table: Table) -> tuple[int, None]:
@@ -248,6 +278,12 @@ class Pegasus:
 
         Returns:
             Code and value as bytes; ERR_OBJECT_NOT_FOUND and ``b""`` when absent.
+
+        Example:
+            >>> c.set("user:7", "name", "Ada")
+            (0, None)
+            >>> c.get("user:7", "name", timeout=500)
+            (0, b'Ada')
         """
 
         def verb(table: Table) -> tuple[int, bytes]:
@@ -268,6 +304,12 @@ class Pegasus:
 
         Returns:
             Code and None.
+
+        Example:
+            >>> c.set("user:7", "name", "Ada", ttl=3600)
+            (0, None)
+            >>> c.get("user:7", "name")
+            (0, b'Ada')
         """
 
         def verb(table: Table) -> tuple[int, None]:
@@ -286,6 +328,12 @@ class Pegasus:
 
         Returns:
             Code and None.
+
+        Example:
+            >>> c.remove("user:7", "name")
+            (0, None)
+            >>> c.get("user:7", "name") == (error_types.ERR_OBJECT_NOT_FOUND.value, b"")
+            True
         """
 
         def verb(table: Table) -> tuple[int, None]:
@@ -308,6 +356,12 @@ class Pegasus:
 
         Returns:
             Code and None; ERR_INVALID_PARAMETERS without values.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            (0, None)
+            >>> c.get("user:7", "mail")
+            (0, b'a@b')
         """
 
         def verb(table: Table) -> tuple[int, None]:
@@ -340,6 +394,12 @@ class Pegasus:
 
         Returns:
             Code and values by sort key; ERR_INCOMPLETE_DATA with what came when there is more.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            (0, None)
+            >>> c.multi_get("user:7", {"name", "nick"})
+            (0, {b'name': b'Ada'})
         """
 
         def verb(table: Table) -> tuple[int, dict[bytes, bytes]]:
@@ -380,6 +440,14 @@ class Pegasus:
 
         Returns:
             Code and values by sort key, ascending; ERR_INCOMPLETE_DATA with what came when there is more.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
+            (0, None)
+            >>> options = MultiGetOptions()
+            >>> options.stop_inclusive = True
+            >>> c.multi_get_opt("user:7", "mail", "name", options)
+            (0, {b'mail': b'a@b', b'name': b'Ada'})
         """
 
         def verb(table: Table) -> tuple[int, dict[bytes, bytes]]:
@@ -413,6 +481,10 @@ class Pegasus:
         Returns:
             Code and the number of keys that were named, whether they were there or not; ERR_INVALID_PARAMETERS without
             keys.
+
+        Example:
+            >>> c.multi_del("user:7", {"mail", "name"})
+            (0, 2)
         """
 
         def verb(table: Table) -> tuple[int, int]:
@@ -432,6 +504,12 @@ class Pegasus:
 
         Returns:
             Code and count; ERR_INCOMPLETE_DATA when the server gave up counting.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            (0, None)
+            >>> c.sort_key_count("user:7")
+            (0, 2)
         """
         return self._answer(0, lambda table: (OK, table.sort_key_count(hash_key, timeout=_seconds(timeout))))
 
@@ -448,6 +526,12 @@ class Pegasus:
 
         Returns:
             Code and ``b""`` by sort key; ERR_INCOMPLETE_DATA with what came when there is more.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            (0, None)
+            >>> c.get_sort_keys("user:7")
+            (0, {b'mail': b'', b'name': b''})
         """
         return self.multi_get(hash_key, None, max_kv_count, max_kv_size, True, timeout)
 
@@ -468,6 +552,13 @@ class Pegasus:
 
         Raises:
             InvalidArgument: Also for a filter on hash keys: there is only one, and a real server can die of it.
+
+        Example:
+            >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            (0, None)
+            >>> scanner = c.get_scanner("user:7", "n", "", ScanOptions())
+            >>> scanner.get_next(), scanner.get_next()
+            (((b'user:7', b'name'), b'Ada'), None)
         """
         if self._table is None:
             return PegasusScanner(None)
@@ -499,7 +590,18 @@ class Pegasus:
 
         Raises:
             InvalidArgument: Options of a wrong type.
+
+        Example:
+            >>> c.set("user:7", "name", "Ada")
+            (0, None)
+            >>> options = ScanOptions()
+            >>> options.hashkey_filter_type, options.hashkey_filter_pattern = filter_type.FT_MATCH_PREFIX, "user:"
+            >>> scanners = c.get_unordered_scanners(3, options)
+            >>> [row for scanner in scanners for row in iter(scanner.get_next, None)]
+            [((b'user:7', b'name'), b'Ada')]
         """
+        if not isinstance(max_split_count, int):
+            raise InvalidArgument(f"max_split_count must be a whole number, not {max_split_count!r}")
         if max_split_count <= 0:
             return []
         table = self._table
@@ -522,6 +624,8 @@ class Pegasus:
 
 
 def _batch_size(options: ScanOptions) -> int:
+    if not isinstance(options.batch_size, int):
+        raise InvalidArgument(f"batch_size must be a whole number, not {options.batch_size!r}")
     return options.batch_size if options.batch_size > 0 else ScanOptions().batch_size
 
 
@@ -556,6 +660,12 @@ class PegasusScanner:
         Raises:
             PegasusError: The next batch cannot be had within ``timeout_millis``, or the client or the scanner was
                 closed. The next call goes on behind the last row that was delivered.
+
+        Example:
+            >>> c.set("user:7", "name", "Ada")
+            (0, None)
+            >>> c.get_scanner("user:7", "", "", ScanOptions()).get_next()
+            ((b'user:7', b'name'), b'Ada')
         """
         if self._ended:
             return None
@@ -575,7 +685,11 @@ class PegasusScanner:
         return (self._hash_key, row[0]), row[1]
 
     def close(self) -> None:
-        """End the scan and free what the server keeps for it; idempotent."""
+        """End the scan and free what the server keeps for it; idempotent.
+
+        Example:
+            >>> c.get_scanner("user:7", "", "", ScanOptions()).close()
+        """
         self._closed = True
         if self._rows is not None:
             self._rows.close()

@@ -21,6 +21,11 @@ class RetryPolicy:
         busy_factor: How many times longer the pauses are when the server throttles or splits.
 
     A policy holds no state, so one instance serves any number of greenlets.
+
+    Example:
+        >>> impatient = RetryPolicy(base=0.005, cap=0.1, max_attempts=3)
+        >>> table.exist("nobody", "name", retry=impatient)
+        False
     """
 
     base: float = 0.01
@@ -43,7 +48,16 @@ class RetryPolicy:
             raise InvalidArgument(f"retry max_attempts must be None or a whole number above 0, not {attempts!r}")
 
     def delay(self, attempt: int, slow: bool = False) -> float:  # noqa: FBT001, FBT002
-        """Return the seconds to wait after failed attempt number ``attempt`` (1 is the first)."""
+        """Return the seconds to wait after failed attempt number ``attempt`` (1 is the first).
+
+        Args:
+            attempt: Number of the attempt.
+            slow: Whether the server throttles or splits.
+
+        Example:
+            >>> 0.01 <= RetryPolicy(base=0.01, cap=0.5).delay(2) <= 0.02
+            True
+        """
         full = self.base * (2.0 ** min(attempt - 1, 20)) * (self.busy_factor if slow else 1.0)
         # Between half and all of the step: callers that failed together come back apart.
         return min(full, self.cap) * (0.5 + random.random() / 2)

@@ -41,5 +41,11 @@ class Table(SingleOperations, RangeOperations, AtomicOperations, BatchOperations
             ConnectFailed: A primary could not be reached; all the others were dialled nevertheless.
 
         Retries: the meta servers are asked until the timeout, each primary is dialled once.
+        Greenlets: spawns one for each server until it returns. Any number may call at once: they share the dials, which
+            go on when a caller is killed.
+
+        Example:
+            >>> table.warm_up(timeout=2.0)
+            3
         """
         return self._dispatcher.warm_up(timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,8 @@ class Admin(AdminBase):
         Args:
             name: The table; its name is free again at once.
             missing_ok: Whether there need be no such table.
-            reserve: Whole seconds for which it can be recalled; None: the server's default, 7 days.
+            reserve: Seconds for which it can be recalled, above 0, rounded up to whole ones; None: the server's
+                default, 7 days, which it also takes for 0.
             force: Do not wait first until every partition has a primary. A table whose replicas never existed must
                 not be recalled: a server that tries to open one ends.
             timeout: Seconds for all of it.
@@ -153,13 +155,13 @@ class Admin(AdminBase):
         """
         name = text_of(name, "table name")
         if reserve is not None and (
-            isinstance(reserve, bool) or not isinstance(reserve, (int, float)) or not 0 <= reserve < 2**31
+            isinstance(reserve, bool) or not isinstance(reserve, (int, float)) or not 0 < reserve < 2**31
         ):
-            raise InvalidArgument(f"reserve must be 0 or more seconds, below 2**31, not {reserve!r}")
+            raise InvalidArgument(f"reserve must be more than 0 seconds and below 2**31, not {reserve!r}")
         deadline = self._deadline(timeout)
         options = meta.DropAppOptions(success_if_not_exist=missing_ok)
         if reserve is not None:
-            options.reserve_seconds = int(reserve)
+            options.reserve_seconds = math.ceil(reserve)
         try:
             if force:
                 app_id = self._find(name, deadline).app_id
@@ -204,6 +206,13 @@ class Admin(AdminBase):
             TableExists: It is not dropped, or the name is in use.
             RequestTimeout: It is back, but not whole in time.
             InvalidArgument: Not dropped by this client, and no ``force``; nothing was sent.
+
+        Example:
+            >>> app_id = client.admin.create_table("pages", 4)
+            >>> client.admin.drop_table("pages") == app_id
+            True
+            >>> client.admin.recall_table(app_id, "old_pages").name
+            'old_pages'
         """
         whole(app_id, "app_id", 1)
         name = "" if new_name is None else new_name_of(new_name)
@@ -227,6 +236,11 @@ class Admin(AdminBase):
             TableNotFound: There is no such table.
             TableExists: The new name is in use.
             MetaError: Refused.
+
+        Example:
+            >>> client.admin.rename_table("temp", "users")
+            >>> client.admin.table_info("users").name
+            'users'
         """
         old_name, new_name = text_of(old_name, "table name"), new_name_of(new_name)
         request = meta.RenameAppRequest(old_name, new_name)
@@ -240,6 +254,10 @@ class Admin(AdminBase):
         Args:
             status: Only tables of this status; None: all, the dropped ones that can still be recalled included.
             timeout: Seconds for all of it.
+
+        Example:
+            >>> [table.name for table in client.admin.list_tables()]
+            ['temp']
         """
         try:
             wanted = 0 if status is None else int(TableStatus(status))
@@ -253,6 +271,10 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is none of that name.
+
+        Example:
+            >>> client.admin.table_info("temp").partition_count
+            8
         """
         return self._find(text_of(name, "table name"), self._deadline(timeout))
 
@@ -274,6 +296,10 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.is_healthy("temp")
+            True
         """
         try:
             return all(partition.is_healthy for partition in self.partitions(name, timeout=timeout))
@@ -286,6 +312,9 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             RequestTimeout: Not in time; the message tells what is missing.
+
+        Example:
+            >>> client.admin.wait_until_healthy("temp", timeout=30)
         """
         name = text_of(name, "table name")
         self._wait_for(name, self._deadline(timeout), lambda partition: partition.is_healthy, "is not whole")
@@ -297,6 +326,10 @@ class Admin(AdminBase):
         Args:
             alive: Only those that are, or are not; None: all.
             timeout: Seconds for all of it.
+
+        Example:
+            >>> [node.is_alive for node in client.admin.nodes()]
+            [True, True, True]
         """
         status = 0 if alive is None else _NODE_ALIVE if alive else _NODE_ALIVE + 1
         answer = self._call(rpcs.LIST_NODES, meta.ListNodesRequest(status), self._deadline(timeout))
@@ -306,7 +339,12 @@ class Admin(AdminBase):
         ]
 
     def cluster_info(self, *, timeout: float | None = None) -> dict[str, str]:
-        """Return facts about the cluster by name, such as ``primary_meta_server`` and ``meta_function_level``."""
+        """Return facts about the cluster by name, such as ``primary_meta_server`` and ``meta_function_level``.
+
+        Example:
+            >>> client.admin.cluster_info()["meta_function_level"]
+            'steady'
+        """
         answer = self._call(rpcs.CLUSTER_INFO, meta.ClusterInfoRequest(), self._deadline(timeout))
         return dict(zip(answer.keys, answer.values))
 
@@ -316,6 +354,10 @@ class Admin(AdminBase):
         Args:
             level: A ``MetaLevel``; servers would take any number.
             timeout: Seconds for all of it.
+
+        Example:
+            >>> MetaLevel(client.admin.set_meta_level(MetaLevel.LIVELY)).name
+            'STEADY'
         """
         try:
             level = MetaLevel(level)
@@ -330,6 +372,11 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.set_envs("temp", {"replica.slow_query_threshold": 100})
+            >>> client.admin.get_envs("temp")
+            {'replica.slow_query_threshold': '100'}
         """
         return dict(self.table_info(name, timeout=timeout).envs)
 
@@ -346,6 +393,11 @@ class Admin(AdminBase):
             TableNotFound: There is no such table.
             MetaError: ``ERR_INVALID_PARAMETERS``: the server does not know the env, or not this value; it says why.
             RequestTimeout: With ``default_ttl``: the table is not whole in time; nothing was set.
+
+        Example:
+            >>> client.admin.set_envs("temp", {"default_ttl": 86400, "replica.slow_query_threshold": 100})
+            >>> client.admin.get_envs("temp")["default_ttl"]
+            '86400'
         """
         name, settings = text_of(name, "table name"), envs_of(envs)
         if not settings:
@@ -363,6 +415,12 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             InvalidArgument: No names, or a single text.
+
+        Example:
+            >>> client.admin.set_envs("temp", {"replica.slow_query_threshold": 100})
+            >>> client.admin.delete_envs("temp", ["replica.slow_query_threshold"])
+            >>> client.admin.get_envs("temp")
+            {}
         """
         if isinstance(names, (str, bytes)):
             raise InvalidArgument(f"names must be an iterable of names, not {names!r}")
@@ -376,6 +434,12 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.set_envs("temp", {"replica.slow_query_threshold": 100, "default_ttl": 86400})
+            >>> client.admin.clear_envs("temp", "replica")
+            >>> client.admin.get_envs("temp")
+            {'default_ttl': '86400'}
         """
         self._update_envs(
             text_of(name, "table name"), self._deadline(timeout), _ENV_CLEAR, clear_prefix=text_of(prefix, "prefix")
@@ -387,6 +451,10 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.get_replica_count("temp")
+            3
         """
         name = text_of(name, "table name")
         answer = self._call(rpcs.GET_MAX_REPLICA_COUNT, meta.AppNameRequest(name), self._deadline(timeout), name)
@@ -400,6 +468,10 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             MetaError: ``ERR_INVALID_PARAMETERS``: more replicas than live servers.
+
+        Example:
+            >>> client.admin.set_replica_count("temp", 2)
+            3
         """
         name = text_of(name, "table name")
         request = meta.SetMaxReplicaCountRequest(name, whole(replicas, "replicas", 1))
@@ -412,6 +484,10 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+
+        Example:
+            >>> client.admin.get_atomic_idempotent("temp")
+            False
         """
         name = text_of(name, "table name")
         answer = self._call(rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest(name), self._deadline(timeout), name)
@@ -423,6 +499,10 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+
+        Example:
+            >>> client.admin.set_atomic_idempotent("temp", True)
+            False
         """
         name = text_of(name, "table name")
         request = meta.SetAtomicIdempotentRequest(name, bool(enabled))
@@ -450,6 +530,9 @@ class Admin(AdminBase):
         Raises:
             TableNotFound: There is no such table.
             MetaError: ``ERR_OPERATION_DISABLED``: the env ``manual_compact.disabled`` forbids it.
+
+        Example:
+            >>> client.admin.start_compaction("temp", bottommost=True)
         """
         name = text_of(name, "table name")
         request = meta.StartManualCompactRequest(app_name=name)
@@ -466,6 +549,10 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.compaction_progress("temp")
+            0
         """
         name = text_of(name, "table name")
         answer = self._call(rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest(name), self._deadline(timeout), name)
@@ -484,6 +571,11 @@ class Admin(AdminBase):
             InvalidArgument: Not twice the present number, or that is no power of two: keys would be lost.
             TableNotFound: There is no such table.
             MetaError: ``ERR_BUSY``: it is splitting already.
+
+        Example:
+            >>> client.admin.start_split("temp", 16)
+            >>> client.admin.table_info("temp").partition_count
+            16
         """
         name = text_of(name, "table name")
         whole(partitions, "partitions", 2)
@@ -500,6 +592,11 @@ class Admin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
+
+        Example:
+            >>> client.admin.start_split("temp", 16)
+            >>> client.admin.split_status("temp")
+            <Split to 16 partitions, 0 of 8 done, SPLITTING>
         """
         return self._split_status(text_of(name, "table name"), self._deadline(timeout))
 
@@ -508,6 +605,12 @@ class Admin(AdminBase):
 
         Raises:
             MetaError: ``ERR_INVALID_STATE``: not splitting, or paused already.
+
+        Example:
+            >>> client.admin.start_split("temp", 16)
+            >>> client.admin.pause_split("temp")
+            >>> client.admin.split_status("temp")
+            <Split to 16 partitions, 0 of 8 done, PAUSING>
         """
         self._control_split(name, _PAUSE, partition, timeout)
 
@@ -516,6 +619,16 @@ class Admin(AdminBase):
 
         Raises:
             MetaError: ``ERR_INVALID_STATE``: not splitting, or not paused.
+
+        Example:
+            >>> import gevent
+            >>> client.admin.start_split("temp", 16)
+            >>> client.admin.pause_split("temp")
+            >>> while SplitState.PAUSING in client.admin.split_status("temp").parents.values():
+            ...     gevent.sleep(0.1)
+            >>> client.admin.resume_split("temp")
+            >>> client.admin.split_status("temp")
+            <Split to 16 partitions, 0 of 8 done, SPLITTING>
         """
         self._control_split(name, _RESUME, partition, timeout)
 
@@ -524,6 +637,12 @@ class Admin(AdminBase):
 
         Raises:
             MetaError: Not splitting, or a child is ready already.
+
+        Example:
+            >>> client.admin.start_split("temp", 16)
+            >>> client.admin.cancel_split("temp")
+            >>> client.admin.split_status("temp")
+            <Split to 16 partitions, 0 of 8 done, CANCELING>
         """
         self._control_split(name, _CANCEL, None, timeout)
 

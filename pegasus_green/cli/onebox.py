@@ -4,69 +4,117 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import gevent
+
+from ..admin.base import new_name_of
+from ..errors import InvalidArgument
+from ..onebox import Limits, Settings
+from ..onebox.settings import MAX_PARTITIONS, RELEASES
 
 PARENT_CHECK = 1.0
 
 
 def _table(text: str) -> tuple[str, int]:
-    name, _, count = text.rpartition(":")
-    if not name or not count.isdigit() or int(count) < 1:
+    name, colon, count = text.rpartition(":")
+    if not colon or not count.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME:PARTITIONS")
+    try:
+        name = new_name_of(name)
+    except InvalidArgument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 1 <= int(count) <= MAX_PARTITIONS:
+        raise argparse.ArgumentTypeError(f"{name} must have 1 to {MAX_PARTITIONS} partitions, not {count}")
     return name, int(count)
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _setting(kind: type[Limits | Settings], text: str) -> tuple[str, Any]:
+    name, _, word = text.partition("=")
+    if name not in kind.__dataclass_fields__:
+        raise argparse.ArgumentTypeError(f"there is no {name!r}; there are {_names(kind)}")
+    default = getattr(kind, name)
     try:
-        return name, json.loads(value) if equals else None
+        value = json.loads(word)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER") from None
+        value = ""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif default is None:
+        fits, wanted = is_number or value is None, "null or a number from 0 on"
+    else:
+        fits, wanted = is_number, "a number from 0 on"
+    if not fits:
+        raise argparse.ArgumentTypeError(f"{name} must be {wanted}, not {word!r}")
+    return name, value
+
+
+def _names(kind: type[Limits | Settings]) -> str:
+    return ", ".join(kind.__dataclass_fields__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to listen on [%(default)s]")
     parser.add_argument(
-        "--port", type=int, default=34601, help="port of the first meta server, 0: a free one [%(default)s]"
+        "--port", type=_port, default=34601, help="port of the first meta server, 0: a free one [%(default)s]"
     )
     parser.add_argument("--metas", type=int, default=1, metavar="N", help="meta servers [%(default)s]")
     parser.add_argument("--replicas", type=int, default=3, metavar="N", help="replica servers [%(default)s]")
     parser.add_argument(
-        "--table", type=_table, action="append", metavar="NAME:PARTITIONS", help="a table, repeatable [temp:8]"
+        "--table",
+        type=_table,
+        action="append",
+        metavar="NAME:PARTITIONS",
+        help=f"a table, repeatable; at most {MAX_PARTITIONS} partitions of all together [temp:8]",
     )
     parser.add_argument("--no-table", action="store_true", help="start without any table")
-    parser.add_argument("--release", default="2.6", help="2.6: with host_port fields, 2.5: without [%(default)s]")
-    parser.add_argument("--control-port", type=int, metavar="PORT", help="port for fault control, 0: a free one [none]")
+    parser.add_argument(
+        "--release", choices=RELEASES, default="2.6", help="2.6: with host_port fields, 2.5: without [%(default)s]"
+    )
+    parser.add_argument(
+        "--control-port", type=_port, metavar="PORT", help="port for fault control, 0: a free one [none]"
+    )
     parser.add_argument("--advertise", metavar="NAME", help="host name that clients are told [the address]")
     parser.add_argument("--seed", type=int, help="for whatever is random [random]")
-    parser.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a delay or limit, repeatable"
-    )
-    parser.add_argument(
-        "--limit",
-        type=_setting,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a limit of the storage engine",
-    )
+    for option, kind, what in (
+        ("--set", Settings, "a delay or limit"),
+        ("--limit", Limits, "a limit of the storage engine"),
+    ):
+        parser.add_argument(
+            option,
+            type=partial(_setting, kind),
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"{what}, repeatable: {_names(kind)}",
+        )
     # For OneboxProcess: ends when the other end of stdin does, or the parent process.
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from ..onebox import Limits, Onebox
+    from ..onebox import Onebox
     from ..onebox.control import ControlServer
 
     tables = dict(arguments.table) if arguments.table else {} if arguments.no_table else None
+    names = [name for name, _ in arguments.table or ()]
     try:
+        if len(set(names)) < len(names):
+            raise ValueError(f"--table names a table twice: {', '.join(names)}")
         box = Onebox(
             replicas=arguments.replicas,
             metas=arguments.metas,

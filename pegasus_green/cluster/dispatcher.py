@@ -325,7 +325,7 @@ class Dispatcher:
         if isinstance(table, PegasusError):
             raise table
         peers = list({id(route.peer): route.peer for route in table.routes if route.peer is not None}.values())
-        dials = [gevent.spawn(peer.connect, deadline) for peer in peers]
+        dials = [self._pool.spawn(peer.connect, deadline) for peer in peers]
         try:
             # All of them are waited for: one dead server must not leave the others undialled.
             failures = [outcome for dial in dials if isinstance(outcome := dial.get(), PegasusError)]
@@ -383,12 +383,13 @@ class Dispatcher:
 
         That attempt, if there was one, has the outcome and was sent to ``sent_to``.
 
-        Where ``wanted`` returns None nobody waits for the result any more, and nothing is repeated.
+        Where ``wanted`` returns None nobody waits for the result any more, and nothing is repeated. A call with it has
+        begun before, maybe before ``close(drain)``, so it is not asked again whether it may.
         """
         cluster = self.cluster
-        if outcome is None:
+        if outcome is None and wanted is None:
             cluster.bind()
-        attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry)
+        attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry, deadline - now)
         attempt.sent_to = sent_to
         cluster.running += 1
         try:
@@ -443,6 +444,7 @@ class Attempt:
         unanswered: Whether an attempt left that no answer is known for.
         hedged: Whether the outcome came from a secondary.
         last: The error of the newest attempt.
+        timeout: Seconds that the call has, for the error at its end.
     """
 
     __slots__ = (
@@ -457,6 +459,7 @@ class Attempt:
         "unanswered",
         "hedged",
         "last",
+        "timeout",
         "_next",
         "_generation",
     )
@@ -469,8 +472,9 @@ class Attempt:
         argument: bytes,
         deadline: float,
         retry: RetryPolicy | None,
+        timeout: float,
     ) -> None:
-        """Begin a call."""
+        """Begin a call, or go on with one."""
         self.owner, self.rpc, self.hash, self.argument = owner, rpc, partition_hash, argument
         self.deadline = deadline
         self.retry = owner.cluster.options.retry if retry is DEFAULT else retry
@@ -479,6 +483,7 @@ class Attempt:
         self.unanswered = False
         self.hedged = False
         self.last: PegasusError | None = None
+        self.timeout = timeout
         self._next: Reaction | None = None
         self._generation = fork.generation()
 
@@ -534,6 +539,9 @@ class Attempt:
         if error.sent:
             self.unanswered = True
         what = self._reaction(error)
+        if what is not None and what.refresh:
+            # Also where this call is not repeated: the next one is to find its way.
+            self.owner.routes.request()
         if what is None or not what.retry:
             if isinstance(error, RequestTimeout) and not error.sent and self.last is not None:
                 # The deadline came before the next attempt could leave: the last one tells more.
@@ -591,14 +599,12 @@ class Attempt:
         error.table = self.owner.routes.name
         error.operation = self.rpc.label
         error.attempts = self.number
+        if isinstance(error, RequestTimeout):
+            error.timeout = self.timeout
         error.last_error = error.last_error or (self.last if self.last is not error else None)
+        error.sent = error.sent or self.unanswered
         error.outcome_unknown = self.unanswered and self.rpc.is_write
         return error
-
-    @property
-    def wants_routes(self) -> bool:
-        """Whether the newest error may be cured by newer routes."""
-        return self._next is not None and self._next.refresh
 
     def pause(self) -> None:
         """Wait before the next attempt: for the back-off's time, or until there are new routes where that helps.
@@ -611,8 +617,6 @@ class Attempt:
         assert last is not None
         assert policy is not None
         routes = self.owner.routes
-        if what.refresh:
-            routes.request()
         left = self.deadline - monotonic()
         delay = 0.0 if isinstance(last, Moved) else policy.delay(self.number, what.slow)
         if delay < left:

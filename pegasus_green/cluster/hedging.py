@@ -85,7 +85,8 @@ class Race:
         self._legs.append(first)
         try:
             self._sleep_for(self._policy.delay, lambda: first.outcome is None)
-            if first.outcome is None:
+            # Lost: a fork's copy of the call, or one whose error is on its way.
+            if first.outcome is None and connection.lost is None:
                 self._send_backup(rpc, route, partition_hash, argument, deadline)
             return self._finish(first, rpc)
         finally:

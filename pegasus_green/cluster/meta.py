@@ -118,13 +118,20 @@ class MetaClient:
                 raise failed
             left = deadline - monotonic()
             if left <= 0:
-                names = ", ".join(self.addresses)
-                error = MetaUnreachable(f"no meta server answered ({names})", operation=rpc.label, last_error=failed)
+                error = self.unreachable("no answer in time from", failed)
+                error.operation = rpc.label
                 # What is still owed an answer may have been executed.
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
                 raise error
             answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
+
+    def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
+        """Return the error for a call that got no usable answer from any meta server; why: the last reason."""
+        error = MetaUnreachable(f"{text} {', '.join(self.addresses)}", last_error=why)
+        if why is not None and why.hint:
+            error.hint = why.hint
+        return error
 
     def close(self) -> None:
         """End all calls: the greenlets that ask may have been killed before they could answer. Never yields."""

@@ -16,8 +16,8 @@ from gevent.event import Event
 
 from ..errors import (
     ClientClosed,
+    ForkedConnection,
     MetaError,
-    MetaUnreachable,
     PegasusError,
     RequestTimeout,
     TableNotFound,
@@ -78,17 +78,23 @@ class TableRoutes:
         if self._generation != fork.generation():
             # The parent's timer is not this process's.
             self.request()
+        mine = fork.generation()
         while self.table is None:
             if self._pool.closed:
                 return ClientClosed("the client is closed")
             news = self._news
             seen = self.refreshes
             self.request()
-            if not news.wait(max(deadline - monotonic(), 0)):
+            came = news.wait(max(deadline - monotonic(), 0))
+            if mine != fork.generation():
+                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
+            if not came:
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
                 why = self.error or self._meta.failure
-                return MetaUnreachable("no routes of the table in time", table=self.name, last_error=why)
+                error = self._meta.unreachable("no routes of the table in time from", why)
+                error.table = self.name
+                return error
             # What the meta servers say for good is final for those that waited for this answer.
             if self.table is None and self.refreshes > seen and self.error is not None and not self._passing():
                 return type(self.error)(str(self.error.args[0]), code=self.error.code, table=self.name)
@@ -106,21 +112,21 @@ class TableRoutes:
             # What was under way belongs to the parent process.
             self._generation = fork.generation()
             self._querying = False
-            self._timer = None
+            self._stop_timer()
         self._wanted = True
         if not self._querying:
             self._schedule(max(self._started + self._options.refresh_interval, monotonic()))
 
     def wait_for_news(self, seconds: float) -> bool:
         """Wait until the routes changed or a query failed, for at most that long; tell whether anything came."""
-        return bool(self._news.wait(seconds))
+        # After close() there are no news to wait for, and the next attempt tells its caller so.
+        return self._pool.closed or bool(self._news.wait(seconds))
 
     def _schedule(self, at: float) -> None:
         if self._timer is not None:
             if self._timer_at <= at:
                 return
-            self._timer.stop()
-            self._timer.close()
+            self._stop_timer()
         self._timer_at = at
         self._timer = get_hub().loop.timer(max(at - monotonic(), 0.0), ref=False)
         self._timer.start(self._due)
@@ -213,8 +219,11 @@ class TableRoutes:
 
     def close(self) -> None:
         """Stop refreshing and wake those who wait."""
+        self._stop_timer()
+        self._tell()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        self._tell()

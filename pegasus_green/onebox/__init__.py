@@ -1,11 +1,41 @@
-"""The embedded cluster: a whole Pegasus over real TCP, for tests and for trying things out."""
+"""The embedded cluster: a whole Pegasus over real TCP, for tests and for trying things out.
+
+As in ``pegasus_green``, what a name needs is loaded when the name is first used: pytest loads the plugin in here into
+every run of its environment, and a test suite that patches itself must be able to do so before gevent is there.
+"""
 
 from __future__ import annotations
 
-from .box import Onebox
-from .faults import Fault
-from .process import OneboxProcess
-from .settings import Settings
-from .storage import Limits
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .box import Onebox
+    from .faults import Fault
+    from .process import OneboxProcess
+    from .settings import Settings
+    from .storage import Limits
+
+# Where each public name lives.
+_HOMES = {
+    "Fault": "faults",
+    "Limits": "storage",
+    "Onebox": "box",
+    "OneboxProcess": "process",
+    "Settings": "settings",
+}
 
 __all__ = ["Fault", "Limits", "Onebox", "OneboxProcess", "Settings"]
+
+if not TYPE_CHECKING:  # a checker is to find a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        """Load a public name, once: it is an ordinary attribute from then on."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        """List the public names, loaded or not."""
+        return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ from .meta_service import STEADY, MetaServer
 from .net import Server
 from .replica import Replica
 from .replica_service import ReplicaServer
-from .settings import Settings
+from .settings import Settings, check_partitions, check_release
 from .splits import Splits
 from .storage import Limits
 from .tables import AVAILABLE, DROPPED, NOT_READY, Table, Tables
@@ -71,8 +71,9 @@ class Cluster:
         make_address(host, port)
         if not 0 <= port <= 65535:
             raise ValueError(f"port {port} is not between 0 and 65535")
+        check_release(release)
         self.release = release
-        self.hosts = tuple(int(part) for part in release.split(".")[:2]) >= (2, 6)
+        self.hosts = release == "2.6"
         self.host = host
         # Releases before host names had none to tell.
         self.advertise = advertise if advertise is not None and self.hosts else host
@@ -98,6 +99,7 @@ class Cluster:
         self.metas = [MetaServer(self, index, host, port if index == 0 else 0) for index in range(metas)]
         self.servers = [ReplicaServer(self, index, host, 0) for index in range(replicas)]
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
+        check_partitions(self._initial)
         self._timers: set[Any] = set()
         self._stopped = Event()
         self._pid = 0
@@ -156,12 +158,23 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------------ addresses
     @property
     def meta_addresses(self) -> list[str]:
-        """The addresses of the meta servers, "host:port"."""
+        """The addresses of the meta servers, "host:port".
+
+        Example:
+            >>> client = Client(box.meta_addresses)
+            >>> client.table("temp").set("user:7", "name", "Ada")
+            >>> client.close()
+        """
         return [meta.address for meta in self.metas]
 
     @property
     def replica_addresses(self) -> list[str]:
-        """The addresses of the replica servers, "host:port"."""
+        """The addresses of the replica servers, "host:port".
+
+        Example:
+            >>> sorted(node.address for node in client.admin.nodes()) == sorted(box.replica_addresses)
+            True
+        """
         return [server.address for server in self.servers]
 
     def server(self, which: Which) -> Server:

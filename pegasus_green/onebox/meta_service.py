@@ -112,14 +112,24 @@ class MetaServer(Server):
             if self.state == ACTIVE:
                 return None
             response.err = codes.ERR_SERVICE_NOT_ACTIVE if self.state == LOADING else codes.ERR_UNDER_RECOVERY
-            return bytes(response.encode())
+            return self._without_result(response)
         response.err = codes.ERR_FORWARD_TO_OTHERS
         if rpc is rpcs.QUERY_CFG and leader is not None and self.box.leader_is_known:
             route = meta.PartitionConfiguration(primary=meta.make_address(leader.host, leader.port))
             if self.box.hosts:
                 route.hp_primary = leader.public
             response.partitions = [route]
+        return self._without_result(response)
+
+    def _without_result(self, response: Any) -> bytes:
+        if isinstance(response, meta.RecallAppResponse):
+            response.info = no_info(self.box)
         return bytes(response.encode())
+
+
+def no_info(box: Cluster) -> meta.AppInfo:
+    """Return what stands where a table should be told of and there is none: what has a default is sent all the same."""
+    return meta.AppInfo(atomic_idempotent=False if box.hosts else None)
 
 
 class _Handlers:
@@ -172,14 +182,14 @@ class _Handlers:
             or any(name in ROCKSDB_OPTIONS and check_env(name, value) for name, value in options.envs.items())
         ):
             error = codes.ERR_INVALID_PARAMETERS
-        elif "default_ttl" in options.envs:
-            box.client_bug(f"create of {request.app_name!r} with env default_ttl; every replica server dies of it")
-            error = codes.ERR_INVALID_PARAMETERS
         if error is not None:
             return meta.CreateAppResponse(err=error)
         table = box.tables.find(request.app_name)
         if table is not None:
             return self._create_again(table, options)
+        if options.envs.get("default_ttl", "").lstrip("-").isdecimal():
+            box.client_bug(f"create of {request.app_name!r} with env default_ttl; every replica server dies of it")
+            return meta.CreateAppResponse(err=codes.ERR_INVALID_PARAMETERS)
         table = box.add_table(request.app_name, options.partition_count, options.replica_count, options.envs)
         table.app_type, table.is_stateful = options.app_type, options.is_stateful
         table.atomic_idempotent = bool(options.atomic_idempotent) and box.hosts
@@ -209,7 +219,7 @@ class _Handlers:
         if busy is not None:
             return meta.DropAppResponse(err=busy)
         reserve = request.options.reserve_seconds
-        self.box.remove_table(table, DEFAULT_RESERVE if reserve is None else reserve)
+        self.box.remove_table(table, reserve if reserve is not None and reserve > 0 else DEFAULT_RESERVE)
         return meta.DropAppResponse()
 
     def recall(self, request: meta.RecallAppRequest) -> meta.RecallAppResponse:
@@ -217,15 +227,15 @@ class _Handlers:
         box = self.box
         table = box.tables.by_id.get(request.app_id)
         if table is None or (table.status == DROPPED and table.expires <= box.clock()):
-            return meta.RecallAppResponse(err=codes.ERR_APP_NOT_EXIST)
+            return meta.RecallAppResponse(err=codes.ERR_APP_NOT_EXIST, info=no_info(box))
         if table.status != DROPPED:
-            return meta.RecallAppResponse(err=busy_error(table) or codes.ERR_APP_EXIST)
+            return meta.RecallAppResponse(err=busy_error(table) or codes.ERR_APP_EXIST, info=no_info(box))
         name = request.new_app_name or table.name
         if box.tables.find(name) is not None:
-            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS)
+            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS, info=no_info(box))
         if not table.served:
             box.client_bug(f"recall of {table!r}, which was dropped before its replicas existed; a replica server dies")
-            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS)
+            return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS, info=no_info(box))
         box.restore_table(table, name)
         return meta.RecallAppResponse(info=table.info(hosts=box.hosts))
 

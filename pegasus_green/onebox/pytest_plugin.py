@@ -34,6 +34,7 @@ def pegasus_onebox_options() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxProcess]:
     """Serve an embedded Pegasus cluster for the session: three replica servers, a table "temp" with 8 partitions."""
+    # Here, not above: this module is in every pytest run, also where gevent would come before the patch.
     from .process import OneboxProcess
 
     with OneboxProcess(**pegasus_onebox_options) as box:

@@ -111,6 +111,7 @@ class Replica:
     def adopt_envs(self) -> None:
         """Take the envs over that this server knows of the table."""
         self.policy = Policy(self.server.envs_of(self.table), self.table.partition_count, self.policy)
+        self.engine.adopt_default_ttl()
         self._classify()
 
     def _classify(self) -> None:

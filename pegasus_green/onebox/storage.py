@@ -232,12 +232,15 @@ class Engine:
             return None
         return entry[0], expire
 
-    def expiry(self, expire_ts: int) -> int:
-        """Return the expiry that a write stores: the server keeps a u32 and fills the env default_ttl in for 0."""
+    def adopt_default_ttl(self) -> None:
+        """Take the env default_ttl over: deleting it does not reset a running replica, setting it to 0 does."""
         env = self.envs.get("default_ttl")
         if env is not None:
-            # Deleting the env does not reset it on running replicas; setting it to 0 does.
             self._default_ttl = _number(env)
+
+    def expiry(self, expire_ts: int) -> int:
+        """Return the expiry that a write stores: the server keeps a u32 and fills the env default_ttl in for 0."""
+        self.adopt_default_ttl()
         if expire_ts == 0 and self._default_ttl > 0:
             expire_ts = self.now() + self._default_ttl
         return expire_ts & 0xFFFFFFFF

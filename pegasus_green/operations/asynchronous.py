@@ -29,6 +29,11 @@ class Handle:
 
     ``gevent.wait`` and ``gevent.iwait`` accept handles. Dropping the last reference cancels the call: its reply is
     ignored and nothing is repeated (a write may have been applied all the same).
+
+    Example:
+        >>> handles = [table.set_async("user:7", sort_key, b"1") for sort_key in ("a", "b")]
+        >>> [handle.get() for handle in handles]
+        [None, None]
     """
 
     __slots__ = ("_value", "_error", "_ready", "_links", "_event", "__weakref__")
@@ -47,16 +52,41 @@ class Handle:
         return f"<Handle {state}>"
 
     def ready(self) -> bool:
-        """Tell whether the call has ended."""
+        """Tell whether the call has ended.
+
+        Example:
+            >>> handle = table.set_async("user:7", "name", "Ada")
+            >>> handle.ready()
+            False
+            >>> handle.get()
+            >>> handle.ready()
+            True
+        """
         return self._ready
 
     def successful(self) -> bool:
-        """Tell whether the call has ended well."""
+        """Tell whether the call has ended well.
+
+        Example:
+            >>> handle = table.set_async("user:7", "name", "Ada")
+            >>> handle.get()
+            >>> handle.successful()
+            True
+        """
         return self._ready and self._error is None
 
     @property
     def exception(self) -> PegasusError | None:
-        """The call's error, None while it runs or when it ended well."""
+        """The call's error, None while it runs or when it ended well.
+
+        Example:
+            >>> import gevent
+            >>> handle = client.table("no such table").get_async("user:7", "name")
+            >>> gevent.wait([handle])
+            [<Handle failed: TableNotFound("table 'no such table' does not exist")>]
+            >>> isinstance(handle.exception, TableNotFound)
+            True
+        """
         return self._error
 
     def get(self, timeout: float | None = None) -> Any:
@@ -68,6 +98,15 @@ class Handle:
         Raises:
             RequestTimeout: Not ready within timeout; the call goes on and get may be called again.
             PegasusError: The call's own error.
+
+        Greenlets: any number may wait for one handle, each gets the result. A killed one does not end the
+            call, unless it held the last reference to the handle.
+
+        Example:
+            >>> handle = table.set_async("user:7", "name", "Ada")
+            >>> handle.get(timeout=1.0)
+            >>> table.get_async("user:7", "name").get()
+            b'Ada'
         """
         if not self._ready:
             if self._event is None:
@@ -79,14 +118,37 @@ class Handle:
         return self._value
 
     def rawlink(self, callback: Callable[[Handle], object]) -> None:
-        """Have callback(handle) called in the hub once the call has ended; it must not block."""
+        """Have callback(handle) called in the hub once the call has ended; it must not block.
+
+        Example:
+            >>> import gevent
+            >>> ended = []
+            >>> handle = table.set_async("user:7", "name", "Ada")
+            >>> handle.rawlink(ended.append)
+            >>> handle.get()
+            >>> gevent.sleep(0)
+            >>> ended == [handle]
+            True
+        """
         if self._ready:
             get_hub().loop.run_callback(callback, self)
         else:
             self._links.append(callback)
 
     def unlink(self, callback: Callable[[Handle], object]) -> None:
-        """Take a callback back; an unknown one is ignored."""
+        """Take a callback back; an unknown one is ignored.
+
+        Example:
+            >>> import gevent
+            >>> ended = []
+            >>> handle = table.set_async("user:7", "name", "Ada")
+            >>> handle.rawlink(ended.append)
+            >>> handle.unlink(ended.append)
+            >>> handle.get()
+            >>> gevent.sleep(0)
+            >>> ended
+            []
+        """
         if callback in self._links:
             self._links.remove(callback)
 
@@ -159,7 +221,7 @@ class _Slot:
                 route if self.rpc.repeatable and may_repeat(self.retry, 1) else None,
             ):
                 return
-        gevent.spawn(self._go_on, None)
+        self._spawn(None)
 
     def switch(self, outcome: Outcome) -> None:
         if self.handle() is None:
@@ -172,9 +234,20 @@ class _Slot:
             self.info.attempts = 1
             self._end(outcome)
         else:
-            gevent.spawn(self._go_on, outcome)
+            self._spawn(outcome)
+
+    def _spawn(self, outcome: Outcome | None) -> None:
+        # Counted from here on: close(drain) waits for it.
+        self.dispatcher.cluster.running += 1
+        gevent.spawn(self._go_on, outcome)
 
     def _go_on(self, outcome: Outcome | None) -> None:
+        try:
+            self._persist(outcome)
+        finally:
+            self.dispatcher.cluster.running -= 1
+
+    def _persist(self, outcome: Outcome | None) -> None:
         try:
             if self.generation != fork.generation():
                 raise ForkedConnection("the process forked while the call waited; the parent goes on with it")

@@ -67,13 +67,28 @@ class Mutations:
 
         Raises:
             InvalidArgument: A sort key of a wrong type, or a TTL that cannot be.
+
+        Example:
+            >>> Mutations().put("state", "done", ttl=60)
+            <Mutations put b'state'>
         """
         expire_ts(ttl)
         self._all.append(_Mutation(_PUT, to_bytes(sort_key, "sort_key"), value, ttl))
         return self
 
     def delete(self, sort_key: Key) -> Mutations:
-        """Add a delete, of a record that may be absent, and return self."""
+        """Add a delete, of a record that may be absent, and return self.
+
+        Args:
+            sort_key: May be empty.
+
+        Raises:
+            InvalidArgument: A sort key of a wrong type.
+
+        Example:
+            >>> Mutations().put("state", "done").delete("owner")
+            <Mutations put b'state', delete b'owner'>
+        """
         self._all.append(_Mutation(_DELETE, to_bytes(sort_key, "sort_key"), b"", None))
         return self
 
@@ -334,7 +349,7 @@ class AtomicOperations(TableBase):
         if self.codec is None or expected is None or not result.check_value_exists:
             return False
         try:
-            return bool(result.check_value == expected)
+            return bool(result.check_value == self._plain(self._value(expected)))
         except CodecError:
             return False
 

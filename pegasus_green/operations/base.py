@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EPOCH = 1451606400
 _MAX_EXPIRE = 2**31 - 1
 _E = TypeVar("_E", bound=PegasusError)
+_T = TypeVar("_T")
 
 
 def expire_ts(ttl: float | None) -> int:
@@ -54,6 +55,17 @@ def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
     if len(hash_key) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}")
     return hash_key, sort_key
+
+
+def listed(items: Iterable[_T], name: str) -> Iterable[_T]:
+    """Return the items; text is refused, whose letters could pass as items.
+
+    Raises:
+        InvalidArgument: They are text, or not iterable.
+    """
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise InvalidArgument(f"{name} must be an iterable, not {items!r}")
+    return items
 
 
 def parts_of(item: Any, names: str) -> tuple[Any, ...]:
@@ -191,4 +203,4 @@ class TableBase:
         return error
 
 
-__all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "only_hash_key", "parts_of"]
+__all__ = ["DEFAULT", "CallInfo", "TableBase", "expire_ts", "key_pair", "listed", "only_hash_key", "parts_of"]

@@ -15,7 +15,7 @@ from ..protocol.binary import Buffer
 from ..protocol.codes import ERR_HANDLER_NOT_FOUND
 from ..protocol.rpc import BATCH_GET, GET
 from ..retry import RetryPolicy
-from .base import DEFAULT, TableBase, key_pair, parts_of
+from .base import DEFAULT, TableBase, key_pair, listed, parts_of
 from .series import Series
 
 # Requests in flight at most. Their number is the partitions' in all but huge calls.
@@ -108,9 +108,7 @@ class BatchOperations(TableBase):
 
     @staticmethod
     def _pairs(keys: Iterable[tuple[Key, Key]]) -> list[Pair]:
-        if not isinstance(keys, Iterable) or isinstance(keys, (str, bytes)):
-            raise InvalidArgument(f"keys must be (hash key, sort key) pairs, not {keys!r}")
-        return [key_pair(*parts_of(pair, "hash key, sort key")) for pair in keys]
+        return [key_pair(*parts_of(pair, "hash key, sort key")) for pair in listed(keys, "keys")]
 
     def _routes(self, deadline: float) -> RoutingTable:
         self._dispatcher.cluster.bind()

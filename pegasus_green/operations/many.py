@@ -15,7 +15,7 @@ from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, MULTI_GET, MULTI_PUT, MULTI_REMOVE, PUT, REMOVE
 from ..protocol.rrdb import MultiGetRequest
 from ..retry import RetryPolicy
-from .base import DEFAULT, expire_ts, key_pair, only_hash_key, parts_of
+from .base import DEFAULT, expire_ts, key_pair, listed, only_hash_key, parts_of
 from .multi import MultiOperations, multi_get_request, sort_key_list
 
 CONCURRENCY = 1000
@@ -63,17 +63,13 @@ class ManyOperations(MultiOperations):
             [b'Ada', None]
         """
         requests = []
-        pair: Any = None
-        try:
-            for pair in keys:
-                hash_key, sort_key = pair
-                if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
-                    hash_key, sort_key = key_pair(*parts_of(pair, "hash key, sort key"))
-                requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
-        except (TypeError, ValueError) as error:
-            if not isinstance(error, PegasusError):
-                parts_of(pair, "hash key, sort key")
-            raise
+        for pair in listed(keys, "keys"):
+            hash_key, sort_key = (
+                pair if type(pair) is tuple and len(pair) == 2 else parts_of(pair, "hash key, sort key")
+            )
+            if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+                hash_key, sort_key = key_pair(hash_key, sort_key)
+            requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
         plain = self.codec is None
 
         def finish(_index: int, frame: Buffer) -> Any:
@@ -119,7 +115,7 @@ class ManyOperations(MultiOperations):
         """
         at = expire_ts(ttl)
         requests = []
-        for item in items:
+        for item in listed(items, "items"):
             hash_key, sort_key, value = parts_of(item, "hash key, sort key, value")
             hash_key, sort_key = key_pair(hash_key, sort_key)
             argument = fast.put_argument(hash_key, sort_key, self._value(value), at)
@@ -164,7 +160,7 @@ class ManyOperations(MultiOperations):
             [None, None]
         """
         requests = []
-        for pair in keys:
+        for pair in listed(keys, "keys"):
             hash_key, sort_key = key_pair(*parts_of(pair, "hash key, sort key"))
             requests.append((REMOVE, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
 
@@ -209,7 +205,7 @@ class ManyOperations(MultiOperations):
         """
         asked = []
         wanted: list[MultiGetRequest | None] = []
-        for item in requests:
+        for item in listed(requests, "requests"):
             hash_key, sort_keys = parts_of(item, "hash key, sort keys") if isinstance(item, tuple) else (item, None)
             raw = only_hash_key(hash_key)
             request = multi_get_request(raw, sort_keys, {})
@@ -260,7 +256,7 @@ class ManyOperations(MultiOperations):
         """
         at = expire_ts(ttl)
         requests = []
-        for item in items:
+        for item in listed(items, "items"):
             hash_key, values = parts_of(item, "hash key, values")
             hash_key = only_hash_key(hash_key)
             argument = multi_put_argument(hash_key, self._rows(values), at)
@@ -305,7 +301,7 @@ class ManyOperations(MultiOperations):
             [1, 2]
         """
         requests = []
-        for item in items:
+        for item in listed(items, "items"):
             hash_key, sort_keys = parts_of(item, "hash key, sort keys")
             hash_key, keys = only_hash_key(hash_key), sort_key_list(sort_keys)
             if not keys:

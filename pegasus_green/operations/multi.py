@@ -15,7 +15,7 @@ from ..protocol.rows import read_rows
 from ..protocol.rpc import MULTI_GET, MULTI_PUT, MULTI_REMOVE, SORTKEY_COUNT, Rpc
 from ..protocol.rrdb import MultiGetRequest
 from ..retry import RetryPolicy
-from .base import DEFAULT, CallInfo, TableBase, expire_ts, only_hash_key
+from .base import DEFAULT, CallInfo, TableBase, expire_ts, listed, only_hash_key, parts_of
 from .series import Series
 
 _MAX_I32 = 2**31 - 1
@@ -428,13 +428,13 @@ class MultiOperations(TableBase):
         Raises:
             InvalidArgument: There are none, or they are no pairs.
         """
-        try:
-            pairs = [(key, value) for key, value in (values.items() if isinstance(values, Mapping) else values)]
-        except (TypeError, ValueError):
-            raise InvalidArgument("values must be a mapping or an iterable of (sort key, value) pairs") from None
-        if not pairs:
+        rows = []
+        for pair in values.items() if isinstance(values, Mapping) else listed(values, "values"):
+            key, value = pair if type(pair) is tuple and len(pair) == 2 else parts_of(pair, "sort key, value")
+            rows.append((to_bytes(key, "sort_key"), self._value(value)))
+        if not rows:
             raise InvalidArgument("values must not be empty")
-        return [(to_bytes(key, "sort_key"), self._value(value)) for key, value in pairs]
+        return rows
 
     def _removed(self, frame: Buffer, info: CallInfo | None = None) -> int:
         """Return how many sort keys a multi_del had."""

@@ -221,8 +221,16 @@ class RangeOperations(MultiOperations, ScanOperations):
             ttl: Seconds until what is stored through it expires; None or 0: never (a table may have a default).
             timeout: Seconds for each request; None: the client's default.
 
+        Returns:
+            A ``HashMapping``; it caches nothing, each use is a request.
+
         Raises:
             InvalidArgument: A wrong type or size.
+
+        Retries: safe to read, store, update and clear; ``del``, ``pop``, ``popitem`` and ``setdefault`` are not
+            repeated once their outcome is unknown.
+        Greenlets: several may share one mapping. A killed caller gives up its request; a write may be applied all the
+            same.
 
         Example:
             >>> user = table.mapping("user:7")

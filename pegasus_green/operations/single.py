@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger, ProtocolError
+from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
 from ..keys import Key, crc64, encode_key
 from ..protocol import fast
 from ..protocol.rpc import GET, INCR, PUT, REMOVE, TTL

@@ -34,11 +34,15 @@ class FullData(Message):
 
 
 class UpdateRequest(Message):
-    """Argument of put. The server's own fields 4 to 7 are left out: a put that sets them is never answered."""
+    """Argument of put. Fields 4 to 7 are the servers' own: a put of another type than 0 is never answered."""
 
     key: bytes = blob(1)
     value: bytes = blob(2)
     expire_ts_seconds: int = i32(3)
+    type: int | None = i32(4, optional=True)
+    check_value_returned: bool | None = boolean(5, optional=True)
+    check_value_exist: bool | None = boolean(6, optional=True)
+    check_value: bytes | None = blob(7, optional=True)
 
 
 class MultiPutRequest(Message):

@@ -14,12 +14,12 @@ from ..cluster.routing import Route
 from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
 from ..protocol.binary import Buffer
 from ..protocol.rows import Rows, read_rows
-from ..protocol.rpc import CLEAR_SCANNER, GET_SCANNER, SCAN, Rpc
+from ..protocol.rpc import GET_SCANNER, SCAN, Rpc
 from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
 from ..transport import fork
 from ..transport.connection import Connection, Outcome, left_ms
-from .parts import COMPLETED, NONE, Part
+from .parts import COMPLETED, NONE, Part, free_context
 from .work import GOOD_REPLY, Work
 
 # A count that was lost this often goes on with rows, which can be counted on from the last key.
@@ -50,24 +50,25 @@ def _is_result(rpc: Rpc, frame: Buffer) -> bool:
 
 
 class _Orphan:
-    """Takes the reply to a request that nobody waits for any more, and frees its context."""
+    """Takes the reply to a request that nobody waits for any more, and frees its context.
 
-    __slots__ = ("_rpc", "_connection", "_route", "_hash")
+    A request that was refused has not used up the context that it was to go on with.
+    """
 
-    def __init__(self, rpc: Rpc, connection: Connection, route: Route, partition_hash: int) -> None:
-        self._rpc, self._connection, self._route, self._hash = rpc, connection, route, partition_hash
+    __slots__ = ("_rpc", "_connection", "_route", "_used")
+
+    def __init__(self, rpc: Rpc, connection: Connection, route: Route, used: int) -> None:
+        self._rpc, self._connection, self._route, self._used = rpc, connection, route, used
 
     def switch(self, outcome: Outcome) -> None:
         """Take the outcome, in the hub."""
-        if isinstance(outcome, PegasusError) or not _is_result(self._rpc, outcome):
-            return
-        try:
-            context = read_rows(self._rpc, outcome).context_id
-        except ProtocolError:
-            return
-        if context not in (COMPLETED, NONE):
-            argument = CLEAR_SCANNER.encode_argument(context)
-            self._connection.send_oneway(CLEAR_SCANNER, self._route, self._hash, argument)
+        context = self._used
+        if not isinstance(outcome, PegasusError) and _is_result(self._rpc, outcome):
+            try:
+                context = read_rows(self._rpc, outcome).context_id
+            except ProtocolError:
+                return
+        free_context(self._connection, self._route, context)
 
 
 class BatchCall(Attempt):
@@ -77,17 +78,19 @@ class BatchCall(Attempt):
         rows: What the successful reply holds.
     """
 
-    __slots__ = ("work", "part", "rows", "_connection", "_route", "_size", "_left")
+    __slots__ = ("work", "part", "rows", "_connection", "_route", "_size", "_left", "_used")
 
-    def __init__(self, work: Work, part: Part, deadline: float) -> None:
+    def __init__(self, work: Work, part: Part, begin: float) -> None:
         """Begin the call of a batch."""
-        super().__init__(work.dispatcher, GET_SCANNER, part.hash, b"", deadline, work.retry)
+        deadline = work.dispatcher.cluster.deadline(work.timeout, begin)
+        super().__init__(work.dispatcher, GET_SCANNER, part.hash, b"", deadline, work.retry, deadline - begin)
         self.work, self.part = work, part
         self.rows: Rows | None = None
         self._connection: Connection | None = None
         self._route: Route | None = None
         self._size = 0
         self._left = False
+        self._used = NONE
 
     def route(self) -> Route | PegasusError:
         """Return where the part is served now; a table scan that met a split is planned anew here."""
@@ -120,6 +123,7 @@ class BatchCall(Attempt):
                 # The primary has moved or was dialled anew: the context cannot be reached or is another server's.
                 part.clear()
             part.lose()
+        self._used = NONE
         assert route.peer is not None
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
@@ -135,6 +139,7 @@ class BatchCall(Attempt):
         context, connection = part.take(), part.connection
         assert context is not None
         assert connection is not None
+        self._used = context
         try:
             outcome = self._ask(SCAN, connection, route, SCAN.encode_argument(ScanRequest(context_id=context)))
         except BaseException:
@@ -152,7 +157,7 @@ class BatchCall(Attempt):
     def _ask(self, rpc: Rpc, connection: Connection, route: Route, argument: bytes) -> Outcome:
         """Send a request and wait for its outcome.
 
-        A caller that is killed meanwhile leaves somebody behind who frees the context that the reply brings.
+        A caller that does not stay for the reply leaves somebody behind who frees the context that it brings.
         """
         self.rpc, self._connection, self._route, self._left = rpc, connection, route, False
         movable = route if may_repeat(self.retry, self.number) else None
@@ -169,8 +174,8 @@ class BatchCall(Attempt):
             try:
                 outcome = connection.hub.switch()
             except BaseException:
-                if connection.pending.pop(seqid, None) is not None and connection.lost is None:
-                    connection.pending[seqid] = (_Orphan(rpc, connection, route, self.hash), self.deadline, None)
+                if connection.pending.pop(seqid, None) is not None:
+                    self._leave(rpc, connection, route, seqid, self.deadline)
                 raise
             if isinstance(outcome, (bytes, memoryview)):
                 self._size = len(outcome)
@@ -179,10 +184,18 @@ class BatchCall(Attempt):
                 if isinstance(connection.lost, ProtocolError):
                     # Most likely our batch was larger than a frame may be, and would end the next connection, too.
                     self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
+                elif outcome.sent:
+                    # Too late, or sent to another primary: a slow server may still answer, in about that time again.
+                    self._leave(rpc, connection, route, seqid, monotonic() + self.timeout)
                 return outcome
             connection.pending.pop(seqid, None)
             raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a batch")
         return RequestTimeout("no time left to send the request", address=route.primary)
+
+    def _leave(self, rpc: Rpc, connection: Connection, route: Route, seqid: int, until: float) -> None:
+        """Have an orphan wait for the reply instead of the caller."""
+        if connection.lost is None:
+            connection.pending[seqid] = (_Orphan(rpc, connection, route, self._used), until, None)
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
         error = super()._refusal(frame)
@@ -251,7 +264,7 @@ def fetch(work: Work, part: Part) -> Batch:
     cluster, listeners, stats = dispatcher.cluster, dispatcher.cluster.listeners, dispatcher.stats
     cluster.bind()
     begin = monotonic()
-    call = BatchCall(work, part, cluster.deadline(work.timeout, begin))
+    call = BatchCall(work, part, begin)
     failure: BaseException | None = None
     if listeners:
         listeners.emit("call_started", dispatcher.routes.name, "scan")

@@ -201,7 +201,16 @@ class Scanner(Iterator[Any]):
 
     @property
     def finished(self) -> bool:
-        """Whether every row has been delivered; False after a limit or ``close`` stopped the scan before."""
+        """Whether every row has been delivered; False after a limit or ``close`` stopped the scan before.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            >>> rows = table.hash_scan("user:7")
+            >>> next(rows), rows.finished
+            ((b'mail', b'a@b'), False)
+            >>> next(rows), rows.finished
+            ((b'name', b'Ada'), True)
+        """
         ledger = self._position()
         return ledger is not None and not ledger.after
 
@@ -226,7 +235,17 @@ class Scanner(Iterator[Any]):
         return Token(work.dispatcher.routes.name, work.app_id, work.query, parts, work.only).encode()
 
     def close(self) -> None:
-        """End the scan: free the server's contexts and the greenlets; never yields, idempotent."""
+        """End the scan: free the server's contexts and the greenlets; never yields, idempotent.
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            >>> rows = table.hash_scan("user:7")
+            >>> next(rows)
+            (b'mail', b'a@b')
+            >>> rows.close()
+            >>> list(rows)
+            []
+        """
         if self._ledger is not None:
             self._settle()
         self._raw = self._rows = iter(())

@@ -30,6 +30,16 @@ def scan_hash(index: int, modulus: int) -> int:
     return index + modulus
 
 
+def free_context(connection: Connection, route: Route, context: int) -> None:
+    """Tell the server where it was opened that a context is not needed any more; never yields.
+
+    Ids of both signs are contexts, only 0 and -1 are none. The partition's index stands for a hash here: it is right
+    before and after a split, when the server refuses, without a word, whatever carries a hash of the child's.
+    """
+    if context not in (COMPLETED, NONE):
+        connection.send_oneway(CLEAR_SCANNER, route, route.index, CLEAR_SCANNER.encode_argument(context))
+
+
 class Part:
     """One part of a scan while it is read.
 
@@ -101,14 +111,10 @@ class Part:
         self.breaks += 1
 
     def clear(self, context: int | None = None) -> None:
-        """Tell the server that a context (the open one) is not needed any more; never yields.
-
-        Ids of both signs are contexts, only 0 and -1 are none.
-        """
+        """Tell the server that a context (the open one) is not needed any more; never yields."""
         found = self.take() if context is None else context
-        connection, route = self.connection, self.route
-        if found is not None and found not in (COMPLETED, NONE) and connection is not None and route is not None:
-            connection.send_oneway(CLEAR_SCANNER, route, self.hash, CLEAR_SCANNER.encode_argument(found))
+        if found is not None and self.connection is not None and self.route is not None:
+            free_context(self.connection, self.route, found)
 
     def narrow(self, table: RoutingTable) -> list[Part]:
         """Adapt to a count that is the modulus or follows from it by splits; return what is to be read besides."""

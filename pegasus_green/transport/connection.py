@@ -260,7 +260,7 @@ class Connection(Outbox):
         session = self.session
         seqid = session.issued + 1
         if seqid in pending or seqid > MAX_SEQID:
-            seqid = session.free_id()
+            seqid = self._pass_over()
         if self._version == 1:
             frame = (
                 rpc.head.pack(
@@ -307,7 +307,7 @@ class Connection(Outbox):
     def send_oneway(self, rpc: Rpc, target: Target, partition_hash: int, argument: bytes) -> None:
         """Send a request that is never answered; nothing happens when the connection is lost."""
         if self.lost is None:
-            seqid = self.session.free_id()
+            seqid = self._pass_over()
             frame = encode_request(
                 rpc,
                 seqid,
@@ -614,7 +614,10 @@ class Connection(Outbox):
         reason = self.lost
         kind = type(reason) if isinstance(reason, (ForkedConnection, ClientClosed)) else ConnectionLost
         text = str(reason.args[0]) if reason is not None else "the connection is lost"
-        return kind(text, address=self.peer.address, sent=sent)
+        error = kind(text, address=self.peer.address, sent=sent)
+        if isinstance(reason, ProtocolError):
+            error.hint = "what answers there is not such a server of Pegasus: check host and port"
+        return error
 
     def poison(self, dead_fd: int) -> None:
         """Cut this process's copy off the parent's connection, right after a fork; must not yield.

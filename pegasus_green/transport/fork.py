@@ -17,7 +17,8 @@ from typing import Any
 
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _generation = 0
-_installed = False
+# A socket whose other end is closed. Made before any fork: in the child there may be no descriptor left for one.
+_dead_fd = -1
 
 
 def generation() -> int:
@@ -27,9 +28,11 @@ def generation() -> int:
 
 def register(connection: Any) -> None:
     """Have connection.poison called in a forked child; the hook is installed with the first one."""
-    global _installed
-    if not _installed:
-        _installed = True
+    global _dead_fd
+    if _dead_fd < 0:
+        dead, other = socketpair(AF_UNIX, SOCK_STREAM)
+        other.close()
+        _dead_fd = dead.detach()
         os.register_at_fork(after_in_child=_after_in_child)
     _connections.add(connection)
 
@@ -39,10 +42,5 @@ def _after_in_child() -> None:
     _generation += 1
     connections = list(_connections)
     _connections.clear()
-    if not connections:
-        return
-    ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
-    theirs.close()
     for connection in connections:
-        connection.poison(ours.fileno())
-    ours.close()
+        connection.poison(_dead_fd)

@@ -92,7 +92,8 @@ class Outbox:
         self._out_bytes = 0
         self._backlog: deque[Buffer] = deque()
         self._backlog_bytes = 0
-        self._writer: Any = self.hub.loop.io(fd, 2)
+        # ref=False: what keeps the loop alive is a call that waits, not half a request that nobody waits for.
+        self._writer: Any = self.hub.loop.io(fd, 2, ref=False)
         self._in_pass = False
         self._flush_due = False
         self._crowded = False
@@ -108,6 +109,16 @@ class Outbox:
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return self._out_bytes + self._backlog_bytes
+
+    def _pass_over(self) -> int:
+        """Return the next id where the one behind the newest still waits, or ids begin anew.
+
+        Ids that are passed over have their place in the queue, too: see _withdraw.
+        """
+        issued, seqid = self.session.issued, self.session.free_id()
+        if self._out or self._backlog:
+            self._out.extend([b""] * ((seqid - issued) % MAX_SEQID - 1))
+        return seqid
 
     def _make_room(self) -> None:
         # Requests that were withdrawn make room too, where the socket takes nothing.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+
+# The real one, which never waits where the host stands in digits.
+from _socket import getaddrinfo
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,21 @@ if TYPE_CHECKING:
 # Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
 REDIAL_BASE = 0.02
 REDIAL_CAP = 0.5
+
+
+class _TooLong(OSError):
+    """The time for all addresses of a server has passed."""
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    """Return what a host name or an address in digits stands for; yields for a name.
+
+    Digits do not go through gevent's few resolver threads, which a name server that does not answer may keep busy.
+    """
+    try:
+        return getaddrinfo(host, port, 0, gsocket.SOCK_STREAM, 0, gsocket.AI_NUMERICHOST)
+    except gsocket.gaierror:
+        return list(gsocket.getaddrinfo(host, port, 0, gsocket.SOCK_STREAM))
 
 
 class Peer:
@@ -111,7 +129,8 @@ class Peer:
                 # Not by the deadline of whoever is first here: the dial is everybody's.
                 self.pool.spawn(self._dial, self._dialling, self.pool.options.connect_timeout)
             dialling = self._dialling
-            if not dialling.wait(patience) and mine == fork.generation() and self.connection is None:
+            came = dialling.wait(min(patience, deadline - now))
+            if not came and mine == fork.generation() and self.connection is None:
                 return ConnectFailed(f"no connection within {patience:.2f} s", address=self.address)
             if mine != fork.generation():
                 continue
@@ -135,7 +154,7 @@ class Peer:
         mine = fork.generation()
         sock: Any = None
         try:
-            with gevent.Timeout(limit, OSError(f"no connection within {limit:.2f} s")):
+            with gevent.Timeout(limit, _TooLong(f"no connection within {limit:.2f} s")):
                 sock = self._reach(limit)
             if mine == fork.generation() and not self.pool.closed:
                 self.connection = self.pool.adopt(self, sock)
@@ -145,7 +164,7 @@ class Peer:
                 return
             self._error = str(error) or type(error).__name__
             self._cool()
-            self.pool.tell_lost(self, f"cannot connect: {self._error}")
+            self.pool.tell_lost(self, f"cannot connect: {self._error}", [self])
         else:
             self.opened += 1
             self._error = ""
@@ -161,13 +180,15 @@ class Peer:
         """Resolve the name, off the hub, and dial its addresses in turn."""
         mine = fork.generation()
         host, _, port = self.address.rpartition(":")
-        found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)
+        found = _addresses(host.strip("[]"), int(port))
         if mine != fork.generation():
             raise OSError("the process forked meanwhile; it dials when it needs a connection itself")
         error: OSError = OSError("the name has no address")
         for family, _, _, _, sockaddr in found:
             try:
                 return dial(sockaddr, family, limit / len(found))
+            except _TooLong:
+                raise
             except OSError as failed:
                 error = failed
         raise error
@@ -176,6 +197,7 @@ class Peer:
         """Take note of the end of a connection; called by it, must not yield."""
         if self.connection is not connection:
             return
+        names = self.pool.names_of(connection)
         self.connection = None
         self.losses += 1
         self.sent_before += connection.session.issued
@@ -188,7 +210,7 @@ class Peer:
             self._cool()
         self.pool.forget(connection)
         if not isinstance(reason, ClientClosed):
-            self.pool.tell_lost(self, str(reason.args[0]))
+            self.pool.tell_lost(self, str(reason.args[0]), names)
 
     def _cool(self) -> None:
         """Have nobody dial for a while, longer with every failure."""
@@ -198,7 +220,7 @@ class Peer:
 
     def silent(self, connection: Connection) -> None:
         """Take note that requests are out and nothing comes in; called in the hub."""
-        self.pool.tell_silent(self)
+        self.pool.tell_silent(self.pool.names_of(connection))
 
 
 class Pool:
@@ -233,11 +255,15 @@ class Pool:
             peer = self.peers[address] = Peer(address, self)
         return peer
 
-    def spawn(self, run: Callable[..., None], *args: Any) -> None:
-        """Run in a greenlet that ``close`` ends."""
-        greenlet = gevent.spawn(run, *args)
+    def spawn(self, run: Callable[..., Any], *args: Any) -> Any:
+        """Run in a greenlet that ``close`` ends, and return it.
+
+        In the child of a fork one that has not begun yet returns ForkedConnection at once: its work is the parent's.
+        """
+        greenlet = gevent.spawn(_unless_forked, fork.generation(), run, *args)
         self._greenlets.add(greenlet)
         greenlet.rawlink(self._greenlets.discard)
+        return greenlet
 
     def adopt(self, peer: Peer, sock: Any) -> Connection:
         """Make a connection of a dialled socket, or return the one that already leads to the same address."""
@@ -257,23 +283,28 @@ class Pool:
         """Drop a lost connection from all names of its server."""
         if self._by_sockaddr.get(connection.sockaddr) is connection:
             del self._by_sockaddr[connection.sockaddr]
-        for peer in self.peers.values():
-            if peer.connection is connection:
-                peer.connection = None
+        for peer in self.names_of(connection):
+            peer.connection = None
 
-    def tell_lost(self, peer: Peer, reason: str) -> None:
-        """Pass on that a server was lost or cannot be reached; must not yield."""
+    def names_of(self, connection: Connection) -> list[Peer]:
+        """Return the peers that share a connection: routes may name its server by any of their addresses."""
+        return [peer for peer in self.peers.values() if peer.connection is connection]
+
+    def tell_lost(self, peer: Peer, reason: str, names: list[Peer]) -> None:
+        """Pass on that a server was lost or cannot be reached, under all its names; must not yield."""
         if self.closed:
             return
-        self.on_lost(peer)
+        for name in names:
+            self.on_lost(name)
         self.notices.info(f"lost {peer.address}", "connection to %s: %s", peer.address, reason)
         if self.listeners:
             self.listeners.emit("connection_lost", peer.address, reason)
 
-    def tell_silent(self, peer: Peer) -> None:
-        """Pass on that a server owes replies and sends nothing; must not yield."""
+    def tell_silent(self, names: list[Peer]) -> None:
+        """Pass on that a server owes replies and sends nothing, under all its names; must not yield."""
         if not self.closed:
-            self.on_silent(peer)
+            for name in names:
+                self.on_silent(name)
 
     @property
     def connections(self) -> list[Connection]:
@@ -297,3 +328,9 @@ class Pool:
 
 def _ignore(_peer: Peer) -> None:
     return None
+
+
+def _unless_forked(generation: int, run: Callable[..., Any], *args: Any) -> Any:
+    if generation != fork.generation():
+        return ForkedConnection("the process forked meanwhile; the parent goes on with it")
+    return run(*args)

@@ -117,8 +117,14 @@ def test_quickstart_with_a_given_cluster(box: Any, meta: str) -> None:
 
 
 def test_quickstart_without_a_cluster_says_so() -> None:
-    out, err = run("quickstart.py", "--meta", "127.0.0.1:1", status=1)
-    assert "connect pegasus server failed" in out + err
+    _, err = run("quickstart.py", "--meta", "127.0.0.1:1", status=1)
+    assert "connect pegasus server failed" in err
+    assert re.search(r"^ERROR:pegasus_green.pegasus:init of table 'temp' .*127\.0\.0\.1:1", err, re.MULTILINE)
+
+
+def test_quickstart_without_the_table_says_so(meta: str) -> None:
+    _, err = run("quickstart.py", "--meta", meta, "--table", "nope", status=1)
+    assert re.search(r"^ERROR:pegasus_green.pegasus:init of table 'nope' .*does not exist", err, re.MULTILINE)
 
 
 # ---------------------------------------------------------------------------------------------------------- web servers
@@ -374,6 +380,21 @@ def test_legacy_patched_late_warns_and_works(meta: str) -> None:
     _, err = run("legacy_patched.py", meta, "temp", "--late")
     assert "stored pages: code 0, 200 of 200, 0 failures" in err
     assert "RuntimeWarning: sleep was imported before monkey.patch_all()" in err
+
+
+# ------------------------------------------------------------------------------------------------------------------ all
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help(name: str) -> None:
+    out, err = run(name, "--help")
+    assert out.startswith(f"usage: {name}")
+    assert err == ""
+
+
+@pytest.mark.parametrize("name", ["web_pywsgi.py", "legacy_patched.py"])
+def test_what_is_missing_is_said(name: str) -> None:
+    _, err = run(name, status=2)
+    assert err.startswith(f"usage: {name}")
+    assert err.endswith("the following arguments are required: meta, table\n")
 
 
 def test_every_example_is_tested() -> None:

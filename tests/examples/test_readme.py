@@ -1,7 +1,9 @@
-"""The programs in the README and the onebox page run as they stand there, and print what they say."""
+"""Every Python program in the README and on the pages runs as it stands there, and prints what it says."""
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -11,15 +13,61 @@ from typing import Any
 
 import pytest
 
+from pegasus_green import Client, Table
+from pegasus_green.cli import COMMANDS
 from pegasus_green.onebox import Onebox
 from tests.examples.test_examples import ENVIRONMENT
 from tests.pythons import ROOT
 
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+# Their blocks are one program; elsewhere each block is one.
+ONE_PROGRAM = ("docs/concepts.md", "docs/scans-and-bulk.md")
+
 FAULTS = "from pegasus_green.onebox import Onebox\nbox = Onebox(metas=3).start()\n"
+# A stand-in for the package, which the tests do not need otherwise.
+PROMETHEUS = """
+import sys, types
+SEEN = []
+class Histogram:
+    def __init__(self, name, text, labels):
+        self.names = labels
+    def labels(self, *values):
+        assert len(values) == len(self.names)
+        return types.SimpleNamespace(observe=lambda seconds: SEEN.append(values))
+sys.modules["prometheus_client"] = types.ModuleType("prometheus_client")
+sys.modules["prometheus_client"].Histogram = Histogram
+"""
+# What a block needs before and behind it.
+AROUND = {
+    ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
+    ("docs/observability.md", 1): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
+}
+# What is no program by itself has a test of its own below.
+GUNICORN_CONF, GUNICORN_APP = ("docs/fork-and-threads.md", 0), ("docs/fork-and-threads.md", 1)
+IN_PYTEST = ("docs/onebox.md", 1)
+GUNICORN = """
+import runpy
+settings = runpy.run_path("gunicorn.conf.py")
+import app
+app.pages.set("page", "body", "text")
+assert "connections=2" in repr(app.client), app.client
+settings["worker_exit"](None, None)
+assert "closed" in repr(app.client), app.client
+"""
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def programs() -> list[tuple[str, int]]:
+    found = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
+    return [key for key in found if key not in (GUNICORN_CONF, GUNICORN_APP, IN_PYTEST)]
+
+
+def program_of(page: str, number: int) -> str:
+    before, behind = AROUND.get((page, number), ("", ""))
+    return before + blocks(page)[number] + behind
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +76,15 @@ def box() -> Iterator[Any]:
         yield box
 
 
-def run(program: str, box: Any, directory: Path) -> str:
+def addressed(program: str, box: Any) -> str:
     metas = list(box.meta_addresses)
     program = program.replace('"127.0.0.1:34601", "127.0.0.1:34602"', ", ".join(f'"{meta}"' for meta in metas))
-    program = program.replace("127.0.0.1:34601,127.0.0.1:34602", ",".join(metas)).replace("127.0.0.1:34601", metas[0])
+    return program.replace("127.0.0.1:34601,127.0.0.1:34602", ",".join(metas)).replace("127.0.0.1:34601", metas[0])
+
+
+def run(program: str, box: Any, directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", addressed(program, box)],
         cwd=directory,
         env=ENVIRONMENT,
         capture_output=True,
@@ -41,11 +92,13 @@ def run(program: str, box: Any, directory: Path) -> str:
         timeout=60,
         check=False,
     )
+    # A greenlet or thread that fails says so on stderr, whatever the status.
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    printed = done.stdout.splitlines()
     for line in program.splitlines():
-        said = re.match(r"\s*print\(.*?\)\s+# (.*)$", line)
+        said = re.match(r"\s*print\(.*\)\s+# (.*)$", line)
         if said:
-            assert said[1] in done.stdout, line
+            assert said[1] in printed, line
     return done.stdout
 
 
@@ -58,18 +111,57 @@ def test_the_readme_has_both_faces_and_the_onebox() -> None:
         assert 12 <= len([line for line in block.splitlines() if line.strip()]) <= 20, "about 15 lines"
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_readme(box: Any, tmp_path: Path, number: int) -> None:
-    assert run(blocks("README.md")[number], box, tmp_path)
+@pytest.mark.parametrize(("page", "number"), [key for key in programs() if key[0] not in ONE_PROGRAM])
+def test_program(box: Any, tmp_path: Path, page: str, number: int) -> None:
+    printed = run(program_of(page, number), box, tmp_path)
+    assert bool(printed) == ("print(" in program_of(page, number))
 
 
-def test_onebox_page(box: Any, tmp_path: Path) -> None:
-    in_python, in_pytest, faults = blocks("docs/onebox.md")
-    assert run(in_python, box, tmp_path) == ""
-    assert "pegasus_onebox" in in_pytest
-    assert run(FAULTS + faults + "box.stop()\n", box, tmp_path) == ""
+@pytest.mark.parametrize("page", ONE_PROGRAM)
+def test_page(box: Any, tmp_path: Path, page: str) -> None:
+    """It has a cluster of its own: whoever reads it can paste it."""
+    program = "".join(blocks(page))
+    assert "34601" not in program
+    unsaid = [line for line in program.splitlines() if line.lstrip().startswith("print(") and "  # " not in line]
+    assert unsaid == []
+    assert run(program, box, tmp_path)
 
 
-def test_options_page(box: Any, tmp_path: Path) -> None:
-    (options,) = blocks("docs/options.md")
-    assert run(options, box, tmp_path) == ""
+def test_gunicorn(box: Any, tmp_path: Path) -> None:
+    """The two files, as gunicorn loads them and ends a worker; tests/fork runs gunicorn itself."""
+    for name, (page, number) in (("gunicorn.conf.py", GUNICORN_CONF), ("app.py", GUNICORN_APP)):
+        text = blocks(page)[number]
+        assert text.startswith(f"# {name}")
+        (tmp_path / name).write_text(addressed(text, box))
+    run(GUNICORN, box, tmp_path)
+
+
+def test_in_pytest(tmp_path: Path) -> None:
+    page, number = IN_PYTEST
+    (tmp_path / "test_mine.py").write_text(blocks(page)[number])
+    plugin = ["-p", "pegasus_green.onebox.pytest_plugin", "-p", "no:pegasus_green", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, str(tmp_path)],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_what_is_left_out_is_not_there() -> None:
+    """The last section of docs/concepts.md."""
+    assert not hasattr(Client, "refresh")
+    assert not hasattr(Table, "batch")
+    assert sorted(COMMANDS) == ["bench", "onebox"]
+    assert importlib.util.find_spec("pegasus_green.contrib") is None
+    looping = {name for name in dir(Table) if "on_progress" in _parameters(getattr(Table, name))}
+    assert looping == {"del_range"}
+
+
+def _parameters(method: Any) -> Any:
+    return inspect.signature(method).parameters if inspect.isfunction(method) else ()

@@ -440,3 +440,154 @@ client.close()
         patched=False,
     )
     assert out == "[['after_in_child']]\n"
+
+
+@pytest.mark.parametrize("verb", ["incr", "set_many"])
+def test_child_that_learns_the_routes_for_itself(stage: Stage, verb: str) -> None:
+    """The parent's call waits for its first routes at the fork; the copy of it wakes when the child's own come."""
+    server = stage.server()
+    stage.meta.delay = 0.3
+    out = run(
+        """
+calls = {
+    "incr": lambda: table.incr("h", "mark"),
+    "set_many": lambda: table.set_many([("h", f"mark{n}", b"v") for n in range(3)]),
+}
+parent, copies = os.getpid(), []
+
+def call():
+    end = end_of(calls[sys.argv[3]])
+    if os.getpid() != parent:
+        copies.append(end)
+    return end
+
+caller = gevent.spawn(call)
+gevent.sleep(0.1)
+
+def child():
+    assert table.get("x", "own") is None
+    gevent.sleep(0.3)
+    assert copies == ["ForkedConnection"], copies
+
+status = fork(way, child)
+print(caller.get(), status())
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+        verb,
+    )
+    assert out == {"incr": "1 0\n", "set_many": "[None, None, None] 0\n"}[verb]
+    marks = Counter(
+        request.data[request.data.index(b"mark") :][:5] for request in server.requests if b"mark" in request.data
+    )
+    assert set(marks.values()) == {1}
+
+
+def test_fork_without_a_free_descriptor(stage: Stage) -> None:
+    """What the child needs to cut itself off was made before."""
+
+    def handler(link: Link, request: Request) -> None:
+        gevent.spawn_later(0.4, answer, link, request)
+
+    server = stage.server(handler)
+    out = run(
+        """
+import resource
+table.warm_up()
+callers = [gevent.spawn(end_of, table.incr, "h", f"k{n}") for n in range(20)]
+gevent.sleep(0.1)
+highest = max(map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")))
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 3, limits[1]))
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    os.close(taken.pop())  # one, for the child's loop
+
+def child():
+    gevent.sleep(0.8)
+    assert {caller.value for caller in callers} == {"ForkedConnection"}, callers
+
+status = fork(way, child)
+for one in taken:
+    os.close(one)
+gevent.joinall(callers)
+print({caller.value for caller in callers}, status())
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "{'1'} 0\n"
+    assert len(server.requests) == 20
+
+
+def test_what_had_not_begun_is_the_parents(stage: Stage) -> None:
+    """At the fork the greenlet that is to ask the meta server waits for its first turn."""
+    stage.server()
+    out = run(
+        """
+pool = client._cluster.pool
+spawn, waits = pool.spawn, []
+
+def spawn_behind_a_fork(run, *args):
+    if run == client._cluster.meta._ask and "CREATE" in args[2].name:
+        gevent.spawn(lambda: waits.append(fork(way, lambda: gevent.sleep(0.5))))
+    return spawn(run, *args)
+
+pool.spawn = spawn_behind_a_fork
+print(end_of(client.admin.create_table, "new", 4, wait=False, timeout=1.0), [wait() for wait in waits])
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out.endswith(" [0]\n")
+    assert sum("CREATE" in request.name for request in stage.meta.requests) == 1
+
+
+def test_the_parents_timer_ends_with_the_childs_first_query(stage: Stage) -> None:
+    stage.server()
+    out = run(
+        """
+client = Client(metas, refresh_period=0.5)
+table = client.table("temp")
+table.get("h", "s")
+gevent.sleep(0.2)
+
+def child():
+    table.get("h", "s")
+    client.close()
+    gevent.sleep(0.8)
+
+print(fork(way, child)())
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "0\n"
+
+
+def test_a_child_dials_at_once(stage: Stage) -> None:
+    """Forked in a greenlet by os.fork, its resolver threads do not run yet; addresses in digits need none."""
+    stage.server()
+    out = run(
+        """
+table.get("h", "s")
+
+def child():
+    begin = time.monotonic()
+    table.get("h", "s")
+    assert time.monotonic() - begin < 0.5, time.monotonic() - begin
+
+print(gevent.spawn(lambda: fork(way, child)()).get())
+client.close()
+        """,
+        [stage.meta.address],
+        "os.fork",
+    )
+    assert out == "0\n"

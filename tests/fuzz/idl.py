@@ -22,7 +22,10 @@ RRDB = {
     "FullKey": "1 hash_key blob, 2 sort_key blob",
     "FullData": "1 hash_key blob, 2 sort_key blob, 3 value blob",
     "Mutate": "1 operation i32, 2 sort_key blob, 3 value blob, 4 set_expire_ts_seconds i32",
-    "UpdateRequest": "1 key blob, 2 value blob, 3 expire_ts_seconds i32",
+    "UpdateRequest": (
+        "1 key blob, 2 value blob, 3 expire_ts_seconds i32, 4 type i32?, 5 check_value_returned bool?, "
+        "6 check_value_exist bool?, 7 check_value blob?"
+    ),
     "MultiPutRequest": "1 hash_key blob, 2 kvs list:KeyValue, 3 expire_ts_seconds i32",
     "MultiRemoveRequest": "1 hash_key blob, 2 sort_keys list:blob, 3 max_count i64",
     "MultiGetRequest": (

@@ -657,6 +657,7 @@ def test_a_closed_client(cluster: Cluster) -> None:
         lambda admin: admin.create_table("t", timeout=0),
         lambda admin: admin.drop_table(7),
         lambda admin: admin.drop_table("t", reserve=-1),
+        lambda admin: admin.drop_table("t", reserve=0),
         lambda admin: admin.drop_table("t", reserve=float("nan")),
         lambda admin: admin.drop_table("t", reserve=float("inf")),
         lambda admin: admin.drop_table("t", reserve=2**31),

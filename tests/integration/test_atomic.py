@@ -442,3 +442,20 @@ def test_bad_checks_are_not_sent(client: Client, table: Table, verb: str) -> Non
 )
 def test_bad_arguments_are_not_sent(client: Client, table: Table, call: Callable[[Table], Any]) -> None:
     refused(client, lambda: call(table))
+
+
+@pytest.mark.parametrize(
+    ("codec", "stored", "expected"),
+    [
+        (JsonCodec(), b"[1, 2]", (1, 2)),
+        (JsonCodec(), b'{"1": 2}', {1: 2}),
+        (JsonCodec(), b'{"a": 1, "b": 2}', {"b": 2, "a": 1}),
+        (ZstdCodec(), b"a" * 500, "a" * 500),
+    ],
+    ids=range(4),
+)
+def test_compare_exchange_knows_the_value_in_any_form(
+    client: Client, table: Table, hash_key: bytes, codec: Any, stored: bytes, expected: Any
+) -> None:
+    table.set(hash_key, "s", stored)
+    assert client.table(table.name, codec=codec).compare_exchange(hash_key, "s", expected, "new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,17 @@ from typing import Any
 import gevent
 import pytest
 
-from pegasus_green import MultiGetOptions, Pegasus, PegasusError, PegasusScanner, ScanOptions, error_types, filter_type
+from pegasus_green import (
+    InvalidArgument,
+    MultiGetOptions,
+    Pegasus,
+    PegasusError,
+    PegasusScanner,
+    ScanOptions,
+    connect,
+    error_types,
+    filter_type,
+)
 from tests.conftest import Cluster
 
 OK = error_types.ERR_OK.value
@@ -385,6 +396,24 @@ def test_arguments_that_cannot_be_sent_raise(pegasus: Pegasus, name: str) -> Non
         call(7, *rest)
     with pytest.raises(ValueError, match="timeout"):
         call("h", *rest, timeout="soon")
+
+
+def test_arguments_of_a_wrong_kind_are_named(pegasus: Pegasus, hash_key: bytes) -> None:
+    odd = ScanOptions()
+    odd.batch_size = None  # type: ignore[assignment]
+    wrong: list[tuple[str, Any]] = [
+        ("timeout", lambda: pegasus.get(hash_key, "s", math.nan)),
+        ("sortkey_set", lambda: pegasus.multi_get(hash_key, 5)),  # type: ignore[arg-type]
+        ("max_split_count", lambda: pegasus.get_unordered_scanners("3", ScanOptions())),  # type: ignore[arg-type]
+        ("batch_size", lambda: pegasus.get_unordered_scanners(3, odd)),
+        ("batch_size", lambda: pegasus.get_scanner(hash_key, "", "", odd)),
+        ("meta_addrs", lambda: Pegasus(5, "temp")),  # type: ignore[arg-type]
+        ("a URL is text", lambda: connect(["h:1"])),  # type: ignore[arg-type]
+        ("a URL is text", lambda: connect(b"pegasus://h:1/t")),  # type: ignore[arg-type]
+    ]
+    for text, call in wrong:
+        with pytest.raises(InvalidArgument, match=text):
+            call()
 
 
 def test_values_that_cannot_be_sent_raise(pegasus: Pegasus, hash_key: bytes) -> None:

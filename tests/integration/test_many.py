@@ -12,7 +12,7 @@ import gevent
 import pytest
 from greenlet import greenlet
 
-from pegasus_green import Client, JsonCodec, Table, errors
+from pegasus_green import Client, InvalidArgument, JsonCodec, Table, errors
 from pegasus_green.keys import crc64
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
@@ -408,3 +408,46 @@ def test_counted_in_stats(table: Table, hash_key: bytes) -> None:
     after = table.client.stats()["tables"][table.name]
     assert after["bulk"] - before == 60
     assert after["errors"] == {}
+
+
+def broken() -> Iterator[Any]:
+    yield ("h", "s", "v")
+    raise ValueError("the application's own")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda table: table.get_many(pair[:2] for pair in broken()),
+        lambda table: table.set_many(broken()),
+        lambda table: table.remove_many(pair[:2] for pair in broken()),
+        lambda table: table.multi_get_many(pair[0] for pair in broken()),
+        lambda table: table.multi_set("h", (pair[1:] for pair in broken())),
+        lambda table: table.multi_set_many((pair[0], {"a": "b"}) for pair in broken()),
+        lambda table: table.multi_del_many((pair[0], ["a"]) for pair in broken()),
+        lambda table: table.batch_get(pair[:2] for pair in broken()),
+    ],
+    ids=range(8),
+)
+def test_an_error_of_the_given_iterator_passes_through(table: Table, call: Any) -> None:
+    with pytest.raises(ValueError, match="the application's own") as caught:
+        call(table)
+    assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize("items", [None, 5, "user:7", b"user:7"], ids=repr)
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("get_many", "keys"),
+        ("set_many", "items"),
+        ("remove_many", "keys"),
+        ("multi_get_many", "requests"),
+        ("multi_set_many", "items"),
+        ("multi_del_many", "items"),
+        ("batch_get", "keys"),
+    ],
+)
+def test_what_is_no_list_is_refused(table: Table, verb: str, name: str, items: Any) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name} must be an iterable, not"):
+        getattr(table, verb)(items)

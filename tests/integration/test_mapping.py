@@ -113,6 +113,14 @@ def test_ttls(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     assert brief.setdefault("a", "5") == b"5"
 
 
+def test_what_can_be_no_item_is_none(mapping: HashMapping) -> None:
+    mapping["a"] = "1"
+    items: Any = mapping.items()
+    assert ("a", b"1") in items
+    for item in (("a", b"2"), ("b", b"1"), (5, b"1"), "a1", None):
+        assert item not in items
+
+
 def test_a_codec(table: Table, hash_key: bytes) -> None:
     documents = table.client.table(table.name, codec=JsonCodec()).mapping(hash_key)
     documents["a"] = {"n": [1]}

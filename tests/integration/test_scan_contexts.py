@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gevent
 import pytest
 
-from pegasus_green import Client, PegasusError, Table
+from pegasus_green import Client, PegasusError, RequestTimeout, Table
 from pegasus_green.scanner import Scanner
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs
@@ -18,9 +18,9 @@ __all__ = ["many", "mine", "no_client_bugs"]
 
 
 # ----------------------------------------------------------------------------------------- what is left on the servers
-def no_contexts(cluster: Cluster) -> bool:
+def no_contexts(cluster: Cluster, but: Sequence[int] = ()) -> bool:
     for _ in range(100):
-        if not contexts(cluster):
+        if set(contexts(cluster)) <= set(but):
             return True
         gevent.sleep(0.01)
     return False
@@ -156,3 +156,55 @@ def test_a_context_is_only_used_on_its_own_connection(cluster: Cluster, table: T
         for server in cluster.box.servers
     )
     assert scans == 1, "begun again on the new connection, not gone on with"
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("leave", ["to the end", "close", "one hash key"])
+def test_contexts_from_before_a_split_are_freed_after_it(cluster: Cluster, client: Client, leave: str) -> None:
+    """A parent refuses, without a word, what carries a hash of its child's."""
+    before = contexts(cluster)  # a test of cut connections left some
+    name = f"split-{leave}"
+    cluster.box.create_table(name, 4)
+    table = client.table(name)
+    found = [(b"h%d" % n, b"%03d" % n, b"") for n in range(200)]
+    table.set_many(found)
+    table.multi_set("one", dict.fromkeys(map(str, range(50)), "v"))
+    scanners = [table.scan(batch_size=10, parallel=4)]
+    if leave == "one hash key":
+        # Of four keys some belong to a child.
+        for n in range(4):
+            table.multi_set(f"many-{n}", dict.fromkeys(map(str, range(50)), "v"))
+        scanners = [table.hash_scan(f"many-{n}", batch_size=10) for n in range(4)]
+    for rows in scanners:
+        next(rows)
+    assert len(contexts(cluster)) > len(before)
+    cluster.box.split(name, stepwise=True)
+    cluster.box.finish_split(name)
+    for rows in scanners:
+        if leave == "to the end":
+            assert len([*rows]) == 249
+        rows.close()
+    assert no_contexts(cluster, before)
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("rpc", ["get_scanner", "scan"])
+def test_a_batch_that_comes_too_late_leaves_no_context(
+    cluster: Cluster, table: Table, hash_key: bytes, rpc: str
+) -> None:
+    before = contexts(cluster)
+    found = fill(table, hash_key)
+    rows = table.hash_scan(hash_key, batch_size=5, timeout=0.2)
+    got = [next(rows) for _ in range(5)] if rpc == "scan" else []
+    fault = cluster.box.fault("delay", rpc=[rpc], seconds=0.3)
+    tries = 1 if rpc == "scan" else 3  # after a scan that came too late the rows come by get_scanner
+    for _ in range(tries):
+        with pytest.raises(RequestTimeout):
+            got.append(next(rows))
+    cluster.box.clear_faults()
+    assert fault.hits == tries
+    gevent.sleep(0.4)
+    assert contexts(cluster) == before
+    assert got + list(rows) == found
+    rows.close()
+    assert no_contexts(cluster, before)

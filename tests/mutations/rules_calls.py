@@ -39,6 +39,14 @@ CALLS = (
     _reaction("ERR_BUSY", "_MUCH_LATER", "_SURFACE"),
     _reaction("ERR_SPLITTING", "_MUCH_LATER", "_SURFACE"),
     Mutation(
+        "4-refresh-without-repeat",
+        "a refusal that speaks of routing refreshes them also where the call is not repeated",
+        "cluster/dispatcher.py",
+        "if what is not None and what.refresh:",
+        "if what is not None and what.refresh and may_repeat(self.retry, self.number):",
+        ("tests/transport/test_refresher.py", "-k", "nothing_is_repeated"),
+    ),
+    Mutation(
         "4-busy-is-not-hammered",
         "a server that throttles is asked again after longer pauses",
         "retry.py",
@@ -186,7 +194,7 @@ CALLS = (
     Mutation(
         "5-not-found",
         "status 1 is an absent record, no error",
-        "operations/single.py",
+        "operations/base.py",
         "        if status == 1:\n            return default\n",
         "        if status == 255:\n            return default\n",
         ("tests/integration/test_single.py", "-k", "absent"),

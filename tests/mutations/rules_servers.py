@@ -177,10 +177,10 @@ SERVERS = (
         "2-resolve-again",
         "names are resolved again when the list has failed",
         "transport/pool.py",
-        'found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)',
+        'found = _addresses(host.strip("[]"), int(port))',
         "found = vars(_ignore).get(self.address)\n"
         "        if found is None:\n"
-        '            found = gsocket.getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM)\n'
+        '            found = _addresses(host.strip("[]"), int(port))\n'
         "            vars(_ignore)[self.address] = found",
         (DEAD, "-k", "name"),
     ),
@@ -188,8 +188,8 @@ SERVERS = (
         "2-dns-off-the-hub",
         "name resolution never blocks the hub",
         "transport/pool.py",
-        "found = gsocket.getaddrinfo(",
-        'found = __import__("_socket").getaddrinfo(',
+        "return list(gsocket.getaddrinfo(",
+        "return list(getaddrinfo(",
         ("tests/faults/test_cooperation.py", "-k", "plain"),
     ),
     Mutation(
@@ -303,8 +303,9 @@ SERVERS = (
         "3-own-instance",
         "everybody gets an error of his own",
         "transport/connection.py",
-        "        return kind(text, address=self.peer.address, sent=sent)",
-        "        error = kind(text, address=self.peer.address, sent=sent)\n"
+        '            error.hint = "what answers there is not such a server of Pegasus: check host and port"\n'
+        "        return error",
+        '            error.hint = "what answers there is not such a server of Pegasus: check host and port"\n'
         '        return vars(self.peer.pool).setdefault("shared", error)',
         ("tests/transport/test_shutdown.py", "-k", "in_flight or middle_of_many"),
     ),
@@ -352,8 +353,8 @@ SERVERS = (
         "3-only-repeatable-move",
         "what must not be repeated does not move",
         "transport/connection.py",
-        "if entry[2] is not None and seqid in self.pending and has_moved(entry[2]):",
-        "if seqid in self.pending and (entry[2] is None or has_moved(entry[2])):",
+        "if entry[2] is not None and seqid in waiting and has_moved(entry[2]):",
+        "if seqid in waiting and (entry[2] is None or has_moved(entry[2])):",
         (TIME, "-k", "do_not_move"),
     ),
     Mutation(

@@ -198,6 +198,9 @@ def test_create_errors(box: Onebox) -> None:
     assert box.client_bugs == []
     assert create(box, "u", envs={"default_ttl": "0"}).err == "ERR_INVALID_PARAMETERS"
     assert len(box.client_bugs) == 1
+    assert create(box, "u", envs={"default_ttl": "abc"}).err == "ERR_OK"
+    assert create(box, "u", envs={"default_ttl": "1"}).err == "ERR_APP_EXIST"
+    assert len(box.client_bugs) == 1
     assert create(box, "").err == "ERR_OK"
     box.kill(0)
     gevent.sleep(0.15)
@@ -241,8 +244,17 @@ def test_recall_after_the_reserve_time_or_before_there_were_replicas(box: Onebox
     assert recall(box, 1).err == "ERR_APP_NOT_EXIST"
     assert create(box, "new").appid == 2
     assert drop(box, "new") == "ERR_OK"
-    assert recall(box, 2).err == "ERR_INVALID_PARAMETERS"
+    refused = recall(box, 2)
+    assert refused.err == "ERR_INVALID_PARAMETERS"
+    # What has a default in the IDL is sent even where there is no table to tell of.
+    assert (refused.info.duplicating, refused.info.atomic_idempotent) == (False, False)
     assert len(box.client_bugs) == 1
+
+
+def test_a_reserve_of_nothing_is_the_default(box: Onebox) -> None:
+    assert drop(box, "temp", reserve=0) == "ERR_OK"
+    box.advance(1000)
+    assert recall(box, 1).err == "ERR_OK"
 
 
 def test_rename(box: Onebox) -> None:

@@ -189,6 +189,23 @@ def test_hashes_that_abort_a_real_server(box: Onebox, raw: Raw) -> None:
     raw.sock.sendall(v0(body_of("call", "RPC_RRDB_RRDB_GET", 78, rpcs.GET.encode_argument(KEY)), thread=1))
     assert raw.reply()[0].error == "ERR_OK"
     assert len(box.client_bugs) == 3
+    # The foreign thread is met wherever the write goes.
+    secondary = Raw(box.partitions("temp")[0]["secondaries"][0])
+    secondary.sock.sendall(v0(body_of("call", "RPC_RRDB_RRDB_PUT", 79, rpcs.PUT.encode_argument(put)), thread=1))
+    assert secondary.reply()[0].error == "ERR_INVALID_PARAMETERS"
+    assert len(box.client_bugs) == 4
+
+
+def test_a_put_of_the_servers_own_kinds_is_never_answered(box: Onebox, raw: Raw) -> None:
+    first = raw.call(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)[1].decree
+    for kind in (1, 2, 3):
+        raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"w", type=kind), **ROUTE)
+    assert raw.is_silent(0.05)
+    assert len(box.client_bugs) == 3
+    plain = rrdb.UpdateRequest(KEY, b"x", type=0, check_value_returned=False, check_value_exist=False, check_value=b"")
+    assert raw.call(rpcs.PUT, plain, **ROUTE)[1].decree == first + 4
+    assert raw.call(rpcs.GET, KEY, **ROUTE)[1].value == b"x"
+    assert len(box.client_bugs) == 3
 
 
 def test_undecodable_arguments(box: Onebox, raw: Raw, table: Routed) -> None:
@@ -315,3 +332,22 @@ def test_backpressure(make_box: Make) -> None:
         assert sorted(parse_reply(raw.frame()).seqid for _ in range(100)) == list(range(100))
         assert connection.unsent == 0
     table.close()
+
+
+def test_throttling_comes_before_the_role(box: Onebox, table: Routed) -> None:
+    box.set_envs("temp", {"replica.read_throttling": "8*reject*0"})
+    box.clock.skipped += 1 - time.time() % 1
+    secondary = table.raw(box.partitions("temp")[0]["secondaries"][0])
+    assert [secondary.call(rpcs.GET, KEY, **ROUTE)[0] for _ in range(3)] == ["ERR_INVALID_STATE"] * 2 + ["ERR_BUSY"]
+
+
+def test_default_ttl_is_known_to_every_replica_at_once(box: Onebox, table: Routed) -> None:
+    """Also to those that have stored nothing since; taking the env away resets none of them."""
+    box.set_envs("temp", {"default_ttl": "100"})
+    box.set_envs("temp", {"default_ttl": None})
+    table.put(b"user1", b"name", b"v")
+    _, route = table.route(b"user1")
+    assert table.call(rpcs.TTL, b"user1", KEY)[1].ttl_seconds in (99, 100)
+    box.move_primary("temp", route["partition_index"], 1)
+    table.put(b"user1", b"name", b"w")
+    assert table.call(rpcs.TTL, b"user1", KEY)[1].ttl_seconds in (99, 100)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent import socket
+from gevent import monkey, socket
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
 from tests.transport.fakes import (
@@ -376,3 +376,63 @@ def test_repeated_death_while_callers_go_on(stage: Stage) -> None:
     assert len(server.links) >= 30
     assert isinstance(table.client, Client)
     assert all(connection.in_flight == 0 for connection in table.client._cluster.pool.connections)
+
+
+def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
+    """It waited for the pause after a failed dial first, so that half of its time is more than what is left."""
+    hole = BlackHole()
+    stage.meta.primaries = [hole.address]
+    table = stage.table(connect_timeout=0.3)
+    late = []
+    try:
+        for _ in range(8):
+            begin = monotonic()
+            with pytest.raises(errors.PegasusError):
+                table.get("h", "s", timeout=0.4)
+            late.append(monotonic() - begin - 0.4)
+    finally:
+        hole.stop()
+    assert sorted(late)[-2] < 0.04  # one pause of the machine is nobody's fault
+
+
+def test_addresses_in_digits_need_no_resolver(stage: Stage) -> None:
+    """Names that a name server does not answer for keep all of gevent's resolver threads busy."""
+    server = stage.server()
+    table = stage.table()
+    assert table.get("h", "s") is None
+    pool = gevent.get_hub().threadpool
+    busy = [pool.spawn(monkey.get_original("time", "sleep"), 1.0) for _ in range(pool.maxsize)]
+    try:
+        server.links[0].close()
+        begin = monotonic()
+        assert table.get("h", "s") is None
+        assert monotonic() - begin < 0.5
+    finally:
+        for one in busy:
+            one.get()
+    assert len(server.links) == 2
+
+
+def test_all_addresses_of_a_name_share_the_connect_timeout(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    holes = [BlackHole() for _ in range(3)]
+    real = socket.getaddrinfo
+
+    def slow(host: str, port: int, *args: Any) -> Any:
+        if host != "many.example":
+            return real(host, port, *args)
+        gevent.sleep(0.3)
+        return [row for hole in holes for row in real("127.0.0.1", int(hole.address.rpartition(":")[2]), *args)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    stage.meta.primaries = ["many.example:1"]
+    table = stage.table(retry=None, connect_timeout=0.4)
+    table._dispatcher.routes.request()
+    wait_until(lambda: stage.meta.queries and table._dispatcher.routes.table is not None)
+    begin = monotonic()
+    try:
+        with pytest.raises(errors.ConnectFailed, match=r"no connection within 0\.40 s"):
+            table.get("h", "s", timeout=5.0)
+    finally:
+        for hole in holes:
+            hole.stop()
+    assert monotonic() - begin < 0.6

@@ -256,3 +256,76 @@ def test_dead_server_hurts_only_its_own_callers(stage: Stage) -> None:
     assert len(spans) > 200
     assert spans[len(spans) // 2] < 0.005
     assert spans[-1] < 0.2
+
+
+@pytest.mark.parametrize("verb", ["get", "get_many", "get_async", "scan"])
+def test_a_refusal_asks_for_routes_also_where_nothing_is_repeated(stage: Stage, verb: str) -> None:
+    """The call that is refused fails, as it was told to; the next one finds its way."""
+    stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
+    other = stage.extra(FakeServer())
+    table = stage.table(refresh_interval=0.05)
+    table.warm_up()
+    stage.meta.primaries = [other.address]
+    calls: dict[str, Any] = {
+        "get": lambda: table.get("h", "s", retry=None),
+        "get_many": lambda: table.get_many([("h", "s")], retry=None),
+        "get_async": lambda: table.get_async("h", "s", retry=None).get(),
+        "scan": lambda: next(table.scan(retry=None)),
+    }
+    with pytest.raises(errors.NotServing):
+        calls[verb]()
+    gevent.sleep(0.2)
+    assert table.get("h", "s", retry=None) is None
+    assert len(stage.meta.queries) == 2
+
+
+def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
+    """The routes name it otherwise than when it was dialled: one connection under two names, and both are silent."""
+    silent_now: list[bool] = []
+
+    def handler(link: Link, request: Request) -> None:
+        if not silent_now:
+            answer(link, request)
+
+    old = stage.server(handler)
+    new = stage.extra(FakeServer())
+    table = stage.table(timeout=6.0)
+    table.warm_up()
+    stage.meta.primaries = [f"localhost:{old.port}"]
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(stage.meta.queries) == 2)
+    assert table.get("h", "s") is None
+    assert len(table.client._cluster.pool.connections) == 2  # with that of the meta server
+    silent_now.append(True)
+    stage.meta.primaries = [new.address]
+    begin = monotonic()
+    assert table.get("h", "s") is None
+    assert monotonic() - begin < 2.0
+
+
+def test_a_lost_connection_asks_for_routes_under_all_its_names(stage: Stage) -> None:
+    old = stage.server()
+    table = stage.table(refresh_interval=0.05)
+    table.warm_up()
+    stage.meta.primaries = [f"localhost:{old.port}"]
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(stage.meta.queries) == 2)
+    assert table.get("h", "s") is None
+    old.links[0].close()
+    wait_until(lambda: len(stage.meta.queries) == 3)
+
+
+@pytest.mark.parametrize(
+    ("handler", "hint"),
+    [
+        (lambda link, _: link.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "is not such a server"),
+        (lambda link, request: link.reply(request, error="ERR_HANDLER_NOT_FOUND"), "this is a replica server"),
+    ],
+    ids=["http", "replica server"],
+)
+def test_who_was_asked_and_what_answers_there(stage: Stage, handler: Any, hint: str) -> None:
+    wrong = stage.extra(FakeServer(handler))
+    with pytest.raises(errors.MetaUnreachable) as caught:
+        stage.client([wrong.address], timeout=0.3).table("temp").get("h", "s")
+    assert f"no routes of the table in time from {wrong.address} [table=temp" in str(caught.value)
+    assert hint in str(caught.value)

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from pegasus_green import RetryPolicy, errors
+from pegasus_green.operations import base
 from pegasus_green.protocol.framing import Request
+from pegasus_green.protocol.rpc import BY_NAME
+from pegasus_green.protocol.rrdb import UpdateResponse
 from tests.transport.fakes import Link, Stage, answer, key_for, silent, wait_until
 
 FAST = RetryPolicy(base=0.01, cap=0.04)
@@ -302,3 +305,61 @@ def test_header_carries_the_time_that_is_left(stage: Stage) -> None:
     with pytest.raises(errors.RequestTimeout):
         table.get("a", "b", timeout=0.0009)
     assert all(request.timeout_ms >= 1 for request in server.requests)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ERR_DISK_INSUFFICIENT", errors.WriteRejected), ("ERR_BUSY", errors.Busy)])
+def test_once_sent_without_an_answer_it_stays_sent(stage: Stage, name: str, kind: type[errors.PegasusError]) -> None:
+    """The first attempt is lost, the second refused: of the first one nobody knows what became."""
+
+    def handler(link: Link, request: Request) -> None:
+        if len(server.requests) == 1:
+            link.close()
+        else:
+            link.reply(request, error=name)
+
+    server = stage.server(handler)
+    with pytest.raises(kind) as caught:
+        stage.table(timeout=1.0).set("h", "s", b"v")
+    assert (caught.value.sent, caught.value.outcome_unknown) == (True, True)
+
+
+def test_what_a_timeout_tells(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    where = f"table=temp, operation=get, server={stage.servers[0].address}"
+    with pytest.raises(errors.RequestTimeout) as caught:
+        table.get("h", "s", timeout=0.3)
+    assert str(caught.value).startswith(f"no reply in time [{where}, timeout=0.3 s, sent=yes, attempts=1]")
+    with pytest.raises(errors.RequestTimeout) as caught, table.client.deadline(0.05):
+        table.get("h", "s")
+    assert "timeout=0.05 s" in str(caught.value)
+    assert caught.value.timeout == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("verb", ["set", "multi_set", "set_many", "incr"])
+def test_a_repeat_keeps_the_expiry(stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """An hour passes between the attempts, and the record is to expire when the caller said."""
+    clock = [1_800_000_000.0]
+    monkeypatch.setattr(base, "time", lambda: clock[0])
+
+    def handler(link: Link, request: Request) -> None:
+        clock[0] += 3600
+        if len(server.requests) == 1:
+            link.reply(request, error="ERR_BUSY")
+        elif verb == "multi_set":
+            link.reply(request, UpdateResponse(app_id=request.app_id))
+        else:
+            answer(link, request)
+
+    server = stage.server(handler)
+    table = stage.table()
+    calls: dict[str, Any] = {
+        "set": lambda: table.set("h", "s", b"1", ttl=60),
+        "multi_set": lambda: table.multi_set("h", {"s": "1"}, ttl=60),
+        "set_many": lambda: table.set_many([("h", "s", b"1")], ttl=60),
+        "incr": lambda: table.incr("h", "s", ttl=60),
+    }
+    calls[verb]()
+    sent: list[Any] = [BY_NAME[one.name].decode_argument(one.data, one.offset) for one in server.requests]
+    assert [argument.expire_ts_seconds for argument in sent] == [1_800_000_060 - base.EPOCH] * 2

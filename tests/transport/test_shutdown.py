@@ -15,7 +15,8 @@ import gevent
 import pytest
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
-from pegasus_green.protocol.framing import Request
+from pegasus_green.protocol.framing import Request, encode_reply
+from pegasus_green.protocol.rrdb import ReadResponse
 from tests.transport.fakes import (
     BlackHole,
     FakeServer,
@@ -513,3 +514,38 @@ def test_closed_client_leaves_no_pending_entry(stage: Stage) -> None:
     assert connection.pending == {}
     assert not client._cluster.pool.connections
     assert not client._cluster.pool._greenlets
+
+
+def test_drain_waits_for_handles_that_have_no_connection_yet(stage: Stage) -> None:
+    stage.server()
+    client = stage.client()
+    table = client.table("temp")
+    handles = [table.set_async("h", str(n), b"v") for n in range(3)]
+    client.close(drain=2.0)
+    assert [handle.get() for handle in handles] == [None] * 3
+
+
+def test_close_ends_a_call_that_was_refused_in_the_same_pass(stage: Stage) -> None:
+    """It would wait for new routes next, of which no more come."""
+    held: list[Request] = []
+
+    def handler(link: Link, request: Request) -> None:
+        held.append(request)
+        if len(held) == 2:
+            refusal = encode_reply(held[1].name, held[1].seqid, "ERR_INVALID_STATE")
+            link.send(encode_reply(held[0].name, held[0].seqid, result=ReadResponse(value=b"x").encode()) + refusal)
+
+    stage.server(handler)
+    client = stage.client(timeout=5.0, retry=RetryPolicy(base=2.0, cap=4.0))
+    table = client.table("temp")
+    table.warm_up()
+
+    def first() -> None:
+        table.get("h", "a")
+        client.close()
+
+    begin = monotonic()
+    callers: list[Any] = [gevent.spawn(first), gevent.spawn(ends, table.get, "h", "b")]
+    gevent.joinall(callers)
+    assert isinstance(callers[1].value, errors.ClientClosed)
+    assert monotonic() - begin < 1.0

@@ -16,7 +16,8 @@ from pegasus_green import errors
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
-from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, silent, wait_until
+from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent, wait_until
+from tests.transport.scripts import run_script
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -428,3 +429,52 @@ def test_tiny_bounds_still_work(stage: Stage) -> None:
     table = stage.table(max_queued_bytes=1, max_in_flight=1, timeout=10.0)
     gevent.joinall([gevent.spawn(table.set, f"h{n}", "s", b"v" * 1000) for n in range(50)], raise_error=True)
     assert table.get_many([(f"h{n}", "s") for n in range(50)]) == [b"v" * 1000] * 50
+
+
+def test_ids_that_were_passed_over_keep_the_queue_in_step(stage: Stage) -> None:
+    """The queued calls pass over the id of an old one; one of them times out: it is not sent, all the others are."""
+    server = stage.server(reads=False)
+    table = stage.table(timeout=8.0, retry=None)
+    table.warm_up()
+    connection = connection_of(table.client, server.address)
+    bigs = [gevent.spawn(ends, table.set, "h", f"big{n}", b"x" * 900_000) for n in range(12)]
+    gevent.sleep(0.05)
+    assert connection.queued_bytes
+    taken = connection.session.issued + 4
+    connection.pending[taken] = (gevent.Greenlet(), monotonic() + 60.0, None)
+    calls = [gevent.spawn(ends, table.incr, "h", f"c{n}", timeout=0.4 if n == 2 else 8.0) for n in range(6)]
+    gevent.sleep(0.6)
+    error = calls[2].get(block=False)
+    assert (type(error), error.sent, error.outcome_unknown) == (errors.RequestTimeout, False, False)
+    del connection.pending[taken]
+    server.reads = True
+    gevent.joinall([*bigs, *calls], timeout=8.0)
+    assert [call.value for call in calls if call is not calls[2]] == [1] * 5
+    assert sorted(key for key in map(key_of, server.requests) if key.startswith(b"c")) == [
+        b"c0",
+        b"c1",
+        b"c3",
+        b"c4",
+        b"c5",
+    ]
+
+
+def test_half_a_request_keeps_no_loop_alive(stage: Stage) -> None:
+    """Its call timed out: gevent.wait() has nothing to wait for."""
+    stage.server(reads=False)
+    out = run_script(
+        """
+        import gevent, sys
+        from pegasus_green import Client, RequestTimeout
+        client = Client([sys.argv[1]], refresh_period=0, max_write_bytes=None)
+        table = client.table("temp")
+        table.warm_up()
+        try:
+            table.set("h", "s", b"x" * 20_000_000, timeout=0.3)
+        except RequestTimeout as error:
+            print(error.sent, gevent.wait(timeout=20.0))
+        client.close()
+        """,
+        stage.meta.address,
+    )
+    assert out == "True True\n"

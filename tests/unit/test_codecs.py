@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tracemalloc
+from time import process_time
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_what_json_cannot_say_is_refused(value: Any) -> None:
         JsonCodec().encode(value)
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"{}x", b"[" * 100_000], ids=range(5))
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"{}x", b"[" * 100_000, b"NaN", b"[-Infinity]"], ids=range(7))
 def test_what_is_no_json_is_an_error(raw: bytes) -> None:
     with pytest.raises(CodecError, match=str(len(raw))):
         JsonCodec().decode(raw)
@@ -213,3 +214,23 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(InvalidArgument, match=r"pip install 'pegasus_green\[zstd\]'"):
         ZstdCodec()
+
+
+@pytest.mark.parametrize("behind", [b"", b"old value", java_frame(b"two"), java_frame(b"cut" * 50)[:-1]], ids=range(4))
+def test_an_empty_frame_in_front_hides_nothing(behind: bytes) -> None:
+    """The library says b"" to all of them where it takes the whole value in one step."""
+    raw = java_frame(b"") + behind
+    whole = {b"": b"", java_frame(b"two"): b"two"}.get(behind)
+    assert ZstdCodec(lenient=True).decode(raw) == (raw if whole is None else whole)
+    if whole is None:
+        with pytest.raises(CodecError):
+            ZstdCodec().decode(raw)
+    with pytest.raises(CodecError):
+        ZstdCodec().decode(java_frame(b"")[:-1])
+
+
+def test_many_tiny_frames_take_little_time() -> None:
+    raw = java_frame(b"x") * 50_000
+    begin = process_time()
+    assert ZstdCodec().decode(raw) == b"x" * 50_000
+    assert process_time() - begin < 1.0  # copying the rest for every frame took about 4

@@ -96,7 +96,7 @@ def test_pickle_of_errors_that_were_filled_in_later() -> None:
     error.table, error.attempts, error.args = "temp", 4, ("no answer within 2.0 s",)
     error.add_note("by the caller") if hasattr(error, "add_note") else None
     found = pickle.loads(pickle.dumps(error))
-    assert str(found) == "no answer within 2.0 s [table=temp, attempts=4]"
+    assert str(found) == "no answer within 2.0 s [table=temp, sent=no, attempts=4]"
     assert vars(found) == vars(error)
 
 
@@ -120,9 +120,12 @@ def test_the_text_tells_what_was_tried() -> None:
     last = errors.Busy("the server answered ERR_BUSY", table="temp")
     error = errors.RequestTimeout("no success within 2.0 s", attempts=3, last_error=last, outcome_unknown=True)
     assert str(error) == (
-        "no success within 2.0 s [attempts=3, last error=the server answered ERR_BUSY, outcome=unknown]"
+        "no success within 2.0 s [sent=no, attempts=3, last error=the server answered ERR_BUSY, outcome=unknown]"
     )
-    assert "attempts" not in str(errors.RequestTimeout("text", attempts=1))
+    assert "attempts" not in str(errors.NotServing("text", attempts=1))
+    # Of a timeout it matters whether anything was tried, and how long.
+    error = errors.RequestTimeout("text", attempts=1, sent=True, timeout=2.5)
+    assert str(error) == "text [timeout=2.5 s, sent=yes, attempts=1]"
 
 
 def test_foreign_last_errors_are_shown_with_their_type() -> None:

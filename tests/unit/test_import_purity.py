@@ -58,7 +58,7 @@ CLEAN = {
     "level": 0,
     "signals": [],
 }
-FOREIGN = ("thrift", "sortedcontainers", "click", "rich", "zstandard", "pytest")
+FOREIGN = ("thrift", "sortedcontainers", "zstandard", "pytest")
 HEAVY = (*FOREIGN, "pegasus_green.onebox", "pegasus_green.cli")
 
 CASES = {

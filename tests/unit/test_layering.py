@@ -50,7 +50,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     CLIENT: ("gevent", "greenlet", "zstandard"),
     FACE: ("gevent",),
     ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
-    TOP: ("gevent", "click", "rich"),
+    TOP: ("gevent",),
     ROOT: (),
 }
 IO = ("socket", "select", "selectors", "ssl", "threading", "subprocess", "asyncio")

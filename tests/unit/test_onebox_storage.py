@@ -591,3 +591,12 @@ def test_next_key_of_a_confined_scan() -> None:
     response = box.read(rpcs.GET_SCANNER, rrdb.GetScannerRequest(start, AFTER_LAST_KEY, start_inclusive=True))
     assert [kv.key for kv in response.kvs] == [encode_key(b"\xff\xff", b"s")]
     assert response.context_id == -1
+
+
+def test_default_ttl_is_known_without_a_write_in_between() -> None:
+    box = Box()
+    box.envs["default_ttl"] = "100"
+    box.engine.adopt_default_ttl()
+    del box.envs["default_ttl"]
+    box.put(b"h", b"s")
+    assert box.read(rpcs.TTL, encode_key(b"h", b"s")).ttl_seconds == 100

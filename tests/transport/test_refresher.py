@@ -279,6 +279,15 @@ def test_a_refusal_asks_for_routes_also_where_nothing_is_repeated(stage: Stage, 
     assert len(stage.meta.queries) == 2
 
 
+def under_another_name(stage: Stage, table: Any) -> None:
+    """Have the routes name the server, to which there is a connection, otherwise."""
+    table.warm_up()
+    stage.meta.primaries = [f"localhost:{stage.servers[0].port}"]
+    table._dispatcher.routes.request()
+    wait_until(lambda: len(stage.meta.queries) == 2)
+    assert table.get("h", "s") is None
+
+
 def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
     """The routes name it otherwise than when it was dialled: one connection under two names, and both are silent."""
     silent_now: list[bool] = []
@@ -287,14 +296,10 @@ def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
         if not silent_now:
             answer(link, request)
 
-    old = stage.server(handler)
+    stage.server(handler)
     new = stage.extra(FakeServer())
     table = stage.table(timeout=6.0)
-    table.warm_up()
-    stage.meta.primaries = [f"localhost:{old.port}"]
-    table._dispatcher.routes.request()
-    wait_until(lambda: len(stage.meta.queries) == 2)
-    assert table.get("h", "s") is None
+    under_another_name(stage, table)
     assert len(table.client._cluster.pool.connections) == 2  # with that of the meta server
     silent_now.append(True)
     stage.meta.primaries = [new.address]
@@ -306,11 +311,7 @@ def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
 def test_a_lost_connection_asks_for_routes_under_all_its_names(stage: Stage) -> None:
     old = stage.server()
     table = stage.table(refresh_interval=0.05)
-    table.warm_up()
-    stage.meta.primaries = [f"localhost:{old.port}"]
-    table._dispatcher.routes.request()
-    wait_until(lambda: len(stage.meta.queries) == 2)
-    assert table.get("h", "s") is None
+    under_another_name(stage, table)
     old.links[0].close()
     wait_until(lambda: len(stage.meta.queries) == 3)
 

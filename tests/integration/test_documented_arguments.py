@@ -1,0 +1,59 @@
+"""Arguments of the documented API that are of a wrong kind: refused by name, not by an accident further in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pegasus_green import InvalidArgument, MultiGetOptions, Pegasus, ScanOptions, connect
+from tests.conftest import Cluster
+
+
+@pytest.fixture
+def pegasus(cluster: Cluster) -> Iterator[Pegasus]:
+    client = Pegasus(cluster.metas, cluster.table)
+    assert client.init()
+    yield client
+    client.close()
+
+
+def test_arguments_of_a_wrong_kind_are_named(pegasus: Pegasus, hash_key: bytes) -> None:
+    odd = ScanOptions()
+    odd.batch_size = None  # type: ignore[assignment]
+    wrong: list[tuple[str, Any]] = [
+        ("timeout", lambda: pegasus.get(hash_key, "s", math.nan)),
+        ("sortkey_set", lambda: pegasus.multi_get(hash_key, 5)),  # type: ignore[arg-type]
+        ("max_split_count", lambda: pegasus.get_unordered_scanners("3", ScanOptions())),  # type: ignore[arg-type]
+        ("batch_size", lambda: pegasus.get_unordered_scanners(3, odd)),
+        ("batch_size", lambda: pegasus.get_scanner(hash_key, "", "", odd)),
+        ("meta_addrs", lambda: Pegasus(5, "temp")),  # type: ignore[arg-type]
+        ("a URL is text", lambda: connect(["h:1"])),  # type: ignore[arg-type]
+        ("a URL is text", lambda: connect(b"pegasus://h:1/t")),  # type: ignore[arg-type]
+    ]
+    for text, call in wrong:
+        with pytest.raises(InvalidArgument, match=text):
+            call()
+
+
+def test_values_that_cannot_be_sent_raise(pegasus: Pegasus, hash_key: bytes) -> None:
+    with pytest.raises(ValueError, match="value"):
+        pegasus.set(hash_key, "s", 7)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="sort_key"):
+        pegasus.get(hash_key, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="ttl"):
+        pegasus.set(hash_key, "s", "v", -1)
+    with pytest.raises(ValueError, match="ttl"):
+        pegasus.multi_set(hash_key, {"s": "v"}, -1)
+    for one in ("s001", b"s001"):
+        with pytest.raises(ValueError, match="sortkey_set"):
+            pegasus.multi_get(hash_key, one)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="sortkey_set"):
+            pegasus.multi_del(hash_key, one)  # type: ignore[arg-type]
+    options = MultiGetOptions()
+    options.sortkey_filter_type = 4
+    with pytest.raises(ValueError, match="filter"):
+        pegasus.multi_get_opt(hash_key, "", "", options)
+    assert pegasus.sort_key_count(hash_key) == (0, 0)

@@ -17,6 +17,8 @@ import greenlet
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent.hub import Hub
 
+from pegasus_green.cluster import dispatcher
+
 Thrown = Callable[[], BaseException]
 # What an application throws into its greenlets; a foreign Timeout and kill() itself.
 THROWN: dict[str, Thrown] = {"kill": GreenletExit, "timeout": gevent.Timeout}
@@ -33,8 +35,8 @@ class AtSwitch:
 
     @contextmanager
     def armed(self) -> Iterator[AtSwitch]:
-        """Watch the hub's switch, which gevent's compiled waits look up too."""
-        plain = Hub.switch
+        """Watch the hub's switch, which gevent's compiled waits look up too, and what a call's short way has for it."""
+        plain, short = Hub.switch, dispatcher._switch
 
         def switch(hub: Hub) -> Any:
             if getcurrent() is self.victim:
@@ -46,9 +48,11 @@ class AtSwitch:
             return plain(hub)
 
         Hub.switch = switch  # type: ignore[method-assign,assignment]
+        dispatcher._switch = switch
         try:
             yield self
         finally:
+            dispatcher._switch = short
             del Hub.switch
             assert Hub.switch is plain
 

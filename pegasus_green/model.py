@@ -55,7 +55,7 @@ class Filter:
 
     @classmethod
     def prefix(cls, pattern: Key) -> Filter:
-        """Want the keys that begin with the pattern; the server reads no others.
+        """Want the keys that begin with the pattern; within one hash key the server reads no others.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})

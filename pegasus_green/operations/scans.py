@@ -50,7 +50,8 @@ class ScanOperations(TableBase):
             start_inclusive: Whether start itself belongs to the range.
             stop_inclusive: Whether stop itself does.
             prefix: Only sort keys that begin with this; the range becomes as narrow as that.
-            filter: Only sort keys that pass this filter; the server reads the others, but does not send them.
+            filter: Only sort keys that pass this filter; the server reads the others (but for a prefix, which narrows
+                the range) and does not send them.
             no_value: Leave the values out: they are ``b""`` then.
             with_ttl: Add the seconds left to each row.
             limit: Most rows; None: all.

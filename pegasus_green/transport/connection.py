@@ -391,10 +391,10 @@ class Connection(Outbox):
                 self._referenced = self._reader.ref = False
         if self._room is not None:
             self._make_room()
-        if self._out and not self._flush_due:
-            if len(self._out) >= len(frames):
+        if self._out:
+            if len(self._out) >= len(frames) - len(self._undelivered):
                 self._flush()
-            else:
+            elif not self._flush_due:
                 # Some of the callers went on to other servers, whose replies may be here, too: one write for all.
                 self._flush_soon()
         return bool(frames) or self.heard != heard
@@ -440,8 +440,9 @@ class Connection(Outbox):
                     self._undelivered = frames[begin:]
                     self._in_next_pass(self._readable)
                 return
-            if begin == FRAMES_A_CHECK and len(self._out) == begin:
-                # The server works on these while the others are handed over: a fifth more calls a second.
+            if begin == FRAMES_A_CHECK == len(self._out) and len(frames) < FRAMES_A_PASS:
+                # The server works on these while the others are handed over: a fifth more calls a second. Where more
+                # waits than a pass may take it is busy anyway.
                 self._flush()
             self._deliver_some(frames[begin : begin + FRAMES_A_CHECK], take)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import socket
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks.measure import Process, Samples
 from benchmarks.payload import BATCHES, HASH_KEY, ROWS, table_name, value_of
-from benchmarks.report import Line, says_fraction
+from benchmarks.report import Line, markdown, says_fraction
 from benchmarks.rows import ROWS_OF_TABLE, Row
 from pegasus_green.keys import encode_key
 from pegasus_green.protocol import meta, rpc, rrdb
@@ -163,3 +164,16 @@ def test_the_documents_name_rows_that_exist():
     text = (ROOT / "docs" / "performance.md").read_text()
     named = text.partition("--only ")[2].split(" ")[0].split(",")
     assert set(named) <= {row.key for row in ROWS_OF_TABLE}
+
+
+def test_the_documents_show_the_latest_figures():
+    """Table and README are written after a run; a forgotten one would speak of another machine's day."""
+    latest = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
+    assert markdown(latest) in (ROOT / "docs" / "performance.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    rows = {row["row"]: row for row in latest["rows"]}
+    judged = [row for row in latest["rows"] if row.get("must") is not None]
+    met = sum(row["met"] != "NO" for row in judged)
+    assert f"On {latest['date'][:10]}, " in readme
+    assert f"1/{1 / rows['get64']['figure']:.1f} of pypegasus3's" in readme
+    assert f"{met} of the {len(judged)} goals were met" in " ".join(readme.split())

@@ -116,7 +116,7 @@ ROWS = (
         "scanner/batch.py",
         "elif outcome.sent:",
         "elif False:",
-        (*SCANS, "-k", "late_batch"),
+        (*SCANS, "-k", "comes_too_late"),
     ),
     Mutation(
         "6-full-scan",

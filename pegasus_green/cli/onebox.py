@@ -16,7 +16,7 @@ import gevent
 from ..admin.base import new_name_of
 from ..errors import InvalidArgument
 from ..onebox import Limits, Settings
-from ..onebox.settings import MAX_PARTITIONS, RELEASES
+from ..onebox.runtime.settings import MAX_PARTITIONS, RELEASES
 
 PARENT_CHECK = 1.0
 
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from ..onebox import Onebox
-    from ..onebox.control import ControlServer
+    from ..onebox.control.port import ControlServer
 
     tables = dict(arguments.table) if arguments.table else {} if arguments.no_table else None
     names = [name for name, _ in arguments.table or ()]

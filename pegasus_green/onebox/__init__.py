@@ -10,19 +10,19 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .box import Onebox
-    from .faults import Fault
-    from .process import OneboxProcess
-    from .settings import Settings
-    from .storage import Limits
+    from .control.box import Onebox
+    from .control.process import OneboxProcess
+    from .engine.state import Limits
+    from .runtime.settings import Settings
+    from .wire.faults import Fault
 
 # Where each public name lives.
 _HOMES = {
-    "Fault": "faults",
-    "Limits": "storage",
-    "Onebox": "box",
-    "OneboxProcess": "process",
-    "Settings": "settings",
+    "Fault": "wire.faults",
+    "Limits": "engine.state",
+    "Onebox": "control.box",
+    "OneboxProcess": "control.process",
+    "Settings": "runtime.settings",
 }
 
 __all__ = ["Fault", "Limits", "Onebox", "OneboxProcess", "Settings"]

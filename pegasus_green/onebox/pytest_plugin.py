@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .process import OneboxProcess
+    from .control.process import OneboxProcess
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def pegasus_onebox_options() -> dict[str, Any]:
 def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxProcess]:
     """Serve an embedded Pegasus cluster for the session: three replica servers, a table "temp" with 8 partitions."""
     # Here, not above: this module is in every pytest run, also where gevent would come before the patch.
-    from .process import OneboxProcess
+    from .control.process import OneboxProcess
 
     with OneboxProcess(**pegasus_onebox_options) as box:
         yield box

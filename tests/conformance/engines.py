@@ -6,8 +6,9 @@ from random import Random
 from typing import Any
 
 from pegasus_green.keys import crc64
-from pegasus_green.onebox.storage import EPOCH, Engine
-from pegasus_green.onebox.writes import EMPTY_WRITE
+from pegasus_green.onebox.engine.state import EPOCH
+from pegasus_green.onebox.engine.storage import Engine
+from pegasus_green.onebox.engine.writes import EMPTY_WRITE
 from pegasus_green.protocol.rpc import Rpc
 from tests.conformance.replay import Answer
 

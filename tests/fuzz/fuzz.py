@@ -16,7 +16,7 @@ from typing import Any
 def main(arguments: list[str]) -> None:
     """Fuzz one target until libFuzzer ends it."""
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["pegasus_green.protocol", "pegasus_green.onebox.wire"]):
+    with atheris.instrument_imports(include=["pegasus_green.protocol", "pegasus_green.onebox.wire.frames"]):
         targets = importlib.import_module("tests.fuzz.targets").TARGETS
     if not arguments or arguments[0] not in targets:
         sys.exit(f"usage: python -m tests.fuzz.fuzz {{{'|'.join(targets)}}} [DIRECTORY] [-libfuzzer_option=...]")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pegasus_green import keys
 from pegasus_green.errors import ProtocolError
-from pegasus_green.onebox.wire import Cutter
+from pegasus_green.onebox.wire.frames import Cutter
 from pegasus_green.protocol import batches, fast, rows, rpc
 from pegasus_green.protocol.framing import parse_reply, parse_request
 from pegasus_green.protocol.message import Message

@@ -41,6 +41,33 @@ ARROWS: dict[str, tuple[str, ...]] = {
 }
 ONEBOX_BASE = ("errors", "keys", "model", "_version")
 
+# The rooms of the onebox, lowest first: a room imports itself and the rooms before it. FRONT is what users import.
+FRONT = "front"
+ROOMS = ("engine", "runtime", "wire", "replication", "servers", "control", FRONT)
+# What a room may not import from outside, although the layer may.
+ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "engine": ("gevent", "greenlet", "time", "datetime", "socket", "threading"),
+    "runtime": ("socket", "sortedcontainers"),
+    "wire": ("time", "sortedcontainers"),
+    "replication": ("gevent", "greenlet", "time", "socket", "sortedcontainers"),
+    "servers": ("time", "sortedcontainers"),
+    "control": ("time", "sortedcontainers"),
+    FRONT: ("gevent", "greenlet", "time", "socket", "sortedcontainers"),
+}
+
+# Circles that are being broken. Take a circle out of this list when it is broken; add none.
+OPEN_CIRCLES: tuple[frozenset[str], ...] = tuple(
+    frozenset(circle.split())
+    for circle in (
+        (
+            "client mapping table operations.asynchronous operations.atomic operations.base operations.batch "
+            "operations.many operations.multi operations.ranges operations.scans operations.series operations.single"
+        ),
+        "cluster.dispatcher cluster.hedging cluster.stats",
+        "transport.connection transport.outbox transport.pool",
+    )
+)
+
 # What a layer may import from outside besides the standard library, and what it may not even of that.
 PACKAGES: dict[str, tuple[str, ...]] = {
     BASE: ("crcmod",),
@@ -151,6 +178,75 @@ def test_arrows_go_one_way(name: str) -> None:
         elif _layer(target) not in (layer, *ARROWS[layer]):
             wrong.append(where)
     assert not wrong, f"not an arrow of layer {layer}:\n" + "\n".join(wrong)
+
+
+def _room(name: str) -> str:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else FRONT
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if _layer(name) == ONEBOX])
+def test_rooms_of_the_onebox_import_only_rooms_below(name: str) -> None:
+    room = _room(name)
+    below = ROOMS[: ROOMS.index(room) + 1]
+    wrong = []
+    for found in imports(name):
+        target = _below(found.module)
+        if target is None:
+            allowed = found.when == "typing" or found.module.split(".")[0] not in ROOM_FORBIDDEN[room]
+        else:
+            allowed = _layer(target) != ONEBOX or _room(target) in below
+        if not allowed:
+            wrong.append(f"{NAMES[name].relative_to(PACKAGE.parent)}:{found.line} imports {found.module}")
+    assert not wrong, f"not for room {room}:\n" + "\n".join(wrong)
+
+
+def test_every_module_of_the_onebox_has_a_room() -> None:
+    at_the_front = [name for name in NAMES if _layer(name) == ONEBOX and _room(name) == FRONT]
+    assert sorted(at_the_front) == ["onebox", "onebox.pytest_plugin"]
+
+
+def _circles(graph: dict[str, set[str]]) -> list[frozenset[str]]:
+    """Return the strongly connected parts of a graph that have more than one node (Tarjan)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    trail: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        trail.append(name)
+        for target in sorted(graph[name]):
+            if target not in order:
+                visit(target)
+                lowest[name] = min(lowest[name], lowest[target])
+            elif target in trail:
+                lowest[name] = min(lowest[name], order[target])
+        if lowest[name] == order[name]:
+            part = frozenset(trail[trail.index(name) :])
+            del trail[trail.index(name) :]
+            if len(part) > 1:
+                found.append(part)
+
+    for name in graph:
+        if name not in order:
+            visit(name)
+    return found
+
+
+def test_no_circle_of_modules() -> None:
+    """No modules import each other in a circle, not for type checkers either, and not inside functions."""
+    graph = {name: {target for i in imports(name) if (target := _below(i.module)) in NAMES} - {name} for name in NAMES}
+    circles = _circles(graph)
+    new = [sorted(circle) for circle in circles if not any(circle <= known for known in OPEN_CIRCLES)]
+    assert not new, f"these modules import each other in a circle: {new}"
+    broken = [sorted(known) for known in OPEN_CIRCLES if not any(circle <= known for circle in circles)]
+    assert not broken, f"take these out of OPEN_CIRCLES, they are no circles any more: {broken}"
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}
+    assert _circles(graph) == [frozenset("bc")]
 
 
 def test_no_cycle_at_import() -> None:

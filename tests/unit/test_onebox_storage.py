@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pegasus_green.keys import AFTER_LAST_KEY, FIRST_KEY, crc64, encode_key, next_key
-from pegasus_green.onebox.integers import parse_int64
-from pegasus_green.onebox.records import SWEEP_FROM, Records
-from pegasus_green.onebox.storage import EPOCH, Engine, Limits, Snapshot, wrong_key_hash
+from pegasus_green.onebox.engine.integers import parse_int64
+from pegasus_green.onebox.engine.records import SWEEP_FROM, Records
+from pegasus_green.onebox.engine.state import EPOCH, Limits
+from pegasus_green.onebox.engine.storage import Engine, Snapshot, wrong_key_hash
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol import rrdb
 from pegasus_green.protocol.rpc import Rpc

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pegasus_green.keys import AFTER_LAST_KEY, FIRST_KEY, crc64, decode_key, encode_key, next_key
-from pegasus_green.onebox.integers import parse_int64
-from pegasus_green.onebox.records import Records
-from pegasus_green.onebox.storage import EPOCH, Engine, Limits
+from pegasus_green.onebox.engine.integers import parse_int64
+from pegasus_green.onebox.engine.records import Records
+from pegasus_green.onebox.engine.state import EPOCH, Limits
+from pegasus_green.onebox.engine.storage import Engine
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol import rrdb
 from pegasus_green.protocol.rpc import Rpc

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from ..protocol.meta import AppInfo, PartitionConfiguration, make_address, make_gpid
-
-if TYPE_CHECKING:
-    from .replica import Replica
-    from .replica_service import ReplicaServer
+from ...protocol.meta import AppInfo, PartitionConfiguration, make_address, make_gpid
+from ..wire.server import Server
+from .node import Node
+from .replica import Replica
 
 AVAILABLE, CREATING, DROPPING, DROPPED, RECALLING = 1, 2, 4, 6, 7
 NOT_SPLIT, SPLITTING, PAUSING, PAUSED, CANCELING = range(5)
@@ -34,13 +32,13 @@ class Partition:
         """Start without a primary."""
         self.index = index
         self.ballot = ballot
-        self.primary: ReplicaServer | None = None
-        self.secondaries: list[ReplicaServer] = []
-        self.drops: list[ReplicaServer] = []
-        self.last_members: list[ReplicaServer] = []
+        self.primary: Node | None = None
+        self.secondaries: list[Node] = []
+        self.drops: list[Node] = []
+        self.last_members: list[Node] = []
 
     @property
-    def members(self) -> list[ReplicaServer]:
+    def members(self) -> list[Node]:
         """Primary and secondaries."""
         return [self.primary, *self.secondaries] if self.primary is not None else list(self.secondaries)
 
@@ -157,7 +155,7 @@ class Table:
         return config
 
 
-def raw_address(server: ReplicaServer | None) -> int:
+def raw_address(server: Server | None) -> int:
     """Return a server's address as the raw number, 0 for none."""
     return make_address(server.host, server.port) if server is not None else 0
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ProtocolError
-from ..protocol import codes, meta
-from ..protocol import rpc as rpcs
-from ..protocol.message import Message
-from ..protocol.rpc import Rpc
+from ...errors import ProtocolError
+from ...protocol import codes, meta
+from ...protocol import rpc as rpcs
+from ...protocol.message import Message
+from ...protocol.rpc import Rpc
+from ..replication.cluster import Cluster
+from ..replication.tables import AVAILABLE, CREATING, DROPPED, DROPPING, RECALLING, Table, raw_address
+from ..wire.connection import Connection
+from ..wire.frames import Call, ok_reply
+from ..wire.server import Server
 from .admin import Admin
 from .envs import ROCKSDB_OPTIONS, check_env
 from .negotiation import negotiate
-from .net import Connection, Server
-from .tables import AVAILABLE, CREATING, DROPPED, DROPPING, RECALLING, Table, raw_address
-from .wire import Call, ok_reply
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
 
 ACTIVE, LOADING, RECOVERING = "active", "loading", "recovering"
 # Unknown to releases up to 2.5.
@@ -26,7 +25,7 @@ SINCE_26 = (rpcs.GET_ATOMIC_IDEMPOTENT, rpcs.SET_ATOMIC_IDEMPOTENT)
 MAX_REPLICAS = 5
 DEFAULT_RESERVE = 604800
 ALIVE, UNALIVE = 1, 2
-FREEZED, STEADY = 300, 400
+FREEZED = 300
 LEVELS = {100: "stopped", 200: "blind", 300: "freezed", 400: "steady", 500: "lively"}
 MATCH_ALL, MATCH_EXACT, MATCH_ANYWHERE, MATCH_PREFIX, MATCH_POSTFIX = range(1, 6)
 MATCHES: dict[int, Callable[[str, str], bool]] = {
@@ -46,10 +45,11 @@ class MetaServer(Server):
     """
 
     kind = "meta"
+    box: Cluster
 
     def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
         """Describe a meta server."""
-        super().__init__(box, index, host, port)
+        super().__init__(box, box.faults, index, host, port)
         self.state = ACTIVE
         handlers = _Handlers(box)
         self._handlers: dict[Rpc, Callable[[Any], Message]] = {**handlers.table(), **Admin(box).table()}
@@ -63,7 +63,7 @@ class MetaServer(Server):
     def handle(self, call: Call) -> None:
         """Answer a request at once."""
         self.count(call)
-        if self.faults and self.box.faults.request(self, call):
+        if self.faults and self.injector.request(self, call):
             return
         self.dispatch(call)
 
@@ -193,7 +193,7 @@ class _Handlers:
         table = box.add_table(request.app_name, options.partition_count, options.replica_count, options.envs)
         table.app_type, table.is_stateful = options.app_type, options.is_stateful
         table.atomic_idempotent = bool(options.atomic_idempotent) and box.hosts
-        box.assign_later(table)
+        box.groups.assign_later(table)
         return meta.CreateAppResponse(appid=table.app_id)
 
     def _create_again(self, table: Table, options: meta.CreateAppOptions) -> meta.CreateAppResponse:

@@ -7,27 +7,26 @@ together. What takes time in a real cluster (to notice a death, to learn a copy)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from .node import Node
+from .registry import Registry
 from .replica import Replica
-from .tables import MAX_DROPS, Partition, Table
+from .tables import AVAILABLE, MAX_DROPS, Partition, Table
 
-if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .replica_service import ReplicaServer
+# How soon partitions are looked at again that lack replicas and have nobody to learn from.
+RETRY = 0.05
 
 
 class Groups:
     """Changes the configurations of a cluster's partitions."""
 
-    def __init__(self, box: Cluster) -> None:
+    def __init__(self, box: Registry) -> None:
         """Work on a cluster's tables and servers."""
         self.box = box
+        self._healing = False
 
     # -------------------------------------------------------------------------------------------------------- the step
-    def configure(
-        self, table: Table, partition: Partition, primary: ReplicaServer | None, secondaries: Sequence[ReplicaServer]
-    ) -> None:
+    def configure(self, table: Table, partition: Partition, primary: Node | None, secondaries: Sequence[Node]) -> None:
         """Give a partition another configuration; every member must have a replica of it."""
         gpid = (table.app_id, partition.index)
         before = partition.members
@@ -47,14 +46,14 @@ class Groups:
             primary.replicas[gpid].lead(followers)
         table.touch()
 
-    def create_replica(self, server: ReplicaServer, table: Table, index: int, count: int | None = None) -> Replica:
+    def create_replica(self, server: Node, table: Table, index: int, count: int | None = None) -> Replica:
         """Make an empty replica, in the place of one that the server may have."""
         replica = Replica(server, table, index, count or table.partition_count)
         server.replicas[table.app_id, index] = replica
         return replica
 
     # ------------------------------------------------------------------------------------------------------- placement
-    def placement(self, table: Table, index: int) -> list[ReplicaServer]:
+    def placement(self, table: Table, index: int) -> list[Node]:
         """Return the servers for a new partition, the primary first: spread evenly over those that answer."""
         servers = [server for server in self.box.servers if server.reachable]
         if not servers:
@@ -76,7 +75,7 @@ class Groups:
                 continue
             if not chosen:
                 # No server answers: looked at again, as for a table just created.
-                self.box.assign_later(table)
+                self.assign_later(table)
                 return
             replica = self.create_replica(chosen[0], table, partition.index)
             if table.partition_count > 1:
@@ -85,13 +84,22 @@ class Groups:
             if not in_steps:
                 self.complete(table, partition, chosen[1:])
         if in_steps:
-            self.box.later(self.box.settings.assign_delay, self.box.lives.heal)
+            self.box.later(self.box.settings.assign_delay, self.keep_healing)
 
-    def complete(self, table: Table, partition: Partition, servers: Sequence[ReplicaServer]) -> bool:
+    def assign_later(self, table: Table) -> None:
+        """Give a table its replicas after a moment, as a real cluster does."""
+
+        def assign() -> None:
+            if table.status == AVAILABLE:
+                self.assign(table, in_steps=True)
+
+        self.box.later(self.box.settings.assign_delay, assign)
+
+    def complete(self, table: Table, partition: Partition, servers: Sequence[Node]) -> bool:
         """Add secondaries, one configuration after the other; return whether that was possible."""
         return all([self.add_secondary(table, partition, server) for server in servers])  # noqa: C419 - try all
 
-    def add_secondary(self, table: Table, partition: Partition, server: ReplicaServer) -> bool:
+    def add_secondary(self, table: Table, partition: Partition, server: Node) -> bool:
         """Let a server learn a partition and become its secondary; False: there is nobody to learn from now."""
         primary = partition.primary
         if primary is None or not primary.reachable or not server.reachable or server in partition.members:
@@ -122,7 +130,18 @@ class Groups:
                     whole = self.complete(table, partition, free) and whole
         return whole
 
-    def placement_order(self, table: Table, partition: Partition) -> list[ReplicaServer]:
+    def keep_healing(self) -> None:
+        """Give partitions the replicas they lack, again and again while some have nobody to learn from."""
+        if not self.heal() and not self._healing:
+            self._healing = True
+
+            def again() -> None:
+                self._healing = False
+                self.keep_healing()
+
+            self.box.later(max(self.box.settings.rejoin_delay, RETRY), again)
+
+    def placement_order(self, table: Table, partition: Partition) -> list[Node]:
         """Return the answering servers, those with the fewest replicas of the table first."""
         load = dict.fromkeys(self.box.servers, 0)
         for other in table.partitions:
@@ -133,7 +152,7 @@ class Groups:
         return sorted(servers[start:] + servers[:start], key=lambda server: load[server])
 
     # ------------------------------------------------------------------------------------------------ death and return
-    def fail_over(self, server: ReplicaServer) -> None:
+    def fail_over(self, server: Node) -> None:
         """Replace a server that does not answer wherever it is primary."""
         gap = self.box.settings.failover_gap
         for table in list(self.box.tables.served()):
@@ -141,7 +160,7 @@ class Groups:
                 if partition.primary is server:
                     self._replace_primary(table, partition, server, gap)
 
-    def _replace_primary(self, table: Table, partition: Partition, server: ReplicaServer, gap: float) -> None:
+    def _replace_primary(self, table: Table, partition: Partition, server: Node, gap: float) -> None:
         rest = partition.secondaries
         if not any(secondary.reachable for secondary in rest):
             # Every one of these copies holds all acknowledged writes: the first to come back leads.
@@ -167,10 +186,10 @@ class Groups:
         best = max(candidates, key=lambda server: server.replicas[gpid].logged)
         self.configure(table, partition, best, [server for server in partition.secondaries if server is not best])
 
-    def _remove(self, table: Table, partition: Partition, server: ReplicaServer) -> None:
+    def _remove(self, table: Table, partition: Partition, server: Node) -> None:
         self.configure(table, partition, partition.primary, [s for s in partition.secondaries if s is not server])
 
-    def remove_secondary(self, server: ReplicaServer, *, force: bool = False) -> bool:
+    def remove_secondary(self, server: Node, *, force: bool = False) -> bool:
         """Drop a server wherever it is secondary.
 
         Args:
@@ -201,16 +220,18 @@ class Groups:
             partition.last_members = []
             self.configure(table, partition, best, [])
 
-    def catch_up(self, server: ReplicaServer) -> None:
+    def catch_up(self, server: Node) -> None:
         """After a silence: bring the secondaries of this server's primaries, and its own secondaries, up to date."""
         for replica in list(server.replicas.values()):
-            table = replica.table
-            primary = table.partitions[replica.index].primary if replica.index < table.partition_count else None
+            table = self.box.tables.by_id.get(replica.table.app_id)
+            if table is None or replica.index >= table.partition_count:
+                continue
+            primary = table.partitions[replica.index].primary
             if primary is not None and primary.reachable:
                 primary.replicas[table.app_id, replica.index].catch_up()
 
     # ----------------------------------------------------------------------------------------------------------- moves
-    def move_primary(self, table: Table, partition: Partition, to: ReplicaServer) -> None:
+    def move_primary(self, table: Table, partition: Partition, to: Node) -> None:
         """Make another server the primary; the present one becomes a secondary.
 
         Raises:

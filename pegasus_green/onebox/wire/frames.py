@@ -6,14 +6,11 @@ What does not look usual goes through ``protocol.framing``, which both ends shar
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ..errors import ProtocolError
-from ..protocol.framing import DEFAULT_MAX_FRAME, RESULT_HEAD, V0_HEADER, parse_request, request_size
-from ..protocol.rpc import BY_NAME, GET, META_RPCS, NEGOTIATION, RRDB_RPCS, Rpc
-
-if TYPE_CHECKING:
-    from .net import Connection
+from ...errors import ProtocolError
+from ...protocol.framing import DEFAULT_MAX_FRAME, RESULT_HEAD, V0_HEADER, parse_request, request_size
+from ...protocol.rpc import BY_NAME, GET, META_RPCS, NEGOTIATION, RRDB_RPCS, Rpc
 
 _I32 = struct.Struct(">i")
 # magic, version 0, header length 48, both checksums; then what varies.
@@ -27,6 +24,53 @@ _FAST_HEADER = {_V0_START: 48, _V1_START: 53}
 _BY_TAIL: dict[bytes, Rpc] = {rpc.call_tail: rpc for rpc in (*RRDB_RPCS, *META_RPCS, NEGOTIATION)}
 # The server keeps this many characters of a name, the "_ACK" of the reply included.
 MAX_NAME = 47
+
+
+class Target(Protocol):
+    """The server that a request came to, as far as faults know it."""
+
+    alive: bool
+    faults: list[Any]
+
+    @property
+    def public(self) -> str:
+        """The address as clients are told it."""
+        ...
+
+    def dispatch(self, call: Call) -> None:
+        """Serve a request that no fault has taken."""
+        ...
+
+
+class Peer(Protocol):
+    """The connection that a request came over, as far as those who answer it know it."""
+
+    closed: bool
+
+    @property
+    def server(self) -> Target:
+        """The server at this end."""
+        ...
+
+    def send(self, frame: bytes) -> None:
+        """Queue a reply."""
+        ...
+
+    def hold(self, frame: bytes, replies: int, seconds: float) -> None:
+        """Queue a reply behind later ones."""
+        ...
+
+    def trickle(self, data: bytes, step: int, seconds: float) -> None:
+        """Send a reply in pieces."""
+        ...
+
+    def end_after_flush(self, reset: bool = False) -> None:
+        """Send what is queued, then close."""
+        ...
+
+    def close(self, reset: bool = False) -> None:
+        """Close at once."""
+        ...
 
 
 class Call:
@@ -60,7 +104,7 @@ class Call:
         "delayed",
     )
 
-    connection: Connection
+    connection: Peer
     rpc: Rpc | None
     name: str
     seqid: int
@@ -95,7 +139,7 @@ class Cutter:
 
     __slots__ = ("connection", "max_frame", "_chunks", "_have", "_want")
 
-    def __init__(self, connection: Connection, max_frame: int = DEFAULT_MAX_FRAME) -> None:
+    def __init__(self, connection: Peer, max_frame: int = DEFAULT_MAX_FRAME) -> None:
         """Start at the beginning of a stream."""
         self.connection = connection
         self.max_frame = max_frame

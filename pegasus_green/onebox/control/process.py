@@ -16,12 +16,12 @@ from gevent import socket
 from gevent.lock import RLock
 from gevent.subprocess import PIPE, Popen, TimeoutExpired
 
-from .control import ERRORS, METHODS, VALUES, from_json, to_json
-from .settings import check_partitions, check_release
-from .storage import Limits
+from ..engine.state import Limits
+from ..runtime.settings import check_partitions, check_release
+from .port import ERRORS, METHODS, VALUES, from_json, to_json
 
 if TYPE_CHECKING:
-    from .faults import Fault
+    from ..wire.faults import Fault
 
 # To import and start takes half a second; a machine that is busy with tests may need long.
 START_SECONDS = 60.0
@@ -114,7 +114,7 @@ class OneboxProcess:
         """
         if self.process is not None:
             return self
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         command = [sys.executable, "-m", "pegasus_green", "onebox", "--control-port=0", "--with-parent"]
         self.process = Popen(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..protocol.meta import Negotiation
-from ..protocol.rpc import NEGOTIATION
-from .wire import ok_reply
-
-if TYPE_CHECKING:
-    from .net import Server
-    from .wire import Call
+from ...protocol.meta import Negotiation
+from ...protocol.rpc import NEGOTIATION
+from ..wire.frames import Call, ok_reply
+from ..wire.server import Server
 
 SASL_AUTH_DISABLE = 9
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..protocol import codes
-from ..protocol.rpc import BY_NAME, META_RPCS, RRDB_RPCS, Rpc
-from .wire import Call, default_body, ok_reply, reply_frame
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .net import Server
+from ...protocol import codes
+from ...protocol.rpc import BY_NAME, META_RPCS, RRDB_RPCS, Rpc
+from ..runtime.runtime import Runtime
+from .frames import Call, Target, default_body, ok_reply, reply_frame
 
 BEFORE, AFTER, DURING = "before", "after", "during"
 # What each action does, and when it does it unless a rule says otherwise.
@@ -116,6 +113,7 @@ class Fault:
         self.instead = instead
         self.hits = 0
         self.seen = 0
+        self.targets: list[Target] = []
         self._faults = faults
 
     def __repr__(self) -> str:
@@ -134,19 +132,21 @@ class Fault:
 class Faults:
     """The rules of a cluster; a server without any never gets here."""
 
-    def __init__(self, box: Cluster) -> None:
-        """Start without rules."""
+    def __init__(self, box: Runtime, app_id: Callable[[str], int | None]) -> None:
+        """Start without rules; app_id returns the id of a table, None for a name that no table has."""
         self.box = box
+        self.app_id = app_id
         self.rules: dict[int, Fault] = {}
         self._random = box.fork_random()
         self._last_id = 0
 
-    def add(self, servers: Iterable[Server], action: str, **options: Any) -> Fault:
+    def add(self, servers: Iterable[Target], action: str, **options: Any) -> Fault:
         """Add a rule to some servers."""
         rule = Fault(self, self._last_id + 1, action, **options)
         self._last_id = rule.id
         self.rules[rule.id] = rule
-        for server in servers:
+        rule.targets = list(servers)
+        for server in rule.targets:
             server.faults.append(rule)
         return rule
 
@@ -154,9 +154,8 @@ class Faults:
         """Remove one rule, or all."""
         for gone in [number] if number is not None else list(self.rules):
             rule = self.rules.pop(gone, None)
-            for server in (*self.box.metas, *self.box.servers):
-                if rule in server.faults:
-                    server.faults.remove(rule)
+            for server in rule.targets if rule is not None else ():
+                server.faults.remove(rule)
 
     # --------------------------------------------------------------------------------------------------------- matching
     def _catches(self, rule: Fault, call: Call) -> bool:
@@ -171,8 +170,8 @@ class Faults:
                 if rule.table.encode() not in call.frame:
                     return False
             else:
-                table = self.box.tables.find(rule.table)
-                if table is None or table.app_id != call.app_id:
+                app_id = self.app_id(rule.table)
+                if app_id is None or app_id != call.app_id:
                     return False
         return self._draw(rule)
 
@@ -185,7 +184,7 @@ class Faults:
         rule.hits += 1
         return True
 
-    def request(self, server: Server, call: Call) -> bool:
+    def request(self, server: Target, call: Call) -> bool:
         """Do what the rules want before a request is executed; return whether it is taken."""
         for rule in list(server.faults):
             if not self._catches(rule, call):
@@ -206,7 +205,7 @@ class Faults:
             return True
         return call.connection.closed
 
-    def tears(self, server: Server) -> bool:
+    def tears(self, server: Target) -> bool:
         """Tell whether a rule cuts a connection now that a request is half read."""
         return any(rule.action == "cut" and rule.when == DURING and self._draw(rule) for rule in server.faults)
 
@@ -306,7 +305,7 @@ _REPLY: dict[str, Change] = {
 }
 
 
-def _dispatch(server: Server, call: Call) -> None:
+def _dispatch(server: Target, call: Call) -> None:
     if server.alive and not call.connection.closed:
         server.dispatch(call)
 

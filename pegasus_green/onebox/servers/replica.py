@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ProtocolError
-from ..keys import crc64
-from ..protocol import codes
-from ..protocol.framing import thread_hash
-from ..protocol.rpc import (
+from ...errors import ProtocolError
+from ...keys import crc64
+from ...protocol import codes
+from ...protocol.framing import thread_hash
+from ...protocol.rpc import (
     BATCH_GET,
     CLEAR_SCANNER,
     GET,
@@ -22,61 +22,32 @@ from ..protocol.rpc import (
     TTL,
     Rpc,
 )
+from ..engine.storage import wrong_key_hash
+from ..replication.cluster import Cluster
+from ..replication.node import Node
+from ..replication.replica import INACTIVE, PRIMARY, Replica, TableFacts
+from ..wire.connection import Connection
+from ..wire.frames import Call, default_body, get_key, ok_reply
 from .negotiation import negotiate
-from .net import Connection, Server
-from .replica import INACTIVE, PRIMARY, Replica
-from .storage import wrong_key_hash
-from .wire import Call, default_body, get_key, ok_reply
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .tables import Table
 
 READ, WRITE = "read", "write"
 
 
-class ReplicaServer(Server):
-    """A replica server with its replicas.
+class ReplicaServer(Node):
+    """A replica server."""
 
-    Attributes:
-        replicas: By app id and partition index.
-    """
-
-    kind = "replica"
+    box: Cluster
 
     def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
         """Describe a server without replicas."""
-        super().__init__(box, index, host, port)
-        self.replicas: dict[tuple[int, int], Replica] = {}
+        super().__init__(box, box.faults, box.lagging, index, host, port)
         self._writes: deque[Call] = deque()
-        self._envs: dict[int, dict[str, str]] = {}
-
-    # ----------------------------------------------------------------------------------------------------------- envs
-    def envs_of(self, table: Table) -> dict[str, str]:
-        """Return what this server knows of a table's envs, a live view."""
-        envs = self._envs.get(table.app_id)
-        if envs is None:
-            envs = self._envs[table.app_id] = dict(table.envs)
-        return envs
-
-    def learn_envs(self, table: Table) -> None:
-        """Take a table's present envs over."""
-        envs = self.envs_of(table)
-        envs.clear()
-        envs.update(table.envs)
-        for replica in self.replicas.values():
-            if replica.table is table:
-                replica.adopt_envs()
-
-    def forget_envs(self) -> None:
-        """Know nothing, as after a start."""
-        self._envs.clear()
 
     # ------------------------------------------------------------------------------------------------------- requests
     def handle(self, call: Call) -> None:
         """Answer a read at once, put a write off to the pass: it is executed behind the reads that came with it."""
         self.count(call)
-        if self.faults and self.box.faults.request(self, call):
+        if self.faults and self.injector.request(self, call):
             return
         self.dispatch(call)
 
@@ -258,7 +229,7 @@ class ReplicaServer(Server):
             self.reject(call, error)
         return error is None
 
-    def _needed(self, table: Table) -> int:
+    def _needed(self, table: TableFacts) -> int:
         fewest = self.box.settings.min_replicas
         if fewest is not None:
             return fewest

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from .meta_service import ACTIVE, LOADING, MetaServer
-from .replica_service import ReplicaServer
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
+from ..replication.cluster import Cluster
+from ..replication.groups import RETRY
+from ..wire.server import Server
+from .meta import ACTIVE, LOADING, MetaServer
+from .replica import ReplicaServer
 
 Cancel = Callable[[], None]
-RETRY = 0.05
 
 
 class Lives:
-    """Kills, restarts, pauses and resumes the servers of a cluster.
+    """Kills, restarts, pauses and resumes the servers of a cluster."""
 
-    Attributes:
-        known_dead: Replica servers that the meta servers have given up.
-    """
-
-    def __init__(self, box: Cluster) -> None:
+    def __init__(self, box: Cluster, metas: Sequence[MetaServer]) -> None:
         """Work on a cluster."""
         self.box = box
-        self.known_dead: set[ReplicaServer] = set()
+        self.metas = metas
         self._timers: dict[ReplicaServer, list[Cancel]] = {}
-        self._healing = False
 
     # ------------------------------------------------------------------------------------------------ replica servers
     def kill(self, server: ReplicaServer) -> None:
@@ -49,7 +42,7 @@ class Lives:
         self._forget_timers(server)
         # Whatever it was, it is no longer: should nobody have noticed its death yet, its return tells.
         self._give_up(server)
-        self.known_dead.discard(server)
+        self.box.known_dead.discard(server)
         if lose_disk:
             self._lose(server)
         for replica in server.replicas.values():
@@ -82,8 +75,8 @@ class Lives:
         server.resume()
         for table in self.box.tables:
             server.learn_envs(table)
-        was_dead = server in self.known_dead
-        self.known_dead.discard(server)
+        was_dead = server in self.box.known_dead
+        self.box.known_dead.discard(server)
         self.box.groups.catch_up(server)
         if was_dead or self._lacks(server):
             self._rejoin(server)
@@ -100,11 +93,11 @@ class Lives:
         self._timers[server] = [
             self.box.later(settings.removal, lambda: self._remove(server)),
             self.box.later(settings.failover_delay, lambda: self._give_up(server)),
-            self.box.later(settings.failover_delay + settings.heal, self.heal),
+            self.box.later(settings.failover_delay + settings.heal, self.box.groups.keep_healing),
         ]
 
     def _give_up(self, server: ReplicaServer) -> None:
-        self.known_dead.add(server)
+        self.box.known_dead.add(server)
         self.box.groups.fail_over(server)
         self.box.groups.remove_secondary(server)
 
@@ -120,20 +113,9 @@ class Lives:
     def _rejoin(self, server: ReplicaServer) -> None:
         def learn() -> None:
             if server.reachable:
-                self.heal()
+                self.box.groups.keep_healing()
 
         self.box.later(self.box.settings.rejoin_delay, learn)
-
-    def heal(self) -> None:
-        """Give partitions the replicas they lack, again and again while some have nobody to learn from."""
-        if not self.box.groups.heal() and not self._healing:
-            self._healing = True
-
-            def again() -> None:
-                self._healing = False
-                self.heal()
-
-            self.box.later(max(self.box.settings.rejoin_delay, RETRY), again)
 
     # --------------------------------------------------------------------------------------------------- meta servers
     def kill_meta(self, server: MetaServer) -> None:
@@ -170,11 +152,11 @@ class Lives:
             if self.box.leader is not server:
                 self._find_leader(server)
 
-    def _lost_meta(self, server: MetaServer) -> None:
+    def _lost_meta(self, server: Server) -> None:
         def elect() -> None:
             if self.box.leader is not server or server.reachable:
                 return
-            others = [meta for meta in self.box.metas if meta.reachable]
+            others = [meta for meta in self.metas if meta.reachable]
             if others:
                 self.lead(others[0])
 

@@ -7,17 +7,14 @@ record with the empty key, which no legal range holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
-from typing import TYPE_CHECKING
 
-from ..keys import encode_key
-from ..protocol import rrdb
-from ..protocol.codes import StorageStatus
+from ...keys import encode_key
+from ...protocol import rrdb
+from ...protocol.codes import StorageStatus
+from .checks import INVALID_ARGUMENT, OK, client_bug, hash_key_fault, key_fault
 from .integers import I64_MAX, I64_MIN, parse_int64
-from .reads import INVALID_ARGUMENT, OK, client_bug, hash_key_fault, key_fault
 from .records import Record
-
-if TYPE_CHECKING:
-    from .storage import Engine
+from .state import State
 
 TRY_AGAIN = int(StorageStatus.TRY_AGAIN)
 
@@ -30,7 +27,7 @@ EMPTY_WRITE: WriteBatch = [(b"", (b"", 0))]
 PUT, DELETE = 0, 1
 
 
-def put(engine: Engine, request: rrdb.UpdateRequest, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
+def put(engine: State, request: rrdb.UpdateRequest, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
     """Store one record."""
     response = engine.reply(rrdb.UpdateResponse)
     response.decree = decree
@@ -41,7 +38,7 @@ def put(engine: Engine, request: rrdb.UpdateRequest, decree: int) -> tuple[rrdb.
     return response, [(request.key, (request.value, engine.expiry(request.expire_ts_seconds)))]
 
 
-def remove(engine: Engine, key: bytes, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
+def remove(engine: State, key: bytes, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
     """Remove one record, whether it exists or not."""
     response = engine.reply(rrdb.UpdateResponse)
     response.decree = decree
@@ -52,7 +49,7 @@ def remove(engine: Engine, key: bytes, decree: int) -> tuple[rrdb.UpdateResponse
     return response, [(key, None)]
 
 
-def multi_put(engine: Engine, request: rrdb.MultiPutRequest, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
+def multi_put(engine: State, request: rrdb.MultiPutRequest, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
     """Store records of one hash key with one expiry; of equal sort keys the last wins."""
     response = engine.reply(rrdb.UpdateResponse)
     response.decree = decree
@@ -64,7 +61,7 @@ def multi_put(engine: Engine, request: rrdb.MultiPutRequest, decree: int) -> tup
 
 
 def multi_remove(
-    engine: Engine, request: rrdb.MultiRemoveRequest, decree: int
+    engine: State, request: rrdb.MultiRemoveRequest, decree: int
 ) -> tuple[rrdb.MultiRemoveResponse, WriteBatch]:
     """Remove records of one hash key; the count is that of the request."""
     response = engine.reply(rrdb.MultiRemoveResponse)
@@ -84,7 +81,7 @@ def _check_many(name: str, hash_key: bytes, entries: Sized) -> int:
     return OK if entries else INVALID_ARGUMENT
 
 
-def incr(engine: Engine, request: rrdb.IncrRequest, decree: int) -> tuple[rrdb.IncrResponse, WriteBatch]:
+def incr(engine: State, request: rrdb.IncrRequest, decree: int) -> tuple[rrdb.IncrResponse, WriteBatch]:
     """Add to a number that is stored as text."""
     response = engine.reply(rrdb.IncrResponse)
     response.decree = decree
@@ -111,7 +108,7 @@ def incr(engine: Engine, request: rrdb.IncrRequest, decree: int) -> tuple[rrdb.I
 
 
 def check_and_set(
-    engine: Engine, request: rrdb.CheckAndSetRequest, decree: int
+    engine: State, request: rrdb.CheckAndSetRequest, decree: int
 ) -> tuple[rrdb.CheckAndSetResponse, WriteBatch]:
     """Store one record if the check passes."""
     response = engine.reply(rrdb.CheckAndSetResponse)
@@ -131,7 +128,7 @@ def check_and_set(
 
 
 def check_and_mutate(
-    engine: Engine, request: rrdb.CheckAndMutateRequest, decree: int
+    engine: State, request: rrdb.CheckAndMutateRequest, decree: int
 ) -> tuple[rrdb.CheckAndMutateResponse, WriteBatch]:
     """Store and remove records of one hash key if the check passes; of equal sort keys the last wins."""
     response = engine.reply(rrdb.CheckAndMutateResponse)
@@ -154,7 +151,7 @@ def check_and_mutate(
     return response, EMPTY_WRITE
 
 
-def _mutated(engine: Engine, mutation: rrdb.Mutate) -> Record | None:
+def _mutated(engine: State, mutation: rrdb.Mutate) -> Record | None:
     if mutation.operation == DELETE:
         return None
     return mutation.value, engine.expiry(mutation.set_expire_ts_seconds)
@@ -200,7 +197,7 @@ CHECKS: dict[int, Check] = {
 }
 
 
-def _check(engine: Engine, request: CheckRequest, response: CheckResponse) -> int:
+def _check(engine: State, request: CheckRequest, response: CheckResponse) -> int:
     record = engine.find(encode_key(request.hash_key, request.check_sort_key))
     value = None if record is None else record[0]
     if request.return_check_value:

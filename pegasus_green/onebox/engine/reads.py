@@ -2,69 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from ..keys import MAX_HASH_KEY, encode_key, next_key
-from ..protocol import rrdb
-from ..protocol.codes import StorageStatus
-
-if TYPE_CHECKING:
-    from .records import Row
-    from .storage import Engine
-
-log = logging.getLogger("pegasus_green.onebox")
-
-OK, NOT_FOUND = int(StorageStatus.OK), int(StorageStatus.NOT_FOUND)
-INVALID_ARGUMENT, INCOMPLETE = int(StorageStatus.INVALID_ARGUMENT), int(StorageStatus.INCOMPLETE)
-MATCH_ANYWHERE, MATCH_PREFIX, MATCH_POSTFIX = 1, 2, 3
-FILTER_TYPES = (0, MATCH_ANYWHERE, MATCH_PREFIX, MATCH_POSTFIX)
-INT_MAX = (1 << 31) - 1
-
-Filter = Callable[[bytes], bool]
-
-
-def client_bug(what: str) -> int:
-    """Log a request that kills a real server; return the status that the onebox answers instead."""
-    log.warning("client bug: %s; a real replica server aborts on this", what)
-    return INVALID_ARGUMENT
+from ...keys import encode_key, next_key
+from ...protocol import rrdb
+from .checks import (
+    FILTER_TYPES,
+    INCOMPLETE,
+    INT_MAX,
+    INVALID_ARGUMENT,
+    MATCH_PREFIX,
+    NOT_FOUND,
+    OK,
+    client_bug,
+    hash_key_fault,
+    key_fault,
+    make_filter,
+    to_i32,
+)
+from .records import Row
+from .state import State
 
 
-def key_fault(key: bytes) -> str | None:
-    """Return what is wrong with an encoded key, None: nothing."""
-    if len(key) < 2:
-        return f"an encoded key of {len(key)} bytes, at least 2 are needed"
-    if key[0] << 8 | key[1] > len(key) - 2:
-        return f"an encoded key whose hash key has {key[0] << 8 | key[1]} bytes in only {len(key) - 2}"
-    return None
-
-
-def hash_key_fault(hash_key: bytes) -> str | None:
-    """Return what is wrong with a hash key that the server has to encode, None: nothing."""
-    if len(hash_key) > MAX_HASH_KEY:
-        return f"a hash key of {len(hash_key)} bytes, the limit is {MAX_HASH_KEY}"
-    return None
-
-
-def make_filter(kind: int, pattern: bytes) -> Filter | None:
-    """Return the test of a supported filter type; None where everything passes."""
-    if not kind or not pattern:
-        return None
-    if kind == MATCH_ANYWHERE:
-        return lambda text: pattern in text
-    if kind == MATCH_PREFIX:
-        return lambda text: text.startswith(pattern)
-    return lambda text: text.endswith(pattern)
-
-
-def to_i32(value: int) -> int:
-    """Cut a number to a signed 32-bit one, as an assignment in the server does."""
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value > INT_MAX else value
-
-
-def get(engine: Engine, key: bytes) -> rrdb.ReadResponse:
+def get(engine: State, key: bytes) -> rrdb.ReadResponse:
     """Return the value of one record."""
     response = engine.reply(rrdb.ReadResponse)
     fault = key_fault(key)
@@ -79,7 +39,7 @@ def get(engine: Engine, key: bytes) -> rrdb.ReadResponse:
     return response
 
 
-def ttl(engine: Engine, key: bytes) -> rrdb.TtlResponse:
+def ttl(engine: State, key: bytes) -> rrdb.TtlResponse:
     """Return the seconds that a record has left, -1 for one without expiry."""
     response = engine.reply(rrdb.TtlResponse)
     fault = key_fault(key)
@@ -94,7 +54,7 @@ def ttl(engine: Engine, key: bytes) -> rrdb.TtlResponse:
     return response
 
 
-def batch_get(engine: Engine, request: rrdb.BatchGetRequest) -> rrdb.BatchGetResponse:
+def batch_get(engine: State, request: rrdb.BatchGetRequest) -> rrdb.BatchGetResponse:
     """Return the records that exist, in request order, without any limit."""
     response = engine.reply(rrdb.BatchGetResponse)
     response.data = []
@@ -112,7 +72,7 @@ def batch_get(engine: Engine, request: rrdb.BatchGetRequest) -> rrdb.BatchGetRes
     return response
 
 
-def sortkey_count(engine: Engine, hash_key: bytes) -> rrdb.CountResponse:
+def sortkey_count(engine: State, hash_key: bytes) -> rrdb.CountResponse:
     """Count the live records of a hash key, -1 when the time limit is exceeded."""
     response = engine.reply(rrdb.CountResponse)
     fault = hash_key_fault(hash_key)
@@ -130,7 +90,7 @@ def sortkey_count(engine: Engine, hash_key: bytes) -> rrdb.CountResponse:
     return response
 
 
-def multi_get(engine: Engine, request: rrdb.MultiGetRequest) -> rrdb.MultiGetResponse:
+def multi_get(engine: State, request: rrdb.MultiGetRequest) -> rrdb.MultiGetResponse:
     """Return the named records or a range of one hash key."""
     response = engine.reply(rrdb.MultiGetResponse)
     response.kvs = []
@@ -147,12 +107,12 @@ def multi_get(engine: Engine, request: rrdb.MultiGetRequest) -> rrdb.MultiGetRes
     return response
 
 
-def _max_count(engine: Engine, request: rrdb.MultiGetRequest) -> int:
+def _max_count(engine: State, request: rrdb.MultiGetRequest) -> int:
     limit = engine.limits.multi_get_rows
     return min(request.max_kv_count, limit) if request.max_kv_count > 0 else limit
 
 
-def _named(engine: Engine, request: rrdb.MultiGetRequest, response: rrdb.MultiGetResponse) -> None:
+def _named(engine: State, request: rrdb.MultiGetRequest, response: rrdb.MultiGetResponse) -> None:
     max_count = _max_count(engine, request)
     max_size = request.max_kv_size if request.max_kv_size > 0 else INT_MAX
     head, kvs, size = encode_key(request.hash_key, b""), response.kvs, 0
@@ -200,7 +160,7 @@ class _Range:
         return (*stop, *start) if reverse else (*start, *stop)
 
 
-def _range(engine: Engine, request: rrdb.MultiGetRequest, response: rrdb.MultiGetResponse) -> None:
+def _range(engine: State, request: rrdb.MultiGetRequest, response: rrdb.MultiGetResponse) -> None:
     bounds = _Range(request)
     if bounds.is_empty():
         return
@@ -216,7 +176,7 @@ def _range(engine: Engine, request: rrdb.MultiGetRequest, response: rrdb.MultiGe
 
 
 def _walk(
-    engine: Engine, request: rrdb.MultiGetRequest, rows: Iterator[Row], bounds: _Range, kvs: list[rrdb.KeyValue]
+    engine: State, request: rrdb.MultiGetRequest, rows: Iterator[Row], bounds: _Range, kvs: list[rrdb.KeyValue]
 ) -> int:
     limits, now = engine.limits, engine.now()
     max_size = min(request.max_kv_size if request.max_kv_size > 0 else INT_MAX, limits.multi_get_bytes)

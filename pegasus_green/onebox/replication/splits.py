@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..protocol import codes
+from ...protocol import codes
+from .groups import Groups
 from .policy import VALIDATE_HASH
+from .registry import Registry
 from .replica import Replica
 from .tables import CANCELING, NOT_READY, PAUSED, PAUSING, SPLITTING, Partition, Split, Table
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
 
 PAUSE, RESTART, CANCEL = 0, 1, 2
 # While a parent has writes in flight or no primary its child has to wait: looked at again after this time.
@@ -21,9 +18,10 @@ _CONTROLS = {PAUSE: (SPLITTING, PAUSING, PAUSED), RESTART: (PAUSED, SPLITTING, S
 class Splits:
     """Runs the splits of a cluster."""
 
-    def __init__(self, box: Cluster) -> None:
+    def __init__(self, box: Registry, groups: Groups) -> None:
         """Work on a cluster."""
         self.box = box
+        self.groups = groups
 
     def start(
         self, table: Table, *, seconds: float | None = None, window: float | None = None, stepwise: bool = False
@@ -96,11 +94,11 @@ class Splits:
         snapshot = source.engine.snapshot()
         secondaries = [server for server in parent.secondaries if server.reachable]
         for server in (primary, *secondaries):
-            replica = self.box.groups.create_replica(server, table, child.index, split.old_count * 2)
+            replica = self.groups.create_replica(server, table, child.index, split.old_count * 2)
             replica.engine.load(snapshot)
             replica.logged = snapshot.decree
         child.ballot = parent.ballot
-        self.box.groups.configure(table, child, primary, secondaries)
+        self.groups.configure(table, child, primary, secondaries)
         for replica in self._replicas(table, index):
             replica.set_count(split.old_count * 2)
         split.windows.discard(index)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..protocol import codes, meta
-from ..protocol import rpc as rpcs
-from ..protocol.message import Message
-from ..protocol.rpc import Rpc
+from ...protocol import codes, meta
+from ...protocol import rpc as rpcs
+from ...protocol.message import Message
+from ...protocol.rpc import Rpc
+from ..replication.cluster import Cluster
+from ..replication.tables import AVAILABLE, CREATING, DROPPING, RECALLING, Table
 from .envs import check_env
-from .tables import AVAILABLE, CREATING, DROPPING, RECALLING, Table
-
-if TYPE_CHECKING:
-    from .cluster import Cluster
 
 SET, DELETE, CLEAR = 1, 2, 3
 MAX_REPLICAS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from . import policy
+from ..replication import policy
 
 Check = Callable[[str], str | None]
 I32_MAX, I64_MAX = (1 << 31) - 1, (1 << 63) - 1

@@ -9,20 +9,62 @@ not happen while the other server is dead or silent.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from ..protocol.rpc import PUT, REMOVE, Rpc
+from ...protocol.rpc import PUT, REMOVE, Rpc
+from ..engine.storage import Engine
+from ..engine.writes import EMPTY_WRITE, WriteBatch
+from ..runtime.runtime import Runtime
+from ..wire.frames import Call, ReplyMaker, ok_reply
 from .policy import Policy
-from .storage import Engine
-from .wire import Call, ReplyMaker, ok_reply
-from .writes import EMPTY_WRITE
-
-if TYPE_CHECKING:
-    from .replica_service import ReplicaServer
-    from .tables import Table
-    from .writes import WriteBatch
 
 INACTIVE, SECONDARY, PRIMARY = "inactive", "secondary", "primary"
+
+
+class TableFacts(Protocol):
+    """What a replica asks of its table."""
+
+    app_id: int
+    name: str
+    replica_count: int
+    envs: dict[str, str]
+    atomic_idempotent: bool
+
+    @property
+    def partition_count(self) -> int:
+        """The present count."""
+        ...
+
+
+class Host(Protocol):
+    """What a replica asks of the server that it is on."""
+
+    reachable: bool
+    lagging: set[Replica]
+    replicas: dict[tuple[int, int], Replica]
+
+    @property
+    def box(self) -> Runtime:
+        """The onebox of the server."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """The address that it listens on."""
+        ...
+
+    @property
+    def public(self) -> str:
+        """The address as clients are told it."""
+        ...
+
+    def envs_of(self, table: TableFacts) -> dict[str, str]:
+        """Return what the server knows of a table's envs, a live view."""
+        ...
+
+    def send(self, call: Call, frame: bytes) -> None:
+        """Send a reply."""
+        ...
 
 
 class Mutation:
@@ -74,7 +116,7 @@ class Replica:
         "maker",
     )
 
-    def __init__(self, server: ReplicaServer, table: Table, index: int, count: int) -> None:
+    def __init__(self, server: Host, table: TableFacts, index: int, count: int) -> None:
         """Create an empty copy."""
         box = server.box
         self.server = server
@@ -145,7 +187,7 @@ class Replica:
             self.apply_log(self.logged)
         else:
             self.commit()
-        self.server.box.lagging.add(self)
+        self.server.lagging.add(self)
 
     def follow(self) -> None:
         """Be a secondary."""
@@ -232,7 +274,7 @@ class Replica:
             self.logged = decree
             for secondary in self.secondaries:
                 secondary.prepare(mutation, decree - 1)
-            self.server.box.lagging.add(self)
+            self.server.lagging.add(self)
         mutation.call = None
         self._answer(call, rpc, answer)
 
@@ -252,7 +294,7 @@ class Replica:
         while log and self._is_logged(log[0].decree):
             mutation = log.popleft()
             answer = self._apply(mutation)
-            self.server.box.lagging.add(self)
+            self.server.lagging.add(self)
             if mutation.call is not None:
                 call, mutation.call = mutation.call, None
                 self._answer(call, mutation.rpc, answer)

@@ -7,13 +7,10 @@ A request is ``{"id": 1, "method": "kill", "args": [0], "kwargs": {}}``, the ans
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent import socket
-
-if TYPE_CHECKING:
-    from .box import Onebox
 
 # What can be asked for, in this process or over the port. The same names everywhere.
 METHODS = (
@@ -90,7 +87,7 @@ def from_json(value: Any) -> Any:
     return value
 
 
-def perform(box: Onebox, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def perform(box: object, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Do what a request asks for.
 
     Raises:
@@ -107,7 +104,7 @@ def perform(box: Onebox, method: str, args: list[Any], kwargs: dict[str, Any]) -
 class ControlServer:
     """Listens for control connections, each served by a greenlet of its own."""
 
-    def __init__(self, box: Onebox, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, box: object, host: str = "127.0.0.1", port: int = 0) -> None:
         """Open the port; 0 takes a free one."""
         self._box = box
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

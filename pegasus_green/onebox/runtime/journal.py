@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ..protocol.rpc import Rpc
-    from .cluster import Cluster
+from ...protocol.rpc import Rpc
 
 log = logging.getLogger("pegasus_green.onebox")
 BUG = "client bug: "
@@ -64,7 +62,13 @@ class Journal:
         self._write_bytes = self._read_bytes = 0
 
 
-def _keep(box: Cluster, text: str) -> None:
+class Notebook(Protocol):
+    """Who keeps the notes on client bugs: a cluster."""
+
+    client_bugs: list[str]
+
+
+def _keep(box: Notebook, text: str) -> None:
     if len(box.client_bugs) < MAX_BUGS:
         box.client_bugs.append(text)
 
@@ -79,25 +83,25 @@ class _Collector(logging.Handler):
 
 
 # The cluster whose server runs at the moment: everything runs in one thread, and engines do not know their cluster.
-current: Cluster | None = None
+current: Notebook | None = None
 _collector = _Collector(logging.WARNING)
 _users: set[int] = set()
 
 
-def work_for(box: Cluster) -> None:
+def work_for(box: Notebook) -> None:
     """Book what engines log from now on under a cluster."""
     global current
     current = box
 
 
-def listen(box: Cluster) -> None:
+def listen(box: Notebook) -> None:
     """Begin to collect what engines log."""
     if not _users:
         log.addHandler(_collector)
     _users.add(id(box))
 
 
-def unlisten(box: Cluster) -> None:
+def unlisten(box: Notebook) -> None:
     """Stop collecting for a cluster."""
     global current
     _users.discard(id(box))
@@ -107,7 +111,7 @@ def unlisten(box: Cluster) -> None:
         log.removeHandler(_collector)
 
 
-def note_bug(box: Cluster, text: str) -> None:
+def note_bug(box: Notebook, text: str) -> None:
     """Note a request that is a client's fault, loudly."""
     _keep(box, text)
     log.warning("%s%s", BUG, text, extra={"counted": True})

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from random import Random
-from typing import TYPE_CHECKING
 
-from ..keys import crc64, encode_key, next_key
-from ..protocol import rrdb
-from .reads import (
+from ...keys import crc64, encode_key, next_key
+from ...protocol import rrdb
+from .checks import (
     FILTER_TYPES,
     INCOMPLETE,
     INVALID_ARGUMENT,
@@ -18,112 +15,16 @@ from .reads import (
     client_bug,
     hash_key_fault,
     key_fault,
-    make_filter,
     to_i32,
 )
-
-if TYPE_CHECKING:
-    from .records import Row
-    from .storage import Engine
+from .contexts import Scan
+from .records import Row
+from .state import State
 
 COMPLETED = -1
 
 
-class Scan:
-    """What a scan context keeps between two batches: the options of get_scanner and where the iterator stands.
-
-    Attributes:
-        position: The next key to look at, None when the iterator has nothing left.
-        end: Where the iterator itself ends (exclusive); None: with the partition.
-        sequence: The pinned state of the records.
-    """
-
-    __slots__ = (
-        "position",
-        "end",
-        "sequence",
-        "deadline",
-        "stop",
-        "stop_inclusive",
-        "batch_size",
-        "no_value",
-        "validate_hash",
-        "expire_ts",
-        "count_only",
-        "hash_filter",
-        "sort_filter",
-    )
-
-    def __init__(self, request: rrdb.GetScannerRequest, batch_limit: int) -> None:
-        """Take the options over; unset ones have the server's defaults."""
-        self.position: bytes | None = request.start_key
-        self.end: bytes | None = None
-        self.sequence = -1
-        self.deadline = 0.0
-        self.stop, self.stop_inclusive = request.stop_key, request.stop_inclusive
-        self.batch_size = min(request.batch_size, batch_limit) if request.batch_size > 0 else batch_limit
-        self.no_value = request.no_value
-        self.validate_hash = request.validate_partition_hash is not False
-        self.expire_ts = bool(request.return_expire_ts)
-        self.count_only = bool(request.only_return_count)
-        self.hash_filter = make_filter(request.hash_key_filter_type, request.hash_key_filter_pattern)
-        self.sort_filter = make_filter(request.sort_key_filter_type, request.sort_key_filter_pattern)
-
-
-class Contexts:
-    """The live scan contexts of a replica by id. Ids count up; each is used once."""
-
-    def __init__(self, random: Random, life: float) -> None:
-        """Begin with a random upper half of an i64, as the server does: every second replica's ids are negative.
-
-        0 is left out, it would be taken for the answer to an empty range. -1 ("finished") is never reached.
-        """
-        first = random.randrange(1, 1 << 32) << 32
-        self._next = first - (1 << 64) if first >= 1 << 63 else first
-        self._life = life
-        self._live: dict[int, Scan] = {}
-        # No context's time is over before this.
-        self._due = math.inf
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def put(self, scan: Scan, now: float) -> int:
-        """Keep a scan for five minutes from now and return its new id."""
-        context_id = self._next
-        self._next = context_id + 1
-        scan.deadline = now + self._life
-        if not self._live:
-            self._due = scan.deadline
-        self._live[context_id] = scan
-        return context_id
-
-    def take(self, context_id: int) -> Scan | None:
-        """Remove and return a context."""
-        return self._live.pop(context_id, None)
-
-    def take_overdue(self, now: float) -> list[Scan]:
-        """Remove and return the contexts whose time is over."""
-        if now < self._due:
-            return []
-        overdue = []
-        self._due = math.inf
-        # They stand in the order of their deadlines.
-        for context_id, scan in tuple(self._live.items()):
-            if scan.deadline > now:
-                self._due = scan.deadline
-                break
-            overdue.append(self._live.pop(context_id))
-        return overdue
-
-    def clear(self) -> list[Scan]:
-        """Remove and return all."""
-        scans = list(self._live.values())
-        self._live.clear()
-        return scans
-
-
-def get_scanner(engine: Engine, request: rrdb.GetScannerRequest, partition_count: int) -> rrdb.ScanResponse:
+def get_scanner(engine: State, request: rrdb.GetScannerRequest, partition_count: int) -> rrdb.ScanResponse:
     """Open a scan and return its first batch."""
     response = engine.reply(rrdb.ScanResponse)
     response.kvs = []
@@ -161,7 +62,7 @@ def get_scanner(engine: Engine, request: rrdb.GetScannerRequest, partition_count
     return response
 
 
-def scan(engine: Engine, context_id: int, partition_count: int) -> rrdb.ScanResponse:
+def scan(engine: State, context_id: int, partition_count: int) -> rrdb.ScanResponse:
     """Return the next batch of an open scan; its context is used up, the reply names a new one."""
     response = engine.reply(rrdb.ScanResponse)
     response.kvs = []
@@ -175,7 +76,7 @@ def scan(engine: Engine, context_id: int, partition_count: int) -> rrdb.ScanResp
 
 
 def _batch(
-    engine: Engine, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
+    engine: State, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
 ) -> None:
     out_of_time = _walk(engine, scan, response, partition_count, max_visited, skip)
     if out_of_time:
@@ -189,7 +90,7 @@ def _batch(
 
 
 def _walk(
-    engine: Engine, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
+    engine: State, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
 ) -> bool:
     """Fill in a batch and move the position; return whether the (forced) time limit ended it."""
     assert scan.position is not None

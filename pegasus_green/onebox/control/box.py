@@ -1,0 +1,95 @@
+"""The handle of the embedded cluster in this process: what a program or test says to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..engine.state import Limits
+from .facts import FactMethods
+from .failures import FailureMethods
+from .process import OneboxProcess
+from .tables import TableMethods
+
+
+class Onebox(TableMethods, FailureMethods, FactMethods):
+    """A Pegasus cluster: meta and replica servers, each on a port of its own, made for faults.
+
+    It runs in the hub of the thread that starts it and answers whenever the program waits for something; with
+    ``process=True`` it is a process of its own, with the same methods (see ``OneboxProcess``). Use it as a context
+    manager, or ``start`` and ``stop`` it.
+
+    Servers are named by index or by address, "host:port". Nothing here blocks: what takes time in a cluster goes on
+    by timers, see ``Settings``.
+
+    Args:
+        replicas: Number of replica servers.
+        metas: Number of meta servers; the first one leads.
+        tables: Partition counts by table name, 4096 at most together; None: a table "temp" with 8 partitions.
+        release: "2.6" sends the host_port fields and knows what came with them; "2.5" does not.
+        host: IPv4 address to listen on.
+        port: Port of the first meta server; 0: a free one. All other servers take free ones.
+        seed: For whatever is random here; None: a random one, see ``seed``.
+        limits: Limits of the storage engines.
+        advertise: Host name for the host_port fields and the replies' server names; None: the address.
+        process: Run it as a process of its own.
+        settings: Delays and limits by name, see ``Settings``.
+
+    Example:
+        >>> with Onebox(replicas=3, tables={"temp": 8}) as box, Client(box.meta_addresses) as client:
+        ...     client.table("temp").set("user:7", "name", "Ada")
+        ...     client.table("temp").get("user:7", "name")
+        b'Ada'
+    """
+
+    def __new__(cls, *args: Any, process: bool = False, **options: Any) -> Onebox:  # noqa: PYI034
+        """Create one in this process or, with process=True, as its own."""
+        if process:
+            return OneboxProcess(*args, **options)  # type: ignore[return-value]
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        replicas: int = 3,
+        metas: int = 1,
+        tables: Mapping[str, int] | None = None,
+        release: str = "2.6",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int | None = None,
+        limits: Limits | None = None,
+        advertise: str | None = None,
+        process: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Describe a cluster; nothing is opened before ``start``."""
+        super().__init__(replicas, metas, tables, release, host, port, seed, limits, advertise, **settings)
+
+    def start(self) -> Onebox:
+        """Open the ports, create the tables and serve.
+
+        Example:
+            >>> box = Onebox(tables={"users": 4}).start()
+            >>> len(box.partitions("users"))
+            4
+            >>> box.stop()
+        """
+        self.open()
+        return self
+
+    def stop(self) -> None:
+        """Close everything; the data is gone.
+
+        Example:
+            >>> box = Onebox().start()
+            >>> box.stop()
+        """
+        self.close()
+
+    def __enter__(self) -> Onebox:  # noqa: PYI034 - Self is not in Python 3.10
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        """Stop."""
+        self.stop()

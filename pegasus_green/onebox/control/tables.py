@@ -1,0 +1,242 @@
+"""What a program or test says to a onebox about its tables: making, dropping, envs, primaries, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...protocol import codes
+from ..replication.tables import Partition
+from ..runtime.settings import check_partitions
+from .assembly import DEFAULT_REPLICAS, Assembly, Which
+
+
+class TableMethods(Assembly):
+    """The methods on tables."""
+
+    def create_table(
+        self,
+        name: str,
+        partitions: int = 8,
+        replicas: int | None = None,
+        envs: Mapping[str, str] | None = None,
+        atomic_idempotent: bool = False,
+    ) -> int:
+        """Create a table that can serve at once, and return its id.
+
+        Args:
+            name: Any name that is not in use.
+            partitions: From 1 to 4096.
+            replicas: Copies of each partition; None: 3, or as many as there are servers.
+            envs: Table envs; unlike in a create request default_ttl is harmless here.
+            atomic_idempotent: The table's attribute.
+
+        Raises:
+            ValueError: The name is in use, or the number of partitions is out of its limits.
+
+        Example:
+            >>> box.create_table("pages", 4)
+            2
+            >>> client.table("pages").set("page:1", "title", "Home")
+        """
+        if self.tables.find(name) is not None:
+            raise ValueError(f"table {name!r} exists")
+        check_partitions({name: partitions})
+        wanted = min(replicas or DEFAULT_REPLICAS, len(self.servers))
+        table = self.add_table(name, partitions, wanted, dict(envs or {}))
+        table.atomic_idempotent = atomic_idempotent
+        self.groups.assign(table)
+        return table.app_id
+
+    def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
+        """Drop a table; its name is free at once.
+
+        Example:
+            >>> box.drop_table("temp")
+            >>> client.admin.list_tables()
+            []
+        """
+        self.remove_table(self.tables.get(name), reserve_seconds)
+
+    def set_envs(self, name: str, envs: Mapping[str, str | None]) -> None:
+        """Set envs of a table; None deletes one. Values are not checked.
+
+        Example:
+            >>> box.set_envs("temp", {"default_ttl": "60"})
+            >>> client.admin.get_envs("temp")
+            {'default_ttl': '60'}
+        """
+        self.change_envs(self.tables.get(name), envs)
+
+    def partitions(self, name: str) -> list[dict[str, Any]]:
+        """Return a table's routes: a dict with index, ballot, primary, secondaries (addresses) for each partition.
+
+        Example:
+            >>> [partition["index"] for partition in box.partitions("temp")]
+            [0, 1, 2, 3, 4, 5, 6, 7]
+        """
+        return [
+            {
+                "index": partition.index,
+                "ballot": partition.ballot,
+                "primary": partition.primary.address if partition.primary is not None else None,
+                "secondaries": [server.address for server in partition.secondaries],
+            }
+            for partition in self.tables.get(name).partitions
+        ]
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings, see ``Settings``.
+
+        Raises:
+            TypeError: There is no such setting.
+
+        Example:
+            >>> box.configure(split_seconds=0.2)
+        """
+        self.settings.change(**settings)
+
+    # ------------------------------------------------------------------------------------------------------ primaries
+    def move_primary(self, table: str, partition: int, to: Which) -> None:
+        """Make another server the primary of a partition; it learns the partition first if it has no copy.
+
+        Raises:
+            RuntimeError: The partition has no primary now, or the server does not answer.
+
+        Example:
+            >>> box.move_primary("temp", 0, to=2)
+            >>> box.partitions("temp")[0]["primary"] == box.replica_addresses[2]
+            True
+        """
+        found = self.tables.get(table)
+        self.groups.move_primary(found, found.partitions[partition], self.replica_server(to))
+
+    def clear_primary(self, table: str, partition: int, seconds: float = 0.3) -> None:
+        """Leave a partition without a primary for a while; one of its secondaries becomes the next one.
+
+        Example:
+            >>> box.clear_primary("temp", 0, seconds=0.1)
+            >>> box.partitions("temp")[0]["primary"] is None
+            True
+        """
+        found = self.tables.get(table)
+        config = found.partitions[partition]
+        members = config.members
+        self.groups.configure(found, config, None, members)
+        self.later(seconds, lambda: self.groups.elect(found, config))
+
+    def balance(self) -> None:
+        """Spread the primaries evenly over the servers that answer.
+
+        Example:
+            >>> box.kill(0)
+            >>> box.restart(0)
+            >>> box.balance()
+        """
+        for table in self.tables.served():
+            for partition in table.partitions:
+                self._lighten(partition, table.name)
+
+    def _lighten(self, partition: Partition, table: str) -> None:
+        load = dict.fromkeys((server for server in self.servers if server.reachable), 0)
+        for other in self.tables.get(table).partitions:
+            if other.primary in load:
+                load[other.primary] += 1
+        fit = [server for server in partition.secondaries if server in load]
+        if partition.primary in load and fit:
+            best = min(fit, key=lambda server: load[server])
+            if load[best] + 1 < load[partition.primary]:
+                self.move_primary(table, partition.index, best)
+
+    # ---------------------------------------------------------------------------------------------------------- splits
+    def split(
+        self,
+        table: str,
+        seconds: float | None = None,
+        window: float | None = None,
+        stepwise: bool = False,
+    ) -> None:
+        """Start a partition split: the count doubles at once, the children get ready one by one.
+
+        Args:
+            table: A table's name.
+            seconds: Until the first child, and from child to child; None: the setting.
+            window: How long a parent answers ERR_SPLITTING before its child is there; None: the setting.
+            stepwise: Nothing happens but by ``split_step``.
+
+        Raises:
+            ValueError: The table is splitting already.
+
+        Example:
+            >>> box.split("temp", seconds=0.1)
+            >>> len(box.partitions("temp"))
+            16
+        """
+        found = self.tables.get(table)
+        if found.split is not None:
+            raise ValueError(f"table {table!r} is splitting already")
+        self.splits.start(found, seconds=seconds, window=window, stepwise=stepwise)
+
+    def split_step(self, table: str, partition: int | None = None) -> str:
+        """Do a parent's next step: "window" (it answers ERR_SPLITTING), then "ready" (its child is there).
+
+        Args:
+            table: A table that is splitting.
+            partition: The parent; None: the first that is not done.
+
+        Returns:
+            What was done, "blocked" when the parent cannot go on now, "done" when nothing is left.
+
+        Example:
+            >>> box.split("temp", stepwise=True)
+            >>> box.split_step("temp", 0), box.split_step("temp", 0)
+            ('window', 'ready')
+        """
+        return self.splits.step(self.tables.get(table), partition)
+
+    def finish_split(self, table: str) -> None:
+        """Do all the steps that are left, at once.
+
+        Raises:
+            RuntimeError: A parent cannot go on now.
+
+        Example:
+            >>> box.split("temp", stepwise=True)
+            >>> box.finish_split("temp")
+            >>> client.admin.split_status("temp") is None
+            True
+        """
+        while (done := self.split_step(table)) != "done":
+            if done == "blocked":
+                raise RuntimeError(f"the split of {table!r} cannot go on now")
+
+    def split_status(self, table: str) -> dict[int, int]:
+        """Return the split_status of each parent whose child is not there yet; empty: no split, or finished.
+
+        Example:
+            >>> box.create_table("pages", 2)
+            2
+            >>> box.split("pages", stepwise=True)
+            >>> box.split_status("pages")
+            {0: 1, 1: 1}
+        """
+        split = self.tables.get(table).split
+        return dict(split.status) if split is not None else {}
+
+    def control_split(self, table: str, kind: str, parent: int = -1) -> None:
+        """Pause ("pause"), go on with ("restart") or cancel ("cancel") a split.
+
+        Raises:
+            RuntimeError: It is not possible now; the message is the error's name.
+
+        Example:
+            >>> box.split("temp", stepwise=True)
+            >>> box.control_split("temp", "cancel")
+        """
+        found = self.tables.get(table)
+        if found.split is None:
+            raise RuntimeError(codes.ERR_INVALID_STATE)
+        number = ("pause", "restart", "cancel").index(kind)
+        error = self.splits.control(found, number, parent, found.split.old_count)
+        if error != codes.ERR_OK:
+            raise RuntimeError(error)

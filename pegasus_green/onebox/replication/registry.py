@@ -1,0 +1,99 @@
+"""The tables and replica servers of one onebox, and what can be said and done about them without moving a replica."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..engine.state import Limits
+from ..runtime.runtime import Runtime
+from ..wire.server import Server
+from .node import Node
+from .replica import Replica
+from .tables import Table, Tables
+
+
+class Registry(Runtime):
+    """Tables and replica servers.
+
+    Attributes:
+        tables: What the meta servers know of tables.
+        servers: The replica servers.
+        known_dead: The replica servers that the meta servers have given up.
+        lagging: Primaries whose secondaries may be behind.
+    """
+
+    servers: Sequence[Node]
+
+    def __init__(
+        self,
+        release: str,
+        host: str,
+        port: int,
+        seed: int | None,
+        limits: Limits | None,
+        advertise: str | None,
+        settings: dict[str, Any],
+    ) -> None:
+        """Start without tables and servers."""
+        super().__init__(release, host, port, seed, limits, advertise, settings)
+        self.tables = Tables()
+        self.servers = ()
+        self.known_dead: set[Node] = set()
+        self.lagging: set[Replica] = set()
+
+    def app_id(self, name: str) -> int | None:
+        """Return the id of the table that has the name now."""
+        table = self.tables.find(name)
+        return None if table is None else table.app_id
+
+    def change_envs(self, table: Table, envs: Mapping[str, str | None]) -> None:
+        """Change envs (None: delete); the replica servers hear of it now or after the set delay."""
+        for name, value in envs.items():
+            if value is None:
+                table.envs.pop(name, None)
+            else:
+                table.envs[name] = value
+        for server in self.servers:
+            if self.settings.env_delay > 0:
+                self.later(self.random.random() * self.settings.env_delay, partial(server.learn_envs, table))
+            else:
+                server.learn_envs(table)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether too few servers live for the meta servers to change anything."""
+        live = len(self.servers) - len(self.known_dead)
+        return live < min(3, len(self.servers)) or live < 0.65 * len(self.servers)
+
+    def spread(self) -> tuple[float, float]:
+        """Return the standard deviations of primaries and of replicas per server."""
+        primaries, replicas = dict.fromkeys(self.servers, 0), dict.fromkeys(self.servers, 0)
+        for table in self.tables.served():
+            for partition in table.partitions:
+                for server in partition.members:
+                    replicas[server] += 1
+                if partition.primary is not None:
+                    primaries[partition.primary] += 1
+        return statistics.pstdev(primaries.values()), statistics.pstdev(replicas.values())
+
+    def primaries_of(self, server: Server) -> int:
+        """Return how many partitions a server is primary of."""
+        return sum(partition.primary is server for table in self.tables.served() for partition in table.partitions)
+
+    def check_groups(self) -> None:
+        """Let the secondaries apply what is committed, of every partition written to since the last time."""
+        lagging = list(self.lagging)
+        self.lagging.clear()
+        for replica in lagging:
+            if replica.server.reachable:
+                replica.group_check()
+            else:
+                self.lagging.add(replica)
+
+    def keep_checking(self) -> None:
+        """Check the groups now and at each interval of the settings."""
+        self.check_groups()
+        self.later(self.settings.group_check_interval, self.keep_checking)

@@ -1,0 +1,151 @@
+"""What the parts of one onebox share: release, settings, time, timers, random numbers, notes on what happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from ...protocol.meta import make_address
+from ..engine.state import Limits
+from . import journal
+from .clock import Clock
+from .journal import Journal
+from .settings import Settings, check_release
+
+log = logging.getLogger("pegasus_green.onebox")
+
+
+class Runtime:
+    """The shared state of one onebox, without tables and servers.
+
+    Attributes:
+        release: The release whose protocol is served.
+        hosts: Whether the release has host_port fields.
+        host: The address that all servers listen on.
+        advertise: The host name that clients are told.
+        settings: Delays and limits.
+        clock: The cluster's time.
+        client_bugs: What clients sent that would have killed a real server.
+        errors: Exceptions inside the onebox; tests can assert that there are none.
+        running: Whether the ports are open.
+    """
+
+    def __init__(
+        self,
+        release: str,
+        host: str,
+        port: int,
+        seed: int | None,
+        limits: Limits | None,
+        advertise: str | None,
+        settings: dict[str, Any],
+    ) -> None:
+        """Check and keep the arguments."""
+        make_address(host, port)
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port} is not between 0 and 65535")
+        check_release(release)
+        self.release = release
+        self.hosts = release == "2.6"
+        self.host = host
+        # Releases before host names had none to tell.
+        self.advertise = advertise if advertise is not None and self.hosts else host
+        self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+        self.random = Random(self.seed)
+        self.limits = limits or Limits()
+        self.settings = Settings()
+        self.settings.change(**settings)
+        self.clock = Clock()
+        self.journal = Journal(self.settings.keep_executions)
+        self.client_bugs: list[str] = []
+        self.errors: list[Exception] = []
+        self.running = False
+        self._timers: set[Any] = set()
+        self._stopped = Event()
+        self._pid = 0
+
+    # ----------------------------------------------------------------------------------------------------------- life
+    def begin(self) -> None:
+        """Note that this process serves from now on.
+
+        Raises:
+            RuntimeError: It was stopped before.
+        """
+        if self._stopped.is_set():
+            raise RuntimeError("a onebox that was stopped does not start again; make a new one")
+        journal.listen(self)
+        self._pid = os.getpid()
+        self.running = True
+
+    def end(self) -> None:
+        """Let those go who wait for the end."""
+        journal.unlisten(self)
+        self._stopped.set()
+
+    def stop_timers(self) -> None:
+        """Cancel everything that was put off."""
+        for timer in list(self._timers):
+            timer.stop()
+            timer.close()
+        self._timers.clear()
+
+    def wait(self) -> None:
+        """Block the calling greenlet until somebody stops the cluster."""
+        while not self._stopped.wait(3600.0):
+            pass
+
+    # ------------------------------------------------------------------------------------------------------ inside use
+    def fork_random(self) -> Random:
+        """Return a source of its own for a part of the cluster."""
+        return Random(self.random.getrandbits(64))
+
+    def is_ours(self) -> bool:
+        """Tell whether this is the process that started: a forked child must not touch the sockets it inherited."""
+        return os.getpid() == self._pid
+
+    def current(self) -> None:
+        """Note that this cluster is at work now."""
+        journal.current = self
+
+    def client_bug(self, text: str) -> None:
+        """Note a request that would have killed a real server."""
+        journal.note_bug(self, text)
+
+    def internal_error(self, error: Exception) -> None:
+        """Note an exception of ours."""
+        self.errors.append(error)
+        log.error("internal error of the onebox", exc_info=error)
+
+    def executed(self, rpc: Any, frame: bytes) -> None:
+        """Note an execution."""
+        self.journal.add(rpc, frame)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
+        """Do something after a time, in the hub; return what cancels it."""
+        timer = gevent.get_hub().loop.timer(max(seconds, 0.0), ref=False)
+        self._timers.add(timer)
+
+        def cancel() -> None:
+            if timer in self._timers:
+                self._timers.discard(timer)
+                timer.stop()
+                timer.close()
+
+        def fire() -> None:
+            cancel()
+            if not self.is_ours():
+                return
+            self.current()
+            try:
+                action()
+            except Exception as failure:
+                self.internal_error(failure)
+
+        timer.start(fire)
+        return cancel

@@ -1,0 +1,264 @@
+"""One client's connection, driven by the hub's watchers, without a greenlet.
+
+Everything here runs in the hub, so nothing may block: replies are collected and leave by one pass per server and loop
+iteration; what the kernel does not take waits for a write watcher; a client that does not read its replies is not
+read from any more until it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections import deque
+from typing import Any, Protocol
+
+import gevent
+from gevent import socket
+
+from ..runtime.runtime import Runtime
+from .faults import Faults
+from .frames import Call, Cutter, Target
+
+READ_SIZE = 64 * 1024
+# Bytes of unsent replies from which on a connection is not read from.
+MAX_UNSENT = 8 * 1024 * 1024
+# A close with this option sends a reset instead of an orderly end.
+_RESET = struct.pack("ii", 1, 0)
+_AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+
+
+class Owner(Target, Protocol):
+    """The server that a connection belongs to."""
+
+    box: Runtime
+    injector: Faults
+    paused: bool
+    connections: set[Connection]
+
+    @property
+    def address(self) -> str:
+        """The address that it listens on."""
+        ...
+
+    def handle(self, call: Call) -> None:
+        """Take a request."""
+        ...
+
+    def mark_dirty(self, connection: Connection) -> None:
+        """Have a connection flushed in the next pass."""
+        ...
+
+    def on_garbage(self, connection: Connection, why: str) -> None:
+        """Note bytes that are no request."""
+        ...
+
+
+class Connection:
+    """One client's connection to one server.
+
+    Attributes:
+        unsent: Bytes of replies that the kernel has not taken.
+        held: Replies that a reorder fault keeps back, with the number of replies to let pass first.
+    """
+
+    def __init__(self, server: Owner, sock: socket.socket, peer: str) -> None:
+        """Begin to read."""
+        self.server = server
+        self.peer = peer
+        self.unsent = 0
+        self.closed = False
+        self.held: list[list[Any]] = []
+        self._behind: list[bytes] | None = None
+        self._sock = sock
+        self._cutter = Cutter(self)
+        self._calls: deque[Call] = deque()
+        self._out: list[bytes] = []
+        self._rest: memoryview | None = None
+        self._dirty = False
+        self._throttled = False
+        self._close_after = False
+        self._torn = False
+        loop = gevent.get_hub().loop
+        self._reader = loop.io(sock.fileno(), 1, ref=False)
+        self._writer = loop.io(sock.fileno(), 2, ref=False)
+        if not server.paused:
+            self._reader.start(self._on_readable)
+
+    def __repr__(self) -> str:
+        """Show both ends."""
+        return f"<Connection {self.peer} to {self.server.address}{' closed' if self.closed else ''}>"
+
+    # ------------------------------------------------------------------------------------------------------- incoming
+    def _on_readable(self) -> None:
+        if not self.server.box.is_ours():
+            self.pause()
+            return
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except OSError as error:
+            if error.errno not in _AGAIN:
+                self.close()
+            return
+        if not data:
+            # Half-closed counts as gone: what is pending is executed, not answered.
+            self.close()
+            return
+        server = self.server
+        server.box.current()
+        calls, garbage = self._cutter.feed(data)
+        self._calls.extend(calls)
+        self._handle()
+        if garbage is not None:
+            server.on_garbage(self, str(garbage))
+            self.close()
+        elif server.faults and self._cutter.incomplete and server.injector.tears(server):
+            self.close(reset=True)
+
+    def _handle(self) -> None:
+        calls, server = self._calls, self.server
+        try:
+            # What came in one piece stops too when its replies pile up.
+            while calls and not self._throttled:
+                server.handle(calls.popleft())
+        except Exception as failure:
+            server.box.internal_error(failure)
+            self.close()
+
+    # ------------------------------------------------------------------------------------------------------- outgoing
+    def send(self, frame: bytes) -> None:
+        """Queue bytes; they leave with the server's next pass."""
+        if self.closed or self._close_after:
+            return
+        if self._behind is not None:
+            self._behind.append(frame)
+            return
+        self._out.append(frame)
+        self.unsent += len(frame)
+        if not self._dirty:
+            self._dirty = True
+            self.server.mark_dirty(self)
+        if self.held:
+            self._release_held()
+        if self.unsent > MAX_UNSENT and not self._throttled:
+            self._throttled = True
+            self._reader.stop()
+
+    def trickle(self, data: bytes, step: int, seconds: float) -> None:
+        """Send bytes in pieces with pauses; other replies wait behind them."""
+        if self._behind is None:
+            self._drip(data, step, seconds)
+        else:
+            # Pieces of two replies would mix: this one follows the other whole.
+            self._behind.append(data)
+
+    def _drip(self, data: bytes, step: int, seconds: float) -> None:
+        behind, self._behind = self._behind or [], None
+        self.send(data[:step])
+        rest = data[step:]
+        if rest:
+            self._behind = behind
+            self.server.box.later(seconds, lambda: self._drip(rest, step, seconds))
+        else:
+            for frame in behind:
+                self.send(frame)
+
+    def hold(self, frame: bytes, replies: int, seconds: float) -> None:
+        """Keep a reply back until so many others have left, or for so long."""
+        entry: list[Any] = [frame, replies]
+        self.held.append(entry)
+        self.server.box.later(seconds, lambda: self._let_go(entry))
+
+    def _release_held(self) -> None:
+        for entry in list(self.held):
+            entry[1] -= 1
+            if entry[1] <= 0:
+                self._let_go(entry)
+
+    def _let_go(self, entry: list[Any]) -> None:
+        if entry in self.held:
+            self.held.remove(entry)
+            self.send(entry[0])
+
+    def flush(self) -> None:
+        """Hand what is queued to the kernel."""
+        self._dirty = False
+        if self.closed or self._rest is not None:
+            return
+        out, self._out = self._out, []
+        if out:
+            self._write(memoryview(out[0] if len(out) == 1 else b"".join(out)))
+        if self._close_after and self._rest is None:
+            self.close(reset=self._torn)
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            sent = self._sock.send(data)
+        except OSError as error:
+            if error.errno not in _AGAIN:
+                self.close()
+                return
+            sent = 0
+        self.unsent -= sent
+        if sent < len(data):
+            if self._rest is None:
+                self._writer.start(self._on_writable)
+            self._rest = data[sent:]
+        elif self._rest is not None:
+            self._rest = None
+            self._writer.stop()
+        if self._throttled and self.unsent <= MAX_UNSENT // 2:
+            self._throttled = False
+            if not self.server.paused:
+                self._reader.start(self._on_readable)
+                self._handle()
+
+    def _on_writable(self) -> None:
+        if not self.server.box.is_ours():
+            self.pause()
+            return
+        if self._rest is not None:
+            self._write(self._rest)
+        if self._rest is None and not self.closed:
+            self.flush()
+
+    # ----------------------------------------------------------------------------------------------------- life's end
+    def pause(self) -> None:
+        """Neither read nor write until ``resume``."""
+        self._reader.stop()
+        self._writer.stop()
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        if self.closed:
+            return
+        if not self._throttled:
+            self._reader.start(self._on_readable)
+            self._handle()
+        if self._rest is not None:
+            self._writer.start(self._on_writable)
+        elif self._out and not self._dirty:
+            self._dirty = True
+            self.server.mark_dirty(self)
+
+    def end_after_flush(self, reset: bool = False) -> None:
+        """Send what is queued now, nothing more, then close."""
+        self._close_after, self._torn = True, reset
+        if not self._dirty and not self.closed:
+            self._dirty = True
+            self.server.mark_dirty(self)
+
+    def close(self, reset: bool = False) -> None:
+        """Close at once; with reset the client sees ECONNRESET instead of an orderly end."""
+        if self.closed:
+            return
+        self.closed = True
+        self.server.connections.discard(self)
+        for watcher in (self._reader, self._writer):
+            watcher.stop()
+            watcher.close()
+        if reset:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._sock.close()
+        self._out.clear()
+        self._calls.clear()
+        self.held.clear()

@@ -1,0 +1,222 @@
+"""A listening address: meta and replica servers are made of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import gevent
+from gevent import socket
+
+from ..runtime.runtime import Runtime
+from .connection import Connection
+from .faults import Fault, Faults
+from .frames import Call, reply_frame
+
+log = logging.getLogger("pegasus_green.onebox")
+
+# Connections accepted in one pass of the loop.
+ACCEPTS_PER_PASS = 64
+BACKLOG = 1024
+
+
+class Server:
+    """A listening address.
+
+    Attributes:
+        alive: False once killed.
+        paused: Connections are accepted by the kernel at most, nothing is read or written.
+        reachable: Alive and not paused.
+        faults: The rules that concern this server, see ``faults``.
+        injector: What carries out these rules.
+        accepted: Connections accepted since the start of the onebox.
+        requests: How many requests came, by RPC name.
+    """
+
+    kind = ""
+
+    def __init__(self, box: Runtime, injector: Faults, index: int, host: str, port: int) -> None:
+        """Describe a server; ``listen`` opens its port."""
+        self.box = box
+        self.injector = injector
+        self.index = index
+        self.host = host
+        self.port = port
+        self.alive = False
+        self.paused = False
+        self.reachable = False
+        self.connections: set[Connection] = set()
+        self.faults: list[Fault] = []
+        self.accepted = 0
+        self.requests: dict[str, int] = {}
+        self._listener: socket.socket | None = None
+        self._acceptor: Any = None
+        self._dirty: list[Connection] = []
+        self._scheduled = False
+        self._fillers: list[socket.socket] = []
+
+    @property
+    def address(self) -> str:
+        """The address as "host:port"."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def public(self) -> str:
+        """The address as clients are told it where names are allowed."""
+        return f"{self.box.advertise}:{self.port}"
+
+    def __repr__(self) -> str:
+        """Show kind, address and state."""
+        state = "" if self.reachable else " paused" if self.alive else " dead"
+        return f"<{self.kind} server {self.address}{state}>"
+
+    def listen(self) -> None:
+        """Open the port; port 0 becomes the one that the system chose."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self.host, self.port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise OSError(error.errno, f"cannot listen on {self.address}: {error.strerror}") from None
+        listener.settimeout(0.0)
+        self.port = listener.getsockname()[1]
+        self._listener = listener
+        self._acceptor = gevent.get_hub().loop.io(listener.fileno(), 1, ref=False)
+        self._acceptor.start(self._on_connect)
+        self.alive, self.paused, self.reachable = True, False, True
+
+    def _on_connect(self) -> None:
+        assert self._listener is not None
+        if not self.box.is_ours():
+            self._acceptor.stop()
+            return
+        for _ in range(ACCEPTS_PER_PASS):
+            try:
+                sock, peer = self._listener.accept()
+                self.accepted += 1
+                sock.settimeout(0.0)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                return
+            most = self.box.settings.max_connections
+            if 0 < most <= len(self.connections):
+                sock.close()
+            else:
+                self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
+
+    def close(self, reset: bool = False) -> None:
+        """Close the port and all connections."""
+        self.alive = self.reachable = False
+        for connection in list(self.connections):
+            connection.close(reset)
+        if self._listener is not None:
+            self._acceptor.stop()
+            self._acceptor.close()
+            self._listener.close()
+            self._listener = None
+        self._empty_fillers()
+        self._dirty.clear()
+
+    # ------------------------------------------------------------------------------------------------- pause, resume
+    def pause(self, accept: bool = True) -> None:
+        """Fall silent; with accept=False new connections do not even get through the handshake."""
+        assert self._listener is not None
+        self.paused, self.reachable = True, False
+        self._acceptor.stop()
+        for connection in self.connections:
+            connection.pause()
+        if not accept:
+            self._fill_backlog()
+
+    def _fill_backlog(self) -> None:
+        # A full accept queue makes the kernel drop connection attempts: the nearest thing to a lost network that
+        # needs no privilege. With backlog 0 one or two connections fill it.
+        assert self._listener is not None
+        self._listener.listen(0)
+        for _ in range(4):
+            filler = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            filler.settimeout(0.0)
+            filler.connect_ex((self.host, self.port))
+            self._fillers.append(filler)
+
+    def _empty_fillers(self) -> None:
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
+
+    def resume(self) -> None:
+        """Answer again, what came meanwhile first."""
+        assert self._listener is not None
+        self.paused, self.reachable = False, True
+        if self._fillers:
+            self._empty_fillers()
+            self._listener.listen(BACKLOG)
+        self._acceptor.start(self._on_connect)
+        for connection in list(self.connections):
+            connection.resume()
+        if self._dirty or self.has_work():
+            self.wake()
+
+    # ---------------------------------------------------------------------------------------------------------- passes
+    def mark_dirty(self, connection: Connection) -> None:
+        """Have a connection flushed in the next pass."""
+        self._dirty.append(connection)
+        if not self._scheduled:
+            self.wake()
+
+    def wake(self) -> None:
+        """Schedule a pass."""
+        if not self._scheduled and not self.paused:
+            self._scheduled = True
+            gevent.get_hub().loop.run_callback(self._pass)
+
+    def _pass(self) -> None:
+        self._scheduled = False
+        if self.paused or not self.alive or not self.box.is_ours():
+            return
+        self.box.current()
+        try:
+            self.work()
+        except Exception as failure:
+            self.box.internal_error(failure)
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    # ----------------------------------------------------------------------------------------------- for the two kinds
+    def handle(self, call: Call) -> None:
+        """Take a request: answer it now or later, or let a fault have it."""
+        raise NotImplementedError
+
+    def count(self, call: Call) -> None:
+        """Count a request; names that no server has count as one."""
+        name = call.name if call.rpc is not None else "unknown"
+        self.requests[name] = self.requests.get(name, 0) + 1
+
+    def dispatch(self, call: Call) -> None:
+        """Serve a request that no fault has taken."""
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Do what was put off to the pass."""
+
+    def has_work(self) -> bool:
+        """Tell whether something was put off."""
+        return False
+
+    def on_garbage(self, connection: Connection, why: str) -> None:
+        """Note bytes that are no request."""
+        log.warning("%r: closed, %s", connection, why)
+
+    def reject(self, call: Call, error: str, body: bytes | None = None) -> None:
+        """Answer with a frame error."""
+        self.send(call, reply_frame(call, error, body))
+
+    def send(self, call: Call, frame: bytes) -> None:
+        """Send a reply, the way the faults that caught the call have it."""
+        if call.faults is None:
+            call.connection.send(frame)
+        else:
+            self.injector.reply(call, frame)

@@ -16,7 +16,7 @@ ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
 PATCHED := -p tests.patched
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
 
-.PHONY: help install demo test quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist clean
+.PHONY: help install demo test quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -100,10 +100,15 @@ lanes: install ## the suite with the oldest supported dependencies and under eve
 
 dist: install ## sdist and pure wheel in dist/
 	rm -rf build dist
-	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	PEGASUS_GREEN_PURE=1 $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PY) -c 'import setuptools.build_meta as b; b.build_sdist("dist")' >/dev/null
 	@ls -l dist
 
+dist-native: install ## wheel with the compiled core for this platform and every Python from 3.10, in dist/
+	rm -rf build
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls -l dist
+
 clean: ## remove everything that these commands made
-	rm -rf .venv .venv-peer .venv-bench .lanes build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf .venv .venv-peer .venv-bench .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import codecs, errors
+    from .accelerate import accelerated
     from .admin import Admin
     from .admin.model import MetaLevel, NodeInfo, PartitionInfo, SplitState, SplitStatus, TableInfo, TableStatus
     from .client import Client, connect
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives.
 _NAMES = {
+    "accelerate": "accelerated",
     "admin": "Admin",
     "admin.model": "MetaLevel NodeInfo PartitionInfo SplitState SplitStatus TableInfo TableStatus",
     "client": "Client connect",
@@ -166,6 +168,7 @@ __all__ = [
     "WrongThread",
     "ZstdCodec",
     "__version__",
+    "accelerated",
     "codecs",
     "configure_logging",
     "connect",

@@ -8,6 +8,7 @@ from typing import Any
 
 import crcmod
 
+from .accelerate import core
 from .errors import InvalidArgument
 
 Key = bytes | bytearray | memoryview | str
@@ -19,7 +20,9 @@ AFTER_LAST_KEY = b"\xff\xff"
 _LENGTH = struct.Struct(">H")
 
 # CRC-64/NVME, the catalogue's name of what Pegasus calls crc64; check value of b"123456789": 0xAE8B14860A799888.
-crc64: Callable[[bytes], int] = crcmod.mkCrcFun(0x1AD93D23594C93659, initCrc=0, rev=True, xorOut=2**64 - 1)
+crc64: Callable[[bytes], int] = (
+    core.crc64 if core else crcmod.mkCrcFun(0x1AD93D23594C93659, initCrc=0, rev=True, xorOut=2**64 - 1)
+)
 
 
 def to_bytes(value: Any, name: str) -> bytes:

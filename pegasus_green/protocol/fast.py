@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from ..accelerate import core
 from ..errors import ProtocolError
 from .binary import Buffer
 from .framing import RESULT_HEAD
@@ -36,6 +37,10 @@ def key_argument(hash_key: bytes, sort_key: bytes) -> bytes:
     """Return the argument of get, ttl and remove: the encoded key as a blob."""
     size = len(hash_key)
     return _BLOB_IN_ONE.pack(_FIELD_1_STRUCT, 2 + size + len(sort_key), size) + hash_key + sort_key + b"\0"
+
+
+if core:
+    key_argument = core.key_argument
 
 
 class Parts:
@@ -68,6 +73,8 @@ class Parts:
 def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> bytes:
     """Return the argument of put: an update_request of key, value and expiry."""
     size, length = len(hash_key), len(value)
+    if core and length < LARGE:
+        return core.put_argument(hash_key, sort_key, value, expire_ts)  # type: ignore[no-any-return]
     head = _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size) + hash_key + sort_key
     head += _FIELD_2_BLOB + _I32.pack(length)
     tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any, NamedTuple
 
+from ..accelerate import core
 from ..errors import ProtocolError
 from ..keys import decode_key
 from . import fast
@@ -95,7 +96,9 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
         rows: list[Any] = []
         if count:
             # A count is not believed: each turn of the loops uses up 15 bytes or more, and they end with the data.
-            if skip is None:
+            if core:
+                pos = core.cut_rows(data, pos, count, -1 if skip is None else skip, with_expiry, rows, None)
+            elif skip is None:
                 pos = _cut_full_rows(data, pos, count, with_expiry, rows)
             else:
                 pos = _cut_rows(data, pos, count, skip, with_expiry, rows)

@@ -11,6 +11,7 @@ import struct
 from functools import cache
 from typing import Any
 
+from ..accelerate import core
 from ..errors import FrameTooLarge, ProtocolError
 from .binary import Buffer
 from .framing import (
@@ -168,6 +169,10 @@ class ClientSession:
         # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
         # reply's name put it, and again when this name turns out to have another length.
         while end - pos >= shape:
+            if core and type(data) is bytes:
+                pos = core.cut(data, pos, mark, shape, largest, frames)
+                if end - pos < shape:
+                    break
             size, found, seqid = head(data, pos)
             stop = pos + size
             if stop > end or size < shape or size > largest:

@@ -18,7 +18,7 @@ BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, FACE, ONEBOX, TOP, ROOT = (
     "base", "protocol", "transport", "cluster", "client", "face", "onebox", "top", "root",
 )  # fmt: skip
 LAYERS: dict[str, tuple[str, ...]] = {
-    BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version"),
+    BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
     PROTOCOL: ("protocol",),
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pegasus_green import _version
 
 ROOT = Path(__file__).parents[2]
 IGNORED = shutil.ignore_patterns(
-    ".git", ".venv*", ".lanes", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    ".git", ".venv*", ".lanes", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
 )
 
 
@@ -28,9 +29,11 @@ def requirements() -> list[str]:
     return [line for line in lines if line]
 
 
-def run(*command: str, cwd: Path) -> str:
+def run(*command: str, cwd: Path, **env: str) -> str:
     """Run a command that has to succeed and return what it printed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,7 +59,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("build")
     tree = shutil.copytree(ROOT, place / "tree", ignore=IGNORED)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), ".", cwd=tree)
+    wheel = (*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    run(*wheel, str(place), ".", cwd=tree, PEGASUS_GREEN_PURE="1")
     run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_sdist({str(place)!r})", cwd=tree)
     return place
 
@@ -76,6 +80,27 @@ def test_the_sdist_holds_what_the_tests_need(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"Makefile", "requirements.txt", "LICENSE", "CHANGELOG.md", "tests/conftest.py"} <= names
     assert str(Path(__file__).relative_to(ROOT)) in names
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_native_wheel_serves_every_python_from_3_10(built: Path, tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    shutil.rmtree(built / "tree" / "build", ignore_errors=True)
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), ".", cwd=built / "tree")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "-cp310-abi3-linux" in wheel.name
+    assert "pegasus_green/_core.abi3.so" in zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_pure_code_is_installed(built: Path, tmp_path: Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+    shutil.rmtree(built / "tree" / "build", ignore_errors=True)
+    command = (*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), ".")
+    run(*command, cwd=built / "tree", CC="/nonexistent/cc")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
 @pytest.mark.slow

@@ -1,0 +1,25 @@
+"""The compiled core where `pip install` found a compiler, and None where it did not.
+
+Every function of the core has a twin in pure Python beside the place that uses it, with the same results. With
+``PEGASUS_GREEN_PURE=1`` in the environment the process uses the pure code only.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+
+def _load() -> Any:
+    if os.environ.get("PEGASUS_GREEN_PURE") == "1":
+        return None
+    try:
+        return import_module("pegasus_green._core")
+    except ImportError:
+        return None
+
+
+core: Any = _load()
+# Whether calls run through the compiled core.
+accelerated: bool = core is not None

@@ -84,6 +84,7 @@ PUBLIC: tuple[str, ...] = (
     "WrongThread",
     "ZstdCodec",
     "__version__",
+    "accelerated",
     "codecs",
     "configure_logging",
     "connect",

@@ -118,10 +118,14 @@ class Client:
         return self._admin
 
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
-        """Bound everything that the current greenlet does with this client inside the ``with`` block.
+        """Bound the calls with this client that are made inside the ``with`` block.
 
         Nested blocks take the minimum. A greenlet started inside begins without the bound. A call that has no time left
-        raises RequestTimeout; what is no call of this client is not interrupted.
+        raises RequestTimeout; only calls of this client are interrupted.
+
+        In a generator the block bounds the calls of the generator and of what it calls, in whatever greenlet it runs.
+        It does not bound its consumer's calls between two ``next()``. A ``@contextmanager`` function passes the bound
+        on to the block of its user. A block may be left in any order, in any greenlet, and by the garbage collector.
 
         Args:
             seconds: Time for all calls inside together.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from math import frexp
 from time import monotonic
 from typing import Any
@@ -44,14 +43,11 @@ from .hedging import HEDGED, Race
 from .meta import MetaClient
 from .refresher import TableRoutes
 from .routing import Route
+from .scopes import Scope, Scopes
 from .stats import TableStats
 
 # Means "the client's policy", where None means "never".
 DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
-
-# The deadlines of the current greenlet, by client.
-_scopes: ContextVar[dict[Any, float]] = ContextVar("pegasus_green_deadlines", default={})  # noqa: B039 - never changed
-
 
 # What gevent's ``hub.switch`` ends in, behind a check that nobody waits in the hub itself.
 _switch: Any = greenlet.switch
@@ -99,7 +95,7 @@ class Cluster:
         self.tables: dict[str, Dispatcher] = {}
         self.hub: Any = None
         self.open_hub: Any = None
-        self.scopes = 0
+        self.scopes = Scopes()
         self.observed = False
         self.started, self.finished = self.listeners.of_calls()
         self.running = 0
@@ -145,25 +141,25 @@ class Cluster:
         Raises:
             InvalidArgument: timeout is not a number above 0.
         """
-        seconds = self.options.timeout if timeout is None else timeout
-        if not isinstance(seconds, (int, float)) or not seconds > 0:
-            raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        # No call waits for ever: a lost wake-up must not become a hang.
-        deadline = now + min(seconds, 86400.0)
-        return min(deadline, _scopes.get().get(self, deadline)) if self.scopes else deadline
+        deadline = now + self._seconds(self.options.timeout if timeout is None else timeout)
+        return self.scopes.earliest(deadline) if self.scopes else deadline
 
-    @contextmanager
-    def scope(self, seconds: float) -> Iterator[None]:
-        """Bound every call of the current greenlet inside; nested scopes take the minimum."""
+    def scope(self, seconds: float) -> AbstractContextManager[None]:
+        """Return a context manager that bounds every call inside its block; nested ones take the minimum.
+
+        Raises:
+            InvalidArgument: seconds is not a number above 0.
+        """
         if seconds is None:
             raise InvalidArgument("a deadline is a number of seconds above 0, not None")
-        token = _scopes.set({**_scopes.get(), self: self.deadline(seconds, monotonic())})
-        self.scopes += 1
-        try:
-            yield
-        finally:
-            self.scopes -= 1
-            _scopes.reset(token)
+        return Scope(self.scopes, self._seconds(seconds))
+
+    def _seconds(self, timeout: float) -> float:
+        """Return a timeout that is a number above 0, and a day at most."""
+        if not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r}")
+        # No call waits for ever: a lost wake-up must not become a hang.
+        return min(timeout, 86400.0)
 
     def table(self, name: str) -> Dispatcher:
         """Return the dispatcher of a table."""

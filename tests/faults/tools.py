@@ -30,7 +30,7 @@ def unfinished(client: Client) -> list[str]:
             found.append(f"routes of {name} are being queried")
     found += [f"greenlet {greenlet!r}" for greenlet in cluster.pool._greenlets]
     if cluster.scopes:
-        found.append(f"{cluster.scopes} deadline scopes")
+        found.append(f"{len(cluster.scopes)} deadline scopes")
     return found
 
 

@@ -13,10 +13,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PYTEST := $(PY) -m pytest
 # The suite against the embedded cluster, whatever the caller's environment names.
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
-PATCHED := -p tests.patched
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
 
-.PHONY: help install demo test quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
+.PHONY: help install demo test test-loaded quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,23 +33,12 @@ $(READY): pyproject.toml requirements.txt setup.py
 demo: install ## start an embedded cluster of its own process and run examples/quickstart.py against it
 	$(PY) examples/quickstart.py
 
-# Two lanes beside each other, since both spend their time waiting for deadlines and faults. With AGAIN=1 what failed is
-# run once more when the machine is free, and that counts: CI's machines stall, and much here is about time.
-REST_RUN := --ignore=tests/faults
-PATCHED_RUN := $(PATCHED) -o cache_dir=.pytest_cache/patched -m both_modes
-FAULTS_RUN := -o cache_dir=.pytest_cache/faults tests/faults
-test: install ## the whole suite: all of it unpatched; transport, integration, fork and both_modes patched as well
-	@log=$$(mktemp); \
-	run() { echo "== $$1 =="; shift; $(ONEBOX_PYTEST) "$$@"; }; \
-	again() { test "$$1" = 0 || { test "$(AGAIN)" = 1 -a "$$1" = 1 && shift && run "$$@" --lf --lfnf=none; }; }; \
-	{ run "monkey.patch_all()" $(PATCHED_RUN); patched=$$?; run "unpatched: faults" $(FAULTS_RUN); faults=$$?; \
-		exit $$((patched * 16 + faults)); } >"$$log" 2>&1 & lane=$$!; \
-	run "unpatched: all but faults" $(REST_RUN); rest=$$?; \
-	wait $$lane; both=$$?; cat "$$log"; rm -f "$$log"; failed=0; \
-	again $$rest "unpatched, once more" $(REST_RUN) || failed=1; \
-	again $$((both / 16)) "monkey.patch_all(), once more" $(PATCHED_RUN) || failed=1; \
-	again $$((both % 16)) "faults, once more" $(FAULTS_RUN) || failed=1; \
-	exit $$failed
+# With AGAIN=1 what failed is run once more when the machine is free, and that counts.
+test: install ## the whole suite in two lanes: unpatched, patched without the compiled core, faults
+	$(PY) -m tests.suite $(if $(filter 1,$(AGAIN)),--again)
+
+test-loaded: install ## the whole suite beside four busy loops
+	$(PY) -m tests.suite --load 4
 
 quick: install ## the suite unpatched, without what is slow
 	$(ONEBOX_PYTEST) -m "not slow and not soak and not peer"

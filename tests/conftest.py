@@ -17,6 +17,7 @@ import pytest
 from gevent import monkey
 from gevent.util import print_run_info
 
+from pegasus_green.accelerate import accelerated
 from tests.leaks import Snapshot
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ else:
 
 TESTS = Path(__file__).parent
 BOTH_MODES = ("transport", "integration", "fork")
+# Test files of what the compiled core does, which run without it, too.
+PURE = ("test_protocol_fast.py", "test_protocol_rows.py", "test_protocol_framing.py", "test_keys.py")
 LEAK_CHECKED = (*BOTH_MODES, "faults")
-WATCHDOG_SECONDS = 120.0
+# For what hangs; a loaded machine is slow.
+WATCHDOG_SECONDS = 300.0
 REAL_STDERR = pytest.StashKey[TextIO]()
 
 
@@ -73,6 +77,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     """Say what is tested against what."""
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("gevent", "greenlet", "thrift"))
     mode = "patched" if monkey.is_module_patched("socket") else "unpatched"
+    mode += ", compiled core" if accelerated else ", pure Python"
     return f"pegasus_green: {mode}, cluster {config.getoption('--real-meta') or 'embedded'}, {versions}"
 
 
@@ -88,6 +93,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _area(item) in BOTH_MODES:
             item.add_marker(pytest.mark.both_modes)
+        if item.path.name in PURE:
+            item.add_marker(pytest.mark.pure)
         if real and (item.get_closest_marker("onebox_only") or "onebox" in getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.skip(reason="onebox_only: needs the fault control of the embedded cluster"))
 

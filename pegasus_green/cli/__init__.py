@@ -1,12 +1,14 @@
 """The command line: ``python -m pegasus_green COMMAND`` or ``pegasus-green COMMAND``.
 
-A command is a module with ``add_arguments(parser)`` and ``run(arguments) -> int``, and a row in ``COMMANDS``; only the
-module of the command that was asked for is imported.
+``onebox`` and ``bench`` need nothing but the package: each is a module with ``add_arguments(parser)`` and
+``run(arguments) -> int``, and a row in ``COMMANDS``. All other commands are click's, in ``app``, and need the extra
+``cli``. Only the module of the command that was asked for is imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "onebox": ("pegasus_green.cli.onebox", "serve an embedded cluster"),
     "bench": ("pegasus_green.cli.bench", "load a cluster with calls from many greenlets"),
 }
+EXTRA = ("click", "rich", "prompt_toolkit", "tomli")
+MISSING = "needs packages that are not installed (%s): pip install 'pegasus_green[cli]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +30,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments behind the program's name; None: the process's own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="pegasus-green", description="A gevent client for Apache Pegasus.")
+    if (words and words[0] in COMMANDS) and "_PEGASUS_GREEN_COMPLETE" not in os.environ:
+        return light(words)
+    try:
+        from .app import main as run_app
+
+        return run_app(words)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRA:
+            raise
+    wanted = next((word for word in words if not word.startswith("-")), None)
+    if wanted is None:
+        return light(words, f"The other commands: the program {MISSING % missing}")
+    print(f"pegasus-green: error: the command {wanted} {MISSING % missing}", file=sys.stderr)
+    return 2
+
+
+def light(words: Sequence[str], epilog: str | None = None) -> int:
+    """Run one of the commands that need no extra.
+
+    Args:
+        words: The command and its arguments.
+        epilog: A last paragraph for the help.
+    """
+    parser = argparse.ArgumentParser(
+        prog="pegasus-green", description="A gevent client for Apache Pegasus.", epilog=epilog
+    )
     parser.add_argument("--version", action="version", version=f"pegasus_green {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((word for word in words if not word.startswith("-")), None)

@@ -77,7 +77,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     CLIENT: ("gevent", "greenlet", "zstandard"),
     FACE: ("gevent",),
     ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
-    TOP: ("gevent",),
+    TOP: ("gevent", "click", "rich", "prompt_toolkit", "tomli", "zstandard", "matplotlib"),
     ROOT: (),
 }
 IO = ("socket", "select", "selectors", "ssl", "threading", "subprocess", "asyncio")

@@ -1,0 +1,114 @@
+"""The program behind the extra ``cli``: a group whose commands are imported when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from .._version import __version__
+from .frame import EXIT_STATUSES, App, run, shared_options
+
+# Section of the help, and in it the module of each command and the name there.
+SECTIONS: dict[str, dict[str, str]] = {
+    "Rows": {
+        "get": "data:get",
+        "set": "data:set_",
+        "del": "data:delete",
+        "exists": "data:exists",
+        "ttl": "data:ttl",
+        "touch": "data:touch",
+        "incr": "data:incr",
+        "cas": "data:cas",
+        "mget": "multi:mget",
+        "mset": "multi:mset",
+        "mdel": "multi:mdel",
+        "keys": "scans:keys",
+        "scan": "scans:scan",
+        "count": "scans:count",
+    },
+}
+COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
+HELP = f"""Look at the rows, tables and servers of a Pegasus cluster, and change them.
+
+Name the cluster by --meta, --url or --cluster, here or behind the command, by PEGASUS_URL, or by "default" in
+~/.config/pegasus-green/config.toml.
+
+Keys and values are text: UTF-8, with \\xNN for other bytes and \\\\ for a backslash; or hex or base64 by --keys
+and --values. What is printed can be given back.
+
+{EXIT_STATUSES}"""
+
+
+def command_named(name: str) -> click.Command:
+    """Import a command of ``COMMANDS``."""
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"pegasus_green.cli.{module}"), attribute)
+    assert isinstance(found, click.Command)
+    return found
+
+
+class Program(click.Group):
+    """The group of all commands."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names as the help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None: there is none of that name."""
+        return command_named(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with those that look like it."""
+        if args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 3)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; pegasus-green --help lists them"
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section."""
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                found = self.get_command(ctx, name)
+                if found is not None and not found.hidden:
+                    rows.append((name, found.get_short_help_str(90)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"pegasus_green {__version__}")
+        ctx.exit()
+
+
+def make_program() -> Program:
+    """Return the group with its options."""
+    version = click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+    )
+    return Program(
+        name="pegasus-green",
+        help=HELP,
+        params=[*shared_options(), version],
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+        subcommand_metavar="COMMAND [ARGUMENT]...",
+    )
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command and return its exit status."""
+    app, program = App(), make_program()
+    # Answers the completion scripts of the shells; returns when none of them asks.
+    program._main_shell_completion({}, "pegasus-green", "_PEGASUS_GREEN_COMPLETE")
+    try:
+        return run(program, words, app)
+    finally:
+        app.close()

@@ -1,0 +1,203 @@
+"""Commands that read many rows: keys, scan, count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+
+import click
+from gevent.pool import Pool
+
+from .frame import OK, App, command, options, pass_app
+from .multi import is_whole, range_options, selection
+from .output import Column, key, number, show, value
+
+PAGE = 1000
+
+filter_options = options(
+    click.option("--hash-filter", metavar="FILTER", help="Hash keys: prefix:, suffix: or contains:TEXT."),
+    click.option("--sort-filter", metavar="FILTER", help="Sort keys: prefix:, suffix: or contains:TEXT."),
+)
+parallel_option = click.option(
+    "--parallel", type=click.IntRange(1, 1024), default=4, metavar="N", help="Partitions read at the same time [4]."
+)
+partition_option = click.option(
+    "--partition",
+    "partitions",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="INDEX",
+    help="Only this one; repeatable.",
+)
+
+
+@command("keys")
+@options(
+    click.argument("hash_key", metavar="[HASH_KEY]", required=False),
+    range_options,
+    click.option("--hash-filter", metavar="FILTER", help="Without HASH_KEY: prefix:, suffix: or contains:TEXT."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Most keys."),
+)
+@pass_app
+def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
+    """Print the sort keys of a hash key; without one, the hash keys of the table with their numbers of rows."""
+    selected = selection(app, **ranges)
+    table = app.table
+    if hash_key is not None:
+        if hash_filter is not None:
+            raise click.UsageError("--hash-filter has no use with a hash key")
+        found = table.multi_get_iter(app.key(hash_key), no_value=True, **selected)
+        app.out.rows([key("sort_key")], ((row[0],) for row in islice(found, limit)))
+        return OK
+    if any(ranges[name] for name in ("start", "stop", "prefix")):
+        raise click.UsageError("a range needs a hash key")
+    rows = table.scan(
+        hash_key_filter=app.filter(hash_filter), sort_key_filter=app.filter(ranges["sort_filter"]), no_value=True
+    )
+    with rows:
+        # Rows of one hash key stand together; those of the empty one lie in all partitions.
+        counted = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
+        app.out.rows([key("hash_key"), number("rows")], islice(counted, limit))
+    return OK
+
+
+@command("scan")
+@options(
+    click.argument("hash_key", metavar="[HASH_KEY]", required=False),
+    range_options,
+    filter_options,
+    click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
+    click.option("--no-value", is_flag=True, help="Leave the values out."),
+    click.option("--ttl", "with_ttl", is_flag=True, help="Add the seconds that each row still lives."),
+    click.option("--reverse", is_flag=True, help="With HASH_KEY: begin with the last sort key."),
+    click.option("--parallel", type=click.IntRange(1, 1024), default=1, metavar="N", help="Partitions at once [1]."),
+    partition_option,
+    click.option("--resume", metavar="TOKEN", help="Go on where an earlier scan stopped."),
+    click.option("--show-token", is_flag=True, help="Print the token for --resume on stderr at the end."),
+)
+@pass_app
+def scan(
+    app: App,
+    hash_key: str | None,
+    hash_filter: str | None,
+    sort_filter: str | None,
+    limit: int | None,
+    no_value: bool,
+    with_ttl: bool,
+    reverse: bool,
+    parallel: int,
+    partitions: tuple[int, ...],
+    resume: str | None,
+    show_token: bool,
+    **ranges: Any,
+) -> int:
+    """Print the rows of a hash key, or of the whole table.
+
+    Of a table the rows come by partition; within one, hash keys ascend by length first, and sort keys within their
+    hash key. With --parallel the partitions come mixed.
+    """
+    selected = selection(app, sort_filter=sort_filter, **ranges)
+    columns = [key("sort_key")] + ([] if no_value else [value()]) + ([number("ttl", show)] if with_ttl else [])
+    rows: Any
+    if hash_key is None:
+        if not is_whole({**selected, "filter": None}) or reverse:
+            raise click.UsageError("a range and --reverse need a hash key")
+        columns.insert(0, key("hash_key"))
+        rows = app.table.scan(
+            hash_key_filter=app.filter(hash_filter),
+            sort_key_filter=selected["filter"],
+            no_value=no_value,
+            with_ttl=with_ttl,
+            limit=limit,
+            parallel=parallel,
+            resume=resume,
+            partitions=partitions or None,
+        )
+    elif hash_filter is not None or partitions or parallel != 1:
+        raise click.UsageError("--hash-filter, --partition and --parallel are for a whole table")
+    elif reverse:
+        if with_ttl or resume or show_token:
+            raise click.UsageError("--reverse goes with neither --ttl nor a token")
+        rows = islice(app.table.multi_get_iter(app.key(hash_key), reverse=True, no_value=no_value, **selected), limit)
+    else:
+        rows = app.table.hash_scan(
+            app.key(hash_key), no_value=no_value, with_ttl=with_ttl, limit=limit, resume=resume, **selected
+        )
+    try:
+        app.out.rows(columns, _without_empty(rows, columns, no_value=no_value))
+    finally:
+        if not reverse:
+            rows.close()
+            if show_token:
+                app.out.note(f"token: {rows.token()}")
+    return OK
+
+
+def _without_empty(rows: Iterable[Any], columns: list[Column], *, no_value: bool) -> Iterator[Any]:
+    """Take the empty values out of rows that were asked for without them."""
+    if not no_value:
+        return iter(rows)
+    at = 2 if columns[0].name == "hash_key" else 1
+    return ((*row[:at], *row[at + 1 :]) for row in rows)
+
+
+@command("count")
+@options(
+    click.argument("hash_key", metavar="[HASH_KEY]", required=False),
+    filter_options,
+    click.option("--exact", is_flag=True, help="Count every row; the default, the protocol has no estimate."),
+    click.option("--by-partition", is_flag=True, help="One line for each partition."),
+    click.option("--histogram", is_flag=True, help="Sizes of keys and values, rows by hash key, and the largest."),
+    click.option("--largest", type=click.IntRange(0, 1000), default=10, metavar="N", help="So many of them [10]."),
+    parallel_option,
+    partition_option,
+)
+@pass_app
+def count(
+    app: App,
+    hash_key: str | None,
+    hash_filter: str | None,
+    sort_filter: str | None,
+    exact: bool,
+    by_partition: bool,
+    histogram: bool,
+    largest: int,
+    parallel: int,
+    partitions: tuple[int, ...],
+) -> int:
+    """Count the rows of a table, or of a hash key. The servers count, but for --histogram, which reads all rows."""
+    del exact
+    table, out = app.table, app.out
+    if hash_key is not None:
+        if hash_filter or sort_filter or by_partition or histogram or partitions:
+            raise click.UsageError("a hash key goes with no other option")
+        first = app.key(hash_key)
+        out.one("rows", table.sort_key_count(first), hash_key=first)
+        return OK
+    filters: dict[str, Any] = {"hash_key_filter": app.filter(hash_filter), "sort_key_filter": app.filter(sort_filter)}
+    if histogram:
+        if by_partition or partitions:
+            raise click.UsageError("--histogram goes with neither --by-partition nor --partition")
+        from .histogram import measure
+
+        measure(app, parallel, largest, **filters)
+        return OK
+    if not by_partition:
+        found = table.count(parallel=parallel, partitions=partitions or None, **filters)
+        out.one("rows", found)
+        return OK
+    # A split child that is not ready yet is counted with its parent.
+    known = (part.index for part in app.client.admin.partitions(table.name) if part.ballot >= 0)
+    indices = partitions or tuple(known)
+    pool = Pool(parallel)
+
+    def one(index: int) -> tuple[int, int]:
+        return index, table.count(partitions=[index], **filters)
+
+    counted = list(pool.imap(one, indices))
+    out.rows([number("partition"), number("rows")], counted)
+    if out.for_people:
+        out.note(f"{sum(rows for _, rows in counted):,} rows in {len(counted)} partitions")
+    return OK

@@ -1,0 +1,99 @@
+"""One onebox process for all tests of the tool, and the ways to run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.onebox_process import onebox_process
+from tests.pythons import ROOT
+
+
+@dataclass
+class Done:
+    """What a run of the tool gave."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Return the output as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the lines of the output."""
+        return self.out.splitlines()
+
+
+@dataclass
+class Tool:
+    """Runs the tool against a cluster."""
+
+    metas: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def env(self, table: str = "temp") -> dict[str, str]:
+        """Return the environment of a process of the tool."""
+        kept = {name: found for name, found in os.environ.items() if not name.startswith(("PEGASUS_", "XDG_"))}
+        url = f"pegasus://{','.join(self.metas)}/{table}"
+        return {**kept, "PEGASUS_URL": url, "PYTHONUNBUFFERED": "1", **self.environment}
+
+    def start(self, *words: str, table: str = "temp", **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a process of the tool."""
+        command = [sys.executable, "-m", "pegasus_green", *words]
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **settings}
+        return subprocess.Popen(command, cwd=ROOT, env=self.env(table), **settings)
+
+    def process(self, *words: str, table: str = "temp", stdin: str | bytes = b"", status: int | None = 0) -> Done:
+        """Run the tool in a process of its own; status None: any exit status is fine."""
+        process = self.start(*words, table=table, stdin=subprocess.PIPE)
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        try:
+            out, err = process.communicate(data, timeout=60)
+        finally:
+            process.kill()
+        done = Done(process.returncode, out.decode(), err.decode())
+        assert status is None or done.status == status, (words, done)
+        return done
+
+    def run(self, capfd: pytest.CaptureFixture[str], *words: str, table: str = "temp", status: int | None = 0) -> Done:
+        """Run the tool in this process, which is quicker."""
+        from pegasus_green.cli.app import main
+
+        before = dict(os.environ)
+        capfd.readouterr()
+        try:
+            os.environ.clear()
+            os.environ.update(self.env(table))
+            code = main(words)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        out, err = capfd.readouterr()
+        done = Done(code, out, err)
+        assert status is None or done.status == status, (words, done)
+        return done
+
+
+@pytest.fixture(scope="session")
+def tool() -> Iterator[Tool]:
+    """Serve a cluster in a process of its own and run the tool against it."""
+    with onebox_process("--table", "temp:8", "--table", "other:4") as (metas, _):
+        yield Tool(metas)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Return a hash key of this test alone."""
+    return f"{request.node.name[:30]}-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,124 @@
+"""What all commands share: how the cluster is named, forms of output, exit statuses, errors, the missing extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from base64 import b64encode
+
+import pytest
+
+from pegasus_green.cli.app import COMMANDS, command_named
+
+
+def test_the_library_works_without_the_extra():
+    block = "import sys; sys.modules.update(dict.fromkeys(('click', 'rich', 'prompt_toolkit')));"
+    code = f"{block} from pegasus_green.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    for words in (["get", "a", "b"], ["--cluster", "prod", "scan"]):
+        done = run(*words)
+        assert done.returncode == 2
+        assert "pip install 'pegasus_green[cli]'" in done.stderr
+    help_text = run("--help")
+    assert help_text.returncode == 0
+    assert "pip install 'pegasus_green[cli]'" in " ".join(help_text.stdout.split())
+    assert "--replicas" in run("onebox", "--help").stdout
+    assert "--callers" in run("bench", "--help").stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_the_shared_options(tool, capfd, name):
+    text = tool.run(capfd, name, "--help").out
+    found = command_named(name)
+    assert (found.help or "nothing").split("\n")[0] in " ".join(text.split())
+    if name not in ("onebox", "bench"):
+        assert "--cluster NAME" in text
+
+
+def test_the_help_lists_every_command(tool):
+    text = tool.process("--help").out
+    assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
+    assert r"\xNN for other bytes and \\ for" in " ".join(text.split())
+    assert tool.process("--version").out.startswith("pegasus_green ")
+
+
+def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
+    folder = tmp_path / "pegasus-green"
+    folder.mkdir()
+    metas = json.dumps(tool.metas)
+    (folder / "config.toml").write_text(
+        f'default = "prod"\n[clusters.prod]\nmeta = {metas}\ntable = "temp"\ntimeout = 5\n'
+        f'[clusters.far]\nurl = "pegasus://127.0.0.1:1/temp"\noptions = {{ connect_timeout = 0.2 }}\n'
+        f'[clusters.bad]\nmetas = "x"\n'
+    )
+    tool.environment = {"XDG_CONFIG_HOME": str(tmp_path), "PEGASUS_URL": ""}
+    try:
+        tool.run(capfd, "set", name, "a", "1")
+        assert tool.process("--cluster", "prod", "get", name, "a").out == "1\n"
+        refused = tool.run(capfd, "get", name, "a", "--cluster", "far", "--timeout", "0.3", "-o", "json", status=4)
+        assert json.loads(refused.err)["code"] == "ERR_TIMEOUT"
+        unknown = tool.run(capfd, "get", name, "a", "--cluster", "nowhere", status=2)
+        assert "it has: prod, far, bad" in unknown.err
+        assert "unknown key 'metas'" in tool.run(capfd, "get", "a", "--cluster", "bad", status=2).err
+        both = tool.run(capfd, "get", "a", "--cluster", "prod", "--meta", "h:1", status=2)
+        assert "give one of them" in both.err
+        (folder / "config.toml").write_text("nonsense")
+        assert "cannot be read" in tool.run(capfd, "get", "a", status=2).err
+        (folder / "config.toml").unlink()
+        assert "no cluster is named" in tool.run(capfd, "get", "a", status=2).err
+    finally:
+        tool.environment = {}
+
+
+def test_forms_of_output(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", r"\x00 1", "b", 'x,"y"')
+    rows = [{"sort_key": "a", "value": r"\x00 1"}, {"sort_key": "b", "value": 'x,"y"'}]
+    assert tool.run(capfd, "scan", name, "-o", "json").json == rows
+    assert [json.loads(line) for line in tool.run(capfd, "scan", name, "-o", "jsonl").lines] == rows
+    assert tool.run(capfd, "scan", name, "-o", "csv").lines == ["sort_key,value", r"a,\x00 1", 'b,"x,""y"""']
+    assert tool.run(capfd, "scan", name).lines == ["SORT KEY  VALUE", r"a         \x00 1", 'b         x,"y"']
+    assert tool.run(capfd, "scan", name, "-o", "raw").out == 'a\t\x00 1\nb\tx,"y"\n'
+    assert tool.run(capfd, "get", name, "a", "-o", "raw").out == "\x00 1"
+    assert tool.run(capfd, "scan", name, "--values", "hex", "-o", "csv").lines[1] == "a,002031"
+    coded_name = b64encode(name.encode()).decode()
+    coded = tool.run(capfd, "scan", coded_name, "--keys", "base64", "--values", "base64", "-o", "csv").lines[1]
+    assert coded == "YQ==,ACAx"
+    colored = tool.run(capfd, "scan", name, "--color", "always").out
+    assert "\x1b[1m" in colored
+    assert tool.run(capfd, "scan", "nobody", "-o", "json").json == []
+
+
+def test_errors_and_exit_statuses(tool, capfd, name):
+    assert "no such row" in tool.run(capfd, "get", name, "a", status=1).err
+    assert "Usage:" in tool.run(capfd, "get", status=2).err
+    assert "did you mean scan" in tool.run(capfd, "scann", status=2).err
+    missing = tool.run(capfd, "get", "a", "-t", "nosuch", status=3)
+    assert "does not exist" in missing.err or "nosuch" in missing.err
+    as_json = json.loads(tool.run(capfd, "get", "a", "-t", "nosuch", "-o", "json", status=3).err)
+    assert (as_json["code"], as_json["exit_status"]) == ("ERR_APP_NOT_EXIST", 3)
+    assert "begins no escape" in tool.run(capfd, "get", "\\d", status=2).err
+    assert "no time" in tool.run(capfd, "touch", name, "a", "soon", status=2).err
+
+
+def test_what_destroys_asks_first(tool, name):
+    tool.process("mset", name, "a", "1", "b", "2")
+    refused = tool.process("mdel", name, "--all", status=2)
+    assert f"removes all rows of hash key {name} in table temp on {tool.metas[0]}; nothing was done" in refused.err
+    assert tool.process("count", name).out == "2\n"
+    assert tool.process("mdel", name, "--all", "--yes").out == "removed 2 rows\n"
+
+
+def test_completion(tool):
+    tool.environment = {"_PEGASUS_GREEN_COMPLETE": "bash_complete", "COMP_WORDS": "pegasus-green sc", "COMP_CWORD": "1"}
+    try:
+        assert tool.process().out.split() == ["plain,scan"]
+        tool.environment.update(COMP_WORDS="pegasus-green get --table ot", COMP_CWORD="3")
+        assert tool.process().out.split() == ["plain,other"]
+    finally:
+        tool.environment = {}

@@ -1,0 +1,130 @@
+"""The commands for rows, each by a process of its own and by variants in this one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_one_row(tool, capfd, name):
+    assert tool.process("set", name, "a", "Ada", "--ttl", "1h").out == "stored, 3 bytes\n"
+    assert tool.process("get", name, "a").out == "Ada\n"
+    assert tool.process("exists", name, "a").out == "yes\n"
+    assert tool.process("exists", name, "b", "-o", "json", status=1).json["exists"] is False
+    assert 3500 < int(tool.process("ttl", name, "a").out.split()[0]) <= 3600
+    assert tool.process("touch", name, "a", "never").out == "never expires\n"
+    assert tool.run(capfd, "ttl", name, "a").out == "never\n"
+    assert tool.run(capfd, "ttl", name, "a", "-o", "json").json == {"hash_key": name, "sort_key": "a", "ttl": None}
+    assert tool.process("incr", name, "n", "5").out == "5\n"
+    assert tool.run(capfd, "incr", name, "n", "--", "-7").out == "-2\n"
+    assert tool.run(capfd, "incr", name, "n", "-o", "json").json["value"] == -1
+    assert "integer" in tool.run(capfd, "incr", name, "a", status=3).err
+    assert tool.process("del", name, "a").out == "removed\n"
+    for gone in ("get", "ttl"):
+        assert tool.run(capfd, gone, name, "a", status=1).out == ""
+    assert tool.run(capfd, "touch", name, "a", "1h", status=1).out == ""
+
+
+def test_values_of_any_bytes_go_in_and_out(tool, name, tmp_path):
+    data = bytes(range(256))
+    tool.process("set", name, "all", "--file", "-", stdin=data)
+    text = tool.process("get", name, "all").out.rstrip("\n")
+    tool.process("set", name, r"k\x00", text)
+    path = tmp_path / "value"
+    path.write_bytes(data)
+    tool.process("set", name, "file", "--file", str(path))
+    for sort_key in (r"k\x00", "file"):
+        process = tool.start("get", name, sort_key, "-o", "raw")
+        assert process.communicate(timeout=30)[0] == data
+    assert "give either VALUE or --file" in tool.process("set", name, "a", status=2).err
+
+
+def test_cas(tool, capfd, name):
+    assert tool.process("cas", name, "a", "1", "--if-absent").out == "stored\n"
+    refused = tool.process("cas", name, "a", "2", "--if-absent", status=1)
+    assert refused.err == "error: not stored: the row is 1\n"
+    assert tool.run(capfd, "cas", name, "a", "2", "--if-equals", "1", "-o", "json").json == {
+        "hash_key": name, "sort_key": "a", "stored": True, "checked_value": "1",
+    }  # fmt: skip
+    tool.run(capfd, "cas", name, "a", "3", "--if", "int-less", "--operand", "5", "--ttl", "1h")
+    tool.run(capfd, "cas", name, "b", "x", "--if", "exist", "--check-key", "a")
+    assert tool.run(capfd, "scan", name, "--no-value").lines[1:] == ["a", "b"]
+    assert "give one of" in tool.run(capfd, "cas", name, "a", "3", status=2).err
+
+
+def test_rows_of_a_hash_key(tool, capfd, name):
+    assert tool.process("mset", name, "a", "1", "b", "2", "ba", "3", "c", "4", "--ttl", "1d").out == "stored 4 rows\n"
+    assert tool.process("mget", name, "c", "a", "nosuch", "-o", "csv").lines == ["sort_key,value", "c,4", "a,1"]
+    keys = [
+        (["--prefix", "b"], ["b", "ba"]),
+        (["--start", "b", "--stop", "c"], ["b", "ba"]),
+        (["--start", "b", "--stop", "c", "--start-exclusive", "--stop-inclusive"], ["ba", "c"]),
+        (["--filter", "suffix:a"], ["a", "ba"]),
+        (["--filter", "contains:b", "--limit", "1"], ["b"]),
+    ]
+    for words, wanted in keys:
+        for command in (["keys"], ["mget", "--no-value"], ["scan", "--no-value"]):
+            assert tool.run(capfd, *command, name, *words, "-o", "csv").lines == ["sort_key", *wanted], (command, words)
+    assert tool.process("keys", name).lines == ["SORT KEY", "a", "b", "ba", "c"]
+    reverse = tool.run(capfd, "scan", name, "--reverse", "--limit", "2", "-o", "csv").lines
+    assert reverse == ["sort_key,value", "c,4", "ba,3"]
+    assert tool.run(capfd, "mget", name, "--reverse", "--limit", "2", "-o", "csv").lines == reverse
+    assert tool.process("mdel", name, "a", "nosuch").out == "removed 2 rows\n"
+    assert tool.process("mdel", name, "--prefix", "b", "--yes", "-o", "json").json == {"hash_key": name, "removed": 2}
+    assert tool.process("count", name, "-o", "json").json == {"hash_key": name, "rows": 1}
+    assert "each sort key needs a value" in tool.run(capfd, "mset", name, "a", status=2).err
+    assert "a filter is" in tool.run(capfd, "keys", name, "--filter", "x", status=2).err
+
+
+def test_the_whole_table(tool, capfd, name):
+    for at in range(40):
+        tool.run(capfd, "mset", f"{name}-{at:02d}", "a", "1" * at, "b", "2", "--ttl", "1h")
+    mine = ["--hash-filter", f"prefix:{name}"]
+    rows = tool.process("scan", *mine, "-o", "json").json
+    assert len({(row["hash_key"], row["sort_key"]) for row in rows}) == len(rows) == 80
+    with_ttl = tool.run(
+        capfd, "scan", *mine, "--ttl", "--sort-filter", "prefix:b", "--parallel", "8", "-o", "csv"
+    ).lines
+    assert with_ttl[0] == "hash_key,sort_key,value,ttl"
+    assert len(with_ttl) == 41
+    parts = [tool.run(capfd, "scan", *mine, "--partition", str(at), "-o", "csv").lines[1:] for at in range(8)]
+    assert sorted(line for part in parts for line in part) == sorted(
+        f"{r['hash_key']},{r['sort_key']},{r['value']}" for r in rows
+    )
+    first = tool.run(capfd, "scan", *mine, "--limit", "30", "--show-token", "-o", "json")
+    token = first.err.split("token: ")[1].strip()
+    assert first.json + tool.run(capfd, "scan", "--resume", token, "-o", "json").json == rows
+    counted = tool.process("keys", *mine, "-o", "json").json
+    assert [(row["rows"]) for row in counted] == [2] * 40
+    assert tool.process("count", *mine, "--exact").out == "80\n"
+    by_partition = tool.process("count", *mine, "--by-partition", "-o", "json").json
+    assert [row["rows"] for row in by_partition] == [len(part) for part in parts]
+    sizes = tool.process("count", *mine, "--histogram", "--largest", "3", "-o", "json").json
+    assert (sizes["rows"], sizes["hash_keys"]) == (80, 40)
+    assert sizes["value_bytes"]["largest"] == 39
+    assert sizes["rows_per_hash_key"]["histogram"] == [{"from": 2, "to": 3, "count": 40, "share": 1.0}]
+    assert [row["hash_key"] for row in sizes["largest_rows"]] == [f"{name}-39", f"{name}-38", f"{name}-37"]
+    for_people = tool.run(capfd, "count", *mine, "--histogram").out
+    assert "80 rows, 40 hash keys" in for_people
+    assert "largest rows" in for_people
+
+
+def test_a_scan_stops_when_the_pipe_is_closed(tool, capfd, name):
+    for at in range(5):
+        tool.run(capfd, "set", f"{name}{at}", "big", "x" * 200_000)
+    scan = tool.start("scan", "--hash-filter", f"prefix:{name}")
+    assert scan.stdout is not None
+    assert scan.stderr is not None
+    assert len(scan.stdout.read(1000)) == 1000
+    scan.stdout.close()
+    assert (scan.wait(30), scan.stderr.read()) == (0, b"")
+    scan.stderr.close()
+
+
+def test_a_shell_pipe_ends_well(tool):
+    command = f"set -o pipefail; {subprocess.list2cmdline([sys.executable])} -m pegasus_green scan | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command], env=tool.env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "HASH KEY  SORT KEY  VALUE\n" or done.stdout.startswith("HASH KEY")

@@ -240,7 +240,7 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
         raise error
     if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
         raise ProtocolError(f"an answer to {reply.name} without the expected body", address=address)
-    return rpc.response.decode_reply(frame, reply.offset)
+    return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)
 
 
 def _forward_of(answer: Message) -> str:

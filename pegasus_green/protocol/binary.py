@@ -406,6 +406,48 @@ class ListOf:
         return items
 
 
+class SetOf:
+    """A set of one element type; a sorted list here, so that equal sets have equal bytes."""
+
+    code = SET
+    smallest = 5
+
+    def __init__(self, element: WireType) -> None:
+        """Remember the element type."""
+        self.element = element
+        self._list = ListOf(element)
+
+    def default(self) -> list[Any]:
+        """Return a new empty list."""
+        return []
+
+    def write(self, value: Any, out: bytearray) -> None:
+        """Append element type, count and elements: the same bytes as a list's."""
+        self._list.write(sorted(set(value)), out)
+
+    def read(self, data: Buffer, pos: int) -> tuple[list[Any], int]:
+        """Read the whole set."""
+        items, pos = self._list.read(data, pos)
+        return sorted(set(items)), pos
+
+    def to_thrift(self, value: Any, protocol: Any) -> None:
+        """Write through a TProtocol."""
+        items = sorted(set(value))
+        protocol.writeSetBegin(self.element.code, len(items))
+        for item in items:
+            self.element.to_thrift(item, protocol)
+        protocol.writeSetEnd()
+
+    def from_thrift(self, protocol: Any) -> list[Any]:
+        """Read through a TProtocol."""
+        code, count = protocol.readSetBegin()
+        if count and code != self.element.code:
+            raise ProtocolError(f"a set of type {code} where {self.element.code} is expected")
+        items = [self.element.from_thrift(protocol) for _ in range(count)]
+        protocol.readSetEnd()
+        return sorted(set(items))
+
+
 class MapOf:
     """A map between two types."""
 

@@ -167,6 +167,7 @@ def decode(rpc: Rpc, frame: Buffer) -> Any:
         ProtocolError: The body cannot be read.
     """
     start = rpc.body_offset
-    if rpc.response is None or len(frame) <= start or frame[start - 3 : start] != RESULT_HEAD:
+    has_head = rpc.bare or frame[start - 3 : start] == RESULT_HEAD
+    if rpc.response is None or len(frame) <= start or not has_head:
         raise ProtocolError(f"{rpc.label}: no result in the reply")
     return rpc.response.decode_reply(frame, start)

@@ -26,6 +26,7 @@ from .binary import (
     Buffer,
     ListOf,
     MapOf,
+    SetOf,
     UnskippableField,
     WireType,
     read_field_head,
@@ -154,7 +155,9 @@ class Message:
         cls._BY_ID = {field.id: field for field in cls.FIELDS}
         cls._NAMES = frozenset(field.name for field in cls.FIELDS)
         # Containers and nested structs must not be shared between instances.
-        cls._FRESH = tuple(f for f in cls.FIELDS if not f.optional and isinstance(f.wire, (ListOf, MapOf, StructOf)))
+        cls._FRESH = tuple(
+            f for f in cls.FIELDS if not f.optional and isinstance(f.wire, (ListOf, SetOf, MapOf, StructOf))
+        )
         # Only what differs from the class attribute has to be set by the constructor.
         cls._INITIAL = {f.name: f.initial for f in cls.FIELDS if f.initial != f.absent() and f not in cls._FRESH}
 

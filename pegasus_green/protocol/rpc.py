@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from . import meta, rrdb
+from . import meta, remote, rrdb
 from .binary import BLOB_TYPE, I64_TYPE, Buffer, WireType, read_field_head, write_field_head
 from .message import Message, StructOf
 
@@ -26,14 +26,15 @@ class Rpc:
         response: The reply's struct; None where no reply ever comes (clear_scanner).
         is_write: Whether it goes the write path of the primary.
         repeatable: Whether executing it twice is harmless: reads, and writes that the server calls idempotent.
-        to_meta: Whether a meta server answers it (header app_id 0).
+        to_meta: Whether it is administration: header app_id 0, answered by meta servers (some also by replica servers).
+        bare: Whether ``response`` is the reply's result struct itself; else it is field 0 of that.
         call_tail: Message begin of a request up to the sequence id.
         v1_tail: The same behind the end of the v1 meta struct, as ``head`` takes it.
         head: A whole v1 request up to its argument: constant start, body length, gpid part of the meta struct, timeout,
             field 4, partition hash, v1_tail, sequence id.
         body_base: Length of a request's body less its argument.
         ok_head: The start of a reply with frame error ERR_OK, from behind the frame's length up to the sequence id.
-        body_offset: Where the result struct of such a reply begins in its frame, behind ``0C 00 00``.
+        body_offset: Where the result struct of such a reply begins in its frame, behind ``0C 00 00`` (bare: at once).
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Rpc:
         "is_write",
         "repeatable",
         "to_meta",
+        "bare",
         "call_tail",
         "v1_tail",
         "ok_head",
@@ -62,6 +64,7 @@ class Rpc:
         write: bool = False,
         repeatable: bool = True,
         meta: bool = False,
+        bare: bool = False,
     ) -> None:
         """Describe an RPC and prepare the constant parts of its frames."""
         self.name = name
@@ -71,11 +74,12 @@ class Rpc:
         self.is_write = write
         self.repeatable = repeatable
         self.to_meta = meta
+        self.bare = bare
         raw = name.encode()
         kind = ONEWAY_HEAD if response is None else CALL_HEAD
         self.call_tail = struct.pack(">Ii", kind, len(raw)) + raw
         self.ok_head = b"\0\0\0\6ERR_OK" + struct.pack(">Ii", REPLY_HEAD, len(raw) + 4) + raw + b"_ACK"
-        self.body_offset = 4 + len(self.ok_head) + 4 + 3
+        self.body_offset = 4 + len(self.ok_head) + 4 + (0 if bare else 3)
         self.v1_tail = META_END + self.call_tail
         self.head = struct.Struct(f">12si17si3sQ{len(self.v1_tail)}si")
         self.body_base = len(self.call_tail) + 4
@@ -194,6 +198,22 @@ CONTROL_SPLIT = _meta(
 )
 NEGOTIATION = Rpc("RPC_NEGOTIATION", meta.Negotiation, meta.Negotiation, label="negotiation", meta=True)
 
+PROPOSE_BALANCER = _meta("PROPOSE_BALANCER", "propose", remote.BalancerRequest, remote.BalancerResponse, False)
+DIAGNOSE = _meta("DDD_DIAGNOSE", "diagnose", remote.DiagnoseRequest, remote.DiagnoseResponse)
+# Both kinds of servers have remote commands; what repeating one does depends on the command.
+CLI_CALL = Rpc(
+    "RPC_CLI_CLI_CALL",
+    remote.CommandRequest,
+    remote.CommandReply,
+    label="remote_command",
+    repeatable=False,
+    meta=True,
+    bare=True,
+)
+QUERY_DISK_INFO = Rpc(
+    "RPC_QUERY_DISK_INFO", remote.QueryDiskInfoRequest, remote.QueryDiskInfoResponse, label="query_disk_info", meta=True
+)
+
 META_RPCS = (
     QUERY_CFG,
     CREATE_APP,
@@ -214,6 +234,10 @@ META_RPCS = (
     START_SPLIT,
     QUERY_SPLIT,
     CONTROL_SPLIT,
+    PROPOSE_BALANCER,
+    DIAGNOSE,
 )
+# What servers answer by themselves, whoever leads.
+NODE_RPCS = (CLI_CALL, QUERY_DISK_INFO)
 
-BY_NAME: dict[str, Rpc] = {rpc.name: rpc for rpc in (*RRDB_RPCS, *META_RPCS, NEGOTIATION)}
+BY_NAME: dict[str, Rpc] = {rpc.name: rpc for rpc in (*RRDB_RPCS, *META_RPCS, *NODE_RPCS, NEGOTIATION)}

@@ -14,7 +14,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.Thrift import TType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from pegasus_green.protocol import framing, meta, rrdb
+from pegasus_green.protocol import framing, meta, remote, rrdb
 from pegasus_green.protocol.message import Message
 
 RRDB = {
@@ -133,6 +133,29 @@ META = {
     "Negotiation": "1 status i32, 2 msg blob",
 }
 
+REMOTE = {
+    "CommandRequest": "1 cmd string, 2 arguments list:string",
+    "CommandReply": "0 success string",
+    "QueryDiskInfoRequest": "1 node address, 2 app_name string, 3 hp_node host_port?",
+    "DiskInfo": (
+        "1 tag string, 2 full_dir string, 3 disk_capacity_mb i64, 4 disk_available_mb i64, "
+        "5 holding_primary_replicas map:i32:set:gpid, 6 holding_secondary_replicas map:i32:set:gpid"
+    ),
+    "QueryDiskInfoResponse": (
+        "1 err error, 2 total_capacity_mb i64, 3 total_available_mb i64, 4 disk_infos list:DiskInfo"
+    ),
+    "ProposalAction": "1 target address, 2 node address, 3 type i32, 5 hp_target host_port?, 6 hp_node host_port?",
+    "BalancerRequest": "1 gpid gpid, 2 action_list list:ProposalAction, 3 force bool?, 4 balance_type i32?",
+    "BalancerResponse": "1 err error",
+    "DiagnoseRequest": "1 pid gpid",
+    "DroppedNode": (
+        "1 node address, 2 drop_time_ms i64, 3 is_alive bool, 4 is_collected bool, 5 ballot i64, "
+        "6 last_committed_decree i64, 7 last_prepared_decree i64, 8 hp_node host_port?"
+    ),
+    "LostPartition": "1 config PartitionConfiguration, 2 dropped list:DroppedNode, 3 reason string",
+    "DiagnoseResponse": "1 err error, 2 partitions list:LostPartition",
+}
+
 FRAMING = {
     "RequestMeta": (
         "1 app_id i32, 2 partition_index i32, 3 client_timeout i32, 4 partition_hash i64, 5 is_backup_request bool"
@@ -175,6 +198,10 @@ RPCS = {
     "RPC_CM_START_PARTITION_SPLIT": "StartSplitRequest HintResponse",
     "RPC_CM_QUERY_PARTITION_SPLIT": "AppNameRequest QuerySplitResponse",
     "RPC_CM_CONTROL_PARTITION_SPLIT": "ControlSplitRequest ControlSplitResponse",
+    "RPC_CM_PROPOSE_BALANCER": "BalancerRequest BalancerResponse",
+    "RPC_CM_DDD_DIAGNOSE": "DiagnoseRequest DiagnoseResponse",
+    "RPC_CLI_CLI_CALL": "CommandRequest CommandReply",
+    "RPC_QUERY_DISK_INFO": "QueryDiskInfoRequest QueryDiskInfoResponse",
     "RPC_NEGOTIATION": "Negotiation Negotiation",
 }
 
@@ -193,9 +220,11 @@ def _rows(text: str) -> list[FieldRow]:
     return rows
 
 
-STRUCTS: dict[str, list[FieldRow]] = {name: _rows(text) for name, text in (RRDB | META | FRAMING).items()}
+STRUCTS: dict[str, list[FieldRow]] = {name: _rows(text) for name, text in (RRDB | META | REMOTE | FRAMING).items()}
 CLASSES: dict[str, type[Message]] = {
-    name: getattr(module, name) for table, module in ((RRDB, rrdb), (META, meta), (FRAMING, framing)) for name in table
+    name: getattr(module, name)
+    for table, module in ((RRDB, rrdb), (META, meta), (REMOTE, remote), (FRAMING, framing))
+    for name in table
 }
 
 # What Pegasus writes by hand under the type byte of a struct.
@@ -209,6 +238,8 @@ def type_code(kind: str) -> int:
     """Return the type byte."""
     if kind.startswith("list:"):
         return int(TType.LIST)
+    if kind.startswith("set:"):
+        return int(TType.SET)
     if kind.startswith("map:"):
         return int(TType.MAP)
     return int(_CODES.get(kind, TType.STRUCT))
@@ -250,8 +281,13 @@ def write(protocol: Any, kind: str, value: Any) -> None:
         for item in value:
             write(protocol, element, item)
         protocol.writeListEnd()
+    elif kind.startswith("set:"):
+        protocol.writeSetBegin(type_code(kind[4:]), len(value))
+        for item in value:
+            write(protocol, kind[4:], item)
+        protocol.writeSetEnd()
     elif kind.startswith("map:"):
-        _, key, item_kind = kind.split(":")
+        _, key, item_kind = kind.split(":", 2)
         protocol.writeMapBegin(type_code(key), type_code(item_kind), len(value))
         for name, item in value.items():
             write(protocol, key, name)
@@ -307,8 +343,12 @@ def read(protocol: Any, kind: str) -> Any:
         code, count = protocol.readListBegin()
         assert code == type_code(kind[5:])
         return [read(protocol, kind[5:]) for _ in range(count)]
+    if kind.startswith("set:"):
+        code, count = protocol.readSetBegin()
+        assert code == type_code(kind[4:])
+        return [read(protocol, kind[4:]) for _ in range(count)]
     if kind.startswith("map:"):
-        _, key, item = kind.split(":")
+        _, key, item = kind.split(":", 2)
         key_code, item_code, count = protocol.readMapBegin()
         assert (key_code, item_code) == (type_code(key), type_code(item))
         return {read(protocol, key): read(protocol, item) for _ in range(count)}
@@ -354,8 +394,10 @@ def values(kind: str) -> st.SearchStrategy[Any]:
         return _VALUES[kind]
     if kind.startswith("list:"):
         return st.lists(values(kind[5:]), max_size=3)
+    if kind.startswith("set:"):
+        return st.sets(values(kind[4:]), max_size=3).map(sorted)
     if kind.startswith("map:"):
-        _, key, item = kind.split(":")
+        _, key, item = kind.split(":", 2)
         return st.dictionaries(values(key), values(item), max_size=3)
     rows = STRUCTS[kind]
     return st.fixed_dictionaries(
@@ -405,7 +447,9 @@ def sample(kind: str) -> Any:
         return simple[kind]
     if kind.startswith("list:"):
         return [sample(kind[5:])] * 2
+    if kind.startswith("set:"):
+        return [sample(kind[4:])]
     if kind.startswith("map:"):
-        _, key, item = kind.split(":")
+        _, key, item = kind.split(":", 2)
         return {name: sample(item) for name in ((1, 2) if key == "i32" else ("a", "b"))}
     return {name: sample(field_kind) for _, name, field_kind, _ in STRUCTS[kind]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.protocol.TJSONProtocol import TJSONProtocol
+from thrift.Thrift import TType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from pegasus_green.errors import InvalidArgument
-from pegasus_green.protocol import binary, meta, rpc, rrdb
+from pegasus_green.errors import InvalidArgument, ProtocolError
+from pegasus_green.protocol import binary, fast, meta, remote, rpc, rrdb
 from pegasus_green.protocol.message import Message, StructOf
 from tests.fuzz import idl
 
@@ -34,6 +36,8 @@ NAMES = {
 def kind_of(wire: Any) -> str:
     if isinstance(wire, binary.ListOf):
         return f"list:{kind_of(wire.element)}"
+    if isinstance(wire, binary.SetOf):
+        return f"set:{kind_of(wire.element)}"
     if isinstance(wire, binary.MapOf):
         return f"map:{kind_of(wire.key)}:{kind_of(wire.value)}"
     return wire.cls.__name__ if isinstance(wire, StructOf) else NAMES[wire]
@@ -64,6 +68,7 @@ def test_the_rpc_table() -> None:
         if data_plane:
             assert row.repeatable == (verb not in idl.NOT_IDEMPOTENT)
     assert found == idl.RPCS
+    assert [row.name for row in rpc.BY_NAME.values() if row.bare] == ["RPC_CLI_CLI_CALL"]
     assert len(rpc.RRDB_RPCS) == 15
     assert len({row.label for row in rpc.BY_NAME.values()}) == len(idl.RPCS)
 
@@ -103,7 +108,7 @@ def test_any_thrift_protocol_carries_them(kind: str) -> None:
     protocols = (
         [TCompactProtocol] if "host_port" in repr(idl.STRUCTS[kind]) + kind else [TCompactProtocol, TJSONProtocol]
     )
-    if kind in ("QueryCfgResponse", "ListNodesResponse"):
+    if kind in ("QueryCfgResponse", "ListNodesResponse", "LostPartition", "DiagnoseResponse", "BalancerRequest"):
         protocols = [TCompactProtocol]
     for protocol in protocols:
         buffer = TMemoryBuffer()
@@ -130,6 +135,19 @@ def test_arguments_are_field_1_of_a_struct(data: st.DataObject) -> None:
     assert rpc.BY_NAME[name].decode_argument(b"xyz" + raw, 3) == idl.build(kind, value)
 
 
+def test_the_reply_of_a_remote_command_is_a_string_in_field_0() -> None:
+    def write(protocol: Any) -> None:
+        protocol.writeFieldBegin("success", TType.STRING, 0)
+        protocol.writeString("Display help information")
+        protocol.writeFieldStop()
+
+    head = struct.pack(">i", 0) + rpc.CLI_CALL.ok_head + struct.pack(">i", 7)
+    frame = head + idl.thrift_bytes(write)
+    assert fast.decode(rpc.CLI_CALL, frame) == remote.CommandReply("Display help information")
+    with pytest.raises(ProtocolError, match="no result in the reply"):
+        fast.decode(rpc.CLI_CALL, head)
+
+
 def test_the_outer_field_of_an_argument_does_not_matter() -> None:
     raw = bytearray(rpc.GET.encode_argument(b"\0\1a"))
     raw[:3] = b"\x08\x7f\x01"
@@ -151,7 +169,8 @@ def test_absent_fields_have_the_protocols_defaults(kind: str) -> None:
         elif field_kind in idl.STRUCTS:
             assert value == idl.CLASSES[field_kind]()
         else:
-            assert value == plain.get(field_kind, [] if "list:" in field_kind else {} if "map:" in field_kind else 0)
+            empty: dict[str, Any] = {"list": [], "set": [], "map": {}}
+            assert value == plain.get(field_kind, empty.get(field_kind.split(":")[0], 0))
     assert idl.CLASSES[kind].decode(message.encode())[0] == message
 
 

@@ -5,15 +5,10 @@
 
 Without ``--meta`` it starts an embedded cluster, without ``--url`` a web server, each as a process of its own.
 
-One row for each URL is frontier and seen-set at once; its value is the state, and every change of state is one
-check_and_set, so that no two greenlets, and no two crawlers, can do the same step:
-
-    absent ---NOT_EXIST---> "todo ..." ---BYTES_EQUAL---> "busy ..." ---set, when all its links are rows---> "done ..."
-
-Whoever makes a row knows by that that the URL is new, and queues it; nobody else does. A page is fetched only by the
-one who turned its row from todo into busy: exactly once. After a kill -9 a new crawler of the same name reads the rows:
-what is todo is queued, what is busy was in the dead one's hands and is taken over. Those few pages it may have fetched
-already, so they are the only ones that can be fetched again.
+The frontier is `pegasus_green.recipes.Frontier`: one row for each URL, whose state changes in single steps (todo, busy,
+done). Whoever makes a row queues its URL, and only who turned it from todo into busy fetches it: exactly once. After a
+kill -9 a new crawler of the same name reads the rows. It queues what is todo and takes over what is busy. Those few
+pages were in the dead crawler's hands and may have been fetched already, so only they can be fetched again.
 """
 
 from gevent import monkey
@@ -30,78 +25,17 @@ import re
 import subprocess
 import sys
 import time
-import uuid
-import zlib
 from collections import Counter, defaultdict
 from urllib.parse import urlsplit
 
 import gevent
 from gevent.lock import BoundedSemaphore
 from gevent.pywsgi import WSGIServer
-from gevent.queue import Queue
 
-from pegasus_green import CheckType, Client, PegasusError
+from pegasus_green import Client
+from pegasus_green.recipes import Frontier
 
-SHARDS = 64  # hash keys of one crawl, so that its rows lie in all partitions
 LINK = re.compile(rb'href="([^"]+)"')
-
-
-class Frontier:
-    """URLs and their states in Pegasus, and those to fetch in a queue."""
-
-    def __init__(self, table, name):
-        self.table, self.name = table, name
-        self.run = uuid.uuid4().hex[:8]
-        self.steps = 0
-        self.queue: Queue[tuple[str, bytes] | None] = Queue()
-        self.open = 0  # queued, or in the hands of a greenlet
-
-    def key(self, url):
-        return f"crawl:{self.name}:{zlib.crc32(url.encode()) % SHARDS:02}"
-
-    def step(self, url, state, check, operand=None):
-        """Change a row's state and return the new value, None when somebody else was first.
-
-        Where the reply to a check_and_set is lost, the row tells whether it was applied: no two steps write the same.
-        """
-        self.steps += 1
-        value = f"{state} {self.run} {self.steps}".encode()
-        doubt = False
-        while True:
-            try:
-                if self.table.check_and_set(self.key(url), url, check, operand, value=value):
-                    return value
-                return value if doubt and self.table.get(self.key(url), url) == value else None
-            except PegasusError as error:
-                if not error.outcome_unknown:
-                    raise
-                doubt = True
-
-    def add(self, url):
-        value = self.step(url, "todo", CheckType.NOT_EXIST)
-        if value is not None:
-            self.enqueue(url, value)
-
-    def enqueue(self, url, value):
-        self.open += 1
-        self.queue.put((url, value))
-
-    def claim(self, url, value):
-        return self.step(url, "busy", CheckType.BYTES_EQUAL, value) is not None
-
-    def done(self, url, size):
-        self.table.set(self.key(url), url, f"done {self.run} {size}")
-
-    def resume(self):
-        """Queue what earlier runs of this name left; return how many rows there are in each state."""
-        states: Counter[str] = Counter()
-        for shard in range(SHARDS):
-            for url, value in self.table.hash_scan(f"crawl:{self.name}:{shard:02}"):
-                state = value.split()[0].decode()
-                states[state] += 1
-                if state != "done":
-                    self.enqueue(url.decode(), value)
-        return states
 
 
 class Site:
@@ -144,19 +78,13 @@ class Crawler:
 
     def work(self):
         frontier = self.frontier
-        while True:
-            job = frontier.queue.get()
-            if job is None:
-                return
-            url, value = job
-            if frontier.claim(url, value):
-                body = self.fetch(url)
-                # First the links, then the page itself: a crawler that dies in between leaves it to be done again.
-                for link in set(LINK.findall(body)):
-                    frontier.add(link.decode())
-                frontier.done(url, len(body))
+        while (job := frontier.take()) is not None:
+            body = self.fetch(job.item.decode())
+            # First the links, then the page itself: a crawler that dies in between leaves it to be done again.
+            for link in set(LINK.findall(body)):
+                frontier.add(link)
+            if frontier.done(job):
                 self.pages += 1
-            frontier.open -= 1
 
     def run(self, count):
         workers = [gevent.spawn(self.work) for _ in range(count)]
@@ -169,8 +97,7 @@ class Crawler:
             if time.monotonic() - reported >= 1:
                 reported = time.monotonic()
                 print(f"  {self.pages} pages, {self.fetching} in the air, {self.frontier.open} to do", flush=True)
-        for _ in workers:
-            self.frontier.queue.put(None)
+        self.frontier.stop(count)
         gevent.joinall(workers)
         return time.monotonic() - begin
 
@@ -179,7 +106,7 @@ def crawl(metas, table_name, url, name, count):
     with Client(metas, timeout=10.0) as client:
         frontier = Frontier(client.table(table_name), name)
         states = frontier.resume()
-        if states:
+        if any(states.values()):
             print(f"resumed: {states['done']} done, {states['todo']} to do, {states['busy']} taken over", flush=True)
         frontier.add(url)
         crawler = Crawler(frontier)

@@ -33,7 +33,7 @@ else:
     settings.load_profile("project")
 
 TESTS = Path(__file__).parent
-BOTH_MODES = ("transport", "integration", "fork")
+BOTH_MODES = ("transport", "integration", "fork", "recipes")
 # Test files of what the compiled core does, which run without it, too.
 PURE = ("test_protocol_fast.py", "test_protocol_rows.py", "test_protocol_framing.py", "test_keys.py")
 LEAK_CHECKED = (*BOTH_MODES, "faults")

@@ -21,7 +21,7 @@ from tests.pythons import ROOT
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 # Their blocks are one program; elsewhere each block is one.
-ONE_PROGRAM = ("docs/concepts.md", "docs/scans-and-bulk.md")
+ONE_PROGRAM = ("docs/concepts.md", "docs/recipes.md", "docs/scans-and-bulk.md")
 
 FAULTS = "from pegasus_green.onebox import Onebox\nbox = Onebox(metas=3).start()\n"
 # A stand-in for the package, which the tests do not need otherwise.

@@ -14,8 +14,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pegasus_green"
 
 # Each layer's modules (a package stands for all below it) and what it may import besides itself, by layer.
-BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, FACE, ONEBOX, TOP, ROOT = (
-    "base", "protocol", "transport", "cluster", "client", "face", "onebox", "top", "root",
+BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, RECIPES, FACE, ONEBOX, TOP, ROOT = (
+    "base", "protocol", "transport", "cluster", "client", "recipes", "face", "onebox", "top", "root",
 )  # fmt: skip
 LAYERS: dict[str, tuple[str, ...]] = {
     BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),
     CLIENT: ("client", "table", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs"),
+    RECIPES: ("recipes",),
     FACE: ("pegasus", "pegasus_types"),
     ONEBOX: ("onebox",),
     TOP: ("cli", "__main__"),
@@ -34,6 +35,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     TRANSPORT: (PROTOCOL, BASE),
     CLUSTER: (TRANSPORT, PROTOCOL, BASE),
     CLIENT: (CLUSTER, TRANSPORT, PROTOCOL, BASE),
+    RECIPES: (CLIENT, BASE),
     FACE: (CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
     ONEBOX: (PROTOCOL,),  # and of the base only ONEBOX_BASE
     TOP: (FACE, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE, ONEBOX, ROOT),
@@ -75,6 +77,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     TRANSPORT: ("gevent", "greenlet"),
     CLUSTER: ("gevent", "greenlet"),
     CLIENT: ("gevent", "greenlet", "zstandard"),
+    RECIPES: ("gevent",),
     FACE: ("gevent",),
     ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
     TOP: ("gevent", "click", "rich", "prompt_toolkit", "tomli", "zstandard", "matplotlib"),

@@ -1,0 +1,354 @@
+"""Once and Singleflight: of many callers one runs a function, and all get its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from gevent import get_hub
+from gevent.event import Event
+
+from ..errors import PegasusError
+from ..keys import Key, to_bytes
+from ..table import Table
+from .errors import AlreadyRunning, LockNotOwnedError
+from .leases import ROUNDING, Hold, Places, lease_seconds
+from .locks import Leased
+from .records import above_zero, doze, hash_key_of, new_token, plain
+
+_RESULT, _OWNER = b"result", b"owner"
+
+
+class _Run(Leased):
+    """One run of a function, by the holder of the lease of its key."""
+
+    def __init__(self, places: Places, timeout: float) -> None:
+        super().__init__(places.table, b"run", places=[_OWNER], timeout=timeout, sleep=1.0)
+        self._places = places
+        self.name = places.hash_key
+
+    def begin(self) -> bytes | None:
+        """Take the lease, None, or return the result that is there; b"" while another one runs."""
+        taken = self._places.acquire(new_token())
+        if isinstance(taken, Hold):
+            self._begin(taken)
+            return None
+        return taken.get(_RESULT, b"")
+
+    def store(self, value: bytes, ttl: float | None) -> bool:
+        """Store the result and give the lease back in one step; False: the lease had ended."""
+        hold = self._owned()
+        self._end()
+        return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))
+
+    def give_up(self, error: BaseException) -> None:
+        """Give the lease back without a result, unless it has been given back; a killed caller does not wait for it."""
+        if self._held() is not None:
+            self.__exit__(type(error))
+
+
+class _Results:
+    """Results by key in a table: hash key ``kind:name:key``, sort keys ``result``, ``owner`` and ``fence``."""
+
+    def __init__(self, kind: str, table: Table, name: Key, ttl: float | None, timeout: float, sleep: float) -> None:
+        self.table, self.codec = plain(table), table.codec
+        self.kind, self.name = kind, to_bytes(name, "name")
+        self.ttl = None if ttl is None else above_zero(ttl, "ttl")
+        self.timeout, self.sleep = lease_seconds(timeout), above_zero(sleep, "sleep")
+
+    def key(self, key: Key) -> bytes:
+        return hash_key_of(self.kind, self.name, key)
+
+    def run(self, hash_key: bytes) -> _Run:
+        # The fence may go once no request that has seen it can arrive any more with a lease that has not expired.
+        kept = None if self.ttl is None else self.ttl + 2 * (self.timeout + ROUNDING)
+        return _Run(Places(self.table, hash_key, [_OWNER], self.timeout, [_RESULT], kept), self.timeout)
+
+    def encode(self, result: Any) -> bytes:
+        if result is None:
+            return b"-"
+        return b"=" + (to_bytes(result, "the function's result") if self.codec is None else self.codec.encode(result))
+
+    def decode(self, raw: bytes) -> Any:
+        if raw[:1] == b"-":
+            return None
+        return raw[1:] if self.codec is None else self.codec.decode(raw[1:])
+
+    def forget(self, hash_key: bytes, timeout: float | None) -> None:
+        self.table.multi_del(hash_key, [_RESULT, _OWNER], timeout=timeout)
+
+
+class Once:
+    """Runs a function once for each key, and tells everybody its result: for idempotency keys of requests and messages.
+
+    The first caller of a key runs the function; its result is stored in the same step that ends the run. Callers that
+    come while it runs wait for the result (or get AlreadyRunning); callers that come later get the stored one.
+
+    What "once" means where things fail:
+
+    - The function raises: nothing is stored, the error passes to its caller, and the next caller runs it again.
+    - The process dies, or stalls for longer than ``timeout``: the lease expires after ``timeout`` + 2 seconds, and the
+      next caller runs the function again, though the first run may have done all of its work but for the last step.
+      When the first process goes on, its result is not stored, and its caller gets LockNotOwnedError.
+    - A reply of Pegasus is lost: the next step reads what was applied; no run is lost or doubled for that.
+
+    So the function runs at least once, and again only after a death or a stall. What must not even then happen twice
+    needs a check of its own at the place where it happens.
+
+    Records: hash key ``once:NAME:KEY``; sort key ``result``: ``=`` and the value, or ``-`` for None; ``owner`` and
+    ``fence`` as in ``pegasus_green.recipes.leases``.
+
+    Args:
+        table: Any table. Results go through its codec; without one they are bytes, str (read back as bytes) or None.
+        name: Of this kind of work; bytes or str.
+        ttl: Seconds that a result is kept; None: for ever.
+        timeout: Seconds that the lease of a run lives without renewal, 1 to 30 days. A greenlet renews it.
+        wait: Whether a caller waits while another one runs the function.
+        sleep: Seconds between two looks of a caller that waits, at most.
+
+    Example:
+        >>> charge = Once(table, "charge", ttl=86400)
+        >>> charge.forget("order-7")
+        >>> charge.run("order-7", lambda: b"receipt 1"), charge.run("order-7", lambda: b"receipt 2")
+        (b'receipt 1', b'receipt 1')
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        name: Key,
+        *,
+        ttl: float | None = 86400.0,
+        timeout: float = 30.0,
+        wait: bool = True,
+        sleep: float = 0.1,
+    ) -> None:
+        self._results = _Results("once", table, name, ttl, timeout, sleep)
+        self._wait = wait
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return f"<Once {self._results.name.decode('utf-8', 'replace')}>"
+
+    def run(self, key: Key, function: Callable[..., Any], *args: Any) -> Any:
+        """Return the result of the key's function, from the run that there was, or from a run now.
+
+        Args:
+            key: What is done once; bytes or str.
+            function: Does it.
+            *args: Its arguments.
+
+        Returns:
+            The result as it is stored: all callers get the same.
+
+        Raises:
+            AlreadyRunning: Another caller runs it, and ``wait`` is off.
+            LockNotOwnedError: The function ran, but the lease had ended before; the result was not stored.
+            PegasusError: The records could not be reached. If the function had run, its result may be lost, and the
+                next caller runs it again after the lease.
+
+        Retries: as for ``Lock.acquire``.
+        Greenlets: any number may call at once. After a kill the next caller runs the function.
+
+        Example:
+            >>> Once(table, "welcome").run("ada", lambda: None) is None
+            True
+        """
+        results = self._results
+        hash_key = results.key(key)
+        while True:
+            run = results.run(hash_key)
+            found = run.begin()
+            if found is None:
+                break
+            if found:
+                return results.decode(found)
+            if not self._wait:
+                raise AlreadyRunning(f"{self!r}: another caller runs {key!r}", table=results.table.name)
+            doze(results.sleep)
+        try:
+            raw = results.encode(function(*args))
+            if not run.store(raw, results.ttl):
+                raise LockNotOwnedError(
+                    f"{self!r}: {key!r} was run, but its lease had ended before; the result was not stored",
+                    table=results.table.name,
+                )
+            return results.decode(raw)
+        except BaseException as error:
+            run.give_up(error)
+            raise
+
+    def result(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+        """Return the stored result of a key, or the default.
+
+        Args:
+            key: As for ``run``.
+            default: What to return when there is none.
+            timeout: Seconds; None: the client's default.
+
+        Raises:
+            PegasusError: The record could not be read.
+
+        Retries: safe.
+        Greenlets: any number may call at once.
+
+        Example:
+            >>> Once(table, "charge").result("order-8", default="not yet")
+            'not yet'
+        """
+        raw = self._results.table.get(self._results.key(key), _RESULT, timeout=timeout)
+        return default if raw is None else self._results.decode(raw)
+
+    def forget(self, key: Key, *, timeout: float | None = None) -> None:
+        """Forget a result: the next caller runs the function. A run that is under way then stores nothing.
+
+        Args:
+            key: As for ``run``.
+            timeout: Seconds; None: the client's default.
+
+        Raises:
+            PegasusError: The records could not be removed.
+
+        Retries: safe.
+        Greenlets: any number may call at once.
+
+        Example:
+            >>> Once(table, "charge").forget("order-7")
+        """
+        self._results.forget(self._results.key(key), timeout)
+
+
+class _Flight:
+    """A computation that greenlets of this process wait for together."""
+
+    __slots__ = ("over", "raw", "error", "trace")
+
+    def __init__(self) -> None:
+        self.over = Event()
+        self.raw: bytes | None = None
+        self.error: Exception | None = None
+        self.trace: TracebackType | None = None
+
+
+class Singleflight:
+    """Returns a stored value, or computes it: one of many greenlets and one of many processes does, the others wait.
+
+    Without it, all callers that miss a value at the same moment compute it (the dogpile effect, a cache stampede).
+
+    The greenlets of one process share one look into the table and one computation. Of several processes one is granted
+    a lease, the others look again each ``sleep`` seconds. When the computing process dies or stalls for longer than
+    ``timeout``, its lease expires, another one computes, and a result that comes after that is returned to its callers
+    but not stored. The same holds for a result whose key was deleted while it was computed. When the computation
+    raises, all greenlets that wait in that process get the same error; other processes try for themselves.
+
+    Records: hash key ``flight:NAME:KEY``; sort keys as for ``Once``.
+
+    Args:
+        table: Any table. Values go through its codec; without one they are bytes, str (read back as bytes) or None.
+        name: Of this kind of value; bytes or str.
+        ttl: Seconds that a value is kept.
+        timeout: Seconds that the lease of a computation lives without renewal, 1 to 30 days. A greenlet renews it.
+        sleep: Seconds between two looks while another process computes, at most.
+
+    Example:
+        >>> pages = Singleflight(table, "pages", ttl=60)
+        >>> pages.delete("/index")
+        >>> pages.get("/index", lambda: b"made"), pages.get("/index", lambda: b"made again")
+        (b'made', b'made')
+    """
+
+    def __init__(self, table: Table, name: Key, *, ttl: float, timeout: float = 30.0, sleep: float = 0.05) -> None:
+        self._results = _Results("flight", table, name, above_zero(ttl, "ttl"), timeout, sleep)
+        self._flights: dict[tuple[int, bytes], _Flight] = {}
+
+    def __repr__(self) -> str:
+        """Show the name and what is under way."""
+        return f"<Singleflight {self._results.name.decode('utf-8', 'replace')} under_way={len(self._flights)}>"
+
+    def get(self, key: Key, compute: Callable[..., Any], *args: Any) -> Any:
+        """Return the value of a key, computed where it is absent.
+
+        Args:
+            key: Bytes or str.
+            compute: Computes the value.
+            *args: Its arguments.
+
+        Returns:
+            The value as it is stored: all callers get equal ones.
+
+        Raises:
+            PegasusError: The records could not be read or written. Where a value had been computed it is not lost
+                on its callers: they get it, and the failure to store it is no error.
+
+        Retries: as for ``Lock.acquire``.
+        Greenlets: any number may call at once. When the one that computes is killed, one of those who wait computes.
+
+        Example:
+            >>> Singleflight(table, "pages", ttl=60).get("/about", lambda: "text")
+            b'text'
+        """
+        hash_key = self._results.key(key)
+        place = (id(get_hub()), hash_key)
+        while (flight := self._flights.get(place)) is not None:
+            flight.over.wait()
+            if flight.error is not None:
+                raise flight.error.with_traceback(flight.trace)
+            if flight.raw is not None:
+                return self._results.decode(flight.raw)
+        flight = self._flights[place] = _Flight()
+        try:
+            flight.raw = self._find(hash_key, compute, args)
+            return self._results.decode(flight.raw)
+        except Exception as error:
+            flight.error, flight.trace = error, error.__traceback__
+            raise
+        finally:
+            if self._flights.get(place) is flight:
+                del self._flights[place]
+            flight.over.set()
+
+    def _find(self, hash_key: bytes, compute: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+        results = self._results
+        found: bytes | None = results.table.get(hash_key, _RESULT)
+        if found is not None:
+            return found
+        while True:
+            run = results.run(hash_key)
+            found = run.begin()
+            if found is None:
+                break
+            if found:
+                return found
+            doze(results.sleep)
+        try:
+            raw = results.encode(compute(*args))
+            try:
+                run.store(raw, results.ttl)
+            except PegasusError:
+                return raw  # the value is what the callers want; somebody computes it again
+            return raw
+        except BaseException as error:
+            run.give_up(error)
+            raise
+
+    def delete(self, key: Key, *, timeout: float | None = None) -> None:
+        """Remove a value; one that is being computed is not stored.
+
+        Args:
+            key: As for ``get``.
+            timeout: Seconds; None: the client's default.
+
+        Raises:
+            PegasusError: The records could not be removed.
+
+        Retries: safe.
+        Greenlets: any number may call at once. A ``get`` that this greenlet begins afterwards does not share a
+            computation that began before.
+
+        Example:
+            >>> Singleflight(table, "pages", ttl=60).delete("/index")
+        """
+        hash_key = self._results.key(key)
+        self._results.forget(hash_key, timeout)
+        self._flights.pop((id(get_hub()), hash_key), None)

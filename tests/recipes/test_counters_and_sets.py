@@ -1,0 +1,137 @@
+"""Counter, SeenSet, Frontier: nothing is counted or worked on twice, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from pegasus_green import InvalidArgument, Table
+from pegasus_green.recipes import Counter, Frontier, Job, SeenSet
+from tests.conftest import Cluster
+from tests.recipes.helpers import no_client_bugs
+
+__all__ = ["no_client_bugs"]
+
+
+def test_a_counter_adds_up_over_its_shards(table: Table, hash_key: bytes) -> None:
+    counter = Counter(table, hash_key, shards=5, ttl=100)
+    workers = [gevent.spawn(counter.incr, number) for number in range(50)]
+    gevent.joinall(workers, raise_error=True)
+    counter.decr(5)
+    assert counter.value() == sum(range(50)) - 5
+    shards = [table.get(b"counter:%s:%03d" % (hash_key, number), "count") for number in range(5)]
+    assert sum(shard is not None for shard in shards) > 1
+    assert Counter(table, hash_key, shards=9).value() == counter.value(), "there may be more later"
+    left = [table.ttl(b"counter:%s:%03d" % (hash_key, number), "count") for number in range(5)]
+    assert all(seconds is None or seconds <= 100 for seconds in left)
+    counter.reset()
+    assert counter.value() == 0
+    with pytest.raises(InvalidArgument, match="shards must be a whole number from 1 to 1,000"):
+        Counter(table, hash_key, shards=0)
+
+
+def test_one_of_many_learns_that_an_item_is_new(table: Table, hash_key: bytes) -> None:
+    sets = [SeenSet(table, hash_key, shards=4) for _ in range(3)]
+    items = [f"item{number % 20}" for number in range(300)]
+    workers = [gevent.spawn(sets[number % 3].add, item) for number, item in enumerate(items)]
+    gevent.joinall(workers, raise_error=True)
+    assert sum(bool(worker.value) for worker in workers) == 20
+    assert sorted(sets[0]) == sorted({item.encode() for item in items})
+    assert "item3" in sets[0]
+    assert "item99" not in sets[0]
+    assert 7 not in sets[0]
+    sets[0].discard("item3")
+    assert sets[1].add("item3")
+    sets[0].clear()
+    assert list(sets[0]) == []
+    with pytest.raises(InvalidArgument, match="an item must not be empty"):
+        sets[0].add("")
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_reply_to_an_addition_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+    seen = SeenSet(table, hash_key, shards=1)
+    rule = cluster.box.fault("cut", rpc="check_and_set", when=when, count=1, contains=hash_key)
+    assert seen.add("one")
+    assert rule.hits == 1
+    assert not seen.add("one")
+
+
+def test_items_of_a_seen_set_are_forgotten_after_the_ttl(table: Table, hash_key: bytes) -> None:
+    seen = SeenSet(table, hash_key, shards=1, ttl=50)
+    assert seen.add("one")
+    left = table.ttl(b"seen:" + hash_key + b":00", "one")
+    assert left is not None
+    assert 40 < left <= 50
+
+
+def test_every_job_of_a_frontier_is_done_by_one(table: Table, hash_key: bytes) -> None:
+    frontiers = [Frontier(table, hash_key, shards=4) for _ in range(2)]
+    done: list[int] = []
+
+    def work(frontier: Frontier) -> None:
+        while (job := frontier.take()) is not None:
+            number = int(job.item)
+            for found in (2 * number, 2 * number + 1):
+                if found < 200:
+                    frontier.add(str(found))
+            assert frontier.done(job)
+            done.append(number)
+
+    assert frontiers[0].add("1")
+    workers = [gevent.spawn(work, frontiers[number % 2]) for number in range(20)]
+    while any(frontier.open for frontier in frontiers):
+        gevent.sleep(0.01)
+    for frontier in frontiers:
+        frontier.stop(10)
+    gevent.joinall(workers, raise_error=True)
+    assert sorted(done) == list(range(1, 200))
+    assert frontiers[0].states() == {"done": 199}
+
+
+def test_a_frontier_takes_over_what_a_dead_process_left(table: Table, hash_key: bytes) -> None:
+    dead = Frontier(table, hash_key, shards=2)
+    for item in ("busy", "done", "todo", "given back"):
+        assert dead.add(item)
+    jobs: dict[bytes, Job] = {}
+    for _ in range(4):
+        job = dead.take()
+        assert job is not None
+        jobs[job.item] = job
+        if job.item == b"done":
+            assert dead.done(job)
+    assert dead.again(jobs[b"given back"])
+    assert dead.resume() == {"busy": 2, "done": 1, "todo": 1}, "its own work it leaves alone"
+    assert dead.open == 4, "the one that was given back is queued twice; one of them can be claimed"
+
+    heir = Frontier(table, hash_key, shards=2)
+    assert heir.resume(busy_for=3600) == {"busy": 2, "done": 1, "todo": 1}
+    assert heir.open == 1
+    job = heir.take()
+    assert job is not None
+    assert job.item == b"given back"
+    assert heir.done(job)
+    heir.resume()
+    taken = {heir.take().item for _ in range(2)}  # type: ignore[union-attr]
+    assert taken == {b"busy", b"todo"}
+    assert not dead.done(jobs[b"busy"]), "it was taken over"
+    assert not dead.again(jobs[b"todo"])
+    dead.stop()
+    assert dead.take() is None
+    assert dead.open == 0
+    heir.clear()
+    assert heir.states() == {}
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_reply_to_a_claim_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+    frontier = Frontier(table, hash_key, shards=1)
+    assert frontier.add("one")
+    rule = cluster.box.fault("cut", rpc="check_and_set", when=when, count=1, contains=hash_key)
+    job = frontier.take()
+    assert job is not None
+    assert rule.hits == 1
+    assert frontier.done(job)
+    assert frontier.states() == {"done": 1}

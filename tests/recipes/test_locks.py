@@ -1,0 +1,417 @@
+"""Lock, Semaphore, Leader: one holder at a time, whatever is lost, late, stalled or killed."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import gevent
+import gevent.event
+import pytest
+
+from pegasus_green import Client, InvalidArgument, JsonCodec, Table
+from pegasus_green.recipes import Leader, Lock, LockError, LockNotOwnedError, Semaphore
+from tests.conftest import Cluster
+from tests.recipes.helpers import LateCopies, no_client_bugs, until
+
+__all__ = ["no_client_bugs"]
+
+
+def owner(table: Table, name: bytes) -> bytes | None:
+    value = table.get(b"lock:" + name, b"owner")
+    assert value is None or isinstance(value, bytes)
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------- the contract
+def test_one_holder_at_a_time_and_growing_fencing_tokens(table: Table, hash_key: bytes) -> None:
+    inside = most = 0
+    tokens: list[int] = []
+
+    def work() -> None:
+        nonlocal inside, most
+        with Lock(table, hash_key, sleep=0.01) as lock:
+            inside += 1
+            most = max(most, inside)
+            tokens.append(lock.fencing_token)
+            gevent.sleep(0.002)
+            inside -= 1
+
+    gevent.joinall([gevent.spawn(work) for _ in range(40)], raise_error=True)
+    assert most == 1
+    assert tokens == sorted(set(tokens))
+    assert len(tokens) == 40
+
+
+def test_methods_that_redis_users_know(table: Table, hash_key: bytes) -> None:
+    lock, other = Lock(table, hash_key, timeout=10), Lock(table, hash_key, blocking=False)
+    assert (lock.locked(), lock.owned(), lock.remaining()) == (False, False, 0.0)
+    assert lock.acquire(blocking=False)
+    assert (lock.locked(), lock.owned(), other.locked(), other.owned()) == (True, True, True, False)
+    assert not other.acquire()
+    assert not other.acquire(blocking=True, blocking_timeout=0.05)
+    assert lock.extend(100)
+    assert 100 < lock.remaining() <= 110
+    assert lock.extend(5, replace_ttl=True)
+    assert 3 < lock.remaining() <= 5
+    assert lock.reacquire()
+    assert 8 < lock.remaining() <= 10
+    lock.release()
+    assert (lock.locked(), lock.owned(), lock.remaining()) == (False, False, 0.0)
+    with pytest.raises(LockError, match="not held"):
+        lock.release()
+    with pytest.raises(LockError, match="not held"):
+        _ = lock.fencing_token
+
+
+def test_the_records_are_as_documented(table: Table, hash_key: bytes) -> None:
+    with Lock(table, hash_key, timeout=10, identity="web1:77") as lock:
+        token, fence, renewals, identity = (owner(table, hash_key) or b"").split(b" ", 3)
+        assert (len(token), renewals, identity) == (32, b"0", b"web1:77")
+        assert int(fence) == int(table.get(b"lock:" + hash_key, "fence")) == lock.fencing_token
+        left = table.ttl(b"lock:" + hash_key, "owner")
+        assert left is not None
+        assert 8 < left <= 12
+    assert owner(table, hash_key) is None
+    assert table.ttl(b"lock:" + hash_key, "fence") == float("inf")
+
+
+def test_handles_with_and_without_codec_use_the_same_lock(client: Client, cluster: Cluster, hash_key: bytes) -> None:
+    with Lock(client.table(cluster.table), hash_key):
+        assert not Lock(client.table(cluster.table, codec=JsonCodec()), hash_key).acquire(blocking=False)
+
+
+def test_a_with_block_raises_when_the_lock_is_taken(table: Table, hash_key: bytes) -> None:
+    with Lock(table, hash_key), pytest.raises(LockError, match="could not be acquired"):
+        Lock(table, hash_key, blocking_timeout=0.02, sleep=0.01).__enter__()
+
+
+def test_one_object_in_many_greenlets_is_a_lock_for_them(table: Table, hash_key: bytes) -> None:
+    lock = Lock(table, hash_key, sleep=0.005)
+    inside = most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+            gevent.sleep(0.002)
+            inside -= 1
+
+    gevent.joinall([gevent.spawn(work) for _ in range(10)], raise_error=True)
+    assert most == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"timeout": 0.5}, "timeout must be from 1 to"),
+        ({"timeout": 10**8}, "30 days"),
+        ({"timeout": "10"}, "timeout must be a number"),
+        ({"sleep": 0}, "sleep must be a number above 0"),
+    ],
+)
+def test_wrong_arguments_are_named(table: Table, arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        Lock(table, "name", **arguments)
+    with pytest.raises(InvalidArgument, match="name must not be empty"):
+        Lock(table, "")
+    with pytest.raises(InvalidArgument, match="table must be a Table, not Client"):
+        Lock(table.client, "name")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------ stalls and time
+@pytest.mark.onebox_only
+def test_a_holder_that_stalls_loses_it_and_cannot_harm_the_next(
+    cluster: Cluster, table: Table, hash_key: bytes
+) -> None:
+    stalled = Lock(table, hash_key, timeout=10, renew=False)
+    assert stalled.acquire()
+    cluster.box.advance(13)
+    following = Lock(table, hash_key, timeout=100, renew=False)
+    assert following.acquire(blocking=False)
+    assert following.fencing_token > stalled.fencing_token
+    assert not stalled.owned()
+    with pytest.raises(LockNotOwnedError):
+        stalled.extend(10)
+    with pytest.raises(LockNotOwnedError):
+        stalled.release()
+    assert following.owned()
+    following.release()
+
+
+@pytest.mark.onebox_only
+def test_on_lost_is_called_when_the_lease_is_lost(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    told: list[Any] = []
+    lock = Lock(table, hash_key, timeout=1.5, on_lost=told.append)
+    assert lock.acquire()
+    cluster.box.advance(6)
+    until(lambda: told)
+    assert told == [lock]
+    assert lock.remaining() == 0.0
+    with pytest.raises(LockNotOwnedError):
+        lock.release()
+
+
+def test_renewal_keeps_it_beyond_the_timeout(table: Table, hash_key: bytes) -> None:
+    with Lock(table, hash_key, timeout=1) as lock:
+        until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 4)
+        assert lock.owned()
+        assert lock.remaining() > 0
+
+
+def test_a_lock_object_that_is_dropped_is_not_renewed(table: Table, hash_key: bytes) -> None:
+    lock = Lock(table, hash_key, timeout=1)
+    assert lock.acquire()
+    renewal = lock._renewal
+    assert renewal is not None
+    del lock
+    gc.collect()
+    renewal.join(20)
+    assert renewal.dead
+
+
+@pytest.mark.onebox_only
+def test_a_difference_of_clocks_is_measured_or_refused(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    cluster.box.advance(5)
+    with Lock(table, hash_key, timeout=10, renew=False) as lock:
+        assert 3 < lock.remaining() <= 7, "the server lets it end 5 s earlier, less the 2 s of rounding"
+        assert lock.reacquire()
+        assert lock.remaining() <= 7
+    cluster.box.advance(100)
+    lock = Lock(table, hash_key, timeout=10)
+    with pytest.raises(LockError, match="compare the clocks"):
+        lock.acquire()
+    assert lock.remaining() == 0.0
+
+
+def test_fencing_tokens_grow_even_when_the_fence_record_is_lost(table: Table, hash_key: bytes) -> None:
+    with Lock(table, hash_key) as lock:
+        before = lock.fencing_token
+    table.remove(b"lock:" + hash_key, "fence")
+    gevent.sleep(0.005)
+    with Lock(table, hash_key) as lock:
+        assert lock.fencing_token > before
+
+
+# ----------------------------------------------------------------------------------------------------- unknown outcomes
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_reply_to_a_grant_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+    rule = cluster.box.fault("cut", rpc="check_and_mutate", when=when, count=1, contains=hash_key)
+    lock = Lock(table, hash_key)
+    assert lock.acquire(blocking=False)
+    assert rule.hits == 1
+    assert lock.owned()
+    assert not Lock(table, hash_key).acquire(blocking=False)
+    lock.release()
+    assert owner(table, hash_key) is None
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_reply_to_a_release_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+    lock = Lock(table, hash_key)
+    assert lock.acquire()
+    rule = cluster.box.fault("cut", rpc="check_and_mutate", when=when, count=1, contains=hash_key)
+    lock.release()
+    assert rule.hits == 1
+    assert owner(table, hash_key) is None
+
+
+@pytest.mark.onebox_only
+def test_the_reply_to_a_renewal_is_lost(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    lock = Lock(table, hash_key, renew=False, timeout=10)
+    assert lock.acquire()
+    cluster.box.fault("cut", rpc="check_and_set", when="after", count=1, contains=hash_key)
+    with pytest.raises(Exception, match="outcome=unknown"):
+        lock.extend(50, replace_ttl=True)
+    assert lock.remaining() <= 10, "the earlier end counts"
+    assert lock.extend(100, replace_ttl=True)
+    assert lock.remaining() > 90
+    lock.release()
+
+
+def test_a_late_copy_of_a_renewal_does_not_undo_a_newer_one(table: Table, hash_key: bytes) -> None:
+    lock = Lock(table, hash_key, renew=False, timeout=10)
+    lock._places.table = copies = LateCopies(table)  # type: ignore[assignment]
+    assert lock.acquire()
+    assert lock.extend(20, replace_ttl=True)
+    assert lock.extend(500, replace_ttl=True)
+    assert not copies.deliver(-2)
+    left = table.ttl(b"lock:" + hash_key, "owner")
+    assert left is not None
+    assert left > 400
+    lock.release()
+
+
+def test_late_copies_of_a_grant_and_a_release_change_nothing(table: Table, hash_key: bytes) -> None:
+    first, second = Lock(table, hash_key, renew=False), Lock(table, hash_key, renew=False)
+    first._places.table = copies = LateCopies(table)  # type: ignore[assignment]
+    assert first.acquire()
+    first.release()
+    assert not copies.deliver(0), "the grant was applied again and the lock is taken by nobody"
+    assert second.acquire(blocking=False)
+    assert not copies.deliver(0)
+    assert not copies.deliver(1), "the release of one holder removed another"
+    assert second.owned()
+    second.release()
+
+
+@pytest.mark.onebox_only
+def test_a_caller_killed_while_it_acquires_leaves_it_free(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    rule = cluster.box.fault("delay", rpc="check_and_mutate", when="after", count=1, seconds=0.3, contains=hash_key)
+    taker = gevent.spawn(Lock(table, hash_key).acquire)
+    until(lambda: rule.hits == 1)
+    taker.kill()
+    until(lambda: owner(table, hash_key) is None)
+    with Lock(table, hash_key, blocking_timeout=5):
+        pass
+
+
+def test_a_holder_killed_in_the_block_releases_it(table: Table, hash_key: bytes) -> None:
+    held = gevent.event.Event()
+
+    def work() -> None:
+        with Lock(table, hash_key):
+            held.set()
+            gevent.sleep(60)
+
+    worker = gevent.spawn(work)
+    held.wait()
+    worker.kill()
+    with Lock(table, hash_key, sleep=0.01, blocking_timeout=10):
+        pass
+
+
+@pytest.mark.onebox_only
+def test_a_lease_ends_while_the_servers_refuse_everything(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    told: list[Any] = []
+    lock = Lock(table, hash_key, timeout=1, on_lost=told.append)
+    assert lock.acquire()
+    rule = cluster.box.fault("error", rpc="data", error="ERR_BUSY", contains=hash_key)
+    until(lambda: told)
+    assert lock.remaining() == 0.0
+    rule.remove()
+    until(lambda: not lock.locked())
+
+
+def test_a_forked_child_does_not_hold_it(table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = Lock(table, hash_key)
+    assert lock.acquire()
+    real = os.getpid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: real + 1)
+        assert lock.remaining() == 0.0
+        with pytest.raises(LockError, match="not held"):
+            lock.release()
+    lock.release()
+
+
+# ------------------------------------------------------------------------------------------------------------ Semaphore
+def test_a_semaphore_has_so_many_places(table: Table, hash_key: bytes) -> None:
+    inside = most = 0
+
+    def work() -> None:
+        nonlocal inside, most
+        with Semaphore(table, hash_key, value=3, sleep=0.01):
+            inside += 1
+            most = max(most, inside)
+            gevent.sleep(0.01)
+            inside -= 1
+
+    gevent.joinall([gevent.spawn(work) for _ in range(20)], raise_error=True)
+    assert most == 3
+
+
+@pytest.mark.onebox_only
+def test_a_place_of_a_stalled_holder_is_given_to_another(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    first, second = (Semaphore(table, hash_key, value=2, timeout=10, renew=False) for _ in range(2))
+    third = Semaphore(table, hash_key, value=2, timeout=100, renew=False, blocking=False)
+    assert first.acquire()
+    assert second.acquire()
+    assert second.extend(100)
+    assert third.locked()
+    assert not third.acquire()
+    cluster.box.advance(13)
+    assert not third.locked()
+    assert third.acquire()
+    assert third.fencing_token > second.fencing_token
+    assert (first.owned(), second.owned(), third.owned()) == (False, True, True)
+    second.release()
+    third.release()
+
+
+# --------------------------------------------------------------------------------------------------------------- Leader
+def test_one_leads_at_a_time_and_the_next_follows(table: Table, hash_key: bytes) -> None:
+    seen: list[tuple[bytes | None, bool, int]] = []
+
+    def stand(identity: str) -> str:
+        leader = Leader(table, hash_key, identity=identity, sleep=0.01)
+
+        def lead() -> str:
+            seen.append((leader.current(), leader.is_leader, leader.fencing_token))
+            gevent.sleep(0.01)
+            return identity
+
+        return leader.run(lead)
+
+    candidates = [gevent.spawn(stand, f"web{number}") for number in range(5)]
+    gevent.joinall(candidates, raise_error=True)
+    assert [worker.value for worker in candidates] == [f"web{number}" for number in range(5)]
+    assert sorted(identity or b"" for identity, _, _ in seen) == [b"web%d" % number for number in range(5)]
+    assert all(leads for _, leads, _ in seen)
+    fences = [fence for _, _, fence in seen]
+    assert fences == sorted(set(fences))
+    assert Leader(table, hash_key).current() is None
+
+
+@pytest.mark.onebox_only
+def test_a_leader_that_loses_the_lease_is_stopped(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    leader = Leader(table, hash_key, timeout=1.5)
+    ended: list[str] = []
+
+    def lead() -> None:
+        try:
+            gevent.sleep(60)
+        finally:
+            ended.append("stopped")
+
+    term = gevent.spawn(leader.run, lead)
+    until(lambda: leader.is_leader)
+    cluster.box.advance(6)
+    caught = None
+    try:
+        term.get(timeout=20)
+    except LockNotOwnedError as error:
+        caught = error
+    assert caught is not None
+    assert ended == ["stopped"]
+    assert not leader.is_leader
+
+
+def test_a_leader_that_is_killed_or_fails_gives_the_office_back(table: Table, hash_key: bytes) -> None:
+    leader = Leader(table, hash_key, identity="one", sleep=0.01)
+    ended: list[str] = []
+
+    def lead() -> None:
+        try:
+            gevent.sleep(60)
+        finally:
+            ended.append("stopped")
+
+    term = gevent.spawn(leader.run, lead)
+    until(lambda: leader.is_leader)
+    term.kill()
+    until(lambda: leader.current() is None)
+    assert ended == ["stopped"]
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        leader.run(fail)
+    assert leader.current() is None
+    with Lock(table, hash_key):  # another kind of record
+        assert leader.run(lambda: 7, blocking_timeout=5) == 7

@@ -15,7 +15,7 @@ PYTEST := $(PY) -m pytest
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
 
-.PHONY: help install demo test test-loaded quick test-real test-peer conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
+.PHONY: help install demo test test-loaded quick test-real test-peer test-contrib conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ test-real: install ## the integration tests against a cluster: PEGASUS_META=host
 
 test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own venv; Python 3.11, else left out)
 	$(PY) -m tests.peer.run
+
+test-contrib: install ## the backends for frameworks, in two environments: LANE=new or old, ARGS for pytest
+	$(PY) -m tests.contrib.run $(LANE) $(if $(ARGS),-- $(ARGS))
 
 conformance: install ## replay the recordings of a real cluster, with a summary
 	$(ONEBOX_PYTEST) tests/conformance -s
@@ -98,5 +101,5 @@ dist-native: install ## wheel with the compiled core for this platform and every
 	@ls -l dist
 
 clean: ## remove everything that these commands made
-	rm -rf .venv .venv-peer .venv-bench .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf .venv .venv-peer .venv-bench .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type
     from .retry import RetryPolicy
     from .scanner import Scanner
+    from .shared import shared_client
     from .table import Table
 
 # Where each public name lives.
@@ -98,6 +99,7 @@ _NAMES = {
     "pegasus_types": "MultiGetOptions ScanOptions error_types filter_type",
     "retry": "RetryPolicy",
     "scanner": "Scanner",
+    "shared": "shared_client",
     "table": "Table",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -175,6 +177,7 @@ __all__ = [
     "error_types",
     "errors",
     "filter_type",
+    "shared_client",
 ]
 
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())

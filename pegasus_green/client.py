@@ -104,6 +104,16 @@ class Client:
     __getitem__ = table
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was called.
+
+        Example:
+            >>> client.closed
+            False
+        """
+        return self._cluster.pool.closed
+
+    @property
     def admin(self) -> Admin:
         """Administration of the cluster: tables, partitions, nodes, envs, splits.
 

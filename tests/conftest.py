@@ -78,7 +78,9 @@ def pytest_report_header(config: pytest.Config) -> str:
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("gevent", "greenlet", "thrift"))
     mode = "patched" if monkey.is_module_patched("socket") else "unpatched"
     mode += ", compiled core" if accelerated else ", pure Python"
-    return f"pegasus_green: {mode}, cluster {config.getoption('--real-meta') or 'embedded'}, {versions}"
+    lane = os.environ.get("PEGASUS_GREEN_CONTRIB")
+    frameworks = f"frameworks of lane {lane}" if lane else "without tests/contrib, which `make test-contrib` runs"
+    return f"pegasus_green: {mode}, cluster {config.getoption('--real-meta') or 'embedded'}, {versions}, {frameworks}"
 
 
 def _area(item: pytest.Item) -> str:

@@ -54,6 +54,7 @@ MODULES = [
     "recipes.sets",
     "retry",
     "scanner.iterator",
+    "shared",
     "table",
 ]
 HANDLE = tuple(f"pegasus_green.{name}" for name in ONEBOX if name.split(".")[-1] not in ("assembly", "cluster"))

@@ -14,7 +14,7 @@ from pegasus_green import ClientOptions, HedgePolicy, RetryPolicy, ScanOptions, 
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## What the promises do not say\n")[0]

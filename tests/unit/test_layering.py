@@ -14,16 +14,17 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "pegasus_green"
 
 # Each layer's modules (a package stands for all below it) and what it may import besides itself, by layer.
-BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, RECIPES, FACE, ONEBOX, TOP, ROOT = (
-    "base", "protocol", "transport", "cluster", "client", "recipes", "face", "onebox", "top", "root",
+BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, RECIPES, CONTRIB, FACE, ONEBOX, TOP, ROOT = (
+    "base", "protocol", "transport", "cluster", "client", "recipes", "contrib", "face", "onebox", "top", "root",
 )  # fmt: skip
 LAYERS: dict[str, tuple[str, ...]] = {
     BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
     PROTOCOL: ("protocol",),
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),
-    CLIENT: ("client", "table", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs"),
+    CLIENT: ("client", "table", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs", "shared"),
     RECIPES: ("recipes",),
+    CONTRIB: ("contrib",),  # and no module of it imports another
     FACE: ("pegasus", "pegasus_types"),
     ONEBOX: ("onebox",),
     TOP: ("cli", "__main__"),
@@ -36,10 +37,11 @@ ARROWS: dict[str, tuple[str, ...]] = {
     CLUSTER: (TRANSPORT, PROTOCOL, BASE),
     CLIENT: (CLUSTER, TRANSPORT, PROTOCOL, BASE),
     RECIPES: (CLIENT, BASE),
+    CONTRIB: (RECIPES, CLIENT, BASE),
     FACE: (CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
     ONEBOX: (PROTOCOL,),  # and of the base only ONEBOX_BASE
-    TOP: (FACE, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE, ONEBOX, ROOT),
-    ROOT: (FACE, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
+    TOP: (FACE, RECIPES, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE, ONEBOX, ROOT),
+    ROOT: (FACE, RECIPES, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
 }
 ONEBOX_BASE = ("errors", "keys", "model", "_version")
 
@@ -78,10 +80,24 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     CLUSTER: ("gevent", "greenlet"),
     CLIENT: ("gevent", "greenlet", "zstandard"),
     RECIPES: ("gevent",),
+    CONTRIB: ("gevent",),  # and each module its framework: FRAMEWORKS
     FACE: ("gevent",),
     ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
     TOP: ("gevent", "click", "rich", "prompt_toolkit", "tomli", "zstandard", "matplotlib"),
     ROOT: (),
+}
+# What each module of contrib may import besides: the framework that it is for, and that alone.
+FRAMEWORKS: dict[str, tuple[str, ...]] = {
+    "contrib": (),
+    "contrib.cachelib": ("cachelib",),
+    "contrib.celery": ("celery", "kombu"),
+    "contrib.django": ("django", "asgiref"),
+    "contrib.dogpile": ("dogpile",),
+    "contrib.limits": ("limits",),
+    "contrib.locust": ("locust",),
+    "contrib.opentelemetry": ("opentelemetry",),
+    "contrib.prometheus": ("prometheus_client",),
+    "contrib.requests_cache": ("requests_cache", "requests"),
 }
 IO = ("socket", "select", "selectors", "ssl", "threading", "subprocess", "asyncio")
 FORBIDDEN: dict[str, tuple[str, ...]] = {BASE: IO, PROTOCOL: (*IO, "time", "datetime", "logging")}
@@ -173,7 +189,7 @@ def test_arrows_go_one_way(name: str) -> None:
         target = _below(found.module)
         if target is None:
             top = found.module.split(".")[0]
-            known = top in sys.stdlib_module_names or top in PACKAGES[layer]
+            known = top in sys.stdlib_module_names or top in (*PACKAGES[layer], *FRAMEWORKS.get(name, ()))
             if found.when != "typing" and (not known or top in FORBIDDEN.get(layer, ())):
                 wrong.append(where)
         elif target.split(".")[0] in ONEBOX_BASE and layer == ONEBOX:
@@ -252,20 +268,10 @@ def test_circles_are_found() -> None:
     assert _circles(graph) == [frozenset("bc")]
 
 
-def test_no_cycle_at_import() -> None:
-    """Modules of one layer may use each other, but not in a circle when they are imported."""
-    graph: dict[str, set[str]] = {
-        name: {target for i in imports(name) if i.when == "import" and (target := _below(i.module)) in NAMES} - {name}
-        for name in NAMES
-    }
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, "cycle: " + " -> ".join([*trail[trail.index(name) :], name])
-        if name not in done:
-            for target in sorted(graph[name]):
-                visit(target, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
+def test_no_module_of_contrib_imports_another() -> None:
+    """Whoever uses one framework needs nothing of the others."""
+    modules = [name for name in NAMES if name.startswith("contrib.")]
+    assert not [name for name in modules if name not in FRAMEWORKS], "name its framework in FRAMEWORKS"
+    for name in modules:
+        targets = {_below(found.module) for found in imports(name)} - {None}
+        assert not [target for target in targets if target and target.split(".")[0] == "contrib"], name

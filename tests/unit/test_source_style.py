@@ -91,6 +91,7 @@ PUBLIC: tuple[str, ...] = (
     "error_types",
     "errors",
     "filter_type",
+    "shared_client",
 )
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pegasus_green.onebox.process import OneboxProcess
+    from pegasus_green.onebox import OneboxProcess
 
 # The frameworks are in environments of their own: elsewhere there is nothing here to collect.
 collect_ignore_glob = [] if os.environ.get("PEGASUS_GREEN_CONTRIB") else ["test_*.py"]

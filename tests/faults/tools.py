@@ -47,7 +47,7 @@ def settled(look: Callable[[], list[str]], seconds: float = 3.0) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5.0, step: float = 0.005) -> float:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0, step: float = 0.005) -> float:
     """Wait until a condition holds and return the seconds it took; fail when it does not."""
     begin = monotonic()
     while not condition():

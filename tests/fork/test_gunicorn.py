@@ -62,7 +62,7 @@ def test_preload_with_calls_in_flight() -> None:
             universal_newlines=True,
         )
         try:
-            wait_until(lambda: answers(address), 20.0)
+            wait_until(lambda: answers(address))
             pages = [gevent.spawn(fetch, address, f"/?mark=worker-{number}.") for number in range(60)]
             gevent.joinall(pages, raise_error=True)
             # The master's greenlets finish in the master.

@@ -14,7 +14,7 @@ from tests.integration.helpers import no_client_bugs
 __all__ = ["LateCopies", "no_client_bugs", "until"]
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait for a condition; fail when it does not come."""
     end = time.monotonic() + seconds
     while not condition():

@@ -320,7 +320,7 @@ class BlackHole:
             sock.close()
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 5.0) -> None:
+def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     """Wait until a condition holds; fail when it does not in time."""
     until = monotonic() + seconds
     while not true():

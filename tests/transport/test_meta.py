@@ -228,7 +228,7 @@ def test_leader_that_dies_is_replaced(metas: Metas) -> None:
     metas.follow(second)
     begin = len(second.queries)
     table._dispatcher.routes.request()
-    wait_until(lambda: client._cluster.meta.leader == second.address, 2.0)
+    wait_until(lambda: client._cluster.meta.leader == second.address)
     assert len(second.queries) > begin
 
 

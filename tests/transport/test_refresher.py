@@ -192,7 +192,7 @@ def test_lost_server_asks_for_routes_without_any_call(stage: Stage) -> None:
     table.warm_up()
     before = len(stage.meta.queries)
     server.stop()
-    wait_until(lambda: len(stage.meta.queries) > before, 1.0)
+    wait_until(lambda: len(stage.meta.queries) > before)
 
 
 def test_failed_queries_keep_the_old_routes(stage: Stage) -> None:

@@ -434,4 +434,4 @@ def test_killed_callers_leave_no_timer_and_no_reference(stage: Stage) -> None:
     wait_until(lambda: len(server.requests) == 50)
     gevent.killall(callers)
     assert connection.pending == {}
-    wait_until(lambda: not connection._referenced, 1.0)
+    wait_until(lambda: not connection._referenced)

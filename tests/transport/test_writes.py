@@ -63,8 +63,11 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 # -------------------------------------------------------------------------------------------------- coalescing
-def test_hundred_callers_of_one_pass_leave_by_two_writes(stage: Stage, counting: Counting) -> None:
-    """The first goes at once, since nothing else is under way; the others by one flush."""
+def test_hundred_callers_of_one_pass_leave_by_few_writes(stage: Stage, counting: Counting) -> None:
+    """The first goes at once, since nothing else is under way; the others by one flush for each pass of the hub.
+
+    The hub starts 50 greenlets in a pass, and on a slow machine the first reply comes between two passes.
+    """
     server = stage.server()
     table = stage.table()
     table.warm_up()
@@ -72,7 +75,7 @@ def test_hundred_callers_of_one_pass_leave_by_two_writes(stage: Stage, counting:
     callers = [gevent.spawn(table.set, f"h{n}", "s", b"v" * 100) for n in range(100)]
     gevent.joinall(callers, raise_error=True)
     assert len(server.requests) == 100
-    assert len(counting.sizes) - before == 2
+    assert len(counting.sizes) - before <= 4
 
 
 def test_answers_to_answers_leave_together(stage: Stage, counting: Counting) -> None:

@@ -29,6 +29,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "scan": "scans:scan",
         "count": "scans:count",
     },
+    "Many rows": {
+        "export": "bulk.commands:export",
+        "import": "bulk.commands:import_",
+        "copy": "bulk.commands:copy",
+        "clear": "bulk.commands:clear",
+    },
 }
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
 HELP = f"""Look at the rows, tables and servers of a Pegasus cluster, and change them.

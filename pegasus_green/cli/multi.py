@@ -18,7 +18,11 @@ range_options = options(
     click.option("--start-exclusive", is_flag=True, help="Leave --start itself out."),
     click.option("--stop-inclusive", is_flag=True, help="Take --stop itself, too."),
     click.option("--prefix", metavar="TEXT", help="Sort keys that begin so."),
-    click.option("--filter", "sort_filter", metavar="FILTER", help="Sort keys: prefix:, suffix: or contains:TEXT."),
+)
+
+
+sort_filter_option = click.option(
+    "--filter", "--sort-filter", "sort_filter", metavar="FILTER", help="Sort keys: prefix:, suffix: or contains:TEXT."
 )
 
 
@@ -44,6 +48,7 @@ def is_whole(found: dict[str, Any]) -> bool:
     hash_key_argument,
     click.argument("sort_keys", metavar="[SORT_KEY]...", nargs=-1),
     range_options,
+    sort_filter_option,
     click.option("--reverse", is_flag=True, help="Begin with the last sort key."),
     click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
     click.option("--no-value", is_flag=True, help="Leave the values out."),
@@ -105,6 +110,7 @@ def mset(app: App, hash_key: str, pairs: tuple[str, ...], ttl: float | None) -> 
     hash_key_argument,
     click.argument("sort_keys", metavar="[SORT_KEY]...", nargs=-1),
     range_options,
+    sort_filter_option,
     click.option("--all", "everything", is_flag=True, help="All rows of the hash key."),
 )
 @pass_app

@@ -11,14 +11,14 @@ import click
 from gevent.pool import Pool
 
 from .frame import OK, App, command, options, pass_app
-from .multi import is_whole, range_options, selection
+from .multi import is_whole, range_options, selection, sort_filter_option
 from .output import Column, key, number, show, value
 
 PAGE = 1000
 
 filter_options = options(
     click.option("--hash-filter", metavar="FILTER", help="Hash keys: prefix:, suffix: or contains:TEXT."),
-    click.option("--sort-filter", metavar="FILTER", help="Sort keys: prefix:, suffix: or contains:TEXT."),
+    sort_filter_option,
 )
 parallel_option = click.option(
     "--parallel", type=click.IntRange(1, 1024), default=4, metavar="N", help="Partitions read at the same time [4]."
@@ -37,6 +37,7 @@ partition_option = click.option(
 @options(
     click.argument("hash_key", metavar="[HASH_KEY]", required=False),
     range_options,
+    sort_filter_option,
     click.option("--hash-filter", metavar="FILTER", help="Without HASH_KEY: prefix:, suffix: or contains:TEXT."),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Most keys."),
 )

@@ -308,6 +308,12 @@ class ScanOperations(TableBase):
         return shape if decode_value is not None or query.with_ttl else None
 
 
+def with_expiry(scanner: Scanner) -> Scanner:
+    """Have a scanner made with ``with_ttl`` give the expiry as it is stored: seconds since EPOCH, 0 for none."""
+    scanner._shape = None  # nothing was read yet
+    return scanner
+
+
 def _seconds_left(expire_ts: int) -> float:
     # The server compares as unsigned, and what it has sent a moment ago is not expired, whatever our clock says.
     return max((expire_ts & 0xFFFFFFFF) + EPOCH - int(time()), 1) if expire_ts else math.inf

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,9 +55,12 @@ class Tool:
 
     def start(self, *words: str, table: str = "temp", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a process of the tool."""
+        # Where the process has a hub with children of its own, gevent's reaps them all.
+        popen = settings.pop("popen", subprocess.Popen)
         command = [sys.executable, "-m", "pegasus_green", *words]
         settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **settings}
-        return subprocess.Popen(command, cwd=ROOT, env=self.env(table), **settings)
+        process: subprocess.Popen[bytes] = popen(command, cwd=ROOT, env=self.env(table), **settings)
+        return process
 
     def process(self, *words: str, table: str = "temp", stdin: str | bytes = b"", status: int | None = 0) -> Done:
         """Run the tool in a process of its own; status None: any exit status is fine."""
@@ -66,6 +73,28 @@ class Tool:
         done = Done(process.returncode, out.decode(), err.decode())
         assert status is None or done.status == status, (words, done)
         return done
+
+    def terminal(self, *words: str, answer: str = "", table: str = "temp") -> Done:
+        """Run the tool on a terminal of its own; answer a question."""
+        primary, secondary = pty.openpty()
+        fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+        self.environment["TERM"] = "xterm-256color"
+        try:
+            process = self.start(*words, table=table, stdin=secondary, stdout=secondary, stderr=secondary)
+        finally:
+            del self.environment["TERM"]
+            os.close(secondary)
+        os.write(primary, answer.encode())
+        seen = b""
+        try:
+            while data := os.read(primary, 65536):
+                seen += data
+        except OSError:  # the other end is closed
+            pass
+        finally:
+            os.close(primary)
+            status = process.wait(30)
+        return Done(status, seen.decode(), "")
 
     def run(self, capfd: pytest.CaptureFixture[str], *words: str, table: str = "temp", status: int | None = 0) -> Done:
         """Run the tool in this process, which is quicker."""

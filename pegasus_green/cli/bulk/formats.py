@@ -1,0 +1,259 @@
+"""Files of rows: JSON lines, CSV, and a compact binary form; each may be compressed with zstd.
+
+The binary form is the magic line ``pegasus-green rows 1`` and the rows: lengths of hash key (u16), sort key and value
+(u32 each) and the Unix time of expiry (u32, 0: never), big-endian, then the bytes of the three.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import IO, Any
+
+from ...errors import InvalidArgument
+from ..text import Coding
+
+# Hash key, sort key, value, Unix time of expiry (0: never).
+Row = tuple[bytes, bytes, bytes, int]
+FORMATS = ("jsonl", "csv", "binary")
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".bin": "binary", ".rows": "binary"}
+FIELDS = ("hash_key", "sort_key", "value", "expires_at")
+MAGIC = b"pegasus-green rows 1\n"
+_HEAD = struct.Struct(">HIII")
+# No key or value of a real table is longer: a request has 1 MiB by default.
+MAX_FIELD = 1 << 30
+READ_BYTES = 1 << 20
+
+
+def guess(path: str) -> tuple[str | None, bool]:
+    """Return the format that a file's name tells (None: it tells none), and whether it is compressed."""
+    suffixes = Path(path).suffixes
+    compressed = bool(suffixes) and suffixes[-1] == ".zst"
+    if compressed:
+        suffixes.pop()
+    return SUFFIXES.get(suffixes[-1] if suffixes else ""), compressed
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+def encoder(form: str, keys: Coding, values: Coding) -> tuple[bytes, Callable[[Iterable[Row]], bytes]]:
+    """Return what a file begins with, and the function that turns rows into bytes."""
+    if form == "binary":
+        return MAGIC, _binary
+    if form == "csv":
+        return (",".join(FIELDS) + "\n").encode(), _csv_encoder(keys, values)
+    return b"", _json_encoder(keys, values)
+
+
+def _binary(rows: Iterable[Row]) -> bytes:
+    pack = _HEAD.pack
+    parts: list[bytes] = []
+    for first, second, value, expires in rows:
+        parts += (pack(len(first), len(second), len(value), expires), first, second, value)
+    return b"".join(parts)
+
+
+def _csv_encoder(keys: Coding, values: Coding) -> Callable[[Iterable[Row]], bytes]:
+    key, value = keys.encode, values.encode
+
+    def encode(rows: Iterable[Row]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            (key(first), key(second), value(data), expires or "") for first, second, data, expires in rows
+        )
+        return text.getvalue().encode()
+
+    return encode
+
+
+def _json_encoder(keys: Coding, values: Coding) -> Callable[[Iterable[Row]], bytes]:
+    key, value = keys.encode, values.encode
+
+    def encode(rows: Iterable[Row]) -> bytes:
+        lines = []
+        for first, second, data, expires in rows:
+            until = f', "expires_at": {expires}' if expires else ""
+            lines.append(
+                f'{{"hash_key": {encode_basestring(key(first))}, "sort_key": {encode_basestring(key(second))},'
+                f' "value": {encode_basestring(value(data))}{until}}}\n'
+            )
+        return "".join(lines).encode()
+
+    return encode
+
+
+class Compressor:
+    """Bytes as frames of zstd, one a checkpoint: a file that is cut behind a frame is whole."""
+
+    def __init__(self) -> None:
+        """Begin the first frame.
+
+        Raises:
+            InvalidArgument: zstandard is not installed.
+        """
+        self._frame: Any = None
+        self._new = zstd().ZstdCompressor().compressobj
+
+    def compress(self, data: bytes) -> bytes:
+        """Return the compressed bytes that are ready."""
+        if self._frame is None:
+            self._frame = self._new()
+        return bytes(self._frame.compress(data))
+
+    def end_frame(self) -> bytes:
+        """Return the rest of the frame."""
+        frame, self._frame = self._frame, None
+        return b"" if frame is None else bytes(frame.flush())
+
+
+def zstd() -> Any:
+    """Import zstandard.
+
+    Raises:
+        InvalidArgument: It is not installed.
+    """
+    try:
+        import zstandard
+    except ModuleNotFoundError:
+        raise InvalidArgument("compressed files need zstandard: pip install 'pegasus_green[zstd]'") from None
+    return zstandard
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+class Malformed(InvalidArgument):
+    """A file holds what is no row; the message says where."""
+
+
+class Counted(io.RawIOBase):
+    """A file that counts the bytes read from it."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        """Read from a file."""
+        self._raw = raw
+        self.count = 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer."""
+        read = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        self.count += read or 0
+        return int(read or 0)
+
+    def close(self) -> None:
+        """Close the file, unless it is stdin."""
+        if self._raw is not sys.stdin.buffer:
+            self._raw.close()
+        super().close()
+
+
+def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str, Counted, IO[bytes]]:
+    """Open a file of rows, or stdin for "-"; what its name does not tell is told by its first bytes.
+
+    Returns:
+        Its form, the file that counts bytes as they are on disk, and the file to read from.
+
+    Raises:
+        InvalidArgument: It cannot be opened.
+    """
+    try:
+        raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - closed by the command
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from None
+    named, squeezed = guess(path)
+    counted = Counted(raw)
+    data: Any = io.BufferedReader(counted, READ_BYTES)
+    if compressed or squeezed or (compressed is None and data.peek(4)[:4] == b"\x28\xb5\x2f\xfd"):
+        reader = zstd().ZstdDecompressor().stream_reader(data, read_across_frames=True)
+        data = io.BufferedReader(reader, READ_BYTES)
+    if form is None:
+        begin = data.peek(len(MAGIC))
+        form = named or ("binary" if begin.startswith(MAGIC) else "csv" if begin[:8] == b"hash_key" else "jsonl")
+    return form, counted, data
+
+
+def decoder(form: str, file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
+    """Yield the rows of a file behind the first ones; a line that is no row is yielded as the error.
+
+    Args:
+        form: One of ``FORMATS``.
+        file: What to read.
+        keys: How keys are written.
+        values: How values are written.
+        skip: So many rows are passed over.
+
+    Raises:
+        Malformed: The rest of the file cannot be read.
+    """
+    if form == "binary":
+        return _read_binary(file, skip)
+    return _read_csv(file, keys, values, skip) if form == "csv" else _read_json(file, keys, values, skip)
+
+
+def _read_binary(file: IO[bytes], skip: int) -> Iterator[Row | Malformed]:
+    if file.read(len(MAGIC)) != MAGIC:
+        raise Malformed(f"the file does not begin with {MAGIC.decode().strip()!r}")
+    number = 0
+    while head := file.read(_HEAD.size):
+        number += 1
+        if len(head) < _HEAD.size:
+            raise Malformed(f"row {number} is cut off")
+        first, second, value, expires = _HEAD.unpack(head)
+        if max(second, value) > MAX_FIELD:
+            raise Malformed(f"row {number} says that it has {max(second, value):,} bytes: the file is damaged")
+        body = file.read(first + second + value)
+        if len(body) < first + second + value:
+            raise Malformed(f"row {number} is cut off")
+        if number > skip:
+            yield body[:first], body[first : first + second], body[first + second :], expires
+
+
+def _read_json(file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
+    for number, line in enumerate(file, 1):
+        if number > skip:
+            yield _row_of_json(line, number, keys, values)
+
+
+def _row_of_json(line: bytes, number: int, keys: Coding, values: Coding) -> Row | Malformed:
+    try:
+        found = json.loads(line)
+        expires = found.get("expires_at") or 0
+        if type(expires) is not int or not 0 <= expires < 2**32:
+            raise ValueError(f"expires_at {expires!r} is no Unix time")
+        return (
+            keys.decode(found["hash_key"]),
+            keys.decode(found.get("sort_key", "")),
+            values.decode(found["value"]),
+            expires,
+        )
+    except KeyError as error:
+        return Malformed(f"line {number}: there is no {error.args[0]}")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return Malformed(f"line {number}: {error}")
+
+
+def _read_csv(file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
+    csv.field_size_limit(MAX_FIELD)
+    lines = csv.reader(io.TextIOWrapper(file, "utf-8", "surrogateescape", newline=""))
+    heading = next(lines, [])
+    try:
+        places = [heading.index(name) for name in FIELDS[:3]]
+    except ValueError as error:
+        raise Malformed(f"the first line names no column {str(error).split()[0]}: {','.join(heading)}") from None
+    until = heading.index("expires_at") if "expires_at" in heading else None
+    for number, cells in enumerate(lines, 1):
+        if number <= skip:
+            continue
+        try:
+            first, second, value = (cells[at] for at in places)
+            expires = int(cells[until]) if until is not None and cells[until] else 0
+            yield keys.decode(first), keys.decode(second), values.decode(value), expires
+        except (ValueError, IndexError) as error:
+            yield Malformed(f"row {number}: {error}")

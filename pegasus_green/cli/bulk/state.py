@@ -1,0 +1,86 @@
+"""What a long command has done, on disk, so that it can go on after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import gevent
+
+VERSION = 1
+
+
+class State:
+    """A state file.
+
+    It is replaced as a whole, so a kill leaves either the old or the new one.
+
+    Attributes:
+        path: The file; None: the command keeps none.
+        job: What is done: a command that is resumed must be the same.
+        done: How far it is.
+    """
+
+    def __init__(self, path: str | None, job: dict[str, Any], *, resume: bool) -> None:
+        """Begin anew, or read how far an earlier run came.
+
+        Raises:
+            UsageError: There is a file and no ``resume``, or the other way round, or it is of another job.
+        """
+        self.path = None if path is None else Path(path)
+        self.job = job
+        self.done: dict[str, Any] = {}
+        if self.path is None:
+            if resume:
+                raise click.UsageError("--resume needs the state file: give --state FILE")
+            return
+        if resume:
+            self._read(self.path)
+        elif self.path.exists():
+            raise click.UsageError(
+                f"{self.path} is the state of a run that did not end: give --resume to go on with it, or remove it"
+            )
+
+    def _read(self, path: Path) -> None:
+        try:
+            found = json.loads(path.read_text())
+            version, job, self.done = found["version"], found["job"], found["done"]
+        except FileNotFoundError:
+            # The run that is resumed was killed before its first checkpoint, or has ended.
+            raise click.UsageError(f"there is no state file {path}: nothing to resume") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise click.UsageError(f"the state file {path} cannot be read: {error}") from None
+        if version != VERSION:
+            raise click.UsageError(f"the state file {path} is of version {version}, not {VERSION}")
+        other = [name for name in self.job if job.get(name) != self.job[name]]
+        if other:
+            name = other[0]
+            raise click.UsageError(
+                f"the state file {path} is of another job: {name} was {job.get(name)!r} there, not {self.job[name]!r}"
+            )
+
+    def save(self, **done: Any) -> None:
+        """Store how far the command is; returns when the disk has it."""
+        self.done = done
+        if self.path is not None:
+            text = json.dumps({"version": VERSION, "job": self.job, "done": done}, indent=1)
+            gevent.get_hub().threadpool.apply(_replace, (self.path, text))
+
+    def end(self) -> None:
+        """Remove the file: there is nothing to resume."""
+        if self.path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    with open(new, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)

@@ -1,0 +1,226 @@
+"""Tables as the source and the target of many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
+from gevent.pool import Pool
+
+from ...errors import InvalidArgument, PegasusError, TableError
+from ...model import CheckType
+from ...operations.base import EPOCH
+from ...operations.scans import with_expiry
+from ...scanner import Scanner
+from .formats import Row
+
+if TYPE_CHECKING:
+    from ...table import Table
+
+_T = TypeVar("_T")
+
+CHUNK_ROWS, CHUNK_BYTES = 500, 2 * 1024 * 1024
+# A request of a long command has longer than one that a person waits for, and what fails is tried again after pauses.
+TIMEOUT = 10.0
+PAUSES = (1.0, 2.0, 5.0, 10.0)
+
+
+def is_final(error: PegasusError) -> bool:
+    """Tell whether trying again cannot help."""
+    return isinstance(error, (InvalidArgument, TableError))
+
+
+def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
+    """Yield the rows of a scanner; an error is told and the scan goes on after a pause, until it fails five times.
+
+    Raises:
+        PegasusError: It failed too often, or trying again cannot help.
+    """
+    failures = 0
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except PegasusError as error:
+            if is_final(error) or failures == len(PAUSES):
+                raise
+            note(f"{str(error).splitlines()[0]}; goes on in {PAUSES[failures]:g} s")
+            gevent.sleep(PAUSES[failures])
+            failures += 1
+            continue
+        failures = 0
+        yield row
+
+
+def chunks(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[list[Any], int]]:
+    """Yield rows in lists of at most so many, or 2 MiB, with their bytes."""
+    found: list[Any] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += len(row[0]) + len(row[1]) + len(row[2])
+        if len(found) >= most or size >= CHUNK_BYTES:
+            yield found, size
+            found, size = [], 0
+    if found:
+        yield found, size
+
+
+class Source:
+    """The rows of a table with the Unix time of their expiry, and a token to go on from."""
+
+    def __init__(self, table: Table, note: Callable[[str], object], **selection: Any) -> None:
+        """Read a table; ``selection`` is for ``Table.scan``. Nothing is sent yet."""
+        self._scanner: Scanner = with_expiry(table.scan(with_ttl=True, timeout=TIMEOUT, **selection))
+        self._note = note
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows.
+
+        Raises:
+            PegasusError: The table cannot be read.
+        """
+        for first, second, value, expires in patient(self._scanner, self._note):
+            yield first, second, value, (expires & 0xFFFFFFFF) + EPOCH if expires else 0
+
+    def token(self) -> str:
+        """Return where to go on behind the last row that was taken."""
+        return self._scanner.token()
+
+    def close(self) -> None:
+        """End the scan."""
+        self._scanner.close()
+
+
+class Target:
+    """Writes rows into a table, many at once.
+
+    Attributes:
+        skipped: Rows that were there already, or are expired.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        concurrency: int,
+        note: Callable[[str], object],
+        refuse: Callable[[tuple[bytes, bytes], PegasusError], object],
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> None:
+        """Write to a table.
+
+        Args:
+            table: The table.
+            concurrency: Requests in flight.
+            note: Takes what goes wrong and is tried again.
+            refuse: Takes the key of each row that can never be stored, as one that is too large.
+            if_absent: Leave rows alone that are there.
+            ttl: Seconds to live for all rows, in place of their own; None: their own.
+        """
+        self._table, self._concurrency, self._if_absent = table, concurrency, if_absent
+        self._note, self._refuse = note, refuse
+        self._ttl = ttl
+        self.skipped = 0
+
+    def write(self, rows: list[Row]) -> None:
+        """Write rows; returns when all are stored. Of rows with the same key the last one counts.
+
+        Raises:
+            PegasusError: Rows could not be stored after several attempts; others may have been.
+        """
+        now = int(time())
+        wanted: dict[tuple[bytes, bytes], tuple[bytes, float | None]] = {}
+        for first, second, value, expires in rows:
+            if expires and expires <= now:
+                self.skipped += 1
+                continue
+            ttl: float | None = (expires - now) if expires else None
+            wanted[first, second] = (value, ttl if self._ttl is None else self._ttl)
+        for pause in (*PAUSES, None):
+            failed = self._put(wanted)
+            if not failed:
+                return
+            for key in [key for key, error in failed.items() if isinstance(error, InvalidArgument)]:
+                self._refuse(key, failed.pop(key))
+            if not failed:
+                return
+            error = next(iter(failed.values()))
+            if pause is None or any(map(is_final, failed.values())):
+                raise next(filter(is_final, failed.values()), error)
+            self._note(f"{len(failed):,} rows: {str(error).splitlines()[0]}; again in {pause:g} s")
+            gevent.sleep(pause)
+            wanted = {key: wanted[key] for key in failed}
+
+    def _put(self, rows: dict[tuple[bytes, bytes], tuple[bytes, float | None]]) -> dict[Any, PegasusError]:
+        """Send rows once; return the errors by key."""
+        failed: dict[Any, PegasusError] = {}
+        if self._if_absent:
+            pool = Pool(self._concurrency)
+            for key, found in pool.imap_unordered(self._put_if_absent, list(rows.items())):
+                if isinstance(found, PegasusError):
+                    failed[key] = found
+                elif not found:
+                    self.skipped += 1
+            return failed
+        begin = self._table.set_async
+        listed = list(rows.items())
+        for at in range(0, len(listed), self._concurrency):
+            handles = []
+            for key, (value, ttl) in listed[at : at + self._concurrency]:
+                try:
+                    handles.append((key, begin(key[0], key[1], value, ttl=ttl, timeout=TIMEOUT)))
+                except InvalidArgument as error:
+                    failed[key] = error
+            _settle(handles, failed)
+        return failed
+
+    def _put_if_absent(self, row: tuple[tuple[bytes, bytes], tuple[bytes, float | None]]) -> tuple[Any, Any]:
+        (first, second), (value, ttl) = row
+        table = self._table
+        try:
+            if first:
+                found: Any = table.check_and_set(
+                    first, second, CheckType.NOT_EXIST, value=value, ttl=ttl, timeout=TIMEOUT
+                )
+            elif not table.exist(first, second, timeout=TIMEOUT):
+                # Servers check nothing under the empty hash key.
+                table.set(first, second, value, ttl=ttl, timeout=TIMEOUT)
+                found = True
+            else:
+                found = False
+        except PegasusError as error:
+            return row[0], error
+        return row[0], bool(found)
+
+    def remove(self, keys: list[tuple[bytes, bytes]]) -> None:
+        """Remove rows; returns when all are gone.
+
+        Raises:
+            PegasusError: Rows could not be removed after several attempts.
+        """
+        for pause in (*PAUSES, None):
+            failed: dict[Any, PegasusError] = {}
+            for at in range(0, len(keys), self._concurrency):
+                part = keys[at : at + self._concurrency]
+                _settle([(key, self._table.remove_async(*key, timeout=TIMEOUT)) for key in part], failed)
+            if not failed:
+                return
+            error = next(iter(failed.values()))
+            if pause is None or is_final(error):
+                raise error
+            self._note(f"{len(failed):,} rows: {str(error).splitlines()[0]}; again in {pause:g} s")
+            gevent.sleep(pause)
+            keys = list(failed)
+
+
+def _settle(handles: list[tuple[Any, Any]], failed: dict[Any, PegasusError]) -> None:
+    for key, handle in handles:
+        try:
+            handle.get()
+        except PegasusError as error:
+            failed[key] = error

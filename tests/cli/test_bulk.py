@@ -1,0 +1,189 @@
+"""Export, import, copy and clear: all rows, with their expiry, after kills, bad lines and bad weather, too."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pegasus_green import Client
+from pegasus_green.cli.bulk.formats import FORMATS, Malformed, decoder, encoder
+from pegasus_green.cli.bulk.pace import Limit
+from pegasus_green.cli.text import CODINGS
+from pegasus_green.onebox import OneboxProcess
+from tests.cli.killing import copy_in_bad_weather, export_and_import, fill
+
+ROWS = 20_000
+
+
+@pytest.fixture(scope="module")
+def box():
+    """Serve a cluster for the tests that kill and disturb."""
+    with OneboxProcess(tables={"source": 4, "target": 8, "copied": 4}) as box:
+        with Client(box.meta_addresses, timeout=10) as client:
+            fill(client.table("source"), ROWS)
+        yield box
+
+
+def test_a_killed_export_and_import_go_on(box, tmp_path):
+    export_and_import(box, tmp_path, ROWS, "rows.jsonl.zst")
+
+
+def test_a_copy_goes_on_while_partitions_move_and_split(box, tmp_path):
+    copy_in_bad_weather(box, tmp_path, ROWS)
+
+
+rows_strategy = st.lists(
+    st.tuples(st.binary(max_size=12), st.binary(max_size=12), st.binary(max_size=40), st.integers(0, 2**32 - 1)),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
+@pytest.mark.parametrize("form", FORMATS)
+@given(rows=rows_strategy, skip=st.integers(0, 3))
+def test_every_form_reads_what_it_writes(form, coding, rows, skip):
+    begin, encode = encoder(form, coding, coding)
+    data = begin + encode(rows[:2]) + encode(rows[2:])
+    assert list(decoder(form, io.BytesIO(data), coding, coding, skip)) == rows[skip:]
+    if form == "jsonl":
+        assert [set(json.loads(line)) >= {"hash_key", "sort_key", "value"} for line in data.splitlines()] == [
+            True
+        ] * len(rows)
+
+
+def test_forms_go_out_and_in(tool, capfd, name, tmp_path):
+    tool.run(capfd, "mset", name, "a", r"\x00", "b", 'x,"y"\\n', "--ttl", "1h")
+    tool.run(capfd, "set", name, r"\xff", "never")
+    mine = ["--hash-filter", f"prefix:{name}"]
+    rows = tool.run(capfd, "scan", name, "-o", "csv").lines
+    for suffix in ("jsonl", "csv", "bin", "jsonl.zst", "bin.zst"):
+        path = str(tmp_path / f"rows.{suffix}")
+        done = tool.run(capfd, "export", path, *mine, "--parallel", "1", "-o", "json").json
+        assert (done["rows"], done["errors"]) == (3, 0)
+        assert "give --overwrite" in tool.run(capfd, "export", path, *mine, status=2).err
+        tool.run(capfd, "clear", name, "--yes")
+        assert tool.run(capfd, "import", path).out.startswith("imported 3 rows")
+        assert tool.run(capfd, "scan", name, "-o", "csv").lines == rows
+        ttls = [row["ttl"] for row in tool.run(capfd, "scan", name, "--ttl", "-o", "json").json]
+        assert [ttl and 3500 < ttl <= 3600 for ttl in ttls] == [True, True, None]
+    in_hex = ["--hash-filter", f"prefix:{name.encode().hex()}", "--keys", "hex"]
+    out = tool.process("export", "-", *in_hex, "--format", "csv", "--quiet")
+    tool.run(capfd, "clear", name, "--yes")
+    given = tool.process("import", "-", "--keys", "hex", "-t", "temp", stdin=out.out, table="other")
+    assert given.out.startswith("imported 3 rows")
+    assert tool.run(capfd, "scan", name, "-o", "csv").lines == rows
+
+
+def test_what_is_no_row_is_told_and_passed_over(tool, capfd, name, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps({"hash_key": name, "sort_key": str(at), "value": "v"}) for at in range(3)]
+    expired = json.dumps({"hash_key": name, "sort_key": "old", "value": "v", "expires_at": int(time.time()) - 5})
+    bad = [
+        "nonsense",
+        "{}",
+        "[1]",
+        json.dumps({"hash_key": "\\q", "value": ""}),
+        json.dumps({"hash_key": 7, "value": ""}),
+    ]
+    too_long = json.dumps({"hash_key": "x" * 70_000, "sort_key": "", "value": ""})
+    path.write_text("\n".join([good[0], *bad, expired, too_long, *good[1:]]) + "\n")
+    done = tool.run(capfd, "import", str(path), status=5)
+    assert tool.run(capfd, "count", name).out == "3\n"
+    assert done.err.count("error: ") == 6
+    assert "line 2:" in done.err
+    assert "hash_key has 70000 bytes" in done.err
+    assert "1 skipped" in done.out
+    tool.run(capfd, "set", name, "0", "mine")
+    assert "4 skipped" in tool.run(capfd, "import", str(path), "--if-absent", status=5).out
+    assert tool.run(capfd, "get", name, "0").out == "mine\n"
+    csv = tmp_path / "rows.csv"
+    csv.write_text("hash_key,value\na,b\n")
+    assert "names no column 'sort_key'" in tool.run(capfd, "import", str(csv), status=2).err
+    csv.write_text(f"value,hash_key,sort_key\nv,{name},from csv\nv,{name}\n")
+    assert "row 2" in tool.run(capfd, "import", str(csv), status=5).err
+    assert tool.run(capfd, "get", name, "from csv").out == "v\n"
+    assert "cannot be read" in tool.run(capfd, "import", str(tmp_path / "none"), status=2).err
+
+
+@pytest.mark.parametrize("cut", [3, 30, 40])
+def test_a_cut_binary_file_is_refused(cut):
+    begin, encode = encoder("binary", CODINGS["text"], CODINGS["text"])
+    data = begin + encode([(b"hash", b"sort", b"value", 0)])
+    with pytest.raises(Malformed, match=r"cut off|begin"):
+        list(decoder("binary", io.BytesIO(data[:cut]), CODINGS["text"], CODINGS["text"], 0))
+
+
+def test_a_state_file_belongs_to_its_job(tool, capfd, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    state = tmp_path / "rows.jsonl.state"
+    assert "nothing to resume" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    state.write_text("{}")
+    assert "give --resume" in tool.run(capfd, "export", str(path), status=2).err
+    assert "cannot be read" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    state.write_text('{"version": 1, "job": {"command": "export", "table": "old"}, "done": {}}')
+    assert "table was 'old' there" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    assert "stdout cannot be resumed" in tool.run(capfd, "export", "-", "--resume", status=2).err
+
+
+def test_copy_and_clear(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", "1", "b", "2", "c", "3")
+    mine = ["--hash-filter", f"prefix:{name}"]
+    assert tool.process("copy", "--to-table", "other", *mine, "--sort-filter", "prefix:b").out.startswith(
+        "copied 1 rows"
+    )
+    tool.run(capfd, "set", name, "b", "theirs", "-t", "other")
+    there = f"pegasus://{tool.metas[0]}/other"
+    copied = tool.run(capfd, "copy", "--to-url", there, *mine, "--if-absent", "-o", "json").json
+    assert (copied["rows"], copied["skipped"]) == (3, 1)
+    assert tool.run(capfd, "scan", name, "-t", "other", "-o", "csv").lines[1:] == ["a,1", "b,theirs", "c,3"]
+    assert "same table" in tool.run(capfd, "copy", status=2).err
+    refused = tool.process("clear", *mine, status=2)
+    assert "removes the rows that pass the filters of table temp" in refused.err
+    assert tool.process("clear", name, "--start", "b", "--yes").out.startswith("removed 2 rows")
+    assert tool.run(capfd, "clear", *mine, "--yes").out.startswith("removed 1 rows")
+    assert tool.run(capfd, "clear", "-t", "other", *mine, "--yes", "-o", "json").json["rows"] == 3
+    for wrong in ([], ["--all", *mine], [name, "--all"], ["--prefix", "x"]):
+        tool.run(capfd, "clear", *wrong, "--yes", status=2)
+
+
+def test_a_limit_keeps_the_pace():
+    limit = Limit(1000, None, 500)
+    assert limit.chunk == 100
+    began = time.monotonic()
+    for _ in range(6):
+        limit.wait(100, 5000)
+    assert time.monotonic() - began >= 0.29  # 600 rows at 1,000 a second, less the burst of 0.2 s and the last one
+    assert Limit(None, 1, 500).chunk == 500
+
+
+def test_progress_is_told_without_a_terminal(tool, capfd, name, monkeypatch, tmp_path):
+    from pegasus_green.cli.bulk import pace
+
+    monkeypatch.setattr(pace, "LINE_SECONDS", 0.0)
+    tool.run(capfd, "mset", name, "a", "1", "b", "2")
+    done = tool.run(capfd, "export", str(tmp_path / "a.jsonl"), "--hash-filter", f"prefix:{name}")
+    assert "export: 2 rows" in done.err
+    assert "0 errors" in done.err
+    assert tool.run(capfd, "export", str(tmp_path / "b.jsonl"), "--quiet").err == ""
+
+
+def test_a_terminal_gets_a_bar_and_is_asked(tool, name, tmp_path):
+    rows = "".join(f'{{"hash_key": "{name}", "sort_key": "{at}", "value": "{at}"}}\n' for at in range(200))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows)
+    drawn = tool.terminal("import", str(path), "--rows-per-second", "250")
+    assert drawn.status == 0
+    assert "import: " in drawn.out
+    assert "left" in drawn.out
+    assert "imported 200 rows" in drawn.out
+    refused = tool.terminal("clear", name, answer="n\n")
+    assert refused.status == 1
+    assert "Do it? [y/N]" in refused.out
+    agreed = tool.terminal("clear", name, answer="y\n")
+    assert agreed.status == 0
+    assert "removed 200 rows" in agreed.out

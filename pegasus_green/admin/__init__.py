@@ -555,7 +555,13 @@ class Admin(AdminBase):
             0
         """
         name = text_of(name, "table name")
-        answer = self._call(rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest(name), self._deadline(timeout), name)
+        request = meta.AppNameRequest(name)
+        try:
+            answer = self._call(rpcs.QUERY_MANUAL_COMPACT, request, self._deadline(timeout), name)
+        except MetaError as error:
+            if error.code == "ERR_INVALID_STATE":  # no replica has compacted since it was started
+                return 0
+            raise
         return int(answer.progress or 0)
 
     # ----------------------------------------------------------------------------------------------------------- splits

@@ -11,7 +11,7 @@ import sys
 from typing import NamedTuple
 
 from ..errors import FrameTooLarge, ProtocolError
-from .binary import I32, I64, STRUCT, Buffer, read_i32, read_text
+from .binary import I32, I64, STRUCT, Buffer, read_binary, read_i32, read_text
 from .message import Message, boolean, i32, i64
 from .rpc import CALL_HEAD, META_END_BACKUP, ONEWAY_HEAD, REPLY_HEAD, Rpc
 
@@ -157,10 +157,10 @@ def parse_body(data: Buffer, pos: int = 0) -> tuple[str, int, bool, int]:
         word &= 0xFFFFFFFF
         if word not in (CALL_HEAD, ONEWAY_HEAD):
             raise ProtocolError(f"message begin 0x{word:08x} is not a call")
-        name, pos = read_text(data, pos)
+        raw, pos = read_binary(data, pos)
         kind = word & 0xFF
     else:
-        name, pos = read_text(data, pos - 4)
+        raw, pos = read_binary(data, pos - 4)
         if pos >= len(data):
             raise ProtocolError("truncated message begin")
         kind = data[pos]
@@ -168,7 +168,8 @@ def parse_body(data: Buffer, pos: int = 0) -> tuple[str, int, bool, int]:
         if kind not in (1, 4):
             raise ProtocolError(f"message type {kind} is not a call")
     seqid, pos = read_i32(data, pos)
-    return name, seqid, kind == 4, pos
+    # A server takes any bytes for a name, and answers that it has no handler for them.
+    return raw.decode("utf-8", "surrogateescape"), seqid, kind == 4, pos
 
 
 def parse_request(frame: Buffer) -> Request:
@@ -233,7 +234,7 @@ def encode_reply(name: str, seqid: int, error: str = "ERR_OK", result: bytes | N
         error: The frame error.
         result: The encoded result struct; None sends no body at all, as replica servers reject.
     """
-    raw_error, raw_name = error.encode(), name.encode() + b"_ACK"
+    raw_error, raw_name = error.encode(), name.encode("utf-8", "surrogateescape") + b"_ACK"
     head = b"%b%b%b%b%b" % (
         struct.pack(">i", len(raw_error)),
         raw_error,

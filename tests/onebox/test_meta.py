@@ -287,7 +287,7 @@ def test_list_apps(box: Onebox) -> None:
         assert (answer.err, bool(answer.hint_message)) == ("ERR_NOT_IMPLEMENTED", True)
     info = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos[0]
     assert (info.status, info.app_type, info.is_stateful, info.max_replica_count) == (1, "pegasus", True, 3)
-    assert (info.init_partition_count, info.atomic_idempotent, info.duplicating) == (8, False, False)
+    assert (info.init_partition_count, info.atomic_idempotent, info.duplicating) == (-1, False, False)
 
 
 def test_nodes_and_cluster_info(box: Onebox) -> None:
@@ -315,15 +315,15 @@ def test_envs(box: Onebox) -> None:
 
     assert set_env(box, ["default_ttl", "business.info"], ["7", "x"]).err == "ERR_OK"
     assert envs() == {"business.info": "x", "default_ttl": "7"}
-    for keys, values in (
-        (["no.such"], ["1"]),
-        (["default_ttl"], ["abc"]),
-        (["default_ttl"], []),
-        ([], []),
-        (None, None),
+    for keys, values, hinted in (
+        (["no.such"], ["1"], True),
+        (["default_ttl"], ["abc"], True),
+        (["default_ttl"], [], False),
+        ([], [], False),
+        (None, None, False),
     ):
         answer = set_env(box, keys, values)
-        assert (answer.err, bool(answer.hint_message)) == ("ERR_INVALID_PARAMETERS", True), keys
+        assert (answer.err, bool(answer.hint_message)) == ("ERR_INVALID_PARAMETERS", hinted), keys
     assert set_env(box, ["default_ttl"], None, op=2).err == "ERR_OK"
     gone = set_env(box, ["default_ttl"], None, op=2)
     assert (gone.err, bool(gone.hint_message)) == ("ERR_OK", True)
@@ -376,7 +376,7 @@ def test_compaction(box: Onebox) -> None:
         answer = ask(box, rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest(name))
         return answer.err, answer.progress
 
-    assert (state(), state("nope")) == (("ERR_OK", 0), ("ERR_APP_NOT_EXIST", None))
+    assert (state(), state("nope")) == (("ERR_INVALID_STATE", None), ("ERR_APP_NOT_EXIST", None))
     assert ask(box, rpcs.START_MANUAL_COMPACT, meta.StartManualCompactRequest("nope")).err == "ERR_APP_NOT_EXIST"
     request = meta.StartManualCompactRequest("temp", target_level=-2)
     assert ask(box, rpcs.START_MANUAL_COMPACT, request).err == "ERR_INVALID_PARAMETERS"
@@ -384,8 +384,26 @@ def test_compaction(box: Onebox) -> None:
     request = meta.StartManualCompactRequest("temp")
     assert ask(box, rpcs.START_MANUAL_COMPACT, request).err == "ERR_OPERATION_DISABLED"
     set_env(box, ["manual_compact.disabled"], ["false"])
+    box.configure(compaction_seconds=0.06)
     assert ask(box, rpcs.START_MANUAL_COMPACT, request).err == "ERR_OK"
+    seen = []
+    with gevent.Timeout(20):
+        while state() != ("ERR_OK", 100):
+            seen.append(state())
+            gevent.sleep(0.005)
+    assert set(seen) <= {("ERR_OK", progress) for progress in (0, 33, 66, 100)}
+    assert seen[0] == ("ERR_OK", 0)
+    box.configure(compaction_seconds=0)
+    ask(box, rpcs.START_MANUAL_COMPACT, request)
     assert state() == ("ERR_OK", 100)
+
+
+def test_a_table_that_lacks_replicas_is_not_known_to_be_idle(make_box: Make) -> None:
+    box = make_box(replicas=3, rejoin_delay=60, heal_delay=60)
+    box.kill(0)
+    gevent.sleep(0.4)
+    answer = ask(box, rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest("temp"))
+    assert (answer.err, answer.progress) == ("ERR_OK", 0)
 
 
 def test_replica_count(box: Onebox) -> None:

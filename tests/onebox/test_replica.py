@@ -80,13 +80,13 @@ def test_absent_meta_fields_are_zero(raw: Raw) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
         b"THFT" + struct.pack(">iii", 2, 48, 0),
         b"THFT" + struct.pack(">iii", 0, 47, 0) + bytes(36),
         v0(body_of("reply", "RPC_RRDB_RRDB_GET", 1, b"")),
         v0(b"", size=100_000_000),
     ],
-    ids=["http", "version", "header length", "reply", "too long"],
+    ids=["ssh", "version", "header length", "reply", "too long"],
 )
 def test_garbage_closes_the_connection(box: Onebox, raw: Raw, data: bytes) -> None:
     raw.sock.sendall(data)

@@ -67,7 +67,9 @@ class Assembly(Cluster):
         self.leader = self.metas[0]
         for name, partition_count in self._initial.items():
             replica_count = min(DEFAULT_REPLICAS, len(self.servers))
-            self.groups.assign(self.add_table(name, partition_count, replica_count, {}))
+            table = self.add_table(name, partition_count, replica_count, {})
+            table.init_partition_count = -1
+            self.groups.assign(table)
         self._initial = {}
         self.keep_checking()
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...protocol import codes
-from ..replication.tables import Partition
 from ..runtime.settings import check_partitions
 from .assembly import DEFAULT_REPLICAS, Assembly, Which
 
@@ -133,20 +132,7 @@ class TableMethods(Assembly):
             >>> box.restart(0)
             >>> box.balance()
         """
-        for table in self.tables.served():
-            for partition in table.partitions:
-                self._lighten(partition, table.name)
-
-    def _lighten(self, partition: Partition, table: str) -> None:
-        load = dict.fromkeys((server for server in self.servers if server.reachable), 0)
-        for other in self.tables.get(table).partitions:
-            if other.primary in load:
-                load[other.primary] += 1
-        fit = [server for server in partition.secondaries if server in load]
-        if partition.primary in load and fit:
-            best = min(fit, key=lambda server: load[server])
-            if load[best] + 1 < load[partition.primary]:
-                self.move_primary(table, partition.index, best)
+        self.groups.balance()
 
     # ---------------------------------------------------------------------------------------------------------- splits
     def split(
@@ -234,9 +220,8 @@ class TableMethods(Assembly):
             >>> box.control_split("temp", "cancel")
         """
         found = self.tables.get(table)
-        if found.split is None:
-            raise RuntimeError(codes.ERR_INVALID_STATE)
         number = ("pause", "restart", "cancel").index(kind)
-        error = self.splits.control(found, number, parent, found.split.old_count)
+        old_count = None if found.split is None else found.split.old_count
+        error, _ = self.splits.control(found, number, parent, old_count)
         if error != codes.ERR_OK:
             raise RuntimeError(error)

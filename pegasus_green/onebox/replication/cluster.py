@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..engine.state import Limits
 from ..wire.faults import Faults
 from ..wire.server import Server
-from .groups import Groups
+from .groups import RETRY, Groups
+from .node import Node
 from .registry import Registry
 from .splits import Splits
-from .tables import AVAILABLE, DROPPED, NOT_READY, Table
+from .tables import AVAILABLE, DROPPED, NOT_READY, Compaction, Table
 
-STEADY = 400
+FREEZED, STEADY, LIVELY = 300, 400, 500
+LEVELS = {100: "stopped", 200: "blind", 300: "freezed", 400: "steady", 500: "lively"}
 
 
 class Cluster(Registry):
@@ -104,10 +108,73 @@ class Cluster(Registry):
         table.touch()
         self.groups.keep_healing()
 
+    # ------------------------------------------------------------------------------------------------------ compaction
     def compact(self, table: Table) -> None:
-        """Compact all replicas of a table now."""
-        table.compacted = self.clock()
-        for server in self.servers:
-            for replica in server.replicas.values():
-                if replica.table is table and server.reachable:
-                    replica.engine.compact(replica.count or table.partition_count)
+        """Compact all replicas of a table, one server after the other within the setting's time."""
+        run = table.compaction = Compaction()
+        seconds = self.settings.compaction_seconds
+        for turn, server in enumerate(self.servers, 1):
+            if seconds > 0:
+                self.later(seconds * turn / len(self.servers), partial(self._compact_on, table, run, server))
+            else:
+                self._compact_on(table, run, server)
+
+    def _compact_on(self, table: Table, run: Compaction, server: Node) -> None:
+        if table.compaction is not run or table.status != AVAILABLE:
+            return
+        if not server.reachable:
+            # It learns of the compaction when it is back.
+            self.later(max(self.settings.compaction_seconds, RETRY), partial(self._compact_on, table, run, server))
+            return
+        for replica in server.replicas.values():
+            if replica.table is table:
+                replica.engine.compact(replica.count or table.partition_count)
+        run.done.add(server)
+
+    def compaction_progress(self, table: Table) -> int | None:
+        """Return the progress of a compaction in percent; None: all replicas that the table wants are idle."""
+        wanted = table.partition_count * table.replica_count
+        members = [server for partition in table.partitions for server in partition.members]
+        if table.compaction is None:
+            # A table that lacks replicas is not known to be idle.
+            return None if len(members) == wanted else 0
+        return sum(server in table.compaction.done for server in members) * 100 // wanted
+
+    # ----------------------------------------------------------------------------------------------------------- facts
+    def facts(self) -> dict[str, str]:
+        """Return what CLUSTER_INFO tells, in its order."""
+        primaries, replicas = self.spread()
+        moves = self.groups.moves_left()
+        counts = {"copy_pri": 0, "copy_sec": 0, "move_pri": moves, "total": moves}
+        if self.hosts:
+            operations = json.dumps(counts, indent=2)
+        else:
+            names = ("move_pri", "copy_pri", "copy_sec", "total")
+            operations = ",".join(f"{name}={counts[name]}" for name in names)
+        return {
+            "meta_servers": ",".join(self._name_of(meta) for meta in self.metas),
+            "primary_meta_server": "" if self.leader is None else self._name_of(self.leader),
+            "zookeeper_hosts": "onebox",
+            "zookeeper_root": "/pegasus/onebox",
+            "meta_function_level": LEVELS.get(self.function_level, str(self.function_level)),
+            "balance_operation_count": operations,
+            "primary_replica_count_stddev": f"{primaries:.2f}",
+            "total_replica_count_stddev": f"{replicas:.2f}",
+            "cluster_name": "onebox",
+        }
+
+    def _name_of(self, server: Server) -> str:
+        return server.public if self.hosts else server.address
+
+    # ----------------------------------------------------------------------------------------------------------- level
+    def set_level(self, level: int) -> int:
+        """Set the function level, and balance from time to time while it is "lively"; return the level before."""
+        old, self.function_level = self.function_level, level
+        if level >= LIVELY > old:
+            self.later(self.settings.assign_delay, self._keep_balancing)
+        return old
+
+    def _keep_balancing(self) -> None:
+        if self.function_level >= LIVELY:
+            self.groups.balance()
+            self.later(max(self.settings.group_check_interval, RETRY), self._keep_balancing)

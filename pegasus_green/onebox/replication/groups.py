@@ -6,13 +6,16 @@ together. What takes time in a real cluster (to notice a death, to learn a copy)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from .node import Node
 from .registry import Registry
 from .replica import Replica
 from .tables import AVAILABLE, MAX_DROPS, Partition, Table
 
+# Partitions that get replicas in one pass of the loop: 30 ms at most.
+PARTITIONS_PER_PASS = 128
 # How soon partitions are looked at again that lack replicas and have nobody to learn from.
 RETRY = 0.05
 
@@ -67,23 +70,37 @@ class Groups:
         return chosen[: table.replica_count]
 
     def assign(self, table: Table, *, in_steps: bool = False) -> None:
-        """Give all partitions of a new table their replicas; in steps: the secondaries come later."""
+        """Give all partitions of a new table their replicas; in steps: others are served between, secondaries later."""
         table.served = True
-        for partition in table.partitions:
-            chosen = self.placement(table, partition.index)
-            if partition.members:
-                continue
-            if not chosen:
-                # No server answers: looked at again, as for a table just created.
-                self.assign_later(table)
-                return
-            replica = self.create_replica(chosen[0], table, partition.index)
-            if table.partition_count > 1:
-                replica.write_empty_record()
-            self.configure(table, partition, chosen[0], [])
-            if not in_steps:
-                self.complete(table, partition, chosen[1:])
         if in_steps:
+            self._assign_some(table, 0)
+        elif not all(self._assign(table, partition, whole=True) for partition in table.partitions):
+            # No server answers: looked at again, as for a table just created.
+            self.assign_later(table)
+
+    def _assign(self, table: Table, partition: Partition, *, whole: bool) -> bool:
+        if partition.members:
+            return True
+        chosen = self.placement(table, partition.index)
+        if not chosen:
+            return False
+        replica = self.create_replica(chosen[0], table, partition.index)
+        if table.partition_count > 1:
+            replica.write_empty_record()
+        self.configure(table, partition, chosen[0], [])
+        if whole:
+            self.complete(table, partition, chosen[1:])
+        return True
+
+    def _assign_some(self, table: Table, start: int) -> None:
+        if table.status != AVAILABLE:
+            return
+        end = start + PARTITIONS_PER_PASS
+        if not all(self._assign(table, partition, whole=False) for partition in table.partitions[start:end]):
+            self.assign_later(table)
+        elif end < table.partition_count:
+            self.box.later(0.0, lambda: self._assign_some(table, end))
+        else:
             self.box.later(self.box.settings.assign_delay, self.keep_healing)
 
     def assign_later(self, table: Table) -> None:
@@ -112,27 +129,29 @@ class Groups:
         self.configure(table, partition, primary, [*partition.secondaries, server])
         return True
 
-    def heal(self) -> bool:
-        """Fill up the partitions that have fewer replicas than their table wants.
-
-        Returns:
-            False when a server could join a partition, but there is nobody to learn from at the moment.
-        """
-        whole = True
-        for table in list(self.box.tables.served()):
-            for partition in table.partitions:
-                # A table without any replica yet is about to be assigned some.
-                if partition.ballot > 0:
-                    self.revive(table, partition)
-                    wanted = table.replica_count - len(partition.members)
-                    servers = self.placement_order(table, partition)
-                    free = [server for server in servers if server not in partition.members][: max(wanted, 0)]
-                    whole = self.complete(table, partition, free) and whole
-        return whole
-
     def keep_healing(self) -> None:
         """Give partitions the replicas they lack, again and again while some have nobody to learn from."""
-        if not self.heal() and not self._healing:
+        self._heal_some(iter([(table, part) for table in self.box.tables.served() for part in table.partitions]), True)
+
+    def _heal_some(self, rest: Iterator[tuple[Table, Partition]], whole: bool) -> None:
+        left = PARTITIONS_PER_PASS
+        for table, partition in rest:
+            # A table without any replica yet is about to be assigned some; one dropped meanwhile needs none.
+            if partition.ballot <= 0 or table.status != AVAILABLE:
+                continue
+            self.revive(table, partition)
+            wanted = table.replica_count - len(partition.members)
+            if wanted <= 0:
+                continue
+            servers = self.placement_order(table, partition)
+            free = [server for server in servers if server not in partition.members][:wanted]
+            whole = self.complete(table, partition, free) and whole
+            left -= 1
+            if left == 0:
+                # Others are served before the next ones.
+                self.box.later(0.0, partial(self._heal_some, rest, whole))
+                return
+        if not whole and not self._healing:
             self._healing = True
 
             def again() -> None:
@@ -250,3 +269,44 @@ class Groups:
         extra = partition.secondaries[table.replica_count - 1 :]
         for server in extra:
             self._remove(table, partition, server)
+
+    def promote(self, table: Table, partition: Partition, server: Node) -> None:
+        """Make a secondary the primary; the one before, if there is one, becomes a secondary."""
+        if server in partition.secondaries and server.reachable:
+            self.configure(table, partition, None, partition.members)
+            self.configure(table, partition, server, [s for s in partition.secondaries if s is not server])
+
+    def demote(self, table: Table, partition: Partition, server: Node) -> None:
+        """Make the primary a secondary; unless somebody is promoted, one of the members leads after a moment."""
+        if partition.primary is server:
+            self.configure(table, partition, None, [server, *partition.secondaries])
+            self.box.later(self.box.settings.assign_delay, lambda: self.elect(table, partition))
+
+    def drop(self, table: Table, partition: Partition, server: Node) -> None:
+        """Take a secondary out of a partition."""
+        if server in partition.secondaries:
+            self._remove(table, partition, server)
+
+    def balance(self) -> None:
+        """Spread the primaries of each table evenly over the servers that answer."""
+        for table in list(self.box.tables.served()):
+            for partition in table.partitions:
+                best = self._better_primary(table, partition)
+                if best is not None:
+                    self.move_primary(table, partition, best)
+
+    def moves_left(self) -> int:
+        """Return how many partitions have a primary on a server that has too many."""
+        tables = self.box.tables.served()
+        return sum(self._better_primary(table, part) is not None for table in tables for part in table.partitions)
+
+    def _better_primary(self, table: Table, partition: Partition) -> Node | None:
+        load = dict.fromkeys((server for server in self.box.servers if server.reachable), 0)
+        for other in table.partitions:
+            if other.primary in load:
+                load[other.primary] += 1
+        fit = [server for server in partition.secondaries if server in load]
+        if partition.primary not in load or not fit:
+            return None
+        best = min(fit, key=lambda server: load[server])
+        return best if load[best] + 1 < load[partition.primary] else None

@@ -12,6 +12,7 @@ from .tables import CANCELING, NOT_READY, PAUSED, PAUSING, SPLITTING, Partition,
 PAUSE, RESTART, CANCEL = 0, 1, 2
 # While a parent has writes in flight or no primary its child has to wait: looked at again after this time.
 RETRY = 0.02
+STATUS_NAMES = ("NOT_SPLIT", "SPLITTING", "PAUSING", "PAUSED", "CANCELING")
 _CONTROLS = {PAUSE: (SPLITTING, PAUSING, PAUSED), RESTART: (PAUSED, SPLITTING, SPLITTING)}
 
 
@@ -35,6 +36,8 @@ class Splits:
             settings.split_window if window is None else window,
             stepwise=stepwise,
         )
+        if table.init_partition_count <= 0:
+            table.init_partition_count = old
         table.partitions.extend(Partition(index, NOT_READY) for index in range(old, 2 * old))
         table.touch()
         self.box.change_envs(table, {VALIDATE_HASH: "true"})
@@ -130,25 +133,42 @@ class Splits:
         return "window" if self.open_window(table, index) else "blocked"
 
     # --------------------------------------------------------------------------------------------------------- control
-    def control(self, table: Table, kind: int, parent: int, old_count: int | None) -> str:
-        """Pause, restart or cancel; return the error's name."""
+    def control(self, table: Table, kind: int, parent: int, old_count: int | None) -> tuple[str, str | None]:
+        """Pause, restart or cancel; return the error's name and a hint."""
         split = table.split
-        assert split is not None
+        if split is None:
+            return codes.ERR_INVALID_STATE, f"app({table.name}) is not splitting"
         if kind == CANCEL:
             return self._cancel(table, split, old_count)
-        if kind not in _CONTROLS or not -1 <= parent < split.old_count:
-            return codes.ERR_INVALID_PARAMETERS
+        if kind not in _CONTROLS:
+            return codes.ERR_INVALID_PARAMETERS, f"no control type {kind}"
         before, between, after = _CONTROLS[kind]
-        chosen = [index for index, status in split.status.items() if parent in (-1, index) and status == before]
-        if not chosen:
-            return codes.ERR_INVALID_STATE
+        if parent >= 0:
+            error = self._unfit(split, kind, parent, before)
+            if error is not None:
+                return error
+        chosen = [
+            index for index, status in split.status.items() if (parent < 0 or index == parent) and status == before
+        ]
         for index in chosen:
             split.status[index] = between
-        if kind == RESTART:
+        if kind == RESTART and chosen:
             self._schedule(table, split, split.seconds)
-        else:
+        elif chosen:
             self.box.later(self.box.settings.split_control_delay, lambda: self._paused(table, split, chosen, after))
-        return codes.ERR_OK
+        return codes.ERR_OK, None
+
+    @staticmethod
+    def _unfit(split: Split, kind: int, parent: int, before: int) -> tuple[str, str] | None:
+        if parent >= split.old_count:
+            return codes.ERR_INVALID_PARAMETERS, f"invalid parent partition index({parent})"
+        status = split.status.get(parent)
+        if status is None:
+            error = codes.ERR_CHILD_REGISTERED if kind == PAUSE else codes.ERR_INVALID_STATE
+            return error, f"partition[{parent}] is not splitting"
+        if status != before:
+            return codes.ERR_INVALID_STATE, f"partition[{parent}] wrong split_status({STATUS_NAMES[status]})"
+        return None
 
     def _paused(self, table: Table, split: Split, chosen: list[int], status: int) -> None:
         if table.split is not split:
@@ -158,15 +178,15 @@ class Splits:
                 self._shut(table, split, index)
                 split.status[index] = status
 
-    def _cancel(self, table: Table, split: Split, old_count: int | None) -> str:
+    def _cancel(self, table: Table, split: Split, old_count: int | None) -> tuple[str, str | None]:
         if old_count != split.old_count:
-            return codes.ERR_INVALID_PARAMETERS
+            return codes.ERR_INVALID_PARAMETERS, f"wrong partition_count, should be {split.old_count}"
         if len(split.status) != split.old_count:
-            return "ERR_CHILD_REGISTERED"
+            return codes.ERR_CHILD_REGISTERED, "some partitions have already finished split"
         for index in split.status:
             split.status[index] = CANCELING
         self.box.later(self.box.settings.split_control_delay, lambda: self._cancelled(table, split))
-        return codes.ERR_OK
+        return codes.ERR_OK, None
 
     def _cancelled(self, table: Table, split: Split) -> None:
         if table.split is not split:

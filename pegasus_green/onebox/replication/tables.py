@@ -71,10 +71,23 @@ class Split:
         self.windows: set[int] = set()
 
 
+class Compaction:
+    """A manual compaction that runs or has run.
+
+    Attributes:
+        done: The servers that have compacted their replicas.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no server done."""
+        self.done: set[Node] = set()
+
+
 class Table:
     """One table.
 
     Attributes:
+        compaction: The latest manual compaction, None: never one.
         version: Grows with each change; the encoded routes of one version are kept.
         served: Whether its replicas ever existed.
         stash: The replicas of a dropped table.
@@ -86,6 +99,7 @@ class Table:
         self.name = name
         self.status = AVAILABLE
         self.partitions = [Partition(index) for index in range(partition_count)]
+        # -1 for the tables of a configuration, as of the recorded cluster's; a split makes it the count before.
         self.init_partition_count = partition_count
         self.replica_count = replica_count
         self.envs = dict(envs)
@@ -99,7 +113,7 @@ class Table:
         self.split: Split | None = None
         self.version = 0
         self.routes: dict[tuple[object, ...], bytes] = {}
-        self.compacted = 0.0
+        self.compaction: Compaction | None = None
         self.stash: list[Replica] = []
 
     @property

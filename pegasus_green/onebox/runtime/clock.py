@@ -21,3 +21,8 @@ class Clock:
     def monotonic(self) -> float:
         """Return seconds that never go back, skipped ones included."""
         return time.monotonic() + self.skipped
+
+
+def local_time(seconds: float) -> str:
+    """Return a moment (unix seconds) as people read it, in the time zone of this machine."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -33,7 +33,9 @@ class Runtime:
         clock: The cluster's time.
         client_bugs: What clients sent that would have killed a real server.
         errors: Exceptions inside the onebox; tests can assert that there are none.
+        data_folder: Where the data is kept, None: only in memory.
         running: Whether the ports are open.
+        started: When they were opened, in unix seconds.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Runtime:
         self.journal = Journal(self.settings.keep_executions)
         self.client_bugs: list[str] = []
         self.errors: list[Exception] = []
+        self.data_folder: str | None = None
         self.running = False
+        self.started = 0.0
         self._timers: set[Any] = set()
         self._stopped = Event()
         self._pid = 0
@@ -81,6 +85,7 @@ class Runtime:
             raise RuntimeError("a onebox that was stopped does not start again; make a new one")
         journal.listen(self)
         self._pid = os.getpid()
+        self.started = self.clock()
         self.running = True
 
     def end(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,6 +60,8 @@ class Settings:
         split_seconds: From the start of a partition split to its first child, and from child to child (real: 8 to 13).
         split_window: How long a parent answers ERR_SPLITTING before its child is there.
         split_control_delay: Until parents agree to pause or cancel (real: 5).
+        compaction_seconds: From the start of a manual compaction until all servers have done it, one after the other
+            (real: 10 and more). 0: at once.
         min_replicas: Fewest live replicas of a partition that accept writes. None: a majority of the table's count.
         max_pending_writes: Writes of a partition that wait for a silent secondary, before ERR_CAPACITY_EXCEEDED.
         max_write_bytes: Largest body of a write request in bytes; 0: no limit.
@@ -80,6 +84,7 @@ class Settings:
     split_seconds: float = 0.3
     split_window: float = 0.1
     split_control_delay: float = 0.1
+    compaction_seconds: float = 0.1
     min_replicas: int | None = None
     max_pending_writes: int = 1000
     max_write_bytes: int = 1024 * 1024
@@ -107,3 +112,39 @@ class Settings:
             if name not in self.__dataclass_fields__:
                 raise TypeError(f"there is no setting {name!r}; there are {', '.join(self.__dataclass_fields__)}")
             setattr(self, name, value)
+
+    def change_text(self, name: str, text: str) -> None:
+        """Set one of them from text: "0.5", "true", "null".
+
+        Raises:
+            TypeError: There is no such setting.
+            ValueError: It is not of the setting's kind.
+        """
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = ""
+        check_value(type(self), name, value, text)
+        self.change(**{name: value})
+
+
+def check_value(kind: type, name: str, value: object, text: str) -> None:
+    """Refuse a value that is not of a setting's or limit's kind.
+
+    Raises:
+        TypeError: There is no such setting.
+        ValueError: It is not of its kind; the text is quoted.
+    """
+    fields = kind.__dict__["__dataclass_fields__"]
+    if name not in fields:
+        raise TypeError(f"there is no {name!r}; there are {', '.join(fields)}")
+    default = fields[name].default
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif default is None:
+        fits, wanted = is_number or value is None, "null or a number from 0 on"
+    else:
+        fits, wanted = is_number, "a number from 0 on"
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, not {text!r}")

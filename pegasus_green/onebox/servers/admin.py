@@ -9,12 +9,14 @@ from ...protocol import codes, meta
 from ...protocol import rpc as rpcs
 from ...protocol.message import Message
 from ...protocol.rpc import Rpc
-from ..replication.cluster import Cluster
-from ..replication.tables import AVAILABLE, CREATING, DROPPING, RECALLING, Table
+from ..replication.cluster import FREEZED, Cluster
+from ..replication.tables import AVAILABLE, DROPPING, Table
 from .envs import check_env
 
 SET, DELETE, CLEAR = 1, 2, 3
-MAX_REPLICAS = 5
+MIN_REPLICAS, MAX_REPLICAS = 1, 5
+# Hints are word for word those of a real server, mistakes included: tools show and compare them.
+NO_KEY = "no key needs to be deleted"
 
 
 class Admin:
@@ -40,15 +42,11 @@ class Admin:
         }
 
     def _find(self, name: str) -> tuple[Table | None, str]:
-        """Return a table, or None and why it is not to be had."""
+        """Return a table that is available, or None and the error of compaction and split."""
         table = self.box.tables.find(name)
         if table is None:
             return None, codes.ERR_APP_NOT_EXIST
-        if table.status in (CREATING, RECALLING):
-            return None, codes.ERR_BUSY_CREATING
-        if table.status == DROPPING:
-            return None, codes.ERR_BUSY_DROPPING
-        return (table, "") if table.status == AVAILABLE else (None, codes.ERR_INVALID_STATE)
+        return (table, "") if table.status == AVAILABLE else (None, codes.ERR_APP_DROPPED)
 
     # ----------------------------------------------------------------------------------------------------------- envs
     def update_envs(self, request: meta.UpdateAppEnvRequest) -> meta.HintResponse:
@@ -57,14 +55,13 @@ class Admin:
             fault = self._fault_in_envs(request)
             if fault is not None:
                 return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, fault)
-        elif request.op == DELETE:
-            if not request.keys:
-                return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, "there are no keys to delete")
-        elif request.op != CLEAR or request.clear_prefix is None:
-            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, "no such operation, or clear without clear_prefix")
-        table, error = self._find(request.app_name)
+        elif not (request.keys if request.op == DELETE else request.op == CLEAR and request.clear_prefix is not None):
+            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS)
+        table = self.box.tables.find(request.app_name)
         if table is None:
-            return meta.HintResponse(error, f"app({request.app_name}) is not available: {error}")
+            return meta.HintResponse(codes.ERR_APP_NOT_EXIST, "app cannot be found")
+        if table.status == DROPPING:
+            return meta.HintResponse(codes.ERR_BUSY_DROPPING, "app is being dropped")
         if request.op == SET:
             self.box.change_envs(table, dict(zip(request.keys or [], request.values or [])))
             return meta.HintResponse()
@@ -72,83 +69,111 @@ class Admin:
             gone = [name for name in request.keys or [] if name in table.envs]
         else:
             prefix = f"{request.clear_prefix}." if request.clear_prefix else ""
-            gone = [name for name in table.envs if name.startswith(prefix)]
+            gone = sorted(name for name in table.envs if name.startswith(prefix) and name != prefix)
         self.box.change_envs(table, dict.fromkeys(gone))
-        names = ", ".join(sorted(gone))
-        return meta.HintResponse(hint_message=f"deleted: {names}" if gone else "there is no such key to delete")
+        return meta.HintResponse(hint_message="\n    ".join(["deleted keys:", *gone]) if gone else NO_KEY)
 
     @staticmethod
     def _fault_in_envs(request: meta.UpdateAppEnvRequest) -> str | None:
         keys, values = request.keys or [], request.values or []
         if not keys or len(keys) != len(values):
-            return "keys and values have to be lists of the same length, not empty"
+            return ""
         faults = (check_env(name, value) for name, value in zip(keys, values))
         return next((fault for fault in faults if fault is not None), None)
 
     # ----------------------------------------------------------------------------------------------------- compaction
     def start_compaction(self, request: meta.StartManualCompactRequest) -> meta.HintResponse:
         """Have the replicas compacted: expired rows and those of other partitions go."""
-        table, error = self._find(request.app_name)
+        name = request.app_name
+        table, error = self._find(name)
         if table is None:
-            return meta.HintResponse(error, f"app({request.app_name}) is not available: {error}")
+            return meta.HintResponse(error, _unavailable(name, error))
         if table.envs.get("manual_compact.disabled") == "true":
-            return meta.HintResponse(codes.ERR_OPERATION_DISABLED, "the env manual_compact.disabled is true")
+            return meta.HintResponse(codes.ERR_OPERATION_DISABLED, f"app {name} disable manual compaction")
         level = -1 if request.target_level is None else request.target_level
+        if level < -1:
+            hint = f"invalid target_level({level}), should in range of [-1, num_levels]"
+            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, hint)
         running = 0 if request.max_running_count is None else request.max_running_count
+        if running < 0:
+            hint = f"invalid max_running_count({running}), should be greater than 0"
+            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, hint)
+        envs: dict[str, str | None] = {"manual_compact.once.target_level": str(level)}
+        if running > 0:
+            envs["manual_compact.max_concurrent_running_count"] = str(running)
         trigger = int(self.box.clock()) if request.trigger_time is None else request.trigger_time
-        if level < -1 or running < 0 or trigger < 0:
-            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, "a number is out of range")
-        envs = {
-            "manual_compact.once.trigger_time": str(trigger),
-            "manual_compact.once.target_level": str(level),
-            "manual_compact.once.bottommost_level_compaction": "force" if request.bottommost else "skip",
-        }
+        envs["manual_compact.once.bottommost_level_compaction"] = "force" if request.bottommost else "skip"
+        envs["manual_compact.once.trigger_time"] = str(trigger)
         self.box.change_envs(table, envs)
         self.box.compact(table)
-        return meta.HintResponse()
+        return meta.HintResponse(hint_message="succeed")
 
     def query_compaction(self, request: meta.AppNameRequest) -> meta.QueryManualCompactResponse:
-        """Tell how far a compaction is; here it is over as soon as it began."""
-        table, error = self._find(request.app_name)
+        """Tell how far a compaction is."""
+        name = request.app_name
+        table, error = self._find(name)
         if table is None:
-            return meta.QueryManualCompactResponse(error, f"app({request.app_name}) is not available: {error}")
-        return meta.QueryManualCompactResponse(progress=100 if table.compacted else 0)
+            return meta.QueryManualCompactResponse(error, _unavailable(name, error))
+        progress = self.box.compaction_progress(table)
+        if progress is None:
+            return meta.QueryManualCompactResponse(codes.ERR_INVALID_STATE, f"app {name} is not manual compaction")
+        return meta.QueryManualCompactResponse(hint_msg="succeed", progress=progress)
 
     # ------------------------------------------------------------------------------------------------- replica counts
     def get_replica_count(self, request: meta.AppNameRequest) -> meta.GetMaxReplicaCountResponse:
         """Tell how many replicas a table wants."""
-        table, error = self._find(request.app_name)
+        table = self.box.tables.find(request.app_name)
         if table is None:
-            return meta.GetMaxReplicaCountResponse(err=error, hint_message=f"app({request.app_name}): {error}")
+            hint = f"app({request.app_name}) does not exist"
+            return meta.GetMaxReplicaCountResponse(err=codes.ERR_APP_NOT_EXIST, hint_message=hint)
         return meta.GetMaxReplicaCountResponse(max_replica_count=table.replica_count)
 
     def set_replica_count(self, request: meta.SetMaxReplicaCountRequest) -> meta.SetMaxReplicaCountResponse:
         """Change how many replicas a table wants; the partitions follow."""
-        table, error = self._find(request.app_name)
+        table, count = self.box.tables.find(request.app_name), request.max_replica_count
+        response = meta.SetMaxReplicaCountResponse()
         if table is None:
-            return meta.SetMaxReplicaCountResponse(err=error, hint_message=f"app({request.app_name}): {error}")
-        old, live = table.replica_count, len(self.box.servers) - len(self.box.known_dead)
-        response = meta.SetMaxReplicaCountResponse(old_max_replica_count=old)
-        if not 1 <= request.max_replica_count <= min(MAX_REPLICAS, live):
-            response.err = codes.ERR_INVALID_PARAMETERS
-            response.hint_message = f"{request.max_replica_count} replicas are not possible with {live} live servers"
+            response.err = codes.ERR_APP_NOT_EXIST
+            response.hint_message = f"app({request.app_name}) does not exist"
             return response
-        self.box.change_replica_count(table, request.max_replica_count)
+        old = response.old_max_replica_count = table.replica_count
+        live = len(self.box.servers) - len(self.box.known_dead)
+        if table.status != AVAILABLE:
+            response.err = codes.ERR_INVALID_STATE
+            response.hint_message = f"app({request.app_name}) is not in available status"
+        elif self.box.function_level <= FREEZED or self.box.is_frozen:
+            response.err = codes.ERR_STATE_FREEZED
+            response.hint_message = "current meta function level is freezed, since there are too few alive nodes"
+        elif not MIN_REPLICAS <= count <= MAX_REPLICAS:
+            response.err = codes.ERR_INVALID_PARAMETERS
+            limits = f"[min={MIN_REPLICAS}, max={MAX_REPLICAS}]"
+            response.hint_message = f"requested replica count({count}) must be within the range of {limits}"
+        elif count > live:
+            response.err = codes.ERR_INVALID_PARAMETERS
+            response.hint_message = (
+                f"there are not enough alive replica servers({live}) for the requested replica count({count})"
+            )
+        elif count == old:
+            response.hint_message = "no need to update max_replica_count since it's not changed"
+        else:
+            self.box.change_replica_count(table, count)
         return response
 
     # ---------------------------------------------------------------------------------------------- atomic idempotent
     def get_atomic_idempotent(self, request: meta.AppNameRequest) -> meta.GetAtomicIdempotentResponse:
         """Tell whether atomic writes are made idempotent."""
-        table, error = self._find(request.app_name)
+        table = self.box.tables.find(request.app_name)
         if table is None:
-            return meta.GetAtomicIdempotentResponse(err=error, hint_message=f"app({request.app_name}): {error}")
+            hint = f"app({request.app_name}) does not exist"
+            return meta.GetAtomicIdempotentResponse(err=codes.ERR_APP_NOT_EXIST, hint_message=hint)
         return meta.GetAtomicIdempotentResponse(atomic_idempotent=table.atomic_idempotent)
 
     def set_atomic_idempotent(self, request: meta.SetAtomicIdempotentRequest) -> meta.SetAtomicIdempotentResponse:
         """Have atomic writes made idempotent, or not any more."""
-        table, error = self._find(request.app_name)
+        table = self.box.tables.find(request.app_name)
         if table is None:
-            return meta.SetAtomicIdempotentResponse(err=error, hint_message=f"app({request.app_name}): {error}")
+            hint = f"app({request.app_name}) does not exist"
+            return meta.SetAtomicIdempotentResponse(err=codes.ERR_APP_NOT_EXIST, hint_message=hint)
         old, table.atomic_idempotent = table.atomic_idempotent, request.atomic_idempotent
         return meta.SetAtomicIdempotentResponse(old_atomic_idempotent=old)
 
@@ -157,21 +182,21 @@ class Admin:
         """Begin to double a table's partitions."""
         table, error = self._find(request.app_name)
         if table is None:
-            return meta.HintResponse(error, f"app({request.app_name}) is not available: {error}")
+            return meta.HintResponse(error, f"app {_gone(error)}")
         if request.new_partition_count != table.partition_count * 2:
-            hint = f"partition count is {table.partition_count}, twice that is the only new count possible"
+            hint = f"wrong partition_count, should be {table.partition_count * 2}"
             return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, hint)
         if table.split is not None:
-            return meta.HintResponse(codes.ERR_BUSY, "the app is splitting already")
+            return meta.HintResponse(codes.ERR_BUSY, f"app({table.name}) is already executing partition split")
         self.box.splits.start(table)
         return meta.HintResponse()
 
     def query_split(self, request: meta.AppNameRequest) -> meta.QuerySplitResponse:
         """Tell how a split goes."""
-        response = meta.QuerySplitResponse(hint_msg="")
+        response = meta.QuerySplitResponse()
         table, error = self._find(request.app_name)
         if table is None:
-            response.err, response.hint_msg = error, f"app({request.app_name}) is not available: {error}"
+            response.err, response.hint_msg = error, f"app({request.app_name}) {_gone(error)}"
         elif table.split is None:
             response.err, response.hint_msg = codes.ERR_INVALID_STATE, f"app({request.app_name}) is not splitting"
         else:
@@ -183,8 +208,14 @@ class Admin:
         """Pause, restart or cancel a split."""
         table, error = self._find(request.app_name)
         if table is None:
-            return meta.ControlSplitResponse(error, f"app({request.app_name}) is not available: {error}")
-        if table.split is None:
-            return meta.ControlSplitResponse(codes.ERR_INVALID_STATE, f"app({request.app_name}) is not splitting")
-        error = self.box.splits.control(table, request.control_type, request.parent_pidx, request.old_partition_count)
-        return meta.ControlSplitResponse(error, "")
+            return meta.ControlSplitResponse(error, f"app {_gone(error)}")
+        kind, parent, old_count = request.control_type, request.parent_pidx, request.old_partition_count
+        return meta.ControlSplitResponse(*self.box.splits.control(table, kind, parent, old_count))
+
+
+def _gone(error: str) -> str:
+    return "not existed" if error == codes.ERR_APP_NOT_EXIST else "dropped"
+
+
+def _unavailable(name: str, error: str) -> str:
+    return f"app {name} is {'not existed' if error == codes.ERR_APP_NOT_EXIST else 'not available'}"

@@ -10,14 +10,19 @@ from ...protocol import codes, meta
 from ...protocol import rpc as rpcs
 from ...protocol.message import Message
 from ...protocol.rpc import Rpc
-from ..replication.cluster import Cluster
+from ..replication.cluster import FREEZED, Cluster
 from ..replication.tables import AVAILABLE, CREATING, DROPPED, DROPPING, RECALLING, Table, raw_address
+from ..runtime.settings import MAX_PARTITIONS
 from ..wire.connection import Connection
 from ..wire.frames import Call, ok_reply
+from ..wire.http import Page, Query
 from ..wire.server import Server
 from .admin import Admin
+from .commands import Commands
 from .envs import ROCKSDB_OPTIONS, check_env
 from .negotiation import negotiate
+from .pages import MetaPages
+from .proposals import Proposals
 
 ACTIVE, LOADING, RECOVERING = "active", "loading", "recovering"
 # Unknown to releases up to 2.5.
@@ -25,8 +30,6 @@ SINCE_26 = (rpcs.GET_ATOMIC_IDEMPOTENT, rpcs.SET_ATOMIC_IDEMPOTENT)
 MAX_REPLICAS = 5
 DEFAULT_RESERVE = 604800
 ALIVE, UNALIVE = 1, 2
-FREEZED = 300
-LEVELS = {100: "stopped", 200: "blind", 300: "freezed", 400: "steady", 500: "lively"}
 MATCH_ALL, MATCH_EXACT, MATCH_ANYWHERE, MATCH_PREFIX, MATCH_POSTFIX = range(1, 6)
 MATCHES: dict[int, Callable[[str, str], bool]] = {
     MATCH_ALL: lambda _name, _pattern: True,
@@ -51,8 +54,12 @@ class MetaServer(Server):
         """Describe a meta server."""
         super().__init__(box, box.faults, index, host, port)
         self.state = ACTIVE
-        handlers = _Handlers(box)
-        self._handlers: dict[Rpc, Callable[[Any], Message]] = {**handlers.table(), **Admin(box).table()}
+        self.commands = Commands(box, self)
+        self.pages = MetaPages(box, self)
+        handlers = (_Handlers(box), Admin(box), Proposals(box))
+        self._handlers: dict[Rpc, Callable[[Any], Message]] = {}
+        for part in handlers:
+            self._handlers |= part.table()
 
     def on_garbage(self, connection: Connection, why: str) -> None:
         """Note bytes that are no request; where a real server would die of them, as a client's fault."""
@@ -73,6 +80,9 @@ class MetaServer(Server):
         if rpc is rpcs.NEGOTIATION:
             negotiate(self, call)
             return
+        if rpc is rpcs.CLI_CALL and call.app_id <= 0:
+            self._command(call)
+            return
         if rpc is not None and call.app_id > 0:
             self.box.client_bug(f"{call.name} with app_id {call.app_id} sent to a meta server")
         if rpc is None or rpc not in self._handlers or (not self.box.hosts and rpc in SINCE_26):
@@ -86,6 +96,19 @@ class MetaServer(Server):
             self.reject(call, codes.ERR_INVALID_DATA)
             return
         self.send(call, ok_reply(rpc, call.seqid, self._answer(rpc, request)))
+
+    def page(self, query: Query) -> Page:
+        """Answer an HTTP request."""
+        return self.pages.answer(query)
+
+    def _command(self, call: Call) -> None:
+        try:
+            frame = self.commands.answer(call)
+        except ProtocolError as error:
+            self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
+            self.reject(call, codes.ERR_INVALID_DATA)
+            return
+        self.send(call, frame)
 
     def _answer(self, rpc: Rpc, request: Any) -> bytes:
         refusal = self._refusal(rpc)
@@ -177,7 +200,7 @@ class _Handlers:
         if box.function_level <= FREEZED or box.is_frozen:
             error = codes.ERR_STATE_FREEZED
         elif (
-            options.partition_count <= 0
+            not 0 < options.partition_count <= MAX_PARTITIONS
             or not 1 <= options.replica_count <= min(MAX_REPLICAS, live)
             or any(name in ROCKSDB_OPTIONS and check_env(name, value) for name, value in options.envs.items())
         ):
@@ -243,9 +266,9 @@ class _Handlers:
         """Give a table another name."""
         table = self.box.tables.find(request.old_app_name)
         if table is None:
-            return meta.HintResponse(codes.ERR_APP_NOT_EXIST, f"app({request.old_app_name}) does not exist")
+            return meta.HintResponse(codes.ERR_APP_NOT_EXIST, f"ERROR: app({request.old_app_name}) not exist!")
         if self.box.tables.find(request.new_app_name) is not None:
-            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, f"app name({request.new_app_name}) is in use")
+            return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, f"ERROR: app({request.new_app_name}) already exist!")
         busy = busy_error(table)
         if busy is not None:
             return meta.HintResponse(busy)
@@ -285,25 +308,12 @@ class _Handlers:
 
     def cluster_info(self, _request: meta.ClusterInfoRequest) -> meta.ClusterInfoResponse:
         """Tell about the cluster."""
-        box = self.box
-        primaries, replicas = box.spread()
-        facts = {
-            "meta_servers": ",".join(box.meta_addresses),
-            "primary_meta_server": box.leader.address if box.leader is not None else "",
-            "zookeeper_hosts": "onebox",
-            "zookeeper_root": "/pegasus/onebox",
-            "meta_function_level": LEVELS.get(box.function_level, str(box.function_level)),
-            "balance_operation_count": "move_primary=0,copy_primary=0,copy_secondary=0,total=0",
-            "primary_replica_count_stddev": f"{primaries:.2f}",
-            "total_replica_count_stddev": f"{replicas:.2f}",
-            "cluster_name": "onebox",
-        }
+        facts = self.box.facts()
         return meta.ClusterInfoResponse(keys=list(facts), values=list(facts.values()))
 
     def control(self, request: meta.MetaControlRequest) -> meta.MetaControlResponse:
         """Set the function level; as in a real server any number will do."""
-        old, self.box.function_level = self.box.function_level, request.level
-        return meta.MetaControlResponse(old_level=old)
+        return meta.MetaControlResponse(old_level=self.box.set_level(request.level))
 
 
 def busy_error(table: Table) -> str | None:

@@ -12,9 +12,11 @@ from ...protocol.framing import thread_hash
 from ...protocol.rpc import (
     BATCH_GET,
     CLEAR_SCANNER,
+    CLI_CALL,
     GET,
     GET_SCANNER,
     NEGOTIATION,
+    NODE_RPCS,
     PUT,
     REMOVE,
     SCAN,
@@ -28,7 +30,11 @@ from ..replication.node import Node
 from ..replication.replica import INACTIVE, PRIMARY, Replica, TableFacts
 from ..wire.connection import Connection
 from ..wire.frames import Call, default_body, get_key, ok_reply
+from ..wire.http import Page, Query
+from .commands import Commands
+from .disks import disk_info
 from .negotiation import negotiate
+from .pages import ReplicaPages
 
 READ, WRITE = "read", "write"
 
@@ -41,6 +47,8 @@ class ReplicaServer(Node):
     def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
         """Describe a server without replicas."""
         super().__init__(box, box.faults, box.lagging, index, host, port)
+        self.commands = Commands(box, self)
+        self.pages = ReplicaPages(box, self)
         self._writes: deque[Call] = deque()
 
     # ------------------------------------------------------------------------------------------------------- requests
@@ -89,10 +97,29 @@ class ReplicaServer(Node):
         if call.rpc is NEGOTIATION:
             negotiate(self, call)
             return
+        if call.rpc in NODE_RPCS and call.app_id <= 0:
+            self._administer(call, call.rpc)
+            return
         if call.rpc is not None and call.rpc.to_meta and call.app_id > 0:
             self.box.client_bug(f"{call.name} with app_id {call.app_id} sent to a replica server")
         if call.rpc is not CLEAR_SCANNER:
             self.reject(call, codes.ERR_HANDLER_NOT_FOUND)
+
+    def _administer(self, call: Call, rpc: Rpc) -> None:
+        try:
+            if rpc is CLI_CALL:
+                frame = self.commands.answer(call)
+            else:
+                frame = ok_reply(rpc, call.seqid, disk_info(self.box, self, call.argument()).encode())
+        except ProtocolError as error:
+            self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
+            self.reject(call, codes.ERR_INVALID_DATA)
+            return
+        self.send(call, frame)
+
+    def page(self, query: Query) -> Page:
+        """Answer an HTTP request."""
+        return self.pages.answer(query)
 
     def _refuse(self, call: Call, error: str, body: bytes | None = None) -> None:
         if call.rpc is not CLEAR_SCANNER:

@@ -18,6 +18,7 @@ from gevent import socket
 from ..runtime.runtime import Runtime
 from .faults import Faults
 from .frames import Call, Cutter, Target
+from .http import START, Feed, Page, Query
 
 READ_SIZE = 64 * 1024
 # Bytes of unsent replies from which on a connection is not read from.
@@ -52,6 +53,10 @@ class Owner(Target, Protocol):
         """Note bytes that are no request."""
         ...
 
+    def page(self, query: Query) -> Page:
+        """Answer an HTTP request."""
+        ...
+
 
 class Connection:
     """One client's connection to one server.
@@ -71,6 +76,7 @@ class Connection:
         self._behind: list[bytes] | None = None
         self._sock = sock
         self._cutter = Cutter(self)
+        self._http: Feed | None = None
         self._calls: deque[Call] = deque()
         self._out: list[bytes] = []
         self._rest: memoryview | None = None
@@ -105,14 +111,35 @@ class Connection:
             return
         server = self.server
         server.box.current()
+        if self._http is not None:
+            self._serve_pages(self._http, data)
+            return
         calls, garbage = self._cutter.feed(data)
         self._calls.extend(calls)
         self._handle()
         if garbage is not None:
+            if self._cutter.rest.startswith(START):
+                self._http = Feed()
+                self._serve_pages(self._http, self._cutter.rest)
+                return
             server.on_garbage(self, str(garbage))
             self.close()
         elif server.faults and self._cutter.incomplete and server.injector.tears(server):
             self.close(reset=True)
+
+    def _serve_pages(self, feed: Feed, data: bytes) -> None:
+        for query in feed.feed(data):
+            if query is None:
+                self.send(Page(400, "").encode())
+                self.end_after_flush()
+                return
+            try:
+                page = self.server.page(query)
+            except Exception as failure:
+                self.server.box.internal_error(failure)
+                self.close()
+                return
+            self.send(page.encode())
 
     def _handle(self) -> None:
         calls, server = self._calls, self.server

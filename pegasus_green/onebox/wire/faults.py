@@ -226,7 +226,7 @@ class Faults:
         rpc = call.rpc
         if rpc is not None and rpc.response is None:
             return None
-        if rpc is not None and rpc.response is not None and rpc.to_meta and not rule.body:
+        if rpc is not None and rpc.response is not None and rpc.to_meta and not rpc.bare and not rule.body:
             response: Any = rpc.response()
             response.err = rule.error
             return [ok_reply(rpc, call.seqid, response.encode())]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from ...errors import ProtocolError
 from ...protocol.framing import DEFAULT_MAX_FRAME, RESULT_HEAD, V0_HEADER, parse_request, request_size
-from ...protocol.rpc import BY_NAME, GET, META_RPCS, NEGOTIATION, RRDB_RPCS, Rpc
+from ...protocol.rpc import BY_NAME, GET, Rpc
 
 _I32 = struct.Struct(">i")
 # magic, version 0, header length 48, both checksums; then what varies.
@@ -21,8 +21,8 @@ _V1_FIXED = struct.Struct(">12sI3si3si3si3sQ3sBB")
 _V1_START = b"THFT" + struct.pack(">II", 1, 37)
 _V1_HEADS = (b"\x08\0\1", b"\x08\0\2", b"\x08\0\3", b"\x0a\0\4", b"\x02\0\5", 0)
 _FAST_HEADER = {_V0_START: 48, _V1_START: 53}
-_BY_TAIL: dict[bytes, Rpc] = {rpc.call_tail: rpc for rpc in (*RRDB_RPCS, *META_RPCS, NEGOTIATION)}
-# The server keeps this many characters of a name, the "_ACK" of the reply included.
+_BY_TAIL: dict[bytes, Rpc] = {rpc.call_tail: rpc for rpc in BY_NAME.values()}
+# The server keeps this many bytes of a name, the "_ACK" of the reply included.
 MAX_NAME = 47
 
 
@@ -137,12 +137,14 @@ class Call:
 class Cutter:
     """Cuts calls out of one connection's bytes; an incomplete frame is kept and grows only as its bytes arrive."""
 
-    __slots__ = ("connection", "max_frame", "_chunks", "_have", "_want")
+    __slots__ = ("connection", "max_frame", "rest", "_chunks", "_have", "_want")
 
     def __init__(self, connection: Peer, max_frame: int = DEFAULT_MAX_FRAME) -> None:
         """Start at the beginning of a stream."""
         self.connection = connection
         self.max_frame = max_frame
+        # Behind the last whole request when an error ends the connection.
+        self.rest = b""
         self._chunks: list[bytes] = []
         self._have = 0
         self._want = 4
@@ -170,6 +172,7 @@ class Cutter:
                 calls.append(self._call(data[pos : pos + size]))
                 pos += size
         except ProtocolError as error:
+            self.rest = data[pos:]
             return calls, error
         self._chunks = [data[pos:]] if pos < end else []
         self._have = end - pos
@@ -236,9 +239,17 @@ def ok_reply(rpc: Rpc, seqid: int, body: bytes) -> bytes:
     return b"%b%b%b%b%b\0" % (_I32.pack(len(head) + len(body) + 12), head, _I32.pack(seqid), RESULT_HEAD, body)
 
 
+def bare_reply(rpc: Rpc, seqid: int, result: bytes) -> bytes:
+    """Return a reply frame with frame error ERR_OK whose result struct is given as it is."""
+    head = rpc.ok_head
+    return b"%b%b%b%b" % (_I32.pack(len(head) + len(result) + 8), head, _I32.pack(seqid), result)
+
+
 def reply_frame(call: Call, error: str, body: bytes | None = None) -> bytes:
     """Return a reply with any frame error, without a body unless one is given."""
-    name = (call.name + "_ACK")[:MAX_NAME].encode() if call.rpc is None else call.name.encode() + b"_ACK"
+    name = call.name.encode("utf-8", "surrogateescape") + b"_ACK"
+    if call.rpc is None:
+        name = name[:MAX_NAME]
     raw = error.encode()
     head = b"%b%b\x80\1\0\2%b%b%b" % (_I32.pack(len(raw)), raw, _I32.pack(len(name)), name, _I32.pack(call.seqid))
     if body is not None:

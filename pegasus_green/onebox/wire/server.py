@@ -12,6 +12,7 @@ from ..runtime.runtime import Runtime
 from .connection import Connection
 from .faults import Fault, Faults
 from .frames import Call, reply_frame
+from .http import Page, Query
 
 log = logging.getLogger("pegasus_green.onebox")
 
@@ -209,6 +210,10 @@ class Server:
     def on_garbage(self, connection: Connection, why: str) -> None:
         """Note bytes that are no request."""
         log.warning("%r: closed, %s", connection, why)
+
+    def page(self, query: Query) -> Page:
+        """Answer an HTTP request."""
+        raise NotImplementedError
 
     def reject(self, call: Call, error: str, body: bytes | None = None) -> None:
         """Answer with a frame error."""

@@ -45,12 +45,15 @@ from .refresher import TableRoutes
 from .routing import Route
 from .scopes import Scope, Scopes
 from .stats import TableStats
+from .tables import Tables
 
 # Means "the client's policy", where None means "never".
 DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 
 # What gevent's ``hub.switch`` ends in, behind a check that nobody waits in the hub itself.
 _switch: Any = greenlet.switch
+# Servers that no route names are forgotten after one to two refresh periods, or these, where routes are not refreshed.
+FORGET_PERIOD = 30.0
 _INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
 
 
@@ -92,7 +95,8 @@ class Cluster:
         self.listeners = Listeners(self._reopen)
         self.pool = Pool(options, self.listeners)
         self.meta = MetaClient(metas, self.pool, options)
-        self.tables: dict[str, Dispatcher] = {}
+        self.tables: Tables[Dispatcher] = Tables(self._make)
+        self._swept = monotonic()
         self.hub: Any = None
         self.open_hub: Any = None
         self.scopes = Scopes()
@@ -163,13 +167,26 @@ class Cluster:
 
     def table(self, name: str) -> Dispatcher:
         """Return the dispatcher of a table."""
-        found = self.tables.get(name)
-        if found is None:
-            found = self.tables[name] = Dispatcher(self, TableRoutes(name, self.meta, self.pool, self.options))
-        return found
+        return self.tables.table(name)
+
+    def _make(self, name: str) -> Dispatcher:
+        return Dispatcher(self, TableRoutes(name, self.meta, self.pool, self.options, self._learnt))
+
+    def _learnt(self, name: str, exists: bool) -> None:
+        """Take note of what a query said of a table; now and then forget the servers that no route names any more."""
+        self.tables.note(name, exists)
+        now = monotonic()
+        period = self.options.refresh_period or FORGET_PERIOD
+        if now - self._swept < period:
+            return
+        self._swept = now
+        used = set(self.meta.metas.all())
+        for dispatcher in self.tables.existing():
+            used |= dispatcher.routes.servers()
+        self.pool.forget_peers(used, period)
 
     def _look_again(self, peer: Peer) -> None:
-        for dispatcher in self.tables.values():
+        for dispatcher in self.tables.existing():
             if dispatcher.routes.uses(peer):
                 dispatcher.routes.request()
 
@@ -206,14 +223,14 @@ class Cluster:
         if not self.pool.closed:
             self.pool.close()
             self.meta.close()
-            for dispatcher in self.tables.values():
+            for dispatcher in self.tables.known().values():
                 dispatcher.routes.close()
 
 
 class Dispatcher:
     """Sends the calls of one table."""
 
-    __slots__ = ("cluster", "routes", "stats", "notices", "_histogram", "_pool")
+    __slots__ = ("cluster", "routes", "stats", "notices", "_histogram", "_pool", "__weakref__")
 
     def __init__(self, cluster: Cluster, routes: TableRoutes) -> None:
         """Serve one table."""

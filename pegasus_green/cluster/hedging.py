@@ -117,7 +117,7 @@ class Race:
         secondaries = [address for address in route.secondaries if address != route.primary]
         random.shuffle(secondaries)
         for address in secondaries:
-            peer = pool.peer(address)
+            peer = pool.peer(address, route.others.get(address, ""))
             if peer.connection is None:
                 # Dialling would make this call wait; the next one finds the connection.
                 pool.spawn(_connect, peer, deadline)

@@ -8,7 +8,15 @@ from typing import Any
 
 from gevent.event import Event
 
-from ..errors import ClientClosed, ForkedConnection, MetaError, MetaUnreachable, PegasusError, ProtocolError
+from ..errors import (
+    ClientClosed,
+    ConnectFailed,
+    ForkedConnection,
+    MetaError,
+    MetaUnreachable,
+    PegasusError,
+    ProtocolError,
+)
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import gpid_part, parse_reply
@@ -19,6 +27,8 @@ from ..transport import fork
 from ..transport.connection import Target
 from ..transport.notices import Notices
 from ..transport.pool import Pool
+from ..transport.reach import addresses_of
+from .metas import Metas
 
 _META = Target(0, 0, gpid_part(0, 0))
 # A leader that is still loading, or waits for its operator: the same server is asked again.
@@ -43,6 +53,10 @@ class _Answers:
         self._all.append((address, answer))
         self._arrived.set()
 
+    def wake(self) -> None:
+        """Have the call look again, as names have been resolved."""
+        self._arrived.set()
+
     def wait(self, seconds: float) -> None:
         """Wait until there is an answer, for at most that long."""
         if not self._all:
@@ -63,20 +77,31 @@ class MetaClient:
     """The meta servers of a cluster.
 
     Attributes:
-        addresses: The configured servers, and those learnt from forwards behind them.
+        metas: Their addresses.
         leader: The server that answered last, asked first next time.
         failure: Why the newest answer did not count; None when it did.
     """
 
     def __init__(self, addresses: list[str], pool: Pool, options: ClientOptions) -> None:
         """Know the servers; no I/O."""
-        self.addresses = list(addresses)
+        self.metas = Metas(addresses)
         self.leader: str | None = None
         self.failure: PegasusError | None = None
         self._pool = pool
         self._options = options
         self._notices = Notices("meta")
         self._calls: set[_Answers] = set()
+        self._resolving: set[str] = set()
+        self._generation = fork.generation()
+
+    @property
+    def addresses(self) -> list[str]:
+        """The configured servers, and those learnt from forwards behind them."""
+        return self.metas.known()
+
+    def uses(self, address: str) -> bool:
+        """Tell whether that is the address of a meta server."""
+        return address == self.leader or address in self.metas.all()
 
     def __repr__(self) -> str:
         """Show servers and leader."""
@@ -106,6 +131,7 @@ class MetaClient:
         """Ask around until there is a good answer, or none in time."""
         failed: PegasusError | None = None
         pause = PAUSE_BASE
+        self._resolve(again=False)
         while True:
             answer = self._ask_around(answers, rpc, argument, deadline)
             if isinstance(answer, Message):
@@ -118,13 +144,48 @@ class MetaClient:
                 raise failed
             left = deadline - monotonic()
             if left <= 0:
-                error = self.unreachable("no answer in time from", failed)
+                error = self.unreachable("no answer in time from", failed or self._unresolved())
                 error.operation = rpc.label
                 # What is still owed an answer may have been executed.
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
                 raise error
+            # All have failed: their names may stand for others now.
+            self._resolve(again=True)
             answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
+
+    def _resolve(self, *, again: bool) -> None:
+        """Have the configured names resolved, those that were before only if that is wanted; never yields."""
+        if self._generation != fork.generation():
+            # What is under way is the parent's.
+            self._generation = fork.generation()
+            self._resolving.clear()
+        for name in self.metas.names:
+            if name not in self._resolving and (again or not self.metas.is_resolved(name)):
+                self._resolving.add(name)
+                self._pool.spawn(self._look_up, name)
+
+    def _unresolved(self) -> PegasusError | None:
+        """Return the error for names that the resolver has not answered for; None: there are none."""
+        names = sorted(self._resolving)
+        if not names:
+            return None
+        return ConnectFailed(f"the name server has not answered for {', '.join(names)}", address=names[0])
+
+    def _look_up(self, name: str) -> None:
+        """Find out what a name stands for, in a greenlet of its own."""
+        mine = fork.generation()
+        found: list[str] = []
+        try:
+            found = addresses_of(name)
+        except (OSError, UnicodeError) as error:
+            self._notices.info(f"name {name}", "the meta servers' name %s cannot be resolved: %s", name, error)
+        finally:
+            if mine == fork.generation():
+                self.metas.resolved(name, found)
+                self._resolving.discard(name)
+                for answers in self._calls:
+                    answers.wake()
 
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
         """Return the error for a call that got no usable answer from any meta server; why: the last reason."""
@@ -143,13 +204,18 @@ class MetaClient:
     ) -> Message | PegasusError | None:
         """Ask every server that owes no answer once; return the answer, or the last failure, or None in silence."""
         mine = fork.generation()
-        waiting = deque(self.addresses)
-        if self.leader:
-            waiting = deque([self.leader, *(address for address in waiting if address != self.leader)])
+        waiting = deque([self.leader] if self.leader else ())
+        seen = {*answers.owed, *waiting}
         asked = set(answers.owed)
         failed: PegasusError | None = None
         start_next = 0.0
-        while waiting or answers.owed:
+        while True:
+            # Names that have been resolved meanwhile bring more servers.
+            new = [address for address in self.metas.all() if address not in seen]
+            waiting.extend(new)
+            seen.update(new)
+            if not waiting and not answers.owed:
+                return failed
             now = monotonic()
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
@@ -165,7 +231,7 @@ class MetaClient:
                 continue
             got = answers.take((min(start_next, deadline) if rpc.repeatable else deadline) - now)
             if got is None:
-                if waiting or not rpc.repeatable:
+                if waiting or not rpc.repeatable or monotonic() < start_next:
                     continue
                 # Those that are silent may stay so: the others can have learnt meanwhile who leads.
                 return failed
@@ -178,13 +244,13 @@ class MetaClient:
             start_next = 0.0
             if isinstance(failed, (ClientClosed, ForkedConnection)) or (failed.sent and not rpc.repeatable):
                 return failed
-        return failed
 
     def _judge(
         self, address: str, answer: Message | PegasusError, waiting: deque[str], asked: set[str]
     ) -> PegasusError | None:
         """Return None for an answer of the leader, else why it does not count; a forward changes who is asked next."""
         if isinstance(answer, PegasusError):
+            self.metas.failed(address)
             if self.leader == address:
                 self.leader = None
             reason = answer.args[0] if answer.args else type(answer).__name__
@@ -194,12 +260,11 @@ class MetaClient:
         if err == "ERR_FORWARD_TO_OTHERS":
             if self.leader == address:
                 self.leader = None
-            forward = _forward_of(answer)
+            forward, other = _forward_of(answer)
             if forward:
-                if forward not in self.addresses:
+                if self.metas.learn(forward, other):
                     text = "meta server %s names the leader %s, which was not configured"
                     self._notices.info(f"new {forward}", text, address, forward)
-                    self.addresses.append(forward)
                 if forward not in asked:
                     waiting.appendleft(forward)
                 self._leave(address)
@@ -208,6 +273,7 @@ class MetaClient:
             self.leader = address
             return MetaError(f"the meta server answered {err}", code=err, address=address)
         self.leader = address
+        self.metas.answered(address)
         return None
 
     def _leave(self, address: str) -> None:
@@ -218,7 +284,7 @@ class MetaClient:
 
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
         """Ask one server, in a greenlet of its own."""
-        outcome: Any = self._pool.peer(address).connect(deadline)
+        outcome: Any = self._pool.peer(address, self.metas.other(address)).connect(deadline)
         if not isinstance(outcome, PegasusError):
             outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
         if not isinstance(outcome, PegasusError):
@@ -243,8 +309,10 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
     return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)
 
 
-def _forward_of(answer: Message) -> str:
+def _forward_of(answer: Message) -> tuple[str, str]:
+    """Return the leader that an answer names, and its address in digits where the first is a host name."""
     if not isinstance(answer, QueryCfgResponse) or not answer.partitions:
-        return ""
+        return "", ""
     partition = answer.partitions[0]
-    return partition.hp_primary or format_address(partition.primary)
+    in_digits = format_address(partition.primary)
+    return (partition.hp_primary, in_digits) if partition.hp_primary else (in_digits, "")

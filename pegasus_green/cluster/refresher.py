@@ -8,6 +8,7 @@ that does not keep the loop alive). A refresh never touches a connection.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,23 @@ class TableRoutes:
         refreshes: Queries made.
     """
 
-    def __init__(self, name: str, meta: MetaClient, pool: Pool, options: ClientOptions) -> None:
-        """Know the table's name; no I/O."""
+    def __init__(
+        self,
+        name: str,
+        meta: MetaClient,
+        pool: Pool,
+        options: ClientOptions,
+        learnt: Callable[[str, bool], None] = lambda _name, _exists: None,
+    ) -> None:
+        """Know the table's name; no I/O.
+
+        Args:
+            name: The table's name.
+            meta: Whom to ask.
+            pool: Gives the peers of the servers.
+            options: The client's.
+            learnt: Called after each query with the name and whether there are routes; must not yield.
+        """
         self.name = name
         self.table: RoutingTable | None = None
         self.error: PegasusError | None = None
@@ -60,6 +76,7 @@ class TableRoutes:
         self._meta = meta
         self._pool = pool
         self._options = options
+        self._learnt = learnt
         self._notices = Notices("routing")
         self._news = Event()
         self._querying = False
@@ -154,6 +171,7 @@ class TableRoutes:
             if generation == fork.generation():
                 self._querying = False
                 self.refreshes += 1
+                self._learnt(self.name, self.table is not None)
                 self._tell()
                 self._plan()
 
@@ -168,7 +186,8 @@ class TableRoutes:
             return
         if self._wanted:
             self._schedule(self._started + self._options.refresh_interval)
-        elif self._options.refresh_period:
+        elif self._options.refresh_period and self.table is not None:
+            # Whoever needs a table that is missing now asks for it again.
             jitter = 1 + JITTER * (2 * random.random() - 1)
             self._schedule(monotonic() + self._options.refresh_period * jitter)
 
@@ -216,6 +235,11 @@ class TableRoutes:
     def uses(self, peer: Peer) -> bool:
         """Tell whether a partition's primary is there."""
         return self.table is not None and any(route.peer is peer for route in self.table.routes)
+
+    def servers(self) -> set[str]:
+        """Return the addresses of all servers that the routes name."""
+        routes = self.table.routes if self.table is not None else ()
+        return {address for route in routes for address in (route.primary, *route.secondaries)}
 
     def close(self) -> None:
         """Stop refreshing and wake those who wait."""

@@ -22,16 +22,25 @@ class Route(Target):
         primary: "host:port", or "" when there is none now.
         peer: The primary's peer, or None.
         secondaries: "host:port" of each.
+        others: The address in digits of each server that is named by its host name.
     """
 
-    __slots__ = ("ballot", "primary", "peer", "secondaries")
+    __slots__ = ("ballot", "primary", "peer", "secondaries", "others")
 
     def __init__(
-        self, app_id: int, index: int, ballot: int, primary: str, peer: Peer | None, secondaries: tuple[str, ...]
+        self,
+        app_id: int,
+        index: int,
+        ballot: int,
+        primary: str,
+        peer: Peer | None,
+        secondaries: tuple[str, ...],
+        others: dict[str, str],
     ) -> None:
         """Describe a partition."""
         super().__init__(app_id, index, gpid_part(app_id, index))
         self.ballot, self.primary, self.peer, self.secondaries = ballot, primary, peer, secondaries
+        self.others = others
 
     def __repr__(self) -> str:
         """Show gpid, ballot and servers."""
@@ -39,12 +48,13 @@ class Route(Target):
 
     def same_as(self, other: Route) -> bool:
         """Tell whether nothing differs."""
-        return (self.app_id, self.index, self.ballot, self.primary, self.secondaries) == (
+        return (self.app_id, self.index, self.ballot, self.primary, self.secondaries, self.others) == (
             other.app_id,
             other.index,
             other.ballot,
             other.primary,
             other.secondaries,
+            other.others,
         )
 
 
@@ -86,10 +96,15 @@ class RoutingTable:
         return sum(not new.same_as(old) for new, old in zip(self.routes, other.routes))
 
 
-def build(reply: QueryCfgResponse, peer_of: Callable[[str], Peer], before: RoutingTable | None) -> RoutingTable:
+def build(reply: QueryCfgResponse, peer_of: Callable[[str, str], Peer], before: RoutingTable | None) -> RoutingTable:
     """Make a routing table of a meta server's answer.
 
     Where the answer is older than what is known (a lower ballot of the same partition), the known route stays.
+
+    Args:
+        reply: The answer.
+        peer_of: Gives the peer for a server's address, and its address in digits where the first is a host name.
+        before: The routes that are known.
 
     Raises:
         MetaError: The answer does not name every partition once.
@@ -111,11 +126,21 @@ def build(reply: QueryCfgResponse, peer_of: Callable[[str], Peer], before: Routi
         if known is not None and known.ballot > partition.ballot >= 0:
             routes.append(known)
             continue
-        primary = partition.hp_primary or format_address(partition.primary)
-        named = partition.hp_secondaries
-        secondaries = tuple(named or filter(None, map(format_address, partition.secondaries)))
-        route = Route(
-            reply.app_id, index, partition.ballot, primary, peer_of(primary) if primary else None, secondaries
-        )
+        primary, secondaries, others = _servers(partition)
+        peer = peer_of(primary, others.get(primary, "")) if primary else None
+        route = Route(reply.app_id, index, partition.ballot, primary, peer, secondaries, others)
         routes.append(known if known is not None and known.same_as(route) else route)
     return RoutingTable(reply.app_id, routes)
+
+
+def _servers(partition: PartitionConfiguration) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Return the primary, the secondaries, and the addresses in digits of those that are named by host names."""
+    in_digits = format_address(partition.primary)
+    primary = partition.hp_primary or in_digits
+    others = {primary: in_digits} if in_digits and in_digits != primary else {}
+    raw = [format_address(address) for address in partition.secondaries]
+    secondaries = partition.hp_secondaries or [address for address in raw if address]
+    # A server sends both lists in the same order.
+    if len(raw) == len(secondaries):
+        others.update((name, address) for name, address in zip(secondaries, raw) if address and name != address)
+    return primary, tuple(secondaries), others

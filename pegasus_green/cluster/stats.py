@@ -62,10 +62,10 @@ class TableStats:
 
 
 def describe(cluster: Cluster) -> dict[str, Any]:
-    """Return all counters of a client as plain values."""
+    """Return all counters of a client as plain values; any thread may, while servers and tables come and go."""
     return {
-        "servers": {address: _server(peer) for address, peer in cluster.pool.peers.items()},
-        "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.items()},
+        "servers": {address: _server(peer) for address, peer in cluster.pool.peers.copy().items()},
+        "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.known().items()},
     }
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-
-# The real one, which never waits where the host stands in digits.
-from _socket import getaddrinfo
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gevent import socket as gsocket
 from gevent.event import Event
 
 from ..errors import ClientClosed, ConnectFailed, ForkedConnection, PegasusError
 from . import fork
 from .connection import Connection, dial
 from .notices import Notices
+from .reach import reach
 
 if TYPE_CHECKING:
     from ..events import Listeners
@@ -28,21 +25,6 @@ REDIAL_BASE = 0.02
 REDIAL_CAP = 0.5
 
 
-class _TooLong(OSError):
-    """The time for all addresses of a server has passed."""
-
-
-def _addresses(host: str, port: int) -> list[Any]:
-    """Return what a host name or an address in digits stands for; yields for a name.
-
-    Digits do not go through gevent's few resolver threads, which a name server that does not answer may keep busy.
-    """
-    try:
-        return getaddrinfo(host, port, 0, gsocket.SOCK_STREAM, 0, gsocket.AI_NUMERICHOST)
-    except gsocket.gaierror:
-        return list(gsocket.getaddrinfo(host, port, 0, gsocket.SOCK_STREAM))
-
-
 class Peer:
     """One server: its connection, and what is known of it beyond that.
 
@@ -51,6 +33,8 @@ class Peer:
 
     Attributes:
         address: "host:port" as the routes name it.
+        other: The same server's address in digits where the routes tell both; "": none.
+        unused_since: When it was first noticed that nothing names the server any more; 0: something does.
         connection: The open connection, or None.
         dials: Attempts to connect; opened: those that succeeded; losses: connections that ended.
         failures: Attempts in a row that failed, or gave a connection that ended at once without a reply.
@@ -59,6 +43,7 @@ class Peer:
 
     __slots__ = (
         "address",
+        "other",
         "connection",
         "pool",
         "dials",
@@ -71,6 +56,8 @@ class Peer:
         "timeouts",
         "sent_before",
         "received_before",
+        "unused_since",
+        "_reached_by",
         "_dialling",
         "_cool_until",
         "_error",
@@ -80,11 +67,14 @@ class Peer:
     def __init__(self, address: str, pool: Pool) -> None:
         """Know a server; no I/O."""
         self.address = address
+        self.other = ""
         self.pool = pool
         self.connection: Connection | None = None
         self.dials = self.opened = self.failures = self.losses = 0
         self.bytes_sent = self.bytes_received = self.late = self.timeouts = 0
         self.sent_before = self.received_before = 0
+        self.unused_since = 0.0
+        self._reached_by = address
         self._dialling: Event | None = None
         self._cool_until = 0.0
         self._error = ""
@@ -97,8 +87,9 @@ class Peer:
     @property
     def state(self) -> str:
         """One of open, silent (replies owed for longer than the option ``silence``), dialling, down, idle."""
-        if self.connection is not None:
-            return "silent" if self.connection.silence >= self.pool.options.silence else "open"
+        connection = self.connection
+        if connection is not None:
+            return "silent" if connection.silence >= self.pool.options.silence else "open"
         return "dialling" if self._dialling is not None else "down" if self._error else "idle"
 
     def connect(self, deadline: float) -> Connection | PegasusError:
@@ -154,8 +145,7 @@ class Peer:
         mine = fork.generation()
         sock: Any = None
         try:
-            with gevent.Timeout(limit, _TooLong(f"no connection within {limit:.2f} s")):
-                sock = self._reach(limit)
+            self._reached_by, sock = reach(self._names(), limit, dial)
             if mine == fork.generation() and not self.pool.closed:
                 self.connection = self.pool.adopt(self, sock)
                 sock = None
@@ -176,22 +166,10 @@ class Peer:
                 self._dialling = None
             done.set()
 
-    def _reach(self, limit: float) -> Any:
-        """Resolve the name, off the hub, and dial its addresses in turn."""
-        mine = fork.generation()
-        host, _, port = self.address.rpartition(":")
-        found = _addresses(host.strip("[]"), int(port))
-        if mine != fork.generation():
-            raise OSError("the process forked meanwhile; it dials when it needs a connection itself")
-        error: OSError = OSError("the name has no address")
-        for family, _, _, _, sockaddr in found:
-            try:
-                return dial(sockaddr, family, limit / len(found))
-            except _TooLong:
-                raise
-            except OSError as failed:
-                error = failed
-        raise error
+    def _names(self) -> list[str]:
+        """Return the names to reach the server by, first the one that did last time."""
+        names = [self.address, self.other] if self.other and self.other != self.address else [self.address]
+        return sorted(names, key=lambda name: name != self._reached_by)
 
     def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
         """Take note of the end of a connection; called by it, must not yield."""
@@ -248,12 +226,38 @@ class Pool:
         state = "closed" if self.closed else f"connections={len(self._by_sockaddr)}"
         return f"<Pool peers={len(self.peers)} {state}>"
 
-    def peer(self, address: str) -> Peer:
-        """Return the peer of that address, making it if it is new."""
+    def peer(self, address: str, other: str = "") -> Peer:
+        """Return the peer of that address, making it if it is new.
+
+        Args:
+            address: "host:port" of the server.
+            other: Its address in digits where that is known besides; tried where the first leads nowhere.
+        """
         peer = self.peers.get(address)
         if peer is None:
             peer = self.peers[address] = Peer(address, self)
+        if other:
+            peer.other = other
         return peer
+
+    def forget_peers(self, used: set[str], grace: float) -> None:
+        """Forget servers that are not used, with their counters, once that has been so for grace seconds.
+
+        Their connections are closed; one with requests in flight stays, and its server is remembered.
+        """
+        now = monotonic()
+        for address, peer in list(self.peers.items()):
+            connection = peer.connection
+            busy = peer.state == "dialling" or (connection is not None and connection.in_flight > 0)
+            shared = connection is not None and any(name.address in used for name in self.names_of(connection))
+            if address in used or busy or shared:
+                peer.unused_since = 0.0
+            elif not peer.unused_since:
+                peer.unused_since = now
+            elif now - peer.unused_since >= grace:
+                if connection is not None:
+                    connection.close(ClientClosed("no route names this server any more"))
+                self.peers.pop(address, None)
 
     def spawn(self, run: Callable[..., Any], *args: Any) -> Any:
         """Run in a greenlet that ``close`` ends, and return it.
@@ -288,7 +292,7 @@ class Pool:
 
     def names_of(self, connection: Connection) -> list[Peer]:
         """Return the peers that share a connection: routes may name its server by any of their addresses."""
-        return [peer for peer in self.peers.values() if peer.connection is connection]
+        return [peer for peer in self.peers.copy().values() if peer.connection is connection]
 
     def tell_lost(self, peer: Peer, reason: str, names: list[Peer]) -> None:
         """Pass on that a server was lost or cannot be reached, under all its names; must not yield."""

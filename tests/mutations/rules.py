@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from .mutation import Mutation
 from .rules_calls import CALLS
+from .rules_names import NAMES
 from .rules_rows import ROWS
 from .rules_servers import SERVERS
 
-MUTATIONS: tuple[Mutation, ...] = (*SERVERS, *CALLS, *ROWS)
+MUTATIONS: tuple[Mutation, ...] = (*SERVERS, *NAMES, *CALLS, *ROWS)

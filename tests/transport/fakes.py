@@ -19,7 +19,13 @@ from gevent.server import StreamServer
 from pegasus_green import Client
 from pegasus_green.keys import crc64
 from pegasus_green.protocol.framing import Request, encode_reply
-from pegasus_green.protocol.meta import ClusterInfoResponse, PartitionConfiguration, QueryCfgResponse, make_gpid
+from pegasus_green.protocol.meta import (
+    ClusterInfoResponse,
+    PartitionConfiguration,
+    QueryCfgResponse,
+    make_address,
+    make_gpid,
+)
 from pegasus_green.protocol.rpc import BY_NAME, CLUSTER_INFO, GET, INCR, PUT, QUERY_CFG, TTL
 from pegasus_green.protocol.rrdb import IncrResponse, ReadResponse, TtlResponse, UpdateResponse
 from pegasus_green.protocol.session import ServerSession
@@ -183,6 +189,7 @@ class FakeMeta(FakeServer):
 
     Attributes:
         primaries: Address of each partition's primary, "" for none.
+        digits: By name: the address that is told besides.
         error: What it answers instead of the routes, unless "ERR_OK".
         forward: The leader that it names with ERR_FORWARD_TO_OTHERS.
         queries: Monotonic times of the route queries.
@@ -193,6 +200,7 @@ class FakeMeta(FakeServer):
         self.table = table
         self.primaries = primaries or []
         self.secondaries: list[str] = []
+        self.digits: dict[str, str] = {}
         self.ballots: dict[int, int] = {}
         self.app_id = APP_ID
         self.error = "ERR_OK"
@@ -212,10 +220,16 @@ class FakeMeta(FakeServer):
         error = self.error if argument.app_name == self.table or self.error != "ERR_OK" else "ERR_OBJECT_NOT_FOUND"
         link.reply(request, self.routes(error))
 
+    def _raw(self, name: str) -> int:
+        """Return the number of the address that is told besides a name; 0: none."""
+        host, _, port = self.digits.get(name, "").rpartition(":")
+        return make_address(host, int(port)) if host else 0
+
     def routes(self, error: str = "ERR_OK") -> QueryCfgResponse:
         """Return what it says of its table."""
         if error == "ERR_FORWARD_TO_OTHERS":
-            named = [PartitionConfiguration(hp_primary=self.forward)] if self.forward else []
+            leader = PartitionConfiguration(hp_primary=self.forward, primary=self._raw(self.forward))
+            named = [leader] if self.forward else []
             return QueryCfgResponse(err=error, partitions=named)
         if error != "ERR_OK":
             return QueryCfgResponse(err=error)
@@ -223,6 +237,8 @@ class FakeMeta(FakeServer):
             PartitionConfiguration(
                 pid=make_gpid(self.app_id, index),
                 ballot=self.ballots.get(index, 3),
+                primary=self._raw(primary),
+                secondaries=[self._raw(address) for address in self.secondaries],
                 hp_primary=primary or None,
                 hp_secondaries=list(self.secondaries),
             )

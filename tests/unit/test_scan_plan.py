@@ -24,7 +24,7 @@ FILTERS = st.builds(Filter, st.sampled_from(FilterType), KEY)
 
 
 def routes(count: int, waiting: set[int] = frozenset()) -> RoutingTable:  # type: ignore[assignment]
-    return RoutingTable(1, [Route(1, i, -1 if i in waiting else 3, "h:1", None, ()) for i in range(count)])
+    return RoutingTable(1, [Route(1, i, -1 if i in waiting else 3, "h:1", None, (), {}) for i in range(count)])
 
 
 @pytest.mark.parametrize("indexes", [[0, -1], [0, 0], [0, 1, 1], [0, 2], [0], [0, 1, -1], []])
@@ -32,7 +32,7 @@ def test_routes_that_do_not_name_every_partition_once(indexes: list[int]) -> Non
     partitions = [PartitionConfiguration(pid=(index << 32) | 1) for index in indexes]
     reply = QueryCfgResponse(app_id=1, partition_count=2, partitions=partitions)
     with pytest.raises(MetaError, match="where the table has 2"):
-        build(reply, lambda _address: None, None)  # type: ignore[arg-type, return-value]
+        build(reply, lambda _address, _other: None, None)  # type: ignore[arg-type, return-value]
 
 
 # --------------------------------------------------------------------------------------------------------------- bounds

@@ -1,0 +1,123 @@
+"""Section 2 about names: several names of one server, names of several servers, what is forgotten; and open scopes."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+NAMES_TESTS = "tests/transport/test_names.py"
+SCOPES_TESTS = "tests/integration/test_scopes.py"
+
+NAMES = (
+    Mutation(
+        "2-address-after-the-name",
+        "where the host name of a route leads nowhere its address is tried",
+        "transport/pool.py",
+        "if self.other and self.other != self.address else [self.address]",
+        "if False else [self.address]",
+        (NAMES_TESTS, "-k", "name_leads_nowhere"),
+    ),
+    Mutation(
+        "2-address-of-a-secondary",
+        "the address of a secondary is known, too",
+        "cluster/routing.py",
+        "others.update((name, address)",
+        "dict().update((name, address)",
+        (NAMES_TESTS, "-k", "secondary"),
+    ),
+    Mutation(
+        "2-ways-beside-each-other",
+        "the next name of a server is tried while the first is silent",
+        "transport/reach.py",
+        "next_at = now + STAGGER",
+        "next_at = now + 60.0",
+        (NAMES_TESTS, "-k", "leads_nowhere"),
+    ),
+    Mutation(
+        "2-address-of-a-forward",
+        "a leader that is named by a host name is reached by its address",
+        "cluster/meta.py",
+        "self._pool.peer(address, self.metas.other(address))",
+        "self._pool.peer(address)",
+        (NAMES_TESTS, "-k", "which_nobody_resolves"),
+    ),
+    Mutation(
+        "2-a-name-of-several",
+        "each address of a name is a meta server of its own",
+        "cluster/metas.py",
+        "if len(addresses) > 1:",
+        "if len(addresses) > 100:",
+        (NAMES_TESTS, "-k", "every_address"),
+    ),
+    Mutation(
+        "2-a-name-of-several-again",
+        "a name of several servers is resolved again when all have failed",
+        "cluster/meta.py",
+        "self._resolve(again=True)",
+        "pass",
+        (NAMES_TESTS, "-k", "resolved_again"),
+    ),
+    Mutation(
+        "2-learnt-metas-are-forgotten",
+        "meta servers that others have named are forgotten when they fail",
+        "cluster/metas.py",
+        "for oldest in self._learnt[:-MAX_LEARNT]:",
+        "for oldest in ():",
+        (NAMES_TESTS, "-k", "learnt"),
+    ),
+    Mutation(
+        "2-moved-servers-are-forgotten",
+        "servers that no route names any more are forgotten",
+        "transport/pool.py",
+        "elif now - peer.unused_since >= grace:",
+        "elif now - peer.unused_since >= 3600.0:",
+        (NAMES_TESTS, "-k", "moved_away"),
+    ),
+    Mutation(
+        "2-missing-tables-are-not-looked-up",
+        "a table that is missing is asked for by those who need it only",
+        "cluster/refresher.py",
+        "elif self._options.refresh_period and self.table is not None:",
+        "elif self._options.refresh_period:",
+        (NAMES_TESTS, "-k", "for_ever"),
+    ),
+    Mutation(
+        "2-missing-tables-are-forgotten",
+        "names that are no tables are forgotten",
+        "cluster/tables.py",
+        "for oldest in list(self._unknown)[:-MAX_UNKNOWN]:",
+        "for oldest in ():",
+        (NAMES_TESTS, "-k", "for_ever"),
+    ),
+    Mutation(
+        "2-a-table-that-comes-is-kept",
+        "a table that exists stays known when nobody holds its handle",
+        "cluster/tables.py",
+        "            self._existing[name] = found\n",
+        "",
+        (NAMES_TESTS, "-k", "created_later"),
+    ),
+    Mutation(
+        "9-scope-of-a-generator",
+        "a deadline scope in a generator does not bound its consumer",
+        "cluster/scopes.py",
+        "frame.f_code.co_flags & _SUSPENDABLE",
+        "False",
+        (SCOPES_TESTS, "-k", "generator"),
+    ),
+    Mutation(
+        "9-scope-of-a-greenlet-that-ended",
+        "the scope of a greenlet that has ended bounds nobody",
+        "cluster/scopes.py",
+        "if at < deadline and owner() is caller:",
+        "if at < deadline:",
+        (SCOPES_TESTS, "-k", "left_in_another"),
+    ),
+    Mutation(
+        "9-scope-that-is-dropped",
+        "a scope that is dropped is left",
+        "cluster/scopes.py",
+        "    def __del__(self) -> None:",
+        "    def _unused(self) -> None:",
+        (SCOPES_TESTS, "-k", "refuses_to_end"),
+    ),
+)

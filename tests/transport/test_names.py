@@ -1,0 +1,407 @@
+"""Servers under several names, names of several servers, and what is forgotten again of both."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from pegasus_green import HedgePolicy, errors
+from pegasus_green.cluster.metas import MAX_LEARNT
+from pegasus_green.cluster.tables import MAX_UNKNOWN
+from tests.transport.fakes import (
+    BlackHole,
+    FakeMeta,
+    FakeServer,
+    Stage,
+    connection_of,
+    dead_address,
+    silent,
+    wait_until,
+)
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+class Names:
+    """What a name server knows; a host that ends in .example is asked for here, with any port."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[str]] = {}
+        self.slow: dict[str, float] = {}
+        self.asked: list[str] = []
+
+    def __call__(self, real: Callable[..., Any], host: str, port: int, *rest: Any) -> Any:
+        if not host.endswith(".example"):
+            return real(host, port, *rest)
+        self.asked.append(host)
+        if host in self.slow:
+            gevent.sleep(self.slow[host])
+        if host not in self.known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        pairs = [address.rpartition(":") for address in self.known[host]]
+        return [found for to, _, at in pairs for found in real(to, int(at), *rest)]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    names, real = Names(), socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: names(real, *args))
+    return names
+
+
+# ---------------------------------------------------------------------------------------- two names of one server
+NAME = "replica-1.example:34801"
+
+
+@pytest.fixture
+def hole() -> Iterator[BlackHole]:
+    hole = BlackHole()
+    yield hole
+    hole.stop()
+
+
+@pytest.mark.parametrize("name", ["unknown", "refuses", "swallows", "never resolved"])
+def test_the_address_is_tried_where_the_name_leads_nowhere(
+    stage: Stage, names: Names, hole: BlackHole, name: str
+) -> None:
+    server = stage.server()
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
+    if name != "unknown":
+        names.known["replica-1.example"] = [hole.address if name == "swallows" else dead_address()]
+    if name == "never resolved":
+        names.slow["replica-1.example"] = 60.0
+    table = stage.table()
+    begin = monotonic()
+    assert table.get("h", "s") is None
+    # The next name begins after 0.25 s at the latest; a dial may take 1 s.
+    assert monotonic() - begin < 0.9
+    server.links[0].close()
+    wait_until(lambda: connection_of(table.client, NAME) is None)
+    before = len(names.asked)
+    assert table.get("h", "s") is None
+    # What led there is tried first the next time.
+    assert len(names.asked) == before
+    assert list(table.client.stats()["servers"]) == [stage.meta.address, NAME]
+
+
+@pytest.mark.parametrize("address", ["refuses", "swallows"])
+def test_the_name_is_tried_where_the_address_leads_nowhere(
+    stage: Stage, names: Names, hole: BlackHole, address: str
+) -> None:
+    server = stage.server()
+    dead = hole.address if address == "swallows" else dead_address()
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
+    table = stage.table(refresh_interval=0.01)
+    # The address was right, and is not any more.
+    assert table.get("h", "s") is None
+    names.known["replica-1.example"] = [server.address]
+    stage.meta.digits = {NAME: dead}
+    table._dispatcher.routes.request()
+    wait_until(lambda: table.client._cluster.pool.peer(NAME).other == dead)
+    server.links[0].close()
+    wait_until(lambda: connection_of(table.client, NAME) is None)
+    assert table.get("h", "s") is None
+
+
+def test_the_name_goes_first(stage: Stage, names: Names) -> None:
+    server, other = stage.server(), stage.extra(FakeServer())
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: other.address}
+    names.known["replica-1.example"] = [server.address]
+    assert stage.table().get("h", "s") is None
+    assert (len(server.links), len(other.links)) == (1, 0)
+
+
+def test_an_error_names_every_way_that_was_tried(stage: Stage, names: Names) -> None:
+    dead = dead_address()
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: dead}
+    error = ends(stage.table().get, "h", "s", retry=None)
+    assert isinstance(error, errors.ConnectFailed)
+    assert f"{NAME}: [Errno -2] Name or service not known; {dead}: " in str(error)
+    assert "refused" in str(error)
+
+
+def test_a_secondary_is_reached_by_its_address(stage: Stage, names: Names) -> None:
+    backup = stage.extra(FakeServer(lambda link, request: link.value(request, b"backup")))
+    primary = stage.server(silent)
+    stage.meta.primaries = [primary.address]
+    stage.meta.secondaries, stage.meta.digits = [NAME], {NAME: backup.address}
+    table = stage.table(hedge=HedgePolicy(delay=0.02, max_ratio=1.0), timeout=0.3)
+    ends(table.get, "h", "s")
+    wait_until(lambda: connection_of(table.client, NAME) is not None)
+    assert table.get("h", "s") == b"backup"
+
+
+def test_closing_in_the_middle_leaves_nothing(stage: Stage, names: Names, hole: BlackHole) -> None:
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: hole.address}
+    names.slow["replica-1.example"] = 60.0
+    client = stage.client()
+    caller = gevent.spawn(ends, client.table("temp").get, "h", "s", timeout=5.0)
+    wait_until(lambda: len(names.asked) == 1)
+    gevent.sleep(0.3)
+    client.close()
+    assert isinstance(caller.get(), errors.ClientClosed)
+    wait_until(lambda: not client._cluster.pool._greenlets)
+
+
+def test_a_second_connection_that_comes_too_late_is_closed(stage: Stage, names: Names) -> None:
+    """Both ways lead there: the slower one gives its socket back."""
+    server = stage.server()
+    stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
+    names.known["replica-1.example"] = [server.address]
+    names.slow["replica-1.example"] = 0.3
+    table = stage.table()
+    assert table.get("h", "s") is None
+    gevent.sleep(0.2)
+    gc.collect()
+    assert table.get("h", "s") is None
+    assert len(server.links) == 1
+
+
+# ------------------------------------------------------------------------------------- one name of several servers
+METAS = "metas.example:34601"
+
+
+class Metas:
+    """Meta servers behind one name; the table's primary is one replica server."""
+
+    def __init__(self, stage: Stage, names: Names, count: int) -> None:
+        self.server = stage.server()
+        self.stage = stage
+        self.all: list[FakeMeta] = [self.another() for _ in range(count)]
+        names.known["metas.example"] = [meta.address for meta in self.all]
+
+    def another(self) -> FakeMeta:
+        meta = self.stage.extra(FakeMeta([self.server.address]))
+        assert isinstance(meta, FakeMeta)
+        return meta
+
+    def follow(self, leader: FakeMeta | None, known: bool = True) -> None:
+        for meta in self.all:
+            meta.error = "ERR_OK" if meta is leader else "ERR_FORWARD_TO_OTHERS"
+            meta.forward = leader.address if leader is not None and known else ""
+
+
+@pytest.mark.parametrize("leader", [0, 1, 2])
+@pytest.mark.parametrize("others", ["silent", "dead", "do not know the leader", "know the leader"])
+def test_every_address_of_a_name_is_a_meta_server(stage: Stage, names: Names, leader: int, others: str) -> None:
+    metas = Metas(stage, names, 3)
+    metas.follow(metas.all[leader], others == "know the leader")
+    for index, meta in enumerate(metas.all):
+        if index != leader and others == "silent":
+            meta.handler = silent
+        elif index != leader and others == "dead":
+            meta.stop()
+    begin = monotonic()
+    assert stage.client([METAS]).table("temp").get("h", "s") is None
+    assert monotonic() - begin < 0.9
+    assert names.asked == ["metas.example"]
+
+
+def test_a_name_is_resolved_again_when_all_have_failed(stage: Stage, names: Names) -> None:
+    metas = Metas(stage, names, 2)
+    client = stage.client([METAS], refresh_interval=0.01)
+    table = client.table("temp")
+    assert table.get("h", "s") is None
+    for meta in metas.all:
+        meta.stop()
+    new = [metas.another(), metas.another()]
+    new[0].handler = silent
+    names.known["metas.example"] = [meta.address for meta in new]
+    assert client.ping() < 1.5
+    assert new[1].requests
+    assert set(client._cluster.meta.metas.all()) == {meta.address for meta in new}
+    assert client._cluster.meta.addresses == [METAS]
+
+
+def test_a_name_that_nobody_answers_for_does_not_hide_the_others(stage: Stage, names: Names) -> None:
+    names.slow["metas.example"] = 60.0
+    stage.server()
+    client = stage.client([METAS, stage.meta.address])
+    begin = monotonic()
+    assert client.table("temp").get("h", "s") is None
+    assert monotonic() - begin < 0.9
+
+
+def test_a_name_server_that_falls_silent_does_not_hide_what_it_has_told(stage: Stage, names: Names) -> None:
+    metas = Metas(stage, names, 2)
+    client = stage.client([METAS])
+    assert client.table("temp").get("h", "s") is None
+    names.slow["metas.example"] = 60.0
+    metas.follow(None)
+    gevent.spawn_later(0.3, metas.follow, metas.all[1])
+    assert client.ping(2.0) < 1.5
+
+
+def test_the_error_says_that_the_name_is_not_resolved(stage: Stage, names: Names) -> None:
+    names.slow["metas.example"] = 60.0
+    error = ends(stage.client([METAS], timeout=0.2).table("temp").get, "h", "s")
+    assert isinstance(error, errors.MetaUnreachable)
+    assert METAS in str(error)
+    error = ends(stage.client([METAS]).ping, 0.2)
+    assert "the name server has not answered for metas.example:34601" in str(error)
+    names.slow.clear()
+    error = ends(stage.client([METAS]).ping, 0.2)
+    assert "Name or service not known" in str(error)
+
+
+def test_a_leader_that_is_named_by_a_name_which_nobody_resolves(stage: Stage, names: Names) -> None:
+    leader = stage.extra(FakeMeta([stage.server().address]))
+    stage.meta.error, stage.meta.forward = "ERR_FORWARD_TO_OTHERS", "meta-2.example:34601"
+    stage.meta.digits = {"meta-2.example:34601": leader.address}
+    assert stage.client().table("temp").get("h", "s") is None
+
+
+# --------------------------------------------------------------------------------------------- what is forgotten again
+@pytest.mark.parametrize("alive", [False, True])
+def test_learnt_meta_servers_are_forgotten(stage: Stage, names: Names, alive: bool) -> None:
+    """The leader moves to a server that was not configured, twenty times."""
+    server = stage.server()
+    client = stage.client(refresh_period=0.02, refresh_interval=0.01)
+    client.table("temp").get("h", "s")
+    metas = [stage.meta]
+    for _ in range(20):
+        leader = stage.extra(FakeMeta([server.address]))
+        for meta in metas:
+            meta.error, meta.forward = "ERR_FORWARD_TO_OTHERS", leader.address
+        metas.append(leader)
+        wait_until(lambda at=leader.address: client._cluster.meta.leader == at)  # type: ignore[misc]
+        if not alive:
+            leader.stop()
+    stage.meta.error = "ERR_OK"
+    for meta in metas[1:]:
+        meta.error, meta.forward = "ERR_FORWARD_TO_OTHERS", stage.meta.address
+    wait_until(lambda: client._cluster.meta.leader == stage.meta.address)
+    assert len(client._cluster.meta.addresses) <= 1 + MAX_LEARNT
+    wait_until(lambda: len(client.stats()["servers"]) <= 2 + MAX_LEARNT)
+    wait_until(lambda: len(client._cluster.pool.connections) <= 2 + MAX_LEARNT)
+
+
+def test_servers_that_moved_away_are_forgotten(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_period=0.05, refresh_interval=0.01)
+    table = client.table("temp")
+    table.warm_up()
+    for _ in range(20):
+        server = FakeServer()
+        stage.meta.primaries = [server.address]
+        stage.meta.secondaries = [dead_address()]
+        wait_until(lambda at=server.address: at in table._dispatcher.routes.servers())  # type: ignore[misc]
+        assert table.get("h", "s") is None
+        server.stop()
+    # The connection to the first server, which is alive, is closed, too.
+    wait_until(lambda: len(client.stats()["servers"]) == 2)
+    wait_until(lambda: len(client._cluster.pool.connections) == 1)
+    last = stage.extra(FakeServer())
+    stage.meta.primaries = [last.address]
+    wait_until(lambda: last.address in client.stats()["servers"])
+    assert table.get("h", "s") is None
+    assert client.stats()["servers"][last.address]["state"] == "open"
+
+
+def test_a_server_that_no_route_names_keeps_its_calls_in_flight(stage: Stage) -> None:
+    old = stage.server(silent)
+    new = stage.extra(FakeServer())
+    client = stage.client(refresh_period=0.03, refresh_interval=0.01, silence=60.0)
+    table = client.table("temp")
+    caller = gevent.spawn(ends, table.get, "h", "s")
+    wait_until(lambda: len(old.requests) == 1)
+    stage.meta.primaries = [new.address]
+    wait_until(lambda: new.address in table._dispatcher.routes.servers())
+    gevent.sleep(0.2)
+    old.links[0].value(old.requests[0], b"late")
+    assert caller.get() == b"late"
+    wait_until(lambda: old.address not in client.stats()["servers"])
+
+
+def test_missing_tables_are_not_looked_up_for_ever(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_period=0.05, refresh_interval=0.01)
+    for number in range(MAX_UNKNOWN + 50):
+        assert isinstance(ends(client.table(f"none {number}").get, "h"), errors.TableNotFound)
+    gevent.sleep(0.1)
+    before = len(stage.meta.queries)
+    gevent.sleep(0.2)
+    assert len(stage.meta.queries) == before
+    gc.collect()
+    assert len(client._cluster.tables) <= MAX_UNKNOWN
+    assert len(client.stats()["tables"]) <= MAX_UNKNOWN
+
+
+def test_a_missing_table_is_asked_for_at_the_least_interval_only(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_interval=0.1)
+    until = monotonic() + 0.35
+    while monotonic() < until:
+        assert isinstance(ends(client.table("none").get, "h"), errors.TableNotFound)
+    assert len(stage.meta.queries) <= 5
+
+
+def test_a_table_that_is_created_later_is_found(stage: Stage) -> None:
+    """Whoever holds its handle meanwhile uses the same routes as everybody else afterwards."""
+    stage.server()
+    client = stage.client(refresh_interval=0.01, refresh_period=0.05)
+    early = client.table("late")
+    assert isinstance(ends(early.get, "h"), errors.TableNotFound)
+    for number in range(MAX_UNKNOWN + 50):
+        client.table(f"none {number}")
+    stage.meta.table = "late"
+    assert early.get("h") is None
+    assert client.table("late")._dispatcher is early._dispatcher
+    del early
+    gc.collect()
+    # It exists now, so its routes are kept, and kept up to date.
+    before = len(stage.meta.queries)
+    wait_until(lambda: len(stage.meta.queries) >= before + 2)
+    assert client.stats()["tables"]["late"]["calls"] == 2
+
+
+def test_a_table_that_was_dropped_is_not_looked_up_for_ever(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_interval=0.01, refresh_period=0.03)
+    client.table("temp").get("h")
+    stage.meta.table = "another"
+    wait_until(lambda: isinstance(client._cluster.tables["temp"].routes.error, errors.TableNotFound))
+    gevent.sleep(0.02)
+    before = len(stage.meta.queries)
+    gevent.sleep(0.15)
+    assert len(stage.meta.queries) == before
+
+
+def test_figures_are_read_in_another_thread_while_tables_and_servers_come_in(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_interval=0.001)
+    pool = gevent.get_hub().threadpool
+    stop: list[bool] = []
+
+    def read() -> int:
+        times = 0
+        while not stop:
+            client.stats()
+            repr(client)
+            repr(client._cluster)
+            repr(client._cluster.tables)
+            times += 1
+        return times
+
+    reader = pool.spawn(read)
+    try:
+        for number in range(3000):
+            client.table(f"table {number}")
+            client._cluster.pool.peer(f"10.0.{number // 250}.{number % 250}:34801")
+            if number % 100 == 0:
+                client._cluster.pool.forget_peers(set(), 0.0)
+                gevent.sleep(0.001)
+    finally:
+        stop.append(True)
+    assert (reader.get() or 0) > 0

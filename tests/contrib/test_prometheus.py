@@ -1,0 +1,315 @@
+"""contrib.prometheus: both ways export the truth, a real Prometheus scrapes it, the dashboard's queries find data."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gevent
+import pytest
+from gevent.pywsgi import WSGIServer
+from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
+from prometheus_client.parser import text_string_to_metric_families
+
+from pegasus_green import Client, PegasusError, Table
+from pegasus_green.contrib.prometheus import BUCKETS, PegasusCollector, PegasusMetrics
+from tests.contrib.suites import ROOT
+
+DASHBOARD = ROOT / "docs" / "frameworks" / "grafana-dashboard.json"
+
+
+@pytest.fixture
+def client(metas: str) -> Iterator[Client]:
+    with Client(metas) as client:
+        yield client
+
+
+@pytest.fixture
+def table(client: Client, url: str) -> Table:
+    return client.table(url.rpartition("/")[2])
+
+
+def exported(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
+    """Return samples by name and label values in the order of the labels' names."""
+    return samples_of(generate_latest(registry).decode())
+
+
+def samples_of(text: str) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def work(box: Any, table: Table) -> None:
+    """Make calls of some kinds: 20 gets, 2 puts after a retry each, 1 that fails, 50 of a bulk verb."""
+    for number in range(20):
+        table.get("user", str(number))
+    rule = box.fault("error", rpc="put", error="ERR_BUSY", count=2, table=table.name)
+    table.set("user", "a", "b")
+    table.set("user", "a", "b")
+    rule.remove()
+    rule = box.fault("error", rpc="incr", error="ERR_DISK_INSUFFICIENT", table=table.name)
+    with pytest.raises(PegasusError):
+        table.incr("user", "n")
+    rule.remove()
+    table.get_many([("user", str(number)) for number in range(50)])
+
+
+def test_the_collector_exports_the_statistics(pegasus_onebox: Any, client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    registry.register(PegasusCollector(client))
+    work(pegasus_onebox, table)
+    found, name = exported(registry), table.name
+    assert found["pegasus_calls_total", name] == 73
+    assert found["pegasus_bulk_calls_total", name] == 50
+    assert found["pegasus_errors_total", "WriteRejected", name] == 1
+    assert found["pegasus_retries_total", "ERR_BUSY", name] == 2
+    assert found["pegasus_partitions", name] == 4
+    assert found["pegasus_route_queries_total", name] >= 1
+    assert found["pegasus_call_duration_seconds_count", name] == 22
+    assert found["pegasus_call_duration_seconds_bucket", "+Inf", name] == 22
+    servers = [key[1] for key in found if key[0] == "pegasus_server_up"]
+    assert len(servers) >= 2
+    assert sum(found["pegasus_requests_total", server] for server in servers) > 70
+    assert all(found["pegasus_in_flight", server] == 0 for server in servers)
+    assert 1 <= sum(found["pegasus_connections", server] for server in servers) <= len(servers)
+
+
+def test_the_listener_exports_calls_by_operation(pegasus_onebox: Any, client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    work(pegasus_onebox, table)
+    found, name = exported(registry), table.name
+    assert found["pegasus_calls_total", "get", name] == 70
+    assert found["pegasus_calls_total", "put", name] == 2
+    assert found["pegasus_errors_total", "WriteRejected", "incr", name] == 1
+    assert found["pegasus_retries_total", "put", name] == 2
+    assert found["pegasus_in_flight", name] == 0
+    assert found["pegasus_call_duration_seconds_count", "get", name] == 70
+    bounds = [float(key[1]) for key in found if key[0] == "pegasus_call_duration_seconds_bucket" and key[2] == "put"]
+    assert sorted(bounds) == [*BUCKETS, float("inf")]
+    connections = [value for key, value in found.items() if key[0] == "pegasus_connections"]
+    assert connections
+    assert set(connections) == {1.0}
+
+
+def test_in_flight_and_killed_calls(pegasus_onebox: Any, client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    rule = pegasus_onebox.fault("drop", rpc="get", table=table.name)
+    callers = [gevent.spawn(table.get, "user", str(number)) for number in range(7)]
+    gevent.sleep(0.1)
+    assert exported(registry)["pegasus_in_flight", table.name] == 7
+    gevent.killall(callers)
+    rule.remove()
+    found = exported(registry)
+    assert found["pegasus_in_flight", table.name] == 0
+    assert found["pegasus_errors_total", "GreenletExit", "get", table.name] == 7
+
+
+def test_the_estimated_sum_is_near_the_exact_one(client: Client, table: Table) -> None:
+    exact, estimated = CollectorRegistry(), CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=exact))
+    estimated.register(PegasusCollector(client))
+    for number in range(300):
+        table.get("user", str(number))
+    true = exported(exact)["pegasus_call_duration_seconds_sum", "get", table.name]
+    estimate = exported(estimated)["pegasus_call_duration_seconds_sum", table.name]
+    # Besides the bound of the estimate there is what the listener itself adds to its first call.
+    assert 0.7 * 0.72 < estimate / true < 1.45
+
+
+def test_lost_connections_are_counted(pegasus_onebox: Any, client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    table.set("user", "a", "b")
+    pegasus_onebox.fault("cut", rpc="get", count=1, table=table.name)
+    table.get("user", "a")
+    found = exported(registry)
+    assert sum(value for key, value in found.items() if key[0] == "pegasus_connection_losses_total") == 1
+    assert {value for key, value in found.items() if key[0] == "pegasus_connections"} <= {0.0, 1.0}
+
+
+def test_several_clients_in_one_registry(metas: str, client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    with Client(metas) as other:
+        registry.register(PegasusCollector({"a": client, "b": other}))
+        table.set("user", "a", "b")
+        found = exported(registry)
+        assert found["pegasus_calls_total", "a", table.name] == 1
+        assert ("pegasus_calls_total", "b", table.name) not in found
+        with pytest.raises(ValueError, match="Duplicated timeseries"):
+            registry.register(PegasusCollector(client))
+
+
+def test_a_scrape_never_fails(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def stats(self) -> Any:
+            raise ZeroDivisionError
+
+    registry = CollectorRegistry()
+    registry.register(PegasusCollector(Broken()))  # type: ignore[arg-type]
+    assert generate_latest(registry) == generate_latest(registry) == b""
+    assert len(caplog.records) == 1
+    client.close()
+    registry = CollectorRegistry()
+    registry.register(PegasusCollector(client))
+    assert b"pegasus_calls" in generate_latest(registry)
+
+
+def test_a_listener_that_fails_hurts_no_call(client: Client, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = PegasusMetrics(registry=CollectorRegistry())
+    monkeypatch.setattr(metrics, "_seconds", None)
+    client.add_listener(metrics)
+    table.set("user", "a", "b")
+    assert table.get("user", "a") == b"b"
+
+
+# ----------------------------------------------------------------------------------------------- Prometheus's own tools
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"
+)
+
+
+@needs_prometheus
+def test_promtool_finds_nothing_to_complain_about(pegasus_onebox: Any, client: Client, table: Table) -> None:
+    listener, collector = CollectorRegistry(), CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=listener))
+    collector.register(PegasusCollector(client))
+    work(pegasus_onebox, table)
+    for registry in (listener, collector):
+        text = generate_latest(registry)
+        text = re.sub(rb"(?m)^.*_created.*\n", b"", text)  # prometheus_client's own, which promtool dislikes
+        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(address: str, path: str) -> bytes:
+    connection = http.client.HTTPConnection(address, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def prometheus(target: str, place: Path) -> Iterator[str]:
+    """Run a Prometheus that scrapes a target each second; yield its address."""
+    address = f"127.0.0.1:{free_port()}"
+    jobs = [{"job_name": "test", "static_configs": [{"targets": [target]}]}]
+    config = place / "prometheus.yml"  # JSON is YAML
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}))
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={place / 'data'}"]
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def query(address: str, expression: str) -> list[Any]:
+    try:
+        answer = json.loads(fetch(address, f"/api/v1/query?query={quote(expression)}"))
+    except (OSError, ValueError):
+        return []  # it is starting
+    assert answer["status"] == "success", (expression, answer)
+    return list(answer["data"]["result"])
+
+
+@needs_prometheus
+def test_a_prometheus_scrapes_it_and_the_dashboard_shows_it(
+    pegasus_onebox: Any, client: Client, table: Table, tmp_path: Path
+) -> None:
+    registry = CollectorRegistry()
+    registry.register(PegasusCollector(client))
+    server = WSGIServer(("127.0.0.1", 0), make_wsgi_app(registry), log=None)
+    server.start()
+    try:
+        work(pegasus_onebox, table)
+        with prometheus(f"127.0.0.1:{server.server_port}", tmp_path) as address:
+            calls = f'pegasus_calls_total{{table="{table.name}"}}'
+            end = time.monotonic() + 60
+            while not query(address, f"count_over_time({calls}[1m]) >= 3"):
+                assert time.monotonic() < end, (tmp_path / "log").read_text()
+                gevent.sleep(0.3)
+            (result,) = query(address, calls)
+            assert result["value"][1] == "73"
+            expressions = [
+                target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
+            ]
+            assert len(expressions) > 10
+            for expression in expressions:
+                asked = expression.replace("$table", ".*").replace("$__rate_interval", "1m")
+                assert query(address, asked), f"no data for {asked}"
+    finally:
+        server.stop()
+
+
+def test_the_dashboard_asks_for_metrics_that_are_exported(client: Client) -> None:
+    both = {family.name for family in PegasusCollector(client).describe()}
+    registry = CollectorRegistry()
+    PegasusMetrics(registry=registry)
+    both |= {family.name for family in registry.collect()}
+    for name in re.findall(r"pegasus_[a-z_]+", DASHBOARD.read_text()):
+        assert re.sub("_(total|bucket|sum|count)$", "", name) in both, name
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+def test_two_gunicorn_workers_are_summed(url: str, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", address]
+    (tmp_path / "metrics").mkdir()
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "PEGASUS_URL": url,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics"),
+        "HOME": str(tmp_path),
+    }
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "tests.contrib.prometheus_app:application"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    try:
+        workers: set[bytes] = set()
+        requests = 0
+        end = time.monotonic() + 60
+        while len(workers) < 2 or requests < 40:
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            try:
+                workers.add(fetch(address, "/page"))
+                requests += 1
+            except OSError:
+                time.sleep(0.1)
+        found = samples_of(fetch(address, "/metrics").decode())
+        name = url.rpartition("/")[2]
+        assert found["pegasus_calls_total", "incr", name] == requests
+        assert found["pegasus_call_duration_seconds_count", "incr", name] == requests
+        assert found["pegasus_in_flight", name] == 0
+        connections = [value for key, value in found.items() if key[0] == "pegasus_connections"]
+        assert max(connections) == 2, "one of each worker"
+    finally:
+        server.terminate()
+        server.wait()

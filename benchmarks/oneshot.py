@@ -78,7 +78,7 @@ def idle(meta: str, table: str, count: str) -> float:
         size = parse_table(table)[0]
 
         def fetch(key: bytes) -> None:
-            if len(handle.get(key, b"")) != size:
+            if len(handle.get(key, default=b"")) != size:
                 raise AssertionError("a wrong value")
 
         for _ in range(5):

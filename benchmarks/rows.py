@@ -76,7 +76,7 @@ def get(callers: int, calls: int, **spec: Any) -> Side:
 
 PEER = "pypegasus"
 BIG = 64 * 1024
-IMPORT, FIRST_USE = "import pegasus_green", "from pegasus_green import connect"
+IMPORT, FIRST_USE = "import pegasus_green", "from pegasus_green import open_table"
 ONE_PARTITION = tables(partitions=1)
 SCAN_UNIT = ROWS * BATCHES
 

@@ -15,9 +15,9 @@ from benchmarks.payload import table_name
 IMPORT = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
 CONNECT = """
 import sys, time
-from pegasus_green import connect
+from pegasus_green import open_table
 began = time.perf_counter()
-table = connect(sys.argv[1])
+table = open_table(sys.argv[1])
 value = table.get(b"user0001", b"name")
 took = time.perf_counter() - began
 assert len(value) == 100, value

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .accelerate import accelerated
     from .admin import Admin
     from .admin.model import MetaLevel, NodeInfo, PartitionInfo, SplitState, SplitStatus, TableInfo, TableStatus
-    from .client import Client, connect
+    from .client import Client, Table, connect, open_table
     from .cluster.dispatcher import CallInfo
     from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
     from .errors import (
@@ -55,30 +55,23 @@ if TYPE_CHECKING:
     from .events import Listener
     from .log import configure_logging
     from .mapping import HashMapping
-    from .model import (
-        CheckResult,
-        CheckType,
-        Filter,
-        FilterType,
-        MultiGetResult,
-        SortKeys,
-    )
+    from .model import CheckType, Filter, FilterType
     from .operations.asynchronous import Handle
     from .operations.atomic import Mutations
     from .options import ClientOptions, HedgePolicy
     from .pegasus import Pegasus, PegasusScanner
     from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type
+    from .results import CheckResult, HashRow, HashRowWithTtl, MultiGetResult, Row, RowWithTtl, SortKeys
     from .retry import RetryPolicy
     from .scanner import Scanner
     from .shared import shared_client
-    from .table import Table
 
 # Where each public name lives.
 _NAMES = {
     "accelerate": "accelerated",
     "admin": "Admin",
     "admin.model": "MetaLevel NodeInfo PartitionInfo SplitState SplitStatus TableInfo TableStatus",
-    "client": "Client connect",
+    "client": "Client Table connect open_table",
     "cluster.dispatcher": "CallInfo",
     "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
     "errors": (
@@ -91,16 +84,16 @@ _NAMES = {
     "events": "Listener",
     "log": "configure_logging",
     "mapping": "HashMapping",
-    "model": "CheckResult CheckType Filter FilterType MultiGetResult SortKeys",
+    "model": "CheckType Filter FilterType",
     "operations.asynchronous": "Handle",
     "operations.atomic": "Mutations",
     "options": "ClientOptions HedgePolicy",
     "pegasus": "Pegasus PegasusScanner",
     "pegasus_types": "MultiGetOptions ScanOptions error_types filter_type",
+    "results": "CheckResult HashRow HashRowWithTtl MultiGetResult Row RowWithTtl SortKeys",
     "retry": "RetryPolicy",
     "scanner": "Scanner",
     "shared": "shared_client",
-    "table": "Table",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 _SUBMODULES = ("codecs", "errors")
@@ -126,6 +119,8 @@ __all__ = [
     "FrameTooLarge",
     "Handle",
     "HashMapping",
+    "HashRow",
+    "HashRowWithTtl",
     "HedgePolicy",
     "Incomplete",
     "IntegerOverflow",
@@ -149,6 +144,8 @@ __all__ = [
     "ProtocolError",
     "RequestTimeout",
     "RetryPolicy",
+    "Row",
+    "RowWithTtl",
     "ScanOptions",
     "Scanner",
     "ServerError",
@@ -177,6 +174,7 @@ __all__ = [
     "error_types",
     "errors",
     "filter_type",
+    "open_table",
     "shared_client",
 ]
 

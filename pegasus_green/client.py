@@ -1,25 +1,35 @@
-"""The client: meta servers, options, tables, and the end of it all."""
+"""The client and its tables. They know each other, so they are one module."""
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
 from .cluster.addresses import parse_addresses
 from .cluster.dispatcher import Cluster
 from .cluster.stats import describe
+from .codecs import Codec, named_codec
 from .errors import InvalidArgument
 from .events import Listener
-from .keys import to_bytes
-from .options import ClientOptions, parse_url
-from .table import Table
+from .keys import Key, to_bytes
+from .mapping import HashMapping
+from .operations.base import only_hash_key
+from .operations.verbs import Verbs
+from .options import ClientOptions, OptionChanges, parse_url
+from .results import V
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .admin import Admin
 
+# One comma-separated text, or one address each.
+Metas: TypeAlias = "str | Iterable[str | tuple[str, int]]"
 C = TypeVar("C", bound="Client")
 
 
@@ -49,11 +59,13 @@ class Client:
         b'Ada'
     """
 
-    def __init__(self, metas: Any, *, options: ClientOptions | None = None, **changes: Any) -> None:
+    def __init__(self, metas: Metas, *, options: ClientOptions | None = None, **changes: Unpack[OptionChanges]) -> None:
         """Remember where the cluster is; no I/O."""
         self.options = (options or ClientOptions()).with_(**changes)
         self._cluster = Cluster(parse_addresses(metas), self.options)
         self._admin: Admin | None = None
+        self._url_table = ""
+        self._url_codec: Codec[Any] | None = None
         self._finalizer = weakref.finalize(self, _dropped, self._cluster)
         self._finalizer.atexit = False
 
@@ -75,15 +87,74 @@ class Client:
         """Refuse pickling."""
         raise TypeError("a client cannot be pickled or copied: make one in each process from its addresses and options")
 
-    def table(self, name: str | bytes, *, codec: Any = None) -> Table:
+    @classmethod
+    def from_url(cls: type[C], url: str, **changes: Unpack[OptionChanges]) -> C:
+        """Make a client of a URL, as ``connect`` does; no I/O.
+
+        Args:
+            url: As for ``connect``.
+            **changes: Options that replace those of the URL.
+
+        Raises:
+            InvalidArgument: Not such a URL, or an unknown option.
+
+        Example:
+            >>> with Client.from_url("pegasus://127.0.0.1:34601/temp?timeout=2") as client:
+            ...     client.table().exist("nobody", "name")
+            False
+        """
+        parsed = parse_url(url)
+        client = cls(parsed.metas, options=parsed.options, **changes)
+        client._url_table = parsed.table
+        client._url_codec = named_codec(parsed.codec)
+        return client
+
+    @classmethod
+    def from_env(cls: type[C], variable: str = "PEGASUS_URL", **changes: Unpack[OptionChanges]) -> C:
+        """Make a client of the URL in an environment variable; no I/O.
+
+        Args:
+            variable: The variable's name.
+            **changes: Options that replace those of the URL.
+
+        Raises:
+            InvalidArgument: The variable is not set, or holds no such URL.
+
+        Example:
+            >>> import os
+            >>> os.environ["PEGASUS_URL"] = "pegasus://127.0.0.1:34601/temp"
+            >>> with Client.from_env() as client:
+            ...     client.table().exist("nobody", "name")
+            False
+            >>> del os.environ["PEGASUS_URL"]
+        """
+        url = os.environ.get(variable, "")
+        if not url:
+            raise InvalidArgument(
+                f"the environment variable {variable} is not set: export {variable}=pegasus://host:34601/table"
+            )
+        try:
+            return cls.from_url(url, **changes)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"the environment variable {variable}: {error}") from None
+
+    @overload
+    def table(self, name: str | bytes | None = None, *, codec: None = None) -> Table[bytes]: ...
+
+    @overload
+    def table(self, name: str | bytes | None = None, *, codec: Codec[V]) -> Table[V]: ...
+
+    def table(self, name: str | bytes | None = None, *, codec: Codec[Any] | None = None) -> Table[Any]:
         """Return a handle on a table; no I/O, costs next to nothing.
 
         Args:
-            name: The table's name.
-            codec: How values are turned into bytes and back, see ``pegasus_green.codecs``; None: bytes as they are.
+            name: The table's name; None: the table of the client's URL.
+            codec: How values are turned into bytes and back, see ``pegasus_green.codecs``. None: bytes as they are; the
+                table of the URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a
+                variable as ``Table[Any]``.
 
         Raises:
-            InvalidArgument: The name is empty, not text, or not UTF-8.
+            InvalidArgument: The name is empty, not text, or not UTF-8; or there is none, and none in the URL.
 
         Example:
             >>> users = client.table("temp")
@@ -91,6 +162,20 @@ class Client:
             >>> users.get("user:7", "name")
             b'Ada'
         """
+        return self._open(name, codec, owns=False)
+
+    def __getitem__(self, name: str | bytes) -> Table[bytes]:
+        """Return the handle on a table, as ``table`` does."""
+        return self.table(name)
+
+    def _open(self, name: str | bytes | None, codec: Codec[Any] | None, *, owns: bool) -> Table[Any]:
+        if name is None:
+            name = self._url_table
+            codec = self._url_codec if codec is None else codec
+            if not name:
+                raise InvalidArgument(
+                    "which table? Neither the call nor the client's URL names one (pegasus://host:port/table)"
+                )
         try:
             text = to_bytes(name, "table name").decode("utf-8")
         except UnicodeDecodeError:
@@ -99,9 +184,7 @@ class Client:
             raise InvalidArgument("table name must not be empty")
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
             raise InvalidArgument(f"codec must have encode and decode, as pegasus_green.codecs.Codec, not {codec!r}")
-        return Table(self, self._cluster, text, codec)
-
-    __getitem__ = table
+        return Table(self, self._cluster, text, codec, owns=owns)
 
     @property
     def closed(self) -> bool:
@@ -255,6 +338,114 @@ class Client:
         self._finalizer.detach()
 
 
+class Table(Verbs[V]):
+    """A handle on one table: all operations on its records. Made by ``client.table(name)`` or ``open_table(url)``.
+
+    ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, one with a ``Utf8Codec`` a
+    ``Table[str]``.
+
+    Keys are bytes, or str as UTF-8. Values are bytes or str, or what the table's codec encodes; they come back as
+    bytes, or as it decodes them. Times are seconds, as int or float. Every verb that sends a request can raise
+    ClientClosed and WrongThread, and with a codec CodecError, besides what it says itself.
+
+    Attributes:
+        client: The client.
+        name: The table's name.
+        codec: How values are turned into bytes and back; None: bytes as they are.
+    """
+
+    __slots__ = ("client", "_owns_client")
+
+    def __init__(self, client: Client, cluster: Cluster, name: str, codec: Codec[V] | None, *, owns: bool) -> None:
+        """Make a handle; use ``client.table(name)``."""
+        super().__init__(cluster, name, codec)
+        self.client = client
+        self._owns_client = owns
+
+    def __repr__(self) -> str:
+        """Show name and client."""
+        return f"<Table {self.name} of {self.client!r}>"
+
+    def __enter__(self) -> Table[V]:
+        """Return the table; nothing is connected yet."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the table."""
+        self.close()
+
+    def close(self, drain: float = 0.0) -> None:
+        """Close the client of a table that ``open_table`` made. A table of ``client.table`` has nothing to close.
+
+        Args:
+            drain: Seconds that calls in flight have to finish, see ``Client.close``.
+
+        Raises:
+            WrongThread: The client belongs to another thread.
+
+        Example:
+            >>> table = open_table("pegasus://127.0.0.1:34601/temp")
+            >>> table.set("user:7", "name", "Ada")
+            >>> table.close(drain=1.0)
+            >>> table
+            <Table temp of <Client 127.0.0.1:34601 closed>>
+        """
+        if self._owns_client:
+            self.client.close(drain)
+
+    def warm_up(self, timeout: float | None = None) -> int:
+        """Learn the routes and connect to every server that is primary of a partition, before traffic comes.
+
+        Args:
+            timeout: Seconds for all of it; None: the client's default.
+
+        Returns:
+            The number of servers connected to.
+
+        Raises:
+            TableNotFound: The meta servers do not know the table.
+            MetaUnreachable: No meta server answered in time.
+            RequestTimeout: The table cannot serve yet.
+            ConnectFailed: A primary could not be reached; all the others were dialled nevertheless.
+
+        Retries: the meta servers are asked until the timeout, each primary is dialled once.
+        Greenlets: spawns one for each server until it returns. Any number may call at once: they share the dials, which
+            go on when a caller is killed.
+
+        Example:
+            >>> table.warm_up(timeout=2.0)
+            3
+        """
+        return self._dispatcher.warm_up(timeout)
+
+    def mapping(self, hash_key: Key, *, ttl: float | None = None, timeout: float | None = None) -> HashMapping[V]:
+        """Return a view of one hash key as a mutable mapping of values by sort key; no I/O.
+
+        Args:
+            hash_key: Not empty; at most 65,534 bytes.
+            ttl: Seconds until what is stored through it expires; None or 0: never (a table may have a default).
+            timeout: Seconds for each request; None: the client's default.
+
+        Returns:
+            A ``HashMapping``; it caches nothing, each use is a request.
+
+        Raises:
+            InvalidArgument: A wrong type or size.
+
+        Retries: safe to read, store, update and clear; ``del``, ``pop``, ``popitem`` and ``setdefault`` are not
+            repeated once their outcome is unknown.
+        Greenlets: several may share one mapping. A killed caller gives up its request; a write may be applied all the
+            same.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user["name"] = "Ada"
+            >>> user["name"], user.get("no such key")
+            (b'Ada', None)
+        """
+        return HashMapping(self, only_hash_key(hash_key), ttl=ttl, timeout=timeout)
+
+
 def _dropped(cluster: Cluster) -> None:
     """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hub."""
     if cluster.hub is None or cluster.pool.closed:
@@ -265,27 +456,54 @@ def _dropped(cluster: Cluster) -> None:
     warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
 
 
-def connect(url: str, **changes: Any) -> Client | Table:
-    """Make a client, or a table's handle, of ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
+def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:
+    """Make a client of ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
+
+    It is a context manager that closes the client. ``client.table()`` without a name is the table of the URL.
 
     Args:
-        url: Meta servers, perhaps a table, and options by name: numbers, ``retry=on`` or ``off``, ``hedge=off`` or its
-            delay in seconds, ``max_write_bytes=none``. What is special in a table's name is percent-encoded.
-        **changes: Options that win over those of the URL.
-
-    Returns:
-        The table's handle when the URL names one (its ``client`` attribute is the client), else the client.
+        url: Meta servers, perhaps a table, and options by name, see ``docs/options.md``. Special characters in the
+            table's name are percent-encoded.
+        **changes: Options that replace those of the URL, see ``ClientOptions``.
 
     Raises:
         InvalidArgument: Not such a URL, or an unknown option.
 
     Example:
-        >>> table = connect("pegasus://127.0.0.1:34601/temp?timeout=2")
-        >>> table.set("user:7", "name", "Ada")
-        >>> table.get("user:7", "name")
+        >>> with connect("pegasus://127.0.0.1:34601/temp?timeout=2") as client:
+        ...     table = client.table()
+        ...     table.set("user:7", "name", "Ada")
+        ...     table.get("user:7", "name")
         b'Ada'
-        >>> table.client.close()
     """
-    metas, name, options = parse_url(url)
-    client = Client(metas, **{**options, **changes})
-    return client.table(name) if name else client
+    return Client.from_url(url, **changes)
+
+
+@overload
+def open_table(url: str, *, codec: None = None, **changes: Unpack[OptionChanges]) -> Table[bytes]: ...
+
+
+@overload
+def open_table(url: str, *, codec: Codec[V], **changes: Unpack[OptionChanges]) -> Table[V]: ...
+
+
+def open_table(url: str, *, codec: Codec[Any] | None = None, **changes: Unpack[OptionChanges]) -> Table[Any]:
+    """Open the table that a URL names, with a client of its own that ``table.close()`` closes; no I/O.
+
+    Args:
+        url: As for ``connect``, with a table.
+        codec: How values are turned into bytes and back; None: as the URL says, else bytes as they are. Type checkers
+            cannot read a URL: annotate the variable as ``Table[Any]`` where it names a codec.
+        **changes: Options that replace those of the URL.
+
+    Raises:
+        InvalidArgument: Not such a URL, no table in it, or an unknown option.
+
+    Example:
+        >>> with open_table("pegasus://127.0.0.1:34601/temp") as table:
+        ...     table.set("user:7", "name", "Ada")
+        ...     table.get("user:7", "name")
+        b'Ada'
+    """
+    client = Client.from_url(url, **changes)
+    return client._open(None, codec, owns=True)

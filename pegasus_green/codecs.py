@@ -10,7 +10,8 @@ Without a codec values are bytes as they are.
 from __future__ import annotations
 
 import json
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar, cast, overload, runtime_checkable
 
 from .errors import CodecError, InvalidArgument
 from .keys import to_bytes
@@ -22,17 +23,21 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 STEP = 1024
 
 
-@runtime_checkable
-class Codec(Protocol):
-    """What a codec has to be; any object with these two methods will do.
+V = TypeVar("V")
 
-    Both run in the caller's greenlet and must not yield.
+
+@runtime_checkable
+class Codec(Protocol[V]):
+    """What a codec has to be: any object with these two methods is one.
+
+    ``V`` is the type of the values. A table that is opened with a ``Codec[User]`` is a ``Table[User]`` to type
+    checkers. Both methods run in the caller's greenlet and must not yield.
 
     Example:
         >>> class Upper:
-        ...     def encode(self, value):
+        ...     def encode(self, value: str) -> bytes:
         ...         return value.upper().encode()
-        ...     def decode(self, raw):
+        ...     def decode(self, raw: bytes) -> str:
         ...         return raw.decode()
         >>> names = client.table(table.name, codec=Upper())
         >>> names.set("user:7", "name", "Ada")
@@ -40,10 +45,10 @@ class Codec(Protocol):
         'ADA'
     """
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: V) -> bytes:
         """Return the bytes to store; raise InvalidArgument (a ValueError) for a value that has none."""
 
-    def decode(self, raw: bytes) -> Any:
+    def decode(self, raw: bytes) -> V:
         """Return the value of stored bytes; raise CodecError for bytes that are none of this codec's."""
 
 
@@ -61,7 +66,7 @@ class Utf8Codec:
         """Show how to make one."""
         return "Utf8Codec()"
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: str) -> bytes:
         """Return the UTF-8 of a str; anything else is refused.
 
         Example:
@@ -148,7 +153,7 @@ class JsonCodec:
             raise CodecError(f"a value of {len(raw)} bytes is no JSON: {error}") from None
 
 
-class ZstdCodec:
+class ZstdCodec(Generic[V]):
     """Values are compressed with zstd, as the Java client does it: each reads what the other wrote.
 
     A stored value that does not begin with zstd's magic number is handed out as it is, so old uncompressed values stay
@@ -181,9 +186,31 @@ class ZstdCodec:
         True
     """
 
+    @overload
+    def __init__(
+        self: ZstdCodec[bytes],
+        inner: None = None,
+        *,
+        level: int = 3,
+        least: int = 64,
+        max_size: int = 64 * 1024 * 1024,
+        lenient: bool = False,
+    ) -> None: ...
+
+    @overload
     def __init__(
         self,
-        inner: Codec | None = None,
+        inner: Codec[V],
+        *,
+        level: int = 3,
+        least: int = 64,
+        max_size: int = 64 * 1024 * 1024,
+        lenient: bool = False,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        inner: Codec[V] | None = None,
         *,
         level: int = 3,
         least: int = 64,
@@ -194,7 +221,7 @@ class ZstdCodec:
         try:
             import zstandard
         except ImportError:
-            raise InvalidArgument("ZstdCodec needs the package zstandard: pip install 'pegasus_green[zstd]'") from None
+            raise InvalidArgument("ZstdCodec needs the package zstandard: pip install zstandard") from None
         if not 1 <= level <= zstandard.MAX_COMPRESSION_LEVEL:
             raise InvalidArgument(f"level must be 1 to {zstandard.MAX_COMPRESSION_LEVEL}, not {level!r}")
         if max_size < 1:
@@ -209,7 +236,7 @@ class ZstdCodec:
         """Show how to make one."""
         return f"ZstdCodec({self.inner!r}, level={self.level}, least={self.least}, max_size={self.max_size})"
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: V) -> bytes:
         """Return a zstd frame, or the bytes as they are where a frame is no gain.
 
         Example:
@@ -230,7 +257,7 @@ class ZstdCodec:
         self._compressors.append(compressor)
         return packed if framed or len(packed) < len(raw) else raw
 
-    def decode(self, raw: bytes) -> Any:
+    def decode(self, raw: bytes) -> V:
         """Return the value of a frame, or of bytes that are none.
 
         Example:
@@ -244,7 +271,8 @@ class ZstdCodec:
             except (self._zstd.ZstdError, CodecError) as error:
                 if not self.lenient:
                     raise CodecError(f"a value of {len(raw)} bytes begins like a zstd frame: {error}") from None
-        return raw if self.inner is None else self.inner.decode(raw)
+        # Without an inner codec V is bytes.
+        return cast("V", raw) if self.inner is None else self.inner.decode(raw)
 
     def _unpack(self, raw: bytes) -> bytes:
         """Return what the frame, or several behind one another, hold; never more than ``max_size``."""
@@ -284,3 +312,22 @@ class ZstdCodec:
                     raise CodecError(f"it holds more than max_size={self.max_size} bytes")
             at = min(at, len(raw)) - len(unpacker.unused_data)
         return b"".join(parts)
+
+
+def named_codec(name: str) -> Codec[Any] | None:
+    """Return the codec that a URL names: ``json``, ``utf8``, ``zstd``, or ``zstd+`` one of them.
+
+    Returns:
+        None for an empty name: values are bytes.
+
+    Raises:
+        InvalidArgument: Another name, or a codec whose package is not installed.
+    """
+    plain: dict[str, Callable[[], Codec[Any] | None]] = {"": lambda: None, "json": JsonCodec, "utf8": Utf8Codec}
+    if name in plain:
+        return plain[name]()
+    outer, _, inner = name.partition("+")
+    if outer != "zstd" or inner not in plain or name.endswith("+"):
+        raise InvalidArgument(f"codec={name!r} in the URL is none of json, utf8, zstd, zstd+json, zstd+utf8")
+    codec = plain[inner]()
+    return ZstdCodec() if codec is None else ZstdCodec(codec)

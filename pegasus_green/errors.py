@@ -36,7 +36,10 @@ of gevent. Every error pickles, and every caller gets an instance of its own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .results import CheckResult
 
 
 class PegasusError(Exception):
@@ -51,10 +54,21 @@ class PegasusError(Exception):
         attempts: Attempts made, those that found no server to send to included; 0 where none was.
         last_error: The error of the last attempt that was repeated, None where none was.
         outcome_unknown: True for a write that may or may not have been applied.
+        results: What the other requests of a ``*_many`` verb or ``batch_get`` returned, in order, with this error and
+            others in their places. None: the error is of another verb.
+        done: Rows or keys that ``split=True`` had written before.
+        deleted: Rows that ``del_range`` had removed before.
+        last_key: The sort key of the last row that ``del_range`` removed, or that was read before ``Incomplete`` (of a
+            scan: the whole key, as it is encoded). None: there was none.
     """
 
     code = ""
     hint = ""
+    # Any verb's error can carry these. No list of results has one type: an exception class cannot be generic.
+    results: list[Any] | None = None
+    done: int = 0
+    deleted: int = 0
+    last_key: bytes | None = None
 
     def __init__(
         self,
@@ -276,6 +290,7 @@ class NotAnInteger(StorageError, ValueError):
     """
 
     code = "ERR_INVALID_PARAMETERS"
+    result: CheckResult[Any] | None = None
 
 
 class IntegerOverflow(StorageError, OverflowError):
@@ -288,14 +303,12 @@ class IntegerOverflow(StorageError, OverflowError):
 class Incomplete(StorageError):
     """The server stopped without a row and does not say how far it came.
 
-    ``last_key`` is the sort key of the last row before (of a scan: the whole key, as it is encoded), None without one;
-    ``rows`` is empty.
+    ``last_key`` is the key of the last row before; ``rows`` is empty.
     """
 
     code = "ERR_INCOMPLETE_DATA"
     status = 7
-    rows: Any = ()
-    last_key: bytes | None = None
+    rows: tuple[()] = ()
 
 
 class CountUnknown(StorageError):
@@ -305,9 +318,13 @@ class CountUnknown(StorageError):
 
 
 class CodecError(PegasusError, ValueError):
-    """A stored value that the table's codec cannot decode."""
+    """A stored value that the table's codec cannot decode.
+
+    ``raw`` is the stored value where a mapping has removed it with ``pop`` or ``popitem``, else None.
+    """
 
     code = "ERR_INVALID_DATA"
+    raw: bytes | None = None
 
 
 _BY_CODE: dict[str, type[ServerError]] = {

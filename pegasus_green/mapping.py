@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from typing import Any, NoReturn, TypeVar, cast, overload
 
 from .errors import CodecError, InvalidArgument
 from .keys import Key, to_bytes
-from .model import CheckResult, CheckType
+from .model import CheckType
+from .operations.atomic import Mutations
+from .operations.base import Records, listed
+from .operations.verbs import Verbs
+from .results import CheckResult, V
 
-if TYPE_CHECKING:
-    from .table import Table
+D = TypeVar("D")
 
 _MISSING: Any = object()
 
 
-class _Items(ItemsView[bytes, Any]):
+class _Items(ItemsView[bytes, V]):
     """Items that come by one scan."""
 
-    _mapping: HashMapping
+    _mapping: HashMapping[V]
 
-    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
-        return self._mapping._scan(no_value=False)
+    def __iter__(self) -> Iterator[tuple[bytes, V]]:
+        return self._mapping._scan()
 
     def __contains__(self, item: object) -> bool:
         if not isinstance(item, tuple) or len(item) != 2:
@@ -32,19 +35,19 @@ class _Items(ItemsView[bytes, Any]):
             return False
 
 
-class _Values(ValuesView[Any]):
+class _Values(ValuesView[V]):
     """Values that come by one scan."""
 
-    _mapping: HashMapping
+    _mapping: HashMapping[V]
 
-    def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in self._mapping._scan(no_value=False))
+    def __iter__(self) -> Iterator[V]:
+        return (value for _, value in self._mapping._scan())
 
     def __contains__(self, value: object) -> bool:
         return any(value == found for found in self)
 
 
-class HashMapping(MutableMapping[Any, Any]):
+class HashMapping(MutableMapping[Key, V]):
     """The records of one hash key: sort keys are its keys, as bytes or str in and bytes out.
 
     Nothing is cached: each use is a request. Iterating is a scan that is read as the loop goes on and does not mind
@@ -72,7 +75,7 @@ class HashMapping(MutableMapping[Any, Any]):
 
     __slots__ = ("table", "hash_key", "_ttl", "_timeout")
 
-    def __init__(self, table: Table, hash_key: bytes, *, ttl: float | None, timeout: float | None) -> None:
+    def __init__(self, table: Verbs[V], hash_key: bytes, *, ttl: float | None, timeout: float | None) -> None:
         """View a hash key; use ``table.mapping``."""
         self.table = table
         self.hash_key = hash_key
@@ -87,14 +90,20 @@ class HashMapping(MutableMapping[Any, Any]):
         """Refuse pickling."""
         raise TypeError("a mapping cannot be pickled or copied: dict(mapping) holds its rows")
 
-    def __getitem__(self, key: Key) -> Any:
+    def __getitem__(self, key: Key) -> V:
         """Return a value; KeyError when it is absent or expired."""
-        found = self.get(key, _MISSING)
+        found: V = self.get(key, _MISSING)
         if found is _MISSING:
             raise KeyError(key)
         return found
 
-    def get(self, key: Key, default: Any = None) -> Any:
+    @overload
+    def get(self, key: Key, default: None = None) -> V | None: ...
+
+    @overload
+    def get(self, key: Key, default: D) -> V | D: ...
+
+    def get(self, key: Key, default: object = None) -> object:
         """Return a value, or the default.
 
         Example:
@@ -105,9 +114,16 @@ class HashMapping(MutableMapping[Any, Any]):
         """
         return self.table.get(self.hash_key, key, default=default, timeout=self._timeout)
 
-    def __setitem__(self, key: Key, value: Any) -> None:
+    @overload
+    def __setitem__(self, key: Key, value: V) -> None: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def __setitem__(self: HashMapping[bytes], key: Key, value: Key) -> None: ...
+
+    def __setitem__(self, key: Key, value: object) -> None:
         """Store a value."""
-        self.table.set(self.hash_key, key, value, ttl=self._ttl, timeout=self._timeout)
+        self.table.set(self.hash_key, key, cast("V", value), ttl=self._ttl, timeout=self._timeout)
 
     def __delitem__(self, key: Key) -> None:
         """Remove a row, whose value is not looked at; KeyError when it is absent or expired."""
@@ -121,7 +137,7 @@ class HashMapping(MutableMapping[Any, Any]):
 
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the sort keys, ascending, as the scan delivers them."""
-        return (key for key, _ in self._scan(no_value=True))
+        return self._scan_keys()
 
     def __len__(self) -> int:
         """Count the rows; CountUnknown when the server gives up."""
@@ -132,7 +148,19 @@ class HashMapping(MutableMapping[Any, Any]):
         with self.table.hash_scan(self.hash_key, no_value=True, limit=1, timeout=self._timeout) as rows:
             return next(rows, None) is not None
 
-    def items(self) -> ItemsView[bytes, Any]:
+    def keys(self) -> KeysView[bytes]:
+        """Return a view of the sort keys, read by one scan each time it is iterated.
+
+        Example:
+            >>> user = table.mapping("user:7")
+            >>> user.update(mail="a@b", name="Ada")
+            >>> list(user.keys())
+            [b'mail', b'name']
+        """
+        # The view asks for what a Mapping of bytes has, which this one has as well.
+        return KeysView(cast("Mapping[bytes, V]", self))
+
+    def items(self) -> ItemsView[bytes, V]:
         """Return a view of (sort key, value), read by one scan each time it is iterated.
 
         Example:
@@ -143,9 +171,9 @@ class HashMapping(MutableMapping[Any, Any]):
             b'mail' b'a@b'
             b'name' b'Ada'
         """
-        return _Items(self)
+        return _Items(cast("Mapping[bytes, V]", self))
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> ValuesView[V]:
         """Return a view of the values, read by one scan each time it is iterated.
 
         Example:
@@ -156,7 +184,13 @@ class HashMapping(MutableMapping[Any, Any]):
         """
         return _Values(self)
 
-    def pop(self, key: Key, default: Any = _MISSING) -> Any:
+    @overload
+    def pop(self, key: Key) -> V: ...
+
+    @overload
+    def pop(self, key: Key, default: D) -> V | D: ...
+
+    def pop(self, key: Key, default: object = _MISSING) -> object:
         """Remove a row and return its value, in one step.
 
         Example:
@@ -172,7 +206,7 @@ class HashMapping(MutableMapping[Any, Any]):
                 raise
             return default
 
-    def popitem(self) -> tuple[bytes, Any]:
+    def popitem(self) -> tuple[bytes, V]:
         """Remove the row with the least sort key and return it; KeyError when there is none.
 
         Example:
@@ -181,7 +215,7 @@ class HashMapping(MutableMapping[Any, Any]):
             >>> jobs.popitem()
             (b'001', b'mail')
         """
-        for key, _ in self._scan(no_value=True, batch_size=10):
+        for key in self._scan_keys(batch_size=10):
             try:
                 return key, self._take(key)
             except KeyError:
@@ -189,7 +223,18 @@ class HashMapping(MutableMapping[Any, Any]):
                 continue
         raise KeyError(f"{self!r} is empty")
 
-    def setdefault(self, key: Key, default: Any = None) -> Any:
+    # Typed as mappings are: a default of None is refused by codecs that cannot store it.
+    @overload
+    def setdefault(self: HashMapping[D | None], key: Key, default: None = None) -> D | None: ...
+
+    @overload
+    def setdefault(self, key: Key, default: V) -> V: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def setdefault(self: HashMapping[bytes], key: Key, default: Key) -> bytes: ...
+
+    def setdefault(self, key: Key, default: object = None) -> object:
         """Return a value, which is the default, stored, where there was none.
 
         Example:
@@ -201,16 +246,21 @@ class HashMapping(MutableMapping[Any, Any]):
             self.hash_key,
             key,
             CheckType.NOT_EXIST,
-            value=default,
+            value=cast("V", default),
             ttl=self._ttl,
             return_check_value=True,
             timeout=self._timeout,
         )
         return self.table._plain(self.table._value(default)) if result else result.check_value
 
-    def update(  # type: ignore[override]
-        self, other: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (), /, **named: Any
-    ) -> None:
+    @overload  # type: ignore[override] # text is a key too
+    def update(self, other: Records[V] = (), /, **named: V) -> None: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def update(self: HashMapping[bytes], other: Records[Key] = (), /, **named: Key) -> None: ...
+
+    def update(self, other: object = (), /, **named: object) -> None:
         """Store many rows: atomically where they fit into one request, else in several.
 
         Example:
@@ -219,7 +269,7 @@ class HashMapping(MutableMapping[Any, Any]):
             >>> len(user)
             2
         """
-        pairs: Iterable[tuple[Any, Any]]
+        pairs: Iterable[Any]
         if isinstance(other, Mapping):
             pairs = other.items()
         elif hasattr(other, "keys"):
@@ -227,7 +277,7 @@ class HashMapping(MutableMapping[Any, Any]):
             keys = rows_of.keys()
             pairs = ((key, rows_of[key]) for key in keys)
         else:
-            pairs = other
+            pairs = listed(other, "other")
         rows = {to_bytes(key, "sort_key"): value for key, value in (*pairs, *named.items())}
         if rows:
             self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
@@ -244,18 +294,17 @@ class HashMapping(MutableMapping[Any, Any]):
         """
         self.table.del_range(self.hash_key, timeout=self._timeout)
 
-    def _take(self, key: Key) -> Any:
+    def _take(self, key: Key) -> V:
         result = self._remove(key, return_value=True)
         try:
-            return result.check_value
+            # There is one: it was asked for and the record existed.
+            return cast("V", result.check_value)
         except Exception as error:
             # The row is gone: what cannot be decoded must not be lost with it.
             text = f"the value of {key!r} was removed and cannot be decoded: {error}"
             raise CodecError(text, table=self.table.name, raw=result.raw_check_value) from error
 
-    def _remove(self, key: Key, *, return_value: bool) -> CheckResult:
-        from .operations.atomic import Mutations
-
+    def _remove(self, key: Key, *, return_value: bool) -> CheckResult[V]:
         result = self.table.check_and_mutate(
             self.hash_key,
             key,
@@ -268,9 +317,12 @@ class HashMapping(MutableMapping[Any, Any]):
             raise KeyError(key)
         return result
 
-    def _scan(self, *, no_value: bool, batch_size: int = 1000) -> Iterator[tuple[bytes, Any]]:
+    def _scan(self) -> Iterator[tuple[bytes, V]]:
         # A generator, so that leaving a loop early frees the server's context at once.
-        with self.table.hash_scan(
-            self.hash_key, no_value=no_value, batch_size=batch_size, timeout=self._timeout
-        ) as rows:
+        with self.table.hash_scan(self.hash_key, timeout=self._timeout) as rows:
             yield from rows
+
+    def _scan_keys(self, *, batch_size: int = 1000) -> Iterator[bytes]:
+        with self.table.hash_scan(self.hash_key, no_value=True, batch_size=batch_size, timeout=self._timeout) as rows:
+            for sort_key, _ in rows:
+                yield sort_key

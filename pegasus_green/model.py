@@ -1,11 +1,9 @@
-"""The values that calls take and return: filters, check types, results, and what administration tells."""
+"""The values that calls take: filters and check types."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from .errors import InvalidArgument
 from .keys import Key, to_bytes
@@ -48,8 +46,8 @@ class Filter:
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
-            >>> list(table.hash_scan("user:7", filter=Filter.anywhere("ai"), no_value=True))
-            [(b'mail', b'')]
+            >>> [row.sort_key for row in table.hash_scan("user:7", filter=Filter.anywhere("ai"))]
+            [b'mail']
         """
         return cls(FilterType.MATCH_ANYWHERE, to_bytes(pattern, "filter pattern"))
 
@@ -59,8 +57,8 @@ class Filter:
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
-            >>> list(table.hash_scan("user:7", filter=Filter.prefix("n")))
-            [(b'name', b'Ada'), (b'nick', b'al')]
+            >>> [row.sort_key for row in table.hash_scan("user:7", filter=Filter.prefix("n"))]
+            [b'name', b'nick']
         """
         return cls(FilterType.MATCH_PREFIX, to_bytes(pattern, "filter pattern"))
 
@@ -70,8 +68,8 @@ class Filter:
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
-            >>> list(table.hash_scan("user:7", filter=Filter.postfix("k")))
-            [(b'nick', b'al')]
+            >>> [row.sort_key for row in table.hash_scan("user:7", filter=Filter.postfix("k"))]
+            [b'nick']
         """
         return cls(FilterType.MATCH_POSTFIX, to_bytes(pattern, "filter pattern"))
 
@@ -129,91 +127,3 @@ class CheckType(IntEnum):
     def is_integer(self) -> bool:
         """Whether value and operand are compared as integers."""
         return self >= CheckType.INT_LESS
-
-
-class MultiGetResult(dict[bytes, Any]):
-    """Rows of ``multi_get``: a dict of values by sort key, in the order of the server's answer.
-
-    Attributes:
-        complete: Whether these are all the rows that were asked for; False: the server or a limit stopped before.
-        last_key: The sort key where reading stopped, the smallest one in reverse: a next call goes on behind it. None
-            without rows.
-    """
-
-    __slots__ = ("complete", "last_key")
-
-    def __init__(
-        self, rows: Iterable[tuple[bytes, Any]] = (), *, complete: bool = True, last_key: bytes | None = None
-    ) -> None:
-        """Hold rows."""
-        super().__init__(rows)
-        self.complete = complete
-        self.last_key = last_key
-
-    def __repr__(self) -> str:
-        """Show the rows and whether they are all."""
-        return f"MultiGetResult({dict.__repr__(self)}, complete={self.complete})"
-
-
-class SortKeys(list[bytes]):
-    """Sort keys of ``multi_get_sort_keys``, ascending.
-
-    Attributes:
-        complete: Whether these are all.
-        last_key: The sort key where reading stopped; None without keys.
-    """
-
-    __slots__ = ("complete", "last_key")
-
-    def __init__(self, keys: Iterable[bytes] = (), *, complete: bool = True, last_key: bytes | None = None) -> None:
-        """Hold keys."""
-        super().__init__(keys)
-        self.complete = complete
-        self.last_key = last_key
-
-    def __repr__(self) -> str:
-        """Show the keys and whether they are all."""
-        return f"SortKeys({list.__repr__(self)}, complete={self.complete})"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The outcome of a check-and-* operation; true when the check passed and everything was written.
-
-    Attributes:
-        was_set: Whether the check passed; if not, nothing was changed.
-        check_value_exists: Whether the checked record was there, before the write; None where it was not asked for.
-        raw_check_value: Its value as stored, before the write; None when it was absent or not asked for.
-
-    A pickle or copy has no codec, which need not be picklable: its ``check_value`` is the value as stored.
-    """
-
-    was_set: bool
-    check_value_exists: bool | None = None
-    raw_check_value: bytes | None = None
-    codec: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def check_value(self) -> Any:
-        """The checked record's value before the write, as the table's codec decodes it; None when there is none.
-
-        Decoded when it is looked at, so that a value which the codec cannot decode does not hide the outcome.
-
-        Example:
-            >>> table.set("job:7", "owner", "Ada")
-            >>> absent = CheckType.NOT_EXIST
-            >>> result = table.check_and_set("job:7", "owner", absent, value="Grace", return_check_value=True)
-            >>> result.was_set, result.check_value
-            (False, b'Ada')
-        """
-        if self.raw_check_value is None or self.codec is None:
-            return self.raw_check_value
-        return self.codec.decode(self.raw_check_value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle without the codec."""
-        return type(self), (self.was_set, self.check_value_exists, self.raw_check_value)
-
-    def __bool__(self) -> bool:
-        """Tell whether it was set."""
-        return self.was_set

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from .errors import InvalidArgument
 from .retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 DEFAULT_META_PORT = 34601
 
@@ -48,6 +51,25 @@ class HedgePolicy:
         """Refuse what cannot work."""
         if not (_is_number(self.delay) and self.delay > 0 and _is_number(self.max_ratio) and 0 < self.max_ratio <= 1):
             raise InvalidArgument(f"a hedge needs delay > 0 seconds and 0 < max_ratio <= 1, not {self}")
+
+
+class OptionChanges(TypedDict, total=False):
+    """The options of ``ClientOptions`` by name, for checkers: what ``Client`` and ``connect`` take as keywords."""
+
+    timeout: float
+    connect_timeout: float
+    meta_stagger: float
+    refresh_interval: float
+    refresh_period: float
+    silence: float
+    silent_window: float
+    retry: RetryPolicy | None
+    max_in_flight: int
+    max_queued_bytes: int
+    max_frame: int
+    max_write_bytes: int | None
+    header_version: int
+    hedge: HedgePolicy | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +133,7 @@ class ClientOptions:
         if self.hedge is not None and self.header_version == 0:
             raise InvalidArgument("hedge needs header_version=1: a v0 header cannot carry the backup flag")
 
-    def with_(self, **changes: Any) -> ClientOptions:
+    def with_(self, **changes: Unpack[OptionChanges]) -> ClientOptions:
         """Return a copy with these options changed.
 
         Raises:
@@ -125,8 +147,8 @@ class ClientOptions:
         return replace(self, **changes)
 
 
-def _refuse_unknown(names: Iterable[str]) -> None:
-    known = [field.name for field in fields(ClientOptions)]
+def _refuse_unknown(names: Iterable[str], *others: str) -> None:
+    known = [*(field.name for field in fields(ClientOptions)), *others]
     for name in names:
         if name not in known:
             # Rarely needed, and not for nothing at import.
@@ -160,31 +182,63 @@ _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "retry": _retry,
     "hedge": _hedge,
 }
+# Parts of an option that have a name of their own in a URL: the option, its field, how it is read.
+_URL_PARTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "max_attempts": ("retry", "max_attempts", _size_or_none),
+    "retry_base": ("retry", "base", float),
+    "retry_cap": ("retry", "cap", float),
+    "retry_busy_factor": ("retry", "busy_factor", float),
+    "hedge_max_ratio": ("hedge", "max_ratio", float),
+}
+_FORM = "pegasus://host:port,host:port/table?timeout=2"
 
 
-def parse_url(url: str) -> tuple[list[str], str, dict[str, Any]]:
+class ParsedUrl(NamedTuple):
+    """What a URL says.
+
+    Attributes:
+        metas: Meta servers.
+        table: The table's name, "" without one.
+        options: Options, those that the URL does not name with their defaults.
+        codec: The codec's name, "" without one.
+    """
+
+    metas: list[str]
+    table: str
+    options: ClientOptions
+    codec: str
+
+
+def parse_url(url: str) -> ParsedUrl:
     """Take ``pegasus://host:port,host:port/table?timeout=2`` apart.
 
-    An IPv6 address stands in brackets; what is special in a URL is percent-encoded in the table's name.
-
-    Returns:
-        Meta servers, table name ("" if none), options. ``retry=on``, ``retry=off``, ``hedge=SECONDS``, ``hedge=off``
-        and ``max_write_bytes=none`` are understood too.
+    An IPv6 address is written in brackets; special characters in the table's name are percent-encoded. Every option
+    has a name of its own: ``timeout=2``, ``retry=on`` or ``off``, ``max_attempts=3``, ``retry_base=0.01``,
+    ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``, ``hedge_max_ratio=0.1``,
+    ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or ``zstd+utf8``.
 
     Raises:
-        InvalidArgument: Not such a URL; the offending part is named.
+        InvalidArgument: Not such a URL; the error says what is wrong.
     """
     if not isinstance(url, str):
-        raise InvalidArgument(f"a URL is text like pegasus://host:port,host:port/table?timeout=2, not {url!r}")
-    scheme, _, rest = url.partition("://")
-    if scheme != "pegasus" or not rest:
-        raise InvalidArgument(f"a URL looks like pegasus://host:port,host:port/table?timeout=2, not {url!r}")
+        raise InvalidArgument(f"a URL is text like {_FORM}, not {url!r}")
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme != "pegasus":
+        raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL looks like {_FORM}, not {url!r}")
+    if not separator or not rest:
+        raise InvalidArgument(f"a URL looks like {_FORM}, not {url!r}")
     rest, _, query = rest.partition("?")
     hosts, _, path = rest.partition("/")
+    if "@" in hosts:
+        # The text before the @ may hold a password, which belongs into no log.
+        raise InvalidArgument(f"no user name or password is possible in a pegasus:// URL: it looks like {_FORM}")
+    if "#" in rest or "#" in query:
+        raise InvalidArgument(f"no #fragment is possible in a pegasus:// URL; write # as %23, in {url!r}")
     metas = [host.strip() for host in hosts.split(",") if host.strip()]
     if not metas:
-        raise InvalidArgument(f"no meta server in {url!r}")
-    return metas, _url_table(path, url), _url_options(query)
+        raise InvalidArgument(f"no meta server in {url!r}: a URL looks like {_FORM}")
+    options, codec = _url_options(query)
+    return ParsedUrl(metas, _url_table(path, url), options, codec)
 
 
 def _url_table(path: str, url: str) -> str:
@@ -199,18 +253,35 @@ def _url_table(path: str, url: str) -> str:
         raise InvalidArgument(f"the table name in {url!r} is not UTF-8: {error}") from None
 
 
-def _url_options(query: str) -> dict[str, Any]:
+def _url_options(query: str) -> tuple[ClientOptions, str]:
     from urllib.parse import parse_qsl
 
-    options: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    parts: list[tuple[str, str, Any]] = []
+    codec = ""
+    seen: set[str] = set()
     for name, text in parse_qsl(query, keep_blank_values=True):
-        _refuse_unknown([name])
-        if name in options:
+        _refuse_unknown([name], *_URL_PARTS, "codec")
+        if name in seen:
             raise InvalidArgument(f"option {name} stands twice in the URL")
+        seen.add(name)
         try:
-            options[name] = _URL_TYPES.get(name, float)(text)
+            if name == "codec":
+                # In a query "+" is a space.
+                codec = text.replace(" ", "+")
+            elif name in _URL_PARTS:
+                option, field, read = _URL_PARTS[name]
+                parts.append((option, field, read(text)))
+            else:
+                found[name] = _URL_TYPES.get(name, float)(text)
         except InvalidArgument:
             raise
         except ValueError:
             raise InvalidArgument(f"option {name}={text!r} in the URL cannot be understood") from None
-    return options
+    options = ClientOptions(**found)
+    for option, field, value in parts:
+        policy = getattr(options, option)
+        if policy is None:
+            raise InvalidArgument(f"a URL with {option} switched off cannot set its {field}")
+        options = options.with_(**{option: replace(policy, **{field: value})})
+    return options, codec

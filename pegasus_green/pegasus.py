@@ -13,7 +13,7 @@ from math import isnan
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from .client import Client
+from .client import Client, Table
 from .errors import (
     ClientClosed,
     ConnectFailed,
@@ -23,13 +23,13 @@ from .errors import (
     WrongThread,
 )
 from .keys import Key, to_bytes
-from .model import Filter, MultiGetResult
+from .model import Filter
 from .options import ClientOptions
 from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type, name_of
 
 if TYPE_CHECKING:
+    from .results import MultiGetResult
     from .scanner import Scanner
-    from .table import Table
 
 __all__ = ["MultiGetOptions", "Pegasus", "PegasusScanner", "ScanOptions", "error_types", "filter_type"]
 
@@ -69,11 +69,11 @@ def _sort_keys(keys: Iterable[Key] | None) -> list[Key]:
     return [] if keys is None else list(keys)
 
 
-def _rows(found: MultiGetResult) -> tuple[int, dict[bytes, bytes]]:
+def _rows(found: MultiGetResult[bytes]) -> tuple[int, dict[bytes, bytes]]:
     return OK if found.complete else INCOMPLETE, dict(found)
 
 
-def _reach(table: Table) -> None:
+def _reach(table: Table[bytes]) -> None:
     """Learn the routes and connect; servers that cannot be reached are no failure while there are others."""
     try:
         if not table.warm_up():
@@ -133,7 +133,7 @@ class Pegasus:
         self._name = table_name
         self._timeout = timeout
         self._client: Client | None = None
-        self._table: Table | None = None
+        self._table: Table[bytes] | None = None
         self._closings = 0
         self._logged: dict[str, float] = {}
 
@@ -192,7 +192,7 @@ class Pegasus:
         if client is not None:
             client.close()
 
-    def _answer(self, empty: _T, verb: Callable[[Table], tuple[int, _T]]) -> tuple[int, _T]:
+    def _answer(self, empty: _T, verb: Callable[[Table[bytes]], tuple[int, _T]]) -> tuple[int, _T]:
         """Return what the verb answers, or the code of its error and the empty result."""
         table = self._table
         if table is None:
@@ -241,7 +241,7 @@ class Pegasus:
             (0, True)
         """
 
-        def verb(table: Table) -> tuple[int, int]:
+        def verb(table: Table[bytes]) -> tuple[int, int]:
             left = table.ttl(hash_key, sort_key, timeout=_seconds(timeout))
             return (ABSENT, 0) if left is None else (OK, -1 if left == math.inf else int(left))
 
@@ -263,7 +263,7 @@ class Pegasus:
             True
         """
 
-        def verb(table: Table) -> tuple[int, None]:
+        def verb(table: Table[bytes]) -> tuple[int, None]:
             return OK if table.exist(hash_key, sort_key, timeout=_seconds(timeout)) else ABSENT, None
 
         return self._answer(None, verb)
@@ -286,7 +286,7 @@ class Pegasus:
             (0, b'Ada')
         """
 
-        def verb(table: Table) -> tuple[int, bytes]:
+        def verb(table: Table[bytes]) -> tuple[int, bytes]:
             value = table.get(hash_key, sort_key, timeout=_seconds(timeout))
             return (ABSENT, b"") if value is None else (OK, value)
 
@@ -312,7 +312,7 @@ class Pegasus:
             (0, b'Ada')
         """
 
-        def verb(table: Table) -> tuple[int, None]:
+        def verb(table: Table[bytes]) -> tuple[int, None]:
             table.set(hash_key, sort_key, value, ttl=ttl, timeout=_seconds(timeout))
             return OK, None
 
@@ -336,7 +336,7 @@ class Pegasus:
             True
         """
 
-        def verb(table: Table) -> tuple[int, None]:
+        def verb(table: Table[bytes]) -> tuple[int, None]:
             table.remove(hash_key, sort_key, timeout=_seconds(timeout))
             return OK, None
 
@@ -364,7 +364,7 @@ class Pegasus:
             (0, b'a@b')
         """
 
-        def verb(table: Table) -> tuple[int, None]:
+        def verb(table: Table[bytes]) -> tuple[int, None]:
             if not sortkey_value_dict:
                 return INVALID_PARAMETERS, None
             table.multi_set(hash_key, sortkey_value_dict, ttl=ttl, timeout=_seconds(timeout))
@@ -402,7 +402,7 @@ class Pegasus:
             (0, {b'name': b'Ada'})
         """
 
-        def verb(table: Table) -> tuple[int, dict[bytes, bytes]]:
+        def verb(table: Table[bytes]) -> tuple[int, dict[bytes, bytes]]:
             keys = _sort_keys(sortkey_set)
             return _rows(
                 table.multi_get(
@@ -450,7 +450,7 @@ class Pegasus:
             (0, {b'mail': b'a@b', b'name': b'Ada'})
         """
 
-        def verb(table: Table) -> tuple[int, dict[bytes, bytes]]:
+        def verb(table: Table[bytes]) -> tuple[int, dict[bytes, bytes]]:
             options = MultiGetOptions() if multi_get_options is None else multi_get_options
             return _rows(
                 table.multi_get(
@@ -487,7 +487,7 @@ class Pegasus:
             (0, 2)
         """
 
-        def verb(table: Table) -> tuple[int, int]:
+        def verb(table: Table[bytes]) -> tuple[int, int]:
             keys = _sort_keys(sortkey_set)
             if not keys:
                 return INVALID_PARAMETERS, 0
@@ -641,7 +641,7 @@ class PegasusScanner:
         >>> scanner.close()
     """
 
-    def __init__(self, rows: Scanner | None, hash_key: bytes | None = None) -> None:
+    def __init__(self, rows: Scanner[Any] | None, hash_key: bytes | None = None) -> None:
         """Deliver the rows of a scan, those of a hash key with it; None raises in place of rows."""
         self._rows = rows
         self._hash_key = hash_key

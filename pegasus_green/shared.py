@@ -6,12 +6,13 @@ tasks make theirs where they please. With a client each, 50 greenlets would have
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
-from .client import Client
+from .client import Client, Table
+from .codecs import Codec
 from .errors import InvalidArgument
 from .options import parse_url
-from .table import Table
+from .results import V
 
 # A forked child keeps the entries: a client dials anew there.
 _clients: dict[str, Client] = {}
@@ -39,8 +40,7 @@ def shared_client(url: str) -> Client:
     """
     client = _clients.get(url) if isinstance(url, str) else None
     if client is None or client.closed:
-        metas, _, options = parse_url(url)
-        made = Client(metas, **options)
+        made = Client.from_url(url)
         if client is None:
             # One step: of two threads that come at once, both get the first one's. The other client never dialled.
             client = _clients.setdefault(url, made)
@@ -49,7 +49,15 @@ def shared_client(url: str) -> Client:
     return client
 
 
-def shared_table(url: str, *, codec: Any = None) -> Table:
+@overload
+def shared_table(url: str, *, codec: None = None) -> Table[bytes]: ...
+
+
+@overload
+def shared_table(url: str, *, codec: Codec[V]) -> Table[V]: ...
+
+
+def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
     """Return the table that a URL names, of the URL's shared client; no I/O.
 
     Args:
@@ -63,7 +71,6 @@ def shared_table(url: str, *, codec: Any = None) -> Table:
         >>> shared_table("pegasus://127.0.0.1:34601/temp").client is shared_client("pegasus://127.0.0.1:34601/temp")
         True
     """
-    _, name, _ = parse_url(url)
-    if not name:
+    if not parse_url(url).table:
         raise InvalidArgument(f"the URL must name a table, as pegasus://host:port/table does, not {url!r}")
-    return shared_client(url).table(name, codec=codec)
+    return shared_client(url).table(codec=codec)

@@ -18,7 +18,7 @@ from gevent.event import Event
 from ..errors import InvalidArgument, PegasusError
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from ..client import Table
 
 # What a run leaves behind when it is killed goes away by itself.
 LEFTOVER_TTL = 3600.0
@@ -140,7 +140,7 @@ class Load:
         wrong: Values that were not what had been stored.
     """
 
-    def __init__(self, table: Table, arguments: argparse.Namespace) -> None:
+    def __init__(self, table: Table[bytes], arguments: argparse.Namespace) -> None:
         """Prepare keys and operations; no I/O."""
         self.table = table
         self.callers: int = arguments.callers

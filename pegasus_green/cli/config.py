@@ -92,8 +92,8 @@ def find_place(meta: str | None, url: str | None, cluster: str | None, config: s
 
 
 def _of_url(url: str) -> Place:
-    metas, table, options = parse_url(url)
-    return Place(tuple(metas), table, options)
+    parsed = parse_url(url)
+    return Place(tuple(parsed.metas), parsed.table, dict(vars(parsed.options)))
 
 
 def _named(name: str, content: dict[str, Any], path: Path) -> Place:

@@ -28,7 +28,7 @@ from .output import FORMATS, Output, PipeClosed, wants_color
 from .text import CODINGS, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from ..client import Table
 
 OK, NO, USAGE, REFUSED, UNREACHABLE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_STATUSES = """\b
@@ -128,7 +128,7 @@ class App:
         return name
 
     @property
-    def table(self) -> Table:
+    def table(self) -> Table[bytes]:
         """The table that is meant; no I/O."""
         return self.client.table(self.table_name)
 

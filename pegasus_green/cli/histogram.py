@@ -9,6 +9,7 @@ from typing import Any
 
 import gevent
 
+from ..results import Row
 from ..scanner import Scanner
 from .frame import App
 from .output import Column, key, number
@@ -80,7 +81,7 @@ class Measure:
         # The rows of the empty hash key lie in all partitions.
         self.of_empty = [0, 0]
 
-    def read(self, scanner: Scanner) -> None:
+    def read(self, scanner: Scanner[Row[bytes]]) -> None:
         """Take in the rows of one share of the table, where those of one hash key stand together."""
         name: bytes | None = None
         rows = size = 0

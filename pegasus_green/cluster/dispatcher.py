@@ -273,7 +273,7 @@ class Dispatcher:
         if timeout is None and info is None and not cluster.scopes:
             deadline, milliseconds = now + cluster.timeout, cluster.milliseconds
         else:
-            _check_info(info)
+            check_info(info)
             deadline = cluster.deadline(timeout, now)
             milliseconds = left_ms(deadline, now)
         outcome: Outcome | None = None
@@ -432,7 +432,8 @@ class Dispatcher:
                     info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
 
 
-def _check_info(info: CallInfo | None) -> None:
+def check_info(info: CallInfo | None) -> None:
+    """Raise InvalidArgument unless info is a CallInfo or None."""
     if info is not None and not isinstance(info, CallInfo):
         raise InvalidArgument(f"info must be a CallInfo, not {info!r}")
 

@@ -1,30 +1,36 @@
-"""Calls whose result is fetched later: a slot on the connection for each, a greenlet only where that is not enough."""
+"""Handles: results that are fetched later, and the twin of a verb that returns one."""
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from ..cluster.dispatcher import CallInfo, Dispatcher, may_repeat
+from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info, may_repeat
 from ..cluster.routing import Route
 from ..errors import ForkedConnection, PegasusError, RequestTimeout
-from ..keys import Key, crc64
-from ..protocol import fast
+from ..options import MAX_TIMEOUT
 from ..protocol.binary import Buffer
-from ..protocol.rpc import GET, PUT, REMOVE, Rpc
+from ..protocol.rpc import Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Outcome, left_ms
-from .base import DEFAULT, TableBase, expire_ts, key_pair
+from .base import DEFAULT, TableBase
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+Verb = Callable[Concatenate[S, P], R]
 
 
-class Handle:
+class Handle(Generic[R]):
     """The result of a call that is under way.
 
     ``gevent.wait`` and ``gevent.iwait`` accept handles. Dropping the last reference cancels the call: its reply is
@@ -41,9 +47,9 @@ class Handle:
     def __init__(self) -> None:
         """Begin without a result."""
         self._value: Any = None
-        self._error: PegasusError | None = None
+        self._error: Exception | None = None
         self._ready = False
-        self._links: list[Callable[[Handle], object]] = []
+        self._links: list[Callable[[Handle[R]], object]] = []
         self._event: Event | None = None
 
     def __repr__(self) -> str:
@@ -76,8 +82,10 @@ class Handle:
         return self._ready and self._error is None
 
     @property
-    def exception(self) -> PegasusError | None:
+    def exception(self) -> Exception | None:
         """The call's error, None while it runs or when it ended well.
+
+        It is a PegasusError, or what a codec of the application raised.
 
         Example:
             >>> import gevent
@@ -89,7 +97,7 @@ class Handle:
         """
         return self._error
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> R:
         """Return the result, waiting for it; every call ends by its own deadline.
 
         Args:
@@ -115,9 +123,10 @@ class Handle:
                 raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
         if self._error is not None:
             raise self._error
-        return self._value
+        value: R = self._value
+        return value
 
-    def rawlink(self, callback: Callable[[Handle], object]) -> None:
+    def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Have callback(handle) called in the hub once the call has ended; it must not block.
 
         Example:
@@ -135,7 +144,7 @@ class Handle:
         else:
             self._links.append(callback)
 
-    def unlink(self, callback: Callable[[Handle], object]) -> None:
+    def unlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Take a callback back; an unknown one is ignored.
 
         Example:
@@ -152,7 +161,7 @@ class Handle:
         if callback in self._links:
             self._links.remove(callback)
 
-    def _settle(self, value: Any, error: PegasusError | None) -> None:
+    def _settle(self, value: R | None, error: Exception | None) -> None:
         self._value, self._error, self._ready = value, error, True
         if self._event is not None:
             self._event.set()
@@ -181,13 +190,14 @@ class _Slot:
 
     def __init__(
         self,
-        handle: Handle,
+        handle: Handle[Any],
         dispatcher: Dispatcher,
         rpc: Rpc,
         partition_hash: int,
         argument: bytes,
         timeout: float | None,
         retry: RetryPolicy | None,
+        info: CallInfo | None,
         finish: Callable[[Buffer], Any],
     ) -> None:
         self.handle = weakref.ref(handle)
@@ -196,7 +206,8 @@ class _Slot:
         self.deadline = dispatcher.cluster.deadline(timeout, self.begin)
         self.retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
         self.finish = finish
-        self.info = CallInfo()
+        check_info(info)
+        self.info = info or CallInfo()
         self.generation = fork.generation()
         self.sent_to: Route | None = None
 
@@ -292,137 +303,148 @@ class _Slot:
             listeners.emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged)
 
 
-class AsyncOperations(TableBase):
-    """The single-record verbs that return a handle. For any other verb use ``gevent.spawn(table.verb, ...)``."""
+def begin(
+    dispatcher: Dispatcher,
+    rpc: Rpc,
+    partition_hash: int,
+    argument: bytes,
+    finish: Callable[[Buffer], R],
+    *,
+    timeout: float | None,
+    retry: RetryPolicy | None,
+    info: CallInfo | None,
+) -> Handle[R]:
+    """Begin one request without a greenlet and return its handle; never yields."""
+    handle: Handle[R] = Handle()
+    _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish).start()
+    return handle
 
-    __slots__ = ()
 
-    def get_async(
-        self,
-        hash_key: Key,
-        sort_key: Key = b"",
-        *,
-        default: Any = None,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = DEFAULT,
-    ) -> Handle:
-        """Begin a ``get`` and return its handle; never yields.
+_DOC = """Begin ``{verb}`` and return its handle; never yields.
 
         Args:
-            hash_key: As for ``get``.
-            sort_key: As for ``get``.
-            default: As for ``get``.
-            timeout: As for ``get``.
-            retry: As for ``get``.
+            As for ``{verb}``, with the same defaults.
 
         Returns:
-            The handle; ``handle.get()`` returns what ``get`` would.
+            The handle; ``handle.get()`` returns what ``{verb}`` returns.
 
         Raises:
-            InvalidArgument: A key that cannot be sent.
-            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
+            {at_once}, ClientClosed, WrongThread: At once. Every other error comes from ``handle.get()``.
 
-        Retries: safe.
-        Greenlets: one is spawned only for a call that has to be repeated, or that cannot be sent at once, as there is
-            no connection or no room yet.
+        Retries: as for ``{verb}``.
+        Greenlets: {greenlets}. Calls of one greenlet that are in flight together are not ordered.
 
         Example:
-            >>> table.set("user:1", "name", "Ada")
-            >>> a, b = table.get_async("user:1", "name"), table.get_async("user:2", "name")
-            >>> a.get(), b.get()
-            (b'Ada', None)
+{example}
         """
-        hash_key, sort_key = key_pair(hash_key, sort_key)
 
-        def finish(frame: Buffer) -> Any:
-            return self._value_or(default, frame)
 
-        argument = fast.key_argument(hash_key, sort_key)
-        return self._begin(GET, crc64(hash_key or sort_key), argument, timeout, retry, finish)
+class later:  # noqa: N801 - used as a decorator is
+    """Makes a verb's twin, which begins the call and returns a handle: ``get_async = later(...)(get)``.
 
-    def set_async(
-        self,
-        hash_key: Key,
-        sort_key: Key,
-        value: Any,
-        *,
-        ttl: float | None = None,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = DEFAULT,
-    ) -> Handle:
-        """Begin a ``set`` and return its handle, whose ``get()`` returns None once it is acknowledged; never yields.
+    The verb is the only argument of the call, because mypy keeps the overloads of a verb only then.
 
-        Args:
-            hash_key: As for ``set``.
-            sort_key: As for ``set``.
-            value: As for ``set``.
-            ttl: As for ``set``.
-            timeout: As for ``set``.
-            retry: As for ``set``.
+    Args:
+        example: Lines of the example in the twin's docstring.
+        light: Begins the call without a greenlet. None: the verb runs in a greenlet of its own.
+    """
 
-        Raises:
-            InvalidArgument: What cannot be sent, such as a request body over ``max_write_bytes``.
-            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
+    def __init__(self, *example: str, light: Callable[..., Handle[Any]] | None = None) -> None:
+        """Remember what the twin is to be like."""
+        self._example, self._light = example, light
 
-        Retries: safe, as for ``set``.
-        Greenlets: calls of one greenlet that are in flight together are not ordered.
+    def __call__(self, verb: Verb[S, P, R]) -> Verb[S, P, Handle[R]]:
+        """Return the twin of a verb."""
+        name, light = verb.__name__, self._light
 
-        Example:
-            >>> table.set_async("user:1", "name", "Ada").get()
-            >>> table.get("user:1", "name")
-            b'Ada'
-        """
-        hash_key, sort_key = key_pair(hash_key, sort_key)
-        argument = fast.put_argument(hash_key, sort_key, self._value(value), expire_ts(ttl))
-        self._check_size(PUT, argument)
-        return self._begin(
-            PUT, crc64(hash_key or sort_key), argument, timeout, retry, lambda frame: self._done(PUT, frame)
+        def heavy(table: TableBase[Any], *args: Any, **options: Any) -> Handle[Any]:
+            return _spawn(verb, table, args, options)
+
+        # Checkers take its type from the signature of this method.
+        start: Any = light or heavy
+        start.__name__ = f"{name}_async"
+        start.__qualname__ = f"Table.{name}_async"
+        start.__doc__ = _DOC.format(
+            verb=name,
+            at_once="TypeError" if light is None else "InvalidArgument, TypeError",
+            greenlets=(
+                "one is spawned for the call"
+                if light is None
+                else "one is spawned only where the call has to be repeated or cannot be sent at once"
+            ),
+            example="\n".join(f"            {line}" for line in self._example),
         )
+        start.__wrapped__ = verb  # inspect.signature shows this one's
+        twin: Verb[S, P, Handle[R]] = start
+        return twin
 
-    def remove_async(
-        self,
-        hash_key: Key,
-        sort_key: Key = b"",
-        *,
-        timeout: float | None = None,
-        retry: RetryPolicy | None = DEFAULT,
-    ) -> Handle:
-        """Begin a ``remove`` and return its handle, whose ``get()`` returns None once it is acknowledged; never yields.
 
-        Args:
-            hash_key: As for ``remove``.
-            sort_key: As for ``remove``.
-            timeout: As for ``remove``.
-            retry: As for ``remove``.
+def _spawn(
+    verb: Callable[..., Any], table: TableBase[Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> Handle[Any]:
+    """Run a verb in a greenlet; the handle is settled when it ends, and the greenlet is killed when it is dropped."""
+    try:
+        inspect.signature(verb).bind(table, *args, **options)
+    except TypeError as error:
+        raise TypeError(f"Table.{verb.__name__}_async(): {error}") from None
+    cluster = table._dispatcher.cluster
+    cluster.bind()
+    now = monotonic()
+    # A scope bounds what began inside it, also when its block has been left.
+    seconds = max(cluster.deadline(MAX_TIMEOUT, now) - now, 1e-9) if cluster.scopes else None
+    handle: Handle[Any] = Handle()
+    call = partial(verb, table, *args, **options)
+    drop = _Drop(get_hub().loop)
+    job = drop.job = gevent.spawn(_run, weakref.ref(handle, drop), cluster, seconds, call, fork.generation())
+    # Counted here and not in the greenlet, which may be killed before it begins: close(drain) waits for it.
+    cluster.running += 1
+    job.rawlink(partial(_ended, cluster))
+    return handle
 
-        Raises:
-            InvalidArgument: A key that cannot be sent.
-            ClientClosed, WrongThread: At once; all other errors come from ``handle.get()``.
 
-        Retries: safe, as for ``remove``.
-        Greenlets: as for ``set_async``.
+class _Drop:
+    """Ends the greenlet of a handle that was dropped; called wherever the last reference goes, so the hub does it."""
 
-        Example:
-            >>> table.set("user:1", "name", "Ada")
-            >>> table.remove_async("user:1", "name").get()
-            >>> table.exist("user:1", "name")
-            False
-        """
-        hash_key, sort_key = key_pair(hash_key, sort_key)
-        argument = fast.key_argument(hash_key, sort_key)
-        return self._begin(
-            REMOVE, crc64(hash_key or sort_key), argument, timeout, retry, lambda frame: self._done(REMOVE, frame)
-        )
+    __slots__ = ("job", "loop")
 
-    def _begin(
-        self,
-        rpc: Rpc,
-        partition_hash: int,
-        argument: bytes,
-        timeout: float | None,
-        retry: RetryPolicy | None,
-        finish: Callable[[Buffer], Any],
-    ) -> Handle:
-        handle = Handle()
-        _Slot(handle, self._dispatcher, rpc, partition_hash, argument, timeout, retry, finish).start()
-        return handle
+    def __init__(self, loop: Any) -> None:
+        self.loop = loop
+        self.job: Any = None
+
+    def __call__(self, _reference: object) -> None:
+        job, self.job = self.job, None
+        if job is not None and not job.dead:
+            self.loop.run_callback_threadsafe(partial(job.kill, block=False))
+
+
+def _ended(cluster: Cluster, _job: object) -> None:
+    cluster.running -= 1
+
+
+def _run(
+    reference: weakref.ref[Handle[Any]],
+    cluster: Cluster,
+    seconds: float | None,
+    call: Callable[[], Any],
+    generation: int,
+) -> None:
+    value, error = None, None
+    try:
+        if generation != fork.generation():
+            raise ForkedConnection("the process forked before the call began; the parent goes on with it")
+        if seconds is None:
+            value = call()
+        else:
+            with cluster.scope(seconds):
+                value = call()
+    except Exception as failure:
+        # Of the package, or of the application's codec: whoever fetches the result gets it.
+        error = failure
+    except BaseException:
+        handle = reference()
+        if handle is not None:
+            handle._settle(None, PegasusError("the greenlet of the call was killed"))
+        raise
+    handle = reference()
+    if handle is not None:
+        handle._settle(value, error)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 from ..errors import CodecError, InvalidArgument, NotAnInteger, PegasusError
 from ..keys import Key, crc64, to_bytes
-from ..model import CheckResult, CheckType
+from ..model import CheckType
 from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.rpc import CHECK_AND_MUTATE, CHECK_AND_SET, GET, Rpc
 from ..protocol.rrdb import CheckAndMutateRequest, CheckAndSetRequest, Mutate
+from ..results import CheckResult, V
 from ..retry import RetryPolicy
-from .base import DEFAULT, CallInfo, TableBase, expire_ts, only_hash_key
+from .asynchronous import later
+from .base import DEFAULT, CallInfo, CallOptions, TableBase, expire_ts, only_hash_key
 from .series import Series
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PUT, _DELETE = 0, 1
 _NOT_PASSED = 13
@@ -24,7 +29,7 @@ _INVALID_ARGUMENT = 4
 class _Mutation(NamedTuple):
     operation: int
     sort_key: bytes
-    value: Any
+    value: object
     ttl: float | None
 
 
@@ -48,7 +53,7 @@ class Mutations:
         """Return how many there are."""
         return len(self._all)
 
-    def __iter__(self) -> Iterator[tuple[int, bytes, Any, float | None]]:
+    def __iter__(self) -> Iterator[tuple[int, bytes, object, float | None]]:
         """Iterate over (0 for put or 1 for delete, sort key, value, TTL)."""
         return iter(self._all)
 
@@ -57,7 +62,7 @@ class Mutations:
         verbs = ", ".join(f"{'delete' if m.operation else 'put'} {m.sort_key!r}" for m in self._all)
         return f"<Mutations {verbs or 'none'}>"
 
-    def put(self, sort_key: Key, value: Any, *, ttl: float | None = None) -> Mutations:
+    def put(self, sort_key: Key, value: object, *, ttl: float | None = None) -> Mutations:
         """Add a put and return self.
 
         Args:
@@ -121,10 +126,41 @@ def _operand(check: CheckType, operand: Key | int | None) -> bytes:
     return to_bytes(operand, "operand")
 
 
-class AtomicOperations(TableBase):
+class AtomicOperations(TableBase[V]):
     """Operations that look at one record and write under the same hash key, in one step."""
 
     __slots__ = ()
+
+    @overload
+    def check_and_set(
+        self,
+        hash_key: Key,
+        check_sort_key: Key,
+        check: CheckType,
+        operand: Key | int | None = None,
+        *,
+        value: V,
+        sort_key: Key | None = None,
+        ttl: float | None = None,
+        return_check_value: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> CheckResult[V]: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def check_and_set(
+        self: AtomicOperations[bytes],
+        hash_key: Key,
+        check_sort_key: Key,
+        check: CheckType,
+        operand: Key | int | None = None,
+        *,
+        value: Key,
+        sort_key: Key | None = None,
+        ttl: float | None = None,
+        return_check_value: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> CheckResult[bytes]: ...
 
     def check_and_set(
         self,
@@ -133,14 +169,14 @@ class AtomicOperations(TableBase):
         check: CheckType,
         operand: Key | int | None = None,
         *,
-        value: Any,
+        value: object,
         sort_key: Key | None = None,
         ttl: float | None = None,
         return_check_value: bool = False,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
-    ) -> CheckResult:
+    ) -> CheckResult[Any]:
         """Store a value if a record passes a check, in one step.
 
         Args:
@@ -198,6 +234,11 @@ class AtomicOperations(TableBase):
         frame = self._write(CHECK_AND_SET, crc64(hash_key), argument, timeout, retry, info)
         return self._checked(CHECK_AND_SET, frame, info)
 
+    check_and_set_async = later(
+        '>>> bool(table.check_and_set_async("job:7", "owner", CheckType.NOT_EXIST, value="me").get())',
+        "True",
+    )(check_and_set)
+
     def check_and_mutate(
         self,
         hash_key: Key,
@@ -210,7 +251,7 @@ class AtomicOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
-    ) -> CheckResult:
+    ) -> CheckResult[V]:
         """Apply puts and deletes under one hash key if a record passes a check, all in one step.
 
         Args:
@@ -265,18 +306,49 @@ class AtomicOperations(TableBase):
         frame = self._write(CHECK_AND_MUTATE, crc64(hash_key), argument, timeout, retry, info)
         return self._checked(CHECK_AND_MUTATE, frame, info)
 
+    check_and_mutate_async = later(
+        '>>> finish = Mutations().put("state", "done").delete("owner")',
+        '>>> bool(table.check_and_mutate_async("job:7", "state", CheckType.NO_CHECK, mutations=finish).get())',
+        "True",
+    )(check_and_mutate)
+
+    @overload
     def compare_exchange(
         self,
         hash_key: Key,
         sort_key: Key,
-        expected: Any,
-        desired: Any,
+        expected: V | None,
+        desired: V | None,
+        *,
+        ttl: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> CheckResult[V]: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def compare_exchange(
+        self: AtomicOperations[bytes],
+        hash_key: Key,
+        sort_key: Key,
+        expected: Key | None,
+        desired: Key | None,
+        *,
+        ttl: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> CheckResult[bytes]: ...
+
+    def compare_exchange(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        expected: object,
+        desired: object,
         *,
         ttl: float | None = None,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
-    ) -> CheckResult:
+    ) -> CheckResult[Any]:
         """Replace a value if it is the expected one, in one step.
 
         Values are compared as the table's codec decodes them: one that was stored in another form of the same value
@@ -333,7 +405,7 @@ class AtomicOperations(TableBase):
                     sort_key,
                     check,
                     operand,
-                    value=desired,
+                    value=cast("V", desired),
                     ttl=ttl,
                     return_check_value=True,
                     timeout=series.left(),
@@ -344,7 +416,12 @@ class AtomicOperations(TableBase):
                 return result
             operand = result.raw_check_value
 
-    def _equals(self, result: CheckResult, expected: Any) -> bool:
+    compare_exchange_async = later(
+        '>>> bool(table.compare_exchange_async("job:7", "state", None, "new").get())',
+        "True",
+    )(compare_exchange)
+
+    def _equals(self, result: CheckResult[V], expected: object) -> bool:
         """Tell whether the value found is the expected one in another form."""
         if self.codec is None or expected is None or not result.check_value_exists:
             return False
@@ -423,7 +500,12 @@ class AtomicOperations(TableBase):
             raw = result.raw_check_value
         return False
 
-    def _checked(self, rpc: Rpc, frame: Buffer, info: CallInfo | None) -> CheckResult:
+    touch_async = later(
+        '>>> table.touch_async("nobody", "name", 60).get()',
+        "False",
+    )(touch)
+
+    def _checked(self, rpc: Rpc, frame: Buffer, info: CallInfo | None) -> CheckResult[V]:
         """Return what the reply to a check-and-* says."""
         response = self._decode(rpc, frame, info)
         exists: bool | None = None

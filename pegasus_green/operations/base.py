@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from time import time
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
 from ..cluster.dispatcher import DEFAULT, CallInfo, Cluster, Dispatcher
 from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
@@ -13,10 +13,10 @@ from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, Rpc
+from ..results import V
 from ..retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from ..client import Client
     from ..codecs import Codec
 
 # Seconds between 1970 and 2016, where Pegasus begins to count.
@@ -24,6 +24,26 @@ EPOCH = 1451606400
 _MAX_EXPIRE = 2**31 - 1
 _E = TypeVar("_E", bound=PegasusError)
 _T = TypeVar("_T")
+# Records of one hash key. A mapping is invariant in its keys, so each kind of key is named.
+Records: TypeAlias = "Mapping[bytes, _T] | Mapping[str, _T] | Mapping[Key, _T] | Iterable[tuple[Key, _T]]"
+# The type of a default.
+D = TypeVar("D")
+
+
+class CallOptions(TypedDict, total=False):
+    """What every verb takes, for the overloads that checkers read."""
+
+    timeout: float | None
+    retry: RetryPolicy | None
+    info: CallInfo | None
+
+
+class ManyOptions(TypedDict, total=False):
+    """What the verbs of many requests take."""
+
+    concurrency: int
+    timeout: float | None
+    retry: RetryPolicy | None
 
 
 def expire_ts(ttl: float | None) -> int:
@@ -57,7 +77,7 @@ def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
     return hash_key, sort_key
 
 
-def listed(items: Iterable[_T], name: str) -> Iterable[_T]:
+def listed(items: object, name: str) -> Iterable[Any]:
     """Return the items; text is refused, whose letters could pass as items.
 
     Raises:
@@ -94,14 +114,13 @@ def only_hash_key(hash_key: Key) -> bytes:
     return raw
 
 
-class TableBase:
-    """A handle on one table of one client; cheap, immutable, for any number of greenlets."""
+class TableBase(Generic[V]):
+    """What the groups of verbs share: a table's name, codec and dispatcher. It does not know the client."""
 
-    __slots__ = ("client", "name", "codec", "_dispatcher", "_call", "_max_argument")
+    __slots__ = ("name", "codec", "_dispatcher", "_call", "_max_argument")
 
-    def __init__(self, client: Client, cluster: Cluster, name: str, codec: Codec | None = None) -> None:
-        """Make a handle; use ``client.table(name)``."""
-        self.client = client
+    def __init__(self, cluster: Cluster, name: str, codec: Codec[V] | None = None) -> None:
+        """Remember the table; no I/O."""
         self.name = name
         self.codec = codec
         self._dispatcher: Dispatcher = cluster.table(name)
@@ -109,21 +128,19 @@ class TableBase:
         limit = cluster.options.max_write_bytes
         self._max_argument = math.inf if limit is None else limit
 
-    def __repr__(self) -> str:
-        """Show name and client."""
-        return f"<{type(self).__name__} {self.name} of {self.client!r}>"
-
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
         raise TypeError("a table handle cannot be pickled or copied: open a client in each process")
 
-    def _value(self, value: Any) -> bytes:
+    def _value(self, value: object) -> bytes:
         if self.codec is not None:
-            return bytes(self.codec.encode(value))
+            # The overloads of the verbs see to the type; the codec refuses the rest at run time.
+            return bytes(self.codec.encode(cast("V", value)))
         return value if type(value) is bytes else to_bytes(value, "value")
 
-    def _plain(self, raw: bytes) -> Any:
-        return raw if self.codec is None else self.codec.decode(raw)
+    def _plain(self, raw: bytes) -> V:
+        # Without a codec V is bytes.
+        return cast("V", raw) if self.codec is None else self.codec.decode(raw)
 
     def _write(
         self,
@@ -158,7 +175,7 @@ class TableBase:
         if status:
             raise self._storage_error(rpc, status, frame)
 
-    def _value_or(self, default: Any, frame: Buffer) -> Any:
+    def _value_or(self, default: D, frame: Buffer) -> V | D:
         """Return what a reply to get says: the value as the codec decodes it, or the default when it is absent."""
         try:
             status, value = fast.read_value(frame)

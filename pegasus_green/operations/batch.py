@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..bulk import Bulk
 from ..cluster.routing import RoutingTable
-from ..errors import InvalidArgument, PegasusError, ProtocolError
+from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError
 from ..keys import Key, crc64
 from ..protocol import fast
 from ..protocol.batches import batch_get_argument, read_batch
 from ..protocol.binary import Buffer
 from ..protocol.codes import ERR_HANDLER_NOT_FOUND
 from ..protocol.rpc import BATCH_GET, GET
+from ..results import V
 from ..retry import RetryPolicy
-from .base import DEFAULT, TableBase, key_pair, listed, parts_of
+from .asynchronous import later
+from .base import DEFAULT, D, TableBase, key_pair, listed, parts_of
 from .series import Series
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Requests in flight at most. Their number is the partitions' in all but huge calls.
 WIDTH = 256
@@ -37,17 +43,61 @@ def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int)
     return [found[begin : begin + size] for found in groups.values() for begin in range(0, len(found), size)]
 
 
-class BatchOperations(TableBase):
+class BatchOptions(TypedDict, total=False):
+    """What batch_get takes besides, for the overloads that checkers read."""
+
+    batch_size: int
+    timeout: float | None
+    retry: RetryPolicy | None
+
+
+class BatchOperations(TableBase[V]):
     """Reading many records at once."""
 
     __slots__ = ()
+
+    @overload
+    def batch_get(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[BatchOptions],
+    ) -> list[V | None]: ...
+
+    @overload
+    def batch_get(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: D,
+        return_errors: Literal[False] = False,
+        **options: Unpack[BatchOptions],
+    ) -> list[V | D]: ...
+
+    @overload
+    def batch_get(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: None = None,
+        return_errors: bool,
+        **options: Unpack[BatchOptions],
+    ) -> list[V | PegasusError | None]: ...
+
+    @overload
+    def batch_get(
+        self, keys: Iterable[tuple[Key, Key]], *, default: D, return_errors: bool, **options: Unpack[BatchOptions]
+    ) -> list[V | D | PegasusError]: ...
 
     def batch_get(
         self,
         keys: Iterable[tuple[Key, Key]],
         *,
-        default: Any = None,
+        default: object = None,
         batch_size: int = BATCH_SIZE,
+        return_errors: bool = False,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
@@ -63,6 +113,9 @@ class BatchOperations(TableBase):
             default: What to return for a record that is absent or expired.
             batch_size: Records that one request asks for at most: all their values come in one reply, which may have
                 ``max_frame`` bytes (64 MiB by default).
+            return_errors: Put an error into the results in place of a value. A request that fails gives each of its
+                records an error, and so does a value that the codec cannot decode. Otherwise the first error, in order,
+                is raised, with the whole list as its attribute ``results``.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of the requests; None never repeats.
 
@@ -72,7 +125,7 @@ class BatchOperations(TableBase):
         Raises:
             InvalidArgument: A key of a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
-            PegasusError: Any other failure, of whichever request.
+            PegasusError: The first failure in the order of keys, unless return_errors.
 
         Retries: safe. When the table splits meanwhile, its records are grouped anew and asked for again.
         Greenlets: any number may call at once; spawns none for its requests. A killed caller gives up what is in
@@ -89,22 +142,59 @@ class BatchOperations(TableBase):
         pairs = self._pairs(keys)
         hashes = {(hash_key, sort_key): crc64(hash_key or sort_key) for hash_key, sort_key in pairs}
         series = Series(self, BATCH_GET.label, timeout)
-        found: dict[Pair, bytes] = {}
+        found: dict[Pair, bytes | PegasusError] = {}
         pending = list(hashes)
-        while pending:
-            groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
-            answers = self._ask(groups, hashes, series, retry)
-            table = self._routes(series.deadline)
+        failed = False
+        while pending and (return_errors or not failed):
+            try:
+                groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
+                answers = self._ask(groups, hashes, series, retry)
+                table = self._routes(series.deadline)
+            except PegasusError as error:
+                found.update((pair, copy.copy(error)) for pair in pending)
+                failed = True
+                break
             pending = []
-            for members, (rows, index) in zip(groups, answers):
+            for members, answer in zip(groups, answers):
+                if isinstance(answer, PegasusError):
+                    # To each record its own instance.
+                    found.update((pair, copy.copy(answer)) for pair in members)
+                    failed = True
+                    continue
+                rows, index = answer
                 for pair in members:
                     if index is not None and table.target(hashes[pair]).index != index:
                         # Answered by a partition that is not its own: a miss means nothing, a hit may be out of date.
                         pending.append(pair)
                     elif pair in rows:
                         found[pair] = rows[pair]
-        plain = {pair: self._plain(value) for pair, value in found.items()}
-        return [plain.get(pair, default) for pair in pairs]
+        return self._in_order(pairs, found, default, return_errors=return_errors)
+
+    batch_get_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        '>>> table.batch_get_async([("user:1", "name"), ("nobody", "name")]).get()',
+        "[b'Ada', None]",
+    )(batch_get)
+
+    def _in_order(
+        self, pairs: list[Pair], found: dict[Pair, bytes | PegasusError], default: object, *, return_errors: bool
+    ) -> list[Any]:
+        """Return values, defaults and errors in the order of the keys, or raise the first error."""
+        plain: dict[Pair, object] = {}
+        failed = False
+        for pair, value in found.items():
+            try:
+                plain[pair] = value if isinstance(value, PegasusError) else self._plain(value)
+            except CodecError as error:
+                plain[pair] = self._complete(error, BATCH_GET)
+            failed = failed or isinstance(plain[pair], PegasusError)
+        results = [plain.get(pair, default) for pair in pairs]
+        if failed and not return_errors:
+            for result in results:
+                if isinstance(result, PegasusError):
+                    result.results = results
+                    raise result
+        return results
 
     @staticmethod
     def _pairs(keys: Iterable[tuple[Key, Key]]) -> list[Pair]:
@@ -119,8 +209,8 @@ class BatchOperations(TableBase):
 
     def _ask(
         self, groups: list[list[Pair]], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
-    ) -> list[tuple[dict[Pair, bytes], int | None]]:
-        """Return for each group the rows that came, and the partition that answered; None: it does not matter."""
+    ) -> list[tuple[dict[Pair, bytes], int | None] | PegasusError]:
+        """Return for each group its error, or its rows and the partition that answered (None: it does not matter)."""
         requests = [(BATCH_GET, hashes[members[0]], batch_get_argument(members)) for members in groups]
 
         def finish(_index: int, frame: Buffer) -> tuple[dict[Pair, bytes], int]:
@@ -134,10 +224,11 @@ class BatchOperations(TableBase):
 
         answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
         for index, answer in enumerate(answers):
-            if isinstance(answer, PegasusError):
-                if answer.code != ERR_HANDLER_NOT_FOUND:
-                    raise answer
-                answers[index] = self._one_by_one(groups[index], hashes, series, retry), None
+            if isinstance(answer, PegasusError) and answer.code == ERR_HANDLER_NOT_FOUND:
+                try:
+                    answers[index] = self._one_by_one(groups[index], hashes, series, retry), None
+                except PegasusError as error:
+                    answers[index] = error
         return answers
 
     def _one_by_one(

@@ -2,35 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..bulk import Bulk, Request
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, crc64
-from ..model import MultiGetResult
 from ..protocol import fast
 from ..protocol.batches import multi_put_argument, multi_remove_argument
 from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, MULTI_GET, MULTI_PUT, MULTI_REMOVE, PUT, REMOVE
 from ..protocol.rrdb import MultiGetRequest
+from ..results import MultiGetResult, V
 from ..retry import RetryPolicy
-from .base import DEFAULT, expire_ts, key_pair, listed, only_hash_key, parts_of
+from .asynchronous import later
+from .base import DEFAULT, D, ManyOptions, Records, expire_ts, key_pair, listed, only_hash_key, parts_of
 from .multi import MultiOperations, multi_get_request, sort_key_list
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 CONCURRENCY = 1000
 
 
-class ManyOperations(MultiOperations):
+class ManyOperations(MultiOperations[V]):
     """The same verb for many records at once: not atomic, results in the order of the arguments."""
 
     __slots__ = ()
+
+    @overload
+    def get_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: None = None,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[V | None]: ...
+
+    @overload
+    def get_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: D,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[V | D]: ...
+
+    @overload
+    def get_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: None = None,
+        return_errors: bool,
+        **options: Unpack[ManyOptions],
+    ) -> list[V | PegasusError | None]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[tuple[Key, Key]], *, default: D, return_errors: bool, **options: Unpack[ManyOptions]
+    ) -> list[V | D | PegasusError]: ...
 
     def get_many(
         self,
         keys: Iterable[tuple[Key, Key]],
         *,
-        default: Any = None,
+        default: object = None,
         concurrency: int = CONCURRENCY,
         return_errors: bool = False,
         timeout: float | None = None,
@@ -72,15 +111,42 @@ class ManyOperations(MultiOperations):
             requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
         plain = self.codec is None
 
-        def finish(_index: int, frame: Buffer) -> Any:
+        def finish(_index: int, frame: Buffer) -> object:
             value = fast.usual_value(frame)
             return value if plain and value is not None else self._value_or(default, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 
+    get_many_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        '>>> table.get_many_async([("user:1", "name"), ("nobody", "name")]).get()',
+        "[b'Ada', None]",
+    )(get_many)
+
+    @overload
     def set_many(
         self,
-        items: Iterable[tuple[Key, Key, Any]],
+        items: Iterable[tuple[Key, Key, V]],
+        *,
+        ttl: float | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[PegasusError | None]: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def set_many(
+        self: ManyOperations[bytes],
+        items: Iterable[tuple[Key, Key, Key]],
+        *,
+        ttl: float | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[PegasusError | None]: ...
+
+    def set_many(
+        self,
+        items: Iterable[tuple[Key, Key, object]],
         *,
         ttl: float | None = None,
         concurrency: int = CONCURRENCY,
@@ -127,6 +193,11 @@ class ManyOperations(MultiOperations):
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 
+    set_many_async = later(
+        '>>> table.set_many_async([("user:1", "name", "Ada")]).get()',
+        "[None]",
+    )(set_many)
+
     def remove_many(
         self,
         keys: Iterable[tuple[Key, Key]],
@@ -168,6 +239,29 @@ class ManyOperations(MultiOperations):
             self._done(REMOVE, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    remove_many_async = later(
+        '>>> table.remove_many_async([("user:1", "name")]).get()',
+        "[None]",
+    )(remove_many)
+
+    @overload
+    def multi_get_many(
+        self,
+        requests: Iterable[Key | tuple[Key, Iterable[Key] | None]],
+        *,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[MultiGetResult[V]]: ...
+
+    @overload
+    def multi_get_many(
+        self,
+        requests: Iterable[Key | tuple[Key, Iterable[Key] | None]],
+        *,
+        return_errors: bool,
+        **options: Unpack[ManyOptions],
+    ) -> list[MultiGetResult[V] | PegasusError]: ...
 
     def multi_get_many(
         self,
@@ -214,15 +308,41 @@ class ManyOperations(MultiOperations):
                 asked.append((MULTI_GET, crc64(raw), MULTI_GET.encode_argument(request)))
         sent = [request for request in wanted if request is not None]
 
-        def finish(index: int, frame: Buffer) -> Any:
+        def finish(index: int, frame: Buffer) -> MultiGetResult[V]:
             return self._found(frame, sent[index])
 
         found = iter(self._run(asked, finish, concurrency, timeout, retry, return_errors=return_errors))
         return [MultiGetResult() if request is None else next(found) for request in wanted]
 
+    multi_get_many_async = later(
+        '>>> table.multi_get_many_async(["nobody"]).get()',
+        "[MultiGetResult({}, complete=True)]",
+    )(multi_get_many)
+
+    @overload
     def multi_set_many(
         self,
-        items: Iterable[tuple[Key, Mapping[Any, Any] | Iterable[tuple[Any, Any]]]],
+        items: Iterable[tuple[Key, Records[V]]],
+        *,
+        ttl: float | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[PegasusError | None]: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def multi_set_many(
+        self: ManyOperations[bytes],
+        items: Iterable[tuple[Key, Records[Key]]],
+        *,
+        ttl: float | None = None,
+        return_errors: bool = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[PegasusError | None]: ...
+
+    def multi_set_many(
+        self,
+        items: Iterable[tuple[Key, object]],
         *,
         ttl: float | None = None,
         concurrency: int = CONCURRENCY,
@@ -267,6 +387,25 @@ class ManyOperations(MultiOperations):
             self._done(MULTI_PUT, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+
+    multi_set_many_async = later(
+        '>>> table.multi_set_many_async([("user:1", {"name": "Ada"})]).get()',
+        "[None]",
+    )(multi_set_many)
+
+    @overload
+    def multi_del_many(
+        self,
+        items: Iterable[tuple[Key, Iterable[Key]]],
+        *,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[int]: ...
+
+    @overload
+    def multi_del_many(
+        self, items: Iterable[tuple[Key, Iterable[Key]]], *, return_errors: bool, **options: Unpack[ManyOptions]
+    ) -> list[int | PegasusError]: ...
 
     def multi_del_many(
         self,
@@ -315,6 +454,11 @@ class ManyOperations(MultiOperations):
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 
+    multi_del_many_async = later(
+        '>>> table.multi_del_many_async([("user:1", ["name"])]).get()',
+        "[1]",
+    )(multi_del_many)
+
     def _run(
         self,
         requests: list[Request],
@@ -332,6 +476,6 @@ class ManyOperations(MultiOperations):
         if bulk.failed and not return_errors:
             for result in results:
                 if isinstance(result, PegasusError):
-                    result.results = results  # type: ignore[attr-defined]
+                    result.results = results
                     raise result
         return results

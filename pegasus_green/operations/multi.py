@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import CountUnknown, InvalidArgument, PegasusError, ProtocolError
 from ..keys import Key, crc64, next_key, to_bytes
-from ..model import NO_FILTER, Filter, FilterType, MultiGetResult, SortKeys
+from ..model import NO_FILTER, Filter, FilterType
 from ..protocol.batches import KEY_SIZE, ROW_SIZE, multi_put_argument, multi_remove_argument
 from ..protocol.binary import Buffer
 from ..protocol.rows import read_rows
 from ..protocol.rpc import MULTI_GET, MULTI_PUT, MULTI_REMOVE, SORTKEY_COUNT, Rpc
 from ..protocol.rrdb import MultiGetRequest
+from ..results import MultiGetResult, SortKeys, V
 from ..retry import RetryPolicy
-from .base import DEFAULT, CallInfo, TableBase, expire_ts, listed, only_hash_key, parts_of
+from .asynchronous import later
+from .base import DEFAULT, CallInfo, CallOptions, Records, TableBase, expire_ts, listed, only_hash_key, parts_of
 from .series import Series
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_T = TypeVar("_T")
 
 _MAX_I32 = 2**31 - 1
 _OK, _INCOMPLETE = 0, 7
@@ -107,10 +114,54 @@ def _limit(value: int | None, name: str) -> int:
     return min(max(value, 0), _MAX_I32)
 
 
-class MultiOperations(TableBase):
+class MultiGetOptions(CallOptions, total=False):
+    """What multi_get takes besides, for the overloads that checkers read."""
+
+    start: Key | None
+    stop: Key | None
+    start_inclusive: bool
+    stop_inclusive: bool
+    prefix: Key | None
+    filter: Filter | None
+    reverse: bool
+    max_count: int | None
+    max_bytes: int | None
+
+
+class MultiOperations(TableBase[V]):
     """Operations on several records of one hash key, which lie in one partition."""
 
     __slots__ = ()
+
+    @overload
+    def multi_get(
+        self,
+        hash_key: Key,
+        sort_keys: Iterable[Key] | None = None,
+        *,
+        no_value: Literal[False] = False,
+        **options: Unpack[MultiGetOptions],
+    ) -> MultiGetResult[V]: ...
+
+    @overload
+    def multi_get(
+        self,
+        hash_key: Key,
+        sort_keys: Iterable[Key] | None = None,
+        *,
+        no_value: Literal[True],
+        **options: Unpack[MultiGetOptions],
+    ) -> MultiGetResult[bytes]: ...
+
+    @overload
+    def multi_get(
+        self,
+        hash_key: Key,
+        sort_keys: Iterable[Key] | None = None,
+        *,
+        no_value: bool,
+        **options: Unpack[MultiGetOptions],
+    ) -> MultiGetResult[V | bytes]: ...
 
     def multi_get(
         self,
@@ -130,7 +181,7 @@ class MultiOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
-    ) -> MultiGetResult:
+    ) -> MultiGetResult[Any]:
         """Return several records of one hash key in one reply: those of some sort keys, or of a range.
 
         The result may be incomplete and says so: besides ``max_count`` and ``max_bytes`` the server hands out at most
@@ -196,7 +247,13 @@ class MultiOperations(TableBase):
             self._decode(MULTI_GET, frame, info)
         return self._found(frame, request)
 
-    def _found(self, frame: Buffer, request: MultiGetRequest) -> MultiGetResult:
+    multi_get_async = later(
+        '>>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})',
+        '>>> table.multi_get_async("user:7", ["name"]).get()',
+        "MultiGetResult({b'name': b'Ada'}, complete=True)",
+    )(multi_get)
+
+    def _found(self, frame: Buffer, request: MultiGetRequest) -> MultiGetResult[V]:
         """Return what the reply to a multi_get says."""
         try:
             found = read_rows(MULTI_GET, frame)
@@ -278,10 +335,39 @@ class MultiOperations(TableBase):
         )
         return SortKeys(found, complete=found.complete, last_key=found.last_key)
 
+    multi_get_sort_keys_async = later(
+        '>>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})',
+        '>>> table.multi_get_sort_keys_async("user:7").get()',
+        "SortKeys([b'mail', b'name'], complete=True)",
+    )(multi_get_sort_keys)
+
+    @overload
     def multi_set(
         self,
         hash_key: Key,
-        values: Mapping[Any, Any] | Iterable[tuple[Any, Any]],
+        values: Records[V],
+        *,
+        ttl: float | None = None,
+        split: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> None: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def multi_set(
+        self: MultiOperations[bytes],
+        hash_key: Key,
+        values: Records[Key],
+        *,
+        ttl: float | None = None,
+        split: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> None: ...
+
+    def multi_set(
+        self,
+        hash_key: Key,
+        values: object,
         *,
         ttl: float | None = None,
         split: bool = False,
@@ -329,6 +415,12 @@ class MultiOperations(TableBase):
             self._done(MULTI_PUT, self._call(MULTI_PUT, crc64(hash_key), argument, seconds, retry, info), info)
 
         self._send_parts(MULTI_PUT, parts, send, timeout)
+
+    multi_set_async = later(
+        '>>> table.multi_set_async("user:7", {"name": "Ada"}).get()',
+        '>>> table.get("user:7", "name")',
+        "b'Ada'",
+    )(multi_set)
 
     def multi_del(
         self,
@@ -379,6 +471,11 @@ class MultiOperations(TableBase):
 
         return sum(self._send_parts(MULTI_REMOVE, parts, send, timeout))
 
+    multi_del_async = later(
+        '>>> table.multi_del_async("user:7", ["name", "mail"]).get()',
+        "2",
+    )(multi_del)
+
     def sort_key_count(
         self,
         hash_key: Key,
@@ -422,14 +519,20 @@ class MultiOperations(TableBase):
             raise self._answered(error, SORTKEY_COUNT, frame)
         return int(response.count)
 
-    def _rows(self, values: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> list[tuple[bytes, bytes]]:
+    sort_key_count_async = later(
+        '>>> table.sort_key_count_async("nobody").get()',
+        "0",
+    )(sort_key_count)
+
+    def _rows(self, values: object) -> list[tuple[bytes, bytes]]:
         """Return the rows of a multi_set as bytes.
 
         Raises:
             InvalidArgument: There are none, or they are no pairs.
         """
         rows = []
-        for pair in values.items() if isinstance(values, Mapping) else listed(values, "values"):
+        pairs: Iterable[object] = values.items() if isinstance(values, Mapping) else listed(values, "values")
+        for pair in pairs:
             key, value = pair if type(pair) is tuple and len(pair) == 2 else parts_of(pair, "sort key, value")
             rows.append((to_bytes(key, "sort_key"), self._value(value)))
         if not rows:
@@ -478,9 +581,9 @@ class MultiOperations(TableBase):
         self,
         rpc: Rpc,
         parts: list[tuple[int, int]],
-        send: Callable[[int, int, float | None], Any],
+        send: Callable[[int, int, float | None], _T],
         timeout: float | None,
-    ) -> list[Any]:
+    ) -> list[_T]:
         """Send one request after another within one deadline; an error tells how many rows were done before it."""
         if len(parts) == 1:
             # The usual case, without a second look at the clock.
@@ -491,6 +594,6 @@ class MultiOperations(TableBase):
             try:
                 results.append(send(begin, end, series.left()))
             except PegasusError as error:
-                error.done = begin  # type: ignore[attr-defined]
+                error.done = begin
                 raise
         return results

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice, starmap
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..errors import Incomplete, InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
-from ..mapping import HashMapping
 from ..model import Filter
 from ..protocol.rpc import MULTI_GET
+from ..results import HashRow, V
 from ..retry import RetryPolicy
+from .asynchronous import later
 from .base import DEFAULT, only_hash_key
 from .multi import MultiOperations, key_filter
 from .scans import ScanOperations
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from typing_extensions import Unpack
 
 # Rows that the server hands out, or looks at, in one reply.
 PAGE = 1000
@@ -29,10 +30,56 @@ def _page(batch_size: int) -> int:
     return batch_size
 
 
-class RangeOperations(MultiOperations, ScanOperations):
+class IterOptions(TypedDict, total=False):
+    """What multi_get_iter takes besides, for the overloads that checkers read."""
+
+    start_inclusive: bool
+    stop_inclusive: bool
+    prefix: Key | None
+    filter: Filter | None
+    reverse: bool
+    batch_size: int
+    timeout: float | None
+    retry: RetryPolicy | None
+
+
+class RangeOperations(MultiOperations[V], ScanOperations[V]):
     """Operations on ranges of one hash key."""
 
     __slots__ = ()
+
+    @overload
+    def multi_get_iter(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[False] = False,
+        **options: Unpack[IterOptions],
+    ) -> Iterator[HashRow[V]]: ...
+
+    @overload
+    def multi_get_iter(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[True],
+        **options: Unpack[IterOptions],
+    ) -> Iterator[HashRow[bytes]]: ...
+
+    @overload
+    def multi_get_iter(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: bool,
+        **options: Unpack[IterOptions],
+    ) -> Iterator[HashRow[V | bytes]]: ...
 
     def multi_get_iter(
         self,
@@ -49,7 +96,7 @@ class RangeOperations(MultiOperations, ScanOperations):
         batch_size: int = PAGE,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
-    ) -> Iterator[tuple[bytes, Any]]:
+    ) -> Iterator[HashRow[Any]]:
         """Iterate over all records of a range, from its beginning or from its end, page by page.
 
         Forward it is ``hash_scan``. In reverse, which servers do not scan, each page is a ``multi_get`` that ends
@@ -70,7 +117,7 @@ class RangeOperations(MultiOperations, ScanOperations):
             retry: Retry policy of each page; None never repeats.
 
         Returns:
-            An iterator of (sort key, value).
+            An iterator of rows (sort_key, value), as ``hash_scan`` gives them.
 
         Raises:
             InvalidArgument: An argument of a wrong type or size; nothing was sent.
@@ -85,7 +132,7 @@ class RangeOperations(MultiOperations, ScanOperations):
             >>> table.multi_set("log:7", {"2026-11-01": "a", "2026-11-02": "b", "2026-11-03": "c"})
             >>> rows = table.multi_get_iter("log:7", reverse=True)
             >>> next(rows)
-            (b'2026-11-03', b'c')
+            HashRow(sort_key=b'2026-11-03', value=b'c')
         """
         if not reverse:
             return self.hash_scan(
@@ -118,11 +165,11 @@ class RangeOperations(MultiOperations, ScanOperations):
 
     def _reversed(
         self, hash_key: bytes, stop: bytes, selection: dict[str, Any], *, stop_inclusive: bool
-    ) -> Iterator[tuple[bytes, Any]]:
+    ) -> Iterator[HashRow[Any]]:
         last_key: bytes | None = None
         while True:
             page = self.multi_get(hash_key, reverse=True, stop=stop, stop_inclusive=stop_inclusive, **selection)
-            yield from reversed(page.items())
+            yield from starmap(HashRow, reversed(page.items()))
             if page.complete:
                 return
             if page.last_key is None:
@@ -207,35 +254,14 @@ class RangeOperations(MultiOperations, ScanOperations):
                     if on_progress is not None:
                         on_progress(deleted, last_key)
             except PegasusError as error:
-                done = getattr(error, "done", 0)
-                error.deleted = deleted + done  # type: ignore[attr-defined]
-                error.last_key = keys[done - 1] if done else last_key  # type: ignore[attr-defined]
+                done = error.done
+                error.deleted = deleted + done
+                error.last_key = keys[done - 1] if done else last_key
                 raise
         return deleted
 
-    def mapping(self, hash_key: Key, *, ttl: float | None = None, timeout: float | None = None) -> HashMapping:
-        """Return a view of one hash key as a mutable mapping of values by sort key; no I/O.
-
-        Args:
-            hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds until what is stored through it expires; None or 0: never (a table may have a default).
-            timeout: Seconds for each request; None: the client's default.
-
-        Returns:
-            A ``HashMapping``; it caches nothing, each use is a request.
-
-        Raises:
-            InvalidArgument: A wrong type or size.
-
-        Retries: safe to read, store, update and clear; ``del``, ``pop``, ``popitem`` and ``setdefault`` are not
-            repeated once their outcome is unknown.
-        Greenlets: several may share one mapping. A killed caller gives up its request; a write may be applied all the
-            same.
-
-        Example:
-            >>> user = table.mapping("user:7")
-            >>> user["name"] = "Ada"
-            >>> user["name"], user.get("no such key")
-            (b'Ada', None)
-        """
-        return HashMapping(cast("Table", self), only_hash_key(hash_key), ttl=ttl, timeout=timeout)
+    del_range_async = later(
+        '>>> table.multi_set("log:7", {"2026-11-01": "a", "2026-12-01": "b"})',
+        '>>> table.del_range_async("log:7", prefix="2026-11-").get()',
+        "1",
+    )(del_range)

@@ -4,21 +4,132 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..errors import InvalidArgument
 from ..keys import Key, to_bytes
 from ..model import NO_FILTER, Filter
+from ..results import HashRow, HashRowWithTtl, Row, RowWithTtl, V
 from ..retry import RetryPolicy
 from ..scanner import MAX_BATCH, Parallel, Query, Scanner, Sequential, Token, Work, decode
+from .asynchronous import later
 from .base import DEFAULT, EPOCH, TableBase, only_hash_key
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class ScanOperations(TableBase):
+
+class TableScanOptions(TypedDict, total=False):
+    """What scans of the whole table take besides, for the overloads that checkers read."""
+
+    hash_key_filter: Filter | None
+    sort_key_filter: Filter | None
+    batch_size: int
+    timeout: float | None
+    retry: RetryPolicy | None
+
+
+class ScanOptions(TableScanOptions, total=False):
+    """What ``scan`` takes besides."""
+
+    limit: int | None
+    parallel: int
+    resume: str | None
+    partitions: Iterable[int] | None
+
+
+class HashScanOptions(TypedDict, total=False):
+    """What ``hash_scan`` takes besides."""
+
+    start_inclusive: bool
+    stop_inclusive: bool
+    prefix: Key | None
+    filter: Filter | None
+    limit: int | None
+    batch_size: int
+    timeout: float | None
+    retry: RetryPolicy | None
+    resume: str | None
+
+
+class ScanOperations(TableBase[V]):
     """Iterating over records, and counting them."""
 
     __slots__ = ()
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRow[V]]: ...
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[True],
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRowWithTtl[V]]: ...
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[False] = False,
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRow[bytes]]: ...
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[True],
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRowWithTtl[bytes]]: ...
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: bool,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRow[V | bytes]]: ...
+
+    @overload
+    def hash_scan(
+        self,
+        hash_key: Key,
+        start: Key | None = None,
+        stop: Key | None = None,
+        *,
+        no_value: bool = False,
+        with_ttl: bool,
+        **options: Unpack[HashScanOptions],
+    ) -> Scanner[HashRow[V | bytes] | HashRowWithTtl[V | bytes]]: ...
 
     def hash_scan(
         self,
@@ -37,7 +148,7 @@ class ScanOperations(TableBase):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         resume: str | None = None,
-    ) -> Scanner:
+    ) -> Scanner[Any]:
         """Iterate over the records of one hash key, ascending by sort key.
 
         Nothing is sent before the first row is asked for. The iterator is a context manager as well; leaving the loop
@@ -62,8 +173,8 @@ class ScanOperations(TableBase):
                 then is in the token and need not be given again; what is given has to be the same.
 
         Returns:
-            A ``Scanner``: an iterator of (sort key, value), or of (sort key, value, ttl) with ``with_ttl``: whole
-            seconds, ``math.inf`` without expiry.
+            A ``Scanner``: an iterator of named tuples ``HashRow(sort_key, value)``, or with ``with_ttl`` of
+            ``HashRowWithTtl(sort_key, value, ttl)``: whole seconds, ``math.inf`` without expiry.
 
         Raises:
             InvalidArgument: An argument of a wrong type or size, an empty hash key, a token of something else.
@@ -93,6 +204,60 @@ class ScanOperations(TableBase):
         token = self._resumed(resume, query, Query(hash_key=query.hash_key))
         return self._scanner(token or Token(self.name, 0, query, None), limit, 1, batch_size, timeout, retry)
 
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[Row[V]]: ...
+
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[True],
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[RowWithTtl[V]]: ...
+
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[False] = False,
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[Row[bytes]]: ...
+
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[True],
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[RowWithTtl[bytes]]: ...
+
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: bool,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[Row[V | bytes]]: ...
+
+    @overload
+    def scan(
+        self,
+        *,
+        no_value: bool = False,
+        with_ttl: bool,
+        **options: Unpack[ScanOptions],
+    ) -> Scanner[Row[V | bytes] | RowWithTtl[V | bytes]]: ...
+
     def scan(
         self,
         *,
@@ -107,7 +272,7 @@ class ScanOperations(TableBase):
         retry: RetryPolicy | None = DEFAULT,
         resume: str | None = None,
         partitions: Iterable[int] | None = None,
-    ) -> Scanner:
+    ) -> Scanner[Any]:
         """Iterate over the records of the whole table.
 
         The order is that of the partitions; within one, hash keys ascend by length first and then bytewise, and sort
@@ -129,8 +294,8 @@ class ScanOperations(TableBase):
             partitions: Only these partitions, by index; None: all.
 
         Returns:
-            A ``Scanner``: an iterator of (hash key, sort key, value), or of (hash key, sort key, value, ttl) with
-            ``with_ttl``: whole seconds, ``math.inf`` without expiry.
+            A ``Scanner``: an iterator of named tuples ``Row(hash_key, sort_key, value)``, or with ``with_ttl`` of
+            ``RowWithTtl(hash_key, sort_key, value, ttl)``: whole seconds, ``math.inf`` without expiry.
 
         Raises:
             InvalidArgument: An argument of a wrong type or size, a token of something else; raised by ``next``: a
@@ -154,6 +319,66 @@ class ScanOperations(TableBase):
         fresh = Token(self.name, 0, query, None, _indices(partitions))
         return self._scanner(token or fresh, limit, parallel, batch_size, timeout, retry)
 
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[Row[V]]]: ...
+
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: Literal[False] = False,
+        with_ttl: Literal[True],
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[RowWithTtl[V]]]: ...
+
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[False] = False,
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[Row[bytes]]]: ...
+
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: Literal[True],
+        with_ttl: Literal[True],
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[RowWithTtl[bytes]]]: ...
+
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: bool,
+        with_ttl: Literal[False] = False,
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[Row[V | bytes]]]: ...
+
+    @overload
+    def scanners(
+        self,
+        n: int,
+        *,
+        no_value: bool = False,
+        with_ttl: bool,
+        **options: Unpack[TableScanOptions],
+    ) -> list[Scanner[Row[V | bytes] | RowWithTtl[V | bytes]]]: ...
+
     def scanners(
         self,
         n: int,
@@ -165,7 +390,7 @@ class ScanOperations(TableBase):
         batch_size: int = MAX_BATCH,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
-    ) -> list[Scanner]:
+    ) -> list[Scanner[Any]]:
         """Split the table among several scanners, for as many greenlets or processes; waits for the routes.
 
         Args:
@@ -196,8 +421,8 @@ class ScanOperations(TableBase):
             (None, None)
             >>> scanners = table.scanners(4, hash_key_filter=Filter.prefix("user:"))
             >>> jobs = [gevent.spawn(list, scanner) for scanner in scanners]
-            >>> sorted(row for job in gevent.joinall(jobs) for row in job.get())
-            [(b'user:1', b'name', b'Ada'), (b'user:2', b'name', b'Grace')]
+            >>> sorted(row.value for job in gevent.joinall(jobs) for row in job.get())
+            [b'Ada', b'Grace']
         """
         n = _whole(n, "n")
         query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
@@ -255,6 +480,12 @@ class ScanOperations(TableBase):
             work.release_now()
         return total
 
+    count_async = later(
+        '>>> table.set("user:7", "name", "Ada")',
+        '>>> table.count_async(hash_key_filter=Filter.prefix("user:7")).get()',
+        "1",
+    )(count)
+
     # ------------------------------------------------------------------------------------------------------ inside use
     def _resumed(self, text: str | None, query: Query, plain: Query) -> Token | None:
         """Return a token that fits what is asked for besides it; a query without any wishes fits all."""
@@ -289,28 +520,38 @@ class ScanOperations(TableBase):
         batch_size: int,
         timeout: float | None,
         retry: RetryPolicy | None,
-    ) -> Scanner:
+    ) -> Scanner[Any]:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InvalidArgument(f"limit must be a whole number of rows or None, not {limit!r}")
         rows = min(_whole(batch_size, "batch_size"), limit or MAX_BATCH)
         work = self._work(token, rows, timeout, retry)
         return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
 
-    def _shape(self, query: Query) -> Callable[[Any], Any] | None:
-        """Return what turns a row as servers send it into one of the application; None: they are the same."""
-        at = 2 if query.hash_key is None else 1
+    def _shape(self, query: Query) -> Callable[[Any], Any]:
+        """Return what turns a row as servers send it into one of the application."""
+        whole_table, with_ttl = query.hash_key is None, query.with_ttl
+        kind: type[tuple[Any, ...]]
+        if with_ttl:
+            kind = RowWithTtl if whole_table else HashRowWithTtl
+        else:
+            kind = Row if whole_table else HashRow
         decode_value = None if self.codec is None or query.no_value else self.codec.decode
+        if decode_value is None and not with_ttl:
+            # Half as dear as calling the class, whose __new__ is Python's.
+            return partial(tuple.__new__, kind)
+        at = 2 if whole_table else 1
 
         def shape(row: tuple[Any, ...]) -> tuple[Any, ...]:
             value = row[at] if decode_value is None else decode_value(row[at])
-            return (*row[:at], value, _seconds_left(row[at + 1])) if query.with_ttl else (*row[:at], value)
+            rest = (value, _seconds_left(row[at + 1])) if with_ttl else (value,)
+            return tuple.__new__(kind, (*row[:at], *rest))
 
-        return shape if decode_value is not None or query.with_ttl else None
+        return shape
 
 
-def with_expiry(scanner: Scanner) -> Scanner:
+def with_expiry(scanner: Scanner[Any]) -> Scanner[tuple[Any, ...]]:
     """Have a scanner made with ``with_ttl`` give the expiry as it is stored: seconds since EPOCH, 0 for none."""
-    scanner._shape = None  # nothing was read yet
+    scanner._shape = tuple  # nothing was read yet
     return scanner
 
 

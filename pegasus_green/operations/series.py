@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Any
 
 from ..errors import RequestTimeout
 from .base import TableBase
@@ -13,7 +14,7 @@ class Series:
 
     __slots__ = ("deadline", "_table", "_operation")
 
-    def __init__(self, table: TableBase, operation: str, timeout: float | None) -> None:
+    def __init__(self, table: TableBase[Any], operation: str, timeout: float | None) -> None:
         """Begin now; a timeout of None is the client's default.
 
         Raises:

@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
 from ..keys import Key, crc64, encode_key
 from ..protocol import fast
+from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, INCR, PUT, REMOVE, TTL
 from ..protocol.rrdb import IncrRequest
+from ..results import V
 from ..retry import RetryPolicy
-from .base import DEFAULT, CallInfo, TableBase, expire_ts, key_pair
+from .asynchronous import Handle, begin, later
+from .base import DEFAULT, CallInfo, D, TableBase, expire_ts, key_pair
 
 
-class SingleOperations(TableBase):
+class SingleOperations(TableBase[V]):
     """Operations on one (hash key, sort key)."""
 
     __slots__ = ()
+
+    @overload
+    def get(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> V | None: ...
+
+    @overload
+    def get(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: D,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> V | D: ...
 
     def get(
         self,
         hash_key: Key,
         sort_key: Key = b"",
         *,
-        default: Any = None,
+        default: object = None,
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
-    ) -> Any:
+    ) -> object:
         """Return the value of one record.
 
         Args:
@@ -65,11 +93,66 @@ class SingleOperations(TableBase):
         value = fast.usual_value(frame)
         return self._value_or(default, frame) if value is None or self.codec is not None else value
 
+    def _get_light(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: object = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Handle[Any]:
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+
+        def finish(frame: Buffer) -> object:
+            if info is not None:
+                self._decode(GET, frame, info)
+            return self._value_or(default, frame)
+
+        argument, hash_ = fast.key_argument(hash_key, sort_key), crc64(hash_key or sort_key)
+        return begin(self._dispatcher, GET, hash_, argument, finish, timeout=timeout, retry=retry, info=info)
+
+    get_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        '>>> a, b = table.get_async("user:1", "name"), table.get_async("user:2", "name")',
+        ">>> a.get(), b.get()",
+        "(b'Ada', None)",
+        light=_get_light,
+    )(get)
+
+    @overload
     def set(
         self,
         hash_key: Key,
         sort_key: Key,
-        value: Any,
+        value: V,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> None: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def set(
+        self: SingleOperations[bytes],
+        hash_key: Key,
+        sort_key: Key,
+        value: Key,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> None: ...
+
+    def set(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        value: object,
         *,
         ttl: float | None = None,
         timeout: float | None = None,
@@ -111,6 +194,30 @@ class SingleOperations(TableBase):
         frame = self._call(PUT, crc64(hash_key or sort_key), argument, timeout, retry, info)
         self._done(PUT, frame, info)
 
+    def _set_light(
+        self,
+        hash_key: Key,
+        sort_key: Key,
+        value: object,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Handle[None]:
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument = fast.put_argument(hash_key, sort_key, self._value(value), expire_ts(ttl))
+        self._check_size(PUT, argument)
+        hash_, finish = crc64(hash_key or sort_key), partial(self._done, PUT, info=info)
+        return begin(self._dispatcher, PUT, hash_, argument, finish, timeout=timeout, retry=retry, info=info)
+
+    set_async = later(
+        '>>> table.set_async("user:1", "name", "Ada").get()',
+        '>>> table.get("user:1", "name")',
+        "b'Ada'",
+        light=_set_light,
+    )(set)  # noqa: A003 - the verb is meant, not the built-in
+
     def remove(
         self,
         hash_key: Key,
@@ -147,6 +254,28 @@ class SingleOperations(TableBase):
         argument = fast.key_argument(hash_key, sort_key)
         frame = self._write(REMOVE, crc64(hash_key or sort_key), argument, timeout, retry, info)
         self._done(REMOVE, frame, info)
+
+    def _remove_light(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Handle[None]:
+        hash_key, sort_key = key_pair(hash_key, sort_key)
+        argument, hash_ = fast.key_argument(hash_key, sort_key), crc64(hash_key or sort_key)
+        finish = partial(self._done, REMOVE, info=info)
+        return begin(self._dispatcher, REMOVE, hash_, argument, finish, timeout=timeout, retry=retry, info=info)
+
+    remove_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        '>>> table.remove_async("user:1", "name").get()',
+        '>>> table.exist("user:1", "name")',
+        "False",
+        light=_remove_light,
+    )(remove)
 
     def ttl(
         self,
@@ -194,6 +323,12 @@ class SingleOperations(TableBase):
             return None
         raise self._storage_error(TTL, response.error, frame)
 
+    ttl_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        '>>> table.ttl_async("user:1", "name").get()',
+        "inf",
+    )(ttl)
+
     def exist(
         self,
         hash_key: Key,
@@ -225,6 +360,11 @@ class SingleOperations(TableBase):
             False
         """
         return self.ttl(hash_key, sort_key, timeout=timeout, retry=retry, info=info) is not None
+
+    exist_async = later(
+        '>>> table.exist_async("nobody", "name").get()',
+        "False",
+    )(exist)
 
     def incr(
         self,
@@ -290,3 +430,8 @@ class SingleOperations(TableBase):
             text = f"{response.new_value} + {increment} needs more than 64 bits"
             error = IntegerOverflow(text, status=4, old_value=response.new_value)
         raise self._answered(error, INCR, frame)
+
+    incr_async = later(
+        '>>> table.incr_async("page:1", "views", 2).get()',
+        "2",
+    )(incr)

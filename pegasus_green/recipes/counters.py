@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+from ..client import Table
 from ..errors import InvalidArgument
 from ..keys import Key
-from ..table import Table
 from .records import hash_key_of, plain, whole
 
 _SORT_KEY = b"count"
@@ -34,7 +35,7 @@ class Counter:
         11
     """
 
-    def __init__(self, table: Table, name: Key, *, shards: int = 16, ttl: float | None = None) -> None:
+    def __init__(self, table: Table[Any], name: Key, *, shards: int = 16, ttl: float | None = None) -> None:
         self._table = plain(table)
         self._keys = [hash_key_of("counter", name, f"{shard:03}") for shard in range(whole(shards, "shards", 1000))]
         self._ttl = ttl

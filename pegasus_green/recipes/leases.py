@@ -28,14 +28,15 @@ from __future__ import annotations
 import math
 import os
 from time import monotonic, time
+from typing import Any
 
 import gevent
 
+from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..model import CheckType
 from ..operations.atomic import Mutations
 from ..operations.base import CallInfo
-from ..table import Table
 from .errors import LockError
 from .records import above_zero
 
@@ -94,7 +95,7 @@ class Places:
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         hash_key: bytes,
         places: list[bytes],
         seconds: float,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
-from ..table import Table
 from .records import Turns, above_zero, hash_key_of, plain, swap, whole
 
 
@@ -77,7 +77,7 @@ class RateLimiter:
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         name: Key,
         *,
         limit: int,

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import gevent
 from gevent import Greenlet
 
+from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
-from ..table import Table
 from .errors import LockError, LockNotOwnedError
 from .leases import Hold, Places, lease_seconds
 from .records import above_zero, doze, hash_key_of, new_token, plain, whole
@@ -32,7 +32,7 @@ class Leased:
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         name: Key,
         *,
         places: list[bytes],
@@ -365,7 +365,7 @@ class Lock(Leased):
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         name: Key,
         *,
         timeout: float = 30.0,
@@ -425,7 +425,7 @@ class Semaphore(Leased):
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         name: Key,
         *,
         value: int = 1,
@@ -478,7 +478,7 @@ class Leader:
     """
 
     def __init__(
-        self, table: Table, name: Key, *, identity: Key | None = None, timeout: float = 10.0, sleep: float = 1.0
+        self, table: Table[Any], name: Key, *, identity: Key | None = None, timeout: float = 10.0, sleep: float = 1.0
     ) -> None:
         self.identity = to_bytes(f"{os.uname().nodename}:{os.getpid()}" if identity is None else identity, "identity")
         if not self.identity:

@@ -9,9 +9,9 @@ from typing import Any
 from gevent import get_hub
 from gevent.event import Event
 
+from ..client import Table
 from ..errors import PegasusError
 from ..keys import Key, to_bytes
-from ..table import Table
 from .errors import AlreadyRunning, LockNotOwnedError
 from .leases import ROUNDING, Hold, Places, lease_seconds
 from .locks import Leased
@@ -51,7 +51,9 @@ class _Run(Leased):
 class _Results:
     """Results by key in a table: hash key ``kind:name:key``, sort keys ``result``, ``owner`` and ``fence``."""
 
-    def __init__(self, kind: str, table: Table, name: Key, ttl: float | None, timeout: float, sleep: float) -> None:
+    def __init__(
+        self, kind: str, table: Table[Any], name: Key, ttl: float | None, timeout: float, sleep: float
+    ) -> None:
         self.table, self.codec = plain(table), table.codec
         self.kind, self.name = kind, to_bytes(name, "name")
         self.ttl = None if ttl is None else above_zero(ttl, "ttl")
@@ -116,7 +118,7 @@ class Once:
 
     def __init__(
         self,
-        table: Table,
+        table: Table[Any],
         name: Key,
         *,
         ttl: float | None = 86400.0,
@@ -258,7 +260,7 @@ class Singleflight:
         (b'made', b'made')
     """
 
-    def __init__(self, table: Table, name: Key, *, ttl: float, timeout: float = 30.0, sleep: float = 0.05) -> None:
+    def __init__(self, table: Table[Any], name: Key, *, ttl: float, timeout: float = 30.0, sleep: float = 0.05) -> None:
         self._results = _Results("flight", table, name, above_zero(ttl, "ttl"), timeout, sleep)
         self._flights: dict[tuple[int, bytes], _Flight] = {}
 

@@ -13,13 +13,13 @@ from weakref import WeakValueDictionary
 from gevent import get_hub, sleep
 from gevent.lock import BoundedSemaphore
 
+from ..client import Table
 from ..errors import InvalidArgument, PegasusError, RequestTimeout
 from ..keys import Key, to_bytes
 from ..model import CheckType
-from ..table import Table
 
 
-def plain(table: Table) -> Table:
+def plain(table: Table[Any]) -> Table[bytes]:
     """Return a handle on the same table that stores bytes as they are.
 
     Raises:
@@ -92,7 +92,7 @@ class Turns:
 
 
 def swap(
-    table: Table,
+    table: Table[Any],
     hash_key: bytes,
     sort_key: bytes,
     decide: Callable[[bytes | None], tuple[bytes | None, Any]],

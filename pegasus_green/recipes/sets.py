@@ -7,21 +7,21 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from time import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gevent.queue import Queue
 
+from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
 from ..model import CheckType
-from ..table import Table
 from .records import hash_key_of, new_token, plain, whole
 
 
 class _Rows:
     """Items as sort keys under hash keys ``kind:name:SHARD``, the shard by CRC-32 of the item."""
 
-    def __init__(self, kind: str, table: Table, name: Key, shards: int, ttl: float | None) -> None:
+    def __init__(self, kind: str, table: Table[Any], name: Key, shards: int, ttl: float | None) -> None:
         self.table, self.ttl = plain(table), ttl
         digits = len(str(whole(shards, "shards", 10_000) - 1))
         self.keys = [hash_key_of(kind, name, f"{shard:0{max(digits, 2)}}") for shard in range(shards)]
@@ -89,7 +89,7 @@ class SeenSet:
         (True, False, True)
     """
 
-    def __init__(self, table: Table, name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
+    def __init__(self, table: Table[Any], name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
         self._rows = _Rows("seen", table, name, shards, ttl)
 
     def __repr__(self) -> str:
@@ -213,7 +213,7 @@ class Frontier:
         (0, [('done', 1)])
     """
 
-    def __init__(self, table: Table, name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
+    def __init__(self, table: Table[Any], name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
         self._rows = _Rows("frontier", table, name, shards, ttl)
         self._queue: Queue[Job | None] = Queue()
         self._open = 0

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from operator import length_hint
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from gevent.lock import Semaphore
 from greenlet import GreenletExit
@@ -18,10 +18,11 @@ from .sources import Parallel, Sequential
 from .token import Token
 from .work import Work
 
-Shape = Callable[[Any], Any]
+R = TypeVar("R")
+Shape = Callable[[Any], R]
 
 
-class Scanner(Iterator[Any]):
+class Scanner(Iterator[R]):
     """An iterator over rows, and a context manager that ends the scan when the block is left.
 
     Every row that is there during the whole scan is delivered exactly once, also when servers die, primaries move,
@@ -67,7 +68,7 @@ class Scanner(Iterator[Any]):
         *,
         parallel: int = 1,
         limit: int | None = None,
-        shape: Shape | None = None,
+        shape: Shape[R],
     ) -> None:
         """Iterate over what a piece of work gives; use the methods of a table.
 
@@ -83,7 +84,7 @@ class Scanner(Iterator[Any]):
         self._left = limit
         # What is left of the batch, as the server sent it and as the application gets it; the first can be counted.
         self._raw: Iterator[Any] = iter(())
-        self._rows: Iterator[Any] = self._raw
+        self._rows: Iterator[R] = iter(())
         self._batch: Batch | None = None
         self._ledger: Ledger | None = None
         self._delivered = 0
@@ -102,7 +103,7 @@ class Scanner(Iterator[Any]):
         """Refuse pickling."""
         raise TypeError("a scanner cannot be pickled or copied: resume another one from its token()")
 
-    def __enter__(self) -> Scanner:  # noqa: PYI034 - Self is not in Python 3.10
+    def __enter__(self) -> Scanner[R]:
         """Return the scanner."""
         return self
 
@@ -110,11 +111,11 @@ class Scanner(Iterator[Any]):
         """Close it."""
         self.close()
 
-    def __iter__(self) -> Scanner:
+    def __iter__(self) -> Scanner[R]:
         """Return the scanner."""
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> R:
         """Return the next row.
 
         Raises:
@@ -162,7 +163,7 @@ class Scanner(Iterator[Any]):
         self._batch = batch._replace(rows=rows)
         self._delivered += len(rows)
         self._raw = iter(rows)
-        self._rows = self._raw if self._shape is None else map(self._shape, self._raw)
+        self._rows = map(self._shape, self._raw)
         if self._left == 0:
             self._end()
 
@@ -207,9 +208,9 @@ class Scanner(Iterator[Any]):
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
             >>> rows = table.hash_scan("user:7")
             >>> next(rows), rows.finished
-            ((b'mail', b'a@b'), False)
+            (HashRow(sort_key=b'mail', value=b'a@b'), False)
             >>> next(rows), rows.finished
-            ((b'name', b'Ada'), True)
+            (HashRow(sort_key=b'name', value=b'Ada'), True)
         """
         ledger = self._position()
         return ledger is not None and not ledger.after
@@ -224,10 +225,10 @@ class Scanner(Iterator[Any]):
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
             >>> with table.hash_scan("user:7", limit=2) as page:
-            ...     list(page)
-            [(b'mail', b'a@b'), (b'name', b'Ada')]
-            >>> list(table.hash_scan("user:7", resume=page.token()))
-            [(b'nick', b'al')]
+            ...     [row.sort_key for row in page]
+            [b'mail', b'name']
+            >>> [row.sort_key for row in table.hash_scan("user:7", resume=page.token())]
+            [b'nick']
         """
         work = self._work
         ledger = self._position()
@@ -241,12 +242,12 @@ class Scanner(Iterator[Any]):
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
             >>> rows = table.hash_scan("user:7")
             >>> next(rows)
-            (b'mail', b'a@b')
+            HashRow(sort_key=b'mail', value=b'a@b')
             >>> rows.close()
             >>> list(rows)
             []
         """
         if self._ledger is not None:
             self._settle()
-        self._raw = self._rows = iter(())
+        self._raw, self._rows = iter(()), iter(())
         self._end()

@@ -105,7 +105,7 @@ def run(program: str, box: Any, directory: Path) -> str:
 def test_the_readme_has_both_faces_and_the_onebox() -> None:
     documented, pythonic, onebox = blocks("README.md")
     assert "Pegasus(" in documented
-    assert "connect(" in pythonic
+    assert "open_table(" in pythonic
     assert "Onebox(" in onebox
     for block in (documented, pythonic):
         assert 12 <= len([line for line in block.splitlines() if line.strip()]) <= 20, "about 15 lines"
@@ -160,7 +160,7 @@ def test_what_is_left_out_is_not_there() -> None:
     assert sorted(COMMANDS) == ["bench", "onebox"]
     assert importlib.util.find_spec("pegasus_green.contrib") is None
     looping = {name for name in dir(Table) if "on_progress" in _parameters(getattr(Table, name))}
-    assert looping == {"del_range"}
+    assert looping == {"del_range", "del_range_async"}
 
 
 def _parameters(method: Any) -> Any:

@@ -88,7 +88,7 @@ def load(table: Table, seconds: float) -> tuple[list[int], int]:
         key = b"large %d" % number
         while monotonic() < until:
             table.set(key, b"", VALUE, timeout=20)
-            assert len(table.get(key, timeout=20)) == len(VALUE)
+            assert len(table.get(key, default=b"", timeout=20)) == len(VALUE)
             done[number] += 2
 
     callers = [gevent.spawn(call, number) for number in range(CALLERS)]

@@ -42,6 +42,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     facts: dict[str, Any] = {"pid": os.getpid(), "ends": ends}
     if "mark" in query:
         facts["new"] = table.incr(query["mark"], "n")
-    facts["boot"] = table.get("boot", "s").decode()
+    facts["boot"] = table.get("boot", "s", default=b"").decode()
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(facts).encode()]

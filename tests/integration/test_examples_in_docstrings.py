@@ -44,6 +44,7 @@ MODULES = [
     "operations.ranges",
     "operations.scans",
     "operations.single",
+    "operations.verbs",
     "options",
     "pegasus",
     "recipes",
@@ -52,10 +53,10 @@ MODULES = [
     "recipes.locks",
     "recipes.once",
     "recipes.sets",
+    "results",
     "retry",
     "scanner.iterator",
     "shared",
-    "table",
 ]
 HANDLE = tuple(f"pegasus_green.{name}" for name in ONEBOX if name.split(".")[-1] not in ("assembly", "cluster"))
 # Examples that change, or show, a whole cluster; each gets one of its own.

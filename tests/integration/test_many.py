@@ -12,7 +12,7 @@ import gevent
 import pytest
 from greenlet import greenlet
 
-from pegasus_green import Client, InvalidArgument, JsonCodec, Table, errors
+from pegasus_green import Client, InvalidArgument, JsonCodec, PegasusError, Table, errors
 from pegasus_green.keys import crc64
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
@@ -129,7 +129,8 @@ def test_first_error_in_order_is_raised_after_all_have_ended(table: Table, box: 
         box.fault("error", rpc="put", contains=keys[number][0] + b"s", error="ERR_DISK_INSUFFICIENT")
     with pytest.raises(errors.WriteRejected) as caught:
         table.set_many([(*key, b"v") for key in keys])
-    results: list[Any] = caught.value.results  # type: ignore[attr-defined]
+    results = caught.value.results
+    assert results is not None
     assert results[11] is caught.value
     assert [number for number, result in enumerate(results) if result is not None] == [11, 37, 45]
     assert caught.value.table == "temp"
@@ -152,6 +153,7 @@ def test_errors_are_collected_when_asked_for(table: Table, box: Onebox, hash_key
         errors.ProtocolError,
         bytes,
     ]
+    assert isinstance(results[5], PegasusError)
     assert (results[5].table, results[5].operation) == ("temp", "get")
 
 
@@ -259,7 +261,8 @@ def test_multi_set_many_and_multi_del_many(table: Table, hash_key: bytes) -> Non
     rest = [{key: value for key, value in items[n][1].items() if int(key) >= count} for n, count in zip(order, counts)]
     assert table.multi_get_many([mine[number] for number in order]) == rest
     assert table.multi_del_many([(hash_key + b"-none", [b"a", b"b"])]) == [2]
-    assert table.multi_set_many([]) == table.multi_del_many([]) == []
+    assert table.multi_set_many([]) == []
+    assert table.multi_del_many([]) == []
 
 
 def test_one_bad_item_of_several_and_nothing_is_sent(cluster: Cluster, hash_key: bytes) -> None:
@@ -301,7 +304,7 @@ def test_errors_of_several_records_of_each_key(table: Table, box: Onebox, hash_k
     assert isinstance(stored[7], errors.WriteRejected)
     with pytest.raises(errors.WriteRejected) as caught:
         table.multi_set_many(items)
-    assert caught.value.results == [None] * 7 + [caught.value] + [None] * 12  # type: ignore[attr-defined]
+    assert caught.value.results == [None] * 7 + [caught.value] + [None] * 12
     deleted = table.multi_del_many([(key, [b"a", b"c"]) for key in mine], return_errors=True)
     assert isinstance(deleted[11], errors.WriteRejected)
     assert deleted[:11] + deleted[12:] == [2] * 19

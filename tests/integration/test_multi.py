@@ -22,6 +22,7 @@ from pegasus_green import (
     SortKeys,
     Table,
 )
+from pegasus_green.keys import Key
 from pegasus_green.protocol.rpc import MULTI_PUT, MULTI_REMOVE
 from tests.conftest import Cluster
 from tests.integration.helpers import BINARY, GRID, nearly, no_client_bugs, pass_time, refused, rows
@@ -60,8 +61,10 @@ def test_set_get_del(table: Table, hash_key: bytes) -> None:
 
 
 def test_multi_set_replaces_and_takes_pairs(table: Table, hash_key: bytes) -> None:
-    table.multi_set(hash_key, {"a": "1", b"b": b"2", "ü": bytearray(b"3")})
-    table.multi_set(hash_key, iter([("b", "4"), (memoryview(b"c"), "5"), ("b", "6")]))
+    values: dict[Key, Key] = {"a": "1", b"b": b"2", "ü": bytearray(b"3")}
+    table.multi_set(hash_key, values)
+    pairs: list[tuple[Key, Key]] = [("b", "4"), (memoryview(b"c"), "5"), ("b", "6")]
+    table.multi_set(hash_key, iter(pairs))
     assert table.multi_get(hash_key) == {b"a": b"1", b"b": b"6", b"c": b"5", "ü".encode(): b"3"}
 
 
@@ -423,7 +426,7 @@ def test_a_body_over_the_limit_is_refused(cluster: Cluster, hash_key: bytes) -> 
         refused(client, lambda: table.multi_set(hash_key, rows(100)), "max_write_bytes is 2000", "split=True")
         refused(client, lambda: table.multi_del(hash_key, rows(200)), "max_write_bytes is 2000", "split=True")
         refused(client, lambda: table.multi_set(hash_key, {"k": bytes(2000)}, split=True), "row 0", "2000")
-        refused(client, lambda: table.multi_set(hash_key, {"a": "", "k": bytes(2000)}, split=True), "row 1")
+        refused(client, lambda: table.multi_set(hash_key, {"a": b"", "k": bytes(2000)}, split=True), "row 1")
         table.multi_set(hash_key, rows(30))
         assert table.multi_get(hash_key) == rows(30)
 
@@ -487,7 +490,7 @@ def test_a_split_write_that_breaks_off_says_how_far_it_came(cluster: Cluster, ha
         cluster.box.fault("error", error="ERR_DISK_INSUFFICIENT", rpc="multi_put", contains=hash_key, after=2)
         with pytest.raises(PegasusError) as caught:
             table.multi_set(hash_key, rows(100), split=True)
-        done = caught.value.done  # type: ignore[attr-defined]
+        done = caught.value.done
         assert 0 < done < 100
         assert list(table.multi_get(hash_key)) == list(rows(done))
         cluster.box.clear_faults()
@@ -495,7 +498,7 @@ def test_a_split_write_that_breaks_off_says_how_far_it_came(cluster: Cluster, ha
         cluster.box.fault("error", error="ERR_DISK_INSUFFICIENT", rpc="multi_remove", contains=hash_key, after=1)
         with pytest.raises(PegasusError) as caught:
             table.multi_del(hash_key, rows(100), split=True)
-        done = caught.value.done  # type: ignore[attr-defined]
+        done = caught.value.done
         assert 0 < done < 100
         assert list(table.multi_get(hash_key)) == list(rows(100))[done:]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 import pytest
@@ -171,7 +172,7 @@ def test_contexts_from_before_a_split_are_freed_after_it(cluster: Cluster, clien
     found = [(b"h%d" % n, b"%03d" % n, b"") for n in range(200)]
     table.set_many(found)
     table.multi_set("one", dict.fromkeys(map(str, range(50)), "v"))
-    scanners = [table.scan(batch_size=10, parallel=4)]
+    scanners: list[Scanner[Any]] = [table.scan(batch_size=10, parallel=4)]
     if leave == "one hash key":
         # Of four keys some belong to a child.
         for n in range(4):

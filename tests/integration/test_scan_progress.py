@@ -158,7 +158,7 @@ def test_tokens_of_something_else_are_refused(client: Client, table: Table, hash
         (lambda: table.hash_scan(hash_key, resume=token[:-3]), "no scan token"),
         (lambda: table.hash_scan(hash_key, resume=token[5:]), "no scan token"),
         (lambda: table.hash_scan(hash_key, resume=""), "no scan token"),
-        (lambda: table.hash_scan(hash_key, resume=b"x"), "text"),  # type: ignore[arg-type]
+        (lambda: table.hash_scan(hash_key, resume=b"x"), "text"),  # type: ignore[call-overload]
         (lambda: table.scan(resume=table.scan().token(), partitions=[0]), "partitions"),
     ):
         with pytest.raises(InvalidArgument, match=text):

@@ -236,19 +236,19 @@ def test_bad_arguments_are_refused_before_anything_is_sent(cluster: Cluster) -> 
     for call, text in (
         (lambda: table.hash_scan(""), "hash_key"),
         (lambda: table.hash_scan(big), "65534"),
-        (lambda: table.hash_scan(7), "hash_key"),  # type: ignore[arg-type]
-        (lambda: table.hash_scan("h", start=7), "start"),  # type: ignore[arg-type]
-        (lambda: table.hash_scan("h", stop=7), "stop"),  # type: ignore[arg-type]
-        (lambda: table.hash_scan("h", prefix=7), "prefix"),  # type: ignore[arg-type]
-        (lambda: table.hash_scan("h", filter="x"), "filter"),  # type: ignore[arg-type]
+        (lambda: table.hash_scan(7), "hash_key"),  # type: ignore[call-overload]
+        (lambda: table.hash_scan("h", start=7), "start"),  # type: ignore[call-overload]
+        (lambda: table.hash_scan("h", stop=7), "stop"),  # type: ignore[call-overload]
+        (lambda: table.hash_scan("h", prefix=7), "prefix"),  # type: ignore[call-overload]
+        (lambda: table.hash_scan("h", filter="x"), "filter"),  # type: ignore[call-overload]
         (lambda: table.hash_scan("h", batch_size=0), "batch_size"),
         (lambda: table.hash_scan("h", limit=-1), "limit"),
         (lambda: table.hash_scan("h", timeout=0), "timeout"),
         (lambda: table.hash_scan("h", resume="no token"), "token"),
         (lambda: table.scan(parallel=0), "parallel"),
-        (lambda: table.scan(parallel=1.5), "parallel"),  # type: ignore[arg-type]
+        (lambda: table.scan(parallel=1.5), "parallel"),  # type: ignore[call-overload]
         (lambda: table.scan(hash_key_filter=Filter.prefix(big)), "65534"),
-        (lambda: table.scan(sort_key_filter=b"x"), "sort_key_filter"),  # type: ignore[arg-type]
+        (lambda: table.scan(sort_key_filter=b"x"), "sort_key_filter"),  # type: ignore[call-overload]
         (lambda: table.scan(partitions=["0"]), "partitions"),  # type: ignore[list-item]
         (lambda: table.scanners(0), "n must"),
         (lambda: table.count(timeout=-1), "timeout"),

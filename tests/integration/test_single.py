@@ -111,7 +111,7 @@ def test_the_largest_write(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas, timeout=10) as client:
         table = client.table(cluster.table)
         table.set(hash_key, "s", bytes(room))
-        assert len(table.get(hash_key, "s")) == room
+        assert len(table.get(hash_key, "s", default=b"")) == room
         with pytest.raises(InvalidArgument, match="1048577 bytes; max_write_bytes is 1048576"):
             table.set(hash_key, "s", bytes(room + 1))
     with Client(cluster.metas, max_write_bytes=None) as client:

@@ -141,7 +141,7 @@ def test_several_frames_behind_one_another() -> None:
 def test_short_values_and_integers_are_left_alone() -> None:
     codec = ZstdCodec()
     assert codec.encode(b"-9223372036854775808") == b"-9223372036854775808"
-    assert codec.encode("é" * 31) == "é".encode() * 31
+    assert codec.encode("é" * 31) == "é".encode() * 31  # type: ignore[arg-type]
     assert len(codec.encode(b"a" * 64)) < 64
     incompressible = bytes(range(256))
     assert codec.encode(incompressible) == incompressible
@@ -212,7 +212,7 @@ def test_options_that_cannot_be(options: dict[str, Any]) -> None:
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(InvalidArgument, match=r"pip install 'pegasus_green\[zstd\]'"):
+    with pytest.raises(InvalidArgument, match=r"pip install zstandard"):
         ZstdCodec()
 
 

@@ -18,11 +18,11 @@ BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, RECIPES, CONTRIB, FACE, ONEBOX, TOP,
     "base", "protocol", "transport", "cluster", "client", "recipes", "contrib", "face", "onebox", "top", "root",
 )  # fmt: skip
 LAYERS: dict[str, tuple[str, ...]] = {
-    BASE: ("errors", "model", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
+    BASE: ("errors", "model", "results", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
     PROTOCOL: ("protocol",),
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),
-    CLIENT: ("client", "table", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs", "shared"),
+    CLIENT: ("client", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs", "shared"),
     RECIPES: ("recipes",),
     CONTRIB: ("contrib",),  # and no module of it imports another
     FACE: ("pegasus", "pegasus_types"),
@@ -63,10 +63,6 @@ ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
 OPEN_CIRCLES: tuple[frozenset[str], ...] = tuple(
     frozenset(circle.split())
     for circle in (
-        (
-            "client mapping table operations.asynchronous operations.atomic operations.base operations.batch "
-            "operations.many operations.multi operations.ranges operations.scans operations.series operations.single"
-        ),
         "cluster.dispatcher cluster.hedging cluster.stats",
         "transport.connection transport.outbox transport.pool",
     )

@@ -20,7 +20,8 @@ from pegasus_green.admin.model import (
     TableStatus,
 )
 from pegasus_green.errors import CodecError, InvalidArgument, NotAnInteger
-from pegasus_green.model import NO_FILTER, CheckResult, CheckType, Filter, FilterType, MultiGetResult, SortKeys
+from pegasus_green.model import NO_FILTER, CheckType, Filter, FilterType
+from pegasus_green.results import CheckResult, MultiGetResult, SortKeys
 
 # The protocol's order of cas_check_type, from 0 on.
 CHECKS = re.findall(

@@ -17,7 +17,18 @@ import gevent
 import pytest
 from gevent import subprocess
 
-from pegasus_green import Client, Filter, JsonCodec, Listener, Table, Utf8Codec, ZstdCodec, connect
+from pegasus_green import (
+    Client,
+    Filter,
+    HedgePolicy,
+    JsonCodec,
+    Listener,
+    Table,
+    Utf8Codec,
+    ZstdCodec,
+    connect,
+    open_table,
+)
 from pegasus_green.admin import Admin
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
@@ -69,7 +80,7 @@ def test_every_method_has_a_row() -> None:
     named = " ".join(row[-1] for row in ROWS)
     verbs = [name for kind in (Table, Admin) for name in dir(kind) if not name.startswith("_")]
     # What is no operation: attributes of the handle, and what only gets ready for calls.
-    others = {"client", "name", "codec", "warm_up"}
+    others = {"client", "name", "codec", "warm_up", "close"}
     asynchronous = {name for name in verbs if name.endswith("_async")}
     missing = [name for name in verbs if name not in others | asynchronous and f"`{name}" not in named]
     assert [name for name in missing if f"`admin.{name}`" not in named] == []
@@ -177,20 +188,18 @@ def test_values_of_every_codec(client: Client, cluster: Cluster, table: Table, h
         assert coded.get(hash_key, "s") == value
         assert coded.multi_get(hash_key) == {b"s": value}
         assert list(coded.hash_scan(hash_key)) == [(b"s", value)]
-        raw = table.get(hash_key, "s")
+        raw = table.get(hash_key, "s", default=b"")
         assert raw == stored if stored is not None else len(raw) < 100
 
 
 def test_options_from_a_file(cluster: Cluster, hash_key: bytes, tmp_path: Path) -> None:
     settings = tmp_path / "settings"
     settings.write_text(f"pegasus://{','.join(cluster.metas)}/{cluster.table}?timeout=1.5&retry=off&hedge=0.02")
-    table: Any = connect(settings.read_text())
-    with table.client:
+    with open_table(settings.read_text()) as table:
         options = table.client.options
-        assert (options.timeout, options.retry, options.hedge.delay) == (1.5, None, 0.02)
+        assert (options.timeout, options.retry, options.hedge) == (1.5, None, HedgePolicy(0.02))
         table.set(hash_key, "s", "v")
         assert table.get(hash_key, "s") == b"v"
-    whole: Any = connect(f"pegasus://{','.join(cluster.metas)}", timeout=3.0)
-    with whole:
+    with connect(f"pegasus://{','.join(cluster.metas)}", timeout=3.0) as whole:
         assert whole.options.timeout == 3.0
         assert whole.table(cluster.table).get(hash_key, "s") == b"v"

@@ -13,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pegasus_green.client import Client
+from pegasus_green.codecs import named_codec
 from pegasus_green.errors import InvalidArgument
-from pegasus_green.options import DEFAULT_META_PORT, ClientOptions, HedgePolicy, parse_url
+from pegasus_green.options import (
+    _URL_PARTS,
+    DEFAULT_META_PORT,
+    ClientOptions,
+    HedgePolicy,
+    OptionChanges,
+    parse_url,
+)
 from pegasus_green.retry import REACTIONS, Reaction, RetryPolicy, reaction
 
 NAMES = [field.name for field in dataclasses.fields(ClientOptions)]
@@ -77,7 +85,7 @@ def test_the_refresh_period_may_be_0(value: Any) -> None:
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [0, -1, 1.0, *NO_NUMBERS])
 def test_sizes_are_whole_and_above_0(name: str, value: Any) -> None:
-    assert getattr(ClientOptions().with_(**{name: 1}), name) == 1
+    assert getattr(ClientOptions().with_(**{name: 1}), name) == 1  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=rf"^{name} must be a whole number above 0, not"):
         ClientOptions(**{name: value})
 
@@ -125,14 +133,14 @@ def test_hedges_that_cannot_work(values: dict[str, Any]) -> None:
 )
 def test_unknown_names_are_met_with_the_nearest_known_one(wrong: str, near: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"^unknown option '{wrong}'; did you mean '{near}'\?$"):
-        ClientOptions().with_(**{wrong: 1})
+        ClientOptions().with_(**{wrong: 1})  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=rf"^unknown option '{wrong}'; did you mean '{near}'\?$"):
         parse_url(f"pegasus://h:1/t?{wrong}=on")
 
 
 def test_names_that_are_like_nothing() -> None:
     with pytest.raises(InvalidArgument, match=r"^unknown option 'xyz'$"):
-        ClientOptions().with_(xyz=1)
+        ClientOptions().with_(xyz=1)  # type: ignore[call-arg]
 
 
 # ------------------------------------------------------------------------------------------------------------------ URL
@@ -166,22 +174,73 @@ def test_names_that_are_like_nothing() -> None:
     ],
 )
 def test_urls(url: str, metas: list[str], table: str, options: dict[str, Any]) -> None:
-    assert parse_url(url) == (metas, table, options)
-    assert dataclasses.asdict(ClientOptions().with_(**options))
+    assert parse_url(url) == (metas, table, ClientOptions().with_(**options), "")
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_table_name_can_be_written(name: str) -> None:
-    assert parse_url(f"pegasus://h:1/{quote(name, safe='')}?timeout=1") == (["h:1"], name, {"timeout": 1.0})
+    parsed = parse_url(f"pegasus://h:1/{quote(name, safe='')}?timeout=1")
+    assert parsed == (["h:1"], name, ClientOptions(timeout=1.0), "")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_can_be_written(name: str) -> None:
     text = {"retry": "off", "hedge": "0.5", "header_version": "1"}.get(name, "7")
-    _, _, options = parse_url(f"pegasus://h/t?{name}={text}")
-    changed = getattr(ClientOptions().with_(**options), name)
+    changed = getattr(parse_url(f"pegasus://h/t?{name}={text}").options, name)
     assert changed == {"retry": None, "hedge": HedgePolicy(0.5), "header_version": 1}.get(name, 7)
     assert type(changed) is (int if name in [*SIZES, "header_version"] else type(changed))
+
+
+POLICY_FIELDS = {
+    "max_attempts=3": RetryPolicy(max_attempts=3),
+    "max_attempts=none": RetryPolicy(),
+    "retry_base=0.02": RetryPolicy(base=0.02),
+    "retry_cap=1": RetryPolicy(cap=1.0),
+    "retry_busy_factor=2": RetryPolicy(busy_factor=2.0),
+    "retry=on&max_attempts=2&retry_cap=3": RetryPolicy(max_attempts=2, cap=3.0),
+    "hedge=0.05&hedge_max_ratio=0.5": HedgePolicy(0.05, 0.5),
+    "hedge_max_ratio=0.5&hedge=0.05": HedgePolicy(0.05, 0.5),
+}
+
+
+@pytest.mark.parametrize("query", POLICY_FIELDS)
+def test_every_field_of_a_policy_can_be_written(query: str) -> None:
+    options = parse_url(f"pegasus://h/t?{query}").options
+    assert POLICY_FIELDS[query] in (options.retry, options.hedge)
+
+
+def test_every_field_of_a_policy_has_a_name() -> None:
+    named = {(option, field) for option, field, _ in _URL_PARTS.values()}
+    fields = {("retry", field.name) for field in dataclasses.fields(RetryPolicy)}
+    fields |= {("hedge", field.name) for field in dataclasses.fields(HedgePolicy)}
+    # hedge=SECONDS is the delay.
+    assert named == fields - {("hedge", "delay")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("", "None"),
+        ("json", "JsonCodec(sort_keys=False)"),
+        ("utf8", "Utf8Codec()"),
+        ("zstd", "ZstdCodec(None,"),
+        ("zstd+json", "ZstdCodec(JsonCodec("),
+        ("zstd+utf8", "ZstdCodec(Utf8Codec("),
+    ],
+)
+def test_codecs_of_urls(name: str, kind: str) -> None:
+    assert repr(named_codec(parse_url(f"pegasus://h/t?codec={name}").codec)).startswith(kind)
+    assert parse_url(f"pegasus://h/t?codec={name.replace('+', '%2B')}").codec == name
+
+
+@pytest.mark.parametrize("name", ["xml", "zstd+", "zstd+xml", "json+zstd", "JSON"])
+def test_codecs_that_no_url_can_name(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="is none of json, utf8, zstd"):
+        named_codec(name)
+
+
+def test_checkers_know_every_option() -> None:
+    assert list(OptionChanges.__annotations__) == NAMES
 
 
 @pytest.mark.parametrize(
@@ -189,7 +248,15 @@ def test_every_option_can_be_written(name: str) -> None:
     [
         ("", "a URL looks like pegasus://"),
         ("h:1/temp", "a URL looks like pegasus://"),
-        ("http://h:1/temp", "a URL looks like .* not 'http://h:1/temp'"),
+        ("http://h:1/temp", "^http:// is not a Pegasus address: a URL looks like .* not 'http://h:1/temp'"),
+        ("pegasus://ada:secret@h:1/temp", "^no user name or password is possible in a pegasus:// URL(?!.*secret)"),
+        ("pegasus://ada@h:1", "^no user name"),
+        ("pegasus://h:1/t?codec=xml&codec=json", "option codec stands twice"),
+        ("pegasus://h:1/t?max_attempts=0", "retry max_attempts must be None or a whole number above 0"),
+        ("pegasus://h:1/t?max_attempts=many", "option max_attempts='many' in the URL"),
+        ("pegasus://h:1/t?retry=off&max_attempts=3", "a URL with retry switched off cannot set its max_attempts"),
+        ("pegasus://h:1/t?hedge_max_ratio=0.5", "a URL with hedge switched off cannot set its max_ratio"),
+        ("pegasus://h:1/t?max_attempt=3", "unknown option 'max_attempt'; did you mean 'max_attempts'"),
         ("pegasus:/h:1/temp", "a URL looks like"),
         ("pegasus://", "a URL looks like"),
         ("pegasus:///temp", "no meta server in 'pegasus:///temp'"),
@@ -197,7 +264,7 @@ def test_every_option_can_be_written(name: str) -> None:
         ("pegasus://?timeout=2", "no meta server"),
         ("pegasus://h:1/a/b", "one table name is possible in 'pegasus://h:1/a/b'.*%2F"),
         ("pegasus://h:1//t", "one table name"),
-        ("pegasus://h:1/a#b", "one table name.*%23"),
+        ("pegasus://h:1/a#b", "no #fragment.*%23"),
         ("pegasus://h:1/%ff", "the table name in .* is not UTF-8"),
         ("pegasus://h:1/t?timeout=fast", "option timeout='fast' in the URL cannot be understood"),
         ("pegasus://h:1/t?timeout=", "option timeout='' in the URL"),
@@ -219,12 +286,13 @@ def test_urls_that_are_none(url: str, words: str) -> None:
 def test_any_text_is_a_url_or_an_invalid_argument(text: str) -> None:
     for url in (text, f"pegasus://{text}", f"pegasus://h/{text}", f"pegasus://h/t?{text}"):
         try:
-            metas, table, options = parse_url(url)
+            metas, table, options, codec = parse_url(url)
         except InvalidArgument:
             continue
         assert metas
         assert isinstance(table, str)
-        assert options.keys() <= set(NAMES)
+        assert isinstance(options, ClientOptions)
+        assert isinstance(codec, str)
 
 
 # ---------------------------------------------------------------------------------------------------------------- retry

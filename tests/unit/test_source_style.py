@@ -40,6 +40,8 @@ PUBLIC: tuple[str, ...] = (
     "FrameTooLarge",
     "Handle",
     "HashMapping",
+    "HashRow",
+    "HashRowWithTtl",
     "HedgePolicy",
     "Incomplete",
     "IntegerOverflow",
@@ -63,6 +65,8 @@ PUBLIC: tuple[str, ...] = (
     "ProtocolError",
     "RequestTimeout",
     "RetryPolicy",
+    "Row",
+    "RowWithTtl",
     "ScanOptions",
     "Scanner",
     "ServerError",
@@ -91,6 +95,7 @@ PUBLIC: tuple[str, ...] = (
     "error_types",
     "errors",
     "filter_type",
+    "open_table",
     "shared_client",
 )
 

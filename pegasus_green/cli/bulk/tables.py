@@ -13,11 +13,10 @@ from ...errors import InvalidArgument, PegasusError, TableError
 from ...model import CheckType
 from ...operations.base import EPOCH
 from ...operations.scans import with_expiry
-from ...scanner import Scanner
 from .formats import Row
 
 if TYPE_CHECKING:
-    from ...table import Table
+    from ...client import Table
 
 _T = TypeVar("_T")
 
@@ -72,9 +71,9 @@ def chunks(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[list[An
 class Source:
     """The rows of a table with the Unix time of their expiry, and a token to go on from."""
 
-    def __init__(self, table: Table, note: Callable[[str], object], **selection: Any) -> None:
+    def __init__(self, table: Table[bytes], note: Callable[[str], object], **selection: Any) -> None:
         """Read a table; ``selection`` is for ``Table.scan``. Nothing is sent yet."""
-        self._scanner: Scanner = with_expiry(table.scan(with_ttl=True, timeout=TIMEOUT, **selection))
+        self._scanner = with_expiry(table.scan(with_ttl=True, timeout=TIMEOUT, **selection))
         self._note = note
 
     def rows(self) -> Iterator[Row]:
@@ -104,7 +103,7 @@ class Target:
 
     def __init__(
         self,
-        table: Table,
+        table: Table[bytes],
         *,
         concurrency: int,
         note: Callable[[str], object],

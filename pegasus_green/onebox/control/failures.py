@@ -219,10 +219,10 @@ class FailureMethods(Assembly):
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
             >>> rows = table.hash_scan("user:7", batch_size=1)
             >>> next(rows)
-            (b'mail', b'a@b')
+            HashRow(sort_key=b'mail', value=b'a@b')
             >>> box.drop_scan_contexts("temp")
             >>> next(rows)
-            (b'name', b'Ada')
+            HashRow(sort_key=b'name', value=b'Ada')
         """
         for server in self.servers:
             for replica in server.replicas.values():

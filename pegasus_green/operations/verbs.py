@@ -1,0 +1,35 @@
+"""All verbs of a table."""
+
+from __future__ import annotations
+
+import inspect
+
+from ..results import V
+from .atomic import AtomicOperations
+from .batch import BatchOperations
+from .many import ManyOperations
+from .ranges import RangeOperations
+from .single import SingleOperations
+
+
+class Verbs(
+    SingleOperations[V],
+    RangeOperations[V],
+    AtomicOperations[V],
+    BatchOperations[V],
+    ManyOperations[V],
+):
+    """Everything that can be done with the records of a table. Each verb has a twin that returns a ``Handle``."""
+
+    __slots__ = ()
+
+
+def _name_after_table() -> None:
+    """Have TypeErrors and tracebacks name ``Table.set``, not the class that groups the verbs of one record."""
+    for owner in Verbs.__mro__:
+        for name, verb in vars(owner).items():
+            if owner.__module__.startswith(__package__) and inspect.isfunction(verb) and not name.startswith("_"):
+                verb.__qualname__ = f"Table.{name}"
+
+
+_name_after_table()

@@ -1,0 +1,202 @@
+"""The values that calls return: rows of scans, results of multi_get and of checks.
+
+All of them are generic in the value: ``Row[str]`` is a row of a table whose codec decodes to str.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class Decoder(Protocol[V_co]):
+    """The half of a codec that results need."""
+
+    def decode(self, raw: bytes) -> V_co:
+        """Return the value of stored bytes."""
+
+
+# Python 3.10 refuses a NamedTuple that is generic too. So checkers see generic classes, and the interpreter plain ones
+# that can be subscribed.
+if TYPE_CHECKING:
+
+    class Row(NamedTuple, Generic[V]):
+        """A record of a table scan."""
+
+        hash_key: bytes
+        sort_key: bytes
+        value: V
+
+    class RowWithTtl(NamedTuple, Generic[V]):
+        """A record of a table scan with the seconds that it still lives."""
+
+        hash_key: bytes
+        sort_key: bytes
+        value: V
+        ttl: float
+
+    class HashRow(NamedTuple, Generic[V]):
+        """A record of one hash key."""
+
+        sort_key: bytes
+        value: V
+
+    class HashRowWithTtl(NamedTuple, Generic[V]):
+        """A record of one hash key with the seconds that it still lives."""
+
+        sort_key: bytes
+        value: V
+        ttl: float
+
+else:
+    from collections import namedtuple
+    from types import GenericAlias
+
+    class Row(namedtuple("Row", "hash_key sort_key value")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
+        """A record of a table scan: (hash_key, sort_key, value).
+
+        Example:
+            >>> table.set("user:7", "name", "Ada")
+            >>> row = next(table.scan(hash_key_filter=Filter.prefix("user:7")))
+            >>> row.hash_key, row.sort_key, row.value
+            (b'user:7', b'name', b'Ada')
+            >>> hash_key, sort_key, value = row
+        """
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class RowWithTtl(namedtuple("RowWithTtl", "hash_key sort_key value ttl")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
+        """A record of a table scan: (hash_key, sort_key, value, ttl).
+
+        ``ttl`` is the whole seconds that the record still lives, ``math.inf`` without expiry.
+
+        Example:
+            >>> table.set("user:7", "name", "Ada", ttl=60)
+            >>> row = next(table.scan(hash_key_filter=Filter.prefix("user:7"), with_ttl=True))
+            >>> row.ttl in (59, 60)
+            True
+        """
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class HashRow(namedtuple("HashRow", "sort_key value")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
+        """A record of one hash key: (sort_key, value).
+
+        Example:
+            >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
+            >>> [row.sort_key for row in table.hash_scan("user:7")]
+            [b'mail', b'name']
+        """
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+    class HashRowWithTtl(namedtuple("HashRowWithTtl", "sort_key value ttl")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
+        """A record of one hash key: (sort_key, value, ttl).
+
+        ``ttl`` is the whole seconds that the record still lives, ``math.inf`` without expiry.
+
+        Example:
+            >>> table.set("user:7", "name", "Ada")
+            >>> [row.ttl for row in table.hash_scan("user:7", with_ttl=True)]
+            [inf]
+        """
+
+        __slots__ = ()
+        __class_getitem__ = classmethod(GenericAlias)
+
+
+class MultiGetResult(dict[bytes, V]):
+    """Rows of ``multi_get``: a dict of values by sort key, in the order of the server's answer.
+
+    Attributes:
+        complete: Whether these are all the rows that were asked for; False: the server or a limit stopped before.
+        last_key: The sort key where reading stopped, the smallest one in reverse: a next call goes on behind it. None
+            without rows.
+    """
+
+    __slots__ = ("complete", "last_key")
+
+    def __init__(
+        self, rows: Iterable[tuple[bytes, V]] = (), *, complete: bool = True, last_key: bytes | None = None
+    ) -> None:
+        """Hold rows."""
+        super().__init__(rows)
+        self.complete = complete
+        self.last_key = last_key
+
+    def __repr__(self) -> str:
+        """Show the rows and whether they are all."""
+        return f"MultiGetResult({dict.__repr__(self)}, complete={self.complete})"
+
+
+class SortKeys(list[bytes]):
+    """Sort keys of ``multi_get_sort_keys``, ascending.
+
+    Attributes:
+        complete: Whether these are all.
+        last_key: The sort key where reading stopped; None without keys.
+    """
+
+    __slots__ = ("complete", "last_key")
+
+    def __init__(self, keys: Iterable[bytes] = (), *, complete: bool = True, last_key: bytes | None = None) -> None:
+        """Hold keys."""
+        super().__init__(keys)
+        self.complete = complete
+        self.last_key = last_key
+
+    def __repr__(self) -> str:
+        """Show the keys and whether they are all."""
+        return f"SortKeys({list.__repr__(self)}, complete={self.complete})"
+
+
+@dataclass(frozen=True)
+class CheckResult(Generic[V]):
+    """The outcome of a check-and-* operation; true when the check passed and everything was written.
+
+    Attributes:
+        was_set: Whether the check passed; if not, nothing was changed.
+        check_value_exists: Whether the checked record was there, before the write; None where it was not asked for.
+        raw_check_value: Its value as stored, before the write; None when it was absent or not asked for.
+
+    A pickle or copy has no codec, which need not be picklable: its ``check_value`` is the value as stored.
+    """
+
+    was_set: bool
+    check_value_exists: bool | None = None
+    raw_check_value: bytes | None = None
+    codec: Decoder[V] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def check_value(self) -> V | None:
+        """The checked record's value before the write, as the table's codec decodes it; None when there is none.
+
+        Decoded when it is looked at, so that a value which the codec cannot decode does not hide the outcome.
+
+        Example:
+            >>> table.set("job:7", "owner", "Ada")
+            >>> absent = CheckType.NOT_EXIST
+            >>> result = table.check_and_set("job:7", "owner", absent, value="Grace", return_check_value=True)
+            >>> result.was_set, result.check_value
+            (False, b'Ada')
+        """
+        raw = self.raw_check_value
+        if raw is None:
+            return None
+        # Without a codec V is bytes.
+        return cast("V", raw) if self.codec is None else self.codec.decode(raw)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the codec."""
+        return type(self), (self.was_set, self.check_value_exists, self.raw_check_value)
+
+    def __bool__(self) -> bool:
+        """Tell whether it was set."""
+        return self.was_set

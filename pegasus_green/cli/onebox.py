@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ import gevent
 from ..admin.base import new_name_of
 from ..errors import InvalidArgument
 from ..onebox import Limits, Settings
-from ..onebox.runtime.settings import MAX_PARTITIONS, RELEASES
+from ..onebox.runtime.settings import MAX_PARTITIONS, RELEASES, check_value, parse_ports
 
 PARENT_CHECK = 1.0
 
@@ -40,24 +39,23 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _ports(text: str) -> list[int]:
+    try:
+        return parse_ports(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _setting(kind: type[Limits | Settings], text: str) -> tuple[str, Any]:
     name, _, word = text.partition("=")
-    if name not in kind.__dataclass_fields__:
-        raise argparse.ArgumentTypeError(f"there is no {name!r}; there are {_names(kind)}")
-    default = getattr(kind, name)
     try:
         value = json.loads(word)
     except ValueError:
         value = ""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-    if isinstance(default, bool):
-        fits, wanted = isinstance(value, bool), "true or false"
-    elif default is None:
-        fits, wanted = is_number or value is None, "null or a number from 0 on"
-    else:
-        fits, wanted = is_number, "a number from 0 on"
-    if not fits:
-        raise argparse.ArgumentTypeError(f"{name} must be {wanted}, not {word!r}")
+    try:
+        check_value(kind, name, value, word)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return name, value
 
 
@@ -66,13 +64,19 @@ def _names(kind: type[Limits | Settings]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--host", default="127.0.0.1", help="IPv4 address to listen on [%(default)s]")
-    parser.add_argument(
-        "--port", type=_port, default=34601, help="port of the first meta server, 0: a free one [%(default)s]"
-    )
-    parser.add_argument("--metas", type=int, default=1, metavar="N", help="meta servers [%(default)s]")
-    parser.add_argument("--replicas", type=int, default=3, metavar="N", help="replica servers [%(default)s]")
+    """Declare the options; those that have a default get it in ``run``, behind the configuration file."""
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with options; the command line goes before it")
+    parser.add_argument("--host", help="IPv4 address to listen on; 0.0.0.0 needs --advertise [127.0.0.1]")
+    parser.add_argument("--port", type=_port, help="port of the first meta server, 0: a free one [34601]")
+    parser.add_argument("--metas", type=int, metavar="N", help="meta servers [1]")
+    parser.add_argument("--replicas", type=int, metavar="N", help="replica servers [3]")
+    for kind in ("meta", "replica"):
+        parser.add_argument(
+            f"--{kind}-ports",
+            type=_ports,
+            metavar="PORTS",
+            help=f"the ports of all {kind} servers, as many as there are: 34601-34603 or 34601,34602 [free ones]",
+        )
     parser.add_argument(
         "--table",
         type=_table,
@@ -81,28 +85,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a table, repeatable; at most {MAX_PARTITIONS} partitions of all together [temp:8]",
     )
     parser.add_argument("--no-table", action="store_true", help="start without any table")
-    parser.add_argument(
-        "--release", choices=RELEASES, default="2.6", help="2.6: with host_port fields, 2.5: without [%(default)s]"
-    )
+    parser.add_argument("--release", choices=RELEASES, help="2.6: with host_port fields, 2.5: without [2.6]")
     parser.add_argument(
         "--control-port", type=_port, metavar="PORT", help="port for fault control, 0: a free one [none]"
     )
-    parser.add_argument("--advertise", metavar="NAME", help="host name that clients are told [the address]")
+    parser.add_argument("--advertise", metavar="NAME", help="host name or address that clients are told [the address]")
     parser.add_argument("--seed", type=int, help="for whatever is random [random]")
-    for option, kind, what in (
+    for option, fields, what in (
         ("--set", Settings, "a delay or limit"),
         ("--limit", Limits, "a limit of the storage engine"),
     ):
         parser.add_argument(
             option,
-            type=partial(_setting, kind),
+            type=partial(_setting, fields),
             action="append",
             default=[],
             metavar="NAME=VALUE",
-            help=f"{what}, repeatable: {_names(kind)}",
+            help=f"{what}, repeatable: {_names(fields)}",
         )
     # For OneboxProcess: ends when the other end of stdin does, or the parent process.
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+
+
+OPTION_NAMES = (
+    "host", "port", "metas", "replicas", "meta_ports", "replica_ports", "release", "control_port", "advertise", "seed",
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = {"host": "127.0.0.1", "release": "2.6"}
+# What a configuration file may have besides the tables [tables], [settings] and [limits].
+CONFIG_KEYS: dict[str, type | tuple[type, ...]] = {
+    "host": str,
+    "port": int,
+    "metas": int,
+    "replicas": int,
+    "meta-ports": (str, list),
+    "replica-ports": (str, list),
+    "release": str,
+    "control-port": int,
+    "advertise": str,
+    "seed": int,
+}
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Read a TOML file; keys are named like the options, with ``-`` or ``_``.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no TOML, or has what no option is; the message names the key.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ImportError:
+            raise ValueError("--config needs Python 3.11 or the package tomli") from None
+    with open(path, "rb") as file:
+        try:
+            found: dict[str, Any] = tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path}: {error}") from None
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        name = key.replace("_", "-")
+        if name in ("tables", "settings", "limits"):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}: [{name}] must be a table of names and values, not {value!r}")
+        elif name not in CONFIG_KEYS:
+            names = ", ".join([*CONFIG_KEYS, "[tables]", "[settings]", "[limits]"])
+            raise ValueError(f"{path}: there is no option {key!r}; there are {names}")
+        elif not isinstance(value, CONFIG_KEYS[name]) or isinstance(value, bool):
+            raise ValueError(f"{path}: {key} cannot be {value!r}")
+        values[name.replace("-", "_")] = value
+    for name in ("meta_ports", "replica_ports"):
+        if name in values:
+            values[name] = parse_ports(values[name])
+    for kind, fields in (("settings", Settings), ("limits", Limits)):
+        for name, value in values.get(kind, {}).items():
+            check_value(fields, name, value, json.dumps(value))
+    tables = values.get("tables")
+    values["tables"] = None if tables is None else dict(_table(f"{name}:{count}") for name, count in tables.items())
+    return values
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the onebox: of the command line, else of the file, else the defaults."""
+    config: dict[str, Any] = read_config(arguments.config) if arguments.config else {"tables": None}
+    names = [name for name, _ in arguments.table or ()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--table names a table twice: {', '.join(names)}")
+    options = dict(DEFAULTS)
+    for name in OPTION_NAMES:
+        given = getattr(arguments, name)
+        value = config.get(name) if given is None else given
+        if value is not None:
+            options[name] = value
+    if "port" not in options and "meta_ports" not in options:
+        options["port"] = 34601
+    options["tables"] = dict(arguments.table) if arguments.table else {} if arguments.no_table else config["tables"]
+    options["limits"] = Limits(**{**config.get("limits", {}), **dict(arguments.limit)})
+    return {**options, **config.get("settings", {}), **dict(arguments.set)}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,24 +192,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..onebox import Onebox
     from ..onebox.control.port import ControlServer
 
-    tables = dict(arguments.table) if arguments.table else {} if arguments.no_table else None
-    names = [name for name, _ in arguments.table or ()]
     try:
-        if len(set(names)) < len(names):
-            raise ValueError(f"--table names a table twice: {', '.join(names)}")
-        box = Onebox(
-            replicas=arguments.replicas,
-            metas=arguments.metas,
-            tables=tables,
-            release=arguments.release,
-            host=arguments.host,
-            port=arguments.port,
-            seed=arguments.seed,
-            advertise=arguments.advertise,
-            limits=Limits(**dict(arguments.limit)),
-            **dict(arguments.set),
-        )
-    except (TypeError, ValueError) as error:
+        options = _options(arguments)
+        control_port = options.pop("control_port", None)
+        box = Onebox(**options)
+    except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 2
     # Before the ports are open: a signal at any time ends it with status 0.
@@ -135,8 +204,9 @@ def run(arguments: argparse.Namespace) -> int:
     control: ControlServer | None = None
     try:
         box.start()
-        if arguments.control_port is not None:
-            control = ControlServer(box, arguments.host, arguments.control_port)
+        if control_port is not None:
+            # Whoever reaches it can do anything to the onebox: only from this machine.
+            control = ControlServer(box, "127.0.0.1", control_port)
         if arguments.with_parent:
             gevent.spawn(_end_with_parent, box, os.getppid())
         words = ["ready", f"meta={','.join(box.meta_addresses)}"]

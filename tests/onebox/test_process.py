@@ -139,6 +139,18 @@ WRONG_OPTIONS = {
 }
 
 
+WRONG_OPTIONS |= {
+    "--meta-ports 34601-x": "ports are numbers from 0 to 65535, like 34601-34603 or 34601,34602, not '34601-x'",
+    "--meta-ports 34603-34601": "ports must be one or more, each of them once, not '34603-34601'",
+    "--replica-ports 34801,34801": "ports must be one or more, each of them once, not '34801,34801'",
+    "--metas 2 --port 0 --meta-ports 34601-34603": "meta_ports names 3 ports for 2 meta servers",
+    "--port 34600 --meta-ports 34601-34603": "port and meta_ports cannot be given together",
+    "--meta-ports 34601-34603 --replica-ports 34603": "a port is given twice",
+    "--host 0.0.0.0": "host 0.0.0.0 needs advertise: the name or address by which clients reach this machine",
+    "--config nosuch.toml": "No such file or directory: 'nosuch.toml'",
+}
+
+
 @pytest.mark.parametrize("options", WRONG_OPTIONS)
 def test_wrong_options(options: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
@@ -150,6 +162,76 @@ def test_wrong_options(options: str, capsys: pytest.CaptureFixture[str]) -> None
     assert (status, out) == (2, "")
     # Some releases of argparse put the choices in quotes.
     assert WRONG_OPTIONS[options] in err.replace("from '2.5', '2.6'", "from 2.5, 2.6")
+
+
+WRONG_CONFIGS = {
+    "ports = 3": "there is no option 'ports'; there are host, port, metas, ",
+    "port = ": "Invalid value",
+    "port = true": "port cannot be True",
+    "metas = 'two'": "metas cannot be 'two'",
+    "tables = 3": "[tables] must be a table of names and values, not 3",
+    "[tables]\na = 0": "a must have 1 to 4096 partitions, not 0",
+    "[settings]\nnope = 1": "there is no 'nope'; there are failover_delay, ",
+    "[limits]\nscan_rows = 'x'": "scan_rows must be a number from 0 on",
+    "meta-ports = [1, true]": "ports are numbers from 0 to 65535",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_CONFIGS)
+def test_wrong_configuration_files(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "onebox.toml").write_text(text)
+    assert main(["onebox", "--config", str(tmp_path / "onebox.toml")]) == 2
+    assert WRONG_CONFIGS[text] in capsys.readouterr().err
+
+
+def free_ports(count: int) -> list[int]:
+    socks = [socket.socket() for _ in range(count)]
+    for sock in socks:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports
+
+
+def test_a_configuration_file_and_the_command_line_before_it(tmp_path: Path) -> None:
+    ports = free_ports(4)
+    (tmp_path / "onebox.toml").write_text(
+        f"meta-ports = [{ports[0]}, {ports[1]}]\nreplica_ports = '{ports[2]},{ports[3]}'\nrelease = '2.5'\n"
+        "[tables]\nusers = 4\npages = 2\n[settings]\nfailover_delay = 0.7\nstrict = true\n[limits]\nscan_rows = 7\n"
+    )
+    child = subprocess.Popen(
+        [*COMMAND[:-2], "--config", str(tmp_path / "onebox.toml"), "--release", "2.6", "--control-port", "0"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline().startswith(f"ready meta=127.0.0.1:{ports[0]},127.0.0.1:{ports[1]} control=")
+        with Raw(f"127.0.0.1:{ports[0]}") as raw:
+            nodes = raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[1].infos
+            assert [node.hp_node for node in nodes] == [f"127.0.0.1:{port}" for port in ports[2:]]
+            tables = raw.call(rpcs.LIST_APPS, meta.ListAppsRequest())[1].infos
+            assert {info.app_name: info.partition_count for info in tables} == {"users": 4, "pages": 2}
+    finally:
+        child.terminate()
+        child.communicate(timeout=20)
+    assert child.returncode == 0
+
+
+def test_ports_and_another_host_in_python() -> None:
+    ports = free_ports(2)
+    with Onebox(meta_ports=ports[:1], replica_ports=f"{ports[1]}", host="0.0.0.0", advertise="localhost") as box:
+        assert box.meta_addresses == [f"127.0.0.1:{ports[0]}"]
+        assert box.replica_addresses == [f"127.0.0.1:{ports[1]}"]
+        [part, *_] = ask(box, rpcs.QUERY_CFG, meta.QueryCfgRequest("temp")).partitions
+        assert (meta.format_address(part.primary), part.hp_primary) == (
+            f"127.0.0.1:{ports[1]}",
+            f"localhost:{ports[1]}",
+        )
+    with OneboxProcess(meta_ports=[0, 0], replica_ports=[ports[1]]) as other:
+        assert (len(other.meta_addresses), other.replica_addresses) == (2, [f"127.0.0.1:{ports[1]}"])
+    with pytest.raises(OSError, match=r"cannot resolve 'no\.such\.host\.invalid', which clients are to be told"):
+        Onebox(host="0.0.0.0", advertise="no.such.host.invalid").start()
 
 
 def test_help_names_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:

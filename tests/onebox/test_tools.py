@@ -12,6 +12,7 @@ import pytest
 from gevent import socket
 
 from pegasus_green.onebox import Onebox
+from pegasus_green.onebox.replication import groups
 from pegasus_green.protocol import meta, remote
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.framing import encode_request
@@ -405,9 +406,10 @@ def test_a_create_request_with_millions_of_partitions_is_refused(box: Onebox) ->
     assert ask(box, rpcs.CREATE_APP, meta.CreateAppRequest("huge", options)).err == "ERR_INVALID_PARAMETERS"
 
 
-def test_others_are_served_while_a_large_table_is_made(make_box: Make) -> None:
+def test_others_are_served_while_a_large_table_is_made(make_box: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "PARTITIONS_PER_PASS", 2)
     box = make_box(tables={"temp": 1}, assign_delay=0.01)
-    options = meta.CreateAppOptions(512, 3)
+    options = meta.CreateAppOptions(256, 3)
     assert ask(box, rpcs.CREATE_APP, meta.CreateAppRequest("large", options)).err == "ERR_OK"
     seen = set()
     with gevent.Timeout(60):

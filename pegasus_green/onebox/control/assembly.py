@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from gevent import socket
 
 from ..engine.state import Limits
 from ..replication.cluster import Cluster
-from ..runtime.settings import check_partitions
+from ..runtime.runtime import ANY
+from ..runtime.settings import check_partitions, parse_ports
 from ..servers.lives import Lives
 from ..servers.meta import MetaServer
 from ..servers.replica import ReplicaServer
@@ -17,6 +20,34 @@ DEFAULT_TABLES: Mapping[str, int] = {"temp": 8}
 DEFAULT_REPLICAS = 3
 # A server by its index or its "host:port".
 Which = int | str | Server
+# "34601-34603", "34601,34602" or the numbers.
+Ports = str | Sequence[int]
+
+
+def check_ports(
+    replicas: int | None, metas: int | None, port: int, meta_ports: Ports | None, replica_ports: Ports | None
+) -> tuple[list[int], list[int]]:
+    """Return the ports of the meta servers and of the replica servers; 0: a free one.
+
+    Raises:
+        ValueError: There is no server of a kind, or numbers of servers and ports contradict each other.
+    """
+    found = []
+    for kind, count, given, default in (("meta", metas, meta_ports, 1), ("replica", replicas, replica_ports, 3)):
+        ports = [0] * (default if count is None else count) if given is None else parse_ports(given)
+        if not ports:
+            raise ValueError("a cluster has at least one replica server and one meta server")
+        if count is not None and count != len(ports):
+            raise ValueError(f"{kind}_ports names {len(ports)} ports for {count} {kind} servers: {given!r}")
+        found.append(ports)
+    if port and meta_ports is not None:
+        raise ValueError("port and meta_ports cannot be given together: port is that of the first meta server")
+    if meta_ports is None:
+        found[0][0] = port
+    taken = [number for ports in found for number in ports if number]
+    if len(set(taken)) < len(taken):
+        raise ValueError(f"a port is given twice: {found[0]} for meta servers, {found[1]} for replica servers")
+    return found[0], found[1]
 
 
 class Assembly(Cluster):
@@ -27,8 +58,8 @@ class Assembly(Cluster):
 
     def __init__(
         self,
-        replicas: int = 3,
-        metas: int = 1,
+        replicas: int | None = None,
+        metas: int | None = None,
         tables: Mapping[str, int] | None = None,
         release: str = "2.6",
         host: str = "127.0.0.1",
@@ -36,14 +67,15 @@ class Assembly(Cluster):
         seed: int | None = None,
         limits: Limits | None = None,
         advertise: str | None = None,
+        meta_ports: Ports | None = None,
+        replica_ports: Ports | None = None,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``open``. ``Onebox`` tells about the arguments."""
-        if replicas < 1 or metas < 1:
-            raise ValueError("a cluster has at least one replica server and one meta server")
+        of_metas, of_replicas = check_ports(replicas, metas, port, meta_ports, replica_ports)
         super().__init__(release, host, port, seed, limits, advertise, settings)
-        self.metas = [MetaServer(self, index, host, port if index == 0 else 0) for index in range(metas)]
-        self.servers = [ReplicaServer(self, index, host, 0) for index in range(replicas)]
+        self.metas = [MetaServer(self, index, host, port) for index, port in enumerate(of_metas)]
+        self.servers = [ReplicaServer(self, index, host, port) for index, port in enumerate(of_replicas)]
         self.lives = Lives(self, self.metas)
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
         check_partitions(self._initial)
@@ -59,6 +91,7 @@ class Assembly(Cluster):
             return
         self.begin()
         try:
+            self._learn_address()
             for server in (*self.metas, *self.servers):
                 server.listen()
         except BaseException:
@@ -72,6 +105,15 @@ class Assembly(Cluster):
             self.groups.assign(table)
         self._initial = {}
         self.keep_checking()
+
+    def _learn_address(self) -> None:
+        """Find out the IPv4 address to tell where the listeners have none of their own."""
+        if self.host != ANY or self.name is None:
+            return
+        try:
+            self.tell(socket.gethostbyname(self.name))
+        except OSError as error:
+            raise OSError(error.errno, f"cannot resolve {self.name!r}, which clients are to be told: {error}") from None
 
     def close(self) -> None:
         """Close everything; the data is gone."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.state import Limits
+from .assembly import Ports
 from .facts import FactMethods
 from .failures import FailureMethods
 from .process import OneboxProcess
@@ -23,15 +24,18 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
     by timers, see ``Settings``.
 
     Args:
-        replicas: Number of replica servers.
-        metas: Number of meta servers; the first one leads.
+        replicas: Number of replica servers; None: 3, or as many as replica_ports has.
+        metas: Number of meta servers, of which the first one leads; None: 1, or as many as meta_ports has.
         tables: Partition counts by table name, 4096 at most together; None: a table "temp" with 8 partitions.
         release: "2.6" sends the host_port fields and knows what came with them; "2.5" does not.
-        host: IPv4 address to listen on.
-        port: Port of the first meta server; 0: a free one. All other servers take free ones.
+        host: IPv4 address to listen on; "0.0.0.0", all of the machine's, needs advertise.
+        port: Port of the first meta server; 0: a free one.
         seed: For whatever is random here; None: a random one, see ``seed``.
         limits: Limits of the storage engines.
         advertise: Host name for the host_port fields and the replies' server names; None: the address.
+            With host "0.0.0.0" also the name or address whose IPv4 address clients are told in all other places.
+        meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
+        replica_ports: The same for the replica servers.
         process: Run it as a process of its own.
         settings: Delays and limits by name, see ``Settings``.
 
@@ -50,8 +54,8 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
 
     def __init__(
         self,
-        replicas: int = 3,
-        metas: int = 1,
+        replicas: int | None = None,
+        metas: int | None = None,
         tables: Mapping[str, int] | None = None,
         release: str = "2.6",
         host: str = "127.0.0.1",
@@ -59,11 +63,15 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         seed: int | None = None,
         limits: Limits | None = None,
         advertise: str | None = None,
+        meta_ports: Ports | None = None,
+        replica_ports: Ports | None = None,
         process: bool = False,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``start``."""
-        super().__init__(replicas, metas, tables, release, host, port, seed, limits, advertise, **settings)
+        super().__init__(
+            replicas, metas, tables, release, host, port, seed, limits, advertise, meta_ports, replica_ports, **settings
+        )
 
     def start(self) -> Onebox:
         """Open the ports, create the tables and serve.

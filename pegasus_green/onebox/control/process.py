@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from gevent.lock import RLock
 from gevent.subprocess import PIPE, Popen, TimeoutExpired
 
 from ..engine.state import Limits
-from ..runtime.settings import check_partitions, check_release
+from ..runtime.settings import check_partitions, check_release, parse_ports
 from .port import ERRORS, METHODS, VALUES, from_json, to_json
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class OneboxProcess:
 
     def __init__(
         self,
-        replicas: int = 3,
-        metas: int = 1,
+        replicas: int | None = None,
+        metas: int | None = None,
         tables: Mapping[str, int] | None = None,
         release: str = "2.6",
         host: str = "127.0.0.1",
@@ -79,12 +79,16 @@ class OneboxProcess:
         seed: int | None = None,
         limits: Limits | None = None,
         advertise: str | None = None,
+        meta_ports: str | Sequence[int] | None = None,
+        replica_ports: str | Sequence[int] | None = None,
         **settings: Any,
     ) -> None:
         """Describe it; ``start`` starts it."""
         check_release(release)
-        options = {"replicas": replicas, "metas": metas, "release": release, "host": host, "port": port, "seed": seed}
-        options["advertise"] = advertise
+        options: dict[str, object] = {"replicas": replicas, "metas": metas, "release": release, "host": host}
+        options |= {"seed": seed, "advertise": advertise, "port": port if meta_ports is None else None}
+        for name, ports in (("meta-ports", meta_ports), ("replica-ports", replica_ports)):
+            options[name] = None if ports is None else ",".join(map(str, parse_ports(ports)))
         self._arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
         # Made over the control port: the command line takes fewer names than ``Onebox`` and has errors of its own.
         self._tables = None if tables is None else dict(tables)

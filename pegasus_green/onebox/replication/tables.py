@@ -171,7 +171,7 @@ class Table:
 
 def raw_address(server: Server | None) -> int:
     """Return a server's address as the raw number, 0 for none."""
-    return make_address(server.host, server.port) if server is not None else 0
+    return make_address(server.box.told, server.port) if server is not None else 0
 
 
 class Tables:

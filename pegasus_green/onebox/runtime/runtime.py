@@ -20,6 +20,9 @@ from .settings import Settings, check_release
 
 log = logging.getLogger("pegasus_green.onebox")
 
+# The address that stands for all of a machine's.
+ANY = "0.0.0.0"
+
 
 class Runtime:
     """The shared state of one onebox, without tables and servers.
@@ -28,7 +31,9 @@ class Runtime:
         release: The release whose protocol is served.
         hosts: Whether the release has host_port fields.
         host: The address that all servers listen on.
-        advertise: The host name that clients are told.
+        told: The IPv4 address that clients are told.
+        advertise: The host name that clients are told where there is room for one.
+        name: The name that was given for that.
         settings: Delays and limits.
         clock: The cluster's time.
         client_bugs: What clients sent that would have killed a real server.
@@ -56,8 +61,12 @@ class Runtime:
         self.release = release
         self.hosts = release == "2.6"
         self.host = host
-        # Releases before host names had none to tell.
+        if host == ANY and not advertise:
+            raise ValueError(f"host {ANY} needs advertise: the name or address by which clients reach this machine")
+        # The IPv4 address that clients are told, and the name. Releases before host names had none to tell.
+        self.told = host
         self.advertise = advertise if advertise is not None and self.hosts else host
+        self.name = advertise
         self.seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
         self.random = Random(self.seed)
         self.limits = limits or Limits()
@@ -87,6 +96,13 @@ class Runtime:
         self._pid = os.getpid()
         self.started = self.clock()
         self.running = True
+
+    def tell(self, address: str) -> None:
+        """Tell clients another IPv4 address than that of the listeners."""
+        make_address(address, 0)
+        self.told = address
+        if not self.hosts:
+            self.advertise = address
 
     def end(self) -> None:
         """Let those go who wait for the end."""

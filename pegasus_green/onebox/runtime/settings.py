@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # The releases whose protocol is served.
@@ -38,6 +38,25 @@ def check_partitions(tables: Mapping[str, int]) -> None:
         raise ValueError(
             f"tables made at once must have {MAX_PARTITIONS} partitions at most, not {total}: {', '.join(tables)}"
         )
+
+
+def parse_ports(ports: str | Sequence[object]) -> list[int]:
+    """Return the ports of "34601-34603" or "34601,34602" or of a sequence of numbers.
+
+    Raises:
+        ValueError: One is no port, or one comes twice.
+    """
+    found: list[int] = []
+    for item in ports.split(",") if isinstance(ports, str) else ports:
+        first, dash, last = str(item).strip().partition("-")
+        words = (first, last) if dash else (first, first)
+        if isinstance(item, bool) or not all(word.isdecimal() and int(word) <= 65535 for word in words):
+            raise ValueError(f"ports are numbers from 0 to 65535, like 34601-34603 or 34601,34602, not {ports!r}")
+        found.extend(range(int(words[0]), int(words[1]) + 1))
+    fixed = [port for port in found if port]
+    if not found or len(set(fixed)) < len(fixed):
+        raise ValueError(f"ports must be one or more, each of them once, not {ports!r}")
+    return found
 
 
 @dataclass

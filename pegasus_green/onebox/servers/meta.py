@@ -138,7 +138,7 @@ class MetaServer(Server):
             return self._without_result(response)
         response.err = codes.ERR_FORWARD_TO_OTHERS
         if rpc is rpcs.QUERY_CFG and leader is not None and self.box.leader_is_known:
-            route = meta.PartitionConfiguration(primary=meta.make_address(leader.host, leader.port))
+            route = meta.PartitionConfiguration(primary=raw_address(leader))
             if self.box.hosts:
                 route.hp_primary = leader.public
             response.partitions = [route]

@@ -58,8 +58,8 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The address as "host:port"."""
-        return f"{self.host}:{self.port}"
+        """The address as "host:port"; the host is the one that clients are told."""
+        return f"{self.box.told}:{self.port}"
 
     @property
     def public(self) -> str:
@@ -80,7 +80,7 @@ class Server:
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
-            raise OSError(error.errno, f"cannot listen on {self.address}: {error.strerror}") from None
+            raise OSError(error.errno, f"cannot listen on {self.host}:{self.port}: {error.strerror}") from None
         listener.settimeout(0.0)
         self.port = listener.getsockname()[1]
         self._listener = listener

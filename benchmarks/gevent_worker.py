@@ -181,7 +181,14 @@ class Quiet(Listener):
         pass
 
     def call_finished(
-        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+        self,
+        table: str,
+        operation: str,
+        seconds: float,
+        error: BaseException | None,
+        attempts: int,
+        hedged: bool,
+        server: str,
     ) -> None:
         pass
 

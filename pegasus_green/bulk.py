@@ -358,7 +358,12 @@ class Bulk:
         attempt, label = self._attempts.get(index), self._requests[index][0].label
         number = attempt.number if attempt is not None else 1
         seconds = monotonic() - self._begun[index]
-        self._listeners.emit("call_finished", self._dispatcher.routes.name, label, seconds, error, number, False)
+        table = self._dispatcher.routes.table
+        # As in _decide: after a change of routes it is unknown who answered.
+        known = table is not None and table is self._table
+        server = table.target(self._requests[index][1]).primary if table is not None and known else ""
+        name = self._dispatcher.routes.name
+        self._listeners.emit("call_finished", name, label, seconds, error, number, False, server)
 
     def _pause(self, again: list[int]) -> list[int]:
         """Wait once for all that failed; return those to send again, the others have no time left."""

@@ -284,7 +284,7 @@ class Client:
 
         Example:
             >>> class Calls(Listener):
-            ...     def call_finished(self, table, operation, seconds, error, attempts, hedged):
+            ...     def call_finished(self, table, operation, seconds, error, attempts, hedged, server):
             ...         print(operation, "failed" if error else "ended well")
             >>> client.add_listener(Calls())
             >>> table.set("user:7", "name", "Ada")

@@ -32,9 +32,16 @@ class Listener:
         """Tell that a call begins."""
 
     def call_finished(
-        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+        self,
+        table: str,
+        operation: str,
+        seconds: float,
+        error: BaseException | None,
+        attempts: int,
+        hedged: bool,
+        server: str,
     ) -> None:
-        """Tell that a call ended.
+        """Tell that a call ended. The context variables are those of the greenlet that made the call.
 
         Args:
             table: The table's name.
@@ -44,6 +51,7 @@ class Listener:
                 verb then raises for what it says (NotAnInteger, a StorageError), but for ``*_many`` and ``batch_get``.
             attempts: Attempts made.
             hedged: Whether a secondary's answer counted.
+            server: "host:port" of the primary that the newest attempt went to; "" where there was none.
         """
 
     def connection_opened(self, address: str) -> None:

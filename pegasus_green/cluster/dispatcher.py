@@ -305,7 +305,7 @@ class Dispatcher:
                         except BaseException as error:
                             connection.abandon(seqid)
                             if observed:
-                                self._finished(rpc, monotonic() - now, error, 1, False)
+                                self._finished(rpc, monotonic() - now, error, 1, False, route.primary)
                             raise
                         # ERR_OK without a result is a rejected write, so the length counts too.
                         if (
@@ -317,7 +317,13 @@ class Dispatcher:
                             if observed:
                                 try:
                                     cluster.finished(
-                                        self.routes.name, rpc.label, connection.heard - now, None, 1, False
+                                        self.routes.name,
+                                        rpc.label,
+                                        connection.heard - now,
+                                        None,
+                                        1,
+                                        False,
+                                        route.primary,
                                     )
                                 except Exception:
                                     cluster.listeners.complain("call_finished", cluster.finished)
@@ -348,11 +354,13 @@ class Dispatcher:
             raise failures[0]
         return len(peers)
 
-    def _finished(self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool) -> None:
+    def _finished(
+        self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
+    ) -> None:
         """Tell the listeners of a call's end."""
         cluster = self.cluster
         try:
-            cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged)
+            cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
         except Exception:
             cluster.listeners.complain("call_finished", cluster.finished)
 
@@ -370,6 +378,7 @@ class Dispatcher:
     ) -> Buffer:
         """Go on with a call that listeners hear of."""
         info = info or CallInfo()
+        info.server = ""  # what is told is this call's, also where it reaches no server
         failure: BaseException | None = None
         try:
             return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
@@ -377,7 +386,7 @@ class Dispatcher:
             failure = error
             raise
         finally:
-            self._finished(rpc, monotonic() - now, failure, info.attempts, info.hedged)
+            self._finished(rpc, monotonic() - now, failure, info.attempts, info.hedged, info.server)
 
     def persist(
         self,
@@ -567,7 +576,8 @@ class Attempt:
         self._next = what
         owner, code = self.owner, error.code or type(error).__name__
         owner.stats.retries[code] += 1
-        owner.notices.info(code, "%s of table %s is repeated after %s", self.rpc.label, owner.routes.name, code)
+        text = "%s of table %s is repeated after %s from %s"
+        owner.notices.info(code, text, self.rpc.label, owner.routes.name, code, error.address or "no server")
         return None
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:

@@ -251,6 +251,7 @@ class PegasusMetrics(Listener):
         error: BaseException | None,
         attempts: int,
         hedged: bool,  # noqa: FBT001 - the listener's
+        server: str,
     ) -> None:
         """Count a call that ended."""
         known = self._known.get((table, operation))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -186,6 +187,7 @@ class _Slot:
         "info",
         "generation",
         "sent_to",
+        "context",
     )
 
     def __init__(
@@ -210,12 +212,14 @@ class _Slot:
         self.info = info or CallInfo()
         self.generation = fork.generation()
         self.sent_to: Route | None = None
+        self.context: Context | None = None  # the caller's, for the listeners
 
     def start(self) -> None:
         """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
         dispatcher = self.dispatcher
         dispatcher.cluster.bind()
         if dispatcher.cluster.listeners:
+            self.context = copy_context()
             dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
         table = dispatcher.routes.table
         if table is not None and self.deadline > self.begin:
@@ -300,7 +304,12 @@ class _Slot:
         listeners, info = self.dispatcher.cluster.listeners, self.info
         if listeners:
             seconds, name = monotonic() - self.begin, self.dispatcher.routes.name
-            listeners.emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged)
+            server = info.server or (self.sent_to.primary if self.sent_to is not None else "")
+            # The hub, or the greenlet that repeats the call, has a context of its own.
+            emit: Callable[..., object] = listeners.emit
+            if self.context is not None:
+                emit = partial(self.context.run, emit)
+            emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged, server)
 
 
 def begin(
@@ -395,7 +404,16 @@ def _spawn(
     handle: Handle[Any] = Handle()
     call = partial(verb, table, *args, **options)
     drop = _Drop(get_hub().loop)
-    job = drop.job = gevent.spawn(_run, weakref.ref(handle, drop), cluster, seconds, call, fork.generation())
+    job = drop.job = gevent.spawn(
+        # Listeners hear of its requests in the caller's context.
+        copy_context().run,
+        _run,
+        weakref.ref(handle, drop),
+        cluster,
+        seconds,
+        call,
+        fork.generation(),
+    )
     # Counted here and not in the greenlet, which may be killed before it begins: close(drain) waits for it.
     cluster.running += 1
     job.rawlink(partial(_ended, cluster))

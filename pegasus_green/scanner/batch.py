@@ -283,4 +283,7 @@ def fetch(work: Work, part: Part) -> Batch:
         cluster.running -= 1
         if listeners:
             seconds = monotonic() - begin
-            listeners.emit("call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False)
+            server = call.sent_to.primary if call.sent_to is not None else ""
+            listeners.emit(
+                "call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False, server
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import copy_context
 from time import monotonic
 
 import gevent
@@ -85,7 +86,8 @@ class Parallel:
         work = self.work
         waiting = work.plan()
         for _ in range(min(len(waiting), self.width - len(work.workers))):
-            worker = gevent.spawn(self._read)
+            # Listeners hear of its requests in the context of the greenlet that wants the rows.
+            worker = gevent.spawn(copy_context().run, self._read)
             work.workers.add(worker)
             worker.rawlink(self._ended)
         return bool(work.workers)

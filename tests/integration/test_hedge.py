@@ -23,7 +23,14 @@ class Finished(Listener):
         self.calls: list[tuple[str, BaseException | None, int, bool]] = []
 
     def call_finished(
-        self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+        self,
+        table: str,
+        operation: str,
+        seconds: float,
+        error: BaseException | None,
+        attempts: int,
+        hedged: bool,
+        server: str,
     ) -> None:
         self.calls.append((operation, error, attempts, hedged))
 

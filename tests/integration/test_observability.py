@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
 
-from pegasus_green import Client, Listener, RetryPolicy, errors
+from pegasus_green import CallInfo, Client, Listener, RetryPolicy, errors
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport import notices as notices_module
 from pegasus_green.transport.notices import Notices
@@ -89,8 +91,8 @@ def test_one_logger_for_each_concern(box: Onebox, client: Client, caplog: pytest
     for line in (
         r"connection connected to 127\.0\.0\.1:\d+",
         r"connection connection to 127\.0\.0\.1:\d+: ",
-        r"retry put of table temp is repeated after ERR_NOT_ENOUGH_MEMBER",
-        r"retry get of table temp is repeated after ERR_INVALID_STATE",
+        r"retry put of table temp is repeated after ERR_NOT_ENOUGH_MEMBER from 127\.0\.0\.1:\d+",
+        r"retry get of table temp is repeated after ERR_INVALID_STATE from 127\.0\.0\.1:\d+",
         r"routing routes of temp changed in \d of 8 partitions",
         r"meta meta server 127\.0\.0\.1:\d+ ",
     ):
@@ -115,7 +117,11 @@ def test_lines_that_repeat_are_counted(box: Onebox, client: Client, caplog: pyte
     gevent.sleep(0.01)
     assert fault.hits == 400
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == ["put of table temp is repeated after ERR_BUSY"] * notices_module.BURST
+    servers = {line.partition(" from ")[2] for line in lines}
+    assert servers <= set(box.replica_addresses)
+    assert [line.partition(" from ")[0] for line in lines] == [
+        "put of table temp is repeated after ERR_BUSY"
+    ] * notices_module.BURST
     assert table._dispatcher.notices.dropped == 400 - notices_module.BURST
 
 
@@ -341,9 +347,10 @@ def test_events(box: Onebox, client: Client) -> None:
         "call_finished",
     ]
     assert listener.of("call_started") == [("temp", "put")]
-    (name, verb, seconds, error, attempts, hedged) = listener.of("call_finished")[0]
+    (name, verb, seconds, error, attempts, hedged, server) = listener.of("call_finished")[0]
     assert (name, verb, error, attempts, hedged) == ("temp", "put", None, 1, False)
     assert 0 < seconds < 1
+    assert server in box.replica_addresses
     assert listener.of("routes_changed") == [("temp", 1, 8, 8)]
     assert {address for (address,) in listener.of("connection_opened")} <= {*box.meta_addresses, *box.replica_addresses}
     before = len(listener.events)
@@ -367,7 +374,7 @@ def test_events_of_failures_and_repetitions(box: Onebox, client: Client) -> None
     with pytest.raises(gevent.Timeout) as foreign, gevent.Timeout(0.05):
         table.get("a", "b")
     finished = listener.of("call_finished")
-    assert [(verb, error, attempts) for _, verb, _, error, attempts, _ in finished] == [
+    assert [(verb, error, attempts) for _, verb, _, error, attempts, _, _ in finished] == [
         ("put", None, 3),
         ("incr", caught.value, 1),
         ("get", foreign.value, finished[2][4]),
@@ -398,8 +405,55 @@ def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
     started, finished = listener.of("call_started"), listener.of("call_finished")
     assert sorted(event[:2] for event in started) == sorted(event[:2] for event in finished)
     assert sum(event[1] == "put" for event in started) == 30
+    assert {event[6] for event in finished} <= set(box.replica_addresses), "each tells its server"
     failed = [event[3] for event in finished if event[3] is not None]
     assert sorted(type(error).__name__ for error in failed) == ["AccessDenied"] * 5 + ["GreenletExit"]
+
+
+def test_events_come_in_the_context_of_the_caller(box: Onebox, client: Client) -> None:
+    """Whatever greenlet tells of them: handles end in the hub or a greenlet of theirs, parallel scans have readers."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+
+    class Contexts(Listener):
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, str]] = []
+
+        def call_finished(self, table: str, operation: str, *_details: Any) -> None:
+            self.seen.append((operation, request.get()))
+
+    table = client.table("temp")
+    table.set_many([(f"h{n}", "s", "v") for n in range(30)])
+    contexts = Contexts()
+    client.add_listener(contexts)
+
+    def work(name: str) -> None:
+        request.set(name)
+        handles: list[Any] = [table.get_async("h1", "s"), table.multi_get_async("h2")]
+        table.get_many([("h1", "s"), ("h2", "s")])
+        list(table.scan(parallel=4))
+        for handle in handles:
+            handle.get()
+
+    for fault in (None, "ERR_BUSY"):
+        if fault is not None:
+            box.fault("error", rpc="get", error=fault, count=4)
+        gevent.joinall([gevent.spawn(work, name) for name in ("one", "two")], raise_error=True)
+    counted = Counter(contexts.seen)
+    for name in ("one", "two"):
+        assert counted["get", name] == 6
+        assert counted["multi_get", name] == 2
+        assert counted["scan", name] >= 16
+    assert {name for _, name in contexts.seen} == {"one", "two"}
+
+
+def test_a_call_that_reaches_no_server_names_none(client: Client) -> None:
+    listener = Everything()
+    client.add_listener(listener)
+    info = CallInfo()
+    client.table("temp").set("a", "b", "c", info=info)
+    with pytest.raises(errors.TableNotFound):
+        client.table("no such table").set("a", "b", "c", info=info)
+    assert listener.of("call_finished")[1][6] == ""
 
 
 def test_events_of_loss_and_new_routes(box: Onebox, client: Client) -> None:

@@ -179,7 +179,14 @@ def test_batches_follow_the_size_of_the_rows(client: Client, table: Table, hash_
 
     class Sizes(Listener):
         def call_finished(
-            self, table: str, operation: str, seconds: float, error: BaseException | None, attempts: int, hedged: bool
+            self,
+            table: str,
+            operation: str,
+            seconds: float,
+            error: BaseException | None,
+            attempts: int,
+            hedged: bool,
+            server: str,
         ) -> None:
             sizes.append(sum(peer.bytes_received for peer in client._cluster.pool.peers.values()))
 

@@ -15,7 +15,7 @@ PYTEST := $(PY) -m pytest
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
 
-.PHONY: help install demo test test-loaded quick test-real test-peer test-contrib conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
+.PHONY: help install demo test test-loaded quick test-real test-peer test-contrib test-kerberos conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,7 +41,7 @@ test-loaded: install ## the whole suite beside four busy loops
 	$(PY) -m tests.suite --load 4
 
 quick: install ## the suite unpatched, without what is slow
-	$(ONEBOX_PYTEST) -m "not slow and not soak and not peer"
+	$(ONEBOX_PYTEST) --ignore=tests/kerberos -m "not slow and not soak and not peer"
 
 test-real: install ## the integration tests against a cluster: PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name
 	@test -n "$(PEGASUS_META)" -a -n "$(PEGASUS_TABLE)" || \
@@ -53,6 +53,13 @@ test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own ven
 
 test-contrib: install ## the backends for frameworks, in two environments: LANE=new or old, ARGS for pytest
 	$(PY) -m tests.contrib.run $(LANE) $(if $(ARGS),-- $(ARGS))
+
+# The extra is built from source. Where that fails, and where there is no KDC, the tests say so and are skipped.
+test-kerberos: install ## secured clusters: the client and the onebox against a KDC of MIT on loopback
+	@$(PY) -c 'import gssapi' 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[kerberos]' || \
+		echo "gssapi cannot be built here; it needs gcc, python3-dev and libkrb5-dev"
+	$(ONEBOX_PYTEST) tests/kerberos -rs
 
 conformance: install ## replay the recordings of a real cluster, with a summary
 	$(ONEBOX_PYTEST) tests/conformance -s
@@ -70,7 +77,7 @@ type: install ## mypy: strict for the package, lenient for the rest
 
 cover: install ## line and branch coverage of the suite (unpatched)
 	$(PY) -m coverage erase
-	env -u PEGASUS_META $(PY) -m coverage run -m pytest -m "not slow and not soak and not peer"
+	env -u PEGASUS_META $(PY) -m coverage run -m pytest --ignore=tests/kerberos -m "not slow and not soak and not peer"
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .accelerate import accelerated
     from .admin import Admin
     from .admin.model import MetaLevel, NodeInfo, PartitionInfo, SplitState, SplitStatus, TableInfo, TableStatus
+    from .auth import Kerberos
     from .client import Client, Table, connect, open_table
     from .cluster.dispatcher import CallInfo
     from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
     from .errors import (
         AccessDenied,
+        AuthenticationFailed,
         Busy,
         ClientClosed,
         CodecError,
@@ -71,13 +73,14 @@ _NAMES = {
     "accelerate": "accelerated",
     "admin": "Admin",
     "admin.model": "MetaLevel NodeInfo PartitionInfo SplitState SplitStatus TableInfo TableStatus",
+    "auth": "Kerberos",
     "client": "Client Table connect open_table",
     "cluster.dispatcher": "CallInfo",
     "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
     "errors": (
-        "AccessDenied Busy ClientClosed CodecError ConnectFailed ConnectionLost CountUnknown ForkedConnection "
-        "FrameTooLarge Incomplete IntegerOverflow InvalidArgument MetaError MetaUnreachable NotAnInteger "
-        "NotEnoughReplicas NotServing PegasusError ProtocolError RequestTimeout ServerError Splitting "
+        "AccessDenied AuthenticationFailed Busy ClientClosed CodecError ConnectFailed ConnectionLost CountUnknown "
+        "ForkedConnection FrameTooLarge Incomplete IntegerOverflow InvalidArgument MetaError MetaUnreachable "
+        "NotAnInteger NotEnoughReplicas NotServing PegasusError ProtocolError RequestTimeout ServerError Splitting "
         "StorageError TableError TableExists TableNotFound TableUnavailable TransportError WriteRejected "
         "WrongThread"
     ),
@@ -101,6 +104,7 @@ _SUBMODULES = ("codecs", "errors")
 __all__ = [
     "AccessDenied",
     "Admin",
+    "AuthenticationFailed",
     "Busy",
     "CallInfo",
     "CheckResult",
@@ -126,6 +130,7 @@ __all__ = [
     "IntegerOverflow",
     "InvalidArgument",
     "JsonCodec",
+    "Kerberos",
     "Listener",
     "MetaError",
     "MetaLevel",

@@ -47,6 +47,7 @@ class Client:
 
     Raises:
         InvalidArgument: An address or option that cannot be.
+        AuthenticationFailed: With ``auth``: the package that it needs is missing.
 
     Greenlets: every method may be called by any number at once. A client belongs to the thread of its first call;
         another thread gets WrongThread. After a fork the child dials anew.
@@ -266,7 +267,9 @@ class Client:
             bytes both ways, late replies, timeouts, dials, reconnects and losses. ``tables``: per table its id and
             partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency of calls that
             ended well as counts by upper bound in seconds, and bounds of its median and 99th percentile (each within a
-            factor of two above the true value).
+            factor of two above the true value). ``auth``, with that option alone: mechanism, user, credentials
+            acquired and renewed, failures and the last error, seconds until the credentials end (None: never),
+            connections negotiated, negotiations refused.
 
         Example:
             >>> table.set("user:7", "name", "Ada")

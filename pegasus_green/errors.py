@@ -9,6 +9,7 @@
     ├── RequestTimeout (TimeoutError)        no success before the deadline
     ├── TransportError (ConnectionError)
     │   ├── ConnectFailed                    no connection; nothing was sent
+    │   │   └── AuthenticationFailed         no ticket, or the server and the client do not agree on who they are
     │   ├── ConnectionLost                   the connection ended while the call waited
     │   └── ForkedConnection                 the call belongs to the parent process
     ├── ProtocolError                        the peer sent what cannot be understood
@@ -191,6 +192,25 @@ class ConnectFailed(TransportError):
     code = "ERR_NETWORK_FAILURE"
 
 
+class AuthenticationFailed(ConnectFailed):
+    """A connection could not be authenticated; no request was sent on it.
+
+    Attributes:
+        reason: What failed, one word: "no_ticket", "expired", "keytab", "unknown_client", "unknown_service",
+            "clock_skew", "kdc_unreachable", "silent" (the server or the KDC does not answer), "refused", "disabled"
+            (the server runs without authentication), "mechanism" (the server offers another one), "protocol",
+            "library" (gssapi is not installed), or "other".
+        passing: Whether a later attempt may succeed although nobody changes anything; calls repeat it until their
+            deadline.
+        costly: Whether the attempt costs the server a socket until it restarts; the pauses between such are longer.
+    """
+
+    code = "ERR_UNAUTHENTICATED"
+    reason: str = "other"
+    passing: bool = False
+    costly: bool = False
+
+
 class ConnectionLost(TransportError):
     """The connection ended while the call waited; ``sent`` tells whether the request may have reached the server."""
 
@@ -267,10 +287,18 @@ class NotEnoughReplicas(ServerError):
     """Too few replicas are alive for a write, or too many writes wait (NOT_ENOUGH_MEMBER, CAPACITY_EXCEEDED)."""
 
 
-class AccessDenied(ServerError):
-    """The server does not let this client in (ACL_DENY, UNAUTHENTICATED)."""
+class AccessDenied(ServerError, MetaError):
+    """A replica or meta server refuses the user (ACL_DENY, UNAUTHENTICATED); it is a MetaError as well.
 
-    hint = "the table's allowed users do not include this client; pegasus_green does not speak Kerberos"
+    Attributes:
+        user: The name that the servers know the client by; "" for a client without ``auth``, None where it is unknown.
+    """
+
+    hint = "the allowed users of the table or of the meta servers do not include this one; without auth= there is none"
+    user: str | None = None
+
+    def _more_facts(self) -> list[tuple[str, Any]]:
+        return [("user", self.user or None if self.user != "" else "none")]
 
 
 class WriteRejected(ServerError):
@@ -355,6 +383,11 @@ _STORAGE_CODES = {
     7: "ERR_INCOMPLETE_DATA",
     13: "ERR_TRY_AGAIN",
 }
+
+
+def copy_of(error: PegasusError) -> PegasusError:
+    """Return a new error that says the same, for another caller."""
+    return _rebuild(type(error), error.args, dict(vars(error)))
 
 
 def server_error(code: str, **details: Any) -> ServerError:

@@ -13,11 +13,14 @@ from .retry import RetryPolicy
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .auth import Authentication
+
 DEFAULT_META_PORT = 34601
 
 
 # No call takes longer, whatever its timeout says.
 MAX_TIMEOUT = 86400.0
+MAX_AUTH_TIMEOUT = 10.0
 
 
 def _is_number(value: object) -> bool:
@@ -70,6 +73,9 @@ class OptionChanges(TypedDict, total=False):
     max_write_bytes: int | None
     header_version: int
     hedge: HedgePolicy | None
+    auth: Authentication | None
+    auth_timeout: float
+    auth_required: bool
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,10 @@ class ClientOptions:
         max_write_bytes: Largest body of a write request; None leaves it to the server (whose default is 1 MiB).
         header_version: Request header, 1 or 0; hedged reads need 1.
         hedge: Hedged reads; None is off.
+        auth: How the client proves who it is, a ``Kerberos`` for example; None: not at all.
+        auth_timeout: One negotiation, counted from the end of the dial, and the wait for credentials before it; 10 s at
+            most. A call waits for both no longer than its own deadline allows.
+        auth_required: Whether a server that runs without authentication is refused; False uses it all the same.
     """
 
     timeout: float = 2.0
@@ -107,6 +117,9 @@ class ClientOptions:
     max_write_bytes: int | None = 1024 * 1024
     header_version: int = 1
     hedge: HedgePolicy | None = None
+    auth: Authentication | None = None
+    auth_timeout: float = 5.0
+    auth_required: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the option."""
@@ -132,6 +145,17 @@ class ClientOptions:
                 raise InvalidArgument(f"{name} must be a {kind.__name__} or None (off), not {policy!r}")
         if self.hedge is not None and self.header_version == 0:
             raise InvalidArgument("hedge needs header_version=1: a v0 header cannot carry the backup flag")
+        self._check_auth()
+
+    def _check_auth(self) -> None:
+        if self.auth is not None and not callable(getattr(self.auth, "mechanism", None)):
+            raise InvalidArgument(f"auth must be a Kerberos or None (off), not {self.auth!r}")
+        if not _is_number(self.auth_timeout) or not 0 < self.auth_timeout <= MAX_AUTH_TIMEOUT:
+            raise InvalidArgument(
+                f"auth_timeout must be above 0 and at most {MAX_AUTH_TIMEOUT:.0f} seconds, not {self.auth_timeout!r}"
+            )
+        if not isinstance(self.auth_required, bool):
+            raise InvalidArgument(f"auth_required must be True or False, not {self.auth_required!r}")
 
     def with_(self, **changes: Unpack[OptionChanges]) -> ClientOptions:
         """Return a copy with these options changed.
@@ -172,6 +196,33 @@ def _hedge(text: str) -> HedgePolicy | None:
     return None if text.lower() in ("off", "none") else HedgePolicy(delay=float(text))
 
 
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+# What a URL says beside ``auth=kerberos``; of a property file nothing is said twice.
+_AUTH_PARTS = ("service_name", "service_fqdn", "principal", "keytab", "ccache")
+
+
+def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
+    """Return the option ``auth`` of a URL; parts: what else it says about it."""
+    from .auth import Kerberos
+
+    if text == "kerberos":
+        if "service_fqdn" not in parts:
+            raise InvalidArgument("auth=kerberos in the URL needs service_fqdn=NAME, as the servers' [security] has it")
+        return Kerberos(**parts)
+    if parts:
+        raise InvalidArgument(f"{next(iter(parts))} in the URL belongs to auth=kerberos, not to auth={text!r}")
+    if text.startswith("properties:"):
+        return Kerberos.from_properties(text.removeprefix("properties:"))
+    if text.lower() in ("", "none", "off"):
+        return None
+    raise InvalidArgument(f"auth in the URL is kerberos, properties:PATH or none, not {text!r}")
+
+
 # How the options that are not seconds are spelled in a URL.
 _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "max_in_flight": int,
@@ -181,6 +232,8 @@ _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "header_version": int,
     "retry": _retry,
     "hedge": _hedge,
+    "auth": str,
+    "auth_required": _flag,
 }
 # Parts of an option that have a name of their own in a URL: the option, its field, how it is read.
 _URL_PARTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
@@ -216,6 +269,8 @@ def parse_url(url: str) -> ParsedUrl:
     has a name of its own: ``timeout=2``, ``retry=on`` or ``off``, ``max_attempts=3``, ``retry_base=0.01``,
     ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``, ``hedge_max_ratio=0.1``,
     ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or ``zstd+utf8``.
+    ``auth=kerberos&service_fqdn=NAME`` may be followed by ``service_name``, ``principal``, ``keytab`` and ``ccache``;
+    ``auth=properties:PATH`` reads a property file of the Java client at once.
 
     Raises:
         InvalidArgument: Not such a URL; the error says what is wrong.
@@ -259,9 +314,10 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
     found: dict[str, Any] = {}
     parts: list[tuple[str, str, Any]] = []
     codec = ""
+    credentials: dict[str, str] = {}
     seen: set[str] = set()
     for name, text in parse_qsl(query, keep_blank_values=True):
-        _refuse_unknown([name], *_URL_PARTS, "codec")
+        _refuse_unknown([name], *_URL_PARTS, *_AUTH_PARTS, "codec")
         if name in seen:
             raise InvalidArgument(f"option {name} stands twice in the URL")
         seen.add(name)
@@ -269,6 +325,8 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
             if name == "codec":
                 # In a query "+" is a space.
                 codec = text.replace(" ", "+")
+            elif name in _AUTH_PARTS:
+                credentials[name] = text
             elif name in _URL_PARTS:
                 option, field, read = _URL_PARTS[name]
                 parts.append((option, field, read(text)))
@@ -278,6 +336,8 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
             raise
         except ValueError:
             raise InvalidArgument(f"option {name}={text!r} in the URL cannot be understood") from None
+    if "auth" in found or credentials:
+        found["auth"] = _auth(found.get("auth", "none"), credentials)
     options = ClientOptions(**found)
     for option, field, value in parts:
         policy = getattr(options, option)

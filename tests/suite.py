@@ -57,7 +57,7 @@ class Run:
 
 
 LANES = (
-    (Run("unpatched", ("--ignore=tests/faults",)),),
+    (Run("unpatched", ("--ignore=tests/faults", "--ignore=tests/kerberos")),),
     (
         # Patched and pure in one: the four combinations differ in nothing that a test of its own would find.
         Run("patched-pure", ("-p", "tests.patched", "-m", "both_modes"), pure=True),

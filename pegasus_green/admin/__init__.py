@@ -10,7 +10,8 @@ from ..errors import InvalidArgument, MetaError, TableExists, TableNotFound, Tab
 from ..protocol import meta
 from ..protocol import rpc as rpcs
 from ..protocol.codes import ERR_INVALID_STATE
-from .base import AdminBase, envs_of, new_name_of, table_info, text_of, whole
+from .access import AccessAdmin
+from .base import envs_of, new_name_of, table_info, text_of, whole
 from .model import MetaLevel, NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _PAUSE, _RESUME, _CANCEL = 0, 1, 2
 _ALL_PARTITIONS = -1
 
 
-class Admin(AdminBase):
+class Admin(AccessAdmin):
     """What an operator does to a cluster; ``client.admin`` is the client's.
 
     Requests that kill real servers are not sent: the env ``default_ttl`` of a new table is set after its replicas

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from ..errors import (
+    AccessDenied,
     InvalidArgument,
     MetaError,
     MetaUnreachable,
@@ -23,6 +24,7 @@ from ..keys import to_bytes
 from ..protocol import meta
 from ..protocol import rpc as rpcs
 from ..protocol.codes import (
+    ERR_ACL_DENY,
     ERR_APP_DROPPED,
     ERR_APP_EXIST,
     ERR_APP_NOT_EXIST,
@@ -52,6 +54,7 @@ _ERRORS: dict[str, type[PegasusError]] = {
     ERR_APP_EXIST: TableExists,
     ERR_BUSY_CREATING: TableUnavailable,
     ERR_BUSY_DROPPING: TableUnavailable,
+    ERR_ACL_DENY: AccessDenied,
 }
 
 
@@ -195,7 +198,10 @@ class AdminBase:
             return answer
         if in_use and answer.err == ERR_INVALID_PARAMETERS:
             raise TableExists("the new name is in use", code=ERR_INVALID_PARAMETERS, table=table, operation=rpc.label)
-        raise _meta_error(answer.err, answer, table=table, operation=rpc.label)
+        refusal = _meta_error(answer.err, answer, table=table, operation=rpc.label)
+        if isinstance(refusal, AccessDenied):
+            refusal.user, refusal.address = self._cluster.pool.user, client.leader
+        raise refusal
 
     def _find(self, name: str, deadline: float) -> TableInfo:
         answer = self._call(rpcs.LIST_APPS, meta.ListAppsRequest(), deadline, name)

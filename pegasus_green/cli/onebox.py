@@ -16,6 +16,7 @@ from ..admin.base import new_name_of
 from ..errors import InvalidArgument
 from ..onebox import Limits, Settings
 from ..onebox.runtime.settings import MAX_PARTITIONS, RELEASES, check_value, parse_ports
+from . import secured
 
 PARENT_CHECK = 1.0
 
@@ -90,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--control-port", type=_port, metavar="PORT", help="port for fault control, 0: a free one [none]"
     )
     parser.add_argument("--advertise", metavar="NAME", help="host name or address that clients are told [the address]")
+    secured.add_arguments(parser)
     parser.add_argument("--seed", type=int, help="for whatever is random [random]")
     for option, fields, what in (
         ("--set", Settings, "a delay or limit"),
@@ -194,6 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         options = _options(arguments)
+        options["auth"], kdc = secured.of(arguments)
         control_port = options.pop("control_port", None)
         box = Onebox(**options)
     except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
@@ -203,6 +206,8 @@ def run(arguments: argparse.Namespace) -> int:
     watchers = [gevent.signal_handler(number, box.stop) for number in (signal.SIGTERM, signal.SIGINT)]
     control: ControlServer | None = None
     try:
+        if kdc is not None:
+            secured.start(kdc, arguments.kdc_user or [])
         box.start()
         if control_port is not None:
             # Whoever reaches it can do anything to the onebox: only from this machine.
@@ -214,11 +219,13 @@ def run(arguments: argparse.Namespace) -> int:
             words.append(f"control={control.address}")
         print(*words, flush=True)
         box.wait()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 1
     finally:
         box.stop()
+        if kdc is not None:
+            kdc.stop()
         if control is not None:
             control.close()
         for watcher in watchers:

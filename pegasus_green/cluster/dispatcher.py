@@ -13,6 +13,8 @@ from gevent import get_hub
 from greenlet import getcurrent, greenlet
 
 from ..errors import (
+    AccessDenied,
+    AuthenticationFailed,
     ClientClosed,
     ConnectFailed,
     ConnectionLost,
@@ -610,6 +612,8 @@ class Attempt:
             return None
         if isinstance(error, (RequestTimeout, MetaUnreachable)):
             return None
+        if isinstance(error, AuthenticationFailed) and not error.passing:
+            return None
         if isinstance(error, ConnectFailed):
             return Reaction(retry=True, refresh=True)
         if isinstance(error, ConnectionLost):
@@ -625,6 +629,8 @@ class Attempt:
         error.attempts = self.number
         if isinstance(error, RequestTimeout):
             error.timeout = self.timeout
+        if isinstance(error, AccessDenied):
+            error.user = self.owner.cluster.pool.user
         error.last_error = error.last_error or (self.last if self.last is not error else None)
         error.sent = error.sent or self.unanswered
         error.outcome_unknown = self.unanswered and self.rpc.is_write
@@ -665,4 +671,6 @@ class Attempt:
             return self._final(last)
         late = RequestTimeout("no success before the deadline", last_error=last, address=last.address)
         late.sent = self.unanswered
+        if isinstance(last, AuthenticationFailed) and last.hint:
+            late.hint = last.hint
         return self._final(late)

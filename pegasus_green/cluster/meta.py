@@ -9,6 +9,7 @@ from typing import Any
 from gevent.event import Event
 
 from ..errors import (
+    AuthenticationFailed,
     ClientClosed,
     ConnectFailed,
     ForkedConnection,
@@ -25,6 +26,7 @@ from ..protocol.meta import QueryCfgResponse, format_address
 from ..protocol.rpc import Rpc
 from ..transport import fork
 from ..transport.connection import Target
+from ..transport.negotiation import DEMANDS_AUTH
 from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.reach import addresses_of
@@ -116,6 +118,7 @@ class MetaClient:
         leaves nothing behind but requests that nobody waits for.
 
         Raises:
+            AuthenticationFailed: No connection can be authenticated, and no repeat would change that.
             MetaUnreachable: No usable answer before the deadline; ``last_error`` tells the last reason. A request that
                 is not repeatable and may have been executed says so in ``outcome_unknown``.
             ClientClosed: The client was closed.
@@ -141,6 +144,8 @@ class MetaClient:
                 raise failed
             if failed is not None and failed.sent and not rpc.repeatable:
                 failed.outcome_unknown = True
+                raise failed
+            if isinstance(failed, AuthenticationFailed) and not failed.passing:
                 raise failed
             left = deadline - monotonic()
             if left <= 0:
@@ -192,6 +197,8 @@ class MetaClient:
         error = MetaUnreachable(f"{text} {', '.join(self.addresses)}", last_error=why)
         if why is not None and why.hint:
             error.hint = why.hint
+        elif any(peer.demands_auth for peer in map(self._pool.peers.get, self.addresses) if peer is not None):
+            error.hint = DEMANDS_AUTH
         return error
 
     def close(self) -> None:

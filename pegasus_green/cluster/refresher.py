@@ -16,13 +16,15 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..errors import (
+    AccessDenied,
+    AuthenticationFailed,
     ClientClosed,
     ForkedConnection,
-    MetaError,
     PegasusError,
     RequestTimeout,
     TableNotFound,
     TableUnavailable,
+    copy_of,
 )
 from ..protocol.meta import QueryCfgRequest, QueryCfgResponse
 from ..protocol.rpc import QUERY_CFG
@@ -114,11 +116,15 @@ class TableRoutes:
                 return error
             # What the meta servers say for good is final for those that waited for this answer.
             if self.table is None and self.refreshes > seen and self.error is not None and not self._passing():
-                return type(self.error)(str(self.error.args[0]), code=self.error.code, table=self.name)
+                final = copy_of(self.error)
+                final.table = self.name
+                return final
         return self.table
 
     def _passing(self) -> bool:
         """Tell whether the newest query may succeed when it is repeated."""
+        if isinstance(self.error, AuthenticationFailed):
+            return self.error.passing
         return not isinstance(self.error, TableNotFound) and getattr(self.error, "code", "") != "ERR_ACL_DENY"
 
     def request(self) -> None:
@@ -200,8 +206,11 @@ class TableRoutes:
             self.table = None
             raise TableNotFound(f"table {self.name!r} does not exist", table=self.name)
         if reply.err != "ERR_OK":
-            kind = MetaError if reply.err == "ERR_ACL_DENY" else TableUnavailable
-            raise kind(f"the meta server answered {reply.err}", code=reply.err, table=self.name)
+            kind = AccessDenied if reply.err == "ERR_ACL_DENY" else TableUnavailable
+            error = kind(f"the meta server answered {reply.err}", code=reply.err, table=self.name)
+            if isinstance(error, AccessDenied):
+                error.user, error.address = self._pool.user, self._meta.leader
+            raise error
         table = build(reply, self._pool.peer, self.table)
         changed = table.changes(self.table)
         self.error = None

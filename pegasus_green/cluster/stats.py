@@ -63,10 +63,13 @@ class TableStats:
 
 def describe(cluster: Cluster) -> dict[str, Any]:
     """Return all counters of a client as plain values; any thread may, while servers and tables come and go."""
-    return {
+    found: dict[str, Any] = {
         "servers": {address: _server(peer) for address, peer in cluster.pool.peers.copy().items()},
         "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.known().items()},
     }
+    if cluster.pool.authenticator is not None:
+        found["auth"] = cluster.pool.authenticator.describe()
+    return found
 
 
 def _server(peer: Peer) -> dict[str, Any]:

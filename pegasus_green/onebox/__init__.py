@@ -12,20 +12,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .control.box import Onebox
     from .control.process import OneboxProcess
+    from .control.secured import SecuredOnebox
     from .engine.state import Limits
+    from .kdc import Kdc
+    from .runtime.auth import OneboxAuth
     from .runtime.settings import Settings
     from .wire.faults import Fault
 
 # Where each public name lives.
 _HOMES = {
     "Fault": "wire.faults",
+    "Kdc": "kdc",
     "Limits": "engine.state",
     "Onebox": "control.box",
+    "OneboxAuth": "runtime.auth",
     "OneboxProcess": "control.process",
+    "SecuredOnebox": "control.secured",
     "Settings": "runtime.settings",
 }
 
-__all__ = ["Fault", "Limits", "Onebox", "OneboxProcess", "Settings"]
+__all__ = ["Fault", "Kdc", "Limits", "Onebox", "OneboxAuth", "OneboxProcess", "SecuredOnebox", "Settings"]
 
 if not TYPE_CHECKING:  # a checker is to find a misspelt name
 

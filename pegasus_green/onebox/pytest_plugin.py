@@ -12,6 +12,17 @@ event loop, blocking clients included. Its options can be changed by a session f
     @pytest.fixture(scope="session")
     def pegasus_onebox_options():
         return {"tables": {"users": 4}, "release": "2.5"}
+
+``pegasus_kerberos`` is a secured cluster with a Kerberos realm of its own (users alice and bob, and the super user
+admin), see ``SecuredOnebox``::
+
+    def test_something_secured(pegasus_kerberos):
+        auth = pegasus_kerberos.kerberos("alice")
+        with pegasus_green.Client(pegasus_kerberos.box.meta_addresses, auth=auth) as client:
+            ...
+
+Tests that ask for it are skipped where MIT's KDC or the package gssapi is missing. ``pegasus_kerberos_options``
+changes it in the same way.
 """
 
 from __future__ import annotations
@@ -23,6 +34,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .control.process import OneboxProcess
+    from .control.secured import SecuredOnebox
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +51,23 @@ def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxPro
 
     with OneboxProcess(**pegasus_onebox_options) as box:
         yield box
+
+
+@pytest.fixture(scope="session")
+def pegasus_kerberos_options() -> dict[str, Any]:
+    """Return the keyword arguments of the cluster of ``pegasus_kerberos``; override it to change them."""
+    return {"super_users": ["admin"]}
+
+
+@pytest.fixture(scope="session")
+def pegasus_kerberos(pegasus_kerberos_options: dict[str, Any]) -> Iterator[SecuredOnebox]:
+    """Serve a secured cluster with its KDC for the session, or skip the test where that cannot be."""
+    from .kdc import missing_programs
+
+    if missing := missing_programs():
+        pytest.skip(f"needs the Debian packages {' '.join(missing)}")
+    pytest.importorskip("gssapi", reason="needs pip install 'pegasus_green[kerberos]'", exc_type=ImportError)
+    from .control.secured import SecuredOnebox
+
+    with SecuredOnebox(**pegasus_kerberos_options) as cluster:
+        yield cluster

@@ -29,6 +29,24 @@ class StorageStatus(IntEnum):
 
 
 # Names of frame errors and of `err` in meta replies that this package compares with; any other name is legal too.
+
+
+class SaslStatus(IntEnum):
+    """What a message of the negotiation is."""
+
+    INVALID = 0
+    LIST = 1
+    LIST_RESP = 2
+    SELECT = 3
+    SELECT_RESP = 4
+    INITIATE = 5
+    CHALLENGE = 6
+    CHALLENGE_RESP = 7
+    SUCC = 8
+    AUTH_DISABLE = 9
+    AUTH_FAIL = 10
+
+
 ERR_OK = "ERR_OK"
 ERR_BUSY = "ERR_BUSY"
 ERR_FORWARD_TO_OTHERS = "ERR_FORWARD_TO_OTHERS"

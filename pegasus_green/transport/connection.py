@@ -33,6 +33,7 @@ from ..protocol.framing import V1_HASH_FIELD, V1_START, encode_request
 from ..protocol.rpc import META_END_BACKUP, Rpc
 from ..protocol.session import MAX_SEQID
 from . import fork
+from .negotiation import DEMANDS_AUTH
 from .outbox import Outbox
 
 if TYPE_CHECKING:
@@ -506,6 +507,8 @@ class Connection(Outbox):
                 self.peer.timeouts += 1
                 sent = not self._withdraw(seqid)
                 late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
+                if self.peer.demands_auth:
+                    late.hint = DEMANDS_AUTH
                 self._hand_over(entry[0], late)
         if self.lost is not None:
             return

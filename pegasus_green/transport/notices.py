@@ -41,6 +41,10 @@ class Notices:
         """Have a line written at INFO; never yields, never raises."""
         self._note(logging.INFO, kind, text, details)
 
+    def warning(self, kind: str, text: str, *details: object) -> None:
+        """Have a line written at WARNING; never yields, never raises."""
+        self._note(logging.WARNING, kind, text, details)
+
     def debug(self, kind: str, text: str, *details: object) -> None:
         """Have a line written at DEBUG; never yields, never raises."""
         self._note(logging.DEBUG, kind, text, details)

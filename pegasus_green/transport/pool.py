@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.event import Event
 
-from ..errors import ClientClosed, ConnectFailed, ForkedConnection, PegasusError
+from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, ForkedConnection, PegasusError
 from . import fork
 from .connection import Connection, dial
+from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
 from .notices import Notices
 from .reach import reach
 
 if TYPE_CHECKING:
     from ..events import Listeners
     from ..options import ClientOptions
+    from .authenticator import Authenticator
 
 # Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
 REDIAL_BASE = 0.02
 REDIAL_CAP = 0.5
+# The same after a negotiation that failed: the server keeps its end of that connection until it restarts.
+RENEGOTIATE_BASE = 1.0
+RENEGOTIATE_CAP = 30.0
+# A server that owes replies for so long and has never sent one on this connection is asked whether it demands
+# authentication, at most this often.
+PROBE_SILENCE = 1.5
+PROBE_INTERVAL = 30.0
+PROBE_SECONDS = 1.0
 
 
 class Peer:
@@ -39,6 +49,7 @@ class Peer:
         dials: Attempts to connect; opened: those that succeeded; losses: connections that ended.
         failures: Attempts in a row that failed, or gave a connection that ended at once without a reply.
         bytes_sent, bytes_received, late, timeouts: Counters over all connections.
+        demands_auth: Whether it ignored requests of a client without authentication and offers mechanisms.
     """
 
     __slots__ = (
@@ -57,8 +68,12 @@ class Peer:
         "sent_before",
         "received_before",
         "unused_since",
+        "demands_auth",
         "_reached_by",
         "_dialling",
+        "_dialogue",
+        "_refusal",
+        "_probe_at",
         "_cool_until",
         "_error",
         "_generation",
@@ -78,6 +93,10 @@ class Peer:
         self._dialling: Event | None = None
         self._cool_until = 0.0
         self._error = ""
+        self.demands_auth = False
+        self._dialogue: Dialogue | None = None
+        self._refusal: AuthenticationFailed | None = None
+        self._probe_at = 0.0
         self._generation = fork.generation()
 
     def __repr__(self) -> str:
@@ -86,10 +105,12 @@ class Peer:
 
     @property
     def state(self) -> str:
-        """One of open, silent (replies owed for longer than the option ``silence``), dialling, down, idle."""
+        """One of open, silent (replies owed for longer than ``silence``), dialling, negotiating, down, idle."""
         connection = self.connection
         if connection is not None:
             return "silent" if connection.silence >= self.pool.options.silence else "open"
+        if self._dialogue is not None:
+            return "negotiating"
         return "dialling" if self._dialling is not None else "down" if self._error else "idle"
 
     def connect(self, deadline: float) -> Connection | PegasusError:
@@ -97,6 +118,7 @@ class Peer:
         if self._generation != fork.generation():
             # The dial that is under way is the parent's.
             self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
+            self._dialogue = None
         mine = self._generation
         patience = (deadline - monotonic()) / 2
         while True:
@@ -108,12 +130,12 @@ class Peer:
                 return ClientClosed("the client is closed")
             now = monotonic()
             if now >= deadline:
-                return ConnectFailed(f"no connection in time{self._because()}", address=self.address)
+                return self._failure(f"no connection in time{self._because()}")
             if self._dialling is None:
                 if self._cool_until > now:
                     # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
                     if self._cool_until >= deadline:
-                        return ConnectFailed(f"cannot connect{self._because()}", address=self.address)
+                        return self._failure(f"cannot connect{self._because()}")
                     self.pool.ended.wait(self._cool_until - now)
                     continue
                 self._dialling = Event()
@@ -122,16 +144,27 @@ class Peer:
             dialling = self._dialling
             came = dialling.wait(min(patience, deadline - now))
             if not came and mine == fork.generation() and self.connection is None:
-                return ConnectFailed(f"no connection within {patience:.2f} s", address=self.address)
+                where = f": waiting for {self._dialogue.waits_for}" if self._dialogue is not None else ""
+                return ConnectFailed(f"no connection within {patience:.2f} s{where}", address=self.address)
             if mine != fork.generation():
                 continue
             if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")
-                return ConnectFailed(f"cannot connect{self._because()}", address=self.address)
+                return self._failure(f"cannot connect{self._because()}")
 
     def _because(self) -> str:
         return f": {self._error}" if self._error else ""
+
+    def _failure(self, text: str) -> ConnectFailed:
+        """Return an error for one caller: of the kind of the last failure, where that was one of authentication."""
+        if self._refusal is None:
+            return ConnectFailed(text, address=self.address)
+        error = AuthenticationFailed(text, address=self.address)
+        error.reason, error.passing, error.costly = self._refusal.reason, self._refusal.passing, self._refusal.costly
+        if self._refusal.hint:
+            error.hint = self._refusal.hint
+        return error
 
     def abort(self) -> None:
         """Wake those who wait for a dial that will not go on; must not yield."""
@@ -145,19 +178,24 @@ class Peer:
         mine = fork.generation()
         sock: Any = None
         try:
+            self.pool.prepare()
             self._reached_by, sock = reach(self._names(), limit, dial)
+            if self.pool.authenticator is not None:
+                self._negotiate(sock)
             if mine == fork.generation() and not self.pool.closed:
                 self.connection = self.pool.adopt(self, sock)
                 sock = None
         except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
             if mine != fork.generation():
                 return
-            self._error = str(error) or type(error).__name__
+            self._refusal = error if isinstance(error, AuthenticationFailed) else None
+            self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
             self.pool.tell_lost(self, f"cannot connect: {self._error}", [self])
         else:
             self.opened += 1
             self._error = ""
+            self._refusal = None
             self._cool_until = 0.0
         finally:
             if sock is not None:
@@ -170,6 +208,35 @@ class Peer:
         """Return the names to reach the server by, first the one that did last time."""
         names = [self.address, self.other] if self.other and self.other != self.address else [self.address]
         return sorted(names, key=lambda name: name != self._reached_by)
+
+    def _negotiate(self, sock: Any) -> None:
+        """Authenticate a dialled socket, unless it leads where a connection is open already."""
+        who = self.pool.authenticator
+        assert who is not None
+        if self.pool.open_to(sock) is None:
+            dialogue = self._dialogue = Dialogue(sock, self.pool.options)
+            try:
+                authenticate(who, self.pool.options, dialogue)
+            finally:
+                if self._dialogue is dialogue:
+                    self._dialogue = None
+
+    def _probe(self) -> None:
+        """Find out, on a connection of its own, whether the server ignores requests for want of authentication."""
+        sock: Any = None
+        mine = fork.generation()
+        try:
+            _, sock = reach(self._names(), self.pool.options.connect_timeout, dial)
+            with gevent.Timeout(PROBE_SECONDS, OSError("no answer")):
+                demands = demands_authentication(sock, self.pool.options)
+            if mine == fork.generation():
+                self.demands_auth = demands
+        except OSError:
+            # Whatever it does, it does not ask for authentication.
+            return
+        finally:
+            if sock is not None:
+                sock.close()
 
     def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
         """Take note of the end of a connection; called by it, must not yield."""
@@ -193,12 +260,18 @@ class Peer:
     def _cool(self) -> None:
         """Have nobody dial for a while, longer with every failure."""
         self.failures += 1
-        pause = min(REDIAL_BASE * 2 ** min(self.failures - 1, 10), REDIAL_CAP)
+        costly = self._refusal is not None and self._refusal.costly
+        base, cap = (RENEGOTIATE_BASE, RENEGOTIATE_CAP) if costly else (REDIAL_BASE, REDIAL_CAP)
+        pause = min(base * 2 ** min(self.failures - 1, 10), cap)
         self._cool_until = monotonic() + pause * (0.5 + random.random() / 2)
 
     def silent(self, connection: Connection) -> None:
         """Take note that requests are out and nothing comes in; called in the hub."""
         self.pool.tell_silent(self.pool.names_of(connection))
+        unheard = not connection.session.received and connection.silence >= PROBE_SILENCE
+        if unheard and self.pool.authenticator is None and monotonic() >= self._probe_at and not self.pool.closed:
+            self._probe_at = monotonic() + PROBE_INTERVAL
+            self.pool.spawn(self._probe)
 
 
 class Pool:
@@ -208,8 +281,17 @@ class Pool:
     """
 
     def __init__(self, options: ClientOptions, listeners: Listeners) -> None:
-        """Start empty; no I/O."""
+        """Start empty; no I/O.
+
+        Raises:
+            AuthenticationFailed: The mechanism of the option ``auth`` cannot work here.
+        """
         self.options = options
+        self.authenticator: Authenticator | None = None
+        if options.auth is not None:
+            from .authenticator import Authenticator
+
+            self.authenticator = Authenticator(options.auth, self.spawn)
         self.listeners = listeners
         self.closed = False
         self.draining = False
@@ -248,7 +330,7 @@ class Pool:
         now = monotonic()
         for address, peer in list(self.peers.items()):
             connection = peer.connection
-            busy = peer.state == "dialling" or (connection is not None and connection.in_flight > 0)
+            busy = peer.state in ("dialling", "negotiating") or (connection is not None and connection.in_flight > 0)
             shared = connection is not None and any(name.address in used for name in self.names_of(connection))
             if address in used or busy or shared:
                 peer.unused_since = 0.0
@@ -269,11 +351,24 @@ class Pool:
         greenlet.rawlink(self._greenlets.discard)
         return greenlet
 
+    def prepare(self) -> None:
+        """Get ready to dial: without credentials no server is troubled; yields.
+
+        Raises:
+            AuthenticationFailed: There are none, and they are needed.
+        """
+        if self.authenticator is not None and self.options.auth_required:
+            have_credentials(self.authenticator, self.options)
+
+    def open_to(self, sock: Any) -> Connection | None:
+        """Return the open connection to the address that a dialled socket leads to."""
+        known = self._by_sockaddr.get(sock.getpeername())
+        return known if known is not None and known.lost is None else None
+
     def adopt(self, peer: Peer, sock: Any) -> Connection:
         """Make a connection of a dialled socket, or return the one that already leads to the same address."""
-        sockaddr = sock.getpeername()
-        known = self._by_sockaddr.get(sockaddr)
-        if known is not None and known.lost is None:
+        known = self.open_to(sock)
+        if known is not None:
             sock.close()
             return known
         connection = Connection(sock, peer, self.options)
@@ -311,6 +406,11 @@ class Pool:
                 self.on_silent(name)
 
     @property
+    def user(self) -> str | None:
+        """The name that the servers know the client by: "" without authentication, None as long as it is unknown."""
+        return "" if self.authenticator is None else self.authenticator.user
+
+    @property
     def connections(self) -> list[Connection]:
         """The open connections."""
         return list(self._by_sockaddr.values())
@@ -322,6 +422,8 @@ class Pool:
         self.closed = True
         for connection in self.connections:
             connection.close(ClientClosed("the client was closed"))
+        if self.authenticator is not None:
+            self.authenticator.close()
         for greenlet in list(self._greenlets):
             greenlet.kill(block=False)
         # A greenlet that is killed before it ran tells nobody.

@@ -193,8 +193,8 @@ SERVERS = (
         "2-wait-for-creation",
         "a table that is being created is waited for",
         "cluster/refresher.py",
-        'kind = MetaError if reply.err == "ERR_ACL_DENY" else TableUnavailable',
-        'kind = MetaError if reply.err == "ERR_ACL_DENY" else TableNotFound',
+        'kind = AccessDenied if reply.err == "ERR_ACL_DENY" else TableUnavailable',
+        'kind = AccessDenied if reply.err == "ERR_ACL_DENY" else TableNotFound',
         (META, "-k", "what_passes"),
     ),
     Mutation(

@@ -8,6 +8,7 @@ import pytest
 
 from pegasus_green import MultiGetOptions, Pegasus, ScanOptions, error_types, errors, filter_type
 from pegasus_green.errors import (
+    AuthenticationFailed,
     ClientClosed,
     ConnectFailed,
     ConnectionLost,
@@ -121,6 +122,7 @@ MEANINGS: list[tuple[PegasusError, str]] = [
     (TableUnavailable("no primary", code="ERR_OBJECT_NOT_FOUND"), "TIMEOUT"),
     (TableUnavailable("soon"), "BUSY_CREATING"),
     (ConnectFailed("refused"), "NETWORK_FAILURE"),
+    (AuthenticationFailed("no ticket"), "UNAUTHENTICATED"),
     (ConnectionLost("reset", sent=True), "SESSION_RESET"),
     (ForkedConnection("fork"), "SESSION_RESET"),
     (ClientClosed("closed"), "SERVICE_NOT_ACTIVE"),

@@ -22,6 +22,7 @@ BUILTIN = {
     "RequestTimeout": TimeoutError,
     "MetaUnreachable": TimeoutError,
     "TransportError": ConnectionError,
+    "AuthenticationFailed": ConnectionError,
     "ConnectFailed": ConnectionError,
     "ConnectionLost": ConnectionError,
     "ForkedConnection": ConnectionError,

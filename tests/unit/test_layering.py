@@ -18,7 +18,7 @@ BASE, PROTOCOL, TRANSPORT, CLUSTER, CLIENT, RECIPES, CONTRIB, FACE, ONEBOX, TOP,
     "base", "protocol", "transport", "cluster", "client", "recipes", "contrib", "face", "onebox", "top", "root",
 )  # fmt: skip
 LAYERS: dict[str, tuple[str, ...]] = {
-    BASE: ("errors", "model", "results", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
+    BASE: ("auth", "errors", "model", "results", "keys", "options", "retry", "events", "log", "_version", "accelerate"),
     PROTOCOL: ("protocol",),
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),
@@ -43,13 +43,14 @@ ARROWS: dict[str, tuple[str, ...]] = {
     TOP: (FACE, RECIPES, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE, ONEBOX, ROOT),
     ROOT: (FACE, RECIPES, CLIENT, CLUSTER, TRANSPORT, PROTOCOL, BASE),
 }
-ONEBOX_BASE = ("errors", "keys", "model", "_version")
+ONEBOX_BASE = ("auth", "errors", "keys", "model", "_version")
 
 # The rooms of the onebox, lowest first: a room imports itself and the rooms before it. FRONT is what users import.
 FRONT = "front"
-ROOMS = ("engine", "runtime", "wire", "replication", "servers", "control", FRONT)
+ROOMS = ("kdc", "engine", "runtime", "wire", "replication", "servers", "control", FRONT)
 # What a room may not import from outside, although the layer may.
 ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
+    "kdc": ("greenlet", "sortedcontainers"),
     "engine": ("gevent", "greenlet", "time", "datetime", "socket", "threading"),
     "runtime": ("socket", "sortedcontainers"),
     "wire": ("time", "sortedcontainers"),
@@ -70,7 +71,7 @@ OPEN_CIRCLES: tuple[frozenset[str], ...] = tuple(
 
 # What a layer may import from outside besides the standard library, and what it may not even of that.
 PACKAGES: dict[str, tuple[str, ...]] = {
-    BASE: ("crcmod",),
+    BASE: ("crcmod", "gssapi"),
     PROTOCOL: ("thrift",),
     TRANSPORT: ("gevent", "greenlet"),
     CLUSTER: ("gevent", "greenlet"),
@@ -78,7 +79,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     RECIPES: ("gevent",),
     CONTRIB: ("gevent",),  # and each module its framework: FRAMEWORKS
     FACE: ("gevent",),
-    ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest"),
+    ONEBOX: ("gevent", "greenlet", "sortedcontainers", "pytest", "gssapi"),
     TOP: ("gevent", "click", "rich", "prompt_toolkit", "tomli", "zstandard", "matplotlib"),
     ROOT: (),
 }

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pegasus_green.auth import Kerberos
 from pegasus_green.client import Client
 from pegasus_green.codecs import named_codec
 from pegasus_green.errors import InvalidArgument
@@ -185,9 +186,11 @@ def test_any_table_name_can_be_written(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_can_be_written(name: str) -> None:
-    text = {"retry": "off", "hedge": "0.5", "header_version": "1"}.get(name, "7")
+    special = {"retry": "off", "hedge": "0.5", "header_version": "1", "auth_required": "false"}
+    text = special.get(name, "kerberos&service_fqdn=h" if name == "auth" else "7")
     changed = getattr(parse_url(f"pegasus://h/t?{name}={text}").options, name)
-    assert changed == {"retry": None, "hedge": HedgePolicy(0.5), "header_version": 1}.get(name, 7)
+    values = {"retry": None, "hedge": HedgePolicy(0.5), "header_version": 1, "auth_required": False}
+    assert changed == values.get(name, Kerberos(service_fqdn="h") if name == "auth" else 7)
     assert type(changed) is (int if name in [*SIZES, "header_version"] else type(changed))
 
 

@@ -22,6 +22,7 @@ MAX_LINES = 700
 PUBLIC: tuple[str, ...] = (
     "AccessDenied",
     "Admin",
+    "AuthenticationFailed",
     "Busy",
     "CallInfo",
     "CheckResult",
@@ -47,6 +48,7 @@ PUBLIC: tuple[str, ...] = (
     "IntegerOverflow",
     "InvalidArgument",
     "JsonCodec",
+    "Kerberos",
     "Listener",
     "MetaError",
     "MetaLevel",

@@ -9,10 +9,12 @@ from gevent import socket
 
 from ..engine.state import Limits
 from ..replication.cluster import Cluster
+from ..runtime.auth import OneboxAuth
 from ..runtime.runtime import ANY
 from ..runtime.settings import check_partitions, parse_ports
 from ..servers.lives import Lives
 from ..servers.meta import MetaServer
+from ..servers.negotiation import Protected, Security
 from ..servers.replica import ReplicaServer
 from ..wire.server import Server
 
@@ -69,6 +71,7 @@ class Assembly(Cluster):
         advertise: str | None = None,
         meta_ports: Ports | None = None,
         replica_ports: Ports | None = None,
+        auth: OneboxAuth | None = None,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``open``. ``Onebox`` tells about the arguments."""
@@ -77,6 +80,11 @@ class Assembly(Cluster):
         self.metas = [MetaServer(self, index, host, port) for index, port in enumerate(of_metas)]
         self.servers = [ReplicaServer(self, index, host, port) for index, port in enumerate(of_replicas)]
         self.lives = Lives(self, self.metas)
+        self._security = None if auth is None else Security(auth)
+        if self._security is not None:
+            protected: list[Protected] = [*self.metas, *self.servers]
+            for server in protected:
+                self._security.protect(server)
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
         check_partitions(self._initial)
 
@@ -89,6 +97,8 @@ class Assembly(Cluster):
         """Open the ports, create the tables and serve."""
         if self.running:
             return
+        if self._security is not None:
+            self._security.load()
         self.begin()
         try:
             self._learn_address()

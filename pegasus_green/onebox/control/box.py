@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.state import Limits
+from ..runtime.auth import OneboxAuth
 from .assembly import Ports
 from .facts import FactMethods
 from .failures import FailureMethods
@@ -36,6 +37,7 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
             With host "0.0.0.0" also the name or address whose IPv4 address clients are told in all other places.
         meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
         replica_ports: The same for the replica servers.
+        auth: Makes it a secured cluster, whose clients authenticate by Kerberos; None: it is none.
         process: Run it as a process of its own.
         settings: Delays and limits by name, see ``Settings``.
 
@@ -65,12 +67,25 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         advertise: str | None = None,
         meta_ports: Ports | None = None,
         replica_ports: Ports | None = None,
+        auth: OneboxAuth | None = None,
         process: bool = False,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``start``."""
         super().__init__(
-            replicas, metas, tables, release, host, port, seed, limits, advertise, meta_ports, replica_ports, **settings
+            replicas,
+            metas,
+            tables,
+            release,
+            host,
+            port,
+            seed,
+            limits,
+            advertise,
+            meta_ports,
+            replica_ports,
+            auth,
+            **settings,
         )
 
     def start(self) -> Onebox:

@@ -17,6 +17,7 @@ from gevent.lock import RLock
 from gevent.subprocess import PIPE, Popen, TimeoutExpired
 
 from ..engine.state import Limits
+from ..runtime.auth import OneboxAuth
 from ..runtime.settings import check_partitions, check_release, parse_ports
 from .port import ERRORS, METHODS, VALUES, from_json, to_json
 
@@ -81,6 +82,7 @@ class OneboxProcess:
         advertise: str | None = None,
         meta_ports: str | Sequence[int] | None = None,
         replica_ports: str | Sequence[int] | None = None,
+        auth: OneboxAuth | None = None,
         **settings: Any,
     ) -> None:
         """Describe it; ``start`` starts it."""
@@ -96,6 +98,8 @@ class OneboxProcess:
             self._arguments.append("--no-table")
             check_partitions(self._tables)
         self._arguments += [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+        if auth is not None:
+            self._arguments += auth.arguments()
         if limits is not None:
             self._arguments += [f"--limit={name}={value}" for name, value in dataclasses.asdict(limits).items()]
         self.process: Any = None

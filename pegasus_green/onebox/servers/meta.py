@@ -20,7 +20,7 @@ from ..wire.server import Server
 from .admin import Admin
 from .commands import Commands
 from .envs import ROCKSDB_OPTIONS, check_env
-from .negotiation import negotiate
+from .negotiation import Security, negotiate
 from .pages import MetaPages
 from .proposals import Proposals
 
@@ -45,6 +45,7 @@ class MetaServer(Server):
 
     Attributes:
         state: What a leader answers to everything: "active", "loading" or "recovering".
+        security: Which user may do what; None: everybody everything.
     """
 
     kind = "meta"
@@ -54,6 +55,7 @@ class MetaServer(Server):
         """Describe a meta server."""
         super().__init__(box, box.faults, index, host, port)
         self.state = ACTIVE
+        self.security: Security | None = None
         self.commands = Commands(box, self)
         self.pages = MetaPages(box, self)
         handlers = (_Handlers(box), Admin(box), Proposals(box))
@@ -95,7 +97,7 @@ class MetaServer(Server):
             self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
             self.reject(call, codes.ERR_INVALID_DATA)
             return
-        self.send(call, ok_reply(rpc, call.seqid, self._answer(rpc, request)))
+        self.send(call, ok_reply(rpc, call.seqid, self._answer(call, rpc, request)))
 
     def page(self, query: Query) -> Page:
         """Answer an HTTP request."""
@@ -110,10 +112,15 @@ class MetaServer(Server):
             return
         self.send(call, frame)
 
-    def _answer(self, rpc: Rpc, request: Any) -> bytes:
+    def _answer(self, call: Call, rpc: Rpc, request: Any) -> bytes:
         refusal = self._refusal(rpc)
         if refusal is not None:
             return refusal
+        if self.security is not None and not self.security.may_ask_meta(call):
+            assert rpc.response is not None
+            response: Any = rpc.response()
+            response.err = codes.ERR_ACL_DENY
+            return self._without_result(response)
         if rpc is rpcs.QUERY_CFG and not request.partition_indices:
             table = self.box.tables.find(request.app_name)
             if table is not None and table.status == AVAILABLE:

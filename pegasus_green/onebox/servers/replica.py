@@ -33,20 +33,25 @@ from ..wire.frames import Call, default_body, get_key, ok_reply
 from ..wire.http import Page, Query
 from .commands import Commands
 from .disks import disk_info
-from .negotiation import negotiate
+from .negotiation import Security, negotiate
 from .pages import ReplicaPages
 
 READ, WRITE = "read", "write"
 
 
 class ReplicaServer(Node):
-    """A replica server."""
+    """A replica server.
+
+    Attributes:
+        security: Which user may do what; None: everybody everything.
+    """
 
     box: Cluster
 
     def __init__(self, box: Cluster, index: int, host: str, port: int) -> None:
         """Describe a server without replicas."""
         super().__init__(box, box.faults, box.lagging, index, host, port)
+        self.security: Security | None = None
         self.commands = Commands(box, self)
         self.pages = ReplicaPages(box, self)
         self._writes: deque[Call] = deque()
@@ -138,6 +143,8 @@ class ReplicaServer(Node):
         replica = self.replicas.get((call.app_id, call.index))
         if replica is None:
             self._refuse(call, codes.ERR_OBJECT_NOT_FOUND)
+        elif self.security is not None and not self.security.may_use(call, self.envs_of(replica.table)):
+            self._refuse(call, codes.ERR_ACL_DENY)
         elif replica.plain or self._may_read(call, replica):
             self._serve(call, rpc, replica)
 
@@ -224,6 +231,9 @@ class ReplicaServer(Node):
         replica = self.replicas.get((call.app_id, call.index))
         if replica is None:
             self.reject(call, codes.ERR_OBJECT_NOT_FOUND)
+            return
+        if self.security is not None and not self.security.may_use(call, self.envs_of(replica.table)):
+            self.reject(call, codes.ERR_ACL_DENY)
             return
         if call.thread_hash is not None and call.thread_hash != thread_hash(call.app_id, call.index):
             # It comes to a foreign thread of the pool, whatever else there is to say about it.

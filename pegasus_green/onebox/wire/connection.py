@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gevent
@@ -28,6 +29,20 @@ _RESET = struct.pack("ii", 1, 0)
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
+class Gate(Protocol):
+    """What a connection to a secured server knows of its client."""
+
+    user: str
+
+    def begin_read(self) -> None:
+        """Note that what follows was sent later than what came before."""
+        ...
+
+    def lets(self, call: Call) -> bool:
+        """Tell whether a request is looked at."""
+        ...
+
+
 class Owner(Target, Protocol):
     """The server that a connection belongs to."""
 
@@ -35,6 +50,7 @@ class Owner(Target, Protocol):
     injector: Faults
     paused: bool
     connections: set[Connection]
+    new_gate: Callable[[], Gate | None]
 
     @property
     def address(self) -> str:
@@ -64,6 +80,7 @@ class Connection:
     Attributes:
         unsent: Bytes of replies that the kernel has not taken.
         held: Replies that a reorder fault keeps back, with the number of replies to let pass first.
+        gate: Which requests are looked at, None: all.
     """
 
     def __init__(self, server: Owner, sock: socket.socket, peer: str) -> None:
@@ -73,6 +90,7 @@ class Connection:
         self.unsent = 0
         self.closed = False
         self.held: list[list[Any]] = []
+        self.gate: Gate | None = server.new_gate()
         self._behind: list[bytes] | None = None
         self._sock = sock
         self._cutter = Cutter(self)
@@ -114,6 +132,8 @@ class Connection:
         if self._http is not None:
             self._serve_pages(self._http, data)
             return
+        if self.gate is not None:
+            self.gate.begin_read()
         calls, garbage = self._cutter.feed(data)
         self._calls.extend(calls)
         self._handle()
@@ -146,7 +166,9 @@ class Connection:
         try:
             # What came in one piece stops too when its replies pile up.
             while calls and not self._throttled:
-                server.handle(calls.popleft())
+                call = calls.popleft()
+                if self.gate is None or self.gate.lets(call):
+                    server.handle(call)
         except Exception as failure:
             server.box.internal_error(failure)
             self.close()

@@ -43,9 +43,13 @@ class Target(Protocol):
 
 
 class Peer(Protocol):
-    """The connection that a request came over, as far as those who answer it know it."""
+    """The connection that a request came over, as far as those who answer it know it.
+
+    ``gate`` is None where clients need not authenticate.
+    """
 
     closed: bool
+    gate: Any
 
     @property
     def server(self) -> Target:

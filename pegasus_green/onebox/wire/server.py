@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 from gevent import socket
 
 from ..runtime.runtime import Runtime
-from .connection import Connection
+from .connection import Connection, Gate
 from .faults import Fault, Faults
 from .frames import Call, reply_frame
 from .http import Page, Query
@@ -19,6 +20,10 @@ log = logging.getLogger("pegasus_green.onebox")
 # Connections accepted in one pass of the loop.
 ACCEPTS_PER_PASS = 64
 BACKLOG = 1024
+
+
+def _open() -> None:
+    """Look at every request of every connection."""
 
 
 class Server:
@@ -32,6 +37,7 @@ class Server:
         injector: What carries out these rules.
         accepted: Connections accepted since the start of the onebox.
         requests: How many requests came, by RPC name.
+        new_gate: Makes what looks at the requests of a new connection first; None where no client need authenticate.
     """
 
     kind = ""
@@ -50,6 +56,7 @@ class Server:
         self.faults: list[Fault] = []
         self.accepted = 0
         self.requests: dict[str, int] = {}
+        self.new_gate: Callable[[], Gate | None] = _open
         self._listener: socket.socket | None = None
         self._acceptor: Any = None
         self._dirty: list[Connection] = []

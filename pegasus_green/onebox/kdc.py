@@ -1,0 +1,306 @@
+"""A Kerberos realm for tests: MIT's krb5kdc on loopback, with its files in a temporary folder.
+
+Needs the programs of the Debian packages krb5-kdc, krb5-admin-server and krb5-user; ``missing_programs`` tells which of
+them are not there. Nothing outside the folder is read or written, and the KDC ends with ``stop``::
+
+    with Kdc() as kdc:
+        keytab = kdc.add("alice")
+        os.environ["KRB5_CONFIG"] = kdc.config
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.subprocess import DEVNULL, PIPE, STDOUT, Popen
+
+# Debian keeps the servers' programs where only root has its path.
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"))
+_PROGRAMS = {
+    "krb5kdc": "krb5-kdc",
+    "kdb5_util": "krb5-kdc",
+    "kadmin.local": "krb5-admin-server",
+    "kinit": "krb5-user",
+}
+START_SECONDS = 20.0
+RUN_SECONDS = 30.0
+
+_KRB5_CONF = """\
+[libdefaults]
+    default_realm = {realm}
+    dns_lookup_kdc = false
+    dns_lookup_realm = false
+    dns_canonicalize_hostname = false
+    rdns = false
+    udp_preference_limit = 1
+    clockskew = {clockskew}
+    default_ccache_name = FILE:{folder}/ccache
+[realms]
+    {realm} = {{
+        kdc = 127.0.0.1:{port}
+    }}
+[domain_realm]
+    {service_fqdn} = {realm}
+"""
+_KDC_CONF = """\
+[kdcdefaults]
+    kdc_listen = ""
+    kdc_tcp_listen = 127.0.0.1:{port}
+[realms]
+    {realm} = {{
+        database_name = {folder}/principal
+        key_stash_file = {folder}/stash
+        acl_file = {folder}/acl
+        max_life = {life}s
+        max_renewable_life = 0s
+    }}
+[logging]
+    kdc = FILE:{folder}/kdc.log
+    default = FILE:{folder}/kdc.log
+"""
+
+
+def missing_programs() -> list[str]:
+    """Return the Debian packages whose programs are not there; empty when a KDC can be started."""
+    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program, path=_PATH) is None})
+
+
+class Kdc:
+    """A realm with its KDC, principals and keytabs.
+
+    Attributes:
+        realm: The realm's name.
+        service_fqdn: The name of the cluster in its service's principal; need not resolve.
+        port: The KDC's port on 127.0.0.1.
+        folder: Where everything is.
+    """
+
+    def __init__(
+        self,
+        realm: str = "PEGASUS.TEST",
+        service_fqdn: str = "onebox.test",
+        service_name: str = "pegasus",
+        ticket_life: int = 36000,
+        clockskew: int = 300,
+        port: int = 0,
+        folder: str | None = None,
+    ) -> None:
+        """Describe a realm; ``start`` makes it.
+
+        Args:
+            realm: The realm's name.
+            service_fqdn: The second part of the service's principal.
+            service_name: Its first part.
+            ticket_life: Longest life of a ticket in seconds.
+            clockskew: Seconds by which clocks may differ; a ticket counts that much longer at the servers.
+            port: The KDC's; 0: a free one.
+            folder: Where its files go; it must not be there yet, and ``stop`` removes it. None: a temporary one.
+        """
+        self.realm, self.service_fqdn, self.service_name = realm, service_fqdn, service_name
+        self.port = port
+        self.folder = "" if folder is None else os.path.abspath(folder)
+        self._started = False
+        self._life, self._clockskew = ticket_life, clockskew
+        self._process: Any = None
+
+    def __repr__(self) -> str:
+        """Show realm and state."""
+        return f"<Kdc {self.realm} 127.0.0.1:{self.port} {'running' if self.running else 'stopped'}>"
+
+    def __enter__(self) -> Kdc:  # noqa: PYI034 - Self is not in Python 3.10
+        """Start it."""
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        """End it."""
+        self.stop()
+
+    # ------------------------------------------------------------------------------------------------------------ life
+    @property
+    def running(self) -> bool:
+        """Whether the KDC's process runs, perhaps paused."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> Kdc:
+        """Make the realm, with the service's principal and keytab, and start its KDC; idempotent.
+
+        Raises:
+            RuntimeError: A program is missing, failed or did not answer in time.
+            OSError: The folder is there already, or cannot be made.
+        """
+        if not self._started:
+            if missing := missing_programs():
+                raise RuntimeError(f"no KDC without the Debian packages {' '.join(missing)}")
+            if self.folder:
+                os.mkdir(self.folder, mode=0o700)
+            else:
+                self.folder = tempfile.mkdtemp(prefix="pegasus_green_kdc_")
+            self._started = True
+            try:
+                self.port = self.port or _free_port()
+                self._write("krb5.conf", _KRB5_CONF)
+                self._write("kdc.conf", _KDC_CONF)
+                self._run("kdb5_util", "create", "-s", "-P", "of-no-secret")
+                self.add(self.service, keytab=self.service_keytab)
+                self.resume()
+            except BaseException:
+                self.stop()
+                raise
+        return self
+
+    def stop(self) -> None:
+        """End the KDC and remove its files."""
+        self.kill()
+        if self._started:
+            self._started = False
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the KDC's process: connections to it are refused. ``resume`` starts it anew, with all principals."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def pause(self) -> None:
+        """Stop the KDC without an end: its port takes connections, and nobody answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after ``pause``, or start it again after ``kill``.
+
+        Raises:
+            RuntimeError: It does not answer.
+        """
+        if self.running:
+            self._process.send_signal(signal.SIGCONT)
+            return
+        program = shutil.which("krb5kdc", path=_PATH) or "krb5kdc"
+        command = [program, "-n", "-r", self.realm, "-P", f"{self.folder}/kdc.pid"]
+        self._process = Popen(command, env=self._environment(), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+        until = monotonic() + START_SECONDS
+        while not self._answers():
+            if not self.running or monotonic() > until:
+                raise RuntimeError(f"krb5kdc does not answer on port {self.port}: {self.log()[-500:]}")
+            gevent.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def log(self) -> str:
+        """Return what the KDC has logged: who asked for which ticket."""
+        path = Path(self.folder, "kdc.log")
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # ------------------------------------------------------------------------------------------------- names and files
+    @property
+    def config(self) -> str:
+        """Path of the krb5.conf, for the environment variable KRB5_CONFIG."""
+        return f"{self.folder}/krb5.conf"
+
+    @property
+    def service(self) -> str:
+        """The service's principal without the realm."""
+        return f"{self.service_name}/{self.service_fqdn}"
+
+    @property
+    def service_keytab(self) -> str:
+        """Path of the keytab of the servers."""
+        return f"{self.folder}/service.keytab"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables for whoever is to use this realm and nothing else."""
+        return {
+            "KRB5_CONFIG": self.config,
+            "KRB5CCNAME": f"FILE:{self.folder}/ccache",
+            # The servers remember used tokens in a file.
+            "KRB5RCACHENAME": f"file2:{self.folder}/rcache",
+        }
+
+    def add(self, principal: str, keytab: str | None = None) -> str:
+        """Make a principal with a random key and return the path of its keytab.
+
+        Args:
+            principal: Its name without the realm.
+            keytab: Where the key goes; None: a file of its own in the folder.
+        """
+        path = keytab or f"{self.folder}/{principal.replace('/', '_')}.keytab"
+        self._admin("addprinc", "-randkey", principal)
+        self._admin("ktadd", "-norandkey", "-k", path, principal)
+        return path
+
+    def remove(self, principal: str) -> None:
+        """Remove a principal; tickets that it has go on."""
+        self._admin("delprinc", "-force", principal)
+
+    def change_key(self, principal: str) -> None:
+        """Give a principal another key: keytabs of it are of no use any more."""
+        self._admin("cpw", "-randkey", principal)
+
+    def set_ticket_life(self, principal: str, seconds: int) -> None:
+        """Limit the life of the tickets of one principal: of a user, or of a service."""
+        self._admin("modprinc", "-maxlife", f"{seconds} seconds", principal)
+
+    def ticket(self, principal: str, keytab: str, ccache: str | None = None, life: int | None = None) -> str:
+        """Put a ticket into a cache as ``kinit`` does, and return the cache's path.
+
+        Args:
+            principal: Whose.
+            keytab: Path of its keytab.
+            ccache: Path; None: the default one of ``environment``.
+            life: Seconds; None: as long as the realm allows.
+        """
+        path = ccache or f"{self.folder}/ccache"
+        options = [] if life is None else ["-l", f"{life}s"]
+        self._run("kinit", *options, "-k", "-t", keytab, "-c", f"FILE:{path}", principal)
+        return path
+
+    def _write(self, name: str, template: str) -> None:
+        facts: Mapping[str, object] = {
+            "realm": self.realm,
+            "port": self.port,
+            "folder": self.folder,
+            "life": self._life,
+            "clockskew": self._clockskew,
+            "service_fqdn": self.service_fqdn,
+        }
+        Path(self.folder, name).write_text(template.format(**facts))
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.environment, "KRB5_KDC_PROFILE": f"{self.folder}/kdc.conf", "PATH": _PATH}
+
+    def _admin(self, *words: str) -> None:
+        self._run("kadmin.local", *words)
+
+    def _run(self, program: str, *words: str) -> None:
+        realm = () if program == "kinit" else ("-r", self.realm)
+        path = shutil.which(program, path=_PATH) or program
+        process = Popen([path, *realm, *words], env=self._environment(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
+        out, _ = process.communicate(timeout=RUN_SECONDS)
+        # kadmin.local ends with 0 whatever happens; what went wrong stands in its output.
+        said = out.decode(errors="replace")
+        if process.returncode or "while " in said or "failed" in said:
+            raise RuntimeError(f"{program} {' '.join(words)} failed: {said.strip()}")
+
+
+def _free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody has; MIT's KDC does not tell which one the system would choose."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

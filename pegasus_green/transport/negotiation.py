@@ -1,0 +1,222 @@
+"""SASL on a new connection, before it carries requests: one message at a time, each after the answer to the last.
+
+A server that refuses anything says nothing: it keeps the socket open and ignores what follows. So every negotiation has
+a time limit and ends the connection when it passes, and since each failed one costs the server a socket, the next
+attempt waits longer than after a failed dial.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from ..errors import AuthenticationFailed, ProtocolError
+from ..protocol.codes import ERR_HANDLER_NOT_FOUND, ERR_OK, SaslStatus
+from ..protocol.framing import encode_request, parse_reply
+from ..protocol.meta import Negotiation
+from ..protocol.rpc import NEGOTIATION
+from . import fork
+
+if TYPE_CHECKING:
+    from ..options import ClientOptions
+    from .authenticator import Authenticator
+
+# Tokens have some hundred bytes; with the groups of a Windows domain in them some ten thousand.
+MAX_ANSWER = 256 * 1024
+
+SILENT_HINT = (
+    "a server that refuses says nothing: compare service_name, service_fqdn and the clock with the server's section "
+    "[security], its keytab and its clock"
+)
+DEMANDS_AUTH = "the server answers no request without authentication: pass auth=Kerberos(service_fqdn=...)"
+DISABLED_HINT = "a cluster without authentication is used without auth=, or with auth_required=False"
+
+
+class Silent(Exception):
+    """No answer came in time."""
+
+
+class Dialogue:
+    """Messages and answers on one socket.
+
+    Attributes:
+        waits_for: What the server is to answer now, for people.
+        said: Messages sent.
+    """
+
+    __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "__weakref__")
+
+    def __init__(self, sock: Any, options: ClientOptions) -> None:
+        """Take a connected gevent socket; it stays the caller's to close."""
+        self.waits_for = ""
+        self.said = 0
+        self._socket = sock
+        self._version = options.header_version
+        self._milliseconds = max(int(options.auth_timeout * 1000), 1)
+        # A copy of this greenlet in the child of a fork would take the answers from the parent.
+        fork.register(self)
+
+    def poison(self, dead_fd: int) -> None:
+        """Cut the child of a fork off the parent's socket; must not yield."""
+        os.dup2(dead_fd, self._socket.fileno())
+
+    def ask(self, status: SaslStatus, message: bytes = b"") -> Negotiation:
+        """Send a message and return its answer; yields.
+
+        Raises:
+            OSError: The connection ended.
+            AuthenticationFailed: The answer is none.
+        """
+        self.said += 1
+        self.waits_for = f"the answer to {status.name} of the negotiation"
+        argument = NEGOTIATION.encode_argument(Negotiation(status, message))
+        # app_id 0 always: another one ends the process of a meta server.
+        frame = encode_request(
+            NEGOTIATION,
+            self.said,
+            argument,
+            app_id=0,
+            partition_index=0,
+            partition_hash=0,
+            timeout_ms=self._milliseconds,
+            version=self._version,
+        )
+        self._socket.sendall(frame)
+        head = self._exactly(4)
+        size = int.from_bytes(head, "big")
+        if not 8 <= size <= MAX_ANSWER:
+            raise self._wrong(f"an answer of {size} bytes")
+        try:
+            return self._read(head + self._exactly(size - 4))
+        except ProtocolError as error:
+            raise self._wrong(str(error.args[0])) from None
+
+    def _read(self, frame: bytes) -> Negotiation:
+        reply = parse_reply(frame)
+        if reply.seqid != self.said:
+            raise self._wrong(f"an answer to message {reply.seqid} instead of {self.said}")
+        if reply.error == ERR_HANDLER_NOT_FOUND:
+            # Servers of long ago, which know no authentication.
+            return Negotiation(SaslStatus.AUTH_DISABLE)
+        if reply.error != ERR_OK or reply.offset is None or reply.name != NEGOTIATION.name + "_ACK":
+            raise self._wrong(f"{reply.error} for {reply.name}")
+        answer = NEGOTIATION.response.decode_reply(frame, reply.offset)  # type: ignore[union-attr]
+        assert isinstance(answer, Negotiation)
+        return answer
+
+    def _exactly(self, size: int) -> bytes:
+        """Read so many bytes and not one more: what follows is not the negotiation's."""
+        data = b""
+        while len(data) < size:
+            more = self._socket.recv(size - len(data))
+            if not more:
+                raise ConnectionError(f"the server closed the connection instead of {self.waits_for}")
+            data += more
+        return data
+
+    def _wrong(self, what: str) -> AuthenticationFailed:
+        text = f"the server sent {what} as {self.waits_for}"
+        return AuthenticationFailed(text, reason="protocol", passing=True, costly=True)
+
+
+def have_credentials(who: Authenticator, options: ClientOptions) -> None:
+    """Return once there are credentials, so that no socket of a server is spent without; yields.
+
+    Raises:
+        AuthenticationFailed: There are none, or none within ``auth_timeout`` seconds.
+    """
+    try:
+        with gevent.Timeout(options.auth_timeout, Silent):
+            who.ready()
+    except Silent:
+        text = f"no credentials within {options.auth_timeout:.3g} s: the KDC does not answer"
+        raise AuthenticationFailed(text, reason="kdc_unreachable", passing=True) from None
+
+
+def authenticate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -> None:
+    """Negotiate on a new connection; yields, for ``auth_timeout`` seconds at most.
+
+    Raises:
+        AuthenticationFailed: The connection is not authenticated and must be closed.
+        OSError: It ended.
+    """
+    try:
+        with gevent.Timeout(options.auth_timeout, Silent):
+            _negotiate(who, options, dialogue)
+    except Silent:
+        who.refused += 1
+        raise _silence(dialogue, options.auth_timeout) from None
+    except (AuthenticationFailed, OSError):
+        who.refused += 1
+        raise
+    who.negotiated += 1
+
+
+def _silence(dialogue: Dialogue, seconds: float) -> AuthenticationFailed:
+    waited = dialogue.waits_for or "the first token of the mechanism (is the KDC silent?)"
+    error = AuthenticationFailed(
+        f"{waited} did not come within {seconds:.3g} s", reason="silent", passing=True, costly=dialogue.said > 0
+    )
+    if dialogue.said > 1:
+        error.hint = SILENT_HINT
+    return error
+
+
+def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -> None:
+    """Go through the exchange; where authentication is a must, the first token is there before the first message."""
+    begun = who.begin() if options.auth_required else None
+    answer = dialogue.ask(SaslStatus.LIST)
+    if answer.status == SaslStatus.AUTH_DISABLE:
+        if options.auth_required:
+            text = "the server runs without authentication, so it proves nothing about itself"
+            error = AuthenticationFailed(text, reason="disabled")
+            error.hint = DISABLED_HINT
+            raise error
+        return
+    _expect(answer, SaslStatus.LIST_RESP, dialogue)
+    offered = answer.msg.decode("ascii", "replace")
+    if who.name not in [name.strip() for name in offered.split(",")]:
+        text = f"the server does not offer the mechanism {who.name}, but {offered[:200]!r}"
+        raise AuthenticationFailed(text, reason="mechanism", costly=True)
+    exchange, token = begun or who.begin()
+    _expect(dialogue.ask(SaslStatus.SELECT, who.name.encode()), SaslStatus.SELECT_RESP, dialogue)
+    answer = dialogue.ask(SaslStatus.INITIATE, token)
+    while answer.status == SaslStatus.CHALLENGE:
+        if exchange.complete:
+            raise _unexpected(answer, dialogue)
+        try:
+            token = exchange.step(answer.msg)
+        except AuthenticationFailed as error:
+            error.costly = True
+            raise
+        answer = dialogue.ask(SaslStatus.CHALLENGE_RESP, token)
+    if answer.status == SaslStatus.AUTH_FAIL:
+        raise AuthenticationFailed("the server refuses the client", reason="refused", costly=True)
+    _expect(answer, SaslStatus.SUCC, dialogue)
+    if not exchange.complete:
+        # Whoever says so has not shown that it knows the service's key.
+        text = "the server ended the negotiation before it had proved who it is"
+        raise AuthenticationFailed(text, reason="refused", costly=True)
+
+
+def _expect(answer: Negotiation, status: SaslStatus, dialogue: Dialogue) -> None:
+    if answer.status != status:
+        raise _unexpected(answer, dialogue)
+
+
+def _unexpected(answer: Negotiation, dialogue: Dialogue) -> AuthenticationFailed:
+    known = answer.status in SaslStatus._value2member_map_
+    name = SaslStatus(answer.status).name if known else str(answer.status)
+    text = f"the server sent {name} as {dialogue.waits_for}"
+    return AuthenticationFailed(text, reason="protocol", passing=True, costly=True)
+
+
+def demands_authentication(sock: Any, options: ClientOptions) -> bool:
+    """Ask a server whether it offers mechanisms, on a connection of its own that carries nothing else; yields.
+
+    Raises:
+        OSError: The connection ended, or the answer is none.
+    """
+    return Dialogue(sock, options).ask(SaslStatus.LIST).status == SaslStatus.LIST_RESP

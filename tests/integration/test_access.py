@@ -1,0 +1,47 @@
+"""The verbs on the users who may use a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pegasus_green import Client, InvalidArgument, TableNotFound
+from tests.conftest import Cluster
+
+ENV = "replica_access_controller.allowed_users"
+
+
+def test_allowed_users(client: Client, cluster: Cluster) -> None:
+    admin, name = client.admin, cluster.table
+    assert admin.allowed_users(name) == []
+    try:
+        admin.set_allowed_users(name, iter(["app", "reports", "app"]))
+        assert admin.allowed_users(name) == ["app", "reports"]
+        assert admin.get_envs(name)[ENV] == "app,reports"
+    finally:
+        admin.allow_all_users(name)
+    assert admin.allowed_users(name) == []
+    assert ENV not in admin.get_envs(name)
+
+
+@pytest.mark.parametrize(
+    ("users", "words"),
+    [
+        ("app", "iterable of names"),
+        ([], "allow_all_users"),
+        (["a,b"], "'a,b'"),
+        (["app@REALM"], "app@REALM"),
+        ([""], "''"),
+        ([7], "user"),
+    ],
+)
+def test_users_that_cannot_be(client: Client, cluster: Cluster, users: Any, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        client.admin.set_allowed_users(cluster.table, users)
+
+
+def test_users_of_no_table(client: Client) -> None:
+    for call in (client.admin.allowed_users, client.admin.allow_all_users):
+        with pytest.raises(TableNotFound):
+            call("no.such.table")

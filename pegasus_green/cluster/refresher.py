@@ -26,8 +26,8 @@ from ..errors import (
     TableUnavailable,
     copy_of,
 )
-from ..protocol.meta import QueryCfgRequest, QueryCfgResponse
-from ..protocol.rpc import QUERY_CFG
+from ..protocol.meta import ListAppsRequest, ListAppsResponse, QueryCfgRequest, QueryCfgResponse
+from ..protocol.rpc import LIST_APPS, QUERY_CFG
 from ..transport import fork
 from ..transport.connection import Target
 from ..transport.notices import Notices
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 JITTER = 0.2
 # A query goes on for this long at most, so that a hanging one does not block newer ones.
 QUERY_SECONDS = 5.0
+# How long a scan waits for the count that a table was created with; it can do without.
+INITIAL_SECONDS = 1.0
+_AVAILABLE = 1
+_MATCH_EXACT = 2
+# A table with such an env copies its partitions from another cluster, split ones included.
+_COPIED = "duplication.master_"
 
 
 class TableRoutes:
@@ -86,6 +92,8 @@ class TableRoutes:
         self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
+        # The id of the table that was last asked for, and the partition count that it was created with.
+        self._initial = (0, 0)
         self._generation = fork.generation()
 
     def __repr__(self) -> str:
@@ -120,6 +128,30 @@ class TableRoutes:
                 final.table = self.name
                 return final
         return self.table
+
+    def initial_count(self, app_id: int, deadline: float | None = None) -> int:
+        """Return the partition count that the table was created with; 0 where that is unknown or proves nothing.
+
+        Args:
+            app_id: The table's id.
+            deadline: Until when the meta servers may be asked; None: they are not asked.
+        """
+        if self._initial[0] != app_id and deadline is not None:
+            now = monotonic()
+            request = ListAppsRequest(status=_AVAILABLE, app_name_pattern=self.name, match_type=_MATCH_EXACT)
+            try:
+                reply = self._meta.call(LIST_APPS, request, min(deadline, now + INITIAL_SECONDS))
+            except (ClientClosed, ForkedConnection):
+                raise
+            except PegasusError:
+                return 0
+            assert isinstance(reply, ListAppsResponse)
+            # Servers before 2.6 send all tables. One that the caller may not list stays unknown.
+            for info in reply.infos:
+                if info.app_id == app_id:
+                    copied = any(name.startswith(_COPIED) for name in info.envs)
+                    self._initial = app_id, 0 if copied else max(info.init_partition_count, 0)
+        return self._initial[1] if self._initial[0] == app_id else 0
 
     def _passing(self) -> bool:
         """Tell whether the newest query may succeed when it is repeated."""

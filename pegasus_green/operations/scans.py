@@ -443,7 +443,8 @@ class ScanOperations(TableBase[V]):
     ) -> int:
         """Return the number of records in the whole table that are not expired, by counting them in the servers.
 
-        Servers before release 2.5 send their keys to be counted here.
+        Servers before release 2.5 send their keys to be counted here; so do all for a table that was split, or may have
+        been: their own counts hold rows twice for a while after a split.
 
         Args:
             hash_key_filter: Only hash keys that pass this filter.

@@ -19,6 +19,7 @@ from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
 from ..transport import fork
 from ..transport.connection import Connection, Outcome, left_ms
+from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
 from .work import GOOD_REPLY, Work
 
@@ -128,7 +129,8 @@ class BatchCall(Attempt):
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
             return connection
-        as_rows = part.breaks >= MAX_LOST_COUNTS
+        # A server may count the rows of other partitions, too; keys can be looked at.
+        as_rows = part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)
         part.asked = self.work.rows_a_batch
         argument = self.work.query.open(part.after, part.asked, as_rows=as_rows)
         return self._ask(GET_SCANNER, connection, route, argument)
@@ -233,13 +235,16 @@ class BatchCall(Attempt):
         assert self._connection is not None
         assert self._route is not None
         query = self.work.query
-        if found.rows:
-            part.after = query.key_of(found.rows[-1])
+        rows = found.rows
+        if rows:
+            part.after = query.key_of(rows[-1])
+            if not self.work.is_pure(part):
+                rows = own_rows(rows, part.index, part.modulus)
         if found.kv_count is not None and not found.rows:
             part.partial += found.kv_count
         else:
             # Rows count for good: a lost context does not matter to them.
-            part.counted += part.partial + len(found.rows)
+            part.counted += part.partial + len(rows)
             part.partial = 0
         final = found.context_id in (COMPLETED, NONE)
         if found.status == 7:
@@ -248,7 +253,7 @@ class BatchCall(Attempt):
             part.opened(found.context_id, self._connection, self._route)
             if self.work.closed or self.work.adapt(part.asked, len(found.rows), self._size):
                 part.clear()
-        return Batch(part.key, found.rows, final, part.counted + part.partial)
+        return Batch(part.key, rows, final, part.counted + part.partial)
 
 
 def fetch(work: Work, part: Part) -> Batch:

@@ -13,6 +13,7 @@ from ..cluster.dispatcher import DEFAULT, Dispatcher
 from ..cluster.routing import Route, RoutingTable
 from ..errors import PegasusError, TableError
 from ..retry import RetryPolicy
+from .ownership import holds_no_foreign_rows
 from .parts import Part, key_part, plan
 from .query import MAX_BATCH, Query
 
@@ -31,6 +32,7 @@ class Work:
         max_rows: Most rows to be asked for in one reply.
         rows_a_batch: Rows to be asked for now.
         app_id: The table's id, 0 while it is not known.
+        initial_count: The partition count that the table was created with; 0: unknown.
         closed: Whether nothing is to be read any more.
         workers: Greenlets that read for this scan.
     """
@@ -51,6 +53,7 @@ class Work:
         self.dispatcher, self.query = dispatcher, query
         self.max_rows = self.rows_a_batch = min(batch_size, MAX_BATCH)
         self.timeout, self.retry, self.only, self.app_id = timeout, retry, only, app_id
+        self.initial_count = 0
         self.waiting: deque[Part] | None = None
         self.active: set[Part] = set()
         self.closed = False
@@ -72,14 +75,28 @@ class Work:
         if self.waiting is None:
             cluster = self.dispatcher.cluster
             cluster.bind()
-            table = self.dispatcher.routes.get(cluster.deadline(self.timeout, monotonic()))
+            deadline = cluster.deadline(self.timeout, monotonic())
+            table = self.dispatcher.routes.get(deadline)
             if isinstance(table, PegasusError):
                 table.table, table.operation = self.dispatcher.routes.name, "scan"
                 raise table
             if self.waiting is None:
                 self.waiting = deque(plan(table, self.only))
                 self.app_id = table.app_id
+                self._learn_initial_count(table, deadline)
         return self.waiting
+
+    def _learn_initial_count(self, table: RoutingTable, deadline: float) -> None:
+        """Find out what may save a look at each row.
+
+        A count asks the meta servers: they save it to have all keys sent. Rows cost less than a question.
+        """
+        asks = self.query.count_only and not holds_no_foreign_rows(table.count, 0)
+        self.initial_count = self.dispatcher.routes.initial_count(table.app_id, deadline if asks else None)
+
+    def is_pure(self, part: Part) -> bool:
+        """Tell whether a part's partition holds no rows of other partitions, for certain."""
+        return not part.modulus or holds_no_foreign_rows(part.modulus, self.initial_count)
 
     def narrow(self, part: Part, table: RoutingTable) -> Route | PegasusError:
         """Return the partition that serves a part now; what a split has taken off it joins the parts that wait.

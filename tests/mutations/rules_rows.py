@@ -10,6 +10,7 @@ CONTINUES = "tests/faults/test_scan_continues.py"
 PLAN = "tests/unit/test_scan_plan.py"
 MULTI = "tests/integration/test_multi.py"
 SINGLE = "tests/integration/test_single.py"
+FILTER = "tests/faults/test_scan_filter.py"
 
 ROWS = (
     # ------------------------------------------------------------------------------------------------ 6 scans
@@ -90,9 +91,59 @@ ROWS = (
         "6-count-by-rows",
         "after the second break a count goes on with rows",
         "scanner/batch.py",
-        "as_rows = part.breaks >= MAX_LOST_COUNTS",
-        "as_rows = False",
+        "as_rows = part.breaks >= MAX_LOST_COUNTS or not",
+        "as_rows = not",
         (*SCANS, CONTINUES, "-k", "count"),
+    ),
+    Mutation(
+        "6-own-rows",
+        "rows of other partitions are dropped, whether the server filters or not",
+        "scanner/batch.py",
+        "rows = own_rows(rows, part.index, part.modulus)",
+        "pass",
+        (FILTER,),
+    ),
+    Mutation(
+        "6-after-foreign-rows",
+        "a scan goes on behind the last row that came, whosever it is",
+        "scanner/batch.py",
+        "            part.after = query.key_of(rows[-1])\n            if not self.work.is_pure(part):\n"
+        "                rows = own_rows(rows, part.index, part.modulus)\n",
+        "            if not self.work.is_pure(part):\n                rows = own_rows(rows, part.index, part.modulus)\n"
+        "            part.after = query.key_of(rows[-1]) if rows else part.after\n",
+        (FILTER, "-k", "only_foreign"),
+    ),
+    Mutation(
+        "6-count-by-keys",
+        "keys are counted where a server may count the rows of other partitions",
+        "scanner/batch.py",
+        "part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)",
+        "part.breaks >= MAX_LOST_COUNTS",
+        (FILTER, "-k", "count"),
+    ),
+    Mutation(
+        "6-never-split",
+        "a table was never split for certain only where its count divides the one that it was created with",
+        "scanner/ownership.py",
+        "initial_count > 0 and initial_count % modulus == 0",
+        "initial_count > 0 and modulus % initial_count == 0",
+        (FILTER,),
+    ),
+    Mutation(
+        "6-copied-tables",
+        "a table that is copied from another cluster may hold the rows of other partitions from the beginning",
+        "cluster/refresher.py",
+        "copied = any(name.startswith(_COPIED) for name in info.envs)",
+        "copied = False",
+        (FILTER, "-k", "proof"),
+    ),
+    Mutation(
+        "6-empty-hash-key",
+        "the sort key is hashed where the hash key is empty, when rows are looked at as well",
+        "scanner/ownership.py",
+        "(row[0] or crc64(row[1]) % modulus == index)",
+        "(row[0] or crc64(row[0]) % modulus == index)",
+        (FILTER,),
     ),
     Mutation(
         "6-negative-ids",

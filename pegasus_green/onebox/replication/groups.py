@@ -52,6 +52,7 @@ class Groups:
     def create_replica(self, server: Node, table: Table, index: int, count: int | None = None) -> Replica:
         """Make an empty replica, in the place of one that the server may have."""
         replica = Replica(server, table, index, count or table.partition_count)
+        replica.engine.filters_from = table.filters_from
         server.replicas[table.app_id, index] = replica
         return replica
 

@@ -94,6 +94,7 @@ class Splits:
         source = primary.replicas[table.app_id, index]
         if source.log:
             return False
+        self._do_not_filter(table)
         snapshot = source.engine.snapshot()
         secondaries = [server for server in parent.secondaries if server.reachable]
         for server in (primary, *secondaries):
@@ -110,6 +111,14 @@ class Splits:
             table.split = None
         table.touch()
         return True
+
+    def _do_not_filter(self, table: Table) -> None:
+        """Have scans deliver the rows of other partitions for a while, as servers do that have not heard of the env."""
+        table.filters_from = self.box.clock() + self.box.settings.split_filter_delay
+        for server in self.box.servers:
+            for replica in server.replicas.values():
+                if replica.table is table:
+                    replica.engine.filters_from = table.filters_from
 
     def step(self, table: Table, index: int | None = None) -> str:
         """Do the next step of a parent: its window opens ("window"), then its child is there ("ready").

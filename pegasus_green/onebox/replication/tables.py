@@ -89,6 +89,7 @@ class Table:
     Attributes:
         compaction: The latest manual compaction, None: never one.
         version: Grows with each change; the encoded routes of one version are kept.
+        filters_from: Until this Unix time scans deliver the rows of other partitions, too.
         served: Whether its replicas ever existed.
         stash: The replicas of a dropped table.
     """
@@ -109,6 +110,7 @@ class Table:
         self.created = 0
         self.dropped = 0
         self.expires = 0
+        self.filters_from = 0.0
         self.served = False
         self.split: Split | None = None
         self.version = 0

@@ -78,6 +78,8 @@ class Settings:
         meta_loading: How long a new leader answers ERR_SERVICE_NOT_ACTIVE.
         split_seconds: From the start of a partition split to its first child, and from child to child (real: 8 to 13).
         split_window: How long a parent answers ERR_SPLITTING before its child is there.
+        split_filter_delay: How long after a child is there scans of the table's partitions go on to deliver the rows
+            that belong to other partitions now (real: 5 to 30).
         split_control_delay: Until parents agree to pause or cancel (real: 5).
         compaction_seconds: From the start of a manual compaction until all servers have done it, one after the other
             (real: 10 and more). 0: at once.
@@ -102,6 +104,7 @@ class Settings:
     meta_loading: float = 0.05
     split_seconds: float = 0.3
     split_window: float = 0.1
+    split_filter_delay: float = 0.0
     split_control_delay: float = 0.1
     compaction_seconds: float = 0.1
     min_replicas: int | None = None

@@ -1,0 +1,277 @@
+"""Scans and counts of a split table are exact while servers deliver the rows of other partitions, too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pegasus_green import Client, Filter, Pegasus, ScanOptions, Table
+from pegasus_green.keys import crc64
+from pegasus_green.onebox import Onebox
+from pegasus_green.scanner import batch
+from pegasus_green.scanner.ownership import holds_no_foreign_rows, own_rows
+
+pytestmark = pytest.mark.onebox_only
+
+ROWS = 600
+
+
+def some_rows() -> list[tuple[bytes, bytes, bytes]]:
+    """Return rows of lone and of shared hash keys, and of the empty one."""
+    lone = [(b"user:%d" % number, b"name", b"v") for number in range(ROWS // 3)]
+    shared = [(b"log:%d" % (number % 7), b"%04d" % number, b"v") for number in range(ROWS // 3)]
+    return [*lone, *shared, *((b"", b"key:%d" % number, b"v") for number in range(ROWS // 3))]
+
+
+class Split:
+    """A table of 4 partitions that can be split in two, in a cluster whose servers go on to deliver foreign rows."""
+
+    def __init__(self, box: Onebox, client: Client) -> None:
+        self.box, self.client = box, client
+        client.admin.create_table("temp", partitions=4)
+        self.table = client.table("temp")
+        self.rows = some_rows()
+        self.table.set_many(self.rows)
+
+    def split(self) -> None:
+        self.box.split("temp", stepwise=True)
+        self.box.finish_split("temp")
+        self.table._dispatcher.routes.request()
+        self.table._dispatcher.routes.wait_for_news(2.0)
+
+    def check(self, rows: Any) -> None:
+        assert Counter(tuple(row) for row in rows) == Counter(self.rows)
+
+
+@pytest.fixture
+def table() -> Iterator[Split]:
+    with (
+        Onebox(replicas=3, tables={}, split_filter_delay=3600.0, strict=True) as box,
+        Client(box.meta_addresses, refresh_interval=0.01, timeout=10.0) as client,
+    ):
+        yield Split(box, client)
+        assert not box.client_bugs
+
+
+def pegasus_rows(box: Onebox, count: int) -> list[tuple[bytes, bytes, bytes]]:
+    """Read everything by the documented API."""
+    pegasus = Pegasus(box.meta_addresses, "temp")
+    pegasus.init()
+    try:
+        found = []
+        for scanner in pegasus.get_unordered_scanners(count, ScanOptions()):
+            while (row := scanner.get_next()) is not None:
+                (hash_key, sort_key), value = row
+                found.append((hash_key, sort_key, value))
+        return found
+    finally:
+        pegasus.close()
+
+
+WAYS: dict[str, Callable[[Split], Any]] = {
+    "scan": lambda split: list(split.table.scan(batch_size=50)),
+    "parallel": lambda split: list(split.table.scan(batch_size=50, parallel=4)),
+    "scanners": lambda split: [row for rows in split.table.scanners(3, batch_size=50) for row in rows],
+    "partitions": lambda split: [row for index in range(8) for row in split.table.scan(partitions=[index])],
+    "pages": lambda split: pages(split.table),
+    "documented": lambda split: pegasus_rows(split.box, 3),
+}
+
+
+def pages(table: Table) -> list[Any]:
+    """Scan in pieces of 70 rows, each resumed by the token of the one before."""
+    found, token = [], None
+    while True:
+        with table.scan(batch_size=50, limit=70, resume=token) as rows:
+            found += list(rows)
+            token = rows.token()
+            if rows.finished:
+                return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fresh_scan_after_a_split(table: Split, way: str) -> None:
+    table.split()
+    table.check(WAYS[way](table))
+
+
+@pytest.mark.parametrize("way", ["scan", "parallel"])
+@pytest.mark.parametrize("after", [1, 120, 400])
+def test_a_scan_that_is_under_way(table: Split, way: str, after: int) -> None:
+    rows = table.table.scan(batch_size=20, parallel=4 if way == "parallel" else 1)
+    found = [next(rows) for _ in range(after)]
+    table.split()
+    table.check([*found, *rows])
+
+
+def test_batches_of_only_foreign_rows_lead_on(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the server forgets the scan after each of them."""
+    table.split()
+    finish = batch.BatchCall.finish
+
+    def forget(call: batch.BatchCall) -> batch.Batch:
+        found = finish(call)
+        if not found.rows:
+            table.box.drop_scan_contexts()
+        return found
+
+    monkeypatch.setattr(batch.BatchCall, "finish", forget)
+    with table.client.deadline(30.0):
+        table.check(table.table.scan(batch_size=1))
+
+
+def test_a_token_from_before_the_split(table: Split) -> None:
+    with table.table.scan(batch_size=20) as rows:
+        found = [next(rows) for _ in range(150)]
+        token = rows.token()
+    table.split()
+    table.check([*found, *table.table.scan(resume=token)])
+
+
+def test_a_split_under_way(table: Split) -> None:
+    """Some parents have their children, some do not yet."""
+    table.box.split("temp", stepwise=True)
+    for index in (0, 2):
+        while table.box.split_step("temp", index) != "ready":
+            pass
+    table.table._dispatcher.routes.request()
+    table.table._dispatcher.routes.wait_for_news(2.0)
+    table.check(table.table.scan())
+    assert table.table.count() == ROWS
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_counts(table: Split, parallel: int) -> None:
+    assert table.table.count(parallel=parallel) == ROWS
+    table.split()
+    assert table.table.count(parallel=parallel) == ROWS
+    assert table.table.count(hash_key_filter=Filter.prefix("log:"), parallel=parallel) == ROWS // 3
+    assert sum(table.table.count(partitions=[index]) for index in range(8)) == ROWS
+
+
+def kinds_of_replies(table: Split, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Count; return for each batch whether the server counted."""
+    counted: list[bool] = []
+    finish = batch.BatchCall.finish
+
+    def note(call: batch.BatchCall) -> batch.Batch:
+        assert call.rows is not None
+        counted.append(call.rows.kv_count is not None)
+        return finish(call)
+
+    monkeypatch.setattr(batch.BatchCall, "finish", note)
+    assert table.table.count() == ROWS
+    return counted
+
+
+def test_servers_count_only_what_was_never_split(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(kinds_of_replies(table, monkeypatch))
+    table.split()
+    assert not any(kinds_of_replies(table, monkeypatch))
+
+
+def test_a_count_that_meets_a_split_goes_on_with_keys(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = batch.BatchCall.finish
+    batches: list[int] = []
+
+    def note(call: batch.BatchCall) -> batch.Batch:
+        found = finish(call)
+        batches.append(len(found.rows))
+        if len(batches) == 2:
+            table.split()
+        return found
+
+    monkeypatch.setattr(batch.BatchCall, "finish", note)
+    assert table.table.count() == ROWS
+
+
+@pytest.mark.parametrize("why", ["denied", "silent", "another release", "copied"])
+def test_without_the_proof_keys_are_counted(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = "2.5" if why == "another release" else "2.6"
+    with (
+        Onebox(tables={"other": 4}, release=release) as box,
+        Client(box.meta_addresses) as client,
+    ):
+        client.admin.create_table("made", partitions=4)
+        table = client.table("made")
+        table.set_many([(b"user:%d" % number, b"name", b"v") for number in range(100)])
+        if why == "denied":
+            # What a cluster with access control leaves out of the list is not there.
+            monkeypatch.setattr("pegasus_green.cluster.refresher._AVAILABLE", 5)
+        elif why == "silent":
+            box.fault("drop", rpc="RPC_CM_LIST_APPS")
+        elif why == "copied":
+            box.set_envs("made", {"duplication.master_cluster": "elsewhere"})
+        assert table.count() == 100
+        routes = table._dispatcher.routes
+        assert routes.table is not None
+        assert routes.initial_count(routes.table.app_id) == (4 if why == "another release" else 0)
+
+
+def test_tables_of_an_odd_count_need_no_proof() -> None:
+    with Onebox(tables={"odd": 3}, split_filter_delay=3600.0) as box, Client(box.meta_addresses) as client:
+        table = client.table("odd")
+        table.set_many(some_rows())
+        assert table.count() == ROWS
+        assert table._dispatcher.routes._initial == (0, 0)
+        assert len(list(table.scan())) == ROWS
+
+
+def test_what_stays_inside_one_hash_key_needs_no_filter(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash key has one partition, whose data has no second copy of its rows."""
+    table.split()
+    monkeypatch.setattr(batch, "own_rows", None)
+    mine = [(sort_key, value) for hash_key, sort_key, value in table.rows if hash_key == b"log:3"]
+    assert list(table.table.hash_scan("log:3", batch_size=5)) == sorted(mine)
+    assert list(table.table.multi_get_iter("log:3", reverse=True)) == sorted(mine, reverse=True)
+    assert table.table.sort_key_count("log:3") == len(mine)
+    assert table.table.del_range("log:3", batch_size=5) == len(mine)
+    assert table.table.sort_key_count("log:3") == 0
+    monkeypatch.undo()
+    table.rows = [row for row in table.rows if row[0] != b"log:3"]
+    table.check(table.table.scan())
+
+
+@pytest.mark.parametrize("way", [*WAYS, "count"])
+def test_without_the_filter_rows_come_twice(table: Split, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests above can tell."""
+    monkeypatch.setattr(batch, "own_rows", lambda rows, _index, _modulus: rows)
+    table.split()
+    found = table.table.count() if way == "count" else len(WAYS[way](table))
+    # Every row is in the data of its partition and in that of the one beside it.
+    assert found == 2 * ROWS
+
+
+# ------------------------------------------------------------------------------------------------------------- in parts
+def test_own_rows() -> None:
+    rows = sorted(some_rows(), key=lambda row: (len(row[0]), row))
+    for modulus in (1, 3, 4, 8):
+        for index in range(modulus):
+            wanted = [row for row in rows if crc64(row[0] or row[1]) % modulus == index]
+            assert own_rows(rows, index, modulus) == wanted
+            assert own_rows(wanted, index, modulus) == wanted
+            with_expiry = [(*row, 5) for row in rows]
+            assert own_rows(with_expiry, index, modulus) == [(*row, 5) for row in wanted]
+    assert own_rows([], 0, 4) == []
+
+
+@pytest.mark.parametrize(
+    ("modulus", "initial", "pure"),
+    [
+        (1, 0, True),
+        (3, 0, True),
+        (4, 0, False),
+        (4, 4, True),
+        (4, 8, True),
+        (8, 4, False),
+        (6, 3, False),
+        (6, 6, True),
+        (3, 6, True),
+        (8, 12, False),
+    ],
+)
+def test_the_proof(modulus: int, initial: int, pure: bool) -> None:
+    assert holds_no_foreign_rows(modulus, initial) is pure

@@ -72,8 +72,9 @@ format: install ## let ruff mend what it can
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format .
 
-type: install ## mypy: strict for the package, lenient for the rest
+type: install ## mypy: strict for the package, lenient for the rest; users' programs by mypy --strict and pyright
 	$(PY) -m mypy $(SOURCES)
+	$(PY) -m tests.types.check
 
 cover: install ## line and branch coverage of the suite (unpatched)
 	$(PY) -m coverage erase

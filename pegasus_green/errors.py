@@ -37,6 +37,7 @@ of gevent. Every error pickles, and every caller gets an instance of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class PegasusError(Exception):
         last_error: The error of the last attempt that was repeated, None where none was.
         outcome_unknown: True for a write that may or may not have been applied.
         results: What the other requests of a ``*_many`` verb or ``batch_get`` returned, in order, with this error and
-            others in their places. None: the error is of another verb.
+            others in their places; empty after other verbs.
         done: Rows or keys that ``split=True`` had written before.
         deleted: Rows that ``del_range`` had removed before.
         last_key: The sort key of the last row that ``del_range`` removed, or that was read before ``Incomplete`` (of a
@@ -66,7 +67,7 @@ class PegasusError(Exception):
     code = ""
     hint = ""
     # Any verb's error can carry these. No list of results has one type: an exception class cannot be generic.
-    results: list[Any] | None = None
+    results: Sequence[Any] = ()
     done: int = 0
     deleted: int = 0
     last_key: bytes | None = None
@@ -83,7 +84,7 @@ class PegasusError(Exception):
         attempts: int = 0,
         last_error: BaseException | None = None,
         outcome_unknown: bool = False,
-        **details: Any,
+        **details: object,
     ) -> None:
         """Create the error; further keywords become attributes."""
         super().__init__(message)

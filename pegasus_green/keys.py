@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import crcmod
 
@@ -12,6 +12,8 @@ from .accelerate import core
 from .errors import InvalidArgument
 
 Key = bytes | bytearray | memoryview | str
+# Values by sort key. A mapping is invariant in its keys, so each kind is named.
+Values: TypeAlias = Mapping[bytes, Key] | Mapping[str, Key] | Mapping[bytes | str, Key] | Mapping[Key, Key]
 
 # 65535 itself is reserved so that FF FF is above every encoded key.
 MAX_HASH_KEY = 65534

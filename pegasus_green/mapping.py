@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import Any, NoReturn, TypeVar, cast, overload
 
 from .errors import CodecError, InvalidArgument
@@ -47,7 +47,7 @@ class _Values(ValuesView[V]):
         return any(value == found for found in self)
 
 
-class HashMapping(MutableMapping[Key, V]):
+class HashMapping(MutableMapping[bytes, V]):
     """The records of one hash key: sort keys are its keys, as bytes or str in and bytes out.
 
     Nothing is cached: each use is a request. Iterating is a scan that is read as the loop goes on and does not mind
@@ -101,6 +101,9 @@ class HashMapping(MutableMapping[Key, V]):
     def get(self, key: Key, default: None = None) -> V | None: ...
 
     @overload
+    def get(self, key: Key, default: V) -> V: ...
+
+    @overload
     def get(self, key: Key, default: D) -> V | D: ...
 
     def get(self, key: Key, default: object = None) -> object:
@@ -148,18 +151,6 @@ class HashMapping(MutableMapping[Key, V]):
         with self.table.hash_scan(self.hash_key, no_value=True, limit=1, timeout=self._timeout) as rows:
             return next(rows, None) is not None
 
-    def keys(self) -> KeysView[bytes]:
-        """Return a view of the sort keys, read by one scan each time it is iterated.
-
-        Example:
-            >>> user = table.mapping("user:7")
-            >>> user.update(mail="a@b", name="Ada")
-            >>> list(user.keys())
-            [b'mail', b'name']
-        """
-        # The view asks for what a Mapping of bytes has, which this one has as well.
-        return KeysView(cast("Mapping[bytes, V]", self))
-
     def items(self) -> ItemsView[bytes, V]:
         """Return a view of (sort key, value), read by one scan each time it is iterated.
 
@@ -171,7 +162,7 @@ class HashMapping(MutableMapping[Key, V]):
             b'mail' b'a@b'
             b'name' b'Ada'
         """
-        return _Items(cast("Mapping[bytes, V]", self))
+        return _Items(self)
 
     def values(self) -> ValuesView[V]:
         """Return a view of the values, read by one scan each time it is iterated.
@@ -186,6 +177,9 @@ class HashMapping(MutableMapping[Key, V]):
 
     @overload
     def pop(self, key: Key) -> V: ...
+
+    @overload
+    def pop(self, key: Key, default: V) -> V: ...
 
     @overload
     def pop(self, key: Key, default: D) -> V | D: ...

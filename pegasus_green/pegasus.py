@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from math import isnan
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from .client import Client, Table
+from .client import Client, Metas, Table
 from .errors import (
     ClientClosed,
     ConnectFailed,
@@ -22,7 +22,7 @@ from .errors import (
     TableUnavailable,
     WrongThread,
 )
-from .keys import Key, to_bytes
+from .keys import Key, Values, to_bytes
 from .model import Filter
 from .options import ClientOptions
 from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type, name_of
@@ -123,9 +123,7 @@ class Pegasus:
         >>> c.close()
     """
 
-    def __init__(
-        self, meta_addrs: Iterable[Any] | None = None, table_name: str | bytes = "", timeout: float = 2000
-    ) -> None:
+    def __init__(self, meta_addrs: Metas | None = None, table_name: str | bytes = "", timeout: float = 2000) -> None:
         """Remember where the table is; no I/O."""
         if meta_addrs is not None and not isinstance(meta_addrs, Iterable):
             raise InvalidArgument(f'meta_addrs must be a list of "host:port", not {meta_addrs!r}')
@@ -344,7 +342,7 @@ class Pegasus:
 
     # --------------------------------------------------------------------------------------------------- several rows
     def multi_set(
-        self, hash_key: Key, sortkey_value_dict: Mapping[Any, Any], ttl: float = 0, timeout: float = 0
+        self, hash_key: Key, sortkey_value_dict: Values, ttl: float = 0, timeout: float = 0
     ) -> tuple[int, None]:
         """Store several values of one hash key, all or none.
 

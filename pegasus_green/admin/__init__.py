@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgument, MetaError, TableExists, TableNotFound, TableUnavailable
 from ..protocol import meta
@@ -57,7 +57,7 @@ class Admin(AccessAdmin):
         partitions: int = 8,
         replicas: int = 3,
         *,
-        envs: Mapping[str, Any] | None = None,
+        envs: Mapping[str, str | int] | None = None,
         atomic_idempotent: bool = False,
         exist_ok: bool = False,
         wait: bool = True,
@@ -381,7 +381,7 @@ class Admin(AccessAdmin):
         """
         return dict(self.table_info(name, timeout=timeout).envs)
 
-    def set_envs(self, name: str, envs: Mapping[str, Any], *, timeout: float | None = None) -> None:
+    def set_envs(self, name: str, envs: Mapping[str, str | int], *, timeout: float | None = None) -> None:
         """Set entries of a table's environment; the others stay. Replicas follow within 30 s.
 
         Args:

@@ -81,7 +81,7 @@ def whole(value: object, what: str, least: int) -> int:
     return value
 
 
-def envs_of(envs: Mapping[str, Any]) -> dict[str, str]:
+def envs_of(envs: Mapping[str, str | int]) -> dict[str, str]:
     """Return envs as the wire has them."""
     found = {}
     for name, value in envs.items():

@@ -25,7 +25,9 @@ _MAX_EXPIRE = 2**31 - 1
 _E = TypeVar("_E", bound=PegasusError)
 _T = TypeVar("_T")
 # Records of one hash key. A mapping is invariant in its keys, so each kind of key is named.
-Records: TypeAlias = "Mapping[bytes, _T] | Mapping[str, _T] | Mapping[Key, _T] | Iterable[tuple[Key, _T]]"
+Records: TypeAlias = (
+    "Mapping[bytes, _T] | Mapping[str, _T] | Mapping[bytes | str, _T] | Mapping[Key, _T] | Iterable[tuple[Key, _T]]"
+)
 # The type of a default.
 D = TypeVar("D")
 

@@ -35,6 +35,19 @@ class SingleOperations(TableBase[V]):
         info: CallInfo | None = None,
     ) -> V | None: ...
 
+    # As for dict.get: the default of a Table[Any] may be an empty list or dict, whose items have no type.
+    @overload
+    def get(
+        self,
+        hash_key: Key,
+        sort_key: Key = b"",
+        *,
+        default: V,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> V: ...
+
     @overload
     def get(
         self,

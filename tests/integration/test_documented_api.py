@@ -18,6 +18,7 @@ from pegasus_green import (
     error_types,
     filter_type,
 )
+from pegasus_green.keys import Key
 from tests.conftest import Cluster
 
 OK = error_types.ERR_OK.value
@@ -356,7 +357,8 @@ def test_a_server_that_runs_out_of_its_time(cluster: Cluster, hash_key: bytes) -
 
 
 def test_multi_set_with_ttl(pegasus: Pegasus, hash_key: bytes) -> None:
-    assert pegasus.multi_set(hash_key, {"a": "1", b"b": b"2"}, 100, 500) == (OK, None)
+    values: dict[bytes | str, Key] = {"a": "1", b"b": b"2"}
+    assert pegasus.multi_set(hash_key, values, 100, 500) == (OK, None)
     assert pegasus.multi_get(hash_key, None) == (OK, {b"a": b"1", b"b": b"2"})
     for sort_key in "ab":
         code, left = pegasus.ttl(hash_key, sort_key)

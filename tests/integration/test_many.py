@@ -130,7 +130,6 @@ def test_first_error_in_order_is_raised_after_all_have_ended(table: Table, box: 
     with pytest.raises(errors.WriteRejected) as caught:
         table.set_many([(*key, b"v") for key in keys])
     results = caught.value.results
-    assert results is not None
     assert results[11] is caught.value
     assert [number for number, result in enumerate(results) if result is not None] == [11, 37, 45]
     assert caught.value.table == "temp"

@@ -1,0 +1,51 @@
+"""Any in the signatures of public names: each one that is left has a reason here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.types import check, surface
+
+REASONS = {
+    "Client.stats -> return": "nested plain values for people and metrics; observability.md names them",
+    "JsonCodec.decode -> return": "JSON has values of any type, and users index them",
+    "JsonCodec.encode(value)": "as decode: Table[Any] is what a table of JSON is",
+    "NotAnInteger.result": "an exception class cannot be generic in the table's values",
+    "PegasusError.results": "an exception class cannot be generic; the entries are values and errors",
+    "PegasusScanner.__init__(rows)": "made by the documented API only; its rows come from either kind of scan",
+}
+
+
+def test_every_any_of_the_public_signatures_has_a_reason() -> None:
+    assert surface.count() == dict.fromkeys(REASONS, 1)
+
+
+def test_the_count_sees_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "__init__.py").write_text("from .one import Two, make\n")
+    (tmp_path / "base.py").write_text("class Base:\n    def inherited(self, a: list[Any]) -> dict[Any, Any]: ...\n")
+    (tmp_path / "one.py").write_text(
+        "from .base import Base\n"
+        "def make(*args: Any, **options: int) -> Any: ...\n"
+        "class Two(Base):\n"
+        "    value: Any = None\n"
+        "    def _private(self, a: Any) -> Any: ...\n"
+        "    @overload\n    def verb(self, a: int) -> int: ...\n"
+        "    @overload\n    def verb(self, a: Any) -> int: ...\n"
+        "    def verb(self, a: Any) -> Any: ...\n"
+    )
+    assert surface.count(tmp_path) == {
+        "make(args)": 1,
+        "make -> return": 1,
+        "Two.value": 1,
+        "Two.verb(a)": 1,
+        "Base.inherited(a)": 1,
+        "Base.inherited -> return": 2,
+    }
+
+
+def test_every_block_of_the_pages_is_checked(tmp_path: Path) -> None:
+    origin = check.gather(tmp_path / "all")
+    for page in check.PAGES:
+        if check.blocks(page):
+            assert any(place == page or place.startswith(f"{page}, ") for place in origin.values())
+    assert len(list(check.PROGRAMS.glob("*.py"))) == sum(name.startswith("programs/") for name in origin)

@@ -73,6 +73,7 @@ class Authenticator:
         self._notices = Notices("auth")
         self._closed = False
         self._ends = 0.0
+        self._life = 0.0
         self._failed_in_a_row = 0
         self._cool_until = 0.0
         self._job: Event | None = None
@@ -173,8 +174,8 @@ class Authenticator:
         now = monotonic()
         ends = FOREVER if identity.seconds is None else now + identity.seconds
         self.user = identity.user
-        # Seconds are whole: the same ticket seems to end up to one second later when it is read again.
-        if self.acquired and known_until > now and ends < FOREVER and ends < known_until + 1.5:
+        # Kerberos counts whole seconds: the same ticket seems to end up to one second later when it is read again.
+        if self.acquired and known_until > now and ends < known_until + min(1.5, self._life / 5):
             self._ends = min(ends, known_until)
             text = "the ticket has not been replaced yet; it ends in %.0f s"
             self._note_failure(AuthenticationFailed(text % (ends - now), reason="expired", passing=True))
@@ -183,6 +184,7 @@ class Authenticator:
         if self.acquired > 1:
             self.renewals += 1
         self._ends = ends
+        self._life = ends - now
         self.error = None
         self._failed_in_a_row = 0
         self._cool_until = 0.0

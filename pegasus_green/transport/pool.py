@@ -144,8 +144,7 @@ class Peer:
             dialling = self._dialling
             came = dialling.wait(min(patience, deadline - now))
             if not came and mine == fork.generation() and self.connection is None:
-                where = f": waiting for {self._dialogue.waits_for}" if self._dialogue is not None else ""
-                return ConnectFailed(f"no connection within {patience:.2f} s{where}", address=self.address)
+                return self._failure(f"no connection within {patience:.2f} s{self._so_far()}")
             if mine != fork.generation():
                 continue
             if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
@@ -155,6 +154,11 @@ class Peer:
 
     def _because(self) -> str:
         return f": {self._error}" if self._error else ""
+
+    def _so_far(self) -> str:
+        """Return what a dial that is under way waits for, and how the last negotiation ended."""
+        now = f": waiting for {self._dialogue.waits_for}" if self._dialogue is not None else ""
+        return f"{now}; before that {self._error}" if self._refusal is not None else now
 
     def _failure(self, text: str) -> ConnectFailed:
         """Return an error for one caller: of the kind of the last failure, where that was one of authentication."""

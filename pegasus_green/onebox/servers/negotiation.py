@@ -94,7 +94,7 @@ class Gate:
         if stage == SELECT:
             self._stage = INITIATE
             return Negotiation(SaslStatus.SELECT_RESP) if message == MECHANISM else None
-        if stage == INITIATE:
+        if stage == INITIATE and message:
             self._stage = PROVEN
             self._context = self._security.accept()
             token = self._context.step(message)
@@ -102,7 +102,7 @@ class Gate:
             return Negotiation(SaslStatus.CHALLENGE, token) if token else self._offer()
         if stage == PROVEN:
             return self._offer() if not message else None
-        return self._finish(message)
+        return self._finish(message) if stage == LAYER else None
 
     def _offer(self) -> Negotiation:
         self._stage = LAYER

@@ -1,0 +1,549 @@
+"""The negotiation on a new connection: its order, its failures, and those who wait for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from gevent import monkey
+
+from pegasus_green import AuthenticationFailed, Client, ClientClosed, RequestTimeout, RetryPolicy, errors
+from pegasus_green.protocol.codes import SaslStatus
+from pegasus_green.protocol.framing import Request, encode_reply
+from pegasus_green.protocol.meta import Negotiation
+from pegasus_green.protocol.rpc import NEGOTIATION
+from tests.transport.fakes import FakeServer, Link, Stage, answer, silent, wait_until
+from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
+
+# Blocks its thread, patched or not.
+block = monkey.get_original("time", "sleep") if monkey.is_module_patched("time") else time.sleep
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return the error that a call ends with."""
+    with pytest.raises(errors.PegasusError) as caught:
+        call(*args, **kwargs)
+    return caught.value
+
+
+def failed(reason: str, *, passing: bool = False) -> AuthenticationFailed:
+    return AuthenticationFailed(f"this is {reason}", reason=reason, passing=passing)
+
+
+def last_of(error: Any) -> AuthenticationFailed:
+    """Return the failure that an error tells of."""
+    found = error if isinstance(error, AuthenticationFailed) else error.last_error
+    assert isinstance(found, AuthenticationFailed), repr(error)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ in order
+@pytest.mark.parametrize("version", [0, 1])
+def test_the_exchange(stage: Stage, version: int) -> None:
+    """Five messages with app_id 0, each alone and after the answer to the last; then the requests, on meta as well."""
+    sasl = secure_stage(stage)
+    auth = FakeAuth()
+    client = stage.client(auth=auth, header_version=version)
+    assert client.table("temp").get("h", "s") is None
+    for server in (stage.meta, stage.servers[0]):
+        (link,) = server.links
+        assert said(link) == [step[:2] for step in STEPS]
+        assert [request.seqid for request in link.requests[:5]] == [1, 2, 3, 4, 5]
+        assert {(r.version, r.app_id, r.partition_index, r.partition_hash) for r in link.requests[:5]} == {
+            (version, 0, 0, 0)
+        }
+        assert link.requests[5].name != NEGOTIATION.name
+        assert len(link.chunks) == len(link.requests), "each in a piece of its own"
+    assert sasl.broken == stage.meta.handler.broken == []  # type: ignore[attr-defined]
+    assert (auth.acquired, auth.at_once) == (1, 1)
+    assert client.stats()["auth"]["negotiated"] == 2
+
+
+def test_without_proof_of_the_server_the_offer_comes_at_once(stage: Stage) -> None:
+    """Rounds are not counted: the exchange says when it is complete."""
+    secure_stage(stage)
+
+    def offer(link: Link, request: Request) -> None:
+        link.authenticated = 4  # type: ignore[attr-defined]
+        say(link, request, SaslStatus.CHALLENGE, b"offer")
+
+    def handler(link: Link, request: Request) -> None:
+        if getattr(link, "authenticated", 0) == 4 and request.name == NEGOTIATION.name:
+            link.authenticated = 5  # type: ignore[attr-defined]
+            say(link, request, SaslStatus.SUCC)
+        else:
+            sasl(link, request)
+
+    sasl = Sasl(step2=offer)
+    stage.servers[0].handler = handler
+    assert stage.table(auth=FakeAuth()).get("h", "s") is None
+
+
+def test_a_list_of_mechanisms(stage: Stage) -> None:
+    secure_stage(stage, step0=lambda link, request: say(link, request, SaslStatus.LIST_RESP, b"PLAIN, GSSAPI"))
+    assert stage.table(auth=FakeAuth()).get("h", "s") is None
+
+
+def test_answers_in_pieces(stage: Stage) -> None:
+    def dribble(link: Link, request: Request) -> None:
+        frame = encode_reply(
+            request.name, request.seqid, "ERR_OK", Negotiation(SaslStatus.LIST_RESP, b"GSSAPI").encode()
+        )
+        for at in range(len(frame)):
+            link.send(frame[at : at + 1])
+            gevent.sleep(0)
+
+    secure_stage(stage, step0=dribble)
+    assert stage.table(auth=FakeAuth()).get("h", "s") is None
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+@pytest.mark.parametrize("step", range(5))
+def test_silence_at_each_step(stage: Stage, step: int) -> None:
+    """After auth_timeout the connection is closed; the next attempt waits, since each costs the server a socket."""
+    secure_stage(stage, **{f"step{step}": silent})
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.7)
+    begin = monotonic()
+    error = ends(client.table("temp").get, "h", "s")
+    assert isinstance(error, RequestTimeout)
+    last = last_of(error)
+    assert (last.reason, last.passing, last.costly) == ("silent", True, True)
+    assert STEPS[step][0].name in str(last)
+    assert ("service_fqdn" in error.hint) == (step > 0)
+    assert monotonic() - begin < 5.0
+    (link,) = stage.servers[0].links
+    wait_until(lambda: link.closed)
+    assert len(link.requests) == step + 1, "nothing follows"
+    assert client.stats()["servers"][stage.servers[0].address]["state"] == "down"
+    assert client.stats()["auth"]["refused"] == 1
+
+
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_that_ends_at_each_step(stage: Stage, step: int, reset: bool) -> None:
+    """A server that restarts is dialled again as soon as one that was never authenticated with."""
+    times: list[float] = []
+
+    def end(link: Link, request: Request) -> None:
+        times.append(monotonic())
+        if len(times) == 1:
+            link.close(reset=reset)
+        else:
+            say(link, request, *STEPS[step][2:])
+
+    secure_stage(stage, **{f"step{step}": end})
+    assert stage.table(auth=FakeAuth(), timeout=20.0).get("h", "s") is None
+    assert len(times) == 2
+    assert times[1] - times[0] < 0.9
+
+
+def reply_with(**changes: Any) -> Callable[[Link, Request], None]:
+    """Return a handler that answers step 1 wrongly in one way."""
+
+    def handler(link: Link, request: Request) -> None:
+        facts: dict[str, Any] = {
+            "name": request.name,
+            "seqid": request.seqid,
+            "error": "ERR_OK",
+            "status": SaslStatus.SELECT_RESP,
+        }
+        facts |= changes
+        body = None if facts["status"] is None else Negotiation(facts["status"]).encode()
+        link.send(encode_reply(facts["name"], facts["seqid"], facts["error"], body))
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (reply_with(seqid=9), "message 9"),
+        (reply_with(name="RPC_OTHER"), "RPC_OTHER"),
+        (reply_with(error="ERR_BUSY"), "ERR_BUSY"),
+        (reply_with(status=None), "RPC_NEGOTIATION"),
+        (reply_with(status=SaslStatus.CHALLENGE), "sent CHALLENGE"),
+        (reply_with(status=77), "sent 77"),
+        (reply_with(status=-1), "sent -1"),
+        (lambda link, _request: link.send(b"\x7f\xff\xff\xff"), "2147483647 bytes"),
+        (lambda link, _request: link.send(b"\0\0\0\0"), "0 bytes"),
+        (lambda link, _request: link.send(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10), "bytes"),
+        (lambda link, _request: link.send(b"\0\0\0\x10" + b"\xff" * 12), "SELECT"),
+    ],
+)
+def test_answers_that_cannot_be(stage: Stage, handler: Any, words: str) -> None:
+    secure_stage(stage, step1=handler)
+    error = ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")
+    last = last_of(error)
+    assert (last.reason, last.passing, last.costly) == ("protocol", True, True)
+    assert words in str(last)
+    wait_until(lambda: stage.servers[0].links[0].closed)
+
+
+@pytest.mark.parametrize(
+    ("at", "reason", "words"),
+    [
+        ({"step0": lambda link, request: say(link, request, SaslStatus.LIST_RESP, b"PLAIN")}, "mechanism", "'PLAIN'"),
+        ({"step2": lambda link, request: say(link, request, SaslStatus.AUTH_FAIL)}, "refused", "refuses the client"),
+        ({"step2": lambda link, request: say(link, request, SaslStatus.SUCC)}, "refused", "before it had proved"),
+        ({"step3": lambda link, request: say(link, request, SaslStatus.SUCC)}, "refused", "before it had proved"),
+        ({"step2": lambda link, request: say(link, request, SaslStatus.CHALLENGE, b"x")}, "refused", "wrong challenge"),
+    ],
+)
+def test_what_no_repeat_changes_ends_a_call_at_once(stage: Stage, at: Any, reason: str, words: str) -> None:
+    """SUCC before the exchange is complete proves nothing: whoever has no key can say it."""
+    secure_stage(stage, **at)
+    begin = monotonic()
+    error = ends(stage.table(auth=FakeAuth(), timeout=20.0).get, "h", "s")
+    assert monotonic() - begin < 5.0
+    assert isinstance(error, AuthenticationFailed)
+    assert (error.reason, error.passing, error.costly) == (reason, False, True)
+    assert words in str(error)
+    assert (error.table, error.operation, error.address) == ("temp", "get", stage.servers[0].address)
+    assert len(stage.servers[0].links) == 1
+
+
+def test_a_challenge_after_the_end(stage: Stage) -> None:
+    secure_stage(stage, step4=lambda link, request: say(link, request, SaslStatus.CHALLENGE, b"offer"))
+    assert last_of(ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")).reason == "protocol"
+
+
+# --------------------------------------------------------------------------------------------------------- no downgrade
+def disabled(link: Link, request: Request) -> None:
+    say(link, request, SaslStatus.AUTH_DISABLE)
+
+
+def unknown(link: Link, request: Request) -> None:
+    link.reply(request, error="ERR_HANDLER_NOT_FOUND")
+
+
+@pytest.mark.parametrize("how", [disabled, unknown])
+def test_a_server_without_authentication(stage: Stage, how: Any) -> None:
+    secure_stage(stage)
+
+    def handler(link: Link, request: Request) -> None:
+        how(link, request) if request.name == NEGOTIATION.name else answer(link, request)
+
+    stage.servers[0].handler = handler
+    error = ends(stage.table(auth=FakeAuth(), timeout=20.0).get, "h", "s")
+    assert isinstance(error, AuthenticationFailed)
+    assert (error.reason, error.passing) == ("disabled", False)
+    assert "auth_required=False" in error.hint
+    table = stage.table(auth=FakeAuth(), auth_required=False)
+    assert table.get("h", "s") is None
+    link = stage.servers[0].links[-1]
+    assert said(link) == [(SaslStatus.LIST, b"")]
+
+
+def test_without_the_duty_no_credentials_are_needed_where_none_are_asked_for(stage: Stage) -> None:
+    def no_ticket() -> None:
+        raise failed("no_ticket")
+
+    inner = stage.meta.handler
+    stage.meta.handler = lambda link, request: (
+        disabled(link, request) if request.name == NEGOTIATION.name else inner(link, request)
+    )
+    secured = FakeServer(Sasl())
+    plain = FakeServer()
+    stage.extra(secured)
+    stage.extra(plain)
+    stage.meta.primaries = [plain.address]
+    plain_inner = plain.handler
+    plain.handler = lambda link, request: (
+        disabled(link, request) if request.name == NEGOTIATION.name else plain_inner(link, request)
+    )
+    auth = FakeAuth(work=no_ticket)
+    assert stage.table(auth=auth, auth_required=False).get("h", "s") is None
+    assert auth.acquired == 0
+    stage.meta.primaries = [secured.address]
+    error = ends(stage.table(auth=auth, auth_required=False).get, "h", "s")
+    assert last_of(error).reason == "no_ticket"
+
+
+# ---------------------------------------------------------------------------------------------------------- credentials
+def test_without_credentials_no_server_is_troubled(stage: Stage) -> None:
+    def no_ticket() -> None:
+        raise failed("no_ticket")
+
+    secure_stage(stage)
+    client = stage.client(auth=FakeAuth(work=no_ticket), timeout=20.0)
+    for call in (lambda: client.table("temp").get("h", "s"), client.ping, client.admin.list_tables):
+        begin = monotonic()
+        error = ends(call)
+        assert monotonic() - begin < 5.0
+        assert isinstance(error, AuthenticationFailed), repr(error)
+        assert error.reason == "no_ticket"
+        assert "this is no_ticket" in str(error)
+    assert stage.meta.links == stage.servers[0].links == []
+    figures = client.stats()["auth"]
+    assert figures["last_error"] == "this is no_ticket"
+    assert (figures["acquired"], figures["user"], figures["ends_in"]) == (0, None, 0.0)
+    assert figures["failures"] >= 1
+
+
+def test_what_passes_is_repeated_until_the_deadline(stage: Stage) -> None:
+    tries: list[float] = []
+
+    def twice() -> None:
+        tries.append(monotonic())
+        if len(tries) < 3:
+            raise failed("kdc_unreachable", passing=True)
+
+    secure_stage(stage)
+    assert stage.table(auth=FakeAuth(work=twice), timeout=20.0).get("h", "s") is None
+    assert len(tries) == 3
+    client = stage.client(auth=FakeAuth(work=lambda: (_ for _ in ()).throw(failed("clock", passing=True))), timeout=0.3)
+    error = ends(client.table("temp").get, "h", "s")
+    assert "this is clock" in str(error)
+
+
+def test_a_mechanism_that_fails_in_another_way(stage: Stage) -> None:
+    """The text of a foreign exception may hold a secret."""
+
+    def bug() -> None:
+        raise RuntimeError("the key is 4711")
+
+    secure_stage(stage)
+    error = ends(stage.table(auth=FakeAuth(work=bug)).get, "h", "s")
+    assert "RuntimeError" in str(error)
+    assert "4711" not in str(error)
+
+
+def test_credentials_that_ended_unnoticed_are_acquired_again(stage: Stage) -> None:
+    secure_stage(stage)
+    auth = FakeAuth(seconds=3600.0, begin_errors=[failed("expired")])
+    assert stage.table(auth=auth).get("h", "s") is None
+    assert auth.acquired == 2
+
+
+def test_many_callers_one_acquisition(stage: Stage) -> None:
+    secure_stage(stage)
+    auth = FakeAuth(work=lambda: block(0.1))
+    table = stage.table(auth=auth, timeout=20.0)
+    callers = [gevent.spawn(table.get, "h", str(number)) for number in range(200)]
+    gevent.joinall(callers, raise_error=True)
+    assert (auth.acquired, auth.at_once) == (1, 1)
+    assert (len(stage.meta.links), len(stage.servers[0].links)) == (1, 1)
+
+
+def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
+    """It runs in threads, of which there are two, and calls that it keeps waiting end by their own deadlines."""
+    import threading
+
+    secure_stage(stage)
+    gate = threading.Event() if not monkey.is_module_patched("threading") else None
+    auth = FakeAuth(work=(lambda: gate.wait(20.0)) if gate is not None else lambda: block(1.0))
+    client = stage.client(auth=auth, timeout=0.3)
+    error = ends(client.table("temp").get, "h", "s")
+    assert isinstance(error, errors.MetaUnreachable)
+    passes = 0
+    until = monotonic() + 0.2
+    while monotonic() < until:
+        gevent.sleep(0.001)
+        passes += 1
+    assert passes > 10
+    if gate is not None:
+        gate.set()
+    assert client.table("temp").get("h", "s", timeout=20.0) is None
+    assert auth.acquired == 1
+    assert threading.get_ident() not in auth.threads
+    assert len(auth.threads) <= 2
+
+
+def test_a_silent_kdc_is_named(stage: Stage) -> None:
+    secure_stage(stage)
+    auth = FakeAuth(work=lambda: block(1.5))
+    error = ends(stage.table(auth=auth, timeout=1.0, auth_timeout=0.2).get, "h", "s")
+    assert "the KDC does not answer" in str(error)
+    assert last_of(error).reason == "kdc_unreachable"
+    assert stage.meta.links == []
+
+
+def test_renewal(stage: Stage) -> None:
+    """Credentials are renewed on time without calls, and open connections go on."""
+    secure_stage(stage)
+    auth = FakeAuth(seconds=1.0)
+    client = stage.client(auth=auth)
+    table = client.table("temp")
+    begin = monotonic()
+    table.get("h", "s")
+    wait_until(lambda: auth.acquired == 3)
+    assert monotonic() - begin > 1.4, "at 75 to 80 % of a second each"
+    table.get("h", "s")
+    assert len(stage.servers[0].links) == 1
+    wait_until(lambda: client.stats()["auth"]["renewals"] == 2)
+
+
+def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
+    works = [True]
+
+    def sometimes() -> None:
+        if not works[0]:
+            raise failed("kdc_unreachable", passing=True)
+
+    secure_stage(stage)
+    auth = FakeAuth(seconds=2.0, work=sometimes)
+    client = stage.client(auth=auth)
+    client.table("temp").get("h", "s")
+    works[0] = False
+    wait_until(lambda: client.stats()["auth"]["failures"] >= 2)
+    figures = client.stats()["auth"]
+    assert (figures["last_error"], figures["renewals"]) == ("this is kdc_unreachable", 0)
+    works[0] = True
+    wait_until(lambda: client.stats()["auth"]["renewals"] >= 1)
+    assert client.stats()["auth"]["last_error"] is None
+
+
+def test_a_ticket_that_nobody_replaces_is_no_renewal(stage: Stage) -> None:
+    """A ticket cache is read again; as long as the old ticket is in it the client says so."""
+    secure_stage(stage)
+    ends_at = monotonic() + 2.0
+    auth = FakeAuth(seconds=2.0)
+    auth.work = lambda: setattr(auth, "seconds", ends_at - monotonic())
+    client = stage.client(auth=auth)
+    client.table("temp").get("h", "s")
+    wait_until(lambda: client.stats()["auth"]["failures"] >= 1)
+    assert "has not been replaced" in client.stats()["auth"]["last_error"]
+    ends_at += 3600.0
+    wait_until(lambda: client.stats()["auth"]["renewals"] == 1)
+    assert client.stats()["auth"]["ends_in"] > 3000.0
+
+
+# ------------------------------------------------------------------------------------------------- waiting and the end
+@pytest.mark.parametrize("step", range(5))
+def test_each_call_waits_within_its_own_deadline(stage: Stage, step: int) -> None:
+    """A negotiation that is slow goes on behind a call that has no more time, and serves the next."""
+    held: list[tuple[Link, Request]] = []
+    secure_stage(stage, **{f"step{step}": lambda link, request: held.append((link, request))})
+    client = stage.client(auth=FakeAuth(), auth_timeout=10.0)
+    table = client.table("temp")
+    begin = monotonic()
+    error = ends(table.get, "h", "s", timeout=0.3)
+    assert 0.29 < monotonic() - begin < 5.0
+    assert STEPS[step][0].name in str(error)
+    assert client.stats()["servers"][stage.servers[0].address]["state"] == "negotiating"
+    killed = gevent.spawn(table.get, "h", "s", timeout=20.0)
+    waiting = gevent.spawn(table.get, "h", "s", timeout=20.0)
+    gevent.sleep(0.01)
+    killed.kill()
+    ((link, request),) = held
+    say(link, request, *STEPS[step][2:])
+    assert waiting.get(timeout=20.0) is None
+    assert len(stage.servers[0].links) == 1
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_close_at_each_step(stage: Stage, step: int) -> None:
+    secure_stage(stage, **{f"step{step}": silent})
+    client = stage.client(auth=FakeAuth(seconds=3600.0), auth_timeout=10.0)
+    call = gevent.spawn(ends, client.table("temp").get, "h", "s", timeout=20.0)
+    wait_until(lambda: bool(stage.servers[0].links) and len(stage.servers[0].links[0].requests) == step + 1)
+    client.close()
+    assert isinstance(call.get(timeout=5.0), ClientClosed)
+    wait_until(lambda: stage.servers[0].links[0].closed)
+
+
+def test_close_while_credentials_are_acquired(stage: Stage) -> None:
+    secure_stage(stage)
+    auth = FakeAuth(work=lambda: block(0.5))
+    client = stage.client(auth=auth)
+    call = gevent.spawn(ends, client.table("temp").get, "h", "s", timeout=20.0)
+    wait_until(lambda: auth.acquired == 1)
+    client.close()
+    assert isinstance(call.get(timeout=5.0), ClientClosed)
+    wait_until(lambda: not auth.running)
+
+
+def test_attempts_keep_their_distance(stage: Stage) -> None:
+    secure_stage(stage, step2=silent)
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.05, timeout=2.5, retry=RetryPolicy(base=0.001, cap=0.01))
+    callers = [gevent.spawn(ends, client.table("temp").get, "h", str(number)) for number in range(50)]
+    gevent.joinall(callers)
+    # The first pauses are 0.5 to 1 s and 1 to 2 s.
+    assert 2 <= len(stage.servers[0].links) <= 4
+
+
+# --------------------------------------------------------------------------------------------------------- without auth
+def test_without_the_option_nothing_is_negotiated(stage: Stage) -> None:
+    stage.server()
+    client = stage.client()
+    client.table("temp").get("h", "s")
+    assert [request.name for link in (*stage.meta.links, *stage.servers[0].links) for request in link.requests] == [
+        "RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX",
+        "RPC_RRDB_RRDB_GET",
+    ]
+    assert "auth" not in client.stats()
+
+
+def test_a_server_that_demands_authentication_is_told_apart(stage: Stage) -> None:
+    """After a silence on a connection that never answered, on another connection, and not again for a while."""
+    sasl = secure_stage(stage)
+    stage.meta.handler = stage.meta.handler.inner  # type: ignore[attr-defined]
+    client = stage.client(timeout=3.0)
+    error = ends(client.table("temp").get, "h", "s")
+    assert isinstance(error, RequestTimeout)
+    assert "auth=Kerberos" in error.hint
+    assert [said(link) for link in stage.servers[0].links] == [[], [(SaslStatus.LIST, b"")]]
+    wait_until(lambda: stage.servers[0].links[1].closed)
+    assert "auth=Kerberos" in ends(client.table("temp").get, "h", "s", timeout=2.0).hint
+    assert len(stage.servers[0].links) == 2
+    assert len(sasl.broken) == 2
+
+
+def test_a_silent_server_is_not_taken_for_one_that_demands_authentication(stage: Stage) -> None:
+    stage.server(silent)
+    error = ends(stage.client(timeout=3.0).table("temp").get, "h", "s")
+    assert isinstance(error, RequestTimeout)
+    assert error.hint == ""
+
+
+def test_a_server_that_has_answered_is_not_probed(stage: Stage) -> None:
+    answers = [True]
+
+    def once(link: Link, request: Request) -> None:
+        if answers:
+            answers.pop()
+            link.value(request)
+
+    stage.server(once)
+    table = stage.table(timeout=2.5)
+    table.get("h", "s")
+    ends(table.get, "h", "s")
+    assert len(stage.servers[0].links) == 1
+
+
+def test_without_the_option_its_modules_are_not_loaded(stage: Stage) -> None:
+    from tests.transport.scripts import run_script
+
+    stage.server()
+    out = run_script(
+        """
+import sys
+from pegasus_green import Client
+with Client(sys.argv[1]) as client:
+    client.table("temp").get("h", "s")
+    names = ("gssapi", "pegasus_green.auth", "pegasus_green.transport.authenticator", "gevent.threadpool")
+    print([name for name in names if name in sys.modules])
+""",
+        stage.meta.address,
+    )
+    assert out.split() == ["[]"]
+
+
+def test_a_client_that_needs_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pegasus_green import Kerberos
+
+    monkeypatch.setitem(sys.modules, "gssapi", None)
+    with pytest.raises(AuthenticationFailed) as caught:
+        Client(["127.0.0.1:1"], auth=Kerberos(service_fqdn="h"))
+    assert caught.value.reason == "library"
+    for word in ("pegasus_green[kerberos]", "libkrb5-dev", "krb5-devel", "compiler"):
+        assert word in caught.value.hint
+    monkeypatch.setitem(sys.modules, "gssapi", type(sys)("gssapi"))
+    monkeypatch.setitem(sys.modules, "gssapi.exceptions", type(sys)("gssapi.exceptions"))
+    with pytest.raises(AuthenticationFailed, match="python-gssapi is another"):
+        Client(["127.0.0.1:1"], auth=Kerberos(service_fqdn="h"))

@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     from . import codecs, errors
     from .accelerate import accelerated
     from .admin import Admin
-    from .admin.model import MetaLevel, NodeInfo, PartitionInfo, SplitState, SplitStatus, TableInfo, TableStatus
+    from .admin.model import (
+        Backup,
+        BalanceKind,
+        BulkLoad,
+        BulkLoadStatus,
+        DiskInfo,
+        HotKeyAction,
+        HotKeyKind,
+        MetaLevel,
+        NodeInfo,
+        PartitionInfo,
+        ProposalKind,
+        SplitState,
+        SplitStatus,
+        TableInfo,
+        TableStatus,
+    )
     from .auth import Kerberos
     from .client import Client, Table, connect, open_table
     from .cluster.dispatcher import CallInfo
@@ -72,7 +88,10 @@ if TYPE_CHECKING:
 _NAMES = {
     "accelerate": "accelerated",
     "admin": "Admin",
-    "admin.model": "MetaLevel NodeInfo PartitionInfo SplitState SplitStatus TableInfo TableStatus",
+    "admin.model": (
+        "Backup BalanceKind BulkLoad BulkLoadStatus DiskInfo HotKeyAction HotKeyKind MetaLevel NodeInfo PartitionInfo"
+        " ProposalKind SplitState SplitStatus TableInfo TableStatus"
+    ),
     "auth": "Kerberos",
     "client": "Client Table connect open_table",
     "cluster.dispatcher": "CallInfo",
@@ -105,6 +124,10 @@ __all__ = [
     "AccessDenied",
     "Admin",
     "AuthenticationFailed",
+    "Backup",
+    "BalanceKind",
+    "BulkLoad",
+    "BulkLoadStatus",
     "Busy",
     "CallInfo",
     "CheckResult",
@@ -117,6 +140,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "CountUnknown",
+    "DiskInfo",
     "Filter",
     "FilterType",
     "ForkedConnection",
@@ -126,6 +150,8 @@ __all__ = [
     "HashRow",
     "HashRowWithTtl",
     "HedgePolicy",
+    "HotKeyAction",
+    "HotKeyKind",
     "Incomplete",
     "IntegerOverflow",
     "InvalidArgument",
@@ -146,6 +172,7 @@ __all__ = [
     "Pegasus",
     "PegasusError",
     "PegasusScanner",
+    "ProposalKind",
     "ProtocolError",
     "RequestTimeout",
     "RetryPolicy",

@@ -13,6 +13,7 @@ from ..protocol.codes import ERR_INVALID_STATE
 from .access import AccessAdmin
 from .base import envs_of, new_name_of, table_info, text_of, whole
 from .model import MetaLevel, NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
+from .servers import ServerAdmin
 
 if TYPE_CHECKING:
     from ..cluster.dispatcher import Cluster
@@ -25,7 +26,7 @@ _PAUSE, _RESUME, _CANCEL = 0, 1, 2
 _ALL_PARTITIONS = -1
 
 
-class Admin(AccessAdmin):
+class Admin(ServerAdmin, AccessAdmin):
     """What an operator does to a cluster; ``client.admin`` is the client's.
 
     Requests that kill real servers are not sent: the env ``default_ttl`` of a new table is set after its replicas

@@ -123,7 +123,7 @@ def _partition_info(partition: meta.PartitionConfiguration) -> PartitionInfo:
     )
 
 
-def _meta_error(err: str, response: Message | None, **details: Any) -> PegasusError:
+def meta_error(err: str, response: Message | None, **details: Any) -> PegasusError:
     """Return the error for what a meta server answered, with its hint."""
     hint = getattr(response, "hint_message", None) or getattr(response, "hint_msg", None)
     text = f"the meta server answered {err}" + (f": {hint}" if hint else "")
@@ -198,7 +198,7 @@ class AdminBase:
             return answer
         if in_use and answer.err == ERR_INVALID_PARAMETERS:
             raise TableExists("the new name is in use", code=ERR_INVALID_PARAMETERS, table=table, operation=rpc.label)
-        refusal = _meta_error(answer.err, answer, table=table, operation=rpc.label)
+        refusal = meta_error(answer.err, answer, table=table, operation=rpc.label)
         if isinstance(refusal, AccessDenied):
             refusal.user, refusal.address = self._cluster.pool.user, client.leader
         raise refusal

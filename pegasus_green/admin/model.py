@@ -148,3 +148,109 @@ class SplitStatus:
             f"<Split to {self.partition_count} partitions, {parents - len(self.parents)} of {parents} done"
             f"{''.join(f', {name}' for name in sorted(states))}>"
         )
+
+
+@dataclass(frozen=True)
+class DiskInfo:
+    """A data directory of a replica server; sizes in MiB.
+
+    Attributes:
+        tag: Its name in the server's configuration.
+        path: Where it is.
+        capacity_mb: Size of the disk.
+        available_mb: What is free of it.
+        primaries: Indices of the partitions whose primary is there, by table id.
+        secondaries: The same of secondaries.
+    """
+
+    tag: str
+    path: str
+    capacity_mb: int
+    available_mb: int
+    primaries: Mapping[int, tuple[int, ...]]
+    secondaries: Mapping[int, tuple[int, ...]]
+
+
+class ProposalKind(IntEnum):
+    """What a proposal does with a server's replica of a partition; the numbers are the wire's."""
+
+    ASSIGN_PRIMARY = 1
+    UPGRADE_TO_PRIMARY = 2
+    ADD_SECONDARY = 3
+    DOWNGRADE_TO_SECONDARY = 5
+    DOWNGRADE_TO_INACTIVE = 6
+    REMOVE = 7
+    ADD_SECONDARY_FOR_LB = 8
+
+
+class BalanceKind(IntEnum):
+    """How a replica is moved: the primary to a secondary, to a new replica, or a secondary to a new one."""
+
+    MOVE_PRIMARY = 0
+    COPY_PRIMARY = 1
+    COPY_SECONDARY = 2
+
+
+class HotKeyKind(IntEnum):
+    """Whether the key is hot by reads or by writes."""
+
+    READ = 0
+    WRITE = 1
+
+
+class HotKeyAction(IntEnum):
+    """What is done with the search for a hot key."""
+
+    START = 0
+    STOP = 1
+    QUERY = 2
+
+
+class BulkLoadStatus(IntEnum):
+    """How far a bulk load is."""
+
+    INVALID = 0
+    DOWNLOADING = 1
+    DOWNLOADED = 2
+    INGESTING = 3
+    SUCCEED = 4
+    FAILED = 5
+    PAUSING = 6
+    PAUSED = 7
+    CANCELED = 8
+
+
+@dataclass(frozen=True)
+class BulkLoad:
+    """A bulk load of a table.
+
+    Attributes:
+        status: A ``BulkLoadStatus``, or a plain number where a newer server has more of them.
+        partitions: The same of each partition.
+        is_running: Whether it goes on.
+    """
+
+    status: int
+    partitions: tuple[int, ...]
+    is_running: bool
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup of a table; times in Unix seconds.
+
+    Attributes:
+        backup_id: Its id.
+        provider: Where it is stored, by the name in the servers' configuration.
+        path: The directory there; "": the default.
+        started: When it began.
+        ended: When it ended; 0: not yet.
+        failed: Whether it failed.
+    """
+
+    backup_id: int
+    provider: str
+    path: str
+    started: float
+    ended: float
+    failed: bool

@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "mget": "multi:mget",
         "mset": "multi:mset",
         "mdel": "multi:mdel",
+        "mutate": "multi:mutate",
         "keys": "scans:keys",
         "scan": "scans:scan",
         "count": "scans:count",
@@ -34,6 +35,43 @@ SECTIONS: dict[str, dict[str, str]] = {
         "import": "bulk.commands:import_",
         "copy": "bulk.commands:copy",
         "clear": "bulk.commands:clear",
+    },
+    "Tables": {
+        "tables": "tables:tables",
+        "table": "tables:table",
+        "create": "tables:create",
+        "drop": "tables:drop",
+        "recall": "tables:recall",
+        "rename": "tables:rename",
+        "envs": "tables:envs",
+        "replicas": "tables:replicas",
+        "split": "tables:split",
+        "compact": "tables:compact",
+        "bulk-load": "servers:bulk_load",
+        "backups": "servers:backups",
+    },
+    "Cluster": {
+        "health": "tables:health",
+        "nodes": "servers:nodes",
+        "cluster": "servers:cluster",
+        "meta-level": "servers:meta_level",
+        "disks": "servers:disks",
+        "remote": "servers:remote",
+        "server-info": "servers:server_info",
+        "server-stat": "servers:server_stat",
+        "config": "servers:config",
+        "balance": "servers:balance",
+        "propose": "servers:propose",
+        "lost": "servers:lost",
+        "hash": "servers:hash_",
+        "hot-keys": "servers:hot_keys",
+    },
+    "More": {
+        "shell": "shell:shell",
+        "top": "top:top",
+        "doctor": "doctor:doctor",
+        "bench": "passing:bench",
+        "onebox": "passing:onebox",
     },
 }
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
@@ -66,6 +104,14 @@ class Program(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command; None: there is none of that name."""
         return command_named(cmd_name) if cmd_name in COMMANDS else None
+
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """Return the names of the commands by section."""
+        return [(title, list(names)) for title, names in SECTIONS.items()]
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Return each command with its first sentence."""
+        return [(name, command_named(name).get_short_help_str(90)) for name in COMMANDS]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; an unknown one is answered with those that look like it."""
@@ -113,7 +159,7 @@ def main(words: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     app, program = App(), make_program()
     # Answers the completion scripts of the shells; returns when none of them asks.
-    program._main_shell_completion({}, "pegasus-green", "_PEGASUS_GREEN_COMPLETE")
+    program._main_shell_completion({"obj": app}, "pegasus-green", "_PEGASUS_GREEN_COMPLETE")
     try:
         return run(program, words, app)
     finally:

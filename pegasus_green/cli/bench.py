@@ -16,6 +16,9 @@ import gevent
 from gevent.event import Event
 
 from ..errors import InvalidArgument, PegasusError
+from .charts import LiveChart, Second, check_plot, live_chart, save_plot
+from .config import find_place
+from .latencies import Latencies
 
 if TYPE_CHECKING:
     from ..client import Table
@@ -29,49 +32,6 @@ SORT_KEY = b"bench"
 COUNTER_KEY = b"count"
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 OPERATIONS = ("get", "set", "exist", "ttl", "remove", "incr")
-
-
-class Latencies:
-    """A histogram of latencies: microseconds exact up to 63, then in steps of 3 %, up to hours.
-
-    Attributes:
-        counts: Calls by step.
-        total: Calls.
-        worst: Largest latency in microseconds.
-    """
-
-    __slots__ = ("counts", "total", "worst")
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.counts: Counter[int] = Counter()
-        self.total = 0
-        self.worst = 0
-
-    def add(self, seconds: float) -> None:
-        """Count one call."""
-        micros = int(seconds * 1e6)
-        shift = max(micros.bit_length() - 6, 0)
-        self.counts[(shift << 5) + (micros >> shift)] += 1
-        self.total += 1
-        self.worst = max(self.worst, micros)
-
-    def merge(self, other: Latencies) -> None:
-        """Take in the calls of another one."""
-        self.counts.update(other.counts)
-        self.total += other.total
-        self.worst = max(self.worst, other.worst)
-
-    def percentile(self, share: float) -> float:
-        """Return the milliseconds within which that share of the calls ended; 0.0 without calls."""
-        left = share * self.total
-        for step in sorted(self.counts):
-            left -= self.counts[step]
-            if left <= 0:
-                shift = max((step >> 5) - 1, 0)
-                upper = ((step - (shift << 5)) + 1 << shift) - 1
-                return min(upper, self.worst) / 1000
-        return 0.0
 
 
 def parse_mix(text: str) -> dict[str, int]:
@@ -111,9 +71,11 @@ def _not_negative(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     whole, seconds = _positive(int), _positive(float)
-    parser.add_argument("--meta", required=True, metavar="HOST:PORT[,HOST:PORT]", help="meta servers")
     parser.add_argument(
-        "--table", required=True, metavar="NAME", help="an existing table; keys of other names are safe"
+        "--meta", metavar="HOST:PORT[,HOST:PORT]", help="meta servers [PEGASUS_URL, else the config file's default]"
+    )
+    parser.add_argument(
+        "--table", metavar="NAME", help="an existing table; keys of other names are safe [that of the URL or the file]"
     )
     parser.add_argument("--callers", type=whole, default=64, metavar="N", help="greenlets that call [%(default)s]")
     parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long [%(default)s]")
@@ -127,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", type=whole, default=1000, metavar="N", help="records to spread over [%(default)s]")
     parser.add_argument("--timeout", type=seconds, default=2.0, metavar="S", help="deadline of a call [%(default)s]")
     parser.add_argument("--keep", action="store_true", help="leave the records there (they expire after an hour)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the run: .png or .svg (needs the extra plot)")
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON, nothing else on stdout")
 
 
@@ -241,12 +204,25 @@ class Load:
         return perf_counter() - began
 
 
-def _live(second: int, recent: Latencies, errors: int) -> None:
-    half, most = recent.percentile(0.5), recent.percentile(0.99)
-    print(
-        f"{second:4d} s {recent.total:10,d} calls   p50 {half:8.3f} ms   p99 {most:8.3f} ms   errors {errors:,d}",
-        flush=True,
-    )
+class _Watching:
+    """Takes every second of a run: a chart on a terminal, else a line; quiet: neither."""
+
+    def __init__(self, *, chart: LiveChart | None, quiet: bool) -> None:
+        self._chart, self._quiet = chart, quiet
+        self.seconds: list[Second] = []
+
+    def __call__(self, second: int, recent: Latencies, errors: int) -> None:
+        half, most = recent.percentile(0.5), recent.percentile(0.99)
+        self.seconds.append(Second(recent.total, half, most))
+        if self._chart is not None:
+            self._chart.show(self.seconds, errors)
+        elif not self._quiet:
+            line = f"{second:4d} s {recent.total:10,d} calls   p50 {half:8.3f} ms   p99 {most:8.3f} ms"
+            print(f"{line}   errors {errors:,d}", flush=True)
+
+    def end(self) -> None:
+        if self._chart is not None:
+            self._chart.end()
 
 
 def _report(load: Load, took: float, cpu: float, connections: int) -> dict[str, Any]:
@@ -294,13 +270,31 @@ def _print_report(report: dict[str, Any]) -> None:
     print(f"\nerrors: {', '.join(errors) or 'none'}")
 
 
+def _place(arguments: argparse.Namespace) -> tuple[Any, str]:
+    """Return the meta servers and the table that are meant.
+
+    Raises:
+        InvalidArgument: None is named.
+    """
+    if arguments.meta is not None and arguments.table is not None:
+        return arguments.meta, arguments.table
+    place = find_place(arguments.meta, None, None, None)
+    table = arguments.table or place.table
+    if not table:
+        raise InvalidArgument("no table is named: give --table NAME")
+    return list(place.metas), table
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Load the cluster and print the report; 1: no call succeeded or a value was wrong, 2: bad options."""
     from ..client import Client
 
     try:
-        client = Client(arguments.meta, timeout=arguments.timeout)
-        load = Load(client.table(arguments.table), arguments)
+        if arguments.plot is not None:
+            check_plot(arguments.plot)
+        metas, table = _place(arguments)
+        client = Client(metas, timeout=arguments.timeout)
+        load = Load(client.table(table), arguments)
     except InvalidArgument as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -315,12 +309,19 @@ def run(arguments: argparse.Namespace) -> int:
             mix = ", ".join(f"{name}:{weight}" for name, weight in load.mix.items())
             sizes = f"values of {arguments.value_bytes:,} bytes, {len(load.keys):,} records"
             print(f"{load.callers:,} callers, {mix}, {sizes}", flush=True)
+        watching = _Watching(chart=None if arguments.json else live_chart(), quiet=arguments.json)
         cpu = process_time()
-        took = load.run(arguments.seconds, (lambda *_: None) if arguments.json else _live)
+        try:
+            took = load.run(arguments.seconds, watching)
+        finally:
+            watching.end()
         cpu = process_time() - cpu
         connections = sum(server["state"] == "open" for server in client.stats()["servers"].values())
         report = _report(load, took, cpu, connections)
         left = 0 if arguments.keep else load.clean_up()
+    if arguments.plot is not None:
+        title = f"{load.callers:,} callers, {report['per_second']:,.0f} calls/s"
+        save_plot(arguments.plot, title, watching.seconds, load.latencies)
     if arguments.json:
         print(json.dumps(report))
     else:

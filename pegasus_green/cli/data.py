@@ -134,7 +134,7 @@ def incr(app: App, hash_key: str, sort_key: str, by: int, ttl: float | None) -> 
     return OK
 
 
-_CHECKS = [check.name.lower().replace("_", "-") for check in CheckType]
+CHECKS = [check.name.lower().replace("_", "-") for check in CheckType]
 
 
 @command("cas")
@@ -146,7 +146,7 @@ _CHECKS = [check.name.lower().replace("_", "-") for check in CheckType]
     ttl_option,
     click.option("--if-absent", is_flag=True, help="Store it if there is no row."),
     click.option("--if-equals", metavar="VALUE", help="Store it if the row has this value."),
-    click.option("--if", "check", type=click.Choice(_CHECKS), metavar="CHECK", help=f"One of {', '.join(_CHECKS)}."),
+    click.option("--if", "check", type=click.Choice(CHECKS), metavar="CHECK", help=f"One of {', '.join(CHECKS)}."),
     click.option("--operand", metavar="VALUE", help="What --if compares with."),
     click.option("--check-key", metavar="SORT_KEY", help="Check this row of the hash key [the same]."),
 )

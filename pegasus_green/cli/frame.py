@@ -73,16 +73,18 @@ class App:
         settings: The shared options.
         clients: Open clients by meta servers and options, shared with the shell that runs the command.
         in_shell: Whether a shell runs the command.
+        known_tables: Names for completion; None: they have to be asked for.
     """
 
     settings: Settings = field(default_factory=Settings)
     clients: dict[Any, Client] = field(default_factory=dict)
     in_shell: bool = False
+    known_tables: list[str] | None = None
     _out: Output | None = None
 
     def child(self) -> App:
         """Return one for a command of the shell: the same clients, and options of its own."""
-        return App(self.settings, self.clients, in_shell=True)
+        return App(self.settings, self.clients, in_shell=True, known_tables=self.known_tables)
 
     def set(self, name: str, found: Any) -> None:
         """Take a shared option."""
@@ -239,21 +241,23 @@ DURATION = Converted("time", parse_duration)
 SIZE = Converted("size", parse_size)
 
 
+# Arguments of commands may have the names of shared options.
+_SHARED = "shared_"
+
+
 def _take(ctx: click.Context, param: click.Parameter, found: Any) -> None:
-    if not ctx.resilient_parsing:
-        ctx.ensure_object(App).set(str(param.name), found)
+    ctx.ensure_object(App).set(str(param.name).removeprefix(_SHARED), found)
 
 
-def _complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Ask the cluster that the words before name, for a second at most; silent when that fails."""
-    given = ctx.params
-    app = App(Settings(**{name: given.get(name) for name in ("meta", "url", "cluster", "config")}))
-    try:
-        names = [info.name for info in app.client.admin.list_tables(timeout=1.0)]
-    except PegasusError:
-        return []
-    finally:
-        app.close()
+    app = ctx.ensure_object(App)
+    names = app.known_tables
+    if names is None:
+        try:
+            names = [info.name for info in app.client.admin.list_tables(timeout=1.0)]
+        except PegasusError:
+            return []
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
@@ -265,7 +269,8 @@ def shared_options() -> list[click.Parameter]:
     """Return the options that every command has, and the program itself."""
 
     def option(*names: str, **settings: Any) -> click.Option:
-        return click.Option(names, expose_value=False, callback=_take, **settings)
+        name = _SHARED + names[-1].removeprefix("--")
+        return click.Option([*names, name], expose_value=False, callback=_take, **settings)
 
     codings = click.Choice(list(CODINGS))
     return [
@@ -273,7 +278,7 @@ def shared_options() -> list[click.Parameter]:
         option("--url", metavar="URL", help="pegasus://HOST:PORT,.../TABLE?timeout=2 [PEGASUS_URL]"),
         option("--cluster", metavar="NAME", help="A cluster of the config file.", shell_complete=_complete_clusters),
         option("--config", metavar="FILE", help="Config file [~/.config/pegasus-green/config.toml]."),
-        option("-t", "--table", metavar="NAME", help="The table.", shell_complete=_complete_tables),
+        option("-t", "--table", metavar="NAME", help="The table.", shell_complete=complete_tables),
         option("--timeout", type=DURATION, metavar="TIME", help="Time for each request [2 s]."),
         option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output [table]."),
         option("--keys", type=codings, help="How keys are written, in and out [text]."),
@@ -348,6 +353,8 @@ def explain(app: App, error: BaseException) -> int:
         BaseException: What nobody expected is raised again.
     """
     if isinstance(error, PipeClosed):
+        if app.in_shell:
+            raise error
         # The reader has what it wanted; nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OK

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from .data import hash_key_argument, ttl_option
-from .frame import OK, App, command, options, pass_app
+from ..model import CheckType
+from ..operations.atomic import Mutations
+from .data import CHECKS, hash_key_argument, ttl_option
+from .frame import NO, OK, App, No, command, options, pass_app
 from .output import key, value
 
 range_options = options(
@@ -127,4 +129,48 @@ def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, 
         app.confirm(f"removes {what} of hash key {app.out.keys.encode(first)} in table {app.table_name}")
         removed = app.table.del_range(first, **selected)
     app.out.done(f"removed {removed:,} rows", hash_key=first, removed=removed)
+    return OK
+
+
+@command("mutate")
+@options(
+    hash_key_argument,
+    click.option("--if", "check", type=click.Choice(CHECKS), default="no-check", metavar="CHECK", help="As for cas."),
+    click.option("--check-key", metavar="SORT_KEY", default="", help="The row that is checked."),
+    click.option("--operand", metavar="VALUE", help="What --if compares with."),
+    click.option(
+        "--put", "puts", type=(str, str), multiple=True, metavar="SORT_KEY VALUE", help="Store it; repeatable."
+    ),
+    click.option("--delete", "deletes", multiple=True, metavar="SORT_KEY", help="Remove it; repeatable."),
+    ttl_option,
+)
+@pass_app
+def mutate(
+    app: App,
+    hash_key: str,
+    check: str,
+    check_key: str,
+    operand: str | None,
+    puts: tuple[tuple[str, str], ...],
+    deletes: tuple[str, ...],
+    ttl: float | None,
+) -> int:
+    """Store and remove rows of a hash key in one step, if a check passes; exit status 1 if it does not."""
+    mutations = Mutations()
+    for name, text in puts:
+        mutations.put(app.key(name), app.value(text), ttl=ttl)
+    for name in deletes:
+        mutations.delete(app.key(name))
+    if not len(mutations):
+        raise click.UsageError("give --put SORT_KEY VALUE or --delete SORT_KEY")
+    compared = None if operand is None else app.value(operand)
+    kind = CheckType[check.upper().replace("-", "_")]
+    first = app.key(hash_key)
+    found = app.table.check_and_mutate(first, app.key(check_key), kind, compared, mutations=mutations)
+    if not app.out.for_people:
+        app.out.rows_or_item({"hash_key": first, "done": found.was_set}, {"hash_key"})
+        return OK if found.was_set else NO
+    if not found.was_set:
+        raise No("not done: the check did not pass")
+    app.out.done(f"done: {len(puts)} stored, {len(deletes)} removed")
     return OK

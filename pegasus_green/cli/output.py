@@ -189,7 +189,7 @@ class Output:
         elif self.form == "table":
             width = max(map(len, fields), default=0)
             for column, cell in zip(listed, fields.values()):
-                self.sink.write(f"{self._bold(column.name.ljust(width))}  {self._cell(column, cell)}\n")
+                self.sink.write(f"{self.bold(column.name.ljust(width))}  {self._cell(column, cell)}\n")
         else:
             self.rows(listed, [list(fields.values())])
         self.sink.flush()
@@ -227,7 +227,8 @@ class Output:
         click.echo(message, err=True)
 
     # ----------------------------------------------------------------------------------------------------------- forms
-    def _bold(self, text: str) -> str:
+    def bold(self, text: str) -> str:
+        """Return a heading."""
         return click.style(text, bold=True) if self.color else text
 
     def _cell(self, column: Column, cell: Any) -> str:
@@ -245,7 +246,7 @@ class Output:
         first = [[self._cell(c, cell) for c, cell in zip(columns, row)] for row in islice(rows, WIDTH_ROWS)]
         widths = [max([_width(column.name), *(_width(row[at]) for row in first)]) for at, column in enumerate(columns)]
         heading = [column.name.upper().replace("_", " ") for column in columns]
-        self.sink.write(self._bold(_line(columns, heading, widths)) + "\n")
+        self.sink.write(self.bold(_line(columns, heading, widths)) + "\n")
         rest = ([self._cell(c, cell) for c, cell in zip(columns, row)] for row in rows)
         for cells in chain(first, rest):
             self.sink.write(_line(columns, cells, widths) + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from gevent.pool import Pool
 
-from .frame import OK, App, command, options, pass_app
+from .frame import OK, PARTLY, App, command, options, pass_app
 from .multi import is_whole, range_options, selection, sort_filter_option
 from .output import Column, key, number, show, value
 
@@ -148,7 +148,8 @@ def _without_empty(rows: Iterable[Any], columns: list[Column], *, no_value: bool
 @options(
     click.argument("hash_key", metavar="[HASH_KEY]", required=False),
     filter_options,
-    click.option("--exact", is_flag=True, help="Count every row; the default, the protocol has no estimate."),
+    click.option("--exact", is_flag=True, help="Count every row; the default."),
+    click.option("--estimate", is_flag=True, help="What the servers believe (/metrics, releases after 2.5); quick."),
     click.option("--by-partition", is_flag=True, help="One line for each partition."),
     click.option("--histogram", is_flag=True, help="Sizes of keys and values, rows by hash key, and the largest."),
     click.option("--largest", type=click.IntRange(0, 1000), default=10, metavar="N", help="So many of them [10]."),
@@ -162,6 +163,7 @@ def count(
     hash_filter: str | None,
     sort_filter: str | None,
     exact: bool,
+    estimate: bool,
     by_partition: bool,
     histogram: bool,
     largest: int,
@@ -169,10 +171,11 @@ def count(
     partitions: tuple[int, ...],
 ) -> int:
     """Count the rows of a table, or of a hash key. The servers count, but for --histogram, which reads all rows."""
-    del exact
+    if [exact, estimate, histogram].count(True) > 1:
+        raise click.UsageError("give one of --exact, --estimate and --histogram")
     table, out = app.table, app.out
     if hash_key is not None:
-        if hash_filter or sort_filter or by_partition or histogram or partitions:
+        if hash_filter or sort_filter or by_partition or histogram or estimate or partitions:
             raise click.UsageError("a hash key goes with no other option")
         first = app.key(hash_key)
         out.one("rows", table.sort_key_count(first), hash_key=first)
@@ -185,6 +188,10 @@ def count(
 
         measure(app, parallel, largest, **filters)
         return OK
+    if estimate:
+        if by_partition or partitions or any(filters.values()):
+            raise click.UsageError("--estimate is for the whole table")
+        return _estimate(app)
     if not by_partition:
         found = table.count(parallel=parallel, partitions=partitions or None, **filters)
         out.one("rows", found)
@@ -202,3 +209,13 @@ def count(
     if out.for_people:
         out.note(f"{sum(rows for _, rows in counted):,} rows in {len(counted)} partitions")
     return OK
+
+
+def _estimate(app: App) -> int:
+    from .metrics import estimate
+
+    total, problems = estimate(app, app.table_name)
+    app.out.one("rows_estimated", total)
+    for problem in problems:
+        app.out.note(f"not counted: {problem}")
+    return PARTLY if problems else OK

@@ -289,8 +289,26 @@ class MetaClient:
         if connection is not None and not connection.in_flight:
             connection.close(ClientClosed("this meta server does not lead"))
 
+    def call_server(self, address: str, rpc: Rpc, request: Message, deadline: float) -> Message:
+        """Return the answer of one server, meta or replica, whoever leads; nothing is repeated.
+
+        Raises:
+            MetaError: The server refused; ``code`` says why.
+            PegasusError: It cannot be reached, is silent, or answers what cannot be read.
+        """
+        outcome = self._outcome(address, rpc, rpc.encode_argument(request), deadline)
+        if isinstance(outcome, PegasusError):
+            outcome.operation = rpc.label
+            outcome.outcome_unknown = outcome.sent and not rpc.repeatable
+            raise outcome
+        return outcome
+
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
         """Ask one server, in a greenlet of its own."""
+        answers.put(address, self._outcome(address, rpc, argument, deadline))
+
+    def _outcome(self, address: str, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
+        """Return what one server answers."""
         outcome: Any = self._pool.peer(address, self.metas.other(address)).connect(deadline)
         if not isinstance(outcome, PegasusError):
             outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
@@ -301,7 +319,8 @@ class MetaClient:
                 # Whoever answers what cannot be read has had the request; one with a frame error has refused it.
                 error.sent = isinstance(error, ProtocolError)
                 outcome = error
-        answers.put(address, outcome)
+        found: Message | PegasusError = outcome
+        return found
 
 
 def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from . import meta, remote, rrdb
+from . import jobs, meta, remote, rrdb
 from .binary import BLOB_TYPE, I64_TYPE, Buffer, WireType, read_field_head, write_field_head
 from .message import Message, StructOf
 
@@ -214,6 +214,19 @@ QUERY_DISK_INFO = Rpc(
     "RPC_QUERY_DISK_INFO", remote.QueryDiskInfoRequest, remote.QueryDiskInfoResponse, label="query_disk_info", meta=True
 )
 
+QUERY_BULK_LOAD = _meta("QUERY_BULK_LOAD_STATUS", "query_bulk_load", meta.AppNameRequest, jobs.QueryBulkLoadResponse)
+QUERY_BACKUP = _meta(
+    "QUERY_BACKUP_STATUS", "query_backup", jobs.QueryBackupStatusRequest, jobs.QueryBackupStatusResponse
+)
+DETECT_HOTKEY = Rpc(
+    "RPC_DETECT_HOTKEY",
+    jobs.DetectHotkeyRequest,
+    jobs.DetectHotkeyResponse,
+    label="hot_keys",
+    repeatable=False,
+    meta=True,
+)
+
 META_RPCS = (
     QUERY_CFG,
     CREATE_APP,
@@ -236,8 +249,10 @@ META_RPCS = (
     CONTROL_SPLIT,
     PROPOSE_BALANCER,
     DIAGNOSE,
+    QUERY_BULK_LOAD,
+    QUERY_BACKUP,
 )
 # What servers answer by themselves, whoever leads.
-NODE_RPCS = (CLI_CALL, QUERY_DISK_INFO)
+NODE_RPCS = (CLI_CALL, QUERY_DISK_INFO, DETECT_HOTKEY)
 
 BY_NAME: dict[str, Rpc] = {rpc.name: rpc for rpc in (*RRDB_RPCS, *META_RPCS, *NODE_RPCS, NEGOTIATION)}

@@ -6,12 +6,14 @@ import fcntl
 import json
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +40,39 @@ class Done:
     def lines(self) -> list[str]:
         """Return the lines of the output."""
         return self.out.splitlines()
+
+
+@dataclass
+class Terminal:
+    """The other end of a terminal."""
+
+    fd: int
+    seen: str = ""
+    at: int = 0
+
+    def send(self, text: str) -> None:
+        """Type something."""
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Return when the terminal shows a text behind the last one that was waited for."""
+        deadline = time.monotonic() + 30
+        while (found := self.seen.find(text, self.at)) < 0:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-600:]!r}"
+            if select.select([self.fd], [], [], 1)[0]:
+                data = os.read(self.fd, 65536).decode("utf-8", "replace")
+                self.seen += data
+                if "\x1b[6n" in data:
+                    self.send("\x1b[1;1R")  # it asks where the cursor is
+        self.at = found + len(text)
+
+    def read_to_the_end(self) -> None:
+        """Read until the process has closed its end."""
+        try:
+            while data := os.read(self.fd, 65536):
+                self.seen += data.decode("utf-8", "replace")
+        except OSError:  # that is how the end of a terminal looks
+            pass
 
 
 @dataclass
@@ -74,8 +109,10 @@ class Tool:
         assert status is None or done.status == status, (words, done)
         return done
 
-    def terminal(self, *words: str, answer: str = "", table: str = "temp") -> Done:
-        """Run the tool on a terminal of its own; answer a question."""
+    def terminal(
+        self, *words: str, answer: str = "", talk: Callable[[Terminal], object] | None = None, table: str = "temp"
+    ) -> Done:
+        """Run the tool on a terminal of its own; answer a question, or talk to it."""
         primary, secondary = pty.openpty()
         fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
         self.environment["TERM"] = "xterm-256color"
@@ -84,17 +121,20 @@ class Tool:
         finally:
             del self.environment["TERM"]
             os.close(secondary)
-        os.write(primary, answer.encode())
-        seen = b""
+        terminal = Terminal(primary)
         try:
-            while data := os.read(primary, 65536):
-                seen += data
-        except OSError:  # the other end is closed
-            pass
+            if talk is not None:
+                talk(terminal)
+            terminal.send(answer)
+            terminal.read_to_the_end()
         finally:
             os.close(primary)
-            status = process.wait(30)
-        return Done(status, seen.decode(), "")
+            try:
+                status = process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+        return Done(status, terminal.seen, "")
 
     def run(self, capfd: pytest.CaptureFixture[str], *words: str, table: str = "temp", status: int | None = 0) -> Done:
         """Run the tool in this process, which is quicker."""

@@ -76,6 +76,17 @@ def test_rows_of_a_hash_key(tool, capfd, name):
     assert "a filter is" in tool.run(capfd, "keys", name, "--filter", "x", status=2).err
 
 
+def test_mutate(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", "1", "old", "x")
+    words = ["--if", "int-equal", "--check-key", "a", "--operand", "1", "--put", "b", "2", "--put", "c", "3"]
+    assert tool.process("mutate", name, *words, "--delete", "old").out == "done: 2 stored, 1 removed\n"
+    assert tool.run(capfd, "keys", name, "-o", "csv").lines[1:] == ["a", "b", "c"]
+    refused = ["--if", "not-exist", "--check-key", "a", "--delete", "a"]
+    assert "the check did not pass" in tool.run(capfd, "mutate", name, *refused, status=1).err
+    assert tool.run(capfd, "mutate", name, *refused, "-o", "json", status=1).json == {"hash_key": name, "done": False}
+    assert "give --put" in tool.run(capfd, "mutate", name, status=2).err
+
+
 def test_the_whole_table(tool, capfd, name):
     for at in range(40):
         tool.run(capfd, "mset", f"{name}-{at:02d}", "a", "1" * at, "b", "2", "--ttl", "1h")

@@ -14,7 +14,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.Thrift import TType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from pegasus_green.protocol import framing, meta, remote, rrdb
+from pegasus_green.protocol import framing, jobs, meta, remote, rrdb
 from pegasus_green.protocol.message import Message
 
 RRDB = {
@@ -156,6 +156,26 @@ REMOTE = {
     "DiagnoseResponse": "1 err error, 2 partitions list:LostPartition",
 }
 
+JOBS = {
+    "ReplicaBulkLoad": (
+        "1 download_progress i32?, 2 download_status error?, 3 ingest_status i32?, 4 is_cleaned_up bool?, "
+        "5 is_paused bool?"
+    ),
+    "QueryBulkLoadResponse": (
+        "1 err error, 2 app_name string, 3 app_status i32, 4 partitions_status list:i32, 5 max_replica_count i32, "
+        "6 bulk_load_states list:map:address:ReplicaBulkLoad, 7 hint_msg string?, 8 is_bulk_loading bool?, "
+        "9 hp_bulk_load_states list:map:host_port:ReplicaBulkLoad?"
+    ),
+    "QueryBackupStatusRequest": "1 app_id i32, 2 backup_id i64?",
+    "BackupItem": (
+        "1 backup_id i64, 2 app_name string, 3 backup_provider_type string, 4 backup_path string, "
+        "5 start_time_ms i64, 6 end_time_ms i64, 7 is_backup_failed bool"
+    ),
+    "QueryBackupStatusResponse": "1 err error, 2 hint_message string, 3 backup_items list:BackupItem?",
+    "DetectHotkeyRequest": "1 type i32, 2 action i32, 3 pid gpid",
+    "DetectHotkeyResponse": "1 err error, 2 err_hint string?, 3 hotkey_result string?",
+}
+
 FRAMING = {
     "RequestMeta": (
         "1 app_id i32, 2 partition_index i32, 3 client_timeout i32, 4 partition_hash i64, 5 is_backup_request bool"
@@ -202,6 +222,9 @@ RPCS = {
     "RPC_CM_DDD_DIAGNOSE": "DiagnoseRequest DiagnoseResponse",
     "RPC_CLI_CLI_CALL": "CommandRequest CommandReply",
     "RPC_QUERY_DISK_INFO": "QueryDiskInfoRequest QueryDiskInfoResponse",
+    "RPC_CM_QUERY_BULK_LOAD_STATUS": "AppNameRequest QueryBulkLoadResponse",
+    "RPC_CM_QUERY_BACKUP_STATUS": "QueryBackupStatusRequest QueryBackupStatusResponse",
+    "RPC_DETECT_HOTKEY": "DetectHotkeyRequest DetectHotkeyResponse",
     "RPC_NEGOTIATION": "Negotiation Negotiation",
 }
 
@@ -220,10 +243,12 @@ def _rows(text: str) -> list[FieldRow]:
     return rows
 
 
-STRUCTS: dict[str, list[FieldRow]] = {name: _rows(text) for name, text in (RRDB | META | REMOTE | FRAMING).items()}
+STRUCTS: dict[str, list[FieldRow]] = {
+    name: _rows(text) for name, text in (RRDB | META | REMOTE | JOBS | FRAMING).items()
+}
 CLASSES: dict[str, type[Message]] = {
     name: getattr(module, name)
-    for table, module in ((RRDB, rrdb), (META, meta), (REMOTE, remote), (FRAMING, framing))
+    for table, module in ((RRDB, rrdb), (META, meta), (REMOTE, remote), (JOBS, jobs), (FRAMING, framing))
     for name in table
 }
 
@@ -415,6 +440,9 @@ def build(kind: str, value: Any) -> Any:
     """Return the package's value for one of this table."""
     if kind.startswith("list:"):
         return [build(kind[5:], item) for item in value]
+    if kind.startswith("map:"):
+        item_kind = kind.split(":", 2)[2]
+        return {key: build(item_kind, item) for key, item in value.items()}
     if kind in CLASSES:
         kinds = {name: field_kind for _, name, field_kind, _ in STRUCTS[kind]}
         optional = {name: None for _, name, _, may in STRUCTS[kind] if may}
@@ -427,6 +455,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Message):
         pairs = ((field.name, getattr(value, field.name)) for field in value.FIELDS)
         return {name: plain(item) for name, item in pairs if item is not None}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
@@ -451,5 +481,6 @@ def sample(kind: str) -> Any:
         return [sample(kind[4:])]
     if kind.startswith("map:"):
         _, key, item = kind.split(":", 2)
-        return {name: sample(item) for name in ((1, 2) if key == "i32" else ("a", "b"))}
+        keys = {"i32": (1, 2), "address": (0xC0A80001_8729_0001, 0xC0A80002_8729_0001), "host_port": ("a:1", "b:2")}
+        return {name: sample(item) for name in keys.get(key, ("a", "b"))}
     return {name: sample(field_kind) for _, name, field_kind, _ in STRUCTS[kind]}

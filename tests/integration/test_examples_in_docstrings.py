@@ -30,6 +30,7 @@ ONEBOX = (
 )
 MODULES = [
     "admin",
+    "admin.servers",
     "client",
     "codecs",
     "events",

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from pegasus_green.cli import bench
+from pegasus_green.cli.latencies import Latencies
 
 
 def exact(values, share):
@@ -18,7 +19,7 @@ def exact(values, share):
 def test_percentiles_are_within_a_step_of_the_exact_ones(seed):
     chance = random.Random(seed)
     values = [int(chance.lognormvariate(6, 2)) for _ in range(5000)]
-    found = bench.Latencies()
+    found = Latencies()
     for value in values:
         found.add((value + 0.5) / 1e6)
     for share in (0.01, 0.5, 0.9, 0.99, 0.999, 1.0):
@@ -29,14 +30,14 @@ def test_percentiles_are_within_a_step_of_the_exact_ones(seed):
 
 def test_every_microsecond_falls_into_a_step_that_holds_it():
     for micros in [*range(5000), 2**20 - 1, 2**20, 2**31, 3600 * 10**6]:
-        found = bench.Latencies()
+        found = Latencies()
         found.add((micros + 0.5) / 1e6)
         found.worst = 2**62  # the step's own upper end, not the largest latency
         assert micros <= round(found.percentile(0.5) * 1000) <= micros * 33 / 32
 
 
 def test_merged_histograms_hold_both():
-    one, other = bench.Latencies(), bench.Latencies()
+    one, other = Latencies(), Latencies()
     for _ in range(99):
         one.add(0.001)
     other.add(1.0)
@@ -47,7 +48,7 @@ def test_merged_histograms_hold_both():
 
 
 def test_no_calls_have_no_latency():
-    assert bench.Latencies().percentile(0.99) == 0.0
+    assert Latencies().percentile(0.99) == 0.0
 
 
 @pytest.mark.parametrize(

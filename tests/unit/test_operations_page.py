@@ -48,8 +48,7 @@ OTHER_NAMES |= {"auth", "token", "connect", "no_value", "next"}
 
 # All that is not offered by any way.
 LEFT_OUT = {
-    "duplication, backup and restore, bulk load, balancing",
-    "remote commands of a server",
+    "start of backup, restore and bulk load; duplication",
 }
 
 

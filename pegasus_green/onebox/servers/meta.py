@@ -20,6 +20,7 @@ from ..wire.server import Server
 from .admin import Admin
 from .commands import Commands
 from .envs import ROCKSDB_OPTIONS, check_env
+from .jobs import Jobs
 from .negotiation import Security, negotiate
 from .pages import MetaPages
 from .proposals import Proposals
@@ -58,7 +59,7 @@ class MetaServer(Server):
         self.security: Security | None = None
         self.commands = Commands(box, self)
         self.pages = MetaPages(box, self)
-        handlers = (_Handlers(box), Admin(box), Proposals(box))
+        handlers = (_Handlers(box), Admin(box), Proposals(box), Jobs(box))
         self._handlers: dict[Rpc, Callable[[Any], Message]] = {}
         for part in handlers:
             self._handlers |= part.table()

@@ -13,6 +13,7 @@ from ...protocol.rpc import (
     BATCH_GET,
     CLEAR_SCANNER,
     CLI_CALL,
+    DETECT_HOTKEY,
     GET,
     GET_SCANNER,
     NEGOTIATION,
@@ -33,6 +34,7 @@ from ..wire.frames import Call, default_body, get_key, ok_reply
 from ..wire.http import Page, Query
 from .commands import Commands
 from .disks import disk_info
+from .jobs import detect_hotkey
 from .negotiation import Security, negotiate
 from .pages import ReplicaPages
 
@@ -53,6 +55,7 @@ class ReplicaServer(Node):
         super().__init__(box, box.faults, box.lagging, index, host, port)
         self.security: Security | None = None
         self.commands = Commands(box, self)
+        self._searches: set[tuple[int, int]] = set()
         self.pages = ReplicaPages(box, self)
         self._writes: deque[Call] = deque()
 
@@ -114,6 +117,9 @@ class ReplicaServer(Node):
         try:
             if rpc is CLI_CALL:
                 frame = self.commands.answer(call)
+            elif rpc is DETECT_HOTKEY:
+                answer = detect_hotkey(self, self._searches, call.argument())
+                frame = ok_reply(rpc, call.seqid, answer.encode())
             else:
                 frame = ok_reply(rpc, call.seqid, disk_info(self.box, self, call.argument()).encode())
         except ProtocolError as error:

@@ -1,0 +1,235 @@
+"""``doctor``: connects step by step, and says in words what is wrong and what to do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from time import perf_counter, time
+from typing import Any, NamedTuple
+
+import click
+import gevent
+from gevent import socket
+
+from ..errors import InvalidArgument, MetaError, PegasusError
+from ..protocol import meta
+from ..protocol import rpc as rpcs
+from .frame import NO, OK, App, No, command, options, pass_app
+from .metrics import first_line, read_metrics
+from .output import Column
+from .top import probe_keys
+
+DIAL_TIMEOUT = 3.0
+CALL_TIMEOUT = 5.0
+SLOW_SECONDS = 0.5
+# A row that is to live longer than the difference of the clocks; the server takes it away by itself.
+CLOCK_TTL = 600.0
+CLOCK_LIMIT = 5.0
+GOOD, BAD, SOSO = "ok", "WRONG", "note"
+
+
+class Finding(NamedTuple):
+    """One step: what was looked at, how it is, what to do."""
+
+    step: str
+    state: str
+    what: str
+    advice: str = ""
+
+
+class Doctor:
+    """Goes through the steps; each is a generator of findings."""
+
+    def __init__(self, app: App, *, write: bool) -> None:
+        """Examine the cluster that is meant."""
+        self._app, self._write = app, write
+        self._client = app.client
+
+    def examine(self) -> Iterator[Finding]:
+        """Yield the findings, until a step makes the next ones useless."""
+        reached: list[str] = []
+        for address in self._app.metas:
+            for finding in self._dial(address):
+                yield finding
+                if finding.step == "dial" and finding.state == GOOD:
+                    reached.append(address)
+        if not reached:
+            yield Finding("meta", BAD, "no meta server can be reached", "see above; nothing further can be tried")
+            return
+        for address in reached:
+            yield self._speak(address)
+        try:
+            facts = self._client.admin.cluster_info(timeout=CALL_TIMEOUT)
+            nodes = self._client.admin.nodes(timeout=CALL_TIMEOUT)
+        except PegasusError as error:
+            advice = "the meta servers elect a leader through ZooKeeper: look at their logs, and at ZooKeeper"
+            yield Finding("leader", BAD, first_line(error), advice)
+            return
+        leader = facts.get("primary_meta_server", "")
+        yield Finding("leader", GOOD, f"{leader} leads; meta level {facts.get('meta_function_level', 'unknown')}")
+        dead = [node.address for node in nodes if not node.is_alive]
+        text = f"{len(nodes) - len(dead)} of {len(nodes)} replica servers are alive"
+        advice = f"start {', '.join(dead)}, or look at its network" if dead else ""
+        yield Finding("nodes", BAD if dead else GOOD, text, advice)
+        yield from self._table()
+        for node in nodes:
+            if node.is_alive:
+                yield from self._clock(node.address)
+
+    # ------------------------------------------------------------------------------------------------------------ steps
+    def _dial(self, address: str) -> Iterator[Finding]:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        try:
+            with gevent.Timeout(DIAL_TIMEOUT, TimeoutError("no answer of the name servers")):
+                found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            advice = "check the spelling, and that this machine's resolver knows the name"
+            yield Finding("name", BAD, f"{host} is not resolved: {error}", advice)
+            return
+        addresses = sorted({str(info[4][0]) for info in found})
+        if addresses != [host]:
+            yield Finding("name", GOOD, f"{host} is {', '.join(addresses)}")
+        began = perf_counter()
+        try:
+            socket.create_connection((host, int(port)), timeout=DIAL_TIMEOUT).close()
+        except ConnectionRefusedError:
+            advice = "the machine is there, but nothing listens: check the port (default 34601), start the server"
+            yield Finding("dial", BAD, f"{address} refuses connections", advice)
+        except (TimeoutError, OSError) as error:
+            advice = "a firewall drops it, or the machine is down: try from another machine"
+            yield Finding("dial", BAD, f"{address} is not reached: {str(error) or 'timed out'}", advice)
+        else:
+            yield Finding("dial", GOOD, f"{address} takes connections ({_ms(began)})")
+
+    def _speak(self, address: str) -> Finding:
+        began = perf_counter()
+        cluster = self._client._cluster
+        try:
+            answer: Any = cluster.meta.call_server(
+                address, rpcs.LIST_NODES, meta.ListNodesRequest(), self._client.admin._deadline(CALL_TIMEOUT)
+            )
+        except MetaError as error:
+            if error.code == "ERR_HANDLER_NOT_FOUND":
+                return Finding("meta", BAD, f"{address} is a replica server", "name the meta servers: other ports")
+            advice = (
+                "the cluster wants this client to authenticate" if "AUTH" in error.code or "ACL" in error.code else ""
+            )
+            return Finding("meta", BAD, f"{address}: {first_line(error)}", advice)
+        except PegasusError as error:
+            return Finding(
+                "meta", BAD, f"{address}: {first_line(error)}", "is this a Pegasus server, and does it hang?"
+            )
+        if answer.err == "ERR_FORWARD_TO_OTHERS":
+            return Finding("meta", GOOD, f"{address} answers, and does not lead ({_ms(began)})")
+        state = GOOD if answer.err == "ERR_OK" else BAD
+        return Finding("meta", state, f"{address} answers {answer.err} ({_ms(began)})")
+
+    def _table(self) -> Iterator[Finding]:
+        admin = self._client.admin
+        try:
+            name = self._app.table_name
+        except click.UsageError:
+            names = [info.name for info in admin.list_tables()]
+            if not names:
+                yield Finding("table", SOSO, "there is no table", "pegasus-green create NAME makes one")
+                return
+            name = names[0]
+        try:
+            partitions = admin.partitions(name)
+        except PegasusError as error:
+            names = [info.name for info in admin.list_tables()]
+            yield Finding("table", BAD, first_line(error), f"the tables are: {', '.join(names) or 'none'}")
+            return
+        orphans = [str(part.index) for part in partitions if not part.primary and part.ballot >= 0]
+        weak = [part.index for part in partitions if part.primary and not part.is_healthy]
+        if orphans:
+            text = f"{name}: {len(orphans)} of {len(partitions)} partitions have no primary: {', '.join(orphans[:8])}"
+            yield Finding("routes", BAD, text, "start the dead servers; pegasus-green lost tells of lost partitions")
+        else:
+            text = f"{name}: {len(partitions)} partitions have a primary"
+            more = f", {len(weak)} lack replicas" if weak else ""
+            yield Finding("routes", SOSO if weak else GOOD, text + more)
+        table = self._client.table(name)
+        for node, keys in sorted(probe_keys(partitions).items()):
+            began = perf_counter()
+            try:
+                table.get(keys[0], b"", timeout=CALL_TIMEOUT)
+            except PegasusError as error:
+                advice = error.hint or "look at the server's log; is the address that it tells reachable from here?"
+                yield Finding("read", BAD, f"{node}: {first_line(error)}", advice)
+                continue
+            slow = perf_counter() - began > SLOW_SECONDS
+            yield Finding("read", SOSO if slow else GOOD, f"{node} answers a read of {name} ({_ms(began)})")
+            if self._write:
+                yield self._clock_by_ttl(table, node, keys[0])
+
+    def _clock_by_ttl(self, table: Any, node: str, hash_key: bytes) -> Finding:
+        """Write a row that expires, and compare what the server says is left with what it should be."""
+        sort_key = f"doctor {random.randrange(1 << 32):08x}".encode()
+        try:
+            before = int(time())
+            table.set(hash_key, sort_key, b"", ttl=CLOCK_TTL, timeout=CALL_TIMEOUT)
+            left = table.ttl(hash_key, sort_key, timeout=CALL_TIMEOUT)
+            table.remove(hash_key, sort_key, timeout=CALL_TIMEOUT)
+        except PegasusError as error:
+            return Finding("write", BAD, f"{node}: {first_line(error)}", error.hint)
+        if left is None:
+            text = f"{node}: a row of {CLOCK_TTL:g} s is expired at once"
+            return Finding("clock", BAD, text, "its clock is far ahead, or this one far behind: check NTP on both")
+        return _clock(node, before + CLOCK_TTL - left - time(), "by the TTL of a row")
+
+    def _clock(self, node: str) -> Iterator[Finding]:
+        if self._write:
+            return
+        found = read_metrics(node)
+        if found.error:
+            text = f"{node} has no /metrics page: its clock is not compared"
+            yield Finding("clock", SOSO, text, "doctor --write compares by the TTL of a row of its own")
+        else:
+            yield _clock(node, found.at - found.asked, "by /metrics")
+
+
+def _clock(node: str, difference: float, how: str) -> Finding:
+    if abs(difference) < CLOCK_LIMIT:
+        return Finding("clock", GOOD, f"{node}: less than {CLOCK_LIMIT:g} s from here {how}")
+    text = f"{node} is {abs(difference):,.0f} s {'ahead' if difference > 0 else 'behind'} {how}"
+    return Finding("clock", BAD, text, "rows expire too early or too late: check NTP there and here")
+
+
+def _ms(began: float) -> str:
+    return f"{(perf_counter() - began) * 1000:,.1f} ms"
+
+
+@command("doctor")
+@options(
+    click.option("--write", is_flag=True, help="Compare clocks by the TTL of a row that it writes and removes."),
+)
+@pass_app
+def doctor(app: App, write: bool) -> int:
+    """Find out why a cluster cannot be used: names, ports, leader, nodes, routes, a read at every server, clocks.
+
+    Exit status 1 if something is wrong.
+    """
+    try:
+        findings = list(Doctor(app, write=write).examine())
+    except InvalidArgument as error:
+        raise click.UsageError(str(error.args[0])) from None
+    style = {GOOD: "green", BAD: "red", SOSO: "yellow"}
+    columns = [Column("step"), Column("state", style=style.get), Column("what"), Column("advice")]
+    if app.out.for_people:
+        for finding in findings:
+            mark = (
+                click.style(finding.state.ljust(5), fg=style[finding.state])
+                if app.out.color
+                else finding.state.ljust(5)
+            )
+            app.out.done(f"{mark}  {finding.step.ljust(6)}  {finding.what}")
+            if finding.advice:
+                app.out.done(f"               -> {finding.advice}")
+    else:
+        app.out.rows(columns, findings)
+    wrong = sum(finding.state == BAD for finding in findings)
+    if wrong and app.out.for_people:
+        raise No(f"{wrong} of {len(findings)} steps found something wrong")
+    return NO if wrong else OK

@@ -1,0 +1,62 @@
+"""A GET of one of the HTTP pages that servers have on their ports; cooperative, no redirects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import gevent
+from gevent import socket
+
+MAX_BODY = 256 * 1024 * 1024
+
+
+def get(server: str, path: str, query: Mapping[str, str | None], timeout: float) -> str:
+    """Return the body of a page.
+
+    Args:
+        server: "host:port", IPv6 in brackets.
+        path: As ``/metrics``.
+        query: Names and values.
+        timeout: Seconds for all of it.
+
+    Raises:
+        OSError: The server cannot be reached, is silent, or answers another status than 200, with what it says.
+    """
+    host, _, port = server.rpartition(":")
+    target = path + ("?" + urlencode({name: value or "" for name, value in query.items()}) if query else "")
+    request = f"GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
+    limit = gevent.Timeout(timeout, TimeoutError(f"no answer within {timeout:g} s"))
+    with limit, socket.create_connection((host.strip("[]"), int(port)), timeout=timeout) as connection:
+        connection.sendall(request.encode())
+        return _read(connection, target)
+
+
+def _read(connection: socket.socket, target: str) -> str:
+    data = bytearray()
+    length: int | None = None
+    while length is None or len(data) < length:
+        part = connection.recv(65536)
+        if not part:
+            break
+        data += part
+        if length is None and (end := data.find(b"\r\n\r\n")) >= 0:
+            length = end + 4 + _content_length(bytes(data[:end]))
+        if len(data) > MAX_BODY:
+            raise OSError(f"{target}: the answer is longer than {MAX_BODY:,} bytes")
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    words = head.split(b"\r\n")[0].split(b" ", 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/"):
+        raise OSError(f"{target}: the server speaks no HTTP")
+    text = body.decode("utf-8", "replace")
+    if words[1] != b"200":
+        raise OSError(f"{target}: status {words[1].decode('ascii', 'replace')}: {text.strip()[:200]}")
+    return text
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, found = line.partition(b":")
+        if name.strip().lower() == b"content-length" and found.strip().isdigit():
+            return int(found)
+    return MAX_BODY

@@ -1,0 +1,393 @@
+"""Commands for servers and partitions: nodes, cluster, remote, config, disks, balance, propose, hot keys, backups."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import click
+from gevent.pool import Pool
+
+from ..admin.model import (
+    BalanceKind,
+    BulkLoadStatus,
+    HotKeyAction,
+    HotKeyKind,
+    MetaLevel,
+    ProposalKind,
+    TableStatus,
+)
+from ..cluster.addresses import parse_address
+from ..errors import PegasusError
+from ..keys import partition_hash
+from .frame import OK, PARTLY, App, command, options, pass_app
+from .output import Column, number, state
+from .tables import name_of, table_argument, when
+
+partition_argument = click.argument("partition", type=click.IntRange(0), metavar="PARTITION")
+
+
+def _words(kind: Any) -> list[str]:
+    return [item.name.lower().replace("_", "-") for item in kind]
+
+
+def _chosen(kind: Any, word: str) -> Any:
+    return kind[word.upper().replace("-", "_")]
+
+
+@command("nodes")
+@click.option("--disks", "with_disks", is_flag=True, help="Ask each for the space on its disks.")
+@pass_app
+def nodes(app: App, with_disks: bool) -> int:
+    """List the replica servers with the primaries and secondaries that they hold."""
+    admin = app.client.admin
+    found = admin.nodes()
+    primaries: Counter[str] = Counter()
+    secondaries: Counter[str] = Counter()
+    for info in admin.list_tables(TableStatus.AVAILABLE):
+        for part in admin.partitions(info.name):
+            primaries[part.primary] += 1
+            secondaries.update(part.secondaries)
+    columns = [Column("node"), state("state", ["alive"], ["dead"]), number("primaries"), number("secondaries")]
+    rows: list[list[Any]] = [
+        [node.address, "alive" if node.is_alive else "dead", primaries[node.address], secondaries[node.address]]
+        for node in found
+    ]
+    if with_disks:
+        columns += [number("capacity_mb"), number("available_mb")]
+        for row in rows:
+            row += _space(app, str(row[0])) if row[1] == "alive" else [None, None]
+    app.out.rows(columns, rows)
+    return OK
+
+
+def _space(app: App, address: str) -> list[Any]:
+    try:
+        disks = app.client.admin.disks(address)
+    except PegasusError as error:
+        app.out.note(f"{address}: {str(error).splitlines()[0]}")
+        return [None, None]
+    return [sum(disk.capacity_mb for disk in disks), sum(disk.available_mb for disk in disks)]
+
+
+@command("cluster")
+@pass_app
+def cluster(app: App) -> int:
+    """Show the facts that the meta servers tell of the cluster."""
+    app.out.item(app.client.admin.cluster_info())
+    return OK
+
+
+@command("meta-level")
+@click.argument("level", type=click.Choice(_words(MetaLevel)), required=False, metavar="[LEVEL]")
+@pass_app
+def meta_level(app: App, level: str | None) -> int:
+    """Show how much the meta servers change by themselves, or set it: stopped, blind, freezed, steady, lively."""
+    admin = app.client.admin
+    if level is None:
+        app.out.one("level", admin.cluster_info().get("meta_function_level", "unknown"))
+        return OK
+    if level in ("stopped", "blind"):
+        app.confirm(f"sets the meta level to {level}: the meta servers do not heal tables then")
+    before = name_of(MetaLevel, admin.set_meta_level(_chosen(MetaLevel, level)))
+    app.out.done(f"the meta level is {level}, before {before}", level=level, before=before)
+    return OK
+
+
+# --------------------------------------------------------------------------------------------------- single servers
+server_options = options(
+    click.option("--server", "-s", "servers", multiple=True, metavar="HOST:PORT", help="This one; repeatable."),
+    click.option("--metas", is_flag=True, help="All meta servers that are known."),
+    click.option("--all", "everything", is_flag=True, help="All meta and replica servers [all replica servers]."),
+)
+
+
+def _servers(app: App, servers: tuple[str, ...], metas: bool, everything: bool) -> list[str]:
+    if servers:
+        return [parse_address(server) for server in servers]
+    found: list[str] = []
+    if metas or everything:
+        told = app.client.admin.cluster_info().get("meta_servers", "")
+        found += [parse_address(text) for text in told.split(",") if text] or list(app.metas)
+    if not metas:
+        found += [node.address for node in app.client.admin.nodes(alive=True)]
+    return found
+
+
+def _ask_all(app: App, servers: list[str], command_name: str, arguments: tuple[str, ...]) -> int:
+    """Run a remote command on servers and print what each says; a failure of one does not hide the others."""
+    admin = app.client.admin
+
+    def ask(server: str) -> tuple[str, str, str]:
+        try:
+            return server, admin.remote_command(server, command_name, arguments), ""
+        except PegasusError as error:
+            return server, "", str(error).splitlines()[0]
+
+    answers = list(Pool(16).imap(ask, servers))
+    failed = [answer for answer in answers if answer[2]]
+    if app.out.for_people:
+        for server, text, error in answers:
+            app.out.done(app.out.bold(server))
+            app.out.done("".join(f"  {line}\n" for line in (text or f"error: {error}").splitlines()).rstrip("\n"))
+    else:
+        rows = [
+            (server, _parsed(text) if app.out.form.startswith("json") else text, error)
+            for server, text, error in answers
+        ]
+        app.out.rows([Column("server"), Column("answer"), Column("error")], rows)
+    return PARTLY if failed else OK
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@command("remote", context_settings={"ignore_unknown_options": True})
+@options(
+    click.argument("name", metavar="COMMAND"),
+    click.argument("arguments", nargs=-1, metavar="[ARGUMENT]..."),
+    server_options,
+)
+@pass_app
+def remote(
+    app: App, name: str, arguments: tuple[str, ...], servers: tuple[str, ...], metas: bool, everything: bool
+) -> int:
+    """Have servers run a remote command, as help, server-info, server-stat, flush-log.
+
+    "remote help" lists what servers know. Commands that change a server are not asked about.
+    """
+    return _ask_all(app, _servers(app, servers, metas, everything), name, arguments)
+
+
+@command("server-info")
+@server_options
+@pass_app
+def server_info(app: App, servers: tuple[str, ...], metas: bool, everything: bool) -> int:
+    """Show release, commit and start time of servers."""
+    return _ask_all(app, _servers(app, servers, metas, everything), "server-info", ())
+
+
+@command("server-stat")
+@server_options
+@pass_app
+def server_stat(app: App, servers: tuple[str, ...], metas: bool, everything: bool) -> int:
+    """Show the counters of servers; releases after 2.5 have them at http://SERVER/metrics instead."""
+    return _ask_all(app, _servers(app, servers, metas, everything), "server-stat", ())
+
+
+@command("config")
+@options(
+    click.argument("name", metavar="[NAME]", required=False),
+    click.argument("value", metavar="[VALUE]", required=False),
+    click.option("--section", metavar="TEXT", help="Only the sections whose name has this in it."),
+    server_options,
+)
+@pass_app
+def config(
+    app: App,
+    name: str | None,
+    value: str | None,
+    section: str | None,
+    servers: tuple[str, ...],
+    metas: bool,
+    everything: bool,
+) -> int:
+    """Show the configuration of servers (all, or one option), or set an option until they are started again.
+
+    Servers take it at http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE. Setting asks first.
+    """
+    from .http import get
+
+    found = _servers(app, servers, metas, everything)
+    if value is not None:
+        app.confirm(f"sets {name} to {value} on {len(found)} servers ({', '.join(found)})")
+        path, query = "/updateConfig", {str(name): value}
+    else:
+        path, query = ("/config", {"name": name}) if name else ("/configs", {})
+    rows = []
+    failed = False
+    for server in found:
+        try:
+            answer, error = _parsed(get(server, path, query, app.settings.timeout or 5.0)), ""
+        except OSError as problem:
+            answer, error, failed = None, str(problem), True
+        if section and isinstance(answer, dict):
+            answer = {key: facts for key, facts in answer.items() if section in key}
+        rows.append((server, answer, error))
+    if app.out.for_people:
+        for server, answer, error in rows:
+            app.out.done(app.out.bold(server))
+            lines = [f"{key} = {facts}" for key, facts in answer.items()] if isinstance(answer, dict) else [str(answer)]
+            app.out.done("\n".join(f"  {line}" for line in ([f"error: {error}"] if error else lines)))
+    else:
+        app.out.rows([Column("server"), Column("answer"), Column("error")], rows)
+    return PARTLY if failed else OK
+
+
+@command("disks")
+@options(
+    click.argument("server", metavar="[HOST:PORT]", required=False),
+    click.option("--of", "of_table", metavar="TABLE", help="Only the replicas of this table."),
+)
+@pass_app
+def disks(app: App, server: str | None, of_table: str | None) -> int:
+    """Show the data directories of replica servers: space, and how many primaries and secondaries each holds."""
+    admin = app.client.admin
+    found = [parse_address(server)] if server else [node.address for node in admin.nodes(alive=True)]
+    columns = [
+        Column("node"),
+        Column("disk"),
+        Column("path"),
+        number("capacity_mb"),
+        number("available_mb"),
+        number("primaries"),
+        number("secondaries"),
+    ]
+    rows = [
+        (
+            address,
+            disk.tag,
+            disk.path,
+            disk.capacity_mb,
+            disk.available_mb,
+            sum(map(len, disk.primaries.values())),
+            sum(map(len, disk.secondaries.values())),
+        )
+        for address in found
+        for disk in admin.disks(address, of_table)
+    ]
+    app.out.rows(columns, rows)
+    return OK
+
+
+# -------------------------------------------------------------------------------------------------------- partitions
+@command("balance")
+@options(
+    table_argument,
+    partition_argument,
+    click.argument("kind", type=click.Choice(_words(BalanceKind)), metavar="KIND"),
+    click.argument("source", metavar="FROM"),
+    click.argument("target", metavar="TO"),
+)
+@pass_app
+def balance(app: App, table: str, partition: int, kind: str, source: str, target: str) -> int:
+    """Move a replica of a partition: KIND is move-primary, copy-primary or copy-secondary.
+
+    The meta servers take the proposal and carry it out in their time; "table" shows what became of it.
+    """
+    app.confirm(f"moves a replica of partition {partition} of table {table} from {source} to {target} ({kind})")
+    app.client.admin.balance(table, partition, _chosen(BalanceKind, kind), source, target)
+    app.out.done("proposed", table=table, partition=partition, kind=kind, source=source, target=target)
+    return OK
+
+
+@command("propose")
+@options(
+    table_argument,
+    partition_argument,
+    click.argument("kind", type=click.Choice(_words(ProposalKind)), metavar="KIND"),
+    click.argument("target", metavar="TARGET"),
+    click.argument("node", metavar="NODE"),
+    click.option("--force", is_flag=True, help="Also against the meta server's own plans."),
+)
+@pass_app
+def propose(app: App, table: str, partition: int, kind: str, target: str, node: str, force: bool) -> int:
+    """Propose that server TARGET does something with server NODE's replica of a partition.
+
+    KIND is assign-primary, upgrade-to-primary, add-secondary, downgrade-to-secondary, downgrade-to-inactive, remove
+    or add-secondary-for-lb.
+    """
+    app.confirm(f"proposes for partition {partition} of table {table}: {target} does {kind} with {node}")
+    app.client.admin.propose(table, partition, _chosen(ProposalKind, kind), target, node, force=force)
+    app.out.done("proposed", table=table, partition=partition, kind=kind, target=target, node=node)
+    return OK
+
+
+@command("lost")
+@options(click.argument("table", metavar="[TABLE]", required=False))
+@pass_app
+def lost(app: App, table: str | None) -> int:
+    """List the partitions that have lost all their replicas, and the servers that may hold a copy."""
+    columns = [number("table_id"), number("partition"), Column("reason"), Column("servers")]
+    app.out.rows(columns, app.client.admin.lost_partitions(table))
+    return OK
+
+
+@command("hash")
+@options(click.argument("hash_key", metavar="HASH_KEY"), click.argument("sort_key", metavar="[SORT_KEY]", default=""))
+@pass_app
+def hash_(app: App, hash_key: str, sort_key: str) -> int:
+    """Show the hash of a key, its partition, and the servers that hold it."""
+    first, second = app.key(hash_key), app.key(sort_key)
+    found = partition_hash(first, second)
+    partitions = app.client.admin.partitions(app.table_name)
+    part = partitions[found % len(partitions)]
+    if part.ballot < 0:
+        part = partitions[found % (len(partitions) // 2)]
+    app.out.item(
+        {
+            "hash": str(found),
+            "partition": part.index,
+            "partitions": len(partitions),
+            "primary": part.primary,
+            "secondaries": list(part.secondaries),
+        }
+    )
+    return OK
+
+
+@command("hot-keys")
+@options(
+    table_argument,
+    partition_argument,
+    click.argument("kind", type=click.Choice(_words(HotKeyKind)), metavar="KIND"),
+    click.argument("action", type=click.Choice(_words(HotKeyAction)), default="query", metavar="[ACTION]"),
+)
+@pass_app
+def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> int:
+    """Search for the hot key of a partition: KIND is read or write, ACTION start, stop or query [query]."""
+    found = app.client.admin.hot_keys(table, partition, _chosen(HotKeyKind, kind), _chosen(HotKeyAction, action))
+    text = {"start": "the search begins", "stop": "the search ends"}.get(action, found or "nothing found yet")
+    app.out.done(text, table=table, partition=partition, kind=kind, action=action, found=found)
+    return OK
+
+
+@command("bulk-load")
+@table_argument
+@pass_app
+def bulk_load(app: App, table: str) -> int:
+    """Show how far the bulk load of a table is."""
+    found = app.client.admin.bulk_load_status(table)
+    if found is None:
+        app.out.done(f"table {table} has no bulk load", status=None)
+        return OK
+    states = Counter(name_of(BulkLoadStatus, status) for status in found.partitions)
+    facts = {"status": name_of(BulkLoadStatus, found.status), "running": found.is_running, "partitions": dict(states)}
+    app.out.item(facts)
+    return OK
+
+
+@command("backups")
+@table_argument
+@pass_app
+def backups(app: App, table: str) -> int:
+    """List the backups of a table that were made one by one."""
+    columns = [
+        number("id", str),
+        Column("provider"),
+        Column("path"),
+        Column("started"),
+        Column("ended"),
+        Column("failed"),
+    ]
+    rows = [
+        (backup.backup_id, backup.provider, backup.path, when(backup.started), when(backup.ended), backup.failed)
+        for backup in app.client.admin.backups(table)
+    ]
+    app.out.rows(columns, rows)
+    return OK

@@ -1,0 +1,269 @@
+"""``shell``: the commands at a prompt, with history, completion and the time that each takes; or from a pipe."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+import gevent
+from click.shell_completion import ShellComplete
+
+from ..errors import InvalidArgument, PegasusError
+from .frame import INTERRUPTED, OK, USAGE, App, command, options, pass_app, run
+
+if TYPE_CHECKING:
+    from .app import Program
+
+BUILTINS = {
+    "use": "use TABLE: the table of the commands that follow; without a name: show it",
+    "connect": "connect NAME | URL | HOST:PORT,...: go to another cluster",
+    "timing": "timing on | off: show how long each command takes",
+    "help": "help [COMMAND]: list the commands, or explain one",
+    "exit": "exit: leave; so does the end of the input",
+}
+NOT_HERE = ("shell", "onebox", "bench", "console", "top")
+
+
+def split_words(line: str) -> list[str]:
+    r"""Return the words of a line: quotes keep words together, and a backslash is none of the shell's business.
+
+    Raises:
+        ValueError: A quote is not closed.
+    """
+    if line.lstrip().startswith("#"):
+        return []
+    words = shlex.shlex(line, posix=True, punctuation_chars="")
+    words.whitespace_split, words.escape, words.commenters = True, "", ""
+    return list(words)
+
+
+def history_path() -> Path:
+    """Return where the history of the prompt is kept."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "pegasus-green" / "history"
+
+
+class Shell:
+    """A session.
+
+    Attributes:
+        status: Exit status of the first command that failed; 0: none did.
+    """
+
+    def __init__(self, app: App, program: Program, *, timing: bool, stop: bool) -> None:
+        """Begin with the options of the command line."""
+        self.app, self.program, self.timing, self.stop = app, program, timing, stop
+        self.status = OK
+        self.app.known_tables = []
+
+    # ------------------------------------------------------------------------------------------------------------ lines
+    def run(self, line: str) -> bool:
+        """Run a line; False: leave."""
+        try:
+            words = split_words(line)
+        except ValueError as error:
+            self._note(USAGE, f"error: {error}: a quote is not closed")
+            return not self.stop
+        if not words:
+            return True
+        if words[0] in ("exit", "quit"):
+            return False
+        began = perf_counter()
+        status = self._builtin(words) if words[0] in BUILTINS else self._command(words)
+        if self.timing:
+            click.echo(click.style(f"{(perf_counter() - began) * 1000:,.1f} ms", dim=sys.stderr.isatty()), err=True)
+        self.status = self.status or status
+        return not (self.stop and status)
+
+    def _command(self, words: list[str]) -> int:
+        if words[0] in NOT_HERE:
+            return self._note(USAGE, f"error: {words[0]} is no command of the shell: run pegasus-green {words[0]}")
+        return run(self.program, words, self.app.child())
+
+    def _note(self, status: int, text: str) -> int:
+        click.echo(text, err=True)
+        self.status = self.status or status
+        return status
+
+    def _builtin(self, words: list[str]) -> int:
+        name, rest = words[0], words[1:]
+        if name == "use":
+            if len(rest) > 1:
+                return self._note(USAGE, "error: use takes one table")
+            if rest:
+                self.app.set("table", rest[0])
+                return OK
+            try:
+                click.echo(self.app.table_name)
+            except click.UsageError as error:
+                return self._note(USAGE, f"error: {error.format_message()}")
+            return OK
+        if name == "connect":
+            return self._connect(rest)
+        if name == "timing":
+            if rest not in (["on"], ["off"]):
+                return self._note(USAGE, "error: timing on, or timing off")
+            self.timing = rest == ["on"]
+            return OK
+        return self._help(rest)
+
+    def _connect(self, rest: list[str]) -> int:
+        if len(rest) != 1:
+            return self._note(USAGE, f"error: {BUILTINS['connect']}")
+        kind = "url" if "://" in rest[0] else "meta" if ":" in rest[0] else "cluster"
+        before, self.app.in_shell = self.app.settings, True
+        self.app.set(kind, rest[0])
+        try:
+            metas = self.app.metas
+        except (PegasusError, InvalidArgument) as error:
+            self.app.settings = before
+            return self._note(USAGE, f"error: {error}")
+        click.echo(f"connected to {','.join(metas)}", err=True)
+        return OK
+
+    def _help(self, rest: list[str]) -> int:
+        if rest and rest[0] in BUILTINS:
+            click.echo(BUILTINS[rest[0]])
+            return OK
+        if rest:
+            return self._command([*rest[:1], "--help"])
+        for title, names in self.program.sections():
+            click.echo(f"{title}: {' '.join(name for name in names if name not in NOT_HERE)}")
+        click.echo(f"Here: {' '.join(BUILTINS)}")
+        return OK
+
+    def learn_tables(self) -> None:
+        """Ask for the tables' names, for completion."""
+        try:
+            self.app.known_tables = [info.name for info in self.app.client.admin.list_tables(timeout=2.0)]
+        except PegasusError:
+            pass  # then there is nothing to complete
+
+    # ------------------------------------------------------------------------------------------------------ completion
+    def completions(self, text: str) -> Iterator[tuple[str, str, int]]:
+        """Yield what the word at the end of a text can become, with an explanation, and the word's length."""
+        try:
+            words = split_words(text)
+        except ValueError:
+            return
+        last = "" if not words or text[-1:].isspace() else words.pop()
+        if not words:
+            for name, summary in [*self.program.summaries(), *BUILTINS.items()]:
+                if name.startswith(last) and name not in NOT_HERE:
+                    yield name, summary, len(last)
+        elif words[0] == "use":
+            for name in self.app.known_tables or ():
+                if name.startswith(last):
+                    yield name, "", len(last)
+        elif words[0] in self.program.list_commands(click.Context(self.program)):
+            complete = ShellComplete(self.program, {"obj": self.app.child()}, "pegasus-green", "")
+            for item in complete.get_completions(words, last):
+                yield item.value, item.help or "", len(last)
+
+    # ------------------------------------------------------------------------------------------------------------ input
+    def prompt_text(self) -> str:
+        """Return the prompt: cluster and table."""
+        found = self.app.settings
+        try:
+            place = found.cluster or ",".join(self.app.metas)
+        except InvalidArgument:
+            return "pegasus-green> "
+        try:
+            return f"{place}/{self.app.table_name}> "
+        except click.UsageError:
+            return f"{place}> "
+
+    def from_terminal(self) -> None:
+        """Read lines at a prompt until the end."""
+        ask = _prompt(self)
+        click.echo('Commands: "help". Tab completes, the arrow keys bring earlier lines back, Ctrl-D leaves.', err=True)
+        learning = gevent.spawn(self.learn_tables)
+        pool = gevent.get_hub().threadpool
+        try:
+            while True:
+                # In a thread: the hub goes on with the client's connections while a person thinks.
+                line = pool.apply(ask, (self.prompt_text(),))
+                if isinstance(line, EOFError):
+                    return
+                if isinstance(line, KeyboardInterrupt):
+                    continue
+                if isinstance(line, BaseException):
+                    raise line
+                try:
+                    if not self.run(line):
+                        return
+                except KeyboardInterrupt:
+                    self.status = self.status or INTERRUPTED
+                if learning.ready():
+                    learning = gevent.spawn(self.learn_tables)
+        finally:
+            learning.kill(block=False)
+
+    def from_pipe(self) -> None:
+        """Read lines from stdin until its end."""
+        pool = gevent.get_hub().threadpool
+        while line := pool.apply(sys.stdin.readline):
+            if not self.run(line):
+                return
+
+
+def _prompt(shell: Shell) -> Any:
+    """Return a function that asks for a line, in any thread; errors are returned."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+    class Words(Completer):
+        def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+            del complete_event
+            for text, summary, length in shell.completions(document.text_before_cursor):
+                yield Completion(text, start_position=-length, display_meta=summary)
+
+    path = history_path()
+    history: History
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        history = FileHistory(str(path))
+    except OSError:
+        history = InMemoryHistory()
+    session: Any = PromptSession(history=history, completer=Words(), complete_while_typing=False)
+
+    def ask(text: str) -> str | BaseException:
+        try:
+            return str(session.prompt(text, handle_sigint=False))
+        except BaseException as error:  # in the pool's thread: the greenlet that asked decides
+            return error
+
+    return ask
+
+
+@command("shell")
+@options(
+    click.option("--timing/--no-timing", default=None, help="Show how long each command takes [at a prompt]."),
+    click.option("-e", "--stop-on-error", is_flag=True, help="End at the first command that fails."),
+)
+@pass_app
+def shell(app: App, timing: bool | None, stop_on_error: bool) -> int:
+    r"""Take commands at a prompt, or from a pipe.
+
+    The options given here hold for all commands. "use TABLE" names the table. Words are separated by spaces; quotes
+    keep them together. A backslash belongs to the key or value: \x00 is the byte 0. Lines that begin with # are left
+    out. The exit status is that of the first command that failed.
+    """
+    from .app import make_program
+
+    is_terminal = sys.stdin.isatty()
+    session = Shell(app, make_program(), timing=is_terminal if timing is None else timing, stop=stop_on_error)
+    if is_terminal:
+        session.from_terminal()
+        return OK
+    session.from_pipe()
+    return session.status

@@ -1,0 +1,158 @@
+"""The commands for tables, servers and partitions: by processes of their own, and through one shell."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from pegasus_green.onebox import OneboxProcess
+from tests.cli.conftest import Tool
+
+
+@pytest.fixture(scope="module")
+def box():
+    """Serve a cluster whose servers may be killed."""
+    with OneboxProcess(tables={"temp": 8}, metas=2) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def tool(box):
+    """Run the tool against it."""
+    return Tool(list(box.meta_addresses))
+
+
+def until(check):
+    """Wait until something is true; false: not in time."""
+    end = time.monotonic() + 20
+    while not (found := check()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def test_tables_are_created_dropped_and_recalled(tool, capfd):
+    created = tool.process("create", "pages", "-p", "4", "--env", "replica.slow_query_threshold=100").out
+    assert created.startswith("created table pages, id ")
+    app_id = created.split()[-1]
+    listed = tool.run(capfd, "tables", "-o", "json").json
+    assert [(row["name"], row["partitions"]) for row in listed] == [("temp", 8), ("pages", 4)]
+    assert listed[1]["envs"] == {"replica.slow_query_threshold": "100"}
+    assert tool.run(capfd, "create", "pages", "-p", "4", "--exist-ok", "-o", "json").json["id"] == int(app_id)
+    assert "ERR_APP_EXIST" in tool.run(capfd, "create", "pages", "-o", "json", status=3).err
+    refused = tool.process("drop", "pages", status=2)
+    assert "drops table pages with all its rows" in refused.err
+    assert f"recall {app_id} brings it back" in tool.run(capfd, "drop", "pages", "--yes").out
+    assert tool.run(capfd, "drop", "pages", "--missing-ok", "--yes").out == "there is no table pages\n"
+    dropped = [row for row in tool.run(capfd, "tables", "--all", "-o", "json").json if row["status"] == "dropped"]
+    assert [row["name"] for row in dropped] == ["pages"]
+    assert "recalls table" in tool.run(capfd, "recall", app_id, status=2).err
+    assert tool.run(capfd, "recall", app_id, "back", "--yes").out == f"recalled table back, id {app_id}\n"
+    tool.run(capfd, "rename", "back", "users")
+    assert tool.run(capfd, "tables", "--health").lines[2].split()[1:6] == ["users", "available", "4", "4", "3"]
+    assert "NAME=VALUE" in tool.run(capfd, "create", "x", "--env", "y", status=2).err
+
+
+def test_every_command_in_one_shell(tool, box):
+    script = """
+        # comments and empty lines are left out
+
+        use temp
+        tables
+        table temp
+        nodes --disks
+        cluster
+        health
+        meta-level
+        meta-level lively
+        meta-level steady
+        envs temp default_ttl=86400 replica.slow_query_threshold=100
+        envs temp --delete replica.slow_query_threshold
+        envs temp --clear default
+        replicas temp
+        replicas temp 2
+        replicas temp 3
+        compact temp --start
+        compact temp
+        split temp
+        hash user:7
+        lost
+        disks
+        server-info
+        server-stat --metas
+        remote help
+        remote nosuch
+        hot-keys temp 0 read start
+        hot-keys temp 0 read stop
+        bulk-load temp
+    """
+    done = tool.process("-o", "jsonl", "--yes", "shell", stdin=script, status=None)
+    assert (done.status, done.err) == (0, "")
+    rows = [json.loads(line) for line in done.lines]
+    text = done.out
+    servers = [row["node"] for row in rows if "available_mb" in row and "disk" not in row]
+    assert len(servers) == 3
+    assert {"name": "temp", "status": "available"}.items() <= rows[0].items()
+    assert [row["partition"] for row in rows if "ballot" in row] == list(range(8))
+    assert {"what": "table", "name": "temp", "state": "healthy"} in rows
+    assert {"level": "steady"} in rows
+    assert {"level": "steady", "before": "lively"} in rows
+    assert {"name": "default_ttl", "value": "86400"} in rows
+    assert {"replicas": 2, "before": 3} in rows
+    assert {"splitting": False, "partitions": 8} in rows
+    assert sum("version" in (row.get("answer") or {}) for row in rows if "server" in row) == 3
+    assert text.count("unknown command 'nosuch'") == 3
+    assert {"table": "temp", "partition": 0, "kind": "read", "action": "start", "found": None} in rows
+    assert next(row for row in rows if row.get("hash"))["partitions"] == 8
+    assert {"status": None} in rows
+    assert box.client_bugs == []
+
+
+def test_refusals_are_shown_as_such(tool, capfd):
+    assert "ERR_SERVICE_NOT_ACTIVE: no backup service" in tool.run(capfd, "backups", "temp", status=3).err
+    assert "nothing found yet" in tool.run(capfd, "hot-keys", "temp", "1", "write", status=3).err
+    assert "status 404" in tool.run(capfd, "config", status=5).out
+    asked = tool.run(capfd, "config", "some_option", "7", status=2)
+    assert "sets some_option to 7 on 3 servers" in asked.err
+    missing = tool.run(capfd, "envs", "nosuch", status=3)
+    assert "table 'nosuch' does not exist" in missing.err
+    dead = json.loads(tool.run(capfd, "server-info", "-s", "127.0.0.1:1", "-o", "jsonl", status=5).out)
+    assert "127.0.0.1:1" in dead["error"]
+    assert "below 8" in tool.run(capfd, "balance", "temp", "9", "move-primary", "a:1", "b:2", "--yes", status=2).err
+    assert "ERR_APP_NOT_EXIST" in tool.run(capfd, "bulk-load", "nosuch", status=3).err
+
+
+def test_replicas_move(tool, capfd):
+    def primary():
+        return tool.run(capfd, "table", "temp", "-o", "json").json["partition_list"][0]
+
+    before = primary()
+    words = ["temp", "0", "move-primary", before["primary"], before["secondaries"][0]]
+    assert "moves a replica of partition 0" in tool.run(capfd, "balance", *words, status=2).err
+    assert tool.process("balance", *words, "--yes").out == "proposed\n"
+    assert until(lambda: primary()["primary"] == before["secondaries"][0])
+    words = ["temp", "1", "add-secondary", before["primary"], before["secondaries"][0]]
+    assert tool.run(capfd, "propose", *words, "--yes", "-o", "json").json["kind"] == "add-secondary"
+
+
+def test_a_split_is_controlled(tool, capfd):
+    tool.run(capfd, "create", "splits", "-p", "2")
+    assert "splits to 4 partitions" in tool.process("split", "splits", "--to", "4").out
+    assert tool.run(capfd, "split", "splits", "--wait").out == "no split is under way; the table has 4 partitions\n"
+    assert "can be split into 8 only" in tool.run(capfd, "split", "splits", "--to", "7", status=2).err
+    assert "give one of" in tool.run(capfd, "split", "splits", "--pause", "--resume", status=2).err
+    assert "ERR_INVALID_STATE" in tool.run(capfd, "split", "splits", "--cancel", "--yes", "-o", "json", status=3).err
+
+
+def test_what_is_ill_is_told(tool, capfd, box):
+    box.kill(2)
+    try:
+        ill = until(lambda: (found := tool.run(capfd, "health", status=None)) and "dead" in found.out and found)
+        assert ill, "a dead server was not noticed"
+        assert ill.status == 1
+        assert "not healthy" in ill.err
+        assert tool.run(capfd, "health", "temp", "-o", "json", status=1).json[0]["what"] == "table"
+    finally:
+        box.restart(2)
+    assert tool.process("health", "temp", "--wait").out.split()[-3:] == ["table", "temp", "healthy"]

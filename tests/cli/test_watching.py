@@ -1,0 +1,111 @@
+"""doctor, top, and the charts of bench."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pegasus_green import InvalidArgument
+from pegasus_green.cli.charts import Second, check_plot, columns, save_plot
+from pegasus_green.cli.doctor import _clock
+from pegasus_green.cli.latencies import Latencies
+from pegasus_green.onebox import OneboxProcess
+from tests.cli.conftest import Tool
+
+
+def test_the_doctor_finds_nothing_wrong(tool, capfd):
+    text = tool.process("doctor").out
+    steps = [line.split()[1] for line in text.splitlines()]
+    assert steps == ["dial", "meta", "leader", "nodes", "routes", *["read"] * 3, *["clock"] * 3]
+    assert {line.split()[0] for line in text.splitlines()} == {"ok"}
+    written = tool.run(capfd, "doctor", "--write", "-o", "json").json
+    assert sum(row["step"] == "clock" and "TTL" in row["what"] for row in written) == 3
+    assert tool.run(capfd, "scan", "--hash-filter", "prefix:pegasus-green probe", "-o", "json").json == []
+
+
+def test_the_doctor_says_what_is_wrong(tool, capfd):
+    def doctor(*words, status=1):
+        found = tool.run(capfd, "doctor", "-o", "json", *words, status=status).json
+        return {row["step"]: row for row in found if row["state"] != "ok"}
+
+    wrong = doctor("--meta", "127.0.0.1:1,no-such-name.invalid:34601")
+    assert "refuses connections" in wrong["dial"]["what"]
+    assert "is not resolved" in wrong["name"]["what"]
+    assert "no meta server can be reached" in wrong["meta"]["what"]
+    replica = tool.run(capfd, "nodes", "-o", "json").json[0]["node"]
+    assert "is a replica server" in doctor("--meta", replica)["meta"]["what"]
+    missing = doctor("-t", "nosuch")["table"]
+    assert "the tables are: temp" in missing["advice"]
+    half = doctor("--meta", f"{tool.metas[0]},127.0.0.1:1")
+    assert list(half) == ["dial"]
+    shown = tool.run(capfd, "doctor", "--meta", "127.0.0.1:1", status=1)
+    assert "WRONG  dial" in shown.out
+    assert "-> the machine is there" in shown.out
+    assert "2 of 2 steps found something wrong" in shown.err
+
+
+def test_a_dead_server_and_clocks_are_told(capfd):
+    with OneboxProcess(tables={"temp": 4}) as box:
+        tool = Tool(list(box.meta_addresses))
+        box.kill(0)
+        found = tool.run(capfd, "doctor", "-o", "json", status=None).json
+        told = [row for row in found if row["state"] == "WRONG"]
+        assert told, found
+    assert _clock("a:1", 61.0, "by x").what == "a:1 is 61 s ahead by x"
+    assert _clock("a:1", -61.0, "by x").what == "a:1 is 61 s behind by x"
+    assert _clock("a:1", 4.0, "by x").state == "ok"
+
+
+def test_top_once(tool, capfd):
+    text = tool.process("top", "--once", "--interval", "0.2").out
+    assert text.startswith(f"leader {tool.metas[0]}  meta level steady")
+    assert "P99 MS" in text
+    found = tool.run(capfd, "top", "--once", "--interval", "0.2", "-o", "json").json
+    assert [node["state"] for node in found["nodes"]] == ["alive"] * 3
+    assert all(node["calls_per_second"] > 0 and node["p99_ms"] > 0 and not node["errors"] for node in found["nodes"])
+    temp = next(row for row in found["tables"] if row["table"] == "temp")
+    assert (temp["partitions"], temp["healthy"]) == (8, 8)
+    assert temp["rows_estimated"] >= 0
+
+
+def test_top_on_a_terminal(tool):
+    done = tool.terminal("top", "--interval", "0.2", "--count", "2")
+    assert done.status == 0
+    assert "pegasus-green top" in done.out
+    assert "calls per second" in done.out
+
+
+def test_estimates_of_rows(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", "1", "b", "2")
+    exact = int(tool.run(capfd, "count").out)
+    assert int(tool.run(capfd, "count", "--estimate").out) >= exact
+    assert "give one of" in tool.run(capfd, "count", "--estimate", "--exact", status=2).err
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_bench_draws_its_run(tool, tmp_path, suffix):
+    path = tmp_path / f"run.{suffix}"
+    done = tool.process("bench", "--seconds", "0.3", "--callers", "4", "--keys", "20", "--plot", str(path), "--json")
+    assert json.loads(done.out)["calls"] > 0
+    assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
+
+
+def test_bench_has_a_chart_on_a_terminal(tool):
+    done = tool.terminal("bench", "--seconds", "0.5", "--callers", "4", "--keys", "20")
+    assert done.status == 0
+    assert "calls/s" in done.out
+    assert "█" in done.out
+    assert "errors: none" in done.out
+
+
+def test_charts(tmp_path):
+    assert columns([0, 1, 4], height=2) == ["  █", " ▄█"]
+    assert columns([], height=1) == [""]
+    with pytest.raises(InvalidArgument, match=r"\.png or \.svg"):
+        check_plot("run.gif")
+    latencies = Latencies()
+    for at in range(200):
+        latencies.add(at / 1e4)
+    save_plot(str(tmp_path / "a.svg"), "title", [Second(10, 1.0, 2.0), Second(20, 1.5, 2.5)], {"get": latencies})
+    assert (tmp_path / "a.svg").stat().st_size > 1000

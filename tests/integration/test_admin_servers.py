@@ -1,0 +1,117 @@
+"""Administration of single servers and partitions: remote commands, disks, proposals, and jobs."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from pegasus_green import (
+    BalanceKind,
+    Client,
+    ConnectFailed,
+    HotKeyAction,
+    HotKeyKind,
+    InvalidArgument,
+    MetaError,
+    ProposalKind,
+    ServerError,
+    TableNotFound,
+)
+from tests.conftest import Cluster
+
+
+def test_remote_commands(client: Client, cluster: Cluster) -> None:
+    servers = [cluster.metas[0], *(node.address for node in client.admin.nodes())]
+    for server in servers:
+        assert '"version"' in client.admin.remote_command(server, "server-info")
+        assert "server-stat" in client.admin.remote_command(server, "help", timeout=5)
+        assert "server-info" in client.admin.remote_command(server, "help", ["server-info"])
+        assert "unknown command" in client.admin.remote_command(server, "no-such-command", ["x", "y"])
+
+
+def test_a_server_that_is_not_there(client: Client) -> None:
+    with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b"):
+        client.admin.remote_command("127.0.0.1:1", "help", timeout=1)
+    with pytest.raises(InvalidArgument, match="port"):
+        client.admin.remote_command("host:0", "help")
+
+
+def test_a_request_of_the_other_kind_is_refused(client: Client, cluster: Cluster) -> None:
+    with pytest.raises(ServerError, match="another kind or release") as caught:
+        client.admin.disks(cluster.metas[0])
+    assert caught.value.code == "ERR_HANDLER_NOT_FOUND"
+
+
+def test_disks(client: Client, cluster: Cluster) -> None:
+    partitions = client.admin.partitions(cluster.table)
+    app_id = client.admin.table_info(cluster.table).app_id
+    for node in client.admin.nodes(alive=True):
+        disks = client.admin.disks(node.address, cluster.table)
+        assert all(disk.capacity_mb >= disk.available_mb > 0 for disk in disks)
+        held = [index for disk in disks for index in disk.primaries.get(app_id, ())]
+        assert sorted(held) == [part.index for part in partitions if part.primary == node.address]
+        held = [index for disk in disks for index in disk.secondaries.get(app_id, ())]
+        assert sorted(held) == [part.index for part in partitions if node.address in part.secondaries]
+        with pytest.raises(ServerError, match="ERR_OBJECT_NOT_FOUND"):
+            client.admin.disks(node.address, "no.such.table")
+
+
+@pytest.mark.onebox_only
+def test_a_primary_moves(client: Client, cluster: Cluster) -> None:
+    first = client.admin.partitions(cluster.table)[0]
+    target = first.secondaries[0]
+    client.admin.balance(cluster.table, 0, BalanceKind.MOVE_PRIMARY, first.primary, target)
+    with gevent.Timeout(20):
+        while client.admin.partitions(cluster.table)[0].primary != target:
+            gevent.sleep(0.05)
+
+
+@pytest.mark.onebox_only
+def test_proposals(client: Client, cluster: Cluster) -> None:
+    part = client.admin.partitions(cluster.table)[1]
+    gone = part.secondaries[0]
+    kind = ProposalKind.DOWNGRADE_TO_INACTIVE
+    client.admin.propose(cluster.table, 1, kind, part.primary, gone)
+    with gevent.Timeout(20):
+        while client.admin.partitions(cluster.table)[1].ballot == part.ballot:
+            gevent.sleep(0.02)
+    assert gone not in client.admin.partitions(cluster.table)[1].secondaries
+    client.admin.propose(cluster.table, 1, ProposalKind.ADD_SECONDARY, part.primary, gone, force=True)
+    client.admin.wait_until_healthy(cluster.table)
+    with pytest.raises(InvalidArgument, match="below 8"):
+        client.admin.propose(cluster.table, 8, kind, part.primary, gone)
+    with pytest.raises(InvalidArgument, match="ProposalKind"):
+        client.admin.propose(cluster.table, 1, 99, part.primary, gone)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="BalanceKind"):
+        client.admin.balance(cluster.table, 1, 99, part.primary, gone)  # type: ignore[arg-type]
+    with pytest.raises(TableNotFound):
+        client.admin.propose("no.such.table", 0, kind, part.primary, gone)
+
+
+def test_lost_partitions(client: Client, cluster: Cluster) -> None:
+    assert client.admin.lost_partitions() == []
+    assert client.admin.lost_partitions(cluster.table) == []
+
+
+@pytest.mark.onebox_only
+def test_jobs(client: Client, cluster: Cluster) -> None:
+    assert client.admin.bulk_load_status(cluster.table) is None
+    with pytest.raises(TableNotFound):
+        client.admin.bulk_load_status("no.such.table")
+    with pytest.raises(MetaError, match="no backup service") as caught:
+        client.admin.backups(cluster.table)
+    assert caught.value.code == "ERR_SERVICE_NOT_ACTIVE"
+
+
+@pytest.mark.onebox_only
+def test_hot_keys(client: Client, cluster: Cluster) -> None:
+    search = (cluster.table, 0, HotKeyKind.WRITE)
+    assert client.admin.hot_keys(*search, HotKeyAction.START) is None
+    with pytest.raises(ServerError, match="runs already"):
+        client.admin.hot_keys(*search, HotKeyAction.START)
+    with pytest.raises(ServerError, match="nothing found yet") as caught:
+        client.admin.hot_keys(*search, HotKeyAction.QUERY)
+    assert caught.value.code == "ERR_BUSY"
+    assert client.admin.hot_keys(*search, HotKeyAction.STOP) is None
+    with pytest.raises(InvalidArgument, match="below 8"):
+        client.admin.hot_keys(cluster.table, 8, HotKeyKind.READ, HotKeyAction.QUERY)

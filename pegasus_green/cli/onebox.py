@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--advertise", metavar="NAME", help="host name or address that clients are told [the address]")
     secured.add_arguments(parser)
+    parser.add_argument("--data", metavar="DIR", help="keep the data here, also beyond the end of the process [memory]")
+    parser.add_argument(
+        "--sync", action="store_true", default=None, help="with --data: survive the loss of power, too (an fsync)"
+    )
     parser.add_argument("--seed", type=int, help="for whatever is random [random]")
     for option, fields, what in (
         ("--set", Settings, "a delay or limit"),
@@ -110,7 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 OPTION_NAMES = (
-    "host", "port", "metas", "replicas", "meta_ports", "replica_ports", "release", "control_port", "advertise", "seed",
+    "host", "port", "metas", "replicas", "meta_ports", "replica_ports", "release", "control_port", "advertise",
+    "data", "sync", "seed",
 )  # fmt: skip
 DEFAULTS: dict[str, Any] = {"host": "127.0.0.1", "release": "2.6"}
 # What a configuration file may have besides the tables [tables], [settings] and [limits].
@@ -124,6 +130,8 @@ CONFIG_KEYS: dict[str, type | tuple[type, ...]] = {
     "release": str,
     "control-port": int,
     "advertise": str,
+    "data": str,
+    "sync": bool,
     "seed": int,
 }
 
@@ -156,7 +164,7 @@ def read_config(path: str) -> dict[str, Any]:
         elif name not in CONFIG_KEYS:
             names = ", ".join([*CONFIG_KEYS, "[tables]", "[settings]", "[limits]"])
             raise ValueError(f"{path}: there is no option {key!r}; there are {names}")
-        elif not isinstance(value, CONFIG_KEYS[name]) or isinstance(value, bool):
+        elif not isinstance(value, CONFIG_KEYS[name]) or (isinstance(value, bool) and CONFIG_KEYS[name] is not bool):
             raise ValueError(f"{path}: {key} cannot be {value!r}")
         values[name.replace("-", "_")] = value
     for name in ("meta_ports", "replica_ports"):
@@ -189,6 +197,18 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**options, **config.get("settings", {}), **dict(arguments.set)}
 
 
+class _Progress:
+    """Shows on stderr how far the data is read, once a second."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1.0
+            print(f"onebox: read {done:,} of {total:,} rows", file=sys.stderr, flush=True)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from ..onebox import Onebox
@@ -199,6 +219,7 @@ def run(arguments: argparse.Namespace) -> int:
         options["auth"], kdc = secured.of(arguments)
         control_port = options.pop("control_port", None)
         box = Onebox(**options)
+        box.on_progress = _Progress()
     except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 2
@@ -219,7 +240,7 @@ def run(arguments: argparse.Namespace) -> int:
             words.append(f"control={control.address}")
         print(*words, flush=True)
         box.wait()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 1
     finally:
@@ -247,7 +268,8 @@ def _end_with_parent(box: Any, parent: int) -> None:
             ended = True
         if ended:
             watcher.stop()
-            box.stop()
+            # With a data directory it waits, which the hub cannot.
+            gevent.spawn(box.stop)
 
     watcher.start(on_readable)
     while box.running:

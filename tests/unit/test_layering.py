@@ -47,12 +47,13 @@ ONEBOX_BASE = ("auth", "errors", "keys", "model", "_version")
 
 # The rooms of the onebox, lowest first: a room imports itself and the rooms before it. FRONT is what users import.
 FRONT = "front"
-ROOMS = ("kdc", "engine", "runtime", "wire", "replication", "servers", "control", FRONT)
+ROOMS = ("kdc", "engine", "runtime", "store", "wire", "replication", "servers", "control", FRONT)
 # What a room may not import from outside, although the layer may.
 ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kdc": ("greenlet", "sortedcontainers"),
     "engine": ("gevent", "greenlet", "time", "datetime", "socket", "threading"),
     "runtime": ("socket", "sortedcontainers"),
+    "store": ("time", "socket", "threading", "sortedcontainers"),
     "wire": ("time", "sortedcontainers"),
     "replication": ("gevent", "greenlet", "time", "socket", "sortedcontainers"),
     "servers": ("time", "sortedcontainers"),

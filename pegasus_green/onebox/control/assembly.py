@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import gevent
 from gevent import socket
 
 from ..engine.state import Limits
 from ..replication.cluster import Cluster
+from ..replication.saved import restore
+from ..replication.tables import AVAILABLE, DROPPED, NOT_READY
 from ..runtime.auth import OneboxAuth
 from ..runtime.runtime import ANY
 from ..runtime.settings import check_partitions, parse_ports
@@ -16,10 +21,13 @@ from ..servers.lives import Lives
 from ..servers.meta import MetaServer
 from ..servers.negotiation import Protected, Security
 from ..servers.replica import ReplicaServer
+from ..store.files import Files
+from ..store.keeper import Keeper, in_thread
 from ..wire.server import Server
 
 DEFAULT_TABLES: Mapping[str, int] = {"temp": 8}
 DEFAULT_REPLICAS = 3
+BALLOTS_PER_OPENING = 1_000_000
 # A server by its index or its "host:port".
 Which = int | str | Server
 # "34601-34603", "34601,34602" or the numbers.
@@ -53,7 +61,14 @@ def check_ports(
 
 
 class Assembly(Cluster):
-    """A cluster with its servers."""
+    """A cluster with its servers.
+
+    Attributes:
+        on_progress: Called with rows read and all rows while a data directory is read.
+        generation: How often the data directory was opened, this time included.
+    """
+
+    generation = 1
 
     metas: list[MetaServer]
     servers: list[ReplicaServer]
@@ -72,6 +87,8 @@ class Assembly(Cluster):
         meta_ports: Ports | None = None,
         replica_ports: Ports | None = None,
         auth: OneboxAuth | None = None,
+        data: str | os.PathLike[str] | None = None,
+        sync: bool = False,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``open``. ``Onebox`` tells about the arguments."""
@@ -85,6 +102,9 @@ class Assembly(Cluster):
             protected: list[Protected] = [*self.metas, *self.servers]
             for server in protected:
                 self._security.protect(server)
+        self._data = data
+        self._sync = sync
+        self.on_progress: Callable[[int, int], None] | None = None
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
         check_partitions(self._initial)
 
@@ -102,18 +122,23 @@ class Assembly(Cluster):
         self.begin()
         try:
             self._learn_address()
+            self._load()
             for server in (*self.metas, *self.servers):
                 server.listen()
         except BaseException:
             self.close()
             raise
         self.leader = self.metas[0]
+        self._restore()
         for name, partition_count in self._initial.items():
+            if self.tables.find(name) is not None:
+                continue
             replica_count = min(DEFAULT_REPLICAS, len(self.servers))
             table = self.add_table(name, partition_count, replica_count, {})
             table.init_partition_count = -1
             self.groups.assign(table)
         self._initial = {}
+        self.save()
         self.keep_checking()
 
     def _learn_address(self) -> None:
@@ -125,8 +150,50 @@ class Assembly(Cluster):
         except OSError as error:
             raise OSError(error.errno, f"cannot resolve {self.name!r}, which clients are to be told: {error}") from None
 
+    # ------------------------------------------------------------------------------------------------------- the files
+    def _load(self) -> None:
+        """Open the data directory and read it; other greenlets run meanwhile."""
+        if self._data is None:
+            return
+        self.data_folder = os.fspath(self._data)
+        files = in_thread(gevent.get_hub().threadpool, partial(Files, self._data, sync=self._sync))
+        keeper = self.keeper = Keeper(files, self.is_ours)
+        for server in self.servers:
+            server.keeper = keeper
+        self.generation = keeper.run(files.opened)
+        text = keeper.run(files.tables)
+        if text is None:
+            return
+        self.clock.skipped = restore(self.tables, text)
+        total, done = keeper.run(files.count), 0
+        for part, decree in keeper.run(files.decrees).items():
+            rows = keeper.run(files.rows, part)
+            self.kept[part] = (rows, decree)
+            done += len(rows)
+            if self.on_progress is not None:
+                self.on_progress(done, total)
+
+    def _restore(self) -> None:
+        """Give the tables that were read their replicas."""
+        for table in list(self.tables):
+            for partition in table.partitions:
+                if partition.ballot != NOT_READY:
+                    # Higher than any that clients have seen.
+                    partition.ballot = (self.generation - 1) * BALLOTS_PER_OPENING
+            is_dropped, moment = table.status == DROPPED, (table.dropped, table.expires)
+            if table.served:
+                table.status = AVAILABLE
+                self.groups.assign(table)
+                if is_dropped:
+                    self.remove_table(table, 0)
+                    table.dropped, table.expires = moment
+                self.splits.resume(table)
+            elif not is_dropped:
+                self.groups.assign_later(table)
+        self.kept.clear()
+
     def close(self) -> None:
-        """Close everything; the data is gone."""
+        """Close everything; the data is gone unless there is a directory for it."""
         if not self.running:
             return
         self.running = False
@@ -138,7 +205,12 @@ class Assembly(Cluster):
                 replica.engine.close()
             node.replicas.clear()
         self.lagging.clear()
-        self.end()
+        try:
+            if self.keeper is not None:
+                self.save()
+                self.keeper.close()
+        finally:
+            self.end()
 
     # ------------------------------------------------------------------------------------------------------ addresses
     @property

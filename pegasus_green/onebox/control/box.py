@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,9 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
         replica_ports: The same for the replica servers.
         auth: Makes it a secured cluster, whose clients authenticate by Kerberos; None: it is none.
+        data: A directory for the data, which then survives the end of the process, also a sudden one: tables, envs,
+            rows, decrees. None: it is only in memory. One onebox at a time has a directory.
+        sync: With data: an fsync for every commit, so that it also survives the loss of power.
         process: Run it as a process of its own.
         settings: Delays and limits by name, see ``Settings``.
 
@@ -68,25 +72,14 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         meta_ports: Ports | None = None,
         replica_ports: Ports | None = None,
         auth: OneboxAuth | None = None,
+        data: str | os.PathLike[str] | None = None,
+        sync: bool = False,
         process: bool = False,
         **settings: Any,
     ) -> None:
         """Describe a cluster; nothing is opened before ``start``."""
-        super().__init__(
-            replicas,
-            metas,
-            tables,
-            release,
-            host,
-            port,
-            seed,
-            limits,
-            advertise,
-            meta_ports,
-            replica_ports,
-            auth,
-            **settings,
-        )
+        cluster = (replicas, metas, tables, release, host, port, seed, limits, advertise, meta_ports, replica_ports)
+        super().__init__(*cluster, auth, data, sync, **settings)
 
     def start(self) -> Onebox:
         """Open the ports, create the tables and serve.
@@ -101,7 +94,9 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         return self
 
     def stop(self) -> None:
-        """Close everything; the data is gone.
+        """Close everything; the data is gone unless there is a directory for it.
+
+        With a directory the calling greenlet waits until the last writes are there.
 
         Example:
             >>> box = Onebox().start()

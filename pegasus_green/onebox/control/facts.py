@@ -58,6 +58,7 @@ class FactMethods(Assembly):
             True
         """
         self.clock.skipped += seconds
+        self.changed()
         if seconds >= self.settings.group_check_interval:
             self.check_groups()
 

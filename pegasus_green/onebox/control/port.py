@@ -28,6 +28,7 @@ METHODS = (
     "fault",
     "finish_split",
     "forget_executions",
+    "has_table",
     "kill",
     "kill_meta",
     "list_faults",

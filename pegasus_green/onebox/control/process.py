@@ -83,6 +83,8 @@ class OneboxProcess:
         meta_ports: str | Sequence[int] | None = None,
         replica_ports: str | Sequence[int] | None = None,
         auth: OneboxAuth | None = None,
+        data: str | os.PathLike[str] | None = None,
+        sync: bool = False,
         **settings: Any,
     ) -> None:
         """Describe it; ``start`` starts it."""
@@ -91,7 +93,11 @@ class OneboxProcess:
         options |= {"seed": seed, "advertise": advertise, "port": port if meta_ports is None else None}
         for name, ports in (("meta-ports", meta_ports), ("replica-ports", replica_ports)):
             options[name] = None if ports is None else ",".join(map(str, parse_ports(ports)))
+        options["data"] = None if data is None else os.path.abspath(data)
+        self._start_seconds = START_SECONDS if data is None else START_SECONDS * 10
         self._arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        if sync:
+            self._arguments.append("--sync")
         # Made over the control port: the command line takes fewer names than ``Onebox`` and has errors of its own.
         self._tables = None if tables is None else dict(tables)
         if self._tables is not None:
@@ -134,14 +140,15 @@ class OneboxProcess:
         try:
             self._connect(self._read_ready())
             for name, count in (self._tables or {}).items():
-                self.call("create_table", name, count)
+                if not self.call("has_table", name):
+                    self.call("create_table", name, count)
         except BaseException:
             self.stop()
             raise
         return self
 
     def _read_ready(self) -> str:
-        raw: bytes = gevent.with_timeout(START_SECONDS, self.process.stdout.readline, timeout_value=b"")
+        raw: bytes = gevent.with_timeout(self._start_seconds, self.process.stdout.readline, timeout_value=b"")
         line = raw.decode()
         if not line.startswith("ready "):
             status = self.process.poll()

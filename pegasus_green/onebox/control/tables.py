@@ -45,7 +45,17 @@ class TableMethods(Assembly):
         table = self.add_table(name, partitions, wanted, dict(envs or {}))
         table.atomic_idempotent = atomic_idempotent
         self.groups.assign(table)
+        self.save()
         return table.app_id
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether there is a table of this name.
+
+        Example:
+            >>> box.has_table("temp"), box.has_table("nosuch")
+            (True, False)
+        """
+        return self.tables.find(name) is not None
 
     def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
         """Drop a table; its name is free at once.

@@ -104,27 +104,26 @@ class Engine(State):
         self.records = snapshot.records.copy()
         self.last_decree = snapshot.decree
 
-    def compact(self, partition_count: int) -> int:
+    def compact(self, partition_count: int) -> WriteBatch:
         """Do what a manual compaction does to the records.
 
         Expired records and, after a split, those of other partitions go; with the env ``default_ttl`` those without
         expiry get one.
 
         Returns:
-            How many records went.
+            The records that went or got another expiry.
         """
-        now, mask, validates, removed = self.now(), partition_count - 1, self.validates_hash(), 0
+        now, mask, validates = self.now(), partition_count - 1, self.validates_hash()
         batch: WriteBatch = []
         for key, value, expire in self.records.forward(b"\0", None):
             foreign = validates and partition_hash(*decode_key(key)) & mask != self.partition_index
             if foreign or 0 < expire <= now:
                 batch.append((key, None))
-                removed += 1
             elif expire == 0 and self.expiry(0):
                 batch.append((key, (value, self.expiry(0))))
         if batch:
             self.records.apply(batch)
-        return removed
+        return batch
 
     def close(self) -> None:
         """Give the memory back; the engine is not usable any more."""

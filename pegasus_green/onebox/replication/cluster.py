@@ -13,6 +13,7 @@ from ..wire.server import Server
 from .groups import RETRY, Groups
 from .node import Node
 from .registry import Registry
+from .replica import PRIMARY
 from .splits import Splits
 from .tables import AVAILABLE, DROPPED, NOT_READY, Compaction, Table
 
@@ -68,6 +69,7 @@ class Cluster(Registry):
         """Add a table that has no replicas yet."""
         table = self.tables.add(name, partition_count, replica_count, envs)
         table.created = int(self.clock())
+        self.changed()
         return table
 
     def remove_table(self, table: Table, reserve_seconds: float) -> None:
@@ -83,6 +85,7 @@ class Cluster(Registry):
         now = int(self.clock())
         table.status, table.dropped, table.expires = DROPPED, now, now + int(reserve_seconds)
         table.touch()
+        self.changed()
 
     def restore_table(self, table: Table, name: str) -> None:
         """Bring a dropped table back; its primaries come after a moment."""
@@ -91,6 +94,7 @@ class Cluster(Registry):
             replica.server.replicas[table.app_id, replica.index] = replica
         table.stash.clear()
         table.touch()
+        self.changed()
         self.later(self.settings.assign_delay, self.groups.keep_healing)
 
     def forget_expired_tables(self) -> None:
@@ -98,10 +102,14 @@ class Cluster(Registry):
         for table in list(self.tables):
             if table.status == DROPPED and table.expires <= self.clock():
                 self.tables.remove(table)
+                if self.keeper is not None:
+                    self.keeper.forget(table.app_id)
+                self.changed()
 
     def change_replica_count(self, table: Table, count: int) -> None:
         """Change how many replicas a table has: those too many go, missing ones come."""
         table.replica_count = count
+        self.changed()
         for partition in table.partitions:
             if partition.ballot != NOT_READY and len(partition.members) > count and partition.primary is not None:
                 self.groups.configure(table, partition, partition.primary, partition.secondaries[: count - 1])
@@ -128,7 +136,9 @@ class Cluster(Registry):
             return
         for replica in server.replicas.values():
             if replica.table is table:
-                replica.engine.compact(replica.count or table.partition_count)
+                batch = replica.engine.compact(replica.count or table.partition_count)
+                if self.keeper is not None and replica.role is PRIMARY and batch:
+                    self.keeper.write((table.app_id, replica.index), replica.applied, batch)
         run.done.add(server)
 
     def compaction_progress(self, table: Table) -> int | None:

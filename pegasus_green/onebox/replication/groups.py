@@ -12,7 +12,7 @@ from functools import partial
 from .node import Node
 from .registry import Registry
 from .replica import Replica
-from .tables import AVAILABLE, MAX_DROPS, Partition, Table
+from .tables import AVAILABLE, MAX_DROPS, NOT_READY, Partition, Table
 
 # Partitions that get replicas in one pass of the loop: 30 ms at most.
 PARTITIONS_PER_PASS = 128
@@ -73,6 +73,7 @@ class Groups:
     def assign(self, table: Table, *, in_steps: bool = False) -> None:
         """Give all partitions of a new table their replicas; in steps: others are served between, secondaries later."""
         table.served = True
+        self.box.changed()
         if in_steps:
             self._assign_some(table, 0)
         elif not all(self._assign(table, partition, whole=True) for partition in table.partitions):
@@ -80,13 +81,18 @@ class Groups:
             self.assign_later(table)
 
     def _assign(self, table: Table, partition: Partition, *, whole: bool) -> bool:
-        if partition.members:
+        if partition.members or partition.ballot == NOT_READY:
             return True
         chosen = self.placement(table, partition.index)
         if not chosen:
             return False
-        replica = self.create_replica(chosen[0], table, partition.index)
-        if table.partition_count > 1:
+        split = table.split
+        count = split.old_count if split is not None and partition.index in split.status else None
+        replica = self.create_replica(chosen[0], table, partition.index, count)
+        kept = self.box.kept.pop((table.app_id, partition.index), None)
+        if kept is not None:
+            replica.restore(*kept)
+        elif table.partition_count > 1:
             replica.write_empty_record()
         self.configure(table, partition, chosen[0], [])
         if whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..runtime.runtime import Runtime
+from ..store.keeper import Keeper
 from ..wire.faults import Faults
 from ..wire.server import Server
 from .replica import Replica, TableFacts
@@ -13,6 +14,7 @@ class Node(Server):
 
     Attributes:
         replicas: By app id and partition index.
+        keeper: What keeps the data, None: it is only in memory.
         lagging: Primaries of the whole cluster whose secondaries may be behind.
     """
 
@@ -23,6 +25,7 @@ class Node(Server):
         super().__init__(box, injector, index, host, port)
         self.replicas: dict[tuple[int, int], Replica] = {}
         self.lagging = lagging
+        self.keeper: Keeper | None = None
         self._envs: dict[int, dict[str, str]] = {}
 
     # ----------------------------------------------------------------------------------------------------------- envs

@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..engine.records import Record
 from ..engine.state import Limits
 from ..runtime.runtime import Runtime
+from ..store.files import Part
+from ..store.keeper import Keeper
 from ..wire.server import Server
 from .node import Node
 from .replica import Replica
+from .saved import describe
 from .tables import Table, Tables
 
 
@@ -22,6 +26,7 @@ class Registry(Runtime):
         tables: What the meta servers know of tables.
         servers: The replica servers.
         known_dead: The replica servers that the meta servers have given up.
+        keeper: What keeps the data, None: it is only in memory.
         lagging: Primaries whose secondaries may be behind.
     """
 
@@ -43,6 +48,28 @@ class Registry(Runtime):
         self.servers = ()
         self.known_dead: set[Node] = set()
         self.lagging: set[Replica] = set()
+        self.keeper: Keeper | None = None
+        # The rows and decree that a new replica begins with, by app id and index: taken out when it is made.
+        self.kept: dict[Part, tuple[list[tuple[bytes, Record]], int]] = {}
+        self._saved = ""
+        self._is_dirty = False
+
+    # ------------------------------------------------------------------------------------------------------- the files
+    def changed(self) -> None:
+        """Note that tables have changed: they are saved at the end of the pass."""
+        if self.keeper is not None and not self._is_dirty:
+            self._is_dirty = True
+            self.later(0.0, self.save)
+
+    def save(self) -> None:
+        """Save the tables now if they have changed."""
+        if self.keeper is None:
+            return
+        self._is_dirty = False
+        text = describe(self.tables, self.clock.skipped)
+        if text != self._saved:
+            self._saved = text
+            self.keeper.save_tables(text)
 
     def app_id(self, name: str) -> int | None:
         """Return the id of the table that has the name now."""
@@ -56,6 +83,7 @@ class Registry(Runtime):
                 table.envs.pop(name, None)
             else:
                 table.envs[name] = value
+        self.changed()
         for server in self.servers:
             if self.settings.env_delay > 0:
                 self.later(self.random.random() * self.settings.env_delay, partial(server.learn_envs, table))

@@ -9,13 +9,17 @@ not happen while the other server is dead or silent.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Protocol
 
+from ...protocol import codes
 from ...protocol.rpc import PUT, REMOVE, Rpc
-from ..engine.storage import Engine
+from ..engine.records import Record, Records
+from ..engine.storage import Engine, Snapshot
 from ..engine.writes import EMPTY_WRITE, WriteBatch
 from ..runtime.runtime import Runtime
-from ..wire.frames import Call, ReplyMaker, ok_reply
+from ..store.keeper import Keeper
+from ..wire.frames import Call, ReplyMaker, ok_reply, reply_frame
 from .policy import Policy
 
 INACTIVE, SECONDARY, PRIMARY = "inactive", "secondary", "primary"
@@ -41,6 +45,7 @@ class Host(Protocol):
 
     reachable: bool
     lagging: set[Replica]
+    keeper: Keeper | None
     replicas: dict[tuple[int, int], Replica]
 
     @property
@@ -172,6 +177,13 @@ class Replica:
         """
         self.logged = 1
         self.engine.apply(EMPTY_WRITE, self.logged)
+        if self.server.keeper is not None:
+            self.server.keeper.write((self.table.app_id, self.index), self.logged, EMPTY_WRITE)
+
+    def restore(self, rows: Iterable[tuple[bytes, Record]], decree: int) -> None:
+        """Begin with what was kept, in ascending order of the keys."""
+        self.engine.load(Snapshot(decree, Records(rows)))
+        self.logged = decree
 
     # ---------------------------------------------------------------------------------------------------------- roles
     def lead(self, secondaries: list[Replica]) -> None:
@@ -226,6 +238,7 @@ class Replica:
         engine, answer = self.engine, None
         if mutation.batch is None:
             answer = self._evaluate(mutation)
+            self._keep(mutation)
         engine.apply(mutation.batch or [], mutation.decree)
         return answer
 
@@ -242,6 +255,11 @@ class Replica:
         if rpc is PUT or rpc is REMOVE:
             return self.maker.update(response.error, response.decree)
         return bytes(response.encode())
+
+    def _keep(self, mutation: Mutation) -> None:
+        keeper = self.server.keeper
+        if keeper is not None:
+            keeper.write((self.table.app_id, self.index), mutation.decree, mutation.batch or ())
 
     def agree(self, primary: Replica) -> None:
         """Make the log the primary's: what it has beyond is dropped, what is missing is taken over or learned."""
@@ -270,6 +288,7 @@ class Replica:
         decree = mutation.decree
         answer = self._evaluate(mutation)
         if mutation.batch or argument is None:
+            self._keep(mutation)
             self.engine.apply(mutation.batch or [], decree)
             self.logged = decree
             for secondary in self.secondaries:
@@ -303,8 +322,18 @@ class Replica:
         return all(secondary.logged >= decree for secondary in self.secondaries)
 
     def _answer(self, call: Call, rpc: Rpc, answer: bytes | None) -> None:
-        if answer is not None:
-            self.server.send(call, ok_reply(rpc, call.seqid, answer))
+        if answer is None:
+            return
+        frame, keeper = ok_reply(rpc, call.seqid, answer), self.server.keeper
+        if keeper is None:
+            self.server.send(call, frame)
+        else:
+            # Not before it is kept: what is answered survives the end of this process.
+            keeper.after(lambda kept: self.server.send(call, frame if kept else self._refusal(call)))
+
+    @staticmethod
+    def _refusal(call: Call) -> bytes:
+        return reply_frame(call, codes.ERR_DISK_IO_ERROR)
 
     def catch_up(self) -> None:
         """Bring the secondaries that answer up to date and commit what waited for them."""

@@ -44,6 +44,11 @@ class Splits:
         self._schedule(table, split, split.seconds)
         return split
 
+    def resume(self, table: Table) -> None:
+        """Go on with a split that was restored."""
+        if table.split is not None:
+            self._schedule(table, table.split, table.split.seconds)
+
     def _schedule(self, table: Table, split: Split, seconds: float) -> None:
         if not split.stepwise:
             self.box.later(seconds, lambda: self._go_on(table, split))
@@ -105,6 +110,9 @@ class Splits:
         self.groups.configure(table, child, primary, secondaries)
         for replica in self._replicas(table, index):
             replica.set_count(split.old_count * 2)
+        if self.box.keeper is not None:
+            self.box.keeper.copy((table.app_id, index), (table.app_id, child.index))
+        self.box.changed()
         split.windows.discard(index)
         del split.status[index]
         if not split.status:
@@ -161,6 +169,7 @@ class Splits:
         ]
         for index in chosen:
             split.status[index] = between
+        self.box.changed()
         if kind == RESTART and chosen:
             self._schedule(table, split, split.seconds)
         elif chosen:
@@ -186,6 +195,7 @@ class Splits:
             if split.status.get(index) == PAUSING:
                 self._shut(table, split, index)
                 split.status[index] = status
+                self.box.changed()
 
     def _cancel(self, table: Table, split: Split, old_count: int | None) -> tuple[str, str | None]:
         if old_count != split.old_count:
@@ -204,6 +214,7 @@ class Splits:
             self._shut(table, split, index)
         del table.partitions[split.old_count :]
         table.split = None
+        self.box.changed()
         table.touch()
 
     def _shut(self, table: Table, split: Split, index: int) -> None:

@@ -177,12 +177,16 @@ def raw_address(server: Server | None) -> int:
 
 
 class Tables:
-    """All tables by id, dropped ones included while they are reserved."""
+    """All tables by id, dropped ones included while they are reserved.
+
+    Attributes:
+        last_id: The id given last.
+    """
 
     def __init__(self) -> None:
         """Start without tables."""
         self.by_id: dict[int, Table] = {}
-        self._last_id = 0
+        self.last_id = 0
 
     def __iter__(self) -> Iterator[Table]:
         """Iterate in ascending order of ids."""
@@ -208,8 +212,8 @@ class Tables:
 
     def add(self, name: str, partition_count: int, replica_count: int, envs: dict[str, str]) -> Table:
         """Add a table under the next id."""
-        self._last_id += 1
-        table = Table(self._last_id, name, partition_count, replica_count, envs)
+        self.last_id += 1
+        table = Table(self.last_id, name, partition_count, replica_count, envs)
         self.by_id[table.app_id] = table
         return table
 

@@ -98,7 +98,13 @@ class MetaServer(Server):
             self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
             self.reject(call, codes.ERR_INVALID_DATA)
             return
-        self.send(call, ok_reply(rpc, call.seqid, self._answer(call, rpc, request)))
+        frame, keeper = ok_reply(rpc, call.seqid, self._answer(call, rpc, request)), self.box.keeper
+        if keeper is None or rpc is rpcs.QUERY_CFG:
+            self.send(call, frame)
+        else:
+            # Not before it is kept: what is answered survives the end of this process.
+            self.box.save()
+            keeper.after(lambda _kept: self.send(call, frame))
 
     def page(self, query: Query) -> Page:
         """Answer an HTTP request."""
@@ -282,6 +288,7 @@ class _Handlers:
             return meta.HintResponse(busy)
         table.name = request.new_app_name
         table.touch()
+        self.box.changed()
         return meta.HintResponse()
 
     def list_apps(self, request: meta.ListAppsRequest) -> meta.ListAppsResponse:

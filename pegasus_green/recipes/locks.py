@@ -165,8 +165,9 @@ class Leased:
 
     def _end(self) -> None:
         renewal, self._renewal, self._hold = self._renewal, None, None
-        if renewal is not None and renewal is not gevent.getcurrent():
-            # One that is under way may still be applied, but not after the release: its check fails then.
+        if renewal is not None and renewal is not gevent.getcurrent() and renewal.parent is gevent.get_hub():
+            # One that is under way may still be applied, but not after the release: its check fails then. Another
+            # thread's greenlet must not be touched; it ends when it next wakes.
             renewal.kill(block=False)
 
     def _abandon(self) -> None:

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import count
 from time import time
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class _Rows:
         digits = len(str(whole(shards, "shards", 10_000) - 1))
         self.keys = [hash_key_of(kind, name, f"{shard:0{max(digits, 2)}}") for shard in range(shards)]
         # Whoever writes a row knows it again by this; process, because a fork copies it.
-        self._writer, self._pid, self._steps = b"", 0, 0
+        self._writer, self._pid, self._steps = b"", 0, count()
 
     def key(self, item: bytes) -> bytes:
         return self.keys[zlib.crc32(item) % len(self.keys)]
@@ -34,9 +35,8 @@ class _Rows:
     def mark(self) -> bytes:
         """Return a text that no other step of any process has."""
         if self._pid != os.getpid():
-            self._writer, self._pid, self._steps = new_token()[:16], os.getpid(), 0
-        self._steps += 1
-        return b"%s.%d" % (self._writer, self._steps)
+            self._writer, self._pid = new_token()[:16], os.getpid()
+        return b"%s.%d" % (self._writer, next(self._steps))
 
     def write(self, item: bytes, value: bytes, check: CheckType, operand: bytes | None, timeout: float | None) -> bool:
         """Write a row if it passes a check; False: it did not. No two calls may write the same value.
@@ -192,6 +192,8 @@ class Frontier:
     Whoever adds an item that is new has it in a queue in memory, for the greenlets of this process: the cluster is not
     asked what is next. When a process dies, its items stay in the table as todo or busy, and ``resume`` queues them in
     another process. Those that were busy may have been worked on already: only they may be done twice.
+
+    Its queue belongs to the thread that made it: make one in each thread, as in each process.
 
     Records: hash key ``frontier:NAME:SHARD`` as in ``SeenSet``, sort key the item, value ``STATE MARK UNIXTIME``.
 

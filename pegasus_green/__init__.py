@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import codecs, errors
+    from . import codecs, errors, keys
     from .accelerate import accelerated
     from .admin import Admin
     from .admin.model import (
@@ -118,7 +118,7 @@ _NAMES = {
     "shared": "shared_client",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-_SUBMODULES = ("codecs", "errors")
+_SUBMODULES = ("codecs", "errors", "keys")
 
 __all__ = [
     "AccessDenied",
@@ -206,6 +206,7 @@ __all__ = [
     "error_types",
     "errors",
     "filter_type",
+    "keys",
     "open_table",
     "shared_client",
 ]

@@ -16,9 +16,9 @@ from .cluster.stats import describe
 from .codecs import Codec, named_codec
 from .errors import InvalidArgument
 from .events import Listener
-from .keys import Key, to_bytes
+from .keys import Key, partition_hash, to_bytes
 from .mapping import HashMapping
-from .operations.base import only_hash_key
+from .operations.base import key_pair, only_hash_key
 from .operations.verbs import Verbs
 from .options import ClientOptions, OptionChanges, parse_url
 from .results import V
@@ -420,6 +420,29 @@ class Table(Verbs[V]):
             3
         """
         return self._dispatcher.warm_up(timeout)
+
+    def partition_of(self, hash_key: Key, sort_key: Key = b"", *, timeout: float | None = None) -> int:
+        """Return the index of the partition that answers for a record now; asks for the routes where they are unknown.
+
+        Args:
+            hash_key: At most 65,534 bytes, may be empty.
+            sort_key: Counts only where the hash key is empty.
+            timeout: Seconds for the routes; None: the client's default.
+
+        Raises:
+            InvalidArgument: A key of a wrong type or size.
+            TableNotFound: The meta servers do not know the table.
+            MetaUnreachable: No meta server answered in time.
+
+        Retries: safe; the meta servers are asked until the timeout.
+        Greenlets: any number may call at once; they share one route query.
+
+        Example:
+            >>> table.partition_of("user:7") in range(8)
+            True
+        """
+        raw, tail = key_pair(hash_key, sort_key)
+        return self._dispatcher.partition_of(partition_hash(raw, tail), timeout)
 
     def mapping(self, hash_key: Key, *, ttl: float | None = None, timeout: float | None = None) -> HashMapping[V]:
         """Return a view of one hash key as a mutable mapping of values by sort key; no I/O.

@@ -52,16 +52,36 @@ def check_hash_key(hash_key: bytes) -> bytes:
     return hash_key
 
 
-def encode_key(hash_key: bytes, sort_key: bytes) -> bytes:
-    """Return u16 length of the hash key, hash key, sort key."""
-    return _LENGTH.pack(len(hash_key)) + hash_key + sort_key
+def encode_key(hash_key: Key, sort_key: Key = b"") -> bytes:
+    r"""Return the key as servers order and store it: u16 length of the hash key, hash key, sort key.
+
+    Args:
+        hash_key: At most 65,534 bytes; str as UTF-8.
+        sort_key: Of any length.
+
+    Raises:
+        InvalidArgument: A key of a wrong type, or a hash key that is too long.
+
+    Example:
+        >>> keys.encode_key("user:7", "name")
+        b'\x00\x06user:7name'
+    """
+    raw = hash_key if type(hash_key) is bytes else to_bytes(hash_key, "hash_key")
+    tail = sort_key if type(sort_key) is bytes else to_bytes(sort_key, "sort_key")
+    if len(raw) > MAX_HASH_KEY:
+        check_hash_key(raw)
+    return _LENGTH.pack(len(raw)) + raw + tail
 
 
 def decode_key(key: bytes) -> tuple[bytes, bytes]:
-    """Return hash key and sort key of an encoded key.
+    r"""Return hash key and sort key of an encoded key.
 
     Raises:
         ValueError: The key is shorter than its length prefix says.
+
+    Example:
+        >>> keys.decode_key(b"\x00\x06user:7name")
+        (b'user:7', b'name')
     """
     if len(key) < 2:
         raise ValueError(f"an encoded key has at least 2 bytes, this one {len(key)}")
@@ -71,16 +91,38 @@ def decode_key(key: bytes) -> tuple[bytes, bytes]:
     return key[2:end], key[end:]
 
 
-def partition_hash(hash_key: bytes, sort_key: bytes = b"") -> int:
-    """Return the unsigned 64-bit hash that chooses the partition: of the sort key where the hash key is empty."""
-    return crc64(hash_key or sort_key)
+def partition_hash(hash_key: Key, sort_key: Key = b"") -> int:
+    """Return the unsigned 64-bit hash that chooses the partition: of the sort key where the hash key is empty.
+
+    The partition is the hash modulo the number of partitions, but while a table splits: ``table.partition_of`` tells
+    the one that answers now.
+
+    Raises:
+        InvalidArgument: A key of a wrong type.
+
+    Example:
+        >>> keys.partition_hash("user:7") % 8
+        5
+    """
+    raw = hash_key if type(hash_key) is bytes else to_bytes(hash_key, "hash_key")
+    if not raw:
+        raw = sort_key if type(sort_key) is bytes else to_bytes(sort_key, "sort_key")
+    return crc64(raw)
 
 
-def next_key(prefix: bytes) -> bytes:
-    """Return the smallest key above all keys that start with prefix.
+def next_key(prefix: Key) -> bytes:
+    """Return the smallest key above all keys that start with prefix: the end of their range.
 
     Trailing FF bytes fall away and the last byte left is incremented; the result can be shorter than the prefix. For
     a prefix without any byte below FF there is none: the result is empty, which no encoded key is.
+
+    Raises:
+        InvalidArgument: A prefix of a wrong type.
+
+    Example:
+        >>> keys.next_key("2026-11-")
+        b'2026-11.'
     """
-    stripped = prefix.rstrip(b"\xff")
+    raw = prefix if type(prefix) is bytes else to_bytes(prefix, "prefix")
+    stripped = raw.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b""

@@ -34,7 +34,7 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kerberos:
-    """Authentication by Kerberos; needs the extra ``pegasus_green[kerberos]``.
+    """Authentication by Kerberos; needs the package gssapi (``pip install gssapi``).
 
     The ticket comes from the first of these that is given: a keytab, a ticket cache, the default ticket cache of MIT's
     libraries (where ``kinit`` puts it; ``KRB5CCNAME`` and ``KRB5_CLIENT_KTNAME`` name another one or a keytab). The

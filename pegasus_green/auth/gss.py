@@ -20,7 +20,7 @@ NO_LAYER = 1
 ANSWER = b"\x01\0\0\0"
 
 INSTALL = (
-    "pip install 'pegasus_green[kerberos]' brings gssapi, which is built from source: it needs a C compiler, Python's "
+    "pip install gssapi builds the package from source: it needs a C compiler, Python's "
     "headers and those of MIT Kerberos (Debian, Ubuntu: gcc python3-dev libkrb5-dev; Fedora, RHEL: gcc python3-devel "
     "krb5-devel); at run time libgssapi-krb5-2 (krb5-libs)"
 )

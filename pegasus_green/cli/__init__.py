@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("pegasus_green.cli.bench", "load a cluster with calls from many greenlets"),
 }
 EXTRA = ("click", "rich", "prompt_toolkit", "tomli")
-MISSING = "needs packages that are not installed (%s): pip install 'pegasus_green[cli]'"
+MISSING = f"needs packages that are not installed (%s): pip install {' '.join(EXTRA)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -356,6 +356,14 @@ class Dispatcher:
             raise failures[0]
         return len(peers)
 
+    def partition_of(self, partition_hash: int, timeout: float | None) -> int:
+        """Return the partition that answers for a hash now."""
+        self.cluster.bind()
+        table = self.routes.get(self.cluster.deadline(timeout, monotonic()))
+        if isinstance(table, PegasusError):
+            raise table
+        return table.target(partition_hash).index
+
     def _finished(
         self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
     ) -> None:

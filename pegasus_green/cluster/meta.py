@@ -39,6 +39,17 @@ PAUSE_BASE = 0.05
 PAUSE_CAP = 0.5
 
 
+# What a laptop without a cluster gets to read.
+HERE = (
+    "nothing answers on this machine: start a cluster with `python -m pegasus_green onebox` (its meta server is"
+    " 127.0.0.1:34601), or name the meta servers of another machine"
+)
+
+
+def _is_here(address: str) -> bool:
+    return address.rpartition(":")[0].strip("[]").lower() in ("127.0.0.1", "localhost", "::1")
+
+
 class _Answers:
     """The answers to one call, as they come.
 
@@ -199,6 +210,8 @@ class MetaClient:
             error.hint = why.hint
         elif any(peer.demands_auth for peer in map(self._pool.peers.get, self.addresses) if peer is not None):
             error.hint = DEMANDS_AUTH
+        elif all(_is_here(address) for address in self.addresses):
+            error.hint = HERE
         return error
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ def pegasus_kerberos(pegasus_kerberos_options: dict[str, Any]) -> Iterator[Secur
 
     if missing := missing_programs():
         pytest.skip(f"needs the Debian packages {' '.join(missing)}")
-    pytest.importorskip("gssapi", reason="needs pip install 'pegasus_green[kerberos]'", exc_type=ImportError)
+    pytest.importorskip("gssapi", reason="needs the package gssapi: pip install gssapi", exc_type=ImportError)
     from .control.secured import SecuredOnebox
 
     with SecuredOnebox(**pegasus_kerberos_options) as cluster:

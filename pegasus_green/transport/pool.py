@@ -193,11 +193,14 @@ class Peer:
             if mine != fork.generation():
                 return
             self._refusal = error if isinstance(error, AuthenticationFailed) else None
+            first = not self._error
             self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
-            self.pool.tell_lost(self, f"cannot connect: {self._error}", [self])
+            self.pool.tell_lost(self, f"cannot connect: {self._error}", [self], loud=first)
         else:
             self.opened += 1
+            if self._error:
+                self.pool.notices.info(f"back {self.address}", "connected to %s again", self.address)
             self._error = ""
             self._refusal = None
             self._cool_until = 0.0
@@ -393,13 +396,21 @@ class Pool:
         """Return the peers that share a connection: routes may name its server by any of their addresses."""
         return [peer for peer in self.peers.copy().values() if peer.connection is connection]
 
-    def tell_lost(self, peer: Peer, reason: str, names: list[Peer]) -> None:
-        """Pass on that a server was lost or cannot be reached, under all its names; must not yield."""
+    def tell_lost(self, peer: Peer, reason: str, names: list[Peer], *, loud: bool = False) -> None:
+        """Pass on that a server was lost or cannot be reached, under all its names; must not yield.
+
+        Args:
+            peer: The server.
+            reason: Why.
+            names: The names that it goes by.
+            loud: Log a warning. A server that stays dead is dialled again and again: the first dial is worth one.
+        """
         if self.closed:
             return
         for name in names:
             self.on_lost(name)
-        self.notices.info(f"lost {peer.address}", "connection to %s: %s", peer.address, reason)
+        say = self.notices.warning if loud else self.notices.info
+        say(f"lost {peer.address}", "connection to %s: %s", peer.address, reason)
         if self.listeners:
             self.listeners.emit("connection_lost", peer.address, reason)
 

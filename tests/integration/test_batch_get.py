@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import pytest
 
-from pegasus_green import Client, CodecError, InvalidArgument, JsonCodec, PegasusError, Table, TableNotFound
+from pegasus_green import Client, CodecError, InvalidArgument, JsonCodec, PegasusError, Table, TableNotFound, errors
 from pegasus_green.keys import crc64
 from pegasus_green.operations.batch import group
 from tests.conftest import Cluster
@@ -155,6 +155,58 @@ def test_the_first_error_is_raised(cluster: Cluster, table: Table, spread: dict[
     with pytest.raises(PegasusError) as caught:
         table.batch_get(spread)
     assert (caught.value.code, caught.value.operation) == ("ERR_ACL_DENY", "batch_get")
+
+
+@pytest.mark.onebox_only
+def test_a_result_or_an_error_for_each_key(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    cluster.box.fault("error", error="ERR_ACL_DENY", rpc="batch_get", partition=3)
+    keys = [*spread, (b"nobody", b"none")]
+    results = table.batch_get(keys, default=0, return_errors=True)
+    denied = 0
+    for pair, result in zip(keys, results):
+        if table.partition_of(*pair) == 3:
+            denied += 1
+            assert isinstance(result, errors.AccessDenied)
+            assert (result.table, result.operation) == (table.name, "batch_get")
+        else:
+            assert result == spread.get(pair, 0)
+    assert 0 < denied < len(keys)
+    assert len({id(result) for result in results if isinstance(result, PegasusError)}) == denied, "each has its own"
+    with pytest.raises(errors.AccessDenied) as caught:
+        table.batch_get(keys, default=0)
+    assert [type(result) for result in caught.value.results] == [type(result) for result in results]
+
+
+@pytest.mark.onebox_only
+def test_errors_by_key_where_nothing_can_be_had(
+    cluster: Cluster, client: Client, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
+    cluster.box.fault("drop", rpc="batch_get")
+    pairs = list(spread)[:10]
+    results = table.batch_get(pairs, return_errors=True, timeout=0.2)
+    assert [type(result) for result in results] == [errors.RequestTimeout] * 10
+    lost = client.table("no such table").batch_get(pairs, return_errors=True)
+    assert [type(result) for result in lost] == [errors.TableNotFound] * 10
+    cluster.box.clear_faults()
+    cluster.box.fault("error", error="ERR_HANDLER_NOT_FOUND", rpc="batch_get")
+    cluster.box.fault("error", error="ERR_ACL_DENY", rpc="get", partition=table.partition_of(*pairs[0]))
+    old = table.batch_get(pairs, return_errors=True)
+    assert isinstance(old[0], errors.AccessDenied)
+    assert spread[pairs[-1]] in old or table.partition_of(*pairs[-1]) == table.partition_of(*pairs[0])
+
+
+def test_a_value_that_cannot_be_decoded_is_an_error_of_its_key(
+    client: Client, cluster: Cluster, table: Table, hash_key: bytes
+) -> None:
+    table.multi_set(hash_key, {"good": "[1]", "bad": "["})
+    coded = client.table(cluster.table, codec=JsonCodec())
+    good, bad = coded.batch_get([(hash_key, "good"), (hash_key, "bad")], return_errors=True)
+    assert good == [1]
+    assert isinstance(bad, errors.CodecError)
+    with pytest.raises(errors.CodecError):
+        coded.batch_get([(hash_key, "good"), (hash_key, "bad")])
 
 
 @pytest.mark.onebox_only

@@ -34,6 +34,7 @@ MODULES = [
     "client",
     "codecs",
     "events",
+    "keys",
     "mapping",
     "model",
     *ONEBOX,

@@ -20,7 +20,7 @@ def new_realm() -> Iterator[Callable[..., Kdc]]:
     """Make realms, each with the environment that names it; the newest counts. Skips where there is no KDC."""
     if missing := missing_programs():
         pytest.skip(f"needs the Debian packages {' '.join(missing)}")
-    pytest.importorskip("gssapi", reason="needs pip install 'pegasus_green[kerberos]'", exc_type=ImportError)
+    pytest.importorskip("gssapi", reason="needs the package gssapi: pip install gssapi", exc_type=ImportError)
     made: list[Kdc] = []
 
     def make(**options: Any) -> Kdc:

@@ -23,6 +23,23 @@ from pegasus_green.keys import (
     to_bytes,
 )
 
+
+def test_text_is_a_key_too() -> None:
+    assert encode_key("ü", "s") == encode_key("ü".encode(), bytearray(b"s")) == b"\0\x02\xc3\xbcs"
+    assert partition_hash("user:7") == partition_hash(b"user:7", "any") == crc64(b"user:7")
+    assert partition_hash("", "s") == partition_hash(b"", b"s") == crc64(b"s")
+    assert next_key("ab") == b"ac"
+
+
+def test_a_hash_key_has_its_limit() -> None:
+    assert len(encode_key(bytes(MAX_HASH_KEY))) == MAX_HASH_KEY + 2
+    with pytest.raises(InvalidArgument, match="hash_key has 65535 bytes; the limit is 65534"):
+        encode_key(bytes(MAX_HASH_KEY + 1))
+    for call in (encode_key, partition_hash, next_key):
+        with pytest.raises(InvalidArgument, match="must be bytes or str, not int"):
+            call(7)  # type: ignore[arg-type]
+
+
 BYTES = st.binary(max_size=12)
 # Bytes at the edges of the order.
 EDGES = st.lists(st.sampled_from([0, 1, 0x7F, 0xFE, 0xFF]), max_size=5).map(bytes)

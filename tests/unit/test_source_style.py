@@ -105,6 +105,7 @@ PUBLIC: tuple[str, ...] = (
     "error_types",
     "errors",
     "filter_type",
+    "keys",
     "open_table",
     "shared_client",
 )

@@ -120,7 +120,7 @@ def zstd() -> Any:
     try:
         import zstandard
     except ModuleNotFoundError:
-        raise InvalidArgument("compressed files need zstandard: pip install 'pegasus_green[zstd]'") from None
+        raise InvalidArgument("compressed files need the package zstandard: pip install zstandard") from None
     return zstandard
 
 

@@ -172,7 +172,7 @@ class Security:
         try:
             import gssapi
         except ImportError as error:
-            text = f"OneboxAuth needs the package gssapi (pip install 'pegasus_green[kerberos]'): {error}"
+            text = f"OneboxAuth needs the package gssapi (pip install gssapi): {error}"
             raise RuntimeError(text) from None
         self.gssapi = gssapi
         auth = self.auth

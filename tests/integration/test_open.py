@@ -1,0 +1,154 @@
+"""Ways to a client and a table: URLs, the environment, the table of a URL, who closes what."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, InvalidArgument, JsonCodec, RetryPolicy, Table, connect, errors, open_table
+from pegasus_green.onebox import Onebox
+from tests.conftest import Cluster
+from tests.integration.helpers import no_client_bugs
+
+__all__ = ["no_client_bugs"]
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> str:
+    return f"pegasus://{','.join(cluster.metas)}/{cluster.table}"
+
+
+def test_connect_gives_a_client_and_its_table(url: str, hash_key: bytes) -> None:
+    with connect(f"{url}?timeout=3&max_attempts=4", connect_timeout=0.5) as client:
+        assert type(client) is Client
+        assert (client.options.timeout, client.options.connect_timeout) == (3.0, 0.5)
+        assert client.options.retry == RetryPolicy(max_attempts=4)
+        table = client.table()
+        assert (table.client, table.codec) == (client, None)
+        table.set(hash_key, "s", "v")
+        assert client.table(table.name).get(hash_key, "s") == client[table.name].get(hash_key, "s") == b"v"
+        table.close()
+        assert table.get(hash_key, "s") == b"v", "a table of client.table() has nothing to close"
+    assert repr(client).endswith("closed>")
+
+
+def test_open_table_owns_its_client(url: str, hash_key: bytes) -> None:
+    with open_table(url) as table:
+        table.set(hash_key, "s", "v")
+        assert table.get(hash_key, "s") == b"v"
+    with pytest.raises(errors.ClientClosed):
+        table.get(hash_key, "s")
+    table.close()
+    table.client.close()
+
+
+def test_the_codec_of_a_url_is_that_of_its_table(url: str, hash_key: bytes) -> None:
+    table: Table[Any] = open_table(f"{url}?codec=json")
+    with table:
+        table.set(hash_key, "s", {"a": [1]})
+        assert table.get(hash_key, "s") == {"a": [1]}
+        again: Table[Any] = table.client.table()
+        assert again.get(hash_key, "s") == {"a": [1]}
+        # A name that is spelled out means what it says to a type checker: bytes.
+        assert table.client.table(table.name).get(hash_key, "s") == b'{"a":[1]}'
+    with open_table(f"{url}?codec=utf8", codec=JsonCodec()) as other:
+        assert other.get(hash_key, "s") == {"a": [1]}
+
+
+def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEGASUS_URL", url)
+    monkeypatch.setenv("OTHER_URL", f"{url}?timeout=7")
+    with Client.from_env(timeout=4.0) as client, Client.from_env("OTHER_URL") as other:
+        assert (client.options.timeout, other.options.timeout) == (4.0, 7.0)
+        client.table().set(hash_key, "s", "v")
+        assert other.table().get(hash_key, "s") == b"v"
+    monkeypatch.delenv("PEGASUS_URL")
+    with pytest.raises(InvalidArgument, match=r"PEGASUS_URL is not set: export PEGASUS_URL=pegasus://"):
+        Client.from_env()
+    monkeypatch.setenv("PEGASUS_URL", "http://h:1")
+    with pytest.raises(InvalidArgument, match=r"variable PEGASUS_URL: http:// is not a Pegasus address"):
+        Client.from_env()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: connect("pegasus://h:1").table(), "which table"),
+        (lambda: Client("h:1").table(), "which table"),
+        (lambda: open_table("pegasus://h:1"), "which table"),
+        (lambda: Client("h:1").table("t", codec=7), "codec must have encode and decode"),  # type: ignore[call-overload]
+        (lambda: Client("h:1").table(""), "must not be empty"),
+        (lambda: connect("pegasus://h:1/t?codec=xml"), "codec='xml' in the URL is none of json"),
+        (lambda: connect("pegasus://h:1/t", time_out=1), "did you mean 'timeout'"),  # type: ignore[call-arg]
+    ],
+)
+def test_what_cannot_be(call: Any, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        call()
+
+
+def test_a_subclass_stays_one(url: str) -> None:
+    class Mine(Client):
+        pass
+
+    assert type(Mine.from_url(url)) is Mine
+
+
+def test_tables_refuse_pickling(table: Table[bytes]) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(table)
+
+
+@pytest.mark.onebox_only
+def test_the_partition_of_a_key(cluster: Cluster, client: Client, table: Table[bytes], hash_key: bytes) -> None:
+    for number in range(20):
+        key = f"{number}-{hash_key.hex()}"
+        table.set(key, "s", "v")
+        index = table.partition_of(key)
+        assert table.count(hash_key_filter=None, partitions=[index]) > 0
+        assert [row.hash_key for row in table.scan(partitions=[index]) if row.hash_key == key.encode()]
+    assert table.partition_of("", "a") != table.partition_of("", "c"), "the sort key counts without a hash key"
+    with pytest.raises(errors.TableNotFound):
+        client.table("no such table").partition_of("k")
+    with pytest.raises(InvalidArgument):
+        table.partition_of(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_where_nothing_answers_on_this_machine(host: str) -> None:
+    with Client(f"{host}:1", timeout=0.3) as client, pytest.raises(errors.MetaUnreachable) as caught:
+        client.ping()
+    assert "HINT: nothing answers on this machine: start a cluster with `python -m pegasus_green onebox`" in str(
+        caught.value
+    )
+
+
+def test_a_server_that_stays_dead_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pegasus_green")
+    with (
+        Onebox(replicas=1, metas=1, tables={"temp": 1}) as box,
+        Client(list(box.meta_addresses), timeout=0.2) as client,
+    ):
+        table = client.table("temp")
+        table.set("k", "s", "v")
+        [server] = [name for name in client.stats()["servers"] if name not in box.meta_addresses]
+        box.kill(0)
+        for _ in range(5):
+            with pytest.raises(errors.PegasusError):
+                table.get("k", "s")
+        box.restart(0)
+        with gevent.Timeout(20):
+            while True:
+                try:
+                    table.get("k", "s")
+                    break
+                except errors.PegasusError:
+                    gevent.sleep(0.05)
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if server in record.getMessage()]
+    warnings = [text for level, text in lines if level == "WARNING" and "cannot connect" in text]
+    assert len(warnings) == 1, lines
+    assert ("INFO", f"connected to {server} again") in lines

@@ -41,7 +41,7 @@ def test_tables_are_created_dropped_and_recalled(tool, capfd):
     assert listed[1]["envs"] == {"replica.slow_query_threshold": "100"}
     assert tool.run(capfd, "create", "pages", "-p", "4", "--exist-ok", "-o", "json").json["id"] == int(app_id)
     assert "ERR_APP_EXIST" in tool.run(capfd, "create", "pages", "-o", "json", status=3).err
-    refused = tool.process("drop", "pages", status=2)
+    refused = tool.run(capfd, "drop", "pages", status=2)
     assert "drops table pages with all its rows" in refused.err
     assert f"recall {app_id} brings it back" in tool.run(capfd, "drop", "pages", "--yes").out
     assert tool.run(capfd, "drop", "pages", "--missing-ok", "--yes").out == "there is no table pages\n"

@@ -144,7 +144,7 @@ def test_copy_and_clear(tool, capfd, name):
     assert "same table" in tool.run(capfd, "copy", status=2).err
     refused = tool.process("clear", *mine, status=2)
     assert "removes the rows that pass the filters of table temp" in refused.err
-    assert tool.process("clear", name, "--start", "b", "--yes").out.startswith("removed 2 rows")
+    assert tool.run(capfd, "clear", name, "--start", "b", "--yes").out.startswith("removed 2 rows")
     assert tool.run(capfd, "clear", *mine, "--yes").out.startswith("removed 1 rows")
     assert tool.run(capfd, "clear", "-t", "other", *mine, "--yes", "-o", "json").json["rows"] == 3
     for wrong in ([], ["--all", *mine], [name, "--all"], ["--prefix", "x"]):

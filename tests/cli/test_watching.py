@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -49,9 +50,10 @@ def test_a_dead_server_and_clocks_are_told(capfd):
     with OneboxProcess(tables={"temp": 4}) as box:
         tool = Tool(list(box.meta_addresses))
         box.kill(0)
-        found = tool.run(capfd, "doctor", "-o", "json", status=None).json
-        told = [row for row in found if row["state"] == "WRONG"]
-        assert told, found
+        deadline = time.monotonic() + 20
+        while (done := tool.run(capfd, "doctor", "-o", "json", status=None)).status == 0:
+            assert time.monotonic() < deadline, done
+        assert [row["step"] for row in done.json if row["state"] == "WRONG"] != []
     assert _clock("a:1", 61.0, "by x").what == "a:1 is 61 s ahead by x"
     assert _clock("a:1", -61.0, "by x").what == "a:1 is 61 s behind by x"
     assert _clock("a:1", 4.0, "by x").state == "ok"
@@ -83,12 +85,11 @@ def test_estimates_of_rows(tool, capfd, name):
     assert "give one of" in tool.run(capfd, "count", "--estimate", "--exact", status=2).err
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_bench_draws_its_run(tool, tmp_path, suffix):
-    path = tmp_path / f"run.{suffix}"
+def test_bench_draws_its_run(tool, tmp_path):
+    path = tmp_path / "run.png"
     done = tool.process("bench", "--seconds", "0.3", "--callers", "4", "--keys", "20", "--plot", str(path), "--json")
     assert json.loads(done.out)["calls"] > 0
-    assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[suffix])
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_bench_has_a_chart_on_a_terminal(tool):
@@ -108,4 +109,4 @@ def test_charts(tmp_path):
     for at in range(200):
         latencies.add(at / 1e4)
     save_plot(str(tmp_path / "a.svg"), "title", [Second(10, 1.0, 2.0), Second(20, 1.5, 2.5)], {"get": latencies})
-    assert (tmp_path / "a.svg").stat().st_size > 1000
+    assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")

@@ -6,14 +6,20 @@ tasks make theirs where they please. With a client each, 50 greenlets would have
 
 from __future__ import annotations
 
+from time import time
 from typing import Any, overload
 
 from .client import Client, Table
 from .codecs import Codec
 from .errors import InvalidArgument
+from .keys import Key
+from .model import Filter
+from .operations.base import EPOCH, MAX_EXPIRE
 from .options import parse_url
 from .results import V
 
+# Records that remove_prefix removes at a time.
+REMOVE_BATCH = 1000
 # A forked child keeps the entries: a client dials anew there.
 _clients: dict[str, Client] = {}
 
@@ -74,3 +80,47 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
     if not parse_url(url).table:
         raise InvalidArgument(f"the URL must name a table, as pegasus://host:port/table does, not {url!r}")
     return shared_client(url).table(codec=codec)
+
+
+def remove_prefix(table: Table, prefix: Key) -> int:
+    """Remove all records with an empty sort key whose hash key begins with a prefix; return how many there were.
+
+    The servers look through the whole table for them. A record that is stored meanwhile may stay or go.
+
+    Args:
+        table: The table.
+        prefix: What the hash keys begin with; an empty one means every hash key.
+
+    Raises:
+        PegasusError: The scan or a removal failed; what was removed until then stays removed.
+
+    Retries: safe; a removal may hit what another writer stored under the same key meanwhile.
+
+    Example:
+        >>> table = shared_table("pegasus://127.0.0.1:34601/temp")
+        >>> table.set("user:1", "", "Ada")
+        >>> remove_prefix(table, "user:")
+        1
+    """
+    removed = 0
+    batch: list[tuple[Key, Key]] = []
+    for hash_key, sort_key, *_ in table.scan(hash_key_filter=Filter.prefix(prefix), no_value=True):
+        if sort_key == b"":
+            batch.append((hash_key, sort_key))
+        if len(batch) == REMOVE_BATCH:
+            table.remove_many(batch)
+            removed, batch = removed + len(batch), []
+    table.remove_many(batch)
+    return removed + len(batch)
+
+
+def bounded_ttl(seconds: float) -> float:
+    """Return a TTL that the wire can carry: one that ends after 2084 is cut, as nobody waits for the difference.
+
+    Frameworks let people write "100 years" where they mean "never".
+
+    Example:
+        >>> bounded_ttl(60), bounded_ttl(10**12) < 10**12
+        (60, True)
+    """
+    return min(seconds, EPOCH + MAX_EXPIRE - int(time()))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Seconds between 1970 and 2016, where Pegasus begins to count.
 EPOCH = 1451606400
-_MAX_EXPIRE = 2**31 - 1
+MAX_EXPIRE = 2**31 - 1
 _E = TypeVar("_E", bound=PegasusError)
 _T = TypeVar("_T")
 # Records of one hash key. A mapping is invariant in its keys, so each kind of key is named.
@@ -59,8 +59,8 @@ def expire_ts(ttl: float | None) -> int:
     if not isinstance(ttl, (int, float)) or not 0 < ttl < math.inf:
         raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
     at = int(time()) - EPOCH + math.ceil(ttl)
-    if at > _MAX_EXPIRE:
-        raise InvalidArgument(f"ttl={ttl} ends {at - _MAX_EXPIRE} s after the last second of the wire's 32 bits (2084)")
+    if at > MAX_EXPIRE:
+        raise InvalidArgument(f"ttl={ttl} ends {at - MAX_EXPIRE} s after the last second of the wire's 32 bits (2084)")
     return at
 
 

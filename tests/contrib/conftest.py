@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pegasus_green import shared_client
+
 if TYPE_CHECKING:
     from pegasus_green.onebox import OneboxProcess
 
@@ -30,8 +32,28 @@ def metas(pegasus_onebox: OneboxProcess) -> str:
 
 @pytest.fixture
 def url(pegasus_onebox: OneboxProcess, metas: str) -> Iterator[str]:
-    """Return the URL of a table that is made for this test and dropped after it."""
+    """Return the URL of a table that is made for this test and dropped after it.
+
+    The cluster is that of all tests: nothing but this table is to be changed in it. `own_onebox` may be.
+    """
     name = f"t{uuid.uuid4().hex[:12]}"
     pegasus_onebox.create_table(name, 4)
-    yield f"pegasus://{metas}/{name}"
+    url = f"pegasus://{metas}/{name}"
+    yield url
+    shared_client(url).close()
     pegasus_onebox.drop_table(name)
+
+
+@pytest.fixture
+def own_onebox() -> Iterator[OneboxProcess]:
+    """Serve a cluster for this test alone, with a table temp: its clock may be moved and its servers killed."""
+    from pegasus_green.onebox import OneboxProcess
+
+    with OneboxProcess(replicas=3, tables={"temp": 8}) as box:
+        yield box
+        shared_client(url_of(box)).close()
+
+
+def url_of(box: OneboxProcess) -> str:
+    """Return the URL of the table temp."""
+    return f"pegasus://{','.join(box.meta_addresses)}/temp"

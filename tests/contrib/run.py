@@ -114,7 +114,7 @@ def run(lane: str, python: str, arguments: list[str]) -> list[str]:
     for mode, options in MODES.items():
         started = time.monotonic()
         print(f"== contrib, {lane}, {mode}", flush=True)
-        command = [interpreter, "-m", "pytest", "-q", "-o", f"filterwarnings={WARNINGS}", *options]
+        command = [interpreter, "-m", "pytest", "-q", "-p", "no:httpbin", "-o", f"filterwarnings={WARNINGS}", *options]
         command += ["-o", f"cache_dir=.pytest_cache/contrib-{lane}-{mode}", *(arguments or ["tests/contrib"])]
         environment = {**os.environ, "PEGASUS_GREEN_CONTRIB": lane}
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from gevent import monkey
 
 from tests.pythons import ROOT
+
+MAKERS = Path(__file__).parent / "makers"
 
 
 def suite(name: str) -> Path:
@@ -20,22 +24,40 @@ def suite(name: str) -> Path:
     return place
 
 
-def run_pytest(*arguments: str, cwd: Path, timeout: float = 240.0, **environment: str) -> str:
-    """Run pytest in a process of its own, in the mode of this one, with the project importable; return what it said.
+# Until a client may be used by several native threads: what of the suites does that.
+NEEDS_THREADS = "threaded or concurrency or async"
 
-    What it runs has configuration and fixtures of its own; ours would not fit.
+
+def run_suite(module: str, *arguments: str, path: Path | None = None, url: str, timeout: float = 240.0) -> str:
+    """Run makers/MODULE.py by pytest in a process of its own, in the mode of this one; return what it printed.
+
+    Args:
+        module: The module's name; it finds the table's URL in SUITE_URL.
+        *arguments: More for pytest.
+        path: A directory of the sdist that goes on sys.path; the project does not, as both may have a package `tests`.
+        url: The table.
+        timeout: Seconds until it is ended.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs"]
-    command += ["-p", "tests.patched"] if monkey.is_module_patched("socket") else []
-    paths = os.pathsep.join([str(ROOT), environment.pop("PYTHONPATH", "")])
+    patched = monkey.is_module_patched("socket")
+    with tempfile.TemporaryDirectory() as scratch:
+        # Outside of the project, whose configuration and fixtures are not those of the suite.
+        shutil.copy(MAKERS / f"{module}.py", scratch)
+        command = [sys.executable, *(["-m", "gevent.monkey", "--module"] if patched else ["-m"]), "pytest"]
+        command += ["-q", "-rs", "--noconftest", "-p", "no:cacheprovider", "-c", os.devnull, "-W", "ignore"]
+        command += [] if patched else ["-k", f"not ({NEEDS_THREADS})"]
+        return _run([*command, *arguments, f"{module}.py"], path or scratch, url, timeout, cwd=scratch)
+
+
+def run_program(module: str, *arguments: str, url: str, timeout: float = 240.0) -> str:
+    """Run makers/MODULE.py as a program in a process of its own, in the mode of this one; return what it printed."""
+    command = [sys.executable, "-m", *(["gevent.monkey", "--module"] if monkey.is_module_patched("socket") else [])]
+    return _run([*command, f"tests.contrib.makers.{module}", *arguments], ROOT, url, timeout, cwd=ROOT)
+
+
+def _run(command: list[str], path: Path | str, url: str, timeout: float, cwd: Path | str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(path), "SUITE_URL": url}
     done = subprocess.run(
-        [*command, *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr

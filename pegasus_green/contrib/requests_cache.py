@@ -1,0 +1,158 @@
+"""A ``requests-cache`` backend, for crawlers that share one cache.
+
+::
+
+    cache = PegasusCache("pegasus://10.0.0.1:34601/http?timeout=2", namespace="crawler")
+    session = requests_cache.CachedSession(backend=cache, expire_after=3600)
+
+Key layout: the hash key is ``namespace:responses:key`` or ``namespace:redirects:key`` as UTF-8, where ``key`` is what
+requests-cache makes of a request; the sort key is empty. Responses are stored as JSON; ``serializer="pickle"`` is
+smaller and faster, and then whoever can write to the table can run code in the processes that read it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from requests_cache.backends import BaseCache, BaseStorage
+
+from ..errors import InvalidArgument
+from ..model import CheckType, Filter
+from ..operations.atomic import Mutations
+from ..shared import bounded_ttl, remove_prefix, shared_table
+
+logger = logging.getLogger(__name__)
+
+
+class PegasusCache(BaseCache):
+    """A cache for ``CachedSession(backend=...)``; all instances with one URL in a process share one client.
+
+    Args:
+        url: ``pegasus://host:port,host:port/table``, with options of the client behind ``?``.
+        namespace: What the hash keys begin with; ``clear`` removes what begins with it.
+        serializer: As for the other backends of requests-cache; None: "json".
+        ttl: Have the server drop a response ``ttl_offset`` seconds after it has expired; False keeps it for ever.
+        ttl_offset: Seconds that an expired response stays, for conditional requests and for use when a site fails.
+        **options: What every backend of requests-cache takes.
+
+    Raises:
+        InvalidArgument: Not such a URL.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str = "http_cache",
+        *,
+        serializer: Any = None,
+        ttl: bool = True,
+        ttl_offset: int = 3600,
+        **options: Any,
+    ) -> None:
+        """Look the client up, or make it; no I/O."""
+        super().__init__(cache_name=namespace, **options)
+        self.responses = PegasusDict(
+            url, namespace, "responses", serializer=serializer or "json", ttl=ttl, ttl_offset=ttl_offset, **options
+        )
+        self.redirects = PegasusDict(url, namespace, "redirects", serializer=None, ttl=False)
+
+
+class PegasusDict(BaseStorage):
+    """The responses, or the redirects, of one namespace as a mutable mapping.
+
+    Iteration and ``len`` look through the whole table in the servers, so they are slow.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str = "http_cache",
+        collection_name: str = "responses",
+        *,
+        serializer: Any = "json",
+        ttl: bool = True,
+        ttl_offset: int = 3600,
+        **options: Any,
+    ) -> None:
+        """Look the client up, or make it; no I/O."""
+        super().__init__(serializer=serializer, **options)
+        self._table = shared_table(url)
+        self._prefix = f"{namespace}:{collection_name}:"
+        # A serializer for text gets back what it made.
+        self._is_text = serializer is None or not getattr(self.serializer, "is_binary", True)
+        self.ttl = ttl
+        self.ttl_offset = ttl_offset
+
+    def _key(self, key: Any) -> str:
+        return f"{self._prefix}{key}"
+
+    def _load(self, key: str, raw: bytes) -> Any:
+        return self.deserialize(key, raw.decode() if self._is_text else raw)
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether a key is there; the value does not travel."""
+        return bool(self._table.exist(self._key(key), b""))
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a value."""
+        raw = self._table.get(self._key(key), b"")
+        if raw is None:
+            raise KeyError(key)
+        return self._load(key, raw)
+
+    def __setitem__(self, key: str, item: Any) -> None:
+        """Store a value. A response that is too large for the table is not cached, and a warning says so."""
+        seconds = getattr(item, "expires_delta", None)
+        expiry = None
+        if self.ttl and seconds is not None and seconds + self.ttl_offset > 0:
+            expiry = bounded_ttl(seconds + self.ttl_offset)
+        raw = self.serialize(item)
+        try:
+            self._table.set(self._key(key), b"", raw, ttl=expiry)
+        except InvalidArgument as error:
+            if len(raw) <= (self._table.client.options.max_write_bytes or 0) // 2:
+                raise
+            logger.warning("a response is not cached: %s", error)
+
+    def __delitem__(self, key: str) -> None:
+        """Remove a value, in one step with the check that it is there."""
+        removal = Mutations().delete(b"")
+        if not self._table.check_and_mutate(self._key(key), b"", CheckType.EXIST, mutations=removal):
+            raise KeyError(key)
+
+    def _rows(self, *, no_value: bool) -> Iterator[tuple[str, bytes]]:
+        wanted = Filter.prefix(self._prefix)
+        cut = len(self._prefix.encode())
+        for hash_key, sort_key, *rest in self._table.scan(hash_key_filter=wanted, no_value=no_value):
+            if sort_key == b"":
+                yield hash_key[cut:].decode(), rest[0] if rest else b""
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the keys, in no particular order."""
+        return (key for key, _ in self._rows(no_value=True))
+
+    def __len__(self) -> int:
+        """Count the keys in the servers."""
+        return int(self._table.count(hash_key_filter=Filter.prefix(self._prefix)))
+
+    def keys(self) -> Iterator[str]:
+        """Go through the keys."""
+        return iter(self)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Go through keys and values in one scan."""
+        return ((key, self._load(key, raw)) for key, raw in self._rows(no_value=False))
+
+    def values(self) -> Iterator[Any]:
+        """Go through the values in one scan."""
+        return (value for _, value in self.items())
+
+    def bulk_delete(self, keys: Iterable[str]) -> None:
+        """Remove many values side by side; absent ones are fine."""
+        self._table.remove_many([(self._key(key), b"") for key in keys])
+
+    def clear(self) -> None:
+        """Remove all values of this namespace and collection. Slow: the servers look through the whole table."""
+        remove_prefix(self._table, self._prefix)

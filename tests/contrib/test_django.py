@@ -1,0 +1,203 @@
+"""The Django backend: layout, atomicity, its own prefix only, errors, one client; Django's own suite runs elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Any
+
+import gevent
+import pytest
+from django.core.cache.backends.base import InvalidCacheKey
+from django.core.exceptions import ImproperlyConfigured
+
+from pegasus_green import RequestTimeout, shared_client
+from pegasus_green.contrib.django import PegasusCache
+from pegasus_green.onebox import OneboxProcess
+from pegasus_green.shared import shared_table
+from tests.contrib.conftest import url_of
+
+# A port where nothing listens, and little patience.
+NOBODY = "pegasus://127.0.0.1:1/temp?timeout=0.2"
+
+
+@pytest.fixture
+def cache(url: str) -> PegasusCache:
+    return PegasusCache(url, {})
+
+
+def test_the_layout_is_that_of_the_documentation(url: str) -> None:
+    cache = PegasusCache(url, {"KEY_PREFIX": "shop", "VERSION": 3})
+    table = shared_table(url)
+    cache.set("Zoë", 41)
+    cache.set("list", [1, 2], timeout=None)
+    cache.set("true", True)
+    assert table.get("shop:3:Zoë".encode(), b"") == b"41"
+    assert pickle.loads(table.get("shop:3:list", b"")) == [1, 2]
+    assert pickle.loads(table.get("shop:3:true", b"")) is True
+    assert table.ttl("shop:3:Zoë", b"") in range(280, 301)
+    assert table.ttl("shop:3:list", b"") == float("inf")
+
+
+def test_a_timeout_beyond_the_wire_is_cut(cache: PegasusCache) -> None:
+    cache.set("a", 1, timeout=10**10)
+    assert cache.get("a") == 1
+
+
+def test_clear_removes_its_own_prefix_in_all_versions(url: str) -> None:
+    mine, other = PegasusCache(url, {"KEY_PREFIX": "a"}), PegasusCache(url, {"KEY_PREFIX": "b"})
+    table = shared_table(url)
+    table.set("a:1:x", "not of the cache", "kept")
+    for cache in (mine, other):
+        cache.set("x", "1")
+        cache.set("x", "2", version=2)
+    mine.clear()
+    assert mine.get("x") is mine.get("x", version=2) is None
+    assert (other.get("x"), other.get("x", version=2)) == ("1", "2")
+    assert table.get("a:1:x", "not of the cache") == b"kept"
+
+
+def test_clear_refuses_keys_that_it_cannot_tell_from_others(url: str) -> None:
+    cache = PegasusCache(url, {"KEY_FUNCTION": lambda key, *_: key})
+    with pytest.raises(NotImplementedError, match="KEY_FUNCTION"):
+        cache.clear()
+    own = PegasusCache(url, {"KEY_FUNCTION": lambda key, _, version: f"mine-{version}-{key}"})
+    own.set("x", 1)
+    own.clear()
+    assert own.get("x") is None
+
+
+def test_incr_of_many_greenlets_loses_nothing(cache: PegasusCache) -> None:
+    cache.set("n", 0)
+    jobs = [gevent.spawn(cache.incr, "n") for _ in range(100)]
+    assert sorted(job.get() for job in gevent.joinall(jobs)) == list(range(1, 101))
+    assert cache.decr("n", 100) == 0
+
+
+def test_incr_keeps_the_timeout_and_refuses_what_is_absent(cache: PegasusCache, url: str) -> None:
+    cache.set("n", 1, timeout=100)
+    assert cache.incr("n") == 2
+    assert shared_table(url).ttl(":1:n", b"") in range(80, 101)
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("absent")
+    assert cache.get("absent") is None
+    cache.set("text", "1")
+    with pytest.raises(TypeError, match="no integer"):
+        cache.incr("text")
+
+
+@pytest.mark.parametrize(("value", "delta"), [(5, 1), (0, 1), (7, -3)])
+def test_a_key_that_ends_during_incr_is_not_created(own_onebox: OneboxProcess, value: int, delta: int) -> None:
+    cache = PegasusCache(url_of(own_onebox), {})
+    cache.set("n", value, timeout=3)
+    table = cache._table
+    sums = []
+
+    class Late:
+        """The table, where the key expires right before it is added to."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(table, name)
+
+        def incr(self, *arguments: Any) -> int:
+            own_onebox.advance(5)
+            sums.append(table.incr(*arguments))
+            return sums[-1]
+
+    cache._table = Late()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="not found"):
+        cache.incr("n", delta)
+    assert sums == [delta], "it was created"
+    assert table.get(":1:n", b"") is None
+
+
+def test_touch_and_delete_say_whether_there_was_a_key(cache: PegasusCache) -> None:
+    cache.set("a", 1)
+    assert cache.touch("a", 50) is True
+    assert cache.touch("absent", 50) is False
+    assert cache.touch("a", 0) is True
+    assert cache.delete("a") is False
+
+
+def test_add_is_won_by_one_of_many(cache: PegasusCache) -> None:
+    jobs = [gevent.spawn(cache.add, "lock", n) for n in range(50)]
+    assert [job.get() for job in gevent.joinall(jobs)].count(True) == 1
+
+
+def test_a_lost_reply_is_an_error_and_nothing_is_done_twice(
+    pegasus_onebox: OneboxProcess, cache: PegasusCache, url: str
+) -> None:
+    impatient = PegasusCache(f"{url}?timeout=0.5", {})
+    cache.set("n", 1)
+    table = url.rpartition("/")[2]
+    for operation, call in (("incr", lambda: impatient.incr("n")), ("check_and_set", lambda: impatient.add("m", 1))):
+        fault = pegasus_onebox.fault("drop", rpc=operation, table=table)
+        with pytest.raises(RequestTimeout) as caught:
+            call()
+        assert caught.value.outcome_unknown
+        fault.remove()
+    assert (cache.get("n"), cache.get("m")) == (2, 1)
+    shared_client(f"{url}?timeout=0.5").close()
+
+
+@pytest.mark.filterwarnings("ignore:Cache key will cause errors")
+def test_ignored_exceptions_make_an_empty_cache(caplog: pytest.LogCaptureFixture) -> None:
+    cache = PegasusCache(NOBODY, {"OPTIONS": {"IGNORE_EXCEPTIONS": True}})
+    with caplog.at_level(logging.WARNING, "pegasus_green.contrib.django"):
+        assert cache.get("a", "default") == "default"
+        cache.set("a", 1)
+        assert (
+            cache.add("a", 1) is cache.touch("a") is cache.delete("a") is cache.has_key("a") is cache.clear() is False
+        )
+        assert cache.get_many(["a", "b"]) == {}
+        assert cache.set_many({"a": 1, "b": 2}) == ["a", "b"]
+        cache.delete_many(["a"])
+        assert cache.get_or_set("a", 7) == 7
+        with pytest.raises(ValueError, match="not found"):
+            cache.incr("a")
+    assert len(caplog.records) >= 10
+    with pytest.raises(InvalidCacheKey, match="65534 bytes"):
+        cache.get("x" * 70_000)
+    shared_client(NOBODY).close()
+
+
+def test_otherwise_an_error_is_raised() -> None:
+    cache = PegasusCache(NOBODY, {})
+    for call in (cache.get, cache.delete, cache.incr, cache.touch):
+        with pytest.raises(TimeoutError):
+            call("a")
+    for bulk in (lambda: cache.get_many(["a"]), lambda: cache.set_many({"a": 1}), lambda: cache.delete_many(["a"])):
+        with pytest.raises(TimeoutError):
+            bulk()
+    shared_client(NOBODY).close()
+
+
+def test_what_cannot_be_configured_says_why(url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="LOCATION: the URL must name a table"):
+        PegasusCache("pegasus://127.0.0.1:34601", {})
+    with pytest.raises(ImproperlyConfigured, match="LOCATION: a URL"):
+        PegasusCache(["a", "b"], {})
+    with pytest.raises(ImproperlyConfigured, match="unknown OPTIONS ignore; there are"):
+        PegasusCache(url, {"OPTIONS": {"ignore": True}})
+
+
+def test_another_serializer(url: str) -> None:
+    class Words:
+        def dumps(self, value: str) -> bytes:
+            return value.encode()
+
+        def loads(self, raw: bytes) -> str:
+            return raw.decode()
+
+    cache = PegasusCache(url, {"OPTIONS": {"serializer": Words}})
+    cache.set("a", "b")
+    assert shared_table(url).get(":1:a", b"") == b"b"
+    assert cache.get("a") == "b"
+
+
+def test_all_objects_of_a_process_share_one_client(url: str) -> None:
+    """Django makes one for each thread, and for each greenlet under monkey patching."""
+    caches = [job.get() for job in gevent.joinall([gevent.spawn(PegasusCache, url, {}) for _ in range(50)])]
+    gevent.joinall([gevent.spawn(cache.set, "a", 1) for cache in caches], raise_error=True)
+    assert {id(cache._table.client) for cache in caches} == {id(shared_client(url))}
+    assert len(shared_client(url).stats()["servers"]) <= 4

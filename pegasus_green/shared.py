@@ -82,7 +82,7 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
     return shared_client(url).table(codec=codec)
 
 
-def remove_prefix(table: Table, prefix: Key) -> int:
+def remove_prefix(table: Table[Any], prefix: Key) -> int:
     """Remove all records with an empty sort key whose hash key begins with a prefix; return how many there were.
 
     The servers look through the whole table for them. A record that is stored meanwhile may stay or go.

@@ -21,7 +21,6 @@ from celery.exceptions import BackendStoreError, ImproperlyConfigured
 
 from ..errors import AccessDenied, InvalidArgument, PegasusError, TableNotFound
 from ..shared import bounded_ttl, shared_table
-from ..table import Table
 
 
 class PegasusBackend(KeyValueStoreBackend):
@@ -49,11 +48,6 @@ class PegasusBackend(KeyValueStoreBackend):
     def __reduce__(self, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         """Pickle by URL."""
         return super().__reduce__(args, {**(kwargs or {}), "expires": self.expires, "url": self.url})
-
-    @property
-    def table(self) -> Table:
-        """The table of the results."""
-        return self._table
 
     def as_uri(self, include_password: bool = True) -> str:  # noqa: FBT001, FBT002 - Celery's signature
         """Return the URL; there is no password in it, and several hosts, which Celery cannot parse."""

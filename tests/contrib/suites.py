@@ -50,14 +50,22 @@ def run_suite(module: str, *arguments: str, path: Path | None = None, url: str, 
         return _run([*command, *arguments, f"{module}.py"], path or scratch, url, timeout, cwd=scratch)
 
 
+def run_pytest(*arguments: str, cwd: Path, timeout: float = 240.0, **environment: str) -> str:
+    """Run pytest in a directory, in a process of its own and in the mode of this one, with the project importable."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rs"]
+    command += ["-p", "tests.patched"] if monkey.is_module_patched("socket") else []
+    path = os.pathsep.join([str(ROOT), environment.pop("PYTHONPATH", "")])
+    return _run([*command, *arguments], path, "", timeout, cwd=cwd, **environment)
+
+
 def run_program(module: str, *arguments: str, url: str, timeout: float = 100.0) -> str:
     """Run makers/MODULE.py as a program in a process of its own, in the mode of this one; return what it printed."""
     command = [sys.executable, "-m", *(["gevent.monkey", "--module"] if monkey.is_module_patched("socket") else [])]
     return _run([*command, f"tests.contrib.makers.{module}", *arguments], ROOT, url, timeout, cwd=ROOT)
 
 
-def _run(command: list[str], path: Path | str, url: str, timeout: float, cwd: Path | str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(path), "SUITE_URL": url}
+def _run(command: list[str], path: Path | str, url: str, timeout: float, cwd: Path | str, **more: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(path), "SUITE_URL": url, **more}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )

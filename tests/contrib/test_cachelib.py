@@ -26,7 +26,7 @@ def test_the_layout_is_that_of_the_documentation(url: str) -> None:
     cache.set("list", [1, 2], timeout=0)
     cache.set("span", "x", timeout=timedelta(minutes=2))
     assert table.get("app:Zoë".encode(), b"") == b"41"
-    raw = table.get("app:list", b"")
+    raw = table.get("app:list", b"", default=b"")
     assert raw[:1] == b"!"
     assert pickle.loads(raw[1:]) == [1, 2]
     assert table.ttl("app:list", b"") == float("inf")

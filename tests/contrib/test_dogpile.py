@@ -32,7 +32,7 @@ def test_the_layout_is_that_of_the_documentation(url: str) -> None:
     region.set("Zoë", "value")
     region.set_multi({"a": "1", "b": "2"})
     table = shared_table(url)
-    assert table.get("Zoë".encode(), b"").endswith(b"value")
+    assert table.get("Zoë".encode(), b"", default=b"").endswith(b"value")
     assert table.ttl("Zoë", b"") in range(80, 101)
     assert table.ttl("b", b"") in range(80, 101)
     assert region.get_multi(["a", "absent", "b"])[::2] == ["1", "2"]

@@ -36,7 +36,7 @@ def test_the_layout_is_that_of_the_documentation(url: str, site: requests_mock.M
         crawler.get(f"{PAGE}/old")
     table = shared_table(url)
     raw = table.get(f"crawler:responses:{key}", b"")
-    assert json.loads(raw)["url"] == PAGE
+    assert json.loads(raw or b"")["url"] == PAGE
     assert table.ttl(f"crawler:responses:{key}", b"") in range(3640, 3661)
     assert [row[0][:18] for row in table.scan(no_value=True) if b"redirects" in row[0]] == [b"crawler:redirects:"]
 

@@ -611,8 +611,11 @@ class Admin(ServerAdmin, AccessAdmin):
     def pause_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
         """Pause the split of one parent partition, or of all (None).
 
+        Of all partitions those are paused whose split is running. The others are left as they are, without an error.
+
         Raises:
-            MetaError: ``ERR_INVALID_STATE``: not splitting, or paused already.
+            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or the one partition is paused already.
+                ``ERR_CHILD_REGISTERED``: the split of the one partition is done.
 
         Example:
             >>> client.admin.start_split("temp", 16)
@@ -625,8 +628,10 @@ class Admin(ServerAdmin, AccessAdmin):
     def resume_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
         """Go on with the paused split of one parent partition, or of all (None).
 
+        Of all partitions those go on that are paused. The others are left as they are, without an error.
+
         Raises:
-            MetaError: ``ERR_INVALID_STATE``: not splitting, or not paused.
+            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or the one partition is not paused.
 
         Example:
             >>> import gevent

@@ -221,6 +221,31 @@ def test_what_may_have_been_done_is_not_done_again(cluster: Cluster, admin: Admi
 
 
 # ------------------------------------------------------------------------------------------- drop, recall, rename, list
+def eventually(call: Callable[[], object], kind: type[PegasusError], seconds: float = 120.0) -> None:
+    """Call until an error of that kind comes; a server of a real cluster may hear of a change later."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        try:
+            call()
+        except kind:
+            return
+        gevent.sleep(0.05)
+    raise AssertionError(f"no {kind.__name__} within {seconds} s")
+
+
+@pytest.fixture(params=["at once", "for a while"])
+def remembered(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[None]:
+    """Have what is dropped or renamed forgotten at once, or, as a real cluster does, after a while."""
+    if request.param == "for a while":
+        if cluster.is_real:
+            pytest.skip("a real cluster has its own times")
+        cluster.box.configure(drop_delay=0.2, rename_delay=0.2)
+    yield
+    if not cluster.is_real:
+        cluster.box.configure(drop_delay=0.0, rename_delay=0.0)
+
+
+@pytest.mark.usefixtures("remembered")
 def test_drop_and_recall(client: Client, admin: Admin, name: str) -> None:
     app_id = admin.create_table(name, 2)
     table = client.table(name)
@@ -228,8 +253,8 @@ def test_drop_and_recall(client: Client, admin: Admin, name: str) -> None:
     assert admin.drop_table(name) == app_id
     with pytest.raises(TableNotFound):
         admin.partitions(name)
-    with pytest.raises(TableNotFound):
-        table.get("h", "s", timeout=5)
+    # A replica server goes on to serve the table until it hears of the drop.
+    eventually(lambda: table.get("h", "s", timeout=5), TableNotFound)
     dropped = [info for info in admin.list_tables(TableStatus.DROPPED) if info.app_id == app_id]
     assert dropped[0].name == name
     assert dropped[0].expires > dropped[0].dropped > 0
@@ -315,14 +340,21 @@ def test_after_the_reserve_a_table_is_gone(cluster: Cluster, admin: Admin, name:
     assert app_id not in [info.app_id for info in admin.list_tables(None)]
 
 
+@pytest.mark.usefixtures("remembered")
 def test_rename(cluster: Cluster, client: Client, admin: Admin, name: str) -> None:
     app_id = admin.create_table(name, 1)
     client.table(name).set("h", "s", "v")
     admin.rename_table(name, name + ":2")
     assert admin.table_info(name + ":2").app_id == app_id
     assert client.table(name + ":2").get("h", "s") == b"v"
+
+    def rename_again() -> None:
+        # For a moment the old name still means the table.
+        admin.rename_table(name, name + ":3")
+        admin.rename_table(name + ":3", name + ":2")
+
+    eventually(rename_again, TableNotFound)
     for old, new, kind in (
-        (name, name + ":3", TableNotFound),
         (name + ":2", cluster.table, TableExists),
         (name + ":2", name + ":2", TableExists),
     ):
@@ -549,8 +581,12 @@ def test_pausing_and_cancelling_a_split(box: Onebox, boss: Admin) -> None:
         boss.pause_split("temp", 3)
     with pytest.raises(MetaError, match="ERR_INVALID_PARAMETERS"):
         boss.pause_split("temp", 8)
+    # Of all partitions: those that it fits, and no error for the others.
+    boss.resume_split("temp")
     boss.pause_split("temp")
     gevent.sleep(0.1)
+    boss.pause_split("temp")
+    boss.resume_split("temp")
     boss.resume_split("temp")
     status = boss.split_status("temp")
     assert status is not None
@@ -694,3 +730,31 @@ def test_bad_arguments_are_not_sent(cluster: Cluster, call: Callable[[Admin], An
 
 def test_nothing_is_connected_by_looking_at_it(client: Client) -> None:
     refused(client, lambda: client.admin.create_table(""))
+
+
+@pytest.mark.onebox_only
+def test_the_onebox_remembers_a_drop_and_a_rename_for_a_while(
+    cluster: Cluster, client: Client, admin: Admin, name: str
+) -> None:
+    """As a real cluster: replicas serve a dropped table, and an old name means the table, also in a second rename."""
+    app_id = admin.create_table(name, 2)
+    table = client.table(name)
+    table.set("h", "s", "v")
+    cluster.box.configure(drop_delay=60.0, rename_delay=60.0)
+    try:
+        admin.drop_table(name)
+        with pytest.raises(TableNotFound):
+            admin.partitions(name)
+        assert table.get("h", "s") == b"v"
+        admin.recall_table(app_id)
+        assert client.table(name).get("h", "s", timeout=5) == b"v"
+        admin.rename_table(name, name + ":2")
+        assert len(admin.partitions(name)) == 2
+        admin.rename_table(name, name + ":3")
+        assert [info.name for info in admin.list_tables() if info.app_id == app_id] == [name + ":3"]
+        cluster.box.advance(61)
+        with pytest.raises(TableNotFound):
+            admin.rename_table(name, name + ":4")
+        admin.rename_table(name + ":3", name)
+    finally:
+        cluster.box.configure(drop_delay=0.0, rename_delay=0.0)

@@ -73,8 +73,21 @@ class Cluster(Registry):
         return table
 
     def remove_table(self, table: Table, reserve_seconds: float) -> None:
-        """Take a table out of service; its replicas are kept aside for a recall."""
+        """Drop a table; its replicas are taken out of service now or after the set delay."""
         table.split = None
+        now = int(self.clock())
+        table.status, table.dropped, table.expires = DROPPED, now, now + int(reserve_seconds)
+        table.touch()
+        self.changed()
+        if self.settings.drop_delay > 0:
+            self.later(self.settings.drop_delay, lambda: self._stop_serving(table, now))
+        else:
+            self._stop_serving(table, now)
+
+    def _stop_serving(self, table: Table, dropped: int) -> None:
+        """Keep the replicas of a dropped table aside for a recall, unless it was recalled since."""
+        if table.status != DROPPED or table.dropped != dropped:
+            return
         for partition in table.partitions:
             if partition.members:
                 partition.last_members = partition.members
@@ -82,13 +95,12 @@ class Cluster(Registry):
         for server in self.servers:
             for gpid in [gpid for gpid, replica in server.replicas.items() if replica.table is table]:
                 table.stash.append(server.replicas.pop(gpid))
-        now = int(self.clock())
-        table.status, table.dropped, table.expires = DROPPED, now, now + int(reserve_seconds)
         table.touch()
         self.changed()
 
     def restore_table(self, table: Table, name: str) -> None:
         """Bring a dropped table back; its primaries come after a moment."""
+        self._stop_serving(table, table.dropped)
         table.status, table.name, table.dropped, table.expires = AVAILABLE, name, 0, 0
         for replica in table.stash:
             replica.server.replicas[table.app_id, replica.index] = replica

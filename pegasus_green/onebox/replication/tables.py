@@ -187,6 +187,8 @@ class Tables:
         """Start without tables."""
         self.by_id: dict[int, Table] = {}
         self.last_id = 0
+        # By old name: the table that was renamed, and until when the name means it.
+        self._renamed: dict[str, tuple[Table, float]] = {}
 
     def __iter__(self) -> Iterator[Table]:
         """Iterate in ascending order of ids."""
@@ -198,6 +200,22 @@ class Tables:
             if table.name == name and table.status != DROPPED:
                 return table
         return None
+
+    def rename(self, table: Table, name: str, until: float) -> None:
+        """Give a table another name; the old one goes on to mean it until that Unix time."""
+        self._renamed[table.name] = table, until
+        table.name = name
+        table.touch()
+
+    def resolve(self, name: str, now: float) -> Table | None:
+        """Return the table that has a name, or had it until a moment ago."""
+        found = self.find(name)
+        if found is None and name in self._renamed:
+            table, until = self._renamed[name]
+            if now < until and table.status != DROPPED:
+                return table
+            del self._renamed[name]
+        return found
 
     def get(self, name: str) -> Table:
         """Return a table that exists.

@@ -81,6 +81,8 @@ class Settings:
         split_filter_delay: How long after a child is there scans of the table's partitions go on to deliver the rows
             that belong to other partitions now (real: 5 to 30).
         split_control_delay: Until parents agree to pause or cancel (real: 5).
+        drop_delay: How long the replica servers go on to serve a table that was dropped (real: until they hear of it).
+        rename_delay: How long the old name of a renamed table goes on to mean it, also for another rename (real: < 1).
         compaction_seconds: From the start of a manual compaction until all servers have done it, one after the other
             (real: 10 and more). 0: at once.
         min_replicas: Fewest live replicas of a partition that accept writes. None: a majority of the table's count.
@@ -106,6 +108,8 @@ class Settings:
     split_window: float = 0.1
     split_filter_delay: float = 0.0
     split_control_delay: float = 0.1
+    drop_delay: float = 0.0
+    rename_delay: float = 0.0
     compaction_seconds: float = 0.1
     min_replicas: int | None = None
     max_pending_writes: int = 1000

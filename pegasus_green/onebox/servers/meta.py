@@ -129,7 +129,7 @@ class MetaServer(Server):
             response.err = codes.ERR_ACL_DENY
             return self._without_result(response)
         if rpc is rpcs.QUERY_CFG and not request.partition_indices:
-            table = self.box.tables.find(request.app_name)
+            table = self.box.tables.resolve(request.app_name, self.box.clock())
             if table is not None and table.status == AVAILABLE:
                 return self._all_routes(table, request)
         return self._handlers[rpc](request).encode()
@@ -191,7 +191,7 @@ class _Handlers:
 
     def query_cfg(self, request: meta.QueryCfgRequest) -> meta.QueryCfgResponse:
         """Tell the routes of a table."""
-        table = self.box.tables.find(request.app_name)
+        table = self.box.tables.resolve(request.app_name, self.box.clock())
         if table is None:
             return meta.QueryCfgResponse(err=codes.ERR_OBJECT_NOT_FOUND)
         busy = busy_error(table)
@@ -278,17 +278,17 @@ class _Handlers:
 
     def rename(self, request: meta.RenameAppRequest) -> meta.HintResponse:
         """Give a table another name."""
-        table = self.box.tables.find(request.old_app_name)
+        box = self.box
+        table = box.tables.resolve(request.old_app_name, box.clock())
         if table is None:
             return meta.HintResponse(codes.ERR_APP_NOT_EXIST, f"ERROR: app({request.old_app_name}) not exist!")
-        if self.box.tables.find(request.new_app_name) is not None:
+        if box.tables.find(request.new_app_name) is not None:
             return meta.HintResponse(codes.ERR_INVALID_PARAMETERS, f"ERROR: app({request.new_app_name}) already exist!")
         busy = busy_error(table)
         if busy is not None:
             return meta.HintResponse(busy)
-        table.name = request.new_app_name
-        table.touch()
-        self.box.changed()
+        box.tables.rename(table, request.new_app_name, box.clock() + box.settings.rename_delay)
+        box.changed()
         return meta.HintResponse()
 
     def list_apps(self, request: meta.ListAppsRequest) -> meta.ListAppsResponse:

@@ -44,8 +44,7 @@ quick: install ## the suite unpatched, without what is slow
 	$(ONEBOX_PYTEST) --ignore=tests/kerberos -m "not slow and not soak and not peer"
 
 test-real: install ## the integration tests against a cluster: PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name
-	@test -n "$(PEGASUS_META)" -a -n "$(PEGASUS_TABLE)" || \
-		{ echo "make test-real PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name" >&2; exit 2; }
+	@$(PY) -m tests.real '$(PEGASUS_META)' '$(PEGASUS_TABLE)'
 	PEGASUS_META='$(PEGASUS_META)' PEGASUS_TABLE='$(PEGASUS_TABLE)' $(PYTEST) tests/integration
 
 test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own venv; Python 3.11, else left out)

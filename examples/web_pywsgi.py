@@ -3,7 +3,8 @@
     python examples/web_pywsgi.py HOST:PORT[,HOST:PORT] TABLE [PORT]     then: curl http://127.0.0.1:8080/some/page
 
 All requests share one client: each greenlet waits for its own reply on the same few connections. GET /health answers
-200 while the cluster does, else 503. On SIGTERM no new connection is taken, and requests that have begun may finish.
+200 while every server of the table does, else 503. On SIGTERM no new connection is taken, and requests that have begun
+may finish.
 """
 
 import argparse
@@ -38,7 +39,8 @@ def count_view(page):
 
 def respond(path):
     if path == "/health":
-        client.ping(timeout=1.0)
+        for error in client.check(options.table, timeout=1.0).values():
+            raise error
         return b"ok\n"
     page = path.encode("latin-1")
     return b"%s was read %s\n" % (page, count_view(page))

@@ -14,7 +14,7 @@ from .cluster.addresses import parse_addresses
 from .cluster.dispatcher import Cluster
 from .cluster.stats import describe
 from .codecs import Codec, named_codec
-from .errors import InvalidArgument
+from .errors import InvalidArgument, PegasusError
 from .events import Listener
 from .keys import Key, partition_hash, to_bytes
 from .mapping import HashMapping
@@ -258,6 +258,35 @@ class Client:
         begin = monotonic()
         self._cluster.meta.call(CLUSTER_INFO, ClusterInfoRequest(), self._cluster.deadline(timeout, begin))
         return monotonic() - begin
+
+    def check(self, table: str | bytes | None = None, *, timeout: float | None = None) -> dict[str, PegasusError]:
+        """Ask each replica server that is primary of a partition of a table to read a key; return who did not answer.
+
+        Unlike ``ping``, which asks the meta servers only, it goes the way of calls. It is meant for health checks. The
+        servers are asked at the same time, and each about one of its partitions.
+
+        Args:
+            table: The table's name; None: the table of the client's URL.
+            timeout: Seconds for all of it; None: the client's default.
+
+        Returns:
+            The error of each server that did not answer well in time, by its address; ``"no primary"`` stands for
+            partitions that nobody serves. Empty: all is well.
+
+        Raises:
+            TableNotFound: There is no such table.
+            MetaUnreachable: The routes of the table are not known, and no meta server answers.
+
+        Retries: safe; each server is asked until the timeout.
+        Greenlets: a killed caller gives up its requests.
+
+        Example:
+            >>> client.check("temp", timeout=1.0)
+            {}
+        """
+        from .health import check
+
+        return check(self.table(table)._dispatcher, timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return what the client counts, as plain values for people and metrics; works in any thread, no I/O.

@@ -163,11 +163,24 @@ def onebox() -> Iterator[Onebox]:
         yield box
 
 
+@pytest.fixture(scope="session")
+def real_table_is_kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the table of a real cluster as it was before the tests."""
+    from tests.real import restore, rows_of
+
+    metas = [meta for meta in request.config.getoption("--real-meta").split(",") if meta]
+    name = request.config.getoption("--real-table")
+    before = rows_of(metas, name)
+    yield
+    print(f"\n{restore(metas, name, before)} rows of table {name} were put back or removed")
+
+
 @pytest.fixture(scope="module")
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Return the real cluster when one is named, else the embedded one."""
     metas = [meta for meta in request.config.getoption("--real-meta").split(",") if meta]
     if metas:
+        request.getfixturevalue("real_table_is_kept")
         return Cluster(metas, request.config.getoption("--real-table"), is_real=True)
     box = request.getfixturevalue("onebox")
     return Cluster(list(box.meta_addresses), "temp", is_real=False, box=box)

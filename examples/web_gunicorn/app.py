@@ -4,7 +4,7 @@
 
     PUT /pages/NAME   stores the body          GET /pages/NAME   returns it
     GET /session      says who you are and when this session was seen last; POST /session NAME logs in
-    GET /health       200 while the cluster answers, else 503
+    GET /health       200 while every server of the table answers, else 503 and who does not
 
 The client is made when the module is loaded, in gunicorn's master, and is shared by all requests of a worker. Making
 it does no I/O, so that preloading is safe; each worker dials connections of its own when it first needs them.
@@ -53,7 +53,9 @@ def session(environ):
 
 
 def health():
-    client.ping(timeout=1.0)
+    silent = client.check(table_name, timeout=1.0)
+    if silent:
+        return "503 Service Unavailable", f"no answer from {', '.join(silent)}\n".encode(), []
     return "200 OK", b"ok\n", []
 
 

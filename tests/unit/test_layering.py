@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     PROTOCOL: ("protocol",),
     TRANSPORT: ("transport",),
     CLUSTER: ("cluster",),
-    CLIENT: ("client", "operations", "scanner", "bulk", "hedging", "mapping", "admin", "codecs", "shared"),
+    CLIENT: ("client", "operations", "scanner", "bulk", "health", "hedging", "mapping", "admin", "codecs", "shared"),
     RECIPES: ("recipes",),
     CONTRIB: ("contrib",),  # and no module of it imports another
     FACE: ("pegasus", "pegasus_types"),

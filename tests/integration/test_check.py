@@ -1,0 +1,90 @@
+"""client.check(): which servers of a table answer, by a read at each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+
+import gevent
+import pytest
+
+from pegasus_green import Client, InvalidArgument, MetaUnreachable, TableNotFound, TableUnavailable
+from pegasus_green.onebox import Onebox
+
+pytestmark = pytest.mark.onebox_only
+
+
+@pytest.fixture
+def box() -> Iterator[Onebox]:
+    with Onebox(replicas=3, tables={"temp": 8, "one": 1}, strict=True, failover_delay=60.0) as box:
+        yield box
+        assert not box.client_bugs
+
+
+@pytest.fixture
+def client(box: Onebox) -> Iterator[Client]:
+    with Client(box.meta_addresses) as client:
+        yield client
+
+
+def test_all_answer(client: Client) -> None:
+    assert client.check("temp", timeout=10.0) == {}
+    assert client.check("one") == {}
+
+
+@pytest.mark.parametrize("how", ["killed", "silent"])
+def test_who_does_not_answer_is_named(box: Onebox, client: Client, how: str) -> None:
+    assert client.check("temp", timeout=10.0) == {}
+    (box.kill if how == "killed" else box.pause)(1)
+    begin = monotonic()
+    found = client.check("temp", timeout=0.3)
+    assert monotonic() - begin < 5.0
+    assert list(found) == [box.replica_addresses[1]]
+    assert isinstance(found[box.replica_addresses[1]], TimeoutError)
+    # The meta servers know nothing of it yet.
+    assert client.ping() < 5.0
+    (box.restart if how == "killed" else box.resume)(1)
+    assert client.check("temp", timeout=20.0) == {}
+
+
+def test_only_servers_of_the_table_are_asked(box: Onebox, client: Client) -> None:
+    primary = box.partitions("one")[0]["primary"]
+    other = next(address for address in box.replica_addresses if address != primary)
+    box.kill(other)
+    assert client.check("one", timeout=10.0) == {}
+
+
+def test_a_partition_without_a_primary(box: Onebox, client: Client) -> None:
+    box.clear_primary("temp", 3)
+    found = client.check("temp", timeout=0.3)
+    assert list(found) == ["no primary"]
+    assert isinstance(found["no primary"], (TableUnavailable, TimeoutError))
+
+
+def test_a_table_under_a_split(box: Onebox, client: Client) -> None:
+    box.split("temp", stepwise=True)
+    assert client.check("temp", timeout=10.0) == {}
+    box.finish_split("temp")
+    assert client.check("temp", timeout=10.0) == {}
+
+
+def test_what_cannot_be_asked(box: Onebox, client: Client) -> None:
+    with pytest.raises(TableNotFound):
+        client.check("nothing", timeout=5.0)
+    with pytest.raises(InvalidArgument):
+        client.check("temp", timeout=0)
+    with pytest.raises(InvalidArgument):
+        client.check()
+    with Client(["127.0.0.1:1"]) as nobody, pytest.raises(MetaUnreachable):
+        nobody.check("temp", timeout=0.2)
+
+
+def test_a_killed_caller_and_a_surrounding_deadline(box: Onebox, client: Client) -> None:
+    client.check("temp", timeout=10.0)
+    box.pause(0)
+    caller = gevent.spawn(client.check, "temp", timeout=60.0)
+    gevent.sleep(0.05)
+    caller.kill()
+    assert not any(connection.pending for connection in client._cluster.pool.connections)
+    with client.deadline(0.2):
+        assert list(client.check("temp", timeout=60.0)) == [box.replica_addresses[0]]

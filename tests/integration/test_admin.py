@@ -19,11 +19,8 @@ from pegasus_green import (
     InvalidArgument,
     MetaError,
     MetaUnreachable,
-    PartitionInfo,
     PegasusError,
     RequestTimeout,
-    SplitState,
-    SplitStatus,
     TableExists,
     TableInfo,
     TableNotFound,
@@ -535,80 +532,6 @@ def test_compaction(admin: Admin, client: Client, name: str) -> None:
     assert caught.value.code == "ERR_OPERATION_DISABLED"
 
 
-# --------------------------------------------------------------------------------------------------------------- splits
-@pytest.mark.onebox_only
-def test_a_split(box: Onebox, boss: Admin) -> None:
-    box.configure(split_seconds=0.1, split_window=0.02)
-    assert boss.split_status("temp") is None
-    boss.start_split("temp", 16)
-    status = boss.split_status("temp")
-    assert status == SplitStatus(16, dict.fromkeys(range(8), SplitState.SPLITTING))
-    assert repr(status) == "<Split to 16 partitions, 0 of 8 done, SPLITTING>"
-    assert boss.table_info("temp").partition_count == 16
-    partitions = boss.partitions("temp")
-    assert [p.ballot for p in partitions[8:]] == [-1] * 8
-    assert partitions[8] == PartitionInfo(8, -1, "", (), partitions[8].replica_count)
-    with pytest.raises(MetaError) as caught:
-        boss.start_split("temp", 32)
-    assert caught.value.code == "ERR_BUSY"
-    with pytest.raises(MetaError) as caught:
-        boss.drop_table("temp")
-    assert caught.value.code == "ERR_SPLITTING"
-    for _ in range(100):
-        if boss.split_status("temp") is None:
-            break
-        gevent.sleep(0.05)
-    assert boss.is_healthy("temp")
-    assert len(boss.partitions("temp")) == 16
-
-
-@pytest.mark.onebox_only
-def test_pausing_and_cancelling_a_split(box: Onebox, boss: Admin) -> None:
-    box.configure(split_seconds=30.0, split_control_delay=0.05)
-    for verb in (boss.pause_split, boss.resume_split, boss.cancel_split):
-        with pytest.raises(MetaError) as caught:
-            verb("temp")
-        assert caught.value.code == "ERR_INVALID_STATE"
-    boss.start_split("temp", 16)
-    boss.pause_split("temp", 3)
-    gevent.sleep(0.1)
-    status = boss.split_status("temp")
-    assert status is not None
-    assert {index: SplitState(state).name for index, state in status.parents.items()} == {
-        index: "PAUSED" if index == 3 else "SPLITTING" for index in range(8)
-    }
-    with pytest.raises(MetaError, match="ERR_INVALID_STATE"):
-        boss.pause_split("temp", 3)
-    with pytest.raises(MetaError, match="ERR_INVALID_PARAMETERS"):
-        boss.pause_split("temp", 8)
-    # Of all partitions: those that it fits, and no error for the others.
-    boss.resume_split("temp")
-    boss.pause_split("temp")
-    gevent.sleep(0.1)
-    boss.pause_split("temp")
-    boss.resume_split("temp")
-    boss.resume_split("temp")
-    status = boss.split_status("temp")
-    assert status is not None
-    assert set(status.parents.values()) == {SplitState.SPLITTING}
-    boss.cancel_split("temp")
-    gevent.sleep(0.1)
-    assert boss.split_status("temp") is None
-    assert len(boss.partitions("temp")) == 8
-
-
-@pytest.mark.onebox_only
-def test_splits_that_would_lose_keys_are_not_sent(box: Onebox, boss: Admin) -> None:
-    starts = box.leader.requests.get("RPC_CM_START_PARTITION_SPLIT", 0) if box.leader else 0
-    with pytest.raises(ValueError, match="no power of two"):
-        boss.start_split("odd", 6)
-    for count in (8, 4, 12, 32):
-        with pytest.raises(ValueError, match="can be split into 16 only"):
-            boss.start_split("temp", count)
-    assert box.leader is not None
-    assert box.leader.requests.get("RPC_CM_START_PARTITION_SPLIT", 0) == starts
-
-
 # ---------------------------------------------------------------------------------------------------- being unavailable
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_BUSY_DROPPING"])
@@ -730,31 +653,3 @@ def test_bad_arguments_are_not_sent(cluster: Cluster, call: Callable[[Admin], An
 
 def test_nothing_is_connected_by_looking_at_it(client: Client) -> None:
     refused(client, lambda: client.admin.create_table(""))
-
-
-@pytest.mark.onebox_only
-def test_the_onebox_remembers_a_drop_and_a_rename_for_a_while(
-    cluster: Cluster, client: Client, admin: Admin, name: str
-) -> None:
-    """As a real cluster: replicas serve a dropped table, and an old name means the table, also in a second rename."""
-    app_id = admin.create_table(name, 2)
-    table = client.table(name)
-    table.set("h", "s", "v")
-    cluster.box.configure(drop_delay=60.0, rename_delay=60.0)
-    try:
-        admin.drop_table(name)
-        with pytest.raises(TableNotFound):
-            admin.partitions(name)
-        assert table.get("h", "s") == b"v"
-        admin.recall_table(app_id)
-        assert client.table(name).get("h", "s", timeout=5) == b"v"
-        admin.rename_table(name, name + ":2")
-        assert len(admin.partitions(name)) == 2
-        admin.rename_table(name, name + ":3")
-        assert [info.name for info in admin.list_tables() if info.app_id == app_id] == [name + ":3"]
-        cluster.box.advance(61)
-        with pytest.raises(TableNotFound):
-            admin.rename_table(name, name + ":4")
-        admin.rename_table(name + ":3", name)
-    finally:
-        cluster.box.configure(drop_delay=0.0, rename_delay=0.0)

@@ -262,7 +262,7 @@ def test_late_copies_of_a_grant_and_a_release_change_nothing(table: Table, hash_
 @pytest.mark.onebox_only
 def test_a_caller_killed_while_it_acquires_leaves_it_free(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     cluster.box.fault("drop", rpc="check_and_mutate", when="after", count=1, contains=hash_key)
-    taker = gevent.spawn(Lock(table, hash_key).acquire)
+    taker = gevent.spawn(Lock(table, hash_key, timeout=600).acquire)
     until(lambda: owner(table, hash_key) is not None)
     taker.kill()
     until(lambda: owner(table, hash_key) is None)

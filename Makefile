@@ -6,6 +6,7 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SMALL := $(VENV)/.small
 # The first Python 3.10 or newer that really runs; `make PYTHON=/path/to/python install` takes another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo "$$p" && break; done)
@@ -15,23 +16,32 @@ PYTEST := $(PY) -m pytest
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
 
-.PHONY: help install demo test test-loaded quick test-real test-peer test-contrib test-kerberos conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
+.PHONY: help install demo onebox test test-loaded quick test-real test-peer test-contrib test-kerberos conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(READY) ## make .venv with the project (editable) and its tools
 
-$(READY): pyproject.toml requirements.txt setup.py
+$(READY): $(SMALL) pyproject.toml requirements.txt setup.py
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# The package alone: seconds, where its tools take a minute and more.
+$(SMALL): pyproject.toml requirements.txt setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer was found; name one: make PYTHON=/path/to/python3 install" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); } || { rm -rf $(VENV); \
 		echo "$(PYTHON) cannot make a virtual environment: its modules venv and ensurepip are missing." >&2; \
 		echo "Debian and Ubuntu keep them in the package python3-venv (apt-get install python3-venv)." >&2; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "installing pegasus_green and what it needs into $(VENV)"
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on --editable .
 	@touch $@
 
-demo: install ## start an embedded cluster of its own process and run examples/quickstart.py against it
+demo: $(SMALL) ## start an embedded cluster of its own process and run examples/quickstart.py against it
 	$(PY) examples/quickstart.py
+
+onebox: $(SMALL) ## serve an embedded cluster on port 34601 until Ctrl-C; OPTIONS="--data DIR" and more
+	$(PY) -m pegasus_green onebox $(OPTIONS)
 
 # With AGAIN=1 what failed is run once more when the machine is free, and that counts.
 test: install ## the whole suite in two lanes: unpatched, patched without the compiled core, faults

@@ -13,6 +13,13 @@ event loop, blocking clients included. Its options can be changed by a session f
     def pegasus_onebox_options():
         return {"tables": {"users": 4}, "release": "2.5"}
 
+``pegasus_table`` is a fresh table of that cluster for one test, of a client of its own; it is dropped after the test::
+
+    def test_something_else(pegasus_table):
+        pegasus_table.set("user:7", "name", "Ada")
+
+``pegasus_onebox.reset()`` makes the cluster as it was when it started. Both fixtures can be used from any thread.
+
 ``pegasus_kerberos`` is a secured cluster with a Kerberos realm of its own (users alice and bob, and the super user
 admin), see ``SecuredOnebox``::
 
@@ -27,12 +34,14 @@ changes it in the same way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from .. import Table
     from .control.process import OneboxProcess
     from .control.secured import SecuredOnebox
 
@@ -51,6 +60,23 @@ def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxPro
 
     with OneboxProcess(**pegasus_onebox_options) as box:
         yield box
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def pegasus_table(pegasus_onebox: OneboxProcess) -> Iterator[Table[bytes]]:
+    """Return a table that is empty, of 4 partitions and a name of its own; it is dropped after the test."""
+    from .. import Client
+
+    name = f"test_{next(_numbers)}"
+    pegasus_onebox.create_table(name, 4)
+    try:
+        with Client(pegasus_onebox.meta_addresses) as client:
+            yield client.table(name)
+    finally:
+        pegasus_onebox.drop_table(name, reserve_seconds=0)
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ import gevent
 from gevent import socket
 
 from ..engine.state import Limits
-from ..replication.cluster import Cluster
+from ..replication.cluster import STEADY, Cluster
 from ..replication.saved import restore
 from ..replication.tables import AVAILABLE, DROPPED, NOT_READY
 from ..runtime.auth import OneboxAuth
 from ..runtime.runtime import ANY
-from ..runtime.settings import check_partitions, parse_ports
+from ..runtime.settings import Settings, check_partitions, parse_ports
 from ..servers.lives import Lives
-from ..servers.meta import MetaServer
+from ..servers.meta import ACTIVE, MetaServer
 from ..servers.negotiation import Protected, Security
 from ..servers.replica import ReplicaServer
 from ..store.files import Files
@@ -64,6 +64,7 @@ class Assembly(Cluster):
     """A cluster with its servers.
 
     Attributes:
+        hub: The hub that it runs in once it is started.
         on_progress: Called with rows read and all rows while a data directory is read.
         generation: How often the data directory was opened, this time included.
     """
@@ -102,8 +103,10 @@ class Assembly(Cluster):
             protected: list[Protected] = [*self.metas, *self.servers]
             for server in protected:
                 self._security.protect(server)
+        self._settings = settings
         self._data = data
         self._sync = sync
+        self.hub: Any = None
         self.on_progress: Callable[[int, int], None] | None = None
         self._initial = dict(DEFAULT_TABLES if tables is None else tables)
         check_partitions(self._initial)
@@ -120,6 +123,7 @@ class Assembly(Cluster):
         if self._security is not None:
             self._security.load()
         self.begin()
+        self.hub = gevent.get_hub()
         try:
             self._learn_address()
             self._load()
@@ -130,6 +134,11 @@ class Assembly(Cluster):
             raise
         self.leader = self.metas[0]
         self._restore()
+        self._create_first_tables()
+        self.save()
+        self.keep_checking()
+
+    def _create_first_tables(self) -> None:
         for name, partition_count in self._initial.items():
             if self.tables.find(name) is not None:
                 continue
@@ -137,9 +146,32 @@ class Assembly(Cluster):
             table = self.add_table(name, partition_count, replica_count, {})
             table.init_partition_count = -1
             self.groups.assign(table)
-        self._initial = {}
+
+    def start_again(self) -> None:
+        """Make everything as at the start, but for the ports and the ids of tables."""
+        self.faults.remove()
+        self.settings.__dict__.update(Settings().__dict__)
+        self.settings.change(**self._settings)
+        for server in self.servers:
+            self.lives.resume(server)
+            if not server.alive:
+                self.lives.restart(server)
+        for meta in self.metas:
+            self.lives.resume_meta(meta)
+            if not meta.alive:
+                self.lives.restart_meta(meta)
+            meta.state = ACTIVE
+        self.leader, self.leader_is_known, self.function_level = self.metas[0], True, STEADY
+        for table in list(self.tables):
+            if table.status != DROPPED:
+                self.remove_table(table, 0)
+            self.forget_table(table)
+        self.clock.skipped = 0.0
+        self._create_first_tables()
         self.save()
-        self.keep_checking()
+        self.journal.clear()
+        self.client_bugs.clear()
+        self.errors.clear()
 
     def _learn_address(self) -> None:
         """Find out the IPv4 address to tell where the listeners have none of their own."""

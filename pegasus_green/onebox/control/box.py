@@ -9,8 +9,10 @@ from typing import Any
 from ..engine.state import Limits
 from ..runtime.auth import OneboxAuth
 from .assembly import Ports
+from .elsewhere import from_any_thread
 from .facts import FactMethods
 from .failures import FailureMethods
+from .port import METHODS
 from .process import OneboxProcess
 from .tables import TableMethods
 
@@ -21,6 +23,8 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
     It runs in the hub of the thread that starts it and answers whenever the program waits for something; with
     ``process=True`` it is a process of its own, with the same methods (see ``OneboxProcess``). Use it as a context
     manager, or ``start`` and ``stop`` it.
+
+    Its methods can be called from any native thread: they run in the hub of the thread that has started it.
 
     Servers are named by index or by address, "host:port". Nothing here blocks: what takes time in a cluster goes on
     by timers, see ``Settings``.
@@ -104,6 +108,21 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         """
         self.close()
 
+    def reset(self) -> None:
+        """Make it as it was when it started: its first tables and nothing in them, no faults, all servers alive.
+
+        Tables get new ids, so that clients with old routes ask again. Settings, clock, counted executions, client bugs
+        and errors are as at the start, too.
+
+        Example:
+            >>> box.create_table("pages", 4)
+            2
+            >>> box.reset()
+            >>> box.has_table("pages")
+            False
+        """
+        self.start_again()
+
     def __enter__(self) -> Onebox:  # noqa: PYI034 - Self is not in Python 3.10
         """Start."""
         return self.start()
@@ -111,3 +130,8 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
     def __exit__(self, *_exc: object) -> None:
         """Stop."""
         self.stop()
+
+
+# What goes over the control port can also be called from any thread.
+for _name in METHODS:
+    setattr(Onebox, _name, from_any_thread(getattr(Onebox, _name)))

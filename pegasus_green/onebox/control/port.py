@@ -38,6 +38,7 @@ METHODS = (
     "pause",
     "pause_meta",
     "remove_fault",
+    "reset",
     "restart",
     "restart_meta",
     "resume",

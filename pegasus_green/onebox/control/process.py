@@ -19,6 +19,7 @@ from gevent.subprocess import PIPE, Popen, TimeoutExpired
 from ..engine.state import Limits
 from ..runtime.auth import OneboxAuth
 from ..runtime.settings import check_partitions, check_release, parse_ports
+from .elsewhere import exchange, is_in
 from .port import ERRORS, METHODS, VALUES, from_json, to_json
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class OneboxProcess:
 
     Takes the arguments of ``Onebox`` and has its methods and values (``meta_addresses``, ``client_bugs``, ...); those
     go over its control port, so their arguments and results are plain values, and ``fault`` returns a handle.
-    Only the greenlet that calls waits.
+    Only the greenlet that calls waits. Other native threads can call, too: such a call blocks its thread.
     """
 
     def __init__(
@@ -113,6 +114,8 @@ class OneboxProcess:
         self._stream: Any = None
         self._lock = RLock()
         self._last_id = 0
+        self._hub: Any = None
+        self._control = ("", 0)
 
     def __repr__(self) -> str:
         """Show the process."""
@@ -139,13 +142,16 @@ class OneboxProcess:
         )
         try:
             self._connect(self._read_ready())
-            for name, count in (self._tables or {}).items():
-                if not self.call("has_table", name):
-                    self.call("create_table", name, count)
+            self._create_tables()
         except BaseException:
             self.stop()
             raise
         return self
+
+    def _create_tables(self) -> None:
+        for name, count in (self._tables or {}).items():
+            if not self.call("has_table", name):
+                self.call("create_table", name, count)
 
     def _read_ready(self) -> str:
         raw: bytes = gevent.with_timeout(self._start_seconds, self.process.stdout.readline, timeout_value=b"")
@@ -158,12 +164,19 @@ class OneboxProcess:
     def _connect(self, line: str) -> None:
         facts = dict(word.split("=", 1) for word in line.split()[1:])
         host, _, port = facts["control"].rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
+        self._hub, self._control = gevent.get_hub(), (host, int(port))
+        self._socket = socket.create_connection(self._control)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = self._socket.makefile("rwb")
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process.
+
+        Raises:
+            RuntimeError: Another thread has started it; that one has to stop it, too.
+        """
+        if self.process is not None and self._hub is not None and not is_in(self._hub):
+            raise RuntimeError("a onebox process must be stopped by the thread that started it")
         process, self.process = self.process, None
         if process is None:
             return
@@ -196,14 +209,10 @@ class OneboxProcess:
         Raises:
             RuntimeError: The process is not running, or what the method raised has no builtin type.
         """
-        with self._lock:
-            if self._stream is None:
-                raise RuntimeError("the onebox is not running")
-            self._last_id += 1
-            request = {"id": self._last_id, "method": method, "args": to_json(args), "kwargs": to_json(kwargs)}
-            self._stream.write(json.dumps(request).encode() + b"\n")
-            self._stream.flush()
-            line = self._stream.readline()
+        request = {"method": method, "args": to_json(args), "kwargs": to_json(kwargs)}
+        if self._stream is None:
+            raise RuntimeError("the onebox is not running")
+        line = self._exchange(request) if is_in(self._hub) else self._exchange_elsewhere(request)
         if not line:
             raise RuntimeError("the onebox has ended")
         answer = json.loads(line)
@@ -211,6 +220,26 @@ class OneboxProcess:
         if error is not None:
             raise ERRORS.get(error["type"], RuntimeError)(error["message"])
         return from_json(answer["result"])
+
+    def _exchange(self, request: dict[str, Any]) -> bytes:
+        with self._lock:
+            if self._stream is None:
+                raise RuntimeError("the onebox is not running")
+            self._last_id += 1
+            self._stream.write(json.dumps({"id": self._last_id, **request}).encode() + b"\n")
+            self._stream.flush()
+            return bytes(self._stream.readline())
+
+    def _exchange_elsewhere(self, request: dict[str, Any]) -> bytes:
+        try:
+            return exchange(*self._control, json.dumps({"id": 0, **request}).encode() + b"\n")
+        except ConnectionError:
+            return b""
+
+    def reset(self) -> None:
+        """Make it as it was when it started, see ``Onebox.reset``."""
+        self.call("reset")
+        self._create_tables()
 
     def fault(self, action: str, **options: Any) -> RemoteFault | Fault:
         """Add a rule, see ``Onebox.fault``."""

@@ -58,7 +58,7 @@ class TableMethods(Assembly):
         return self.tables.find(name) is not None
 
     def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
-        """Drop a table; its name is free at once.
+        """Drop a table; its name is free at once, its data is kept for a recall for so many seconds.
 
         Example:
             >>> box.drop_table("temp")
@@ -66,6 +66,7 @@ class TableMethods(Assembly):
             []
         """
         self.remove_table(self.tables.get(name), reserve_seconds)
+        self.forget_expired_tables()
 
     def set_envs(self, name: str, envs: Mapping[str, str | None]) -> None:
         """Set envs of a table; None deletes one. Values are not checked.

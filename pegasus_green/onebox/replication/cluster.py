@@ -113,10 +113,15 @@ class Cluster(Registry):
         """Let go of dropped tables whose reserve time is over."""
         for table in list(self.tables):
             if table.status == DROPPED and table.expires <= self.clock():
-                self.tables.remove(table)
-                if self.keeper is not None:
-                    self.keeper.forget(table.app_id)
-                self.changed()
+                self.forget_table(table)
+
+    def forget_table(self, table: Table) -> None:
+        """Let go of a dropped table; its id is not used again."""
+        table.stash.clear()
+        self.tables.remove(table)
+        if self.keeper is not None:
+            self.keeper.forget(table.app_id)
+        self.changed()
 
     def change_replica_count(self, table: Table, count: int) -> None:
         """Change how many replicas a table has: those too many go, missing ones come."""

@@ -1,0 +1,77 @@
+"""Calls from native threads other than the one in whose hub a onebox, or its handle, lives.
+
+Nothing of a hub may be touched from another thread. There is no hub in a thread that only calls a onebox, and none is
+made here: it would leave two descriptors behind when the thread ends. So these calls block their thread.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gevent import monkey, socket
+from gevent._hub_local import get_hub_if_exists
+
+F = TypeVar("F", bound=Callable[..., Any])
+# How long the thread of the onebox may be busy with something else.
+ANSWER_SECONDS = 60.0
+
+
+def is_in(hub: Any) -> bool:
+    """Tell whether the calling thread is the one of a hub."""
+    return get_hub_if_exists() is hub
+
+
+def exchange(host: str, port: int, line: bytes) -> bytes:
+    """Send a line over a connection of its own and return the line that answers it; blocks the thread."""
+    with monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(ANSWER_SECONDS)
+        sock.connect((host, port))
+        with sock.makefile("rwb") as stream:
+            stream.write(line)
+            stream.flush()
+            return bytes(stream.readline())
+
+
+def run_in(hub: Any, act: Callable[[], Any]) -> Any:
+    """Run a function in another thread's hub and return what it returns; blocks the thread until then.
+
+    Raises:
+        RuntimeError: The other thread does not get to it: it is blocked, or does something that does not end.
+    """
+    lock = monkey.get_original("_thread", "allocate_lock")()
+    outcome: list[Any] = []
+    lock.acquire()
+
+    def perform() -> None:
+        try:
+            outcome.extend((act(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+        finally:
+            lock.release()
+
+    hub.loop.run_callback_threadsafe(perform)
+    if not lock.acquire(timeout=ANSWER_SECONDS):
+        raise RuntimeError(
+            f"the thread in which the onebox runs did not answer for {ANSWER_SECONDS:g} seconds; "
+            "a onebox as a process of its own (process=True) does not depend on that"
+        )
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+def from_any_thread(method: F) -> F:
+    """Let a method of a onebox be called from any native thread."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hub = self.hub
+        if hub is None or get_hub_if_exists() is hub:
+            return method(self, *args, **kwargs)
+        return run_in(hub, functools.partial(method, self, *args, **kwargs))
+
+    return call  # type: ignore[return-value]

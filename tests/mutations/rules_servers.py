@@ -90,7 +90,7 @@ SERVERS = (
         "admin/__init__.py",
         "if count & (count - 1):",
         "if count < 0:",
-        ("tests/integration/test_admin.py", "-k", "lose_keys"),
+        ("tests/integration/test_admin_splits.py", "-k", "lose_keys"),
     ),
     Mutation(
         "1-hash-key-length",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,11 @@ log = logging.getLogger("pegasus_green.onebox")
 # Connections accepted in one pass of the loop.
 ACCEPTS_PER_PASS = 64
 BACKLOG = 1024
+# What accept() reports of a process or system without room for a connection; none are accepted for so long then, and
+# the log says so once in that period (seconds).
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE = 0.1
+ACCEPT_LOG_PERIOD = 60.0
 
 
 def _open() -> None:
@@ -55,6 +61,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.faults: list[Fault] = []
         self.accepted = 0
+        self._quiet_until = 0.0
         self.requests: dict[str, int] = {}
         self.new_gate: Callable[[], Gate | None] = _open
         self._listener: socket.socket | None = None
@@ -106,13 +113,28 @@ class Server:
                 self.accepted += 1
                 sock.settimeout(0.0)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
+            except OSError as failure:
+                if failure.errno in _NO_ROOM:
+                    self._put_off(failure)
                 return
             most = self.box.settings.max_connections
             if 0 < most <= len(self.connections):
                 sock.close()
             else:
                 self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
+
+    def _put_off(self, failure: OSError) -> None:
+        """Leave new connections to the kernel for a while: it would report them in every pass, without an end."""
+        self._acceptor.stop()
+        self.box.later(ACCEPT_PAUSE, self._accept_again)
+        now = self.box.clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + ACCEPT_LOG_PERIOD
+            log.warning("%s: new connections wait: %s", self.address, failure)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None and not self.paused and not self._acceptor.active:
+            self._acceptor.start(self._on_connect)
 
     def close(self, reset: bool = False) -> None:
         """Close the port and all connections."""

@@ -1,0 +1,60 @@
+"""A onebox that runs out of descriptors: it puts accepts off instead of spinning, and goes on when there is room."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, os, resource, socket, sys, time
+import gevent
+from pegasus_green.onebox import Onebox
+
+lines = []
+class Lines(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+logging.getLogger("pegasus_green.onebox").addHandler(Lines())
+
+with Onebox(replicas=1, tables={"temp": 1}) as box:
+    host, _, port = box.meta_addresses[0].rpartition(":")
+    meta = box.metas[0]
+    ends = [socket.socket() for _ in range(10)]
+    used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, used + 3))
+    for end in ends:
+        end.setblocking(False)
+        end.connect_ex((host, int(port)))
+    gevent.sleep(0.2)
+    accepted, begin, cpu = meta.accepted, time.monotonic(), time.process_time()
+    gevent.sleep(1.0)
+    print("accepted", accepted, meta.accepted)
+    print("share", (time.process_time() - cpu) / (time.monotonic() - begin))
+    print("lines", len(lines), lines[:1])
+    for end in ends[: accepted]:
+        end.close()
+    deadline = time.monotonic() + 20
+    while meta.accepted < 10 and time.monotonic() < deadline:
+        gevent.sleep(0.05)
+    print("after", meta.accepted)
+"""
+
+
+def test_accepts_are_put_off_and_logged_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    before, then = map(int, found["accepted"].split())
+    assert 0 < before == then < 10
+    # It spun at 100 % of a core.
+    assert float(found["share"]) < 0.3
+    assert found["lines"].startswith("1 ['127.0.0.1:")
+    assert "new connections wait: [Errno 24]" in found["lines"]
+    assert found["after"] == "10"

@@ -1,8 +1,6 @@
 """The credentials of one client: acquired by one job at a time, renewed before they end, used by every negotiation.
 
-What a mechanism does may wait for a KDC in C code, for 54 s where the KDC is silent, and would stop the hub for so
-long. So it runs in two native threads of the client's own, which nobody waits for at the end: not those of the hub,
-where names are resolved.
+What a mechanism does may wait for a KDC in C code and would stop the hub for so long, so it runs in native threads.
 """
 
 from __future__ import annotations
@@ -14,20 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gevent import get_hub
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 from ..errors import AuthenticationFailed, copy_of
 from . import fork
 from .notices import Notices
+from .threads import Threads
 
 if TYPE_CHECKING:
     from ..auth import Authentication, Exchange, Identity
 
 T = TypeVar("T")
 
-THREADS = 2
-# A thread without work ends after this many seconds; the next renewal is hours away.
-IDLE_SECONDS = 10
 # Credentials are renewed when this share of their life has passed, or up to so much of it earlier: the clients of a
 # cluster that were started together are not to ask the KDC together.
 RENEW_AT = 0.8
@@ -77,7 +72,7 @@ class Authenticator:
         self._failed_in_a_row = 0
         self._cool_until = 0.0
         self._job: Event | None = None
-        self._threads: Any = None
+        self._threads = Threads()
         self._timer: Any = None
         self._generation = fork.generation()
 
@@ -149,6 +144,8 @@ class Authenticator:
 
     # ----------------------------------------------------------------------------------------------------- credentials
     def _begin_job(self) -> None:
+        # There may be no connection yet whose registration would have forks noticed.
+        fork.register(self)
         self._job = Event()
         self._spawn(self._acquire, self._job)
 
@@ -233,39 +230,27 @@ class Authenticator:
         Raises:
             AuthenticationFailed: It said so, or it failed in another way, which is told without its text.
         """
-        hub = get_hub()
-        if self._threads is None or self._threads.hub is not hub:
-            self._threads = ThreadPool(THREADS, hub, idle_task_timeout=IDLE_SECONDS)
-        # A thread's exception is returned: gevent would print it besides raising it here.
-        outcome: Any = self._threads.spawn(_outcome, work).get()
-        if isinstance(outcome, AuthenticationFailed):
-            raise outcome
-        if isinstance(outcome, Exception):
-            raise AuthenticationFailed(f"the mechanism {self.name} failed with {type(outcome).__name__}")
-        return cast(T, outcome)
+        try:
+            return self._threads.run(work)
+        except AuthenticationFailed:
+            raise
+        except Exception as error:
+            raise AuthenticationFailed(f"the mechanism {self.name} failed with {type(error).__name__}") from None
 
     def _look_for_fork(self) -> None:
-        """Begin anew in the child of a fork: threads, timer and job are the parent's, and so are its credentials."""
+        """Begin anew in the child of a fork: timer and job are the parent's, and so are its credentials."""
         if self._generation != fork.generation():
             self._generation = fork.generation()
-            self._threads = self._job = self._timer = None
+            self._job = self._timer = None
             self._ends = self._cool_until = 0.0
             self.error = None
+
+    def poison(self, _dead_fd: int) -> None:
+        """Do nothing right after a fork: the child notices it when it needs credentials."""
 
     def close(self) -> None:
         """End the renewals, and the threads as soon as they have nothing to do; never yields."""
         self._closed = True
-        if self._generation != fork.generation():
-            return
-        self._stop_timer()
-        threads, self._threads = self._threads, None
-        if threads is not None and threads.hub is not None and threads.hub.loop is not None:
-            # In the hub ``kill`` waits for nobody.
-            threads.hub.loop.run_callback(threads.kill)
-
-
-def _outcome(work: Callable[[], object]) -> object:
-    try:
-        return work()
-    except Exception as error:
-        return error
+        if self._generation == fork.generation():
+            self._stop_timer()
+        self._threads.close()

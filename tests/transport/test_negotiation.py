@@ -116,11 +116,11 @@ def test_silence_at_each_step(stage: Stage, step: int) -> None:
     assert STEPS[step][0].name in str(last)
     assert ("service_fqdn" in error.hint) == (step > 0)
     assert monotonic() - begin < 5.0
-    (link,) = stage.servers[0].links
-    wait_until(lambda: link.closed)
-    assert len(link.requests) == step + 1, "nothing follows"
+    for link in stage.servers[0].links:
+        wait_until(lambda at=link: at.closed)  # type: ignore[misc]
+        assert len(link.requests) == step + 1, "nothing follows"
     assert client.stats()["servers"][stage.servers[0].address]["state"] == "down"
-    assert client.stats()["auth"]["refused"] == 1
+    assert client.stats()["auth"]["refused"] == len(stage.servers[0].links) <= 2
 
 
 @pytest.mark.parametrize("step", range(5))

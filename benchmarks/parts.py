@@ -29,7 +29,8 @@ from pegasus_green.protocol import fast, rrdb
 from pegasus_green.protocol.framing import encode_reply, gpid_part
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.protocol.session import ClientSession
-from pegasus_green.transport.connection import Connection, Target
+from pegasus_green.transport.connection import Connection
+from pegasus_green.transport.handover import Target
 from pegasus_green.transport.pool import Pool
 
 CALLERS, CALLS = 64, 400

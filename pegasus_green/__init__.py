@@ -1,7 +1,7 @@
 """The gevent client for Apache Pegasus.
 
-Importing it has no side effect but a NullHandler on its logger, and costs next to nothing: what a name needs is loaded
-when the name is first used.
+Importing it has two side effects: a NullHandler on its logger, and an at-fork hook (``transport/fork.py``), which does
+nothing before there are connections. It loads no gevent: what a name needs is loaded when the name is first used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .transport import fork as _fork  # noqa: F401 - registers the at-fork hook
 
 if TYPE_CHECKING:
     from . import codecs, errors, keys

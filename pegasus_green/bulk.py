@@ -7,14 +7,13 @@ room, sleeps until half of it is free, and takes care of what has to be repeated
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, repeat
 from time import monotonic
 from typing import Any, TypeAlias
 
 import gevent
-from greenlet import getcurrent
+from gevent._waiter import Waiter
 
 from .cluster.dispatcher import DEFAULT, Attempt, Dispatcher, may_repeat
 from .cluster.routing import Route, RoutingTable
@@ -23,7 +22,8 @@ from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
 from .transport import fork
-from .transport.connection import Connection, Outcome, left_ms
+from .transport.connection import Connection
+from .transport.handover import FOREVER, Outcome, left_ms
 from .transport.pool import Peer
 
 # One call: what, where, with what.
@@ -39,14 +39,11 @@ class _Slot(tuple["Window", int]):
 
     def switch(self, outcome: Outcome) -> None:
         window, index = self
-        window.outcomes[index] = outcome
-        window.open = left = window.open - 1
-        if left <= window.wake_at and window.sleeper is not None:
-            sleeper, window.sleeper = window.sleeper, None
-            try:
-                sleeper.switch()
-            except BaseException:
-                window.hub.handle_error(window, *sys.exc_info())
+        outcomes = window.outcomes
+        # Told again what it knows, it keeps what it was told first.
+        outcomes.setdefault(index, outcome)
+        if len(outcomes) >= window.wake_at:
+            window.wake()
 
 
 class Window:
@@ -54,35 +51,54 @@ class Window:
 
     Attributes:
         outcomes: By index: a frame or error once it is there.
-        open: Requests that wait for an outcome.
-        wake_at: The sleeping caller is woken when no more than this many are open.
+        begun: Requests that were sent, or got their outcome without that.
+        wake_at: The sleeping caller is woken when there are so many outcomes.
     """
 
-    def __init__(self, hub: Any, size: int) -> None:
+    def __init__(self, hub: Any) -> None:
         """Begin with nothing in flight."""
         self.hub = hub
-        self.outcomes: list[Outcome | None] = [None] * size
-        self.open = 0
-        self.wake_at = 0
-        self.sleeper: Any = None
+        self.outcomes: dict[int, Outcome] = {}
+        self.begun = 0
+        self.wake_at = FOREVER
+        self._sleeper: Any = None
+
+    @property
+    def open(self) -> int:
+        """Requests that wait for an outcome."""
+        return self.begun - len(self.outcomes)
+
+    def put(self, index: int, outcome: Outcome) -> None:
+        """Note an outcome of a request that was not sent."""
+        self.begun += 1
+        self.outcomes[index] = outcome
+
+    def wake(self) -> None:
+        """Have the caller look again, in the hub."""
+        sleeper = self._sleeper
+        if sleeper is not None:
+            sleeper.switch(None)
 
     def sleep_until(self, at_most: int) -> None:
         """Yield until no more than at_most requests are open."""
         while self.open > at_most:
-            self.wake_at = at_most
-            self.sleeper = getcurrent()
+            sleeper = self._sleeper = Waiter(self.hub)
             try:
-                self.hub.switch()
+                self.wake_at = self.begun - at_most
+                # What came before there was a sleeper woke nobody.
+                if self.open > at_most:
+                    sleeper.get()
             finally:
-                self.sleeper = None
+                self.wake_at = FOREVER
+                self._sleeper = None
 
     def abandon(self, connections: list[Connection]) -> None:
-        """Give up what is still open on these connections; never yields."""
-        if self.open:
-            for connection in connections:
-                for seqid, (taker, _, _) in list(connection.pending.items()):
-                    if isinstance(taker, _Slot) and taker[0] is self:
-                        connection.abandon(seqid)
+        """Give up what is still open on these connections; never yields, may be called again."""
+        for connection in connections:
+            for seqid, entry in list(connection.pending.items()):
+                taker = entry[0]
+                if isinstance(taker, _Slot) and taker[0] is self:
+                    connection.abandon(seqid)
 
 
 class Bulk:
@@ -131,22 +147,34 @@ class Bulk:
         """Return the results in the order of the requests; a failed one's result is its PegasusError."""
         cluster = self._dispatcher.cluster
         cluster.bind()
-        cluster.running += 1
         try:
+            cluster.running.add(self)
             todo: Iterable[int] = range(len(self._requests))
             while todo:
-                window = Window(cluster.hub, len(self._requests))
-                try:
-                    self._send_all(window, todo)
-                    self._table = self._dispatcher.routes.table
-                    window.sleep_until(0)
-                finally:
-                    window.abandon(cluster.pool.connections)
-                again = self._settle(window, todo)
+                outcomes = self._round(todo)
+                again = self._settle(outcomes, todo)
                 todo = self._pause(again) if again else ()
         finally:
-            cluster.running -= 1
+            cluster.running.discard(self)
         return self._results
+
+    def _round(self, todo: Iterable[int]) -> dict[int, Outcome]:
+        """Send requests and return the outcome of each."""
+        cluster = self._dispatcher.cluster
+        window = Window(cluster.hub)
+        try:
+            try:
+                self._send_all(window, todo)
+                self._table = self._dispatcher.routes.table
+                window.sleep_until(0)
+                return window.outcomes
+            except BaseException:
+                window.abandon(cluster.pool.connections)
+                raise
+        except BaseException:
+            # Whatever interrupts the cleaning up, too.
+            window.abandon(cluster.pool.connections)
+            raise
 
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
         """Send every request of the round; those whose server has no connection yet come last."""
@@ -160,7 +188,7 @@ class Bulk:
             for index, route in waiting[peer]:
                 if isinstance(connected, PegasusError):
                     # To each its own instance.
-                    window.outcomes[index] = copy.copy(connected)
+                    window.put(index, copy.copy(connected))
                 else:
                     self._wait_for_turn(window)
                     if not again:
@@ -172,11 +200,11 @@ class Bulk:
         """Send everything for the first time; written for speed, as the dispatcher's short way is."""
         routes, deadlines = self._dispatcher.routes, self._deadlines
         repeats, observed, concurrency = may_repeat(self._retry, 1), self._observed, self._concurrency
-        deadline, milliseconds = 0.0, 1
+        deadline, milliseconds, outcomes = 0.0, 1, window.outcomes
         look_at = 0
         slots = map(_Slot, zip(repeat(window), count()))
         for index, slot, (rpc, partition_hash, argument) in zip(count(), slots, self._requests):
-            if window.open >= concurrency:
+            if window.begun - len(outcomes) >= concurrency:
                 self._wait_for_turn(window)
                 look_at = index
             if index >= look_at:
@@ -195,7 +223,7 @@ class Bulk:
             route = table.targets[partition_hash % table.count]
             peer = route.peer
             if peer is None:
-                window.outcomes[index] = self._attempt(index).no_primary(route)
+                window.put(index, self._attempt(index).no_primary(route))
                 continue
             connection = peer.connection
             if connection is None:
@@ -210,7 +238,7 @@ class Bulk:
                 slot,
                 route if repeats and rpc.repeatable else None,
             ):
-                window.open += 1
+                window.begun += 1
             else:
                 self._send(window, index, route, connection)
                 look_at = index
@@ -221,7 +249,7 @@ class Bulk:
             if self._observed and index > rest.start:
                 self._begin(index)
             self._deadlines[index] = deadline
-            window.outcomes[index] = copy.copy(error)
+            window.put(index, copy.copy(error))
 
     def _send_again(self, window: Window, todo: Iterable[int], waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
         """Send what failed once more."""
@@ -232,11 +260,11 @@ class Bulk:
             table = routes.table or failure or routes.get(self._deadlines[index])
             if isinstance(table, PegasusError):
                 failure = table
-                window.outcomes[index] = copy.copy(table)
+                window.put(index, copy.copy(table))
                 continue
             route = table.target(self._requests[index][1])
             if route.peer is None:
-                window.outcomes[index] = self._attempt(index).no_primary(route)
+                window.put(index, self._attempt(index).no_primary(route))
             elif route.peer.connection is None:
                 waiting.setdefault(route.peer, []).append((index, route))
             else:
@@ -285,13 +313,13 @@ class Bulk:
                 rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), slot, movable
             )
             if seqid:
-                window.open += 1
+                window.begun += 1
                 return
             refusal = connection.wait_for_room(deadline, movable)
             if refusal is not None:
-                window.outcomes[index] = refusal
+                window.put(index, refusal)
                 return
-        window.outcomes[index] = RequestTimeout("no time left to send the request", address=route.primary)
+        window.put(index, RequestTimeout("no time left to send the request", address=route.primary))
 
     def _attempt(self, index: int) -> Attempt:
         attempt = self._attempts.get(index)
@@ -308,10 +336,10 @@ class Bulk:
             )
         return attempt
 
-    def _settle(self, window: Window, todo: Iterable[int]) -> list[int]:
+    def _settle(self, outcomes: dict[int, Outcome], todo: Iterable[int]) -> list[int]:
         """Turn outcomes into results; return those that are to be sent again."""
         again = []
-        requests, outcomes, results, finish = self._requests, window.outcomes, self._results, self._finish
+        requests, results, finish = self._requests, self._results, self._finish
         observed = self._observed
         done = 0
         for index in todo:
@@ -335,9 +363,8 @@ class Bulk:
         self._dispatcher.stats.bulk += done
         return again
 
-    def _decide(self, index: int, outcome: Outcome | None) -> Buffer | None:
+    def _decide(self, index: int, outcome: Outcome) -> Buffer | None:
         """Return the frame of a success, None when the request is to be sent again."""
-        assert outcome is not None
         attempt = self._attempt(index)
         attempt.number += 1
         table = self._dispatcher.routes.table
@@ -348,6 +375,8 @@ class Bulk:
     def _fail(self, index: int, error: PegasusError) -> None:
         """Take note of an error for good."""
         self.failed = True
+        # Its frames hold this run, which holds the error: without the traceback they are no cycle.
+        error.__traceback__ = None
         self._results[index] = error
         self._dispatcher.stats.errors[type(error).__name__] += 1
         if self._observed:

@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
 from .cluster.addresses import parse_addresses
+from .cluster.describe import describe
 from .cluster.dispatcher import Cluster
-from .cluster.stats import describe
 from .codecs import Codec, named_codec
 from .errors import InvalidArgument, PegasusError
 from .events import Listener
@@ -366,8 +366,10 @@ class Client:
             raise InvalidArgument(f"drain must be 0 or more seconds, not {drain!r}")
         if drain and not self._cluster.pool.closed:
             self._cluster.drain(drain)
-        self._cluster.close()
-        self._finalizer.detach()
+        try:
+            self._cluster.close()
+        finally:
+            self._finalizer.detach()
 
 
 class Table(Verbs[V]):

@@ -13,8 +13,6 @@ import gevent
 from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
-from pegasus_green.transport import fork
-
 # The onebox of a module or session serves on; its greenlets come and go with connections.
 _NOT_CLIENT = "pegasus_green.onebox"
 _SETTLE_SECONDS = 2.0
@@ -43,10 +41,7 @@ def client_greenlets() -> set[greenlet]:
 
 
 def descriptors() -> dict[int, str]:
-    """Return the open descriptors and what they are; empty where the system does not list them.
-
-    The one that a process keeps for its forked children is no leak.
-    """
+    """Return the open descriptors and what they are; empty where the system does not list them."""
     found = {}
     try:
         names = os.listdir("/proc/self/fd")
@@ -57,7 +52,6 @@ def descriptors() -> dict[int, str]:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except OSError:  # the listing's own descriptor
             continue
-    found.pop(fork._dead_fd, None)
     return found
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from contextvars import Context
 from math import frexp
 from time import monotonic
 from typing import Any
 
 import gevent
 from gevent import get_hub
+from gevent._waiter import Waiter
+from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent, greenlet
 
 from ..errors import (
@@ -38,7 +42,7 @@ from ..protocol.framing import parse_reply
 from ..protocol.rpc import Rpc
 from ..retry import Reaction, RetryPolicy, reaction
 from ..transport import fork
-from ..transport.connection import Moved, Outcome, left_ms
+from ..transport.handover import Moved, Outcome, left_ms
 from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool
 from .hedging import HEDGED, Race
@@ -56,6 +60,7 @@ DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 _switch: Any = greenlet.switch
 # Servers that no route names are forgotten after one to two refresh periods, or these, where routes are not refreshed.
 FORGET_PERIOD = 30.0
+_page = fork.page
 _INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
 
 
@@ -89,7 +94,7 @@ class Cluster:
 
         ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
         as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls.
-        ``running`` counts the calls that are under way and need not have a request out.
+        ``running`` holds the calls that are under way and need not have a request out, weakly: what ends leaves it.
         """
         self.options = options
         self.timeout = options.timeout
@@ -104,7 +109,7 @@ class Cluster:
         self.scopes = Scopes()
         self.observed = False
         self.started, self.finished = self.listeners.of_calls()
-        self.running = 0
+        self.running: weakref.WeakSet[Any] = weakref.WeakSet()
         self.repeats = may_repeat(options.retry, 1)
         self._generation = fork.generation()
         self.pool.on_lost = self.pool.on_silent = self._look_again
@@ -133,9 +138,12 @@ class Cluster:
 
     def _may_go_over(self) -> bool:
         """Tell whether no hub has the client, or one of the parent process, or one that ended with nothing open."""
-        if self.hub is None or self._generation != fork.generation():
-            return True
-        return bool(self.hub.dead) and not self.pool.connections
+        hub = self.hub
+        # destroy() takes the loop away; what the hub's greenlet is then depends on where it was.
+        over = hub is not None and (hub.loop is None or bool(hub.dead))
+        if over and self._generation == fork.generation():
+            self.pool.leave_dead_hub()
+        return hub is None or self._generation != fork.generation() or over
 
     def _refuse_thread(self, hub: Any) -> None:
         if self.hub is not None and self.hub is not hub:
@@ -205,7 +213,7 @@ class Cluster:
         Raises:
             WrongThread: The client belongs to another thread, whose loop must not be touched from here.
         """
-        if not self.pool.closed and self._generation == fork.generation():
+        if not self.pool.closed and not self._may_go_over():
             self._refuse_thread(get_hub() if self.hub is not None else None)
         self.open_hub = None
         self.pool.draining = True
@@ -222,11 +230,18 @@ class Cluster:
     def close(self) -> None:
         """Close everything; calls that wait get ClientClosed. Never yields."""
         self.refuse_calls()
-        if not self.pool.closed:
-            self.pool.close()
-            self.meta.close()
-            for dispatcher in self.tables.known().values():
-                dispatcher.routes.close()
+        try:
+            self._end()
+        except BaseException:
+            # Every step may be done again.
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        self.pool.close()
+        self.meta.close()
+        for dispatcher in self.tables.known().values():
+            dispatcher.routes.close()
 
 
 class Dispatcher:
@@ -281,62 +296,68 @@ class Dispatcher:
         outcome: Outcome | None = None
         observed = cluster.observed
         if observed:
-            try:
-                cluster.started(self.routes.name, rpc.label)
-            except Exception:
-                cluster.listeners.complain("call_started", cluster.started)
+            self._started(rpc)
+        if not _page[0]:
+            fork.notice()
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
         # the general way; so does a call whose scope has no time left, which is not sent.
         caller, hub = getcurrent(), cluster.open_hub
         ordinary = caller.parent is hub
-        if table is not None and deadline > now and hub is not None and (ordinary or get_hub() is hub):
+        if table is not None and deadline > now and hub is not None and (ordinary or self._may_wait(caller, hub)):
             route = table.targets[partition_hash % table.count]
-            peer = route.peer
-            if peer is not None:
-                connection = peer.connection
-                if connection is not None:
-                    repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
-                    movable = route if repeats and rpc.repeatable else None
-                    seqid = connection.start(
-                        rpc, route, partition_hash, argument, deadline, milliseconds, caller, movable
-                    )
-                    if seqid:
-                        try:
-                            outcome = _switch(hub) if ordinary else hub.switch()
-                        except BaseException as error:
-                            connection.abandon(seqid)
-                            if observed:
-                                self._finished(rpc, monotonic() - now, error, 1, False, route.primary)
-                            raise
-                        # ERR_OK without a result is a rejected write, so the length counts too.
-                        if (
-                            type(outcome) is bytes
-                            and len(outcome) > rpc.body_offset
-                            and outcome.startswith(rpc.ok_head, 4)
-                        ):
-                            self._histogram[frexp(connection.heard - now)[1]] += 1
-                            if observed:
-                                try:
-                                    cluster.finished(
-                                        self.routes.name,
-                                        rpc.label,
-                                        connection.heard - now,
-                                        None,
-                                        1,
-                                        False,
-                                        route.primary,
-                                    )
-                                except Exception:
-                                    cluster.listeners.complain("call_finished", cluster.finished)
-                            if info is not None:
-                                info.attempts = 1
-                            return outcome
-                        connection.checked(outcome, seqid)
+            connection = route.peer.connection if route.peer is not None else None
+            if connection is not None:
+                repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
+                movable = route if repeats and rpc.repeatable else None
+                # See transport/handover.py: the reply comes only to who waits in this very context.
+                context = Context() if ordinary else None
+                taker: Any = caller if ordinary else Waiter(hub)
+                seqid = 0
+                try:
+                    try:
+                        seqid = connection.start(
+                            rpc, route, partition_hash, argument, deadline, milliseconds, taker, movable, context
+                        )
+                        if seqid:
+                            outcome = taker.get() if context is None else context.run(_switch, hub)
+                    except BaseException:
+                        connection.abandon(seqid, taker if context is None else context)
+                        raise
+                except BaseException as error:
+                    # Whatever interrupts the cleaning up, too.
+                    connection.abandon(seqid, taker if context is None else context)
+                    if observed:
+                        self._finished(rpc, monotonic() - now, error, 1, False, route.primary)
+                    raise
+                # ERR_OK without a result is a rejected write, so the length counts too.
+                if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+                    self._histogram[frexp(connection.heard - now)[1]] += 1
+                    if observed:
+                        self._finished(rpc, connection.heard - now, None, 1, False, route.primary)
+                    if info is not None:
+                        info.attempts = 1
+                    return outcome
+                if seqid:
+                    connection.checked(outcome, seqid)
         sent_to = None if outcome is None else route
-        if observed:
-            return self._observed(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
-        return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
+        go_on = self._observed if observed else self.persist
+        try:
+            return go_on(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
+        finally:
+            # The traceback of an error holds this frame: with the error in it they would be a cycle.
+            outcome = None
+
+    @staticmethod
+    def _may_wait(caller: Any, hub: Any) -> bool:
+        """Tell whether this hub serves a greenlet that is no child of it, such as a thread's main greenlet.
+
+        Raises:
+            BlockingSwitchOutError: The caller is the hub: nothing may wait in its callbacks, so nothing is sent.
+        """
+        if caller is hub:
+            raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
+        return get_hub() is hub
 
     def warm_up(self, timeout: float | None) -> int:
         """Learn the routes and dial every primary at the same time; return how many there are."""
@@ -363,6 +384,14 @@ class Dispatcher:
         if isinstance(table, PegasusError):
             raise table
         return table.target(partition_hash).index
+
+    def _started(self, rpc: Rpc) -> None:
+        """Tell the listeners of a call's begin."""
+        cluster = self.cluster
+        try:
+            cluster.started(self.routes.name, rpc.label)
+        except Exception:
+            cluster.listeners.complain("call_started", cluster.started)
 
     def _finished(
         self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
@@ -397,6 +426,7 @@ class Dispatcher:
             raise
         finally:
             self._finished(rpc, monotonic() - now, failure, info.attempts, info.hedged, info.server)
+            failure = outcome = None
 
     def persist(
         self,
@@ -423,8 +453,8 @@ class Dispatcher:
             cluster.bind()
         attempt = Attempt(self, rpc, partition_hash, argument, deadline, retry, deadline - now)
         attempt.sent_to = sent_to
-        cluster.running += 1
         try:
+            cluster.running.add(attempt)
             while True:
                 if outcome is None:
                     outcome = attempt.send()
@@ -440,15 +470,18 @@ class Dispatcher:
                 outcome = None
         except PegasusError as error:
             self.stats.errors[type(error).__name__] += 1
+            # Its traceback holds this frame: what stays would make a cycle with the error in it.
+            outcome = None
             raise
         finally:
-            cluster.running -= 1
+            cluster.running.discard(attempt)
             if info is not None:
                 info.attempts, info.hedged = attempt.number, attempt.hedged
                 at = attempt.sent_to
                 if at is not None:
                     # An answer that can be read says the same, or better, in its body.
                     info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
+            del attempt
 
 
 def check_info(info: CallInfo | None) -> None:
@@ -495,6 +528,7 @@ class Attempt:
         "timeout",
         "_next",
         "_generation",
+        "__weakref__",
     )
 
     def __init__(
@@ -540,7 +574,7 @@ class Attempt:
         if hedge is None or self.rpc not in HEDGED:
             return connection.call(self.rpc, route, self.hash, self.argument, self.deadline, now, movable)
         self.owner.stats.hedgeable += 1
-        race = Race(self.owner, hedge)
+        race = Race(self.owner.stats, self.owner.cluster.pool, hedge)
         outcome, self.hedged = race.run(connection, self.rpc, route, self.hash, self.argument, self.deadline, movable)
         return outcome
 
@@ -575,20 +609,22 @@ class Attempt:
         if what is not None and what.refresh:
             # Also where this call is not repeated: the next one is to find its way.
             self.owner.routes.request()
-        if what is None or not what.retry:
-            if isinstance(error, RequestTimeout) and not error.sent and self.last is not None:
+        if what is not None and what.retry and may_repeat(self.retry, self.number):
+            self.last = error
+            self._next = what
+            owner, code = self.owner, error.code or type(error).__name__
+            owner.stats.retries[code] += 1
+            text = "%s of table %s is repeated after %s from %s"
+            owner.notices.info(code, text, self.rpc.label, owner.routes.name, code, error.address or "no server")
+            return None
+        try:
+            if (what is None or not what.retry) and isinstance(error, RequestTimeout) and not error.sent and self.last:
                 # The deadline came before the next attempt could leave: the last one tells more.
                 raise self.too_late()
             raise self._final(error)
-        self.last = error
-        if not may_repeat(self.retry, self.number):
-            raise self._final(error)
-        self._next = what
-        owner, code = self.owner, error.code or type(error).__name__
-        owner.stats.retries[code] += 1
-        text = "%s of table %s is repeated after %s from %s"
-        owner.notices.info(code, text, self.rpc.label, owner.routes.name, code, error.address or "no server")
-        return None
+        finally:
+            # The traceback holds this frame: with the error in it they would be a cycle.
+            error = outcome = None  # type: ignore[assignment]
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
         """Return the error that a frame stands for, None for a result."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random
 import struct
-import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from greenlet import getcurrent
+from gevent._waiter import Waiter
 
+from ..options import HedgePolicy
 from ..protocol.rpc import GET, MULTI_GET, TTL, Rpc
-from ..transport.connection import Connection, Outcome, left_ms
-
-if TYPE_CHECKING:
-    from ..options import HedgePolicy
-    from .dispatcher import Dispatcher
-    from .routing import Route
+from ..transport.connection import Connection
+from ..transport.handover import Outcome, left_ms
+from ..transport.pool import Pool
+from .routing import Route
+from .stats import TableStats
 
 HEDGED = (GET, MULTI_GET, TTL)
 _STATUS = struct.Struct(">3si")
@@ -35,7 +34,8 @@ class _Leg:
         self.outcome: Outcome | None = None
 
     def switch(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        if self.outcome is None:
+            self.outcome = outcome
         self.race.wake()
 
 
@@ -47,22 +47,19 @@ class Race:
     the policy waited before: a silent secondary must not keep the call from its next attempt.
     """
 
-    def __init__(self, owner: Dispatcher, policy: HedgePolicy) -> None:
+    def __init__(self, stats: TableStats, pool: Pool, policy: HedgePolicy) -> None:
         """Prepare; nothing is sent yet."""
-        self._owner = owner
+        self._stats = stats
+        self._pool = pool
         self._policy = policy
         self._legs: list[_Leg] = []
         self._sleeper: Any = None
-        self._hub: Any = owner.cluster.hub
+        self._hub: Any = None
 
     def wake(self) -> None:
         """Have the caller look again; runs in the hub."""
         if self._sleeper is not None:
-            sleeper, self._sleeper = self._sleeper, None
-            try:
-                sleeper.switch()
-            except BaseException:
-                self._hub.handle_error(self, *sys.exc_info())
+            self._sleeper.switch(None)
 
     def run(
         self,
@@ -76,32 +73,42 @@ class Race:
     ) -> tuple[Outcome, bool]:
         """Return the outcome and whether it is the secondary's; yields, and cleans up whatever ends the wait."""
         now = monotonic()
+        self._hub = connection.hub
         first = _Leg(self, False, connection)
-        first.seqid = connection.start(
-            rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), first, movable
-        )
-        if not first.seqid:
-            return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
-        self._legs.append(first)
         try:
-            self._sleep_for(self._policy.delay, lambda: first.outcome is None)
-            # Lost: a fork's copy of the call, or one whose error is on its way.
-            if first.outcome is None and connection.lost is None:
-                self._send_backup(rpc, route, partition_hash, argument, deadline)
-            return self._finish(first, rpc)
-        finally:
-            for leg in self._legs:
-                if leg.outcome is None:
-                    leg.connection.abandon(leg.seqid)
+            try:
+                first.seqid = connection.start(
+                    rpc, route, partition_hash, argument, deadline, left_ms(deadline, now), first, movable
+                )
+                if first.seqid:
+                    self._legs.append(first)
+                    self._sleep_for(self._policy.delay, lambda: first.outcome is None)
+                    # Lost: a fork's copy of the call, or one whose error is on its way.
+                    if first.outcome is None and connection.lost is None:
+                        self._send_backup(rpc, route, partition_hash, argument, deadline)
+                    return self._finish(first, rpc)
+            finally:
+                self._abandon(first)
+        except BaseException:
+            # Whatever interrupts the cleaning up, too.
+            self._abandon(first)
+            raise
+        return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
+
+    def _abandon(self, first: _Leg) -> None:
+        """Give up what nobody waits for any more; may be called again."""
+        for leg in (first, *self._legs):
+            if leg.outcome is None:
+                leg.connection.abandon(leg.seqid, leg)
 
     def _finish(self, first: _Leg, rpc: Rpc) -> tuple[Outcome, bool]:
         while True:
             for leg in self._legs:
                 if leg.backup and leg.outcome is not None and _answers(rpc, leg.outcome):
-                    self._owner.stats.hedge_wins += 1
+                    self._stats.hedge_wins += 1
                     return leg.outcome, True
             if first.outcome is None:
-                self._sleep()
+                self._sleep(self._is_open)
                 continue
             if not self._is_open() or _is_ok(rpc, first.outcome):
                 return first.outcome, False
@@ -111,7 +118,7 @@ class Race:
 
     def _send_backup(self, rpc: Rpc, route: Route, partition_hash: int, argument: bytes, deadline: float) -> None:
         """Send the backup request where the rate allows it and a secondary is connected; never yields."""
-        stats, pool = self._owner.stats, self._owner.cluster.pool
+        stats, pool = self._stats, self._pool
         if stats.hedges >= self._policy.max_ratio * max(stats.hedgeable, 1):
             return
         secondaries = [address for address in route.secondaries if address != route.primary]
@@ -123,13 +130,16 @@ class Race:
                 pool.spawn(_connect, peer, deadline)
                 continue
             leg = _Leg(self, True, peer.connection)
+            # Known before it is sent, so that whatever interrupts this finds it.
+            self._legs.append(leg)
+            milliseconds = left_ms(deadline, monotonic())
             leg.seqid = peer.connection.start(
-                rpc, route, partition_hash, argument, deadline, left_ms(deadline, monotonic()), leg, None, True
+                rpc, route, partition_hash, argument, deadline, milliseconds, leg, None, None, True
             )
             if leg.seqid:
                 stats.hedges += 1
-                self._legs.append(leg)
                 return
+            self._legs.remove(leg)
 
     def _is_open(self) -> bool:
         """Tell whether an outcome is still to come."""
@@ -142,16 +152,20 @@ class Race:
         while waiting() and (left := until - monotonic()) > 0:
             timer = self._hub.loop.timer(left)
             try:
-                timer.start(self.wake)
-                self._sleep()
+                self._sleep(waiting, timer)
             finally:
                 timer.stop()
                 timer.close()
 
-    def _sleep(self) -> None:
-        self._sleeper = getcurrent()
+    def _sleep(self, waiting: Callable[[], bool], timer: Any = None) -> None:
+        """Yield until there is an outcome, or the timer fires."""
+        sleeper = self._sleeper = Waiter(self._hub)
         try:
-            self._hub.switch()
+            if timer is not None:
+                timer.start(sleeper.switch, None)
+            # An outcome that came before there was a sleeper woke nobody.
+            if waiting():
+                sleeper.get()
         finally:
             self._sleeper = None
 

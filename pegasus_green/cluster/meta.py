@@ -25,7 +25,7 @@ from ..protocol.message import Message
 from ..protocol.meta import QueryCfgResponse, format_address
 from ..protocol.rpc import Rpc
 from ..transport import fork
-from ..transport.connection import Target
+from ..transport.handover import Target
 from ..transport.negotiation import DEMANDS_AUTH
 from ..transport.notices import Notices
 from ..transport.pool import Pool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent import get_hub
 from gevent.event import Event
@@ -26,18 +26,17 @@ from ..errors import (
     TableUnavailable,
     copy_of,
 )
+from ..options import ClientOptions
 from ..protocol.meta import ListAppsRequest, ListAppsResponse, QueryCfgRequest, QueryCfgResponse
 from ..protocol.rpc import LIST_APPS, QUERY_CFG
 from ..transport import fork
-from ..transport.connection import Target
+from ..transport.connection import TICK, Connection
+from ..transport.handover import Target
 from ..transport.notices import Notices
+from ..transport.outbox import stop
+from ..transport.pool import Peer, Pool
+from .meta import MetaClient
 from .routing import RoutingTable, build
-
-if TYPE_CHECKING:
-    from ..options import ClientOptions
-    from ..transport.connection import Connection
-    from ..transport.pool import Peer, Pool
-    from .meta import MetaClient
 
 JITTER = 0.2
 # A query goes on for this long at most, so that a hanging one does not block newer ones.
@@ -87,7 +86,8 @@ class TableRoutes:
         self._learnt = learnt
         self._notices = Notices("routing")
         self._news = Event()
-        self._querying = False
+        # The greenlet that asks; whether it still does is its own word.
+        self._query_greenlet: Any = None
         self._wanted = False
         self._started = -1e9
         self._timer: Any = None
@@ -106,16 +106,20 @@ class TableRoutes:
             # The parent's timer is not this process's.
             self.request()
         mine = fork.generation()
+        asked = -1
         while self.table is None:
             if self._pool.closed:
                 return ClientClosed("the client is closed")
             news = self._news
             seen = self.refreshes
-            self.request()
-            came = news.wait(max(deadline - monotonic(), 0))
+            if asked != seen or not (self._is_querying() or self._is_due()):
+                asked = seen
+                self.request()
+            # A wake-up that an interrupted query has lost costs a moment, not the call.
+            news.wait(max(min(deadline - monotonic(), TICK), 0))
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
-            if not came:
+            if monotonic() >= deadline and self.table is None and self.refreshes == seen:
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
                 why = self.error or self._meta.failure
@@ -166,11 +170,22 @@ class TableRoutes:
         if self._generation != fork.generation():
             # What was under way belongs to the parent process.
             self._generation = fork.generation()
-            self._querying = False
+            self._query_greenlet = None
             self._stop_timer()
         self._wanted = True
-        if not self._querying:
+        if not self._is_querying():
             self._schedule(max(self._started + self._options.refresh_interval, monotonic()))
+
+    def _is_querying(self) -> bool:
+        return self._query_greenlet is not None and not self._query_greenlet.ready()
+
+    def _is_due(self) -> bool:
+        """Tell whether the timer runs, by its own word."""
+        try:
+            return self._timer is not None and bool(self._timer.active)
+        except ValueError:
+            # Its loop was destroyed.
+            return False
 
     def wait_for_news(self, seconds: float) -> bool:
         """Wait until the routes changed or a query failed, for at most that long; tell whether anything came."""
@@ -178,23 +193,22 @@ class TableRoutes:
         return self._pool.closed or bool(self._news.wait(seconds))
 
     def _schedule(self, at: float) -> None:
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return
-            self._stop_timer()
-        self._timer_at = at
-        self._timer = get_hub().loop.timer(max(at - monotonic(), 0.0), ref=False)
-        self._timer.start(self._due)
-
-    def _due(self) -> None:
-        """Begin a query, in the hub."""
-        self._timer.close()
-        self._timer = None
-        if self._pool.closed or self._querying or self._generation != fork.generation():
+        if self._is_due() and self._timer_at <= at:
             return
-        self._querying = True
-        self._wanted = False
-        self._pool.spawn(self._query)
+        self._stop_timer()
+        # It repeats: a callback that is interrupted at its first step is called again.
+        timer = get_hub().loop.timer(max(at - monotonic(), 0.0), TICK, ref=False)
+        timer.start(self._due, timer)
+        self._timer, self._timer_at = timer, at
+
+    def _due(self, timer: Any) -> None:
+        """Begin a query, in the hub."""
+        if timer is self._timer and not (
+            self._pool.closed or self._is_querying() or self._generation != fork.generation()
+        ):
+            self._wanted = False
+            self._query_greenlet = self._pool.spawn(self._query)
+        stop(timer)
 
     def _query(self) -> None:
         self._started = monotonic()
@@ -207,11 +221,13 @@ class TableRoutes:
                 self._notices.info("none", "no routes of %s: %s", self.name, error.args[0])
         finally:
             if generation == fork.generation():
-                self._querying = False
-                self.refreshes += 1
-                self._learnt(self.name, self.table is not None)
-                self._tell()
-                self._plan()
+                try:
+                    self._query_greenlet = None
+                    self.refreshes += 1
+                    self._learnt(self.name, self.table is not None)
+                    self._tell()
+                finally:
+                    self._plan()
 
     def _tell(self) -> None:
         """Wake everybody who waits for news, and only those."""
@@ -288,7 +304,5 @@ class TableRoutes:
         self._tell()
 
     def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        stop(self._timer)
+        self._timer = None

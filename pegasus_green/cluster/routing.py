@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import MetaError
 from ..protocol.framing import gpid_part
 from ..protocol.meta import PartitionConfiguration, QueryCfgResponse, format_address
-from ..transport.connection import Target
+from ..transport.handover import Target
 
 if TYPE_CHECKING:
     from ..transport.pool import Peer

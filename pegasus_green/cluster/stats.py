@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from math import frexp
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..transport.pool import Peer
-    from .dispatcher import Cluster, Dispatcher
 
 # A call that took from 2^(e-1) to 2^e seconds counts in bucket e. That is the exponent `math.frexp` gives, and as most
 # are negative they index the list from its end, which makes counting a call one step.
@@ -59,51 +54,3 @@ class TableStats:
         """Return how many calls took up to that many seconds (and more than half of that), without empty classes."""
         exponents = range(-BUCKETS // 2, BUCKETS // 2)
         return {2.0**exponent: self.histogram[exponent] for exponent in exponents if self.histogram[exponent]}
-
-
-def describe(cluster: Cluster) -> dict[str, Any]:
-    """Return all counters of a client as plain values; any thread may, while servers and tables come and go."""
-    found: dict[str, Any] = {
-        "servers": {address: _server(peer) for address, peer in cluster.pool.peers.copy().items()},
-        "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.known().items()},
-    }
-    if cluster.pool.authenticator is not None:
-        found["auth"] = cluster.pool.authenticator.describe()
-    return found
-
-
-def _server(peer: Peer) -> dict[str, Any]:
-    connection = peer.connection
-    return {
-        "state": peer.state,
-        "in_flight": connection.in_flight if connection is not None else 0,
-        "queued_bytes": connection.queued_bytes if connection is not None else 0,
-        "sent": peer.sent_before + (connection.session.issued if connection is not None else 0),
-        "received": peer.received_before + (connection.session.received if connection is not None else 0),
-        "bytes_sent": peer.bytes_sent,
-        "bytes_received": peer.bytes_received,
-        "late": peer.late,
-        "timeouts": peer.timeouts,
-        "dials": peer.dials,
-        "reconnects": max(peer.opened - 1, 0),
-        "losses": peer.losses,
-    }
-
-
-def _table(dispatcher: Dispatcher) -> dict[str, Any]:
-    stats, table = dispatcher.stats, dispatcher.routes.table
-    return {
-        "app_id": table.app_id if table is not None else None,
-        "partitions": table.count if table is not None else 0,
-        "calls": stats.calls,
-        "bulk": stats.bulk,
-        "errors": dict(stats.errors),
-        "retries": dict(stats.retries),
-        "refreshes": dispatcher.routes.refreshes,
-        "hedgeable": stats.hedgeable,
-        "hedges": stats.hedges,
-        "hedge_wins": stats.hedge_wins,
-        "latency": stats.latency(),
-        "p50": stats.percentile(0.50),
-        "p99": stats.percentile(0.99),
-    }

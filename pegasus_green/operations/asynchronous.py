@@ -22,7 +22,8 @@ from ..protocol.binary import Buffer
 from ..protocol.rpc import Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
-from ..transport.connection import Outcome, left_ms
+from ..transport.connection import Connection
+from ..transport.handover import Outcome, left_ms
 from .base import DEFAULT, TableBase
 
 P = ParamSpec("P")
@@ -122,8 +123,14 @@ class Handle(Generic[R]):
                 self._event = Event()
             if not self._event.wait(timeout):
                 raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
-        if self._error is not None:
-            raise self._error
+        error = self._error
+        if error is not None:
+            # Its traceback holds this frame: with the handle and the error in it they would be a cycle.
+            del self
+            try:
+                raise error
+            finally:
+                del error
         value: R = self._value
         return value
 
@@ -188,6 +195,8 @@ class _Slot:
         "generation",
         "sent_to",
         "context",
+        "greenlet",
+        "__weakref__",
     )
 
     def __init__(
@@ -213,6 +222,7 @@ class _Slot:
         self.generation = fork.generation()
         self.sent_to: Route | None = None
         self.context: Context | None = None  # the caller's, for the listeners
+        self.greenlet: Any = None
 
     def start(self) -> None:
         """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
@@ -225,22 +235,34 @@ class _Slot:
         if table is not None and self.deadline > self.begin:
             route = self.sent_to = table.target(self.hash)
             connection = route.peer.connection if route.peer is not None else None
-            if connection is not None and connection.start(
-                self.rpc,
-                route,
-                self.hash,
-                self.argument,
-                self.deadline,
-                left_ms(self.deadline, self.begin),
-                self,
-                route if self.rpc.repeatable and may_repeat(self.retry, 1) else None,
-            ):
+            if connection is not None and self._send(connection, route):
                 return
         self._spawn(None)
 
+    def _send(self, connection: Connection, route: Route) -> int:
+        """Send the request; an exception that interrupts it leaves nothing."""
+        movable = route if self.rpc.repeatable and may_repeat(self.retry, 1) else None
+        milliseconds = left_ms(self.deadline, self.begin)
+        try:
+            try:
+                return connection.start(
+                    self.rpc, route, self.hash, self.argument, self.deadline, milliseconds, self, movable
+                )
+            except BaseException:
+                connection.abandon(0, self)
+                raise
+        except BaseException:
+            # Whatever interrupts the cleaning up, too.
+            connection.abandon(0, self)
+            raise
+
     def switch(self, outcome: Outcome) -> None:
-        if self.handle() is None:
+        handle = self.handle()
+        if handle is None:
             self._finished(outcome if isinstance(outcome, PegasusError) else None)
+            return
+        if handle._ready or self.greenlet is not None:
+            # Told again what it knows.
             return
         # ERR_OK without a result is a rejected write, so the length counts too.
         rpc = self.rpc
@@ -252,15 +274,15 @@ class _Slot:
             self._spawn(outcome)
 
     def _spawn(self, outcome: Outcome | None) -> None:
-        # Counted from here on: close(drain) waits for it.
-        self.dispatcher.cluster.running += 1
-        gevent.spawn(self._go_on, outcome)
+        # Known from here on: close(drain) waits for it.
+        self.dispatcher.cluster.running.add(self)
+        self.greenlet = gevent.spawn(self._go_on, outcome)
 
     def _go_on(self, outcome: Outcome | None) -> None:
         try:
             self._persist(outcome)
         finally:
-            self.dispatcher.cluster.running -= 1
+            self.dispatcher.cluster.running.discard(self)
 
     def _persist(self, outcome: Outcome | None) -> None:
         try:
@@ -415,8 +437,8 @@ def _spawn(
         fork.generation(),
     )
     # Counted here and not in the greenlet, which may be killed before it begins: close(drain) waits for it.
-    cluster.running += 1
-    job.rawlink(partial(_ended, cluster))
+    cluster.running.add(job)
+    job.rawlink(cluster.running.discard)
     return handle
 
 
@@ -433,10 +455,6 @@ class _Drop:
         job, self.job = self.job, None
         if job is not None and not job.dead:
             self.loop.run_callback_threadsafe(partial(job.kill, block=False))
-
-
-def _ended(cluster: Cluster, _job: object) -> None:
-    cluster.running -= 1
 
 
 def _run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from functools import cache
+from itertools import count
 from typing import Any
 
 from ..accelerate import core
@@ -55,14 +56,16 @@ class ClientSession:
     Attributes:
         pending: What waits for a reply, by sequence id. The session does not look into the entries; whoever takes a
             reply out of ``feed`` also takes its entry out of here, so an entry that was given up meanwhile is not met.
-        issued: The newest sequence id; ids run from 1 to 2^31-1 and around.
+        ids: Gives out the next id by one step, whatever comes in between; ``free_id`` where that one cannot be used.
+        fresh: An id up to this one was never used before; of others ``free_id`` knows.
         received: Reply frames cut out of the stream so far.
         broken: Why the stream cannot go on behind the replies handed out last; the next ``feed`` raises it.
     """
 
     __slots__ = (
         "pending",
-        "issued",
+        "ids",
+        "fresh",
         "received",
         "broken",
         "max_frame",
@@ -80,7 +83,8 @@ class ClientSession:
             max_frame: Largest reply in bytes; a larger one ends the connection before memory is taken for it.
         """
         self.pending: dict[int, Any] = {}
-        self.issued = 0
+        self.ids = count(1)
+        self.fresh = MAX_SEQID
         self.received = 0
         self.broken: ProtocolError | None = None
         self.max_frame = max_frame
@@ -90,13 +94,24 @@ class ClientSession:
         self._size = 0
         self._heads = _heads(len("RPC_RRDB_RRDB_GET_ACK"))
 
-    def free_id(self) -> int:
-        """Return the sequence id to issue next, passing over those that still wait."""
-        seqid = self.issued
-        while True:
-            seqid = seqid + 1 if seqid < MAX_SEQID else 1
-            if seqid not in self.pending:
-                return seqid
+    def free_id(self, seqid: int = 0) -> int:
+        """Return the sequence id to issue next, passing over those that still wait; seqid: one from ``ids`` to try."""
+        while not seqid or seqid > MAX_SEQID or seqid in self.pending:
+            if seqid > MAX_SEQID:
+                self.go_on_behind(0)
+            seqid = next(self.ids)
+        return seqid
+
+    def go_on_behind(self, seqid: int) -> None:
+        """Issue the ids behind this one next."""
+        self.fresh = 0
+        self.ids = count(seqid + 1)
+
+    @property
+    def issued(self) -> int:
+        """The newest sequence id; ids run from 1 to 2^31-1 and around."""
+        # A counter tells its state only in its text.
+        return int(repr(self.ids)[6:-1]) - 1
 
     def buffer(self) -> memoryview | None:
         """Return where the rest of a large incomplete frame is to be read to; None: read a chunk and ``feed`` it."""

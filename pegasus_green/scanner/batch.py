@@ -6,8 +6,7 @@ from math import frexp
 from time import monotonic
 from typing import Any, NamedTuple
 
-from gevent.exceptions import InvalidSwitchError
-from greenlet import getcurrent
+from gevent._waiter import Waiter
 
 from ..cluster.dispatcher import Attempt, may_repeat
 from ..cluster.routing import Route
@@ -18,7 +17,8 @@ from ..protocol.rpc import GET_SCANNER, SCAN, Rpc
 from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
 from ..transport import fork
-from ..transport.connection import Connection, Outcome, left_ms
+from ..transport.connection import Connection
+from ..transport.handover import Outcome, left_ms
 from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
 from .work import GOOD_REPLY, Work
@@ -164,40 +164,54 @@ class BatchCall(Attempt):
         self.rpc, self._connection, self._route, self._left = rpc, connection, route, False
         movable = route if may_repeat(self.retry, self.number) else None
         while (now := monotonic()) < self.deadline:
-            seqid = connection.start(
-                rpc, route, self.hash, argument, self.deadline, left_ms(self.deadline, now), getcurrent(), movable
-            )
+            waiter: Any = Waiter(connection.hub)
+            seqid = 0
+            try:
+                try:
+                    milliseconds = left_ms(self.deadline, now)
+                    seqid = connection.start(
+                        rpc, route, self.hash, argument, self.deadline, milliseconds, waiter, movable
+                    )
+                    if seqid:
+                        self._left = True
+                        outcome = connection.checked(waiter.get(), seqid)
+                except BaseException:
+                    self._give_up(connection, seqid, waiter)
+                    raise
+            except BaseException:
+                # Whatever interrupts the cleaning up, too.
+                self._give_up(connection, seqid, waiter)
+                raise
             if not seqid:
                 refusal = connection.wait_for_room(self.deadline, movable)
                 if refusal is not None:
                     return refusal
                 continue
-            self._left = True
-            try:
-                outcome = connection.hub.switch()
-            except BaseException:
-                if connection.pending.pop(seqid, None) is not None:
-                    self._leave(rpc, connection, route, seqid, self.deadline)
-                raise
-            if isinstance(outcome, (bytes, memoryview)):
+            if isinstance(outcome, (bytes, bytearray, memoryview)):
                 self._size = len(outcome)
-                return outcome
-            if isinstance(outcome, PegasusError):
-                if isinstance(connection.lost, ProtocolError):
-                    # Most likely our batch was larger than a frame may be, and would end the next connection, too.
-                    self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
-                elif outcome.sent:
-                    # Too late, or sent to another primary: a slow server may still answer, in about that time again.
-                    self._leave(rpc, connection, route, seqid, monotonic() + self.timeout)
-                return outcome
-            connection.pending.pop(seqid, None)
-            raise InvalidSwitchError(f"{outcome!r} was switched into a greenlet that waits for a batch")
+            elif isinstance(connection.lost, ProtocolError):
+                # Most likely our batch was larger than a frame may be, and would end the next connection, too.
+                self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
+            elif isinstance(outcome, PegasusError) and outcome.sent:
+                # Too late, or sent to another primary: a slow server may still answer, in about that time again.
+                orphan = _Orphan(rpc, connection, route, self._used)
+                connection.leave(seqid, (orphan, monotonic() + self.timeout, None, None))
+            return outcome
         return RequestTimeout("no time left to send the request", address=route.primary)
 
-    def _leave(self, rpc: Rpc, connection: Connection, route: Route, seqid: int, until: float) -> None:
-        """Have an orphan wait for the reply instead of the caller."""
-        if connection.lost is None:
-            connection.pending[seqid] = (_Orphan(rpc, connection, route, self._used), until, None)
+    def _give_up(self, connection: Connection, seqid: int, waiter: Any) -> None:
+        """Take the request back, or have an orphan wait for the reply in place of the caller; may be called again."""
+        for known in [seqid] if seqid else list(connection.pending):
+            entry = connection.pending.get(known)
+            if entry is None or entry[0] is not waiter:
+                continue
+            if connection.withdraw(known):
+                connection.abandon(known)
+                self._left = False
+            else:
+                assert self._route is not None
+                orphan = _Orphan(self.rpc, connection, self._route, self._used)
+                connection.leave(known, (orphan, self.deadline, None, None))
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
         error = super()._refusal(frame)
@@ -273,8 +287,8 @@ def fetch(work: Work, part: Part) -> Batch:
     failure: BaseException | None = None
     if listeners:
         listeners.emit("call_started", dispatcher.routes.name, "scan")
-    cluster.running += 1
     try:
+        cluster.running.add(call)
         while call.decide(call.send()) is None:
             call.pause()
         stats.histogram[frexp(monotonic() - begin)[1]] += 1
@@ -285,10 +299,12 @@ def fetch(work: Work, part: Part) -> Batch:
             stats.errors[type(error).__name__] += 1
         raise
     finally:
-        cluster.running -= 1
+        cluster.running.discard(call)
         if listeners:
             seconds = monotonic() - begin
             server = call.sent_to.primary if call.sent_to is not None else ""
             listeners.emit(
                 "call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False, server
             )
+        # The traceback of an error holds this frame: with the error in it they would be a cycle.
+        failure = None

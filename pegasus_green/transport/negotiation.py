@@ -8,6 +8,9 @@ attempt waits longer than after a failed dial.
 from __future__ import annotations
 
 import os
+
+# The plain one, which knows no hub.
+from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -58,9 +61,17 @@ class Dialogue:
         # A copy of this greenlet in the child of a fork would take the answers from the parent.
         fork.register(self)
 
-    def poison(self, dead_fd: int) -> None:
+    def poison(self) -> None:
         """Cut the child of a fork off the parent's socket; must not yield."""
-        os.dup2(dead_fd, self._socket.fileno())
+        try:
+            dead, other = socketpair(AF_UNIX, SOCK_STREAM)
+            other.close()
+            # Whoever waits for an answer there sees its end.
+            os.dup2(dead.fileno(), self._socket.fileno())
+            dead.close()
+        except OSError:
+            # No descriptor is left, or the child has closed this one.
+            self._socket.close()
 
     def ask(self, status: SaslStatus, message: bytes = b"") -> Negotiation:
         """Send a message and return its answer; yields.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from time import monotonic
+from typing import Any
 
 import gevent
 
@@ -35,7 +36,8 @@ class Notices:
         # By kind: begin of the period, lines in it.
         self._kinds: dict[str, list[float]] = {}
         self._waiting: deque[tuple[int, str, tuple[object, ...]]] = deque(maxlen=MAX_WAITING)
-        self._writing = False
+        # Whether it still writes is its own word.
+        self._writer: Any = None
 
     def info(self, kind: str, text: str, *details: object) -> None:
         """Have a line written at INFO; never yields, never raises."""
@@ -66,18 +68,14 @@ class Notices:
             self.dropped += 1
             return
         self._waiting.append((level, text, details))
-        if not self._writing:
-            self._writing = True
-            gevent.spawn(self._write)
+        if self._writer is None or self._writer.ready():
+            self._writer = gevent.spawn(self._write)
 
     def _write(self) -> None:
-        try:
-            while self._waiting:
-                level, text, details = self._waiting.popleft()
-                try:
-                    self._log.log(level, text, *details)
-                except Exception:
-                    # A handler that fails is the application's; it must not end this greenlet with lines left.
-                    continue
-        finally:
-            self._writing = False
+        while self._waiting:
+            level, text, details = self._waiting.popleft()
+            try:
+                self._log.log(level, text, *details)
+            except Exception:
+                # A handler that fails is the application's; it must not end this greenlet with lines left.
+                continue

@@ -1,23 +1,26 @@
-"""The requests of a connection that have not left yet: gathered, sent together, withdrawn with their callers."""
+"""The requests of a connection that have not left yet: gathered, sent together, withdrawn with their callers.
+
+An exception, or a call that a signal handler or finalizer makes, may come between any two steps of Python. So a frame
+is kept under its sequence id, dicts change by single steps, and how much a system call has sent is noted by the same
+step of C that makes the call (``list.extend`` of a ``map``). Whoever comes next can settle the rest then.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from itertools import islice
+from typing import Any, Protocol
 
 from gevent import get_hub
 from gevent.event import Event
 
 from ..errors import ConnectionLost, PegasusError
+from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.fast import LARGE, Parts
-from ..protocol.session import MAX_SEQID, ClientSession
-
-if TYPE_CHECKING:
-    from ..options import ClientOptions
-    from .pool import Peer
+from ..protocol.session import ClientSession
+from . import fork
 
 # Above this many bytes frames go to the kernel as they are; below, joining them is cheaper. Many small ones are joined
 # up to a megabyte, as one system call takes a limited number of pieces.
@@ -25,12 +28,51 @@ GATHER_FROM = LARGE
 JOIN_UP_TO = 1024 * 1024
 # A frame has up to three pieces, and the kernel takes 1,024 at a time.
 MAX_GATHER = 340
+# Frames above this many bytes are counted one by one where they are gathered.
+MOST_UNCOUNTED = 4096
+
+_page = fork.page
 
 
-def pieces(frames: Sequence[Any]) -> Sequence[Buffer]:
+class Server(Protocol):
+    """What a connection must know of the server that it leads to.
+
+    Attributes:
+        address: "host:port" as the routes name it.
+        bytes_sent, bytes_received, late, timeouts: Counters that outlive a connection.
+        demands_auth: Whether it ignored requests of a client without authentication.
+    """
+
+    address: str
+    bytes_sent: int
+    bytes_received: int
+    late: int
+    timeouts: int
+    demands_auth: bool
+
+    def connection_lost(self, connection: Any, reason: PegasusError) -> None:
+        """Take note of the end of a connection; must not yield."""
+
+    def silent(self, connection: Any) -> None:
+        """Take note that requests are out and nothing comes in."""
+
+    def forget(self, connection: Any) -> None:
+        """Have nothing to do with a connection any more; must not yield."""
+
+
+def stop(watcher: Any) -> None:
+    """Stop a watcher for good; None is none."""
+    if watcher is not None:
+        try:
+            watcher.stop()
+            watcher.close()
+        except ValueError:
+            # The loop was destroyed, and its watchers with it.
+            return
+
+
+def pieces(frames: Collection[Any]) -> list[Buffer]:
     """Return what the kernel is given for these frames."""
-    if not any(isinstance(frame, Parts) for frame in frames):
-        return frames
     flat: list[Buffer] = []
     for frame in frames:
         if isinstance(frame, Parts):
@@ -50,14 +92,15 @@ class Outbox:
 
     A frame that finds nothing else under way goes to the kernel at once, from the caller, without waiting. Others
     gather until the hub's pass ends and leave by one write; what the kernel does not take is the backlog, which a
-    write watcher sends. The newest sequence ids belong to the frames that wait, in their order.
+    write watcher sends.
 
     Attributes:
         peer: The server, with the counters that outlive a connection.
         hub: The hub of the thread that dialled.
         lost: Why the connection ended; None while it is open.
         session: Sequence ids and the stream of replies.
-        pending: Requests that wait, by sequence id: taker, deadline, target if the call may move.
+        pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, and the context in
+            which a greenlet waits (None where the taker is an object that stores what comes too early).
     """
 
     __slots__ = (
@@ -73,14 +116,16 @@ class Outbox:
         "_backlog_bytes",
         "_writer",
         "_in_pass",
-        "_flush_due",
+        "_leaving",
+        "_flush_callback",
         "_crowded",
         "_room",
         "_max_in_flight",
         "_max_queued",
+        "_small",
     )
 
-    def __init__(self, fd: int, peer: Peer, options: ClientOptions) -> None:
+    def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Begin with nothing to send; fd is a connected socket of the current hub that does not block."""
         self.peer = peer
         self.hub: Any = get_hub()
@@ -88,18 +133,23 @@ class Outbox:
         self.session = ClientSession(options.max_frame)
         self.pending = self.session.pending
         self._fd = fd
-        self._out: list[bytes] = []
+        self._out: dict[int, bytes] = {}
         self._out_bytes = 0
-        self._backlog: deque[Buffer] = deque()
+        # A frame that has begun to leave is a view of its rest.
+        self._backlog: dict[int, Buffer] = {}
         self._backlog_bytes = 0
         # ref=False: what keeps the loop alive is a call that waits, not half a request that nobody waits for.
         self._writer: Any = self.hub.loop.io(fd, 2, ref=False)
         self._in_pass = False
-        self._flush_due = False
+        # What a system call is to send: frames by id, its argument while it is to be made, and what it returned.
+        self._leaving: tuple[dict[int, Any], list[Any], list[int]] | None = None
+        self._flush_callback: Any = None
         self._crowded = False
         self._room: Event | None = None
         self._max_in_flight = options.max_in_flight
         self._max_queued = options.max_queued_bytes
+        # As many frames of this size as may be in flight are no more than may be queued: these are not counted.
+        self._small = min(options.max_queued_bytes // options.max_in_flight, MOST_UNCOUNTED)
 
     def close(self, reason: PegasusError) -> None:
         """End the connection."""
@@ -108,139 +158,185 @@ class Outbox:
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
-        return self._out_bytes + self._backlog_bytes
-
-    def _pass_over(self) -> int:
-        """Return the next id where the one behind the newest still waits, or ids begin anew.
-
-        Ids that are passed over have their place in the queue, too: see _withdraw.
-        """
-        issued, seqid = self.session.issued, self.session.free_id()
-        if self._out or self._backlog:
-            self._out.extend([b""] * ((seqid - issued) % MAX_SEQID - 1))
-        return seqid
+        return sum(map(len, list(self._out.values()))) + self._backlog_bytes
 
     def _make_room(self) -> None:
         # Requests that were withdrawn make room too, where the socket takes nothing.
         if self._crowded and self.lost is None and self.queued_bytes <= self._max_queued // 2:
             self._crowded = False
         if self._room is not None and not self._crowded and len(self.pending) < self._max_in_flight:
-            self._room.set()
-            self._room = None
+            room, self._room = self._room, None
+            room.set()
 
-    def _send(self, frame: bytes, at_once: bool = False) -> None:
-        out = self._out
-        if not out and not self._backlog and (at_once or (not self._in_pass and len(self.pending) <= 1)):
+    def _send(self, seqid: int, frame: bytes, at_once: bool = False) -> None:
+        """Send a frame now where nothing else is under way, else gather it."""
+        if self._leaving is not None and not self._in_pass:
+            # We run in a signal handler, in the middle of somebody's system call.
+            self._settle()
+        if not (self._in_pass or self._out or self._backlog or self.lost is not None) and (
+            at_once or len(self.pending) <= 1
+        ):
             # Nothing else is under way: the frame goes out now, which saves a hub callback. It never waits.
-            try:
-                size = os.write(self._fd, frame) if type(frame) is bytes else os.writev(self._fd, pieces([frame]))
-            except BlockingIOError:
-                size = 0
-            except OSError as error:
-                out.append(frame)
-                self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-                return
-            self.peer.bytes_sent += size
-            if size < len(frame):
-                self._keep_rest([frame], size)
+            self._write({seqid: frame}, frame if type(frame) is bytes else pieces([frame]))
+            if self._out:
+                self._flush_soon()
             return
-        out.append(frame)
-        self._out_bytes += len(frame)
-        if self._out_bytes + self._backlog_bytes > self._max_queued:
-            self._crowded = True
-        if not self._flush_due and not self._in_pass and not self._backlog:
+        out = self._out
+        out[seqid] = frame
+        if out is not self._out:
+            self._catch_up(out, seqid)
+            return
+        if len(frame) > self._small:
+            self._out_bytes += len(frame)
+            if self._out_bytes + self._backlog_bytes > self._max_queued:
+                self._crowded = True
+        if not self._in_pass and not self._backlog:
             self._flush_soon()
+
+    def _catch_up(self, out: dict[int, bytes], seqid: int) -> None:
+        """See to a frame that was put into a dict of gathered frames while a signal handler let the hub flush."""
+        if out is self._out:
+            self._flush_soon()
+        elif (frame := out.pop(seqid, None)) is not None:
+            # It was not flushed: that empties the dict.
+            self._send(seqid, frame)
 
     def _flush_soon(self) -> None:
         """Have the hub flush when the sockets that are ready now have been read."""
-        self._flush_due = True
-        self.hub.loop.run_callback(self._flush)
+        due = self._flush_callback
+        # The loop's own word for it: a flag of ours could be left behind.
+        if due is None or not due.pending:
+            self._flush_callback = self.hub.loop.run_callback(self._flush)
 
     def _flush(self) -> None:
         """Send everything that has gathered, in the hub; the rest is left to the write watcher."""
-        self._flush_due = False
+        if self._leaving is not None:
+            self._settle()
+        if not self._out or self._backlog or self.lost is not None:
+            return
         out = self._out
-        if not out or self._backlog or self.lost is not None:
-            return
-        size = self._out_bytes
-        self._out, self._out_bytes = [], 0
         try:
-            if size < GATHER_FROM or (len(out) > MAX_GATHER and size < JOIN_UP_TO):
-                done = os.write(self._fd, out[0] if len(out) == 1 else b"".join(pieces(out)))
+            self._out = {}
+            size, self._out_bytes = self._out_bytes, 0
+            frames = out.copy()
+            if size < GATHER_FROM or (len(frames) > MAX_GATHER and size < JOIN_UP_TO):
+                data: Any = b"".join(pieces(frames.values()) if size else frames.values())
             else:
-                done = os.writev(self._fd, pieces(out[:MAX_GATHER]))
-        except BlockingIOError:
-            done = 0
-        except OSError as error:
-            self._out = out + self._out
-            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-            return
-        self.peer.bytes_sent += done
-        if done < size:
-            self._keep_rest(out, done)
-        elif self._crowded:
-            self._make_room()
-
-    def _keep_rest(self, frames: list[bytes], done: int) -> None:
-        """Put what the kernel did not take into the backlog; whole frames stay whole, so their callers are unsent."""
-        first = 0
-        while done >= len(frames[first]):
-            done -= len(frames[first])
-            first += 1
-        self._backlog.append(rest(frames[first], done) if done else frames[first])
-        # Empty ones too: see _withdraw.
-        self._backlog.extend(frames[first + 1 :])
-        self._backlog_bytes += sum(map(len, frames[first:])) - done
-        if self.queued_bytes > self._max_queued:
-            self._crowded = True
-        self._writer.start(self._writable)
-
-    def _writable(self) -> None:
-        """Send from the backlog, in the hub."""
-        backlog = self._backlog
-        backlog.extend(self._out)
-        self._backlog_bytes += self._out_bytes
-        self._out, self._out_bytes = [], 0
-        some = [backlog[index] for index in range(min(len(backlog), MAX_GATHER))]
-        try:
-            done = os.writev(self._fd, pieces(some))
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
-            return
-        self.peer.bytes_sent += done
-        self._backlog_bytes -= done
-        while backlog and done >= len(backlog[0]):
-            done -= len(backlog.popleft())
-        if done:
-            backlog[0] = rest(backlog[0], done)
-        if not backlog:
-            self._writer.stop()
+                data = pieces([*islice(frames.values(), MAX_GATHER)])
+            self._write(frames, data, out)
+        except BaseException:
+            if out is not self._out:
+                # Interrupted before it was noted that they leave.
+                self._out.update(out)
+                out.clear()
+            self._flush_soon()
+            raise
+        if self._out:
+            self._flush_soon()
         if self._crowded:
             self._make_room()
 
-    def _unsent(self) -> int:
-        """Return how many of the newest requests have not begun to leave."""
-        backlog = self._backlog
-        begun = 1 if backlog and isinstance(backlog[0], memoryview) else 0
-        return len(self._out) + len(backlog) - begun
+    def _write(self, frames: dict[int, Any], data: Any, taken: dict[int, Any] | None = None) -> None:
+        """Make the system call for these frames; what it does not take becomes the backlog.
 
-    def _withdraw(self, seqid: int) -> bool:
-        """Take a request back that has not begun to leave; tell whether that was still possible.
-
-        The newest ids belong to the frames that wait, in order; ids wrap, so they are compared as a circle.
+        Args:
+            frames: Frames by id.
+            data: What the kernel is given: their bytes in one, or a list of pieces.
+            taken: Where they were gathered; emptied once they are noted as leaving. A frame that comes into it after
+                that is seen by whoever puts it there, see ``_send``.
         """
-        newer = (self.session.issued - seqid) % MAX_SEQID
-        queue: list[bytes] | deque[Buffer] = self._out
-        if newer >= self._unsent():
-            return False
-        if newer >= len(self._out):
-            newer -= len(self._out)
-            queue = self._backlog
-            self._backlog_bytes -= len(queue[-1 - newer])
+        if not _page[0]:
+            fork.notice()
+            return
+        argument = [data]
+        sizes: list[int] = []
+        try:
+            try:
+                self._leaving = frames, argument, sizes
+                if taken:
+                    taken.clear()
+                # One step: nothing comes between the system call and the note of what it sent. Whoever settles this
+                # before it was made empties the argument.
+                sizes.extend(map(os.write if type(data) is bytes else os.writev, (self._fd,), argument))
+            except BlockingIOError:
+                sizes.append(0)
+            self._settle()
+        except OSError as error:
+            self._settle()
+            self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
+        except BaseException:
+            self._settle()
+            raise
+
+    def _settle(self) -> None:
+        """Note what a system call has sent; where it was not made, the frames gather again. May be called again."""
+        leaving = self._leaving
+        if leaving is None:
+            return
+        frames, argument, sizes = leaving
+        backlog = self._backlog
+        if sizes and not backlog and type(argument[0]) is bytes and sizes[0] == len(argument[0]):
+            # Nearly always: all of it.
+            self._leaving = None
+            self.peer.bytes_sent += sizes[0]
+            return
+        if sizes:
+            done = sizes[0]
+            for seqid, frame in frames.items():
+                if done >= len(frame):
+                    backlog.pop(seqid, None)
+                else:
+                    backlog[seqid] = rest(frame, done) if done > 0 else frame
+                done -= len(frame)
         else:
-            self._out_bytes -= len(queue[-1 - newer])
-        # An empty frame keeps the count of frames and ids in step.
-        queue[-1 - newer] = b""
+            argument.clear()
+            for seqid, frame in frames.items():
+                if seqid not in backlog:
+                    self._out[seqid] = frame
+        self._backlog_bytes = sum(map(len, backlog.values()))
+        self._leaving = None
+        if sizes:
+            self.peer.bytes_sent += sizes[0]
+        if self.lost is not None:
+            return
+        if backlog:
+            if self.queued_bytes > self._max_queued:
+                self._crowded = True
+            self._writer.start(self._writable)
+        elif self._out:
+            self._flush_soon()
+
+    def _writable(self) -> None:
+        """Send from the backlog, in the hub."""
+        if self._leaving is not None:
+            self._settle()
+        if self.lost is not None:
+            return
+        backlog = self._backlog
+        if backlog:
+            some = dict(islice(backlog.items(), MAX_GATHER))
+            self._write(some, pieces(some.values()))
+        if not backlog:
+            self._writer.stop()
+            self._flush()
+        if self._crowded:
+            self._make_room()
+
+    def _unsent(self) -> frozenset[int]:
+        """Return the ids of the requests that have not begun to leave."""
+        waiting = [seqid for seqid, frame in self._backlog.items() if not isinstance(frame, memoryview)]
+        return frozenset((*self._out, *waiting))
+
+    def withdraw(self, seqid: int) -> bool:
+        """Take a request back that has not begun to leave; tell whether that was still possible."""
+        frame: Buffer | None = self._out.pop(seqid, None)
+        if frame is not None:
+            if len(frame) > self._small:
+                self._out_bytes -= len(frame)
+            return True
+        frame = self._backlog.get(seqid)
+        if frame is None or isinstance(frame, memoryview) or self._leaving is not None:
+            return False
+        del self._backlog[seqid]
+        self._backlog_bytes -= len(frame)
         return True

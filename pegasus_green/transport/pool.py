@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.event import Event
 
-from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, ForkedConnection, PegasusError
+from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, ConnectionLost, ForkedConnection, PegasusError
+from ..events import Listeners
+from ..options import ClientOptions
 from . import fork
 from .connection import Connection, dial
 from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
@@ -18,8 +20,6 @@ from .notices import Notices
 from .reach import reach
 
 if TYPE_CHECKING:
-    from ..events import Listeners
-    from ..options import ClientOptions
     from .authenticator import Authenticator
 
 # Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
@@ -90,7 +90,8 @@ class Peer:
         self.sent_before = self.received_before = 0
         self.unused_since = 0.0
         self._reached_by = address
-        self._dialling: Event | None = None
+        # The greenlet that dials; whether it still does is its own word.
+        self._dialling: Any = None
         self._cool_until = 0.0
         self._error = ""
         self.demands_auth = False
@@ -111,7 +112,14 @@ class Peer:
             return "silent" if connection.silence >= self.pool.options.silence else "open"
         if self._dialogue is not None:
             return "negotiating"
-        return "dialling" if self._dialling is not None else "down" if self._error else "idle"
+        return "dialling" if self._is_dialling() else "down" if self._error else "idle"
+
+    def forget_dial(self) -> None:
+        """Let the next caller dial: the greenlet that did cannot go on."""
+        self._dialling, self._cool_until = None, 0.0
+
+    def _is_dialling(self) -> bool:
+        return self._dialling is not None and not self._dialling.ready()
 
     def connect(self, deadline: float) -> Connection | PegasusError:
         """Return the open connection, dialling if needed, or the error; yields until deadline at the latest."""
@@ -131,23 +139,22 @@ class Peer:
             now = monotonic()
             if now >= deadline:
                 return self._failure(f"no connection in time{self._because()}")
-            if self._dialling is None:
+            dialling = self._dialling
+            if dialling is None or dialling.ready():
                 if self._cool_until > now:
                     # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
                     if self._cool_until >= deadline:
                         return self._failure(f"cannot connect{self._because()}")
                     self.pool.ended.wait(self._cool_until - now)
                     continue
-                self._dialling = Event()
                 # Not by the deadline of whoever is first here: the dial is everybody's.
-                self.pool.spawn(self._dial, self._dialling, self.pool.options.connect_timeout)
-            dialling = self._dialling
-            came = dialling.wait(min(patience, deadline - now))
-            if not came and mine == fork.generation() and self.connection is None:
-                return self._failure(f"no connection within {patience:.2f} s{self._so_far()}")
-            if mine != fork.generation():
+                dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
+            dialling.join(min(patience, deadline - now))
+            if self.connection is not None or mine != fork.generation():
                 continue
-            if self.connection is None and self._dialling is not dialling and monotonic() < deadline:
+            if not dialling.ready():
+                return self._failure(f"no connection within {patience:.2f} s{self._so_far()}")
+            if self._dialling is dialling and monotonic() < deadline:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")
                 return self._failure(f"cannot connect{self._because()}")
@@ -170,13 +177,7 @@ class Peer:
             error.hint = self._refusal.hint
         return error
 
-    def abort(self) -> None:
-        """Wake those who wait for a dial that will not go on; must not yield."""
-        if self._dialling is not None:
-            self._dialling.set()
-            self._dialling = None
-
-    def _dial(self, done: Event, limit: float) -> None:
+    def _dial(self, limit: float) -> None:
         """Make the connection, in a greenlet of its own."""
         self.dials += 1
         mine = fork.generation()
@@ -187,8 +188,7 @@ class Peer:
             if self.pool.authenticator is not None:
                 self._negotiate(sock)
             if mine == fork.generation() and not self.pool.closed:
-                self.connection = self.pool.adopt(self, sock)
-                sock = None
+                self.pool.adopt(self, sock)
         except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
             if mine != fork.generation():
                 return
@@ -206,10 +206,8 @@ class Peer:
             self._cool_until = 0.0
         finally:
             if sock is not None:
+                # A connection that took it over has left it empty.
                 sock.close()
-            if self._dialling is done:
-                self._dialling = None
-            done.set()
 
     def _names(self) -> list[str]:
         """Return the names to reach the server by, first the one that did last time."""
@@ -244,6 +242,10 @@ class Peer:
         finally:
             if sock is not None:
                 sock.close()
+
+    def forget(self, connection: Connection) -> None:
+        """Have nothing to do with a connection any more: it is the parent's."""
+        self.pool.forget(connection)
 
     def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
         """Take note of the end of a connection; called by it, must not yield."""
@@ -372,18 +374,23 @@ class Pool:
         known = self._by_sockaddr.get(sock.getpeername())
         return known if known is not None and known.lost is None else None
 
-    def adopt(self, peer: Peer, sock: Any) -> Connection:
-        """Make a connection of a dialled socket, or return the one that already leads to the same address."""
+    def adopt(self, peer: Peer, sock: Any) -> None:
+        """Give a peer the connection of a dialled socket, or the one that leads to the same address already."""
         known = self.open_to(sock)
         if known is not None:
-            sock.close()
-            return known
+            peer.connection = known
+            return
         connection = Connection(sock, peer, self.options)
-        self._by_sockaddr[connection.sockaddr] = connection
+        try:
+            connection.open(sock)
+            self._by_sockaddr[connection.sockaddr] = connection
+            peer.connection = connection
+        except BaseException:
+            connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))
+            raise
         self.notices.debug(f"opened {peer.address}", "connected to %s", peer.address)
         if self.listeners:
             self.listeners.emit("connection_opened", peer.address)
-        return connection
 
     def forget(self, connection: Connection) -> None:
         """Drop a lost connection from all names of its server."""
@@ -420,6 +427,14 @@ class Pool:
             for name in names:
                 self.on_silent(name)
 
+    def leave_dead_hub(self) -> None:
+        """End what belonged to a hub that was destroyed: nobody waits there any more."""
+        for connection in self.connections:
+            connection.close(ConnectionLost("the hub was destroyed", address=connection.peer.address))
+        for peer in self.peers.values():
+            peer.forget_dial()
+        self._greenlets.clear()
+
     @property
     def user(self) -> str | None:
         """The name that the servers know the client by: "" without authentication, None as long as it is unknown."""
@@ -431,9 +446,7 @@ class Pool:
         return list(self._by_sockaddr.values())
 
     def close(self) -> None:
-        """Close all connections and end all dialling, once; every waiting call gets ClientClosed."""
-        if self.closed:
-            return
+        """Close all connections and end all dialling; every waiting call gets ClientClosed. May be called again."""
         self.closed = True
         for connection in self.connections:
             connection.close(ClientClosed("the client was closed"))
@@ -441,9 +454,6 @@ class Pool:
             self.authenticator.close()
         for greenlet in list(self._greenlets):
             greenlet.kill(block=False)
-        # A greenlet that is killed before it ran tells nobody.
-        for peer in self.peers.values():
-            peer.abort()
         self.ended.set()
 
 

@@ -22,11 +22,12 @@ def unfinished(client: Client) -> list[str]:
             found.append(f"{len(connection.pending)} pending on {connection!r}")
         if connection.queued_bytes:
             found.append(f"{connection.queued_bytes} bytes queued on {connection!r}")
-        if connection._undelivered or connection._crowded or connection._flush_due:
+        due = connection._flush_callback
+        if connection._undelivered or connection._crowded or connection._parked or (due is not None and due.pending):
             found.append(f"{connection!r} undelivered, crowded or about to flush")
-    found += [f"{peer!r} dialling" for peer in cluster.pool.peers.values() if peer._dialling is not None]
+    found += [f"{peer!r} dialling" for peer in cluster.pool.peers.values() if peer._is_dialling()]
     for name, dispatcher in cluster.tables.items():
-        if dispatcher.routes._querying:
+        if dispatcher.routes._is_querying():
             found.append(f"routes of {name} are being queried")
     found += [f"greenlet {greenlet!r}" for greenlet in cluster.pool._greenlets]
     if cluster.scopes:

@@ -208,7 +208,7 @@ def test_dropped_handle_is_a_cancelled_call(table: Table, box: Onebox, hash_key:
     hits = busy.hits
     gevent.sleep(0.6)
     assert busy.hits == hits
-    assert table.client._cluster.running == 0
+    assert not table.client._cluster.running
 
 
 @pytest.mark.onebox_only

@@ -378,7 +378,7 @@ def test_killed_in_the_middle_leaves_nothing(client: Client, box: Onebox, hash_k
     gevent.sleep(0.1)
     box.clear_faults()
     assert table.get_many(keys_of(hash_key + b"new", 50)) == [None] * 50
-    assert client._cluster.running == 0
+    assert not client._cluster.running
 
 
 @pytest.mark.onebox_only

@@ -82,8 +82,8 @@ CALLS = (
         "4-ok-without-result-fast",
         "the same on the shortest way of a call",
         "cluster/dispatcher.py",
-        "and len(outcome) > rpc.body_offset\n",
-        "and len(outcome) > 0\n",
+        "if type(outcome) is bytes and len(outcome) > rpc.body_offset and",
+        "if type(outcome) is bytes and len(outcome) > 0 and",
         (f"{REPORTS}[no body]",),
     ),
     Mutation(

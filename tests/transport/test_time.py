@@ -190,7 +190,7 @@ def test_sequence_ids_wrap_around(stage: Stage) -> None:
     session = connection_of(table.client, server.address).session
     slow = [gevent.spawn(table.get, f"slow{n}", "s") for n in range(3)]
     wait_until(lambda: len(held) == 3)
-    session.issued = MAX_SEQID - 5
+    session.go_on_behind(MAX_SEQID - 5)
     callers: list[Any] = [gevent.spawn(table.set, f"h{n}", "s", str(n).encode()) for n in range(20)]
     gevent.joinall(callers, raise_error=True)
     assert [table.get(f"h{n}", "s") for n in range(20)] == [str(n).encode() for n in range(20)]
@@ -223,11 +223,11 @@ def test_sequence_ids_in_the_middle_of_the_range_are_passed_over(stage: Stage) -
     waiting = (1, 4, 7)
     slow: list[Any] = []
     for seqid in waiting:
-        session.issued = seqid - 1
+        session.go_on_behind(seqid - 1)
         slow.append(gevent.spawn(table.get, f"slow{seqid}", "s"))
         wait_until(lambda: len(held) == len(slow))
     assert set(connection.pending) == set(waiting)
-    session.issued = MAX_SEQID - 1
+    session.go_on_behind(MAX_SEQID - 1)
     before = len(server.requests)
     for number in range(12):
         table.set(f"h{number}", "s", b"v", timeout=1.0)
@@ -244,7 +244,7 @@ def test_what_was_sent_is_known_across_the_wrap(stage: Stage) -> None:
     server = stage.server(silent)
     table = stage.table()
     table.warm_up()
-    connection_of(table.client, server.address).session.issued = MAX_SEQID - 3
+    connection_of(table.client, server.address).session.go_on_behind(MAX_SEQID - 3)
     callers: list[Any] = [gevent.spawn(ends, table.incr, f"h{n}", "s", timeout=0.2) for n in range(8)]
     gevent.joinall(callers)
     assert [caller.value.sent for caller in callers] == [True] * 8

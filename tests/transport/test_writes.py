@@ -232,8 +232,8 @@ def test_what_was_not_sent_is_reported_so(stage: Stage, monkeypatch: pytest.Monk
     monkeypatch.setattr(outbox_module, "os", counting)
     callers: list[Any] = [gevent.spawn(ends, table.incr, f"h{n}", "s", retry=None) for n in range(6)]
     gevent.sleep(0.01)
-    size = len(connection_of(table.client, server.address)._backlog[0])
-    portions.append(size + size // 2)
+    size = len(next(iter(connection_of(table.client, server.address)._backlog.values())))
+    portions += [size // 2, size]
     wait_until(lambda: server.requests)
     server.links[0].close(reset=True)
     gevent.joinall(callers)
@@ -444,7 +444,7 @@ def test_ids_that_were_passed_over_keep_the_queue_in_step(stage: Stage) -> None:
     gevent.sleep(0.05)
     assert connection.queued_bytes
     taken = connection.session.issued + 4
-    connection.pending[taken] = (gevent.Greenlet(), monotonic() + 60.0, None)
+    connection.pending[taken] = (gevent.Greenlet(), monotonic() + 60.0, None, None)
     calls = [gevent.spawn(ends, table.incr, "h", f"c{n}", timeout=0.4 if n == 2 else 8.0) for n in range(6)]
     gevent.sleep(0.6)
     error = calls[2].get(block=False)

@@ -412,14 +412,11 @@ def test_lengths_are_unsigned_in_headers() -> None:
 def test_sequence_ids_run_around_and_pass_over_what_waits() -> None:
     session = ClientSession()
 
-    def issue() -> int:
-        session.issued = session.free_id()
-        return session.issued
-
-    assert [issue() for _ in range(3)] == [1, 2, 3]
-    session.issued = MAX_SEQID - 1
+    assert [session.free_id() for _ in range(3)] == [1, 2, 3]
+    assert session.issued == 3
+    session.go_on_behind(MAX_SEQID - 1)
     session.pending = dict.fromkeys((1, 2, 4), "waits")
-    assert [issue() for _ in range(3)] == [MAX_SEQID, 3, 5]
+    assert [session.free_id() for _ in range(3)] == [MAX_SEQID, 3, 5]
 
 
 def test_replies_nobody_waits_for_are_handed_over_too() -> None:

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import gevent
 from gevent._waiter import Waiter
 
-from .cluster.dispatcher import DEFAULT, Attempt, Dispatcher, may_repeat
+from .cluster.attempt import DEFAULT, Attempt, may_repeat
+from .cluster.dispatcher import Dispatcher
 from .cluster.routing import Route, RoutingTable
 from .errors import ForkedConnection, PegasusError, RequestTimeout
 from .protocol.binary import Buffer

@@ -14,7 +14,8 @@ import gevent
 from gevent import get_hub
 from gevent.event import Event
 
-from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info, may_repeat
+from ..cluster.attempt import may_repeat
+from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info
 from ..cluster.routing import Route
 from ..errors import ForkedConnection, PegasusError, RequestTimeout
 from ..options import MAX_TIMEOUT

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
-from ..cluster.dispatcher import DEFAULT, CallInfo, Cluster, Dispatcher
+from ..cluster.attempt import DEFAULT
+from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher
 from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
 from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..protocol import fast

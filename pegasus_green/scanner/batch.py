@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gevent._waiter import Waiter
 
-from ..cluster.dispatcher import Attempt, may_repeat
+from ..cluster.attempt import Attempt, may_repeat
 from ..cluster.routing import Route
 from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
 from ..protocol.binary import Buffer

@@ -9,7 +9,8 @@ from typing import Any
 
 from gevent import get_hub
 
-from ..cluster.dispatcher import DEFAULT, Dispatcher
+from ..cluster.attempt import DEFAULT
+from ..cluster.dispatcher import Dispatcher
 from ..cluster.routing import Route, RoutingTable
 from ..errors import PegasusError, TableError
 from ..retry import RetryPolicy

@@ -41,7 +41,7 @@ CALLS = (
     Mutation(
         "4-refresh-without-repeat",
         "a refusal that speaks of routing refreshes them also where the call is not repeated",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "if what is not None and what.refresh:",
         "if what is not None and what.refresh and may_repeat(self.retry, self.number):",
         ("tests/transport/test_refresher.py", "-k", "nothing_is_repeated"),
@@ -57,7 +57,7 @@ CALLS = (
     Mutation(
         "4-busy-is-busy",
         "throttling surfaces as its own error at the deadline",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         'if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):',
         "if False:",
         (RETRY, "-k", "until_the_deadline"),
@@ -73,7 +73,7 @@ CALLS = (
     Mutation(
         "4-ok-without-result",
         "ERR_OK without a result is a rejected write",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "        if reply.offset is None:\n            if rpc.is_write:",
         "        if reply.offset is None:\n            if not rpc.is_write:",
         (f"{REPORTS}[no body]",),
@@ -89,7 +89,7 @@ CALLS = (
     Mutation(
         "4-ambiguous-is-not-repeated",
         "a write that must not be repeated is not, when its connection was lost behind it",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=True, refresh=True)",
         (f"{REPORTS}[reset after]",),
@@ -97,7 +97,7 @@ CALLS = (
     Mutation(
         "4-idempotent-is-repeated",
         "reads and idempotent writes are repeated when their connection was lost",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=not error.sent, refresh=True)",
         (f"{REPORTS}[reset before]",),
@@ -105,7 +105,7 @@ CALLS = (
     Mutation(
         "4-unsent-is-safe",
         "what was not sent may always be repeated",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=self.rpc.repeatable, refresh=True)",
         (UNSENT,),
@@ -129,7 +129,7 @@ CALLS = (
     Mutation(
         "4-timeout-is-unknown",
         "a write that timed out says that its outcome is unknown",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "error.outcome_unknown = self.unanswered",
         "error.outcome_unknown = False",
         (f"{REPORTS}[no reply]",),
@@ -137,7 +137,7 @@ CALLS = (
     Mutation(
         "4-once-unknown",
         "once unknown, an outcome stays unknown whatever the next attempt meets",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "        if error.sent:\n            self.unanswered = True",
         "        self.unanswered = error.sent",
         (RETRY, TIME, "-k", "stays_unknown or moved_write"),
@@ -161,7 +161,7 @@ CALLS = (
     Mutation(
         "4-no-pause-past-the-deadline",
         "no pause goes past the deadline",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "        if delay < left:\n",
         "        if delay < left + 60.0:\n",
         (RETRY, "-k", "past_the_deadline"),
@@ -169,7 +169,7 @@ CALLS = (
     Mutation(
         "4-attempts-are-told",
         "an error tells how many attempts were made",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "error.attempts = self.number",
         "error.attempts = 0",
         (RETRY,),
@@ -177,7 +177,7 @@ CALLS = (
     Mutation(
         "4-last-error-is-told",
         "a timeout tells the last error",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "error.last_error = error.last_error or (self.last if self.last is not error else None)",
         "error.last_error = None",
         (RETRY,),
@@ -235,7 +235,7 @@ CALLS = (
     Mutation(
         "10-acknowledged-is-applied",
         "a write is reported as done only when a server said so",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         '        if reply.error != "ERR_OK":\n',
         '        if reply.error != "ERR_OK" and not rpc.is_write:\n',
         (f"{REPORTS}[refused with a body]",),
@@ -243,7 +243,7 @@ CALLS = (
     Mutation(
         "10-retry-none",
         "retry=None excludes repetitions",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "return policy is not None and (policy.max_attempts is None or number < policy.max_attempts)",
         "return policy is None or policy.max_attempts is None or number < policy.max_attempts",
         (RETRY, "-k", "retry_none"),

@@ -216,7 +216,7 @@ SERVERS = (
     Mutation(
         "2-no-primary",
         "a partition without a primary is waited for",
-        "cluster/dispatcher.py",
+        "cluster/attempt.py",
         "if isinstance(error, TableError):\n            return Reaction(retry=True, refresh=True)",
         "if isinstance(error, TableError):\n            return None",
         (REFRESHER, "-k", "without_a_primary"),
@@ -268,8 +268,8 @@ SERVERS = (
         "3-one-connection",
         "one connection per server, also under two names",
         "transport/pool.py",
-        "if known is not None and known.lost is None:",
-        "if known is not None and known.lost is not None:",
+        "return known if known is not None and known.lost is None else None",
+        "return known if known is not None and known.lost is not None else None",
         (DIAL, "-k", "two_names"),
     ),
     Mutation(

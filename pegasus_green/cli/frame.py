@@ -372,6 +372,9 @@ def explain(app: App, error: BaseException) -> int:
     if isinstance(error, PegasusError):
         facts = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
         return _fail(app, _status_of(error), str(error), **facts)
+    if isinstance(error, OSError):
+        # A file: a full disk, a directory without permission. What servers do is a PegasusError.
+        return _fail(app, PARTLY, str(error))
     raise error
 
 

@@ -27,7 +27,7 @@ BUILTINS = {
     "help": "help [COMMAND]: list the commands, or explain one",
     "exit": "exit: leave; so does the end of the input",
 }
-NOT_HERE = ("shell", "onebox", "bench", "console", "top")
+NOT_HERE = ("shell", "onebox", "bench", "console")
 
 
 def split_words(line: str) -> list[str]:

@@ -118,6 +118,12 @@ def test_a_cut_binary_file_is_refused(cut):
         list(decoder("binary", io.BytesIO(data[:cut]), CODINGS["text"], CODINGS["text"], 0))
 
 
+WHOLE_JOB = {
+    "command": "export", "table": "temp", "format": "jsonl", "zstd": False, "hash_filter": None, "sort_filter": None,
+    "keys": "text", "values": "text",
+}  # fmt: skip
+
+
 def test_a_state_file_belongs_to_its_job(tool, capfd, tmp_path):
     path = tmp_path / "rows.jsonl"
     state = tmp_path / "rows.jsonl.state"
@@ -127,6 +133,15 @@ def test_a_state_file_belongs_to_its_job(tool, capfd, tmp_path):
     assert "cannot be read" in tool.run(capfd, "export", str(path), "--resume", status=2).err
     state.write_text('{"version": 1, "job": {"command": "export", "table": "old"}, "done": {}}')
     assert "table was 'old' there" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    path.write_text("short")
+    done = {"offset": 100, "token": None, "rows": 1, "bytes": 1}
+    state.write_text(json.dumps({"version": 1, "job": {**WHOLE_JOB, "file": str(path)}, "done": done}))
+    assert "is shorter than" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    assert tool.run(capfd, "export", str(path), "--overwrite").out.startswith("exported ")
+    assert not state.exists()
+    full = tool.run(capfd, "export", "/dev/full", "--overwrite", "--state", str(state), status=5)
+    assert "No space left" in full.err or "Invalid argument" in full.err
+    state.unlink(missing_ok=True)
     assert "stdout cannot be resumed" in tool.run(capfd, "export", "-", "--resume", status=2).err
 
 

@@ -89,10 +89,10 @@ def test_a_terminal_has_a_prompt_history_and_completion(tool, name, tmp_path):
         terminal.wait_for("stored, 1 bytes")
         terminal.wait_for(" ms")
         terminal.wait_for("temp>")
-        terminal.send("ge\t")
-        terminal.wait_for("t")  # what completion adds
-        terminal.send(f" {name} a\r")
-        terminal.wait_for("1\r\n")
+        terminal.send("meta-l\t")
+        terminal.wait_for("evel")  # what completion adds
+        terminal.send("\r")
+        terminal.wait_for("steady\r\n")
         terminal.wait_for("temp>")
         terminal.send("\x03")
         terminal.wait_for("temp>")

@@ -95,10 +95,13 @@ class _File:
         self._file: IO[bytes] | None = None
         self._sink = Sink() if path == "-" else None
         if self._sink is None:
+            if offset and (not os.path.exists(path) or os.path.getsize(path) < offset):
+                raise click.UsageError(f"{path} is shorter than the state file says: begin anew with --overwrite")
             try:
                 self._file = open(path, "r+b" if offset else "wb")  # noqa: SIM115 - closed by close()
-                self._file.truncate(offset)
-                self._file.seek(offset)
+                if offset:
+                    self._file.truncate(offset)
+                    self._file.seek(offset)
             except OSError as error:
                 raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
 
@@ -175,7 +178,7 @@ def export(
         "hash_filter": hash_filter, "sort_filter": sort_filter,
         "keys": app.out.keys.name, "values": app.out.values.name,
     }  # fmt: skip
-    state = State(None if path == "-" else state_path or f"{path}.state", job, resume=resume)
+    state = State(None if path == "-" else state_path or f"{path}.state", job, resume=resume, overwrite=overwrite)
     if path != "-" and not resume and not overwrite and os.path.exists(path) and os.path.getsize(path):
         raise click.UsageError(f"{path} is there already: give --overwrite to replace it")
     before = state.done

@@ -25,7 +25,7 @@ class State:
         done: How far it is.
     """
 
-    def __init__(self, path: str | None, job: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: str | None, job: dict[str, Any], *, resume: bool, overwrite: bool = False) -> None:
         """Begin anew, or read how far an earlier run came.
 
         Raises:
@@ -40,7 +40,7 @@ class State:
             return
         if resume:
             self._read(self.path)
-        elif self.path.exists():
+        elif self.path.exists() and not overwrite:
             raise click.UsageError(
                 f"{self.path} is the state of a run that did not end: give --resume to go on with it, or remove it"
             )

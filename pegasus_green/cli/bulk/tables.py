@@ -132,14 +132,9 @@ class Target:
         Raises:
             PegasusError: Rows could not be stored after several attempts; others may have been.
         """
-        now = int(time())
-        wanted: dict[tuple[bytes, bytes], tuple[bytes, float | None]] = {}
-        for first, second, value, expires in rows:
-            if expires and expires <= now:
-                self.skipped += 1
-                continue
-            ttl: float | None = (expires - now) if expires else None
-            wanted[first, second] = (value, ttl if self._ttl is None else self._ttl)
+        wanted: dict[tuple[bytes, bytes], tuple[bytes, int]] = {
+            (first, second): (value, expires) for first, second, value, expires in rows
+        }
         for pause in (*PAUSES, None):
             failed = self._put(wanted)
             if not failed:
@@ -155,32 +150,40 @@ class Target:
             gevent.sleep(pause)
             wanted = {key: wanted[key] for key in failed}
 
-    def _put(self, rows: dict[tuple[bytes, bytes], tuple[bytes, float | None]]) -> dict[Any, PegasusError]:
-        """Send rows once; return the errors by key."""
+    def _put(self, rows: dict[tuple[bytes, bytes], tuple[bytes, int]]) -> dict[Any, PegasusError]:
+        """Send rows once, without those that have expired; return the errors by key."""
         failed: dict[Any, PegasusError] = {}
+        now = int(time())
+        living = [(key, found) for key, found in rows.items() if not found[1] or found[1] > now]
+        self.skipped += len(rows) - len(living)
         if self._if_absent:
             pool = Pool(self._concurrency)
-            for key, found in pool.imap_unordered(self._put_if_absent, list(rows.items())):
+            for key, found in pool.imap_unordered(self._put_if_absent, living):
                 if isinstance(found, PegasusError):
                     failed[key] = found
                 elif not found:
                     self.skipped += 1
             return failed
         begin = self._table.set_async
-        listed = list(rows.items())
-        for at in range(0, len(listed), self._concurrency):
+        for at in range(0, len(living), self._concurrency):
             handles = []
-            for key, (value, ttl) in listed[at : at + self._concurrency]:
+            for key, (value, expires) in living[at : at + self._concurrency]:
                 try:
-                    handles.append((key, begin(key[0], key[1], value, ttl=ttl, timeout=TIMEOUT)))
+                    handles.append((key, begin(key[0], key[1], value, ttl=self._left(expires), timeout=TIMEOUT)))
                 except InvalidArgument as error:
                     failed[key] = error
             _settle(handles, failed)
         return failed
 
-    def _put_if_absent(self, row: tuple[tuple[bytes, bytes], tuple[bytes, float | None]]) -> tuple[Any, Any]:
-        (first, second), (value, ttl) = row
-        table = self._table
+    def _left(self, expires: int) -> float | None:
+        """Return the TTL of a row that is sent at once: it begins with this second."""
+        if self._ttl is not None:
+            return self._ttl
+        return max(expires - int(time()), 1) if expires else None
+
+    def _put_if_absent(self, row: tuple[tuple[bytes, bytes], tuple[bytes, int]]) -> tuple[Any, Any]:
+        (first, second), (value, expires) = row
+        table, ttl = self._table, self._left(expires)
         try:
             if first:
                 found: Any = table.check_and_set(

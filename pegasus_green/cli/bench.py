@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from gevent.event import Event
 
 from ..errors import InvalidArgument, PegasusError
 from .charts import LiveChart, Second, check_plot, live_chart, save_plot
-from .config import find_place
+from .config import Place, find_place
 from .latencies import Latencies
 
 if TYPE_CHECKING:
@@ -270,19 +271,17 @@ def _print_report(report: dict[str, Any]) -> None:
     print(f"\nerrors: {', '.join(errors) or 'none'}")
 
 
-def _place(arguments: argparse.Namespace) -> tuple[Any, str]:
-    """Return the meta servers and the table that are meant.
+def _place(arguments: argparse.Namespace) -> Place:
+    """Return the cluster and the table that are meant.
 
     Raises:
         InvalidArgument: None is named.
     """
-    if arguments.meta is not None and arguments.table is not None:
-        return arguments.meta, arguments.table
     place = find_place(arguments.meta, None, None, None)
     table = arguments.table or place.table
     if not table:
         raise InvalidArgument("no table is named: give --table NAME")
-    return list(place.metas), table
+    return replace(place, table=table)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -292,9 +291,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.plot is not None:
             check_plot(arguments.plot)
-        metas, table = _place(arguments)
-        client = Client(metas, timeout=arguments.timeout)
-        load = Load(client.table(table), arguments)
+        place = _place(arguments)
+        client = Client(list(place.metas), **{**place.options, "timeout": arguments.timeout})
+        load = Load(client.table(place.table), arguments)
     except InvalidArgument as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

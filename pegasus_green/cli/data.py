@@ -184,7 +184,7 @@ def cas(
     )
     facts = {"hash_key": first, "sort_key": second, "stored": found.was_set, "checked_value": found.raw_check_value}
     if not app.out.for_people:
-        app.out.rows_or_item(facts, {"hash_key", "sort_key"})
+        app.out.facts(facts, {"hash_key", "sort_key"})
         return OK if found.was_set else NO
     if found.was_set:
         app.out.done("stored")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +20,7 @@ from ..errors import (
     MetaUnreachable,
     PegasusError,
     RequestTimeout,
+    TableNotFound,
 )
 from ..model import Filter
 from .config import cluster_names, find_place
@@ -371,6 +371,8 @@ def explain(app: App, error: BaseException) -> int:
         return _fail(app, USAGE, error.format_message())
     if isinstance(error, PegasusError):
         facts = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
+        if isinstance(error, TableNotFound):
+            error.hint = "pegasus-green tables lists the tables that are there"
         return _fail(app, _status_of(error), str(error), **facts)
     if isinstance(error, OSError):
         # A file: a full disk, a directory without permission. What servers do is a PegasusError.
@@ -381,14 +383,8 @@ def explain(app: App, error: BaseException) -> int:
 def run(group: click.Command, words: Sequence[str], app: App, prog: str = "pegasus-green") -> int:
     """Run one command line; errors are printed, and become the exit status."""
     try:
-        with _usage_by_app(group, words, app, prog) as ctx:
+        with group.make_context(prog, list(words), obj=app) as ctx:
             found = group.invoke(ctx)
         return found if isinstance(found, int) else OK
     except (Exception, KeyboardInterrupt) as error:
         return explain(app, error)
-
-
-@contextmanager
-def _usage_by_app(group: click.Command, words: Sequence[str], app: App, prog: str) -> Iterator[click.Context]:
-    with group.make_context(prog, list(words), obj=app) as ctx:
-        yield ctx

@@ -168,7 +168,7 @@ def mutate(
     first = app.key(hash_key)
     found = app.table.check_and_mutate(first, app.key(check_key), kind, compared, mutations=mutations)
     if not app.out.for_people:
-        app.out.rows_or_item({"hash_key": first, "done": found.was_set}, {"hash_key"})
+        app.out.facts({"hash_key": first, "done": found.was_set}, {"hash_key"})
         return OK if found.was_set else NO
     if not found.was_set:
         raise No("not done: the check did not pass")

@@ -208,7 +208,7 @@ class Output:
             )
         self.sink.flush()
 
-    def rows_or_item(self, fields: Mapping[str, Any], keys: Iterable[str] = ()) -> None:
+    def facts(self, fields: Mapping[str, Any], keys: Iterable[str] = ()) -> None:
         """Print facts among which there are keys and values."""
         names = set(keys)
         kinds = {name: Column(name, "key" if name in names else "value") for name in fields}

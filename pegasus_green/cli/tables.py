@@ -229,13 +229,12 @@ def replicas(app: App, table: str, count: int | None) -> int:
     return OK
 
 
-def _poll(app: App, seconds: float, what: str) -> Iterator[None]:
+def _poll(seconds: float, what: str) -> Iterator[None]:
     """Yield every half second until the time is over.
 
     Raises:
         RequestTimeout: It is.
     """
-    del app
     end = monotonic() + seconds
     while monotonic() < end:
         yield
@@ -281,7 +280,7 @@ def split(
         admin.cancel_split(table)
     status = admin.split_status(table)
     if wait:
-        for _ in _poll(app, wait_time, f"the split of table {table}"):
+        for _ in _poll(wait_time, f"the split of table {table}"):
             status = admin.split_status(table)
             if status is None:
                 break
@@ -322,7 +321,7 @@ def compact(
         raise click.UsageError("--bottommost and --running are for --start")
     progress = admin.compaction_progress(table)
     if wait:
-        for _ in _poll(app, wait_time, f"the compaction of table {table}"):
+        for _ in _poll(wait_time, f"the compaction of table {table}"):
             progress = admin.compaction_progress(table)
             if progress >= 100:
                 break

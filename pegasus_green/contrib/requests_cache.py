@@ -13,7 +13,7 @@ smaller and faster, and then whoever can write to the table can run code in the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator, ValuesView
 from typing import Any
 
 from requests_cache.backends import BaseCache, BaseStorage
@@ -137,17 +137,13 @@ class PegasusDict(BaseStorage):
         """Count the keys in the servers."""
         return int(self._table.count(hash_key_filter=Filter.prefix(self._prefix)))
 
-    def keys(self) -> Iterator[str]:
-        """Go through the keys."""
-        return iter(self)
+    def items(self) -> ItemsView[str, Any]:
+        """Return a view of keys and values; going through it is one scan."""
+        return _Items(self)
 
-    def items(self) -> Iterator[tuple[str, Any]]:
-        """Go through keys and values in one scan."""
-        return ((key, self._load(key, raw)) for key, raw in self._rows(no_value=False))
-
-    def values(self) -> Iterator[Any]:
-        """Go through the values in one scan."""
-        return (value for _, value in self.items())
+    def values(self) -> ValuesView[Any]:
+        """Return a view of the values; going through it is one scan."""
+        return _Values(self)
 
     def bulk_delete(self, keys: Iterable[str]) -> None:
         """Remove many values side by side; absent ones are fine."""
@@ -156,3 +152,23 @@ class PegasusDict(BaseStorage):
     def clear(self) -> None:
         """Remove all values of this namespace and collection. Slow: the servers look through the whole table."""
         remove_prefix(self._table, self._prefix)
+
+
+class _Items(ItemsView[str, Any]):
+    """Keys and values by one scan, where the usual view would read each value by itself."""
+
+    _mapping: PegasusDict
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        mapping = self._mapping
+        return ((key, mapping._load(key, raw)) for key, raw in mapping._rows(no_value=False))
+
+
+class _Values(ValuesView[Any]):
+    """Values by one scan."""
+
+    _mapping: PegasusDict
+
+    def __iter__(self) -> Iterator[Any]:
+        mapping = self._mapping
+        return (mapping._load(key, raw) for key, raw in mapping._rows(no_value=False))

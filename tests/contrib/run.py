@@ -118,6 +118,8 @@ def run(lane: str, python: str, arguments: list[str]) -> list[str]:
         command += ["-o", f"cache_dir=.pytest_cache/contrib-{lane}-{mode}", *(arguments or ["tests/contrib"])]
         environment = {**os.environ, "PEGASUS_GREEN_CONTRIB": lane}
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        if lane == "new" and mode == "unpatched" and not arguments:  # a report, never a gate
+            subprocess.run(["timeout", "120", interpreter, "-m", "tests.contrib.speed"], cwd=ROOT, check=False)
         words = "passed" if status == 0 else "FAILED"
         results.append(f"{words} {lane}, {mode}, in {time.monotonic() - started:.0f} s")
     return results

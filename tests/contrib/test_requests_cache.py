@@ -53,6 +53,7 @@ def test_clear_keeps_another_namespace(url: str) -> None:
     mine["x"], other["x"] = "1", "2"
     mine.clear()
     assert (len(mine), dict(other)) == (0, {"x": "2"})
+    assert (len(other.keys()), list(other.items()), list(other.values())) == (1, [("x", "2")], ["2"])
 
 
 def test_a_response_that_is_too_large_is_delivered_and_not_cached(

@@ -1,0 +1,68 @@
+"""shared_client: one client for each process and URL."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from pegasus_green import InvalidArgument, shared_client
+from pegasus_green.shared import bounded_ttl, remove_prefix, shared_table
+from tests.conftest import Cluster
+from tests.fork.forking import fork
+
+
+def url_of(cluster: Cluster, options: str = "") -> str:
+    return f"pegasus://{','.join(cluster.metas)}/{cluster.table}{options}"
+
+
+def test_the_same_url_gives_the_same_client(cluster: Cluster) -> None:
+    url = url_of(cluster)
+    jobs = gevent.joinall([gevent.spawn(shared_client, url) for _ in range(50)])
+    client = shared_client(url)
+    assert {id(job.get()) for job in jobs} == {id(client)}
+    assert shared_table(url).client is client
+    other = shared_client(url_of(cluster, "?timeout=7"))
+    assert other is not client
+    assert other.options.timeout == 7
+    for shared in (client, other):
+        shared.close()
+
+
+def test_a_closed_client_is_replaced(cluster: Cluster) -> None:
+    url = url_of(cluster)
+    client = shared_client(url)
+    client.close()
+    assert client.closed
+    again = shared_client(url)
+    assert again is not client
+    shared_table(url).set("shared:1", "", "x")
+    assert remove_prefix(shared_table(url), "shared:") == 1
+    again.close()
+
+
+def test_a_forked_child_dials_anew(cluster: Cluster) -> None:
+    url = url_of(cluster)
+    shared_table(url).set("shared:fork", "", "parent")
+    parent = shared_client(url)
+
+    def in_child() -> None:
+        assert shared_client(url) is parent
+        assert shared_table(url).get("shared:fork", "") == b"parent"
+
+    assert fork("os.fork", in_child)() == 0
+    assert shared_table(url).get("shared:fork", "") == b"parent"
+    shared_table(url).remove("shared:fork", "")
+    parent.close()
+
+
+def test_what_is_no_table_is_refused() -> None:
+    for bad in ("http://127.0.0.1/t", "", None):
+        with pytest.raises(InvalidArgument):
+            shared_client(bad)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="must name a table"):
+        shared_table("pegasus://127.0.0.1:34601")
+
+
+def test_a_ttl_beyond_the_wire_is_cut() -> None:
+    assert bounded_ttl(60) == 60
+    assert 10**9 < bounded_ttl(10**12) < 2**31

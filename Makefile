@@ -106,10 +106,11 @@ mutants: install ## break the code rule by rule; every mutation must fail a test
 lanes: install ## the suite with the oldest supported dependencies and under every other Python found
 	$(PY) -m tests.lanes $(LANES)
 
-dist: install ## sdist and pure wheel in dist/
+dist: install ## sdist and pure wheel in dist/, checked as an index would check them
 	rm -rf build dist
 	PEGASUS_GREEN_PURE=1 $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PY) -c 'import setuptools.build_meta as b; b.build_sdist("dist")' >/dev/null
+	$(PY) -m twine check --strict dist/*
 	@ls -l dist
 
 dist-native: install ## wheel with the compiled core for this platform and every Python from 3.10, in dist/

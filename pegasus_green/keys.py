@@ -105,9 +105,8 @@ def partition_hash(hash_key: Key, sort_key: Key = b"") -> int:
         5
     """
     raw = hash_key if type(hash_key) is bytes else to_bytes(hash_key, "hash_key")
-    if not raw:
-        raw = sort_key if type(sort_key) is bytes else to_bytes(sort_key, "sort_key")
-    return crc64(raw)
+    tail = sort_key if type(sort_key) is bytes else to_bytes(sort_key, "sort_key")
+    return crc64(raw or tail)
 
 
 def next_key(prefix: Key) -> bytes:

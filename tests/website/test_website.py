@@ -1,0 +1,97 @@
+"""The documentation site: what it would fetch from elsewhere, its links, and the pages of the API reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pegasus_green
+from tests.pythons import ROOT
+from website.build import MERMAID, SECTIONS, page_of, rewrite
+from website.check import foreign
+from website.reference import PAGES, pages
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "count"),
+    [
+        ("a.html", '<script src="https://cdn.example/x.js"></script>', 1),
+        ("a.html", '<link rel="stylesheet" href="//fonts.example/css">', 1),
+        ("a.html", '<img src="HTTP://example.org/a.png">', 1),
+        ("a.html", "<style>@import url(https://fonts.example/css);</style>", 1),
+        ("a.html", "<p style=\"background: url('https://example.org/a.png')\">", 1),
+        ("a.css", "@font-face { src: url(https://fonts.example/a.woff2) }", 1),
+        ("a.html", '<a href="https://pegasus.apache.org/">Pegasus</a> https://example.org/', 0),
+        ("a.html", '<script src="_static/a.js"></script><img src="data:image/png;base64,aa">', 0),
+        ("a.css", "a { background: url(a.svg) }", 0),
+    ],
+)
+def test_what_a_browser_would_fetch_from_elsewhere(tmp_path: Path, name: str, text: str, count: int) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / name).write_text(text)
+    assert len(foreign(tmp_path)) == count
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "wanted"),
+    [
+        ("errors", "[retries](retries.md#a)", "[retries](retries.md#a)"),
+        ("errors", "[all](README.md)", "[all](index.md)"),
+        ("errors", "[`x.py`](../examples/x.py)", "`x.py`"),
+        ("operations", "[test_a](../tests/unit/test_a.py#test_a)", "`test_a`"),
+        ("frameworks/limits", "[errors](../errors.md)", "[errors](../errors.md)"),
+        ("frameworks/limits", "[home](../../README.md)", "`home`"),
+        ("errors", "[Pegasus](https://pegasus.apache.org/)", "[Pegasus](https://pegasus.apache.org/)"),
+        ("errors", "[below](#below)", "[below](#below)"),
+    ],
+)
+def test_links_of_the_pages(page: str, text: str, wanted: str) -> None:
+    assert rewrite(text, page) == wanted
+
+
+def test_diagrams_are_drawn_by_a_script_of_the_site() -> None:
+    text = rewrite("```mermaid\nflowchart TB\n```\n", "frameworks/one")
+    assert '<pre class="mermaid">\nflowchart TB\n</pre>' in text
+    assert '<script src="../_static/mermaid.min.js">' in text
+
+
+def test_every_section_names_pages_that_are_there() -> None:
+    there = {page_of(path) for path in (ROOT / "docs").rglob("*.md")} | {f"reference/{name}" for name in PAGES}
+    assert [page for section in SECTIONS.values() for page in section if page not in there] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = [name.partition(".")[0] for page in PAGES.values() for name in page.names]
+    # Modules are shown by their content.
+    assert set(pegasus_green.__all__) - set(shown) <= {*pegasus_green._SUBMODULES, "__version__"}
+    assert all(page.names for page in PAGES.values())
+
+
+def test_the_reference_shows_overloads_docstrings_and_twins() -> None:
+    text = dict(pages())["table"]
+    assert "## `Table`" in text
+    assert text.index("### `Table.get`") < text.index("### `Table.close`")
+    assert "    default: D," in text
+    assert ") -> V | D" in text
+    assert "### `Table.multi_get_async`" in text
+    assert "Begin `multi_get` and return its handle" in text
+    assert "```pycon\n>>> table.set(" in text
+    assert "- `ttl`: Seconds until it expires" in text
+    for name in vars(pegasus_green.Table):
+        assert name.startswith("_") or f"### `Table.{name}`" in text or name == "client"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("sphinx") is None or not MERMAID.exists(), reason="the tools of `make docs` are not there"
+)
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "website.build", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "reference" / "table.html").exists()
+    assert "searchindex.js" in {path.name for path in (tmp_path / "site").iterdir()}

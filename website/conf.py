@@ -1,0 +1,17 @@
+"""Settings of Sphinx; website/build.py makes the tree that they are for."""
+
+project = "pegasus_green"
+html_title = "pegasus_green"
+author = "The authors of pegasus_green"
+extensions = ["myst_parser"]
+source_suffix = {".md": "markdown"}
+# The anchors that the pages link to.
+myst_heading_anchors = 4
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"

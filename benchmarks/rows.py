@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import special
+from benchmarks import onebox, special
 from benchmarks.measure import Bench, Samples, Side, microseconds
 from benchmarks.payload import BATCHES, ROWS, table_name
 
@@ -251,6 +251,9 @@ ROWS_OF_TABLE = (
         special.latency(spin=True),
         quick=False,
     ),
+    # The server's side, not the client's: what a test-bed costs.
+    Row("oneboxget", "onebox: CPU for a get of 64 callers", "", "us", None, None, onebox.gets, judge="value"),
+    Row("oneboxscan", "onebox: CPU for a scanned row", "", "us", None, None, onebox.scans, judge="value"),
     Row(
         "redis64",
         "get, 64 callers",

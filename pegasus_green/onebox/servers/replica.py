@@ -25,6 +25,7 @@ from ...protocol.rpc import (
     TTL,
     Rpc,
 )
+from ..engine.checks import NOT_FOUND, OK, key_fault
 from ..engine.storage import wrong_key_hash
 from ..replication.cluster import Cluster
 from ..replication.node import Node
@@ -222,11 +223,16 @@ class ReplicaServer(Node):
         if self.box.settings.strict:
             self._check_hash(call, rpc, key, replica)
         self.box.executed(rpc, call.frame)
-        response: Any = replica.engine.read(rpc, key, partition_count=replica.count)
-        value = response.value
+        if key_fault(key) is None:
+            # What the engine does, without a response object.
+            record = replica.engine.find(key)
+            status, value = (OK, record[0]) if record is not None else (NOT_FOUND, b"")
+        else:
+            response: Any = replica.engine.read(rpc, key, partition_count=replica.count)
+            status, value = response.error, response.value
         if replica.policy.read_sizes is not None:
             replica.policy.read_sizes.take(len(key) + len(value))
-        frame = ok_reply(rpc, call.seqid, replica.maker.read(response.error, value))
+        frame = ok_reply(rpc, call.seqid, replica.maker.read(status, value))
         if call.faults is None:
             call.connection.send(frame)
         else:

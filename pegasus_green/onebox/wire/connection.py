@@ -61,6 +61,14 @@ class Owner(Target, Protocol):
         """Take a request."""
         ...
 
+    def begin_read(self) -> None:
+        """Keep replies together until ``end_read``."""
+        ...
+
+    def end_read(self) -> None:
+        """Send the replies to what was read, unless a pass will do that."""
+        ...
+
     def mark_dirty(self, connection: Connection) -> None:
         """Have a connection flushed in the next pass."""
         ...
@@ -93,6 +101,9 @@ class Connection:
         self.gate: Gate | None = server.new_gate()
         self._behind: list[bytes] | None = None
         self._sock = sock
+        # The socket below gevent's, which never waits: a third of the time of a read or write.
+        native: Any = sock._sock  # type: ignore[attr-defined]
+        self._receive, self._transmit = native.recv, native.send
         self._cutter = Cutter(self)
         self._http: Feed | None = None
         self._calls: deque[Call] = deque()
@@ -118,7 +129,7 @@ class Connection:
             self.pause()
             return
         try:
-            data = self._sock.recv(READ_SIZE)
+            data = self._receive(READ_SIZE)
         except OSError as error:
             if error.errno not in _AGAIN:
                 self.close()
@@ -136,7 +147,11 @@ class Connection:
             self.gate.begin_read()
         calls, garbage = self._cutter.feed(data)
         self._calls.extend(calls)
-        self._handle()
+        server.begin_read()
+        try:
+            self._handle()
+        finally:
+            server.end_read()
         if garbage is not None:
             if self._cutter.rest.startswith(START):
                 self._http = Feed()
@@ -241,7 +256,7 @@ class Connection:
 
     def _write(self, data: memoryview) -> None:
         try:
-            sent = self._sock.send(data)
+            sent = self._transmit(data)
         except OSError as error:
             if error.errno not in _AGAIN:
                 self.close()

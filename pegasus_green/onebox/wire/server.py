@@ -68,6 +68,7 @@ class Server:
         self._acceptor: Any = None
         self._dirty: list[Connection] = []
         self._scheduled = False
+        self._reading = False
         self._fillers: list[socket.socket] = []
 
     @property
@@ -193,8 +194,23 @@ class Server:
     def mark_dirty(self, connection: Connection) -> None:
         """Have a connection flushed in the next pass."""
         self._dirty.append(connection)
-        if not self._scheduled:
+        if not self._scheduled and not self._reading:
             self.wake()
+
+    def begin_read(self) -> None:
+        """Keep replies together until ``end_read``."""
+        self._reading = True
+
+    def end_read(self) -> None:
+        """Send the replies to what was read now, without a pass, unless one will come for writes."""
+        self._reading = False
+        if self._dirty and not self._scheduled:
+            if self.paused or not self.alive:
+                self.wake()
+                return
+            dirty, self._dirty = self._dirty, []
+            for connection in dirty:
+                connection.flush()
 
     def wake(self) -> None:
         """Schedule a pass."""

@@ -59,7 +59,8 @@ class PegasusError(Exception):
         results: What the other requests of a ``*_many`` verb or ``batch_get`` returned, in order, with this error and
             others in their places; empty after other verbs.
         done: Rows or keys that ``split=True`` had written before.
-        deleted: Rows that ``del_range`` had removed before.
+        deleted: Rows that ``del_range`` or ``truncate`` had removed before.
+        token: From where ``truncate`` goes on; None: from the beginning.
         last_key: The sort key of the last row that ``del_range`` removed, or that was read before ``Incomplete`` (of a
             scan: the whole key, as it is encoded). None: there was none.
     """
@@ -70,6 +71,7 @@ class PegasusError(Exception):
     results: Sequence[Any] = ()
     done: int = 0
     deleted: int = 0
+    token: str | None = None
     last_key: bytes | None = None
 
     def __init__(

@@ -126,7 +126,7 @@ class ManyOperations(MultiOperations[V]):
     @overload
     def set_many(
         self,
-        items: Iterable[tuple[Key, Key, V]],
+        items: Iterable[tuple[Key, Key, V] | tuple[Key, Key, V, float | None]],
         *,
         ttl: float | None = None,
         return_errors: bool = False,
@@ -137,7 +137,7 @@ class ManyOperations(MultiOperations[V]):
     @overload
     def set_many(
         self: ManyOperations[bytes],
-        items: Iterable[tuple[Key, Key, Key]],
+        items: Iterable[tuple[Key, Key, Key] | tuple[Key, Key, Key, float | None]],
         *,
         ttl: float | None = None,
         return_errors: bool = False,
@@ -146,7 +146,7 @@ class ManyOperations(MultiOperations[V]):
 
     def set_many(
         self,
-        items: Iterable[tuple[Key, Key, object]],
+        items: Iterable[tuple[Key, Key, object] | tuple[Key, Key, object, float | None]],
         *,
         ttl: float | None = None,
         concurrency: int = CONCURRENCY,
@@ -157,9 +157,10 @@ class ManyOperations(MultiOperations[V]):
         """Store many records, each by a request of its own.
 
         Args:
-            items: (hash key, sort key, value) of each record. The same key twice in one call is stored in no
-                particular order.
-            ttl: Seconds until all of them expire, rounded up; None or 0: never (a table may have a default).
+            items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record. The same key twice in
+                one call is stored in no particular order.
+            ttl: Seconds until those expire that have no TTL of their own, rounded up; None or 0: never (a table may
+                have a default).
             concurrency: Requests in flight at most.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
@@ -182,9 +183,14 @@ class ManyOperations(MultiOperations[V]):
         at = expire_ts(ttl)
         requests = []
         for item in listed(items, "items"):
-            hash_key, sort_key, value = parts_of(item, "hash key, sort key, value")
+            parts: tuple[Any, ...] = item
+            expires = at
+            if type(item) is tuple and len(parts) == 4:
+                expires = at if parts[3] is None else expire_ts(parts[3])
+                parts = parts[:3]
+            hash_key, sort_key, value = parts_of(parts, "hash key, sort key, value")
             hash_key, sort_key = key_pair(hash_key, sort_key)
-            argument = fast.put_argument(hash_key, sort_key, self._value(value), at)
+            argument = fast.put_argument(hash_key, sort_key, self._value(value), expires)
             self._check_size(PUT, argument)
             requests.append((PUT, crc64(hash_key or sort_key), argument))
 

@@ -7,17 +7,15 @@ import inspect
 from ..results import V
 from .atomic import AtomicOperations
 from .batch import BatchOperations
-from .many import ManyOperations
-from .ranges import RangeOperations
 from .single import SingleOperations
+from .streams import StreamOperations
 
 
 class Verbs(
     SingleOperations[V],
-    RangeOperations[V],
     AtomicOperations[V],
     BatchOperations[V],
-    ManyOperations[V],
+    StreamOperations[V],
 ):
     """Everything that can be done with the records of a table. Each verb has a twin that returns a ``Handle``."""
 

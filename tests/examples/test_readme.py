@@ -40,7 +40,7 @@ sys.modules["prometheus_client"].Histogram = Histogram
 # What a block needs before and behind it.
 AROUND = {
     ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
-    ("docs/observability.md", 1): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
+    ("docs/observability.md", 2): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
 }
 # What is no program by itself has a test of its own below.
 GUNICORN_CONF, GUNICORN_APP = ("docs/fork-and-threads.md", 0), ("docs/fork-and-threads.md", 1)

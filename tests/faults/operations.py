@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pegasus_green import CheckType, Client, Mutations, Table
+from pegasus_green import CheckType, Client, Filter, Mutations, Table
 
 ROWS = {b"a": b"1", b"b": b"2", b"c": b"3"}
 
@@ -55,6 +55,13 @@ def _within(scene: Scene) -> Any:
         return scene.table.get(scene.mark, b"a")
 
 
+def _truncate(scene: Scene) -> Any:
+    """Empty what no other operation has."""
+    mark = b"only " + scene.mark + b" "
+    scene.table.multi_set(mark, ROWS)
+    return scene.table.truncate(hash_key_filter=Filter.prefix(mark))
+
+
 OPERATIONS = (
     Operation("get", lambda s: s.table.get(s.mark, b"a"), "get", expected=b"1"),
     Operation("get (deadline)", _within, "get", expected=b"1"),
@@ -93,6 +100,10 @@ OPERATIONS = (
     Operation("get_async", lambda s: s.table.get_async(s.mark, b"a").get(), "get", expected=b"1"),
     Operation("set_async", lambda s: s.table.set_async(s.mark, b"x", b"9").get(), "put"),
     Operation("remove_async", lambda s: s.table.remove_async(s.mark, b"x").get(), "remove"),
+    Operation("set_stream", lambda s: s.table.set_stream((*key, b"v", 60) for key in _many(s)), "put", expected=40),
+    Operation("remove_stream", lambda s: s.table.remove_stream(_many(s)), "remove", expected=40),
+    Operation("get_stream", lambda s: list(s.table.get_stream(_pairs(s))), "get", expected=[b"1", b"2", b"3"]),
+    Operation("truncate", _truncate, None),
     Operation("del_range", lambda s: s.table.del_range(s.mark, b"x", b"z"), None),
     Operation("hash_scan", lambda s: list(s.table.hash_scan(s.mark, batch_size=1))[:1], "get_scanner"),
     Operation("scan", lambda s: len(list(s.table.scan(batch_size=10))) > 0, "get_scanner", False, True),

@@ -1,0 +1,312 @@
+"""The verbs that go through any number of records in bounded memory: streams in and out, and emptying a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from ..errors import InvalidArgument, PegasusError
+from ..keys import Key
+from ..model import Filter
+from ..results import V
+from ..retry import RetryPolicy
+from .asynchronous import later
+from .base import DEFAULT
+from .many import CONCURRENCY, ManyOperations
+from .ranges import PAGE, RangeOperations
+
+# Records of a stream that are in memory at a time.
+BATCH = 10_000
+# Bytes of sort keys in one request of truncate.
+KEY_BYTES = 256 * 1024
+# A limited stream goes on in steps of this many seconds.
+STEP = 0.1
+
+
+class _Pace:
+    """Lets no more than so many records a second through."""
+
+    def __init__(self, rate: float | None, batch: int) -> None:
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
+            raise InvalidArgument(f"rate must be a number of records a second above 0, or None, not {rate!r}")
+        self._rate = rate
+        self._next = monotonic()
+        self.batch = batch if rate is None else max(1, min(batch, int(rate * STEP)))
+
+    def wait(self, records: int) -> None:
+        """Wait until that many more may go."""
+        if self._rate is None:
+            return
+        now = monotonic()
+        begin = max(self._next, now)
+        self._next = begin + records / self._rate
+        if begin > now:
+            gevent.sleep(begin - now)
+
+
+class StreamOperations(RangeOperations[V], ManyOperations[V]):
+    """Operations on as many records as an iterable gives, or a table has."""
+
+    __slots__ = ()
+
+    def set_stream(
+        self,
+        items: Iterable[tuple[Any, ...]],
+        *,
+        ttl: float | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        concurrency: int = CONCURRENCY,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> int:
+        """Store the records of an iterable, such as a generator of millions, 10,000 at a time.
+
+        Args:
+            items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record.
+            ttl: As for ``set_many``.
+            rate: Most records a second; None: as fast as the servers take them.
+            on_progress: Called after each batch with the number of records stored so far.
+            concurrency: Requests in flight at most.
+            timeout: Seconds for each record; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            The number of records stored.
+
+        Raises:
+            InvalidArgument: An item that cannot be sent; those of the batches before it are stored.
+            PegasusError: A record could not be stored. Its attribute ``done`` tells how many items the batches had
+                that were stored before; of the batch that failed some may be.
+
+        Retries: safe, as for ``set``.
+        Greenlets: spawns none. A killed caller gives up what is in flight.
+
+        Example:
+            >>> table.set_stream((f"user:{n}", "name", "Ada", 3600) for n in range(25_000))
+            25000
+        """
+
+        def store(batch: list[Any]) -> object:
+            return self.set_many(batch, ttl=ttl, concurrency=concurrency, timeout=timeout, retry=retry)
+
+        return _run(items, store, rate, on_progress)
+
+    set_stream_async = later(
+        '>>> table.set_stream_async([("user:1", "name", "Ada")]).get()',
+        "1",
+    )(set_stream)
+
+    def remove_stream(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        rate: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        concurrency: int = CONCURRENCY,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> int:
+        """Remove the records that an iterable names, 10,000 at a time; absent ones are fine.
+
+        Args:
+            keys: (hash key, sort key) of each record.
+            rate: Most records a second; None: as fast as the servers take them.
+            on_progress: Called after each batch with the number of records removed so far.
+            concurrency: Requests in flight at most.
+            timeout: Seconds for each record; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            The number of keys.
+
+        Raises:
+            InvalidArgument: A key that cannot be sent; those of the batches before it are removed.
+            PegasusError: As for ``set_stream``.
+
+        Retries: safe, as for ``remove``.
+        Greenlets: spawns none. A killed caller gives up what is in flight.
+
+        Example:
+            >>> table.remove_stream((f"user:{n}", "name") for n in range(25_000))
+            25000
+        """
+
+        def remove(batch: list[Any]) -> object:
+            return self.remove_many(batch, concurrency=concurrency, timeout=timeout, retry=retry)
+
+        return _run(keys, remove, rate, on_progress)
+
+    remove_stream_async = later(
+        '>>> table.remove_stream_async([("user:1", "name")]).get()',
+        "1",
+    )(remove_stream)
+
+    def get_stream(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        rate: float | None = None,
+        concurrency: int = CONCURRENCY,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+    ) -> Iterator[V | None]:
+        """Iterate over the values of the records that an iterable names, in its order, read 10,000 at a time.
+
+        Args:
+            keys: (hash key, sort key) of each record.
+            rate: Most records a second; None: as fast as the servers give them.
+            concurrency: Requests in flight at most.
+            timeout: Seconds for each record; None: the client's default.
+            retry: Retry policy; None never repeats.
+
+        Returns:
+            An iterator of values, None for absent and expired records.
+
+        Raises:
+            InvalidArgument: A rate that is none; raised by ``next``: a key that cannot be sent.
+            PegasusError: Raised by ``next``: a record cannot be read.
+
+        Retries: safe.
+        Greenlets: an iterator is for one greenlet.
+
+        Example:
+            >>> table.set("user:1", "name", "Ada")
+            >>> list(table.get_stream((f"user:{n}", "name") for n in (1, 2)))
+            [b'Ada', None]
+        """
+        pace = _Pace(rate, BATCH)
+
+        def values() -> Iterator[V | None]:
+            for batch in _batches(keys, pace):
+                yield from self.get_many(batch, concurrency=concurrency, timeout=timeout, retry=retry)
+
+        return values()
+
+    def truncate(
+        self,
+        *,
+        hash_key_filter: Filter | None = None,
+        sort_key_filter: Filter | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[int, str], object] | None = None,
+        parallel: int = 1,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        resume: str | None = None,
+    ) -> int:
+        """Remove all records of the table: scan their keys, remove them batch by batch. Not atomic.
+
+        Records that are written while it runs may be removed or not. The table, its settings and routes stay, unlike
+        after ``client.admin.drop_table``.
+
+        Args:
+            hash_key_filter: Only hash keys that pass this filter.
+            sort_key_filter: Only sort keys that pass this filter.
+            rate: Most records a second; None: as fast as the servers remove them.
+            on_progress: Called after each batch with the number of records removed so far, and a text from which
+                ``resume`` goes on behind them, also in another process.
+            parallel: Partitions that are read at the same time.
+            timeout: Seconds for each request, not for all of it: ``client.deadline`` bounds that. None: the client's
+                default.
+            retry: Retry policy of each request; None never repeats.
+            resume: The text of an earlier run with the same filters: go on behind what it removed.
+
+        Returns:
+            The number of records removed.
+
+        Raises:
+            InvalidArgument: An argument of a wrong type, or a text of something else; nothing was sent.
+            PegasusError: A request failed. Its attribute ``deleted`` tells how many records the finished batches
+                had, ``token`` is the newest text for ``resume`` (None: from the beginning).
+
+        Retries: safe, as for ``multi_del``.
+        Greenlets: a killed one leaves a part of the table.
+
+        Example:
+            >>> table.multi_set("user:1", {"name": "Ada", "mail": "a@b"})
+            >>> table.truncate(hash_key_filter=Filter.prefix("user:"))
+            2
+            >>> table.count()
+            0
+        """
+        pace = _Pace(rate, PAGE)
+        rows = self.scan(
+            hash_key_filter=hash_key_filter,
+            sort_key_filter=sort_key_filter,
+            no_value=True,
+            batch_size=pace.batch,
+            parallel=parallel,
+            timeout=timeout,
+            retry=retry,
+            resume=resume,
+        )
+        deleted, token = 0, resume
+        with rows:
+            try:
+                while batch := [(row[0], row[1]) for row in islice(rows, pace.batch)]:
+                    pace.wait(len(batch))
+                    groups = _grouped(key for key in batch if key[0])
+                    self.multi_del_many(groups, timeout=timeout, retry=retry)
+                    self.remove_many((key for key in batch if not key[0]), timeout=timeout, retry=retry)
+                    deleted += len(batch)
+                    token = rows.token()
+                    if on_progress is not None:
+                        on_progress(deleted, token)
+            except PegasusError as error:
+                error.deleted, error.token = deleted, token
+                raise
+        return deleted
+
+    truncate_async = later(
+        '>>> table.set("user:1", "name", "Ada")',
+        ">>> table.truncate_async().get()",
+        "1",
+    )(truncate)
+
+
+def _batches(items: Iterable[Any], pace: _Pace) -> Iterator[list[Any]]:
+    """Cut an iterable into lists, no faster than allowed."""
+    left = iter(items)
+    while batch := list(islice(left, pace.batch)):
+        pace.wait(len(batch))
+        yield batch
+
+
+def _run(
+    items: Iterable[Any],
+    run: Callable[[list[Any]], object],
+    rate: float | None,
+    on_progress: Callable[[int], object] | None,
+) -> int:
+    """Do something with each batch of an iterable; return how many items there were."""
+    if isinstance(items, (str, bytes)):
+        raise InvalidArgument(f"items must be an iterable of tuples, not {items!r}")
+    done = 0
+    for batch in _batches(items, _Pace(rate, BATCH)):
+        try:
+            run(batch)
+        except PegasusError as error:
+            error.done = done
+            raise
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done)
+    return done
+
+
+def _grouped(keys: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
+    """Return (hash key, sort keys) for neighbours, each within the size of a request."""
+    groups: list[tuple[bytes, list[bytes]]] = []
+    size = 0
+    for hash_key, sort_key in keys:
+        if not groups or groups[-1][0] != hash_key or size + len(sort_key) > KEY_BYTES:
+            groups.append((hash_key, []))
+            size = 0
+        groups[-1][1].append(sort_key)
+        size += len(sort_key) + 16
+    return groups

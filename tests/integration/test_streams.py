@@ -1,0 +1,151 @@
+"""Streams of records in bounded memory, at a limited rate, and emptying a table."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from pegasus_green import Client, Filter, InvalidArgument, PegasusError, Table
+from pegasus_green.onebox import Onebox
+from pegasus_green.operations import streams
+
+pytestmark = pytest.mark.onebox_only
+
+
+@pytest.fixture
+def box() -> Iterator[Onebox]:
+    with Onebox(tables={"temp": 4}) as box:
+        yield box
+        assert not box.client_bugs
+
+
+@pytest.fixture
+def table(box: Onebox) -> Iterator[Table]:
+    with Client(box.meta_addresses, timeout=20.0) as client:
+        yield client.table("temp")
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BATCH", 100)
+    monkeypatch.setattr(streams, "PAGE", 50)
+
+
+def rows(count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    return ((b"user:%d" % (number // 3), b"%d" % number, b"v") for number in range(count))
+
+
+def test_in_and_out(table: Table) -> None:
+    seen: list[int] = []
+    assert table.set_stream(rows(250), on_progress=seen.append) == 250
+    assert seen == [100, 200, 250]
+    keys = [(hash_key, sort_key) for hash_key, sort_key, _ in rows(260)]
+    values = list(table.get_stream(iter(keys)))
+    assert values == [b"v"] * 250 + [None] * 10
+    assert table.remove_stream(iter(keys), on_progress=seen.append) == 260
+    assert table.count() == 0
+    assert table.set_stream([]) == table.remove_stream([]) == 0
+    assert list(table.get_stream([])) == []
+
+
+def test_a_ttl_for_each_item(box: Onebox, table: Table) -> None:
+    items: list[Any] = [("a", "s", "v"), ("b", "s", "v", 100), ("c", "s", "v", None), ("d", "s", "v", 0)]
+    for store in (table.set_many, table.set_stream):
+        store(items, ttl=1000)
+        left = [table.ttl(key, "s") for key in "abcd"]
+        assert [None if ttl is None else math.ceil(ttl / 100) for ttl in left[:3]] == [10, 1, 10]
+        assert left[3] == math.inf
+    with pytest.raises(InvalidArgument, match="ttl"):
+        table.set_many([("a", "s", "v", -1)])
+    with pytest.raises(InvalidArgument, match="hash key, sort key, value"):
+        table.set_many([("a", "s", "v", 1, 2)])  # type: ignore[list-item]
+
+
+def test_memory_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Table, "set_many", lambda _table, items, **_options: [None] * len(items))
+    most = 0
+    tracemalloc.start()
+    try:
+        assert table.set_stream(("h", "s", b"v" * 1000) for _ in range(100_000)) == 100_000
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # 100 MB of values passed by.
+    assert most < 5_000_000
+
+
+def test_an_error_tells_what_was_done(box: Onebox, table: Table) -> None:
+    def items() -> Iterator[tuple[Any, ...]]:
+        yield from rows(150)
+        yield ("h", "s")
+
+    with pytest.raises(InvalidArgument) as caught:
+        table.set_stream(items())
+    assert caught.value.done == 100
+    assert table.count() == 100
+    for wrong in ("text", b"bytes"):
+        with pytest.raises(InvalidArgument):
+            table.set_stream(wrong)  # type: ignore[arg-type]
+
+
+def test_the_rate_is_kept(table: Table) -> None:
+    begin = monotonic()
+    assert table.set_stream(rows(60), rate=100) == 60
+    # Slower on a loaded machine, never faster.
+    assert monotonic() - begin >= 0.5
+    begin = monotonic()
+    assert len(list(table.get_stream([("h", "s")] * 60, rate=100))) == 60
+    assert monotonic() - begin >= 0.5
+    for rate in (0, -1, "1", True, math.nan):
+        with pytest.raises(InvalidArgument, match="rate"):
+            table.get_stream([], rate=rate)  # type: ignore[arg-type]
+
+
+def test_truncate(table: Table) -> None:
+    table.set_stream(rows(330))
+    table.set_many([("", "one", "v"), ("", "two", "v")])
+    seen: list[tuple[int, str]] = []
+    assert table.truncate(on_progress=lambda deleted, token: seen.append((deleted, token))) == 332
+    assert [deleted for deleted, _ in seen][-1] == 332
+    assert len(seen) == 7
+    assert table.count() == 0
+    assert table.truncate() == 0
+
+
+def test_truncate_by_filter_and_in_parallel(table: Table) -> None:
+    table.set_stream(rows(300))
+    table.multi_set("log:1", {"a": "1", "b": "2"})
+    assert table.truncate(hash_key_filter=Filter.prefix("user:"), parallel=4) == 300
+    assert table.truncate(sort_key_filter=Filter.prefix("a")) == 1
+    assert list(table.scan()) == [(b"log:1", b"b", b"2")]
+
+
+def test_truncate_goes_on_after_an_error(box: Onebox, table: Table) -> None:
+    table.set_stream(rows(300))
+    calls: list[int] = []
+
+    def stop(deleted: int, _token: str) -> None:
+        calls.append(deleted)
+        if len(calls) == 2:
+            box.fault("error", rpc="multi_remove", error="ERR_DISK_IO_ERROR")
+
+    with pytest.raises(PegasusError) as caught:
+        table.truncate(on_progress=stop)
+    box.clear_faults()
+    assert caught.value.deleted == calls[-1] == 100
+    assert caught.value.token is not None
+    # Of the batch that failed some records may be gone.
+    assert 150 <= table.truncate(resume=caught.value.token) <= 200
+    assert table.count() == 0
+
+
+def test_truncate_in_small_requests(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "KEY_BYTES", 100)
+    table.multi_set("large", {f"{number:04}": "v" for number in range(120)})
+    assert table.truncate() == 120
+    assert table.count() == 0

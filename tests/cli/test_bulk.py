@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pegasus_green import Client
@@ -45,6 +45,7 @@ rows_strategy = st.lists(
 
 @pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
 @pytest.mark.parametrize("form", FORMATS)
+@settings(max_examples=40)
 @given(rows=rows_strategy, skip=st.integers(0, 3))
 def test_every_form_reads_what_it_writes(form, coding, rows, skip):
     begin, encode = encoder(form, coding, coding)

@@ -73,7 +73,8 @@ def test_watching(cluster: Cluster) -> None:
     status, out, err = _tool(cluster, "top", "--once", "--interval", "0.2", "-o", "json")
     assert (status, err) == (0, "")
     found = json.loads(out)
-    assert all(node["p50_ms"] is not None and not node["errors"] for node in found["nodes"] if node["primaries"])
+    assert any(node["p50_ms"] is not None for node in found["nodes"])
+    assert not any(node["errors"] for node in found["nodes"])
 
 
 def test_a_table_of_its_own(cluster: Cluster, tmp_path: Path) -> None:

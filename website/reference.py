@@ -26,6 +26,8 @@ class Page(NamedTuple):
     names: tuple[str, ...]
 
 
+# Nobody calls their constructors.
+MADE_BY_METHODS = {"Table", "Handle", "Scanner", "HashMapping", "Admin", "PegasusScanner"}
 PAGES: dict[str, Page] = {
     "client": Page("Client", "Clients, and ways to get one.", ("Client", "connect", "open_table", "shared_client")),
     "table": Page("Table", "Every verb on the records of a table.", ("Table", "Handle", "CallInfo", "Mutations")),
@@ -130,6 +132,8 @@ def _is_twin(name: str) -> bool:
 def _signatures(found: Any, name: str) -> Iterator[str]:
     """Yield the signature, or that of each overload."""
     if found.is_class:
+        if name in MADE_BY_METHODS:
+            return
         initial = found.all_members.get("__init__")
         if initial is None or not initial.path.startswith("pegasus_green"):
             return

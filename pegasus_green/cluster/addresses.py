@@ -32,8 +32,13 @@ def _split(text: str, default_port: int) -> tuple[str, str]:
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
+    if "://" in text:
+        raise InvalidArgument(f'a meta server is "host:port", not the URL {text!r}: connect() takes a pegasus:// URL')
+    if "@" in text:
+        # The text before the @ may hold a password, which belongs into no log.
+        raise InvalidArgument('a meta server is "host:port", without a user name before it')
     if text.count(":") > 1:
-        raise InvalidArgument(f"an IPv6 address stands in brackets, like [::1]:{default_port}, not {text!r}")
+        raise InvalidArgument(f"an IPv6 address is written in brackets, like [::1]:{default_port}, not {text!r}")
     host, colon, port = text.partition(":")
     return host, port if colon else str(default_port)
 

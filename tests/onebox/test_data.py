@@ -109,6 +109,7 @@ def test_tables_envs_and_ids_stay(reopen: Open) -> None:
         client.table("sites").set("k", "s", "v")
         client.admin.drop_table("sites")
         client.admin.set_replica_count("temp", 2)
+        client.admin.set_atomic_idempotent("temp", True)
     before = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos
     box = reopen(tables={"temp": 2, "other": 1})
     after = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos
@@ -120,6 +121,20 @@ def test_tables_envs_and_ids_stay(reopen: Open) -> None:
         assert client.table("sites").get("k", "s") == b"v"
         client.table("users").set("k", "s", "v")
         assert client.table("users").ttl("k", "s") == pytest.approx(700, abs=5)
+
+
+def test_a_dropped_table_is_not_served_when_it_is_read_again(reopen: Open) -> None:
+    box = reopen(tables={"temp": 1, "other": 1}, drop_delay=60)
+    with Client(box.meta_addresses) as client:
+        client.table("other").set("k", "s", "v")
+    box.drop_table("other")
+    assert sum(len(server.replicas) for server in box.servers) == 6
+    box = reopen(tables={"temp": 1}, drop_delay=60)
+    assert sum(len(server.replicas) for server in box.servers) == 3
+    with Client(box.meta_addresses) as client:
+        client.admin.recall_table(2, force=True)
+        client.admin.wait_until_healthy("other")
+        assert client.table("other").get("k", "s") == b"v"
 
 
 def test_a_table_that_is_forgotten_leaves_no_rows(reopen: Open, folder: Path) -> None:

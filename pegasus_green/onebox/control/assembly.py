@@ -217,8 +217,8 @@ class Assembly(Cluster):
                 table.status = AVAILABLE
                 self.groups.assign(table)
                 if is_dropped:
-                    self.remove_table(table, 0)
-                    table.dropped, table.expires = moment
+                    table.status, (table.dropped, table.expires) = DROPPED, moment
+                    self.stop_serving(table, table.dropped)
                 self.splits.resume(table)
             elif not is_dropped:
                 self.groups.assign_later(table)

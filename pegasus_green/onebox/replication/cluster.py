@@ -80,11 +80,11 @@ class Cluster(Registry):
         table.touch()
         self.changed()
         if self.settings.drop_delay > 0:
-            self.later(self.settings.drop_delay, lambda: self._stop_serving(table, now))
+            self.later(self.settings.drop_delay, lambda: self.stop_serving(table, now))
         else:
-            self._stop_serving(table, now)
+            self.stop_serving(table, now)
 
-    def _stop_serving(self, table: Table, dropped: int) -> None:
+    def stop_serving(self, table: Table, dropped: int) -> None:
         """Keep the replicas of a dropped table aside for a recall, unless it was recalled since."""
         if table.status != DROPPED or table.dropped != dropped:
             return
@@ -100,7 +100,7 @@ class Cluster(Registry):
 
     def restore_table(self, table: Table, name: str) -> None:
         """Bring a dropped table back; its primaries come after a moment."""
-        self._stop_serving(table, table.dropped)
+        self.stop_serving(table, table.dropped)
         table.status, table.name, table.dropped, table.expires = AVAILABLE, name, 0, 0
         for replica in table.stash:
             replica.server.replicas[table.app_id, replica.index] = replica

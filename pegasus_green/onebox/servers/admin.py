@@ -175,6 +175,7 @@ class Admin:
             hint = f"app({request.app_name}) does not exist"
             return meta.SetAtomicIdempotentResponse(err=codes.ERR_APP_NOT_EXIST, hint_message=hint)
         old, table.atomic_idempotent = table.atomic_idempotent, request.atomic_idempotent
+        self.box.changed()
         return meta.SetAtomicIdempotentResponse(old_atomic_idempotent=old)
 
     # ---------------------------------------------------------------------------------------------------------- splits

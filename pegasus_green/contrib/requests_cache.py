@@ -112,6 +112,7 @@ class PegasusDict(BaseStorage):
         try:
             self._table.set(self._key(key), b"", raw, ttl=expiry)
         except InvalidArgument as error:
+            # A key or a TTL that cannot be sent is an error, and a value of this size is not the reason then.
             if len(raw) <= (self._table.client.options.max_write_bytes or 0) // 2:
                 raise
             logger.warning("a response is not cached: %s", error)

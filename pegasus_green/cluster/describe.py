@@ -51,6 +51,8 @@ def _table(dispatcher: Dispatcher) -> dict[str, Any]:
         "hedges": stats.hedges,
         "hedge_wins": stats.hedge_wins,
         "latency": stats.latency(),
+        "latency_count": sum(stats.histogram),
+        "latency_sum": stats.latency_sum(),
         "p50": stats.percentile(0.50),
         "p99": stats.percentile(0.99),
     }

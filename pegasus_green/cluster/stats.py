@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import frexp
+from math import frexp, log
 
 # A call that took from 2^(e-1) to 2^e seconds counts in bucket e. That is the exponent `math.frexp` gives, and as most
 # are negative they index the list from its end, which makes counting a call one step.
 BUCKETS = 64
+# The mean of what lies in (b/2, b], spread evenly on a logarithmic scale, as a share of b.
+_MEAN = 0.5 / log(2)
 
 
 class TableStats:
@@ -49,6 +51,14 @@ class TableStats:
             if seen and seen >= wanted:
                 return float(2.0**exponent)
         return 0.0
+
+    def latency_sum(self) -> float:
+        """Return an estimate of the seconds that the calls of the histogram took together; at most 44 % off.
+
+        Adding up the durations would cost each call more than counting it does. The estimate takes for each call the
+        mean of its class, as if durations were spread evenly on a logarithmic scale.
+        """
+        return sum(upper * count for upper, count in self.latency().items()) * _MEAN
 
     def latency(self) -> dict[float, int]:
         """Return how many calls took up to that many seconds (and more than half of that), without empty classes."""

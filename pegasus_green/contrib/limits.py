@@ -19,8 +19,8 @@ sort key        value                                      strategy
 ``sliding``     ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
 ==============  =========================================  ==============================================
 
-A hit whose reply was lost counts as a hit, and is counted once more: it may use up two of the limit. The limit is never
-exceeded for that. Time is the clock of this machine: run NTP.
+A hit whose reply was lost counts as a hit, and is counted once more. It may use up two of the limit, and the limit is
+never exceeded. Time is the clock of this machine: run NTP.
 """
 
 from __future__ import annotations

@@ -13,14 +13,13 @@ granted one since the read, and the place is still free.
 Why each step is safe when its reply is lost, or when a copy of it arrives late:
 
 - grant: the records are read again. The token, which no other call uses, tells whether the request was applied. A copy
-  that arrives later finds another ``fence`` and changes nothing.
+  that arrives later finds another ``fence``, and its check fails.
 - renewal: the owner's value counts the renewals, and the check compares all of it. A late copy of an earlier renewal
-  fails, so it cannot take back the expiry of a newer one. Where a renewal's reply is lost, the holder reckons with the
-  earlier end.
+  fails, so it cannot undo a newer one. When a renewal's reply is lost, the holder assumes the earlier end.
 - release: the check compares the token. A second release, or one that comes too late, finds no such token.
 
 If a caller ends (by an error or a kill) while a grant is under way, a greenlet in the background releases the token.
-When that fails too, the place is taken until the lease expires, and by nobody.
+If that fails, too, nobody has the place until the lease expires.
 """
 
 from __future__ import annotations

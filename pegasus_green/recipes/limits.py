@@ -41,24 +41,24 @@ class RateLimiter:
     Three algorithms:
 
     - ``fixed_window``: time is cut into windows of ``period`` seconds; each has a counter. One ``incr`` for each hit,
-      which callers never have to repeat because of others: the cheapest. Around the turn of a window up to twice the
-      limit passes within ``period`` seconds. Denied hits count, too, where the cost is 1; the counter is the window's.
-    - ``sliding_window``: the hits of this window and, of those in the window before, the share that is still within
-      ``period`` seconds, taken as evenly spread. Denied hits do not count.
+      which never fails because of other callers: the cheapest. Around the end of a window up to twice the limit passes
+      within ``period`` seconds. Denied hits with a cost of 1 count, too.
+    - ``sliding_window``: counts the hits of this window, and a share of the hits of the window before, namely the share
+      of that window that lies within the last ``period`` seconds. Denied hits do not count.
     - ``token_bucket``: a bucket of ``burst`` tokens that fills up with ``limit`` tokens in ``period`` seconds; a hit
       takes tokens out. Denied hits do not count.
 
     The last two read a record and replace it in one step if it has not changed (``check_and_set``); callers of one
     process take turns at a key, callers of several may have to repeat it.
 
-    A hit whose reply was lost counts as a hit, and the limiter tries once more: so it may use up two of the limit, but
-    never passes uncounted. The limit is never exceeded for that.
+    A hit whose reply was lost counts as a hit, and the limiter counts it once more. It may use up two of the limit, and
+    the limit is never exceeded.
 
-    Time is this machine's clock. Windows of machines whose clocks differ by d seconds are shifted by d. In the other
-    algorithms a clock that is behind takes the newest time that the record holds.
+    Time is this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows are shifted by
+    d. In the other algorithms a machine whose clock is behind takes the newest time that the record holds.
 
     Records: hash key ``limit:NAME:KEY``; sort key ``window:NUMBER`` (a count), ``sliding`` (number of the window, hits
-    before, hits in it) or ``bucket`` (tokens, unix time). They expire when they say nothing any more.
+    before, hits in it) or ``bucket`` (tokens, unix time). They expire when they no longer matter.
 
     Args:
         table: Any table; its codec is not used.

@@ -101,8 +101,8 @@ class Leased:
 
         Raises:
             LockError: The clocks of this machine and of the server differ by more than the lease.
-            PegasusError: The records could not be read or written. Whatever was granted in the dark is given back in
-                the background; at the worst it stays taken, by nobody, for ``timeout`` + 2 seconds.
+            PegasusError: The records could not be read or written. A grant whose reply was lost is given back in the
+                background. If that fails, too, the lock stays taken by nobody for at most ``timeout`` + 2 seconds.
 
         Retries: a request whose reply was lost is followed by a read, which tells whether it was applied.
         Greenlets: any number may call at once, also of one object: one of them gets it, the others wait. After a kill
@@ -194,7 +194,7 @@ class Leased:
     def owned(self) -> bool:
         """Ask the server whether this object's lease is still there.
 
-        Even then it may end the next moment. What must not be done twice is to be guarded by ``fencing_token``.
+        The lease may end right after the answer. Use ``fencing_token`` to guard what must not be done twice.
 
         Example:
             >>> with Lock(table, "report:7") as lock:
@@ -220,8 +220,8 @@ class Leased:
     def remaining(self) -> float:
         """Return for how many seconds it certainly is still held; 0.0 if it may have ended. Sends nothing.
 
-        Counted from before the request that took or renewed it, so it never says too much while the process runs. It
-        cannot see a stall that begins right after it has returned.
+        The time counts from before the request that took or renewed the lease, so the result is never too high. A stall
+        that begins after the return can still outlast the lease.
 
         Example:
             >>> with Lock(table, "report:7", timeout=10) as lock:
@@ -235,9 +235,9 @@ class Leased:
     def fencing_token(self) -> int:
         """The number of this grant: greater than that of every earlier grant of this name.
 
-        Hand it to the resource that the lock guards, and let the resource refuse a number lower than the highest one it
-        has seen. That protects it from a holder that stalled for longer than its lease and goes on in the belief that
-        it still has it. No lock with expiry can do that by itself.
+        Pass it to the resource that the lock guards, and let the resource refuse a number lower than the highest one it
+        has seen. That protects the resource from a holder that stalled for longer than its lease and writes afterwards.
+        A lock with an expiry cannot do that by itself.
 
         Raises:
             LockError: It is not held by this object.
@@ -307,7 +307,7 @@ def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
             return
         try:
             # Also when its time seems to be over: the record decides, and it may still be there.
-            kept = places.renew(hold, leased.timeout)
+            kept = places.renew(hold, max(leased.timeout, hold.left()))
         except PegasusError as error:
             if hold.left() > 0:
                 _log.info("the lease of %r could not be renewed yet: %s", leased, error)
@@ -337,11 +337,12 @@ class Lock(Leased):
     While it is held, a greenlet renews the lease each third of ``timeout``. If the holder's process ends, others get
     the lock at most ``timeout`` + 2 seconds later. If the process stalls for longer than that (a stopped virtual
     machine, code that blocks the hub), the lease ends and others get the lock, while the holder does not know yet: it
-    learns of it by ``on_lost``, ``remaining()`` or LockNotOwnedError as soon as it runs again. What it has begun before
-    is not undone: guard what must not happen by ``fencing_token``.
+    learns of it by ``on_lost``, ``remaining()`` or LockNotOwnedError as soon as it runs again. Until then it may go on
+    writing. Only ``fencing_token`` lets the resource refuse such writes.
 
-    Time: the expiry is sent as this machine's time plus ``timeout`` and compared with the server's clock. ``acquire``
-    measures how much earlier than expected the lease ends there, reckons with it, and refuses where nothing is left.
+    Time: the client sends the expiry as this machine's time plus ``timeout``. The server compares it with its own
+    clock. ``acquire`` asks the server how much time is left, and takes the difference into account from then on. If no
+    time is left, it raises LockError.
 
     Records: hash key ``lock:NAME``, sort keys ``fence`` and ``owner``; see ``pegasus_green.recipes.leases``.
 

@@ -15,6 +15,7 @@ import gevent
 import pytest
 
 from pegasus_green import CallInfo, Client, Listener, RetryPolicy, errors
+from pegasus_green.cluster.stats import TableStats
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport import notices as notices_module
 from pegasus_green.transport.notices import Notices
@@ -224,6 +225,8 @@ def test_figures_of_servers(box: Onebox, client: Client) -> None:
                 "hedges": 0,
                 "hedge_wins": 0,
                 "latency": {},
+                "latency_count": 0,
+                "latency_sum": 0.0,
                 "p50": 0.0,
                 "p99": 0.0,
             }
@@ -308,6 +311,14 @@ def _quiet(call: Any, *args: Any, **kwargs: Any) -> Any:
         return error
 
 
+@pytest.mark.parametrize("seconds", [0.000251, 0.0003, 0.00048, 0.0005, 0.3, 7.9])
+def test_the_estimated_sum_is_44_percent_off_at_most(seconds: float) -> None:
+    stats = TableStats()
+    for _ in range(10):
+        stats.count(seconds)
+    assert 1 / 1.45 < stats.latency_sum() / (10 * seconds) < 1.45
+
+
 def test_latency_histogram(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()
@@ -317,7 +328,7 @@ def test_latency_histogram(box: Onebox, client: Client) -> None:
     for number in range(5):
         table.set(f"h{number}", "s", "v")
     figures = client.stats()["tables"]["temp"]
-    assert sum(figures["latency"].values()) == figures["calls"] == 100
+    assert sum(figures["latency"].values()) == figures["calls"] == figures["latency_count"] == 100
     assert sum(count for bound, count in figures["latency"].items() if bound > 0.1) >= 5
     assert list(figures["latency"]) == sorted(figures["latency"])
     # Bounds are powers of two: within a factor of two above the true value.

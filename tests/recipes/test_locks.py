@@ -161,6 +161,16 @@ def test_renewal_keeps_it_beyond_the_timeout(table: Table, hash_key: bytes) -> N
         assert lock.remaining() > 0
 
 
+def test_renewal_does_not_shorten_an_extended_lease(table: Table, hash_key: bytes) -> None:
+    with Lock(table, hash_key, timeout=1) as lock:
+        assert lock.extend(500, replace_ttl=True)
+        until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 3)
+        assert lock.remaining() > 400
+        left = table.ttl(b"lock:" + hash_key, "owner")
+        assert left is not None
+        assert left > 400
+
+
 def test_a_lock_object_that_is_dropped_is_not_renewed(table: Table, hash_key: bytes) -> None:
     lock = Lock(table, hash_key, timeout=1)
     assert lock.acquire()

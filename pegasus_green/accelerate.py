@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def _load() -> Any:
@@ -23,3 +23,27 @@ def _load() -> Any:
 core: Any = _load()
 # Whether calls run through the compiled core.
 accelerated: bool = core is not None
+
+if TYPE_CHECKING or core is None:
+
+    class Books:
+        """What calls look at and change in a connection."""
+
+        __slots__ = (
+            "session",
+            "pending",
+            "_out",
+            "_wake_at",
+            "heard",
+            "_small",
+            "_max_in_flight",
+            "_version",
+            "_crowded",
+            "_in_pass",
+        )
+
+    class Switchboard:
+        """What calls look at in a client."""
+
+else:
+    Books, Switchboard = core.Books, core.Switchboard

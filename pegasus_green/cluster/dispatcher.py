@@ -16,6 +16,7 @@ from gevent._waiter import Waiter
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent, greenlet
 
+from ..accelerate import Switchboard, core
 from ..errors import (
     ClientClosed,
     InvalidArgument,
@@ -24,8 +25,10 @@ from ..errors import (
 )
 from ..events import Listeners
 from ..options import ClientOptions
+from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.rpc import Rpc
+from ..protocol.framing import shape
+from ..protocol.rpc import GET, PUT, Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
@@ -69,7 +72,7 @@ class CallInfo:
         return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in _INFO)})"
 
 
-class Cluster:
+class Cluster(Switchboard):
     """What the tables of one client share: pool, meta servers, options, listeners, and the thread it all belongs to."""
 
     def __init__(self, metas: list[str], options: ClientOptions) -> None:
@@ -230,7 +233,7 @@ class Cluster:
 class Dispatcher:
     """Sends the calls of one table."""
 
-    __slots__ = ("cluster", "routes", "stats", "notices", "_histogram", "_pool", "__weakref__")
+    __slots__ = ("cluster", "routes", "stats", "notices", "lane", "_histogram", "_pool", "__weakref__")
 
     def __init__(self, cluster: Cluster, routes: TableRoutes) -> None:
         """Serve one table."""
@@ -240,6 +243,9 @@ class Dispatcher:
         self.notices = Notices("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
+        # The shortest way in the compiled core; None without it.
+        largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
+        self.lane: Any = core and core.Lane(self, cluster, routes, self._histogram, shape(GET), shape(PUT), largest)
 
     def __repr__(self) -> str:
         """Show the table's name and what became of its calls."""
@@ -330,6 +336,25 @@ class Dispatcher:
         finally:
             # The traceback of an error holds this frame: with the error in it they would be a cycle.
             outcome = None
+
+    def rest_of_call(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        now: float,
+        deadline: float,
+        outcome: Any,
+        route: Route,
+        connection: Any,
+        seqid: int,
+    ) -> Buffer:
+        """Go on with a call of the compiled core whose first outcome was unusual."""
+        connection.checked(outcome, seqid)
+        try:
+            return self.persist(rpc, partition_hash, argument, now, deadline, DEFAULT, None, outcome, route)
+        finally:
+            outcome = None  # see call
 
     @staticmethod
     def _may_wait(caller: Any, hub: Any) -> bool:

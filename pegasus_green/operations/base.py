@@ -13,7 +13,7 @@ from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError,
 from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.rpc import GET, Rpc
+from ..protocol.rpc import GET, PUT, Rpc
 from ..results import V
 from ..retry import RetryPolicy
 
@@ -120,7 +120,7 @@ def only_hash_key(hash_key: Key) -> bytes:
 class TableBase(Generic[V]):
     """What the groups of verbs share: a table's name, codec and dispatcher. It does not know the client."""
 
-    __slots__ = ("name", "codec", "_dispatcher", "_call", "_max_argument")
+    __slots__ = ("name", "codec", "_dispatcher", "_call", "_lane", "_max_argument")
 
     def __init__(self, cluster: Cluster, name: str, codec: Codec[V] | None = None) -> None:
         """Remember the table; no I/O."""
@@ -128,6 +128,7 @@ class TableBase(Generic[V]):
         self.codec = codec
         self._dispatcher: Dispatcher = cluster.table(name)
         self._call = self._dispatcher.call
+        self._lane = self._dispatcher.lane
         limit = cluster.options.max_write_bytes
         self._max_argument = math.inf if limit is None else limit
 
@@ -177,6 +178,17 @@ class TableBase(Generic[V]):
             raise self._unreadable(error, rpc) from None
         if status:
             raise self._storage_error(rpc, status, frame)
+
+    def _done_in_core(self, frame: Buffer) -> None:
+        """Do as ``_done`` for a put of the compiled core, and have it know such a reply from now on."""
+        self._done(PUT, frame)
+        self._lane.update_head, self._lane.update_end = fast.usual_update(PUT, frame)
+
+    def _value_in_core(self, default: D, frame: Buffer) -> V | D:
+        """Do as ``_value_or`` for a get of the compiled core, and have it know such a reply from now on."""
+        value = self._value_or(default, frame)
+        self._lane.ending = fast.usual_ending(frame) or self._lane.ending
+        return value
 
     def _value_or(self, default: D, frame: Buffer) -> V | D:
         """Return what a reply to get says: the value as the codec decodes it, or the default when it is absent."""

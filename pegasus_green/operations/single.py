@@ -96,6 +96,12 @@ class SingleOperations(TableBase[V]):
             >>> table.get("user:7", "name")
             b'Ada'
         """
+        if timeout is None and info is None and retry is DEFAULT and self._lane:
+            found = self._lane.get(hash_key, sort_key)
+            if type(found) is bytes:
+                return self._plain(found)
+            if type(found) is tuple:
+                return self._value_in_core(default, found[0])
         if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
             hash_key, sort_key = key_pair(hash_key, sort_key)
         frame = self._call(
@@ -201,7 +207,14 @@ class SingleOperations(TableBase[V]):
             hash_key, sort_key = key_pair(hash_key, sort_key)
         if type(value) is not bytes or self.codec is not None:
             value = self._value(value)
-        argument = fast.put_argument(hash_key, sort_key, value, expire_ts(ttl) if ttl else 0)
+        expires = expire_ts(ttl) if ttl else 0
+        if timeout is None and info is None and retry is DEFAULT and self._lane:
+            done = self._lane.put(hash_key, sort_key, value, expires)
+            if type(done) is tuple:
+                self._done_in_core(done[0])
+            if done is not NotImplemented:
+                return
+        argument = fast.put_argument(hash_key, sort_key, value, expires)
         if len(argument) > self._max_argument - PUT.body_base:
             self._check_size(PUT, argument)
         frame = self._call(PUT, crc64(hash_key or sort_key), argument, timeout, retry, info)

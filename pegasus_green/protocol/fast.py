@@ -107,6 +107,19 @@ def usual_value(frame: Buffer) -> bytes | None:
     return None
 
 
+def usual_ending(frame: Buffer) -> bytes | None:
+    """Return what stands behind the value of a reply to get, where that is known to be without surprises."""
+    value = usual_value(frame)
+    return None if value is None else bytes(frame[_VALUE_AT + len(value) :])
+
+
+def usual_update(rpc: Rpc, frame: Buffer) -> tuple[bytes, bytes] | tuple[None, None]:
+    """Return what stands before and behind the decree of a reply, where that is known to be without surprises."""
+    start = rpc.body_offset
+    head, end = bytes(frame[start - 3 : start + _DECREE]), bytes(frame[start + _DECREE + 8 :])
+    return (head[3:], end) if head in _known_update_heads and end in _known_update_ends else (None, None)
+
+
 def read_value(frame: Buffer) -> tuple[int, bytes]:
     """Return status and value of any reply to get: also large ones, with another status, or with a new ending.
 

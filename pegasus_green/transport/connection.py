@@ -30,6 +30,7 @@ from gevent._waiter import Waiter
 from gevent.event import Event
 from gevent.exceptions import InvalidSwitchError
 
+from ..accelerate import core
 from ..errors import ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -73,7 +74,6 @@ class Connection(Handover):
         "_chunk",
         "silent_since",
         "born",
-        "heard",
         "sockaddr",
         "_socket",
         "_ended",
@@ -84,7 +84,6 @@ class Connection(Handover):
         "_referenced",
         "_undelivered",
         "_share",
-        "_version",
         "_options",
         "__weakref__",
     )
@@ -451,7 +450,14 @@ class Connection(Handover):
 
     def _deliver_some(self, frames: list[tuple[int, Buffer]], pending: dict[int, Entry]) -> None:
         find = pending.get
-        for seqid, frame in frames:
+        at, end = 0, len(frames)
+        while at < end:
+            if core:
+                at = core.deliver(frames, at, end, pending, self)
+                if at == end:
+                    return
+            seqid, frame = frames[at]
+            at += 1
             entry = find(seqid)
             if entry is None:
                 self.peer.late += 1

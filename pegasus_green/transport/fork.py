@@ -18,6 +18,8 @@ import os
 import weakref
 from typing import Any
 
+from ..accelerate import core
+
 # MADV_WIPEONFORK of Linux 4.14, for which the mmap module has no name.
 _WIPE_ON_FORK = 18
 
@@ -50,6 +52,8 @@ def _make_page() -> Any:
 
 # Its first item is 1, and 0 in a child that has not called notice().
 page = _make_page()
+if core:
+    core.arm()
 
 
 def generation() -> int:
@@ -75,6 +79,8 @@ def notice() -> None:
     for connection in connections:
         connection.poison()
         _connections.discard(connection)
+    if core:
+        core.arm()
     page[0] = 1
 
 

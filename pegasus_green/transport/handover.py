@@ -68,7 +68,7 @@ class Target:
 class Handover(Outbox):
     """The calls that wait on a connection, and what gives them their outcomes."""
 
-    __slots__ = ("_parked", "_has_moved", "_unsent_at_end", "_wake_at")
+    __slots__ = ("_parked", "_has_moved", "_unsent_at_end")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Begin with nobody waiting."""
@@ -118,6 +118,10 @@ class Handover(Outbox):
                 self._park(seqid, outcome)
         except BaseException:
             self._hand_again(seqid, entry, outcome)
+
+    def _failed(self, *failure: Any) -> None:
+        """Take the exception that ended a raw greenlet: the hub is its parent, in this very callback."""
+        self.hub.handle_error(self, *failure)
 
     def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome) -> None:
         """Finish a handing over that was interrupted, and tell the hub.

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from gevent import get_hub
 from gevent.event import Event
 
+from ..accelerate import Books
 from ..errors import ConnectionLost, PegasusError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -87,7 +88,7 @@ def rest(frame: Any, done: int) -> memoryview:
     return memoryview(frame.join() if isinstance(frame, Parts) else frame)[done:]
 
 
-class Outbox:
+class Outbox(Books):
     """The sending half of a connection.
 
     A frame that finds nothing else under way goes to the kernel at once, from the caller, without waiting. Others
@@ -107,22 +108,15 @@ class Outbox:
         "peer",
         "hub",
         "lost",
-        "session",
-        "pending",
         "_fd",
-        "_out",
         "_out_bytes",
         "_backlog",
         "_backlog_bytes",
         "_writer",
-        "_in_pass",
         "_leaving",
         "_flush_callback",
-        "_crowded",
         "_room",
-        "_max_in_flight",
         "_max_queued",
-        "_small",
     )
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:

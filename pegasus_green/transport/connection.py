@@ -56,6 +56,9 @@ FRAMES_A_CHECK = 32
 TICK = 0.25
 LEAST_TICK = 0.005
 _page = fork.page
+if core:
+    core.arm()
+    fork.when_noticed(core.arm)
 
 
 class Connection(Handover):

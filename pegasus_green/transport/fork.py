@@ -16,15 +16,16 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
-
-from ..accelerate import core
 
 # MADV_WIPEONFORK of Linux 4.14, for which the mmap module has no name.
 _WIPE_ON_FORK = 18
 
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _generation = 0
+# What else a child has to do before it goes on.
+_also: list[Callable[[], object]] = []
 
 
 class _ByPid:
@@ -52,8 +53,6 @@ def _make_page() -> Any:
 
 # Its first item is 1, and 0 in a child that has not called notice().
 page = _make_page()
-if core:
-    core.arm()
 
 
 def generation() -> int:
@@ -68,6 +67,11 @@ def register(connection: Any) -> None:
     _connections.add(connection)
 
 
+def when_noticed(step: Callable[[], object]) -> None:
+    """Have a function called in a child that has noticed its fork; it may be called twice, and must not yield."""
+    _also.append(step)
+
+
 def notice() -> None:
     """Cut this process's copies of the parent's connections off.
 
@@ -79,8 +83,8 @@ def notice() -> None:
     for connection in connections:
         connection.poison()
         _connections.discard(connection)
-    if core:
-        core.arm()
+    for step in _also:
+        step()
     page[0] = 1
 
 

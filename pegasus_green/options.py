@@ -66,6 +66,7 @@ class OptionChanges(TypedDict, total=False):
     refresh_period: float
     silence: float
     silent_window: float
+    path_timeout: float | None
     retry: RetryPolicy | None
     max_in_flight: int
     max_queued_bytes: int
@@ -90,6 +91,8 @@ class ClientOptions:
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
         silence: A connection with requests out and nothing in for this long has the routes looked up.
         silent_window: A connection that has been silent this long is replaced once a call's deadline passes on it.
+        path_timeout: The kernel ends a connection on whose path nothing is acknowledged for this long, requests or
+            keep-alive probes; at least 3. A server that only takes long to answer keeps it. None: as the system does.
         retry: Retry policy; None never repeats a request.
         max_in_flight: Requests waiting for a reply on one connection; further callers wait for room.
         max_queued_bytes: Bytes waiting to be sent on one connection; further callers wait for room.
@@ -110,6 +113,7 @@ class ClientOptions:
     refresh_period: float = 30.0
     silence: float = 0.5
     silent_window: float = 10.0
+    path_timeout: float | None = 3.0
     retry: RetryPolicy | None = RetryPolicy()
     max_in_flight: int = 20_000
     max_queued_bytes: int = 64 * 1024 * 1024
@@ -127,6 +131,9 @@ class ClientOptions:
             seconds = getattr(self, name)
             if not _is_number(seconds) or seconds <= 0:
                 raise InvalidArgument(f"{name} must be a finite number of seconds above 0, not {seconds!r}")
+        path = self.path_timeout
+        if path is not None and (not _is_number(path) or path < 3):
+            raise InvalidArgument(f"path_timeout must be None or 3 or more seconds, not {path!r}")
         if self.timeout > MAX_TIMEOUT:
             object.__setattr__(self, "timeout", MAX_TIMEOUT)
         if not _is_number(self.refresh_period) or self.refresh_period < 0:
@@ -182,6 +189,10 @@ def _refuse_unknown(names: Iterable[str], *others: str) -> None:
             raise InvalidArgument(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
+def _seconds_or_none(text: str) -> float | None:
+    return None if text == "none" else float(text)
+
+
 def _size_or_none(text: str) -> int | None:
     return None if text.lower() == "none" else int(text)
 
@@ -225,6 +236,7 @@ def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
 
 # How the options that are not seconds are spelled in a URL.
 _URL_TYPES: dict[str, Callable[[str], Any]] = {
+    "path_timeout": _seconds_or_none,
     "max_in_flight": int,
     "max_queued_bytes": int,
     "max_frame": int,

@@ -33,7 +33,7 @@ from ..transport import fork
 from ..transport.connection import TICK, Connection
 from ..transport.handover import Target
 from ..transport.notices import Notices
-from ..transport.outbox import stop
+from ..transport.outbox import reference, stop
 from ..transport.pool import Peer, Pool
 from .meta import MetaClient
 from .routing import RoutingTable, build
@@ -197,7 +197,7 @@ class TableRoutes:
             return
         self._stop_timer()
         # It repeats: a callback that is interrupted at its first step is called again.
-        timer = get_hub().loop.timer(max(at - monotonic(), 0.0), TICK, ref=False)
+        timer = reference(get_hub().loop.timer(max(at - monotonic(), 0.0), TICK), wanted=False)
         timer.start(self._due, timer)
         self._timer, self._timer_at = timer, at
 

@@ -120,9 +120,11 @@ class Handle(Generic[R]):
             b'Ada'
         """
         if not self._ready:
-            if self._event is None:
-                self._event = Event()
-            if not self._event.wait(timeout):
+            event = self._event = self._event or Event()
+            if self._ready:
+                # Settled before there was an event to set, while a signal handler made a call.
+                event.set()
+            if not event.wait(timeout):
                 raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
         error = self._error
         if error is not None:
@@ -172,6 +174,10 @@ class Handle(Generic[R]):
 
     def _settle(self, value: R | None, error: Exception | None) -> None:
         self._value, self._error, self._ready = value, error, True
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell those who wait; may be done again."""
         if self._event is not None:
             self._event.set()
         links, self._links = self._links, []
@@ -262,8 +268,11 @@ class _Slot:
         if handle is None:
             self._finished(outcome if isinstance(outcome, PegasusError) else None)
             return
-        if handle._ready or self.greenlet is not None:
+        if handle._ready:
             # Told again what it knows.
+            handle._announce()
+            return
+        if self.greenlet is not None:
             return
         # ERR_OK without a result is a rejected write, so the length counts too.
         rpc = self.rpc

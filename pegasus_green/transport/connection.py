@@ -39,7 +39,7 @@ from ..protocol.rpc import META_END_BACKUP, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms
 from .negotiation import DEMANDS_AUTH
-from .outbox import Server, stop
+from .outbox import Server, reference, stop
 
 READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
@@ -104,8 +104,8 @@ class Connection(Handover):
         self._chunk = _chunks.get(self.hub) or _chunks.setdefault(self.hub, memoryview(bytearray(READ_SIZE)))
         self.silent_since = 0.0
         self.born = self.heard = monotonic()
-        # ref=False: an idle connection does not keep the loop alive; while calls wait the reader is referenced.
-        self._reader: Any = self.hub.loop.io(self._fd, 1, ref=False)
+        # An idle connection does not keep the loop alive; while calls wait the reader is referenced.
+        self._reader: Any = reference(self.hub.loop.io(self._fd, 1), wanted=False)
         self._timer: Any = None
         self._timer_at = FOREVER
         self._referenced = False
@@ -121,11 +121,30 @@ class Connection(Handover):
             fork.register(self)
             # The plain kind, which can be closed by one step, and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
+            self._notice_dead_paths(self._socket, self._options.path_timeout)
             self._reader.start(self._readable)
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and self._has_descriptor():
                 os.close(self._fd)
             raise
+
+    @staticmethod
+    def _notice_dead_paths(sock: socket, seconds: float | None) -> None:
+        """Have the kernel end a connection whose packets nobody acknowledges: a firewall forgot it, a cable is out."""
+        if seconds is None:
+            return
+        probe = max(int(seconds / 3), 1)
+        # TCP_KEEPALIVE is TCP_KEEPIDLE where that is missing.
+        idle = "TCP_KEEPIDLE" if hasattr(gsocket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+        wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": int(seconds * 1000)}
+        for name, value in wanted.items():
+            option = getattr(gsocket, name, None)
+            if option is not None:
+                try:
+                    sock.setsockopt(gsocket.IPPROTO_TCP, option, value)
+                except OSError:
+                    # Known to Python and not to the system, or no TCP socket.
+                    continue
 
     def _has_descriptor(self) -> bool:
         """Tell whether the descriptor is still that of this connection: numbers are used anew."""
@@ -485,12 +504,12 @@ class Connection(Handover):
         if not self._referenced:
             if self.pending:
                 self.silent_since = self.silent_since or now
-            self._reader.ref = True
+            reference(self._reader, wanted=True)
             self._referenced = True
         at = min(at, now + TICK)
         if self._timer is None or at < self._timer_at:
             # It repeats: a callback that is interrupted at its first step is called again.
-            timer = self.hub.loop.timer(max(at - now, 0.0), TICK, ref=False)
+            timer = reference(self.hub.loop.timer(max(at - now, 0.0), TICK), wanted=False)
             timer.start(self._tick, timer)
             old, self._timer = self._timer, timer
             self._timer_at = at
@@ -570,7 +589,7 @@ class Connection(Handover):
         # First: the next call references the connection again.
         self._wake_at = FOREVER
         self._referenced = False
-        self._reader.ref = False
+        reference(self._reader, wanted=False)
         if self.pending:
             # A signal handler has begun a call meanwhile.
             self._wake(FOREVER, monotonic())

@@ -61,6 +61,17 @@ class Server(Protocol):
         """Have nothing to do with a connection any more; must not yield."""
 
 
+def reference(watcher: Any, *, wanted: bool) -> Any:
+    """Have a watcher keep the loop alive, or not; return it.
+
+    gevent's watchers for libuv ignore ``ref=`` when they are made, and what watches a descriptor only stands for the
+    one that libuv knows.
+    """
+    real = getattr(watcher, "_watcher_ref", None)
+    (watcher if real is None else real).ref = wanted
+    return watcher
+
+
 def stop(watcher: Any) -> None:
     """Stop a watcher for good; None is none."""
     if watcher is not None:
@@ -132,8 +143,8 @@ class Outbox(Books):
         # A frame that has begun to leave is a view of its rest.
         self._backlog: dict[int, Buffer] = {}
         self._backlog_bytes = 0
-        # ref=False: what keeps the loop alive is a call that waits, not half a request that nobody waits for.
-        self._writer: Any = self.hub.loop.io(fd, 2, ref=False)
+        # What keeps the loop alive is a call that waits, not half a request that nobody waits for.
+        self._writer: Any = reference(self.hub.loop.io(fd, 2), wanted=False)
         self._in_pass = False
         # What a system call is to send: frames by id, its argument while it is to be made, and what it returned.
         self._leaving: tuple[dict[int, Any], list[Any], list[int]] | None = None

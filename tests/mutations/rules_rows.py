@@ -288,6 +288,14 @@ ROWS = (
         ("tests/unit/test_import_purity.py",),
     ),
     Mutation(
+        "8-fork-without-hooks",
+        "a call notices a fork that ran no hooks of Python",
+        "cluster/dispatcher.py",
+        "        if not _page[0]:\n            fork.notice()\n        table",
+        "        table",
+        ("tests/fork/test_forks_without_hooks.py", "-k", "both_processes"),
+    ),
+    Mutation(
         "8-timeouts-do-not-leak",
         "a call that timed out leaves nothing behind",
         "transport/handover.py",

@@ -1,0 +1,78 @@
+"""Raising, or making a nested call, at the n-th line or opcode that runs inside the package.
+
+``Strike`` counts the trace events of the package's own code, in the victim's greenlet or in the callbacks of the hub,
+and does something at the n-th: what a signal handler or a finalizer may do between any two steps of Python.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from gevent import get_hub
+from greenlet import getcurrent
+
+import pegasus_green
+
+PACKAGE = str(Path(pegasus_green.__file__).parent)
+# The embedded cluster runs in the same process in some tests; it is not what is struck.
+EXCLUDED = str(Path(PACKAGE) / "onebox")
+
+
+class Struck(BaseException):
+    """What is raised, besides KeyboardInterrupt."""
+
+
+class Strike:
+    """Does something at the n-th step; n=0 only counts.
+
+    Attributes:
+        count: Steps so far.
+        fired: Whether it was done.
+        where: File, line and function of the step.
+    """
+
+    def __init__(self, n: int, action: Callable[[], Any], *, in_hub: bool, opcodes: bool) -> None:
+        self.n, self.action, self.in_hub, self.opcodes = n, action, in_hub, opcodes
+        self.count = 0
+        self.fired = False
+        self.where = ""
+        self._greenlet: Any = None
+
+    @contextmanager
+    def armed(self) -> Iterator[Strike]:
+        """Count in the block: the steps of the current greenlet, or those of the hub."""
+        self._greenlet = get_hub() if self.in_hub else getcurrent()
+        before = sys.gettrace()
+        sys.settrace(self._call)
+        try:
+            yield self
+        finally:
+            sys.settrace(before)
+
+    def _call(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(PACKAGE) or name.startswith(EXCLUDED) or self.fired:
+            return None
+        frame.f_trace_opcodes = self.opcodes
+        self._step(frame)
+        return self._local
+
+    def _local(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == ("opcode" if self.opcodes else "line"):
+            self._step(frame)
+        return self._local
+
+    def _step(self, frame: FrameType) -> None:
+        if self.fired or getcurrent() is not self._greenlet:
+            return
+        self.count += 1
+        if self.count == self.n:
+            self.fired = True
+            self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+            sys.settrace(None)
+            self.action()

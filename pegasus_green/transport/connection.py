@@ -25,7 +25,6 @@ from contextvars import Context
 from time import monotonic
 from typing import Any
 
-from gevent import socket as gsocket
 from gevent._waiter import Waiter
 from gevent.event import Event
 from gevent.exceptions import InvalidSwitchError
@@ -40,6 +39,7 @@ from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms
 from .negotiation import DEMANDS_AUTH
 from .outbox import Server, reference, stop
+from .sockets import notice_dead_paths
 
 READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
@@ -121,30 +121,12 @@ class Connection(Handover):
             fork.register(self)
             # The plain kind, which can be closed by one step, and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
-            self._notice_dead_paths(self._socket, self._options.path_timeout)
+            notice_dead_paths(self._socket, self._options.path_timeout)
             self._reader.start(self._readable)
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and self._has_descriptor():
                 os.close(self._fd)
             raise
-
-    @staticmethod
-    def _notice_dead_paths(sock: socket, seconds: float | None) -> None:
-        """Have the kernel end a connection whose packets nobody acknowledges: a firewall forgot it, a cable is out."""
-        if seconds is None:
-            return
-        probe = max(int(seconds / 3), 1)
-        # TCP_KEEPALIVE is TCP_KEEPIDLE where that is missing.
-        idle = "TCP_KEEPIDLE" if hasattr(gsocket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
-        wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": int(seconds * 1000)}
-        for name, value in wanted.items():
-            option = getattr(gsocket, name, None)
-            if option is not None:
-                try:
-                    sock.setsockopt(gsocket.IPPROTO_TCP, option, value)
-                except OSError:
-                    # Known to Python and not to the system, or no TCP socket.
-                    continue
 
     def _has_descriptor(self) -> bool:
         """Tell whether the descriptor is still that of this connection: numbers are used anew."""
@@ -690,21 +672,3 @@ class Connection(Handover):
         self._ended = True
         if self.pending:
             self._fail_soon()
-
-
-def dial(sockaddr: tuple[Any, ...], family: int, timeout: float) -> Any:
-    """Return a connected gevent socket; yields.
-
-    Raises:
-        OSError: Refused, unreachable or not answered within timeout seconds.
-    """
-    sock = gsocket.socket(family, gsocket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout)
-        sock.connect(sockaddr)
-        sock.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)
-        sock.setsockopt(gsocket.SOL_SOCKET, gsocket.SO_KEEPALIVE, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -14,10 +14,11 @@ from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, Connecti
 from ..events import Listeners
 from ..options import ClientOptions
 from . import fork
-from .connection import Connection, dial
+from .connection import Connection
 from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
 from .notices import Notices
 from .reach import reach
+from .sockets import dial
 
 if TYPE_CHECKING:
     from .authenticator import Authenticator

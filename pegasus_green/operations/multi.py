@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 
 _MAX_I32 = 2**31 - 1
 _OK, _INCOMPLETE = 0, 7
+# Tables whose multi_gets were cut by a server's limit, in this process.
+_WARNED: set[str] = set()
 # Where the client leaves the size of writes to the server, its default is what split=True goes by.
 _SERVERS_MAX_BODY = 1024 * 1024
 
@@ -262,10 +264,25 @@ class MultiOperations(TableBase[V]):
         if found.status not in (_OK, _INCOMPLETE):
             raise self._storage_error(MULTI_GET, found.status, frame)
         rows = found.rows
+        if found.status == _INCOMPLETE and request.max_kv_count < 1 and request.max_kv_size < 1:
+            self._warn_of_limit(len(rows))
         last_key = (rows[0] if request.reverse else rows[-1])[0] if rows else None
         if self.codec is not None and not request.no_value:
             rows = [(key, self._plain(value)) for key, value in rows]
         return MultiGetResult(rows, complete=found.status == _OK, last_key=last_key)
+
+    def _warn_of_limit(self, rows: int) -> None:
+        """Log once for each table that a server's limit has cut a result: code that ignores ``complete`` loses rows."""
+        if self.name in _WARNED:
+            return
+        _WARNED.add(self.name)
+        self._dispatcher.notices.warning(
+            "cut",
+            "a multi_get of table %s without limits came back incomplete after %d rows, at the server's own limit; "
+            "look at result.complete, or use hash_scan. This is logged once for each table.",
+            self.name,
+            rows,
+        )
 
     def multi_get_sort_keys(
         self,

@@ -628,3 +628,24 @@ def test_errors_name_what_happened_and_where(box: Onebox, client: Client) -> Non
     where = r"table=temp, operation=get, server=[^ ]+:\d+, attempts=\d"
     assert re.match(rf"the server answered ERR_BUSY \[{where}", text)
     assert "HINT: the table has a throttling env" in text
+
+
+@pytest.mark.onebox_only
+def test_a_multi_get_that_a_server_cuts_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Only where the caller gave no limit: code that takes the result for everything loses rows."""
+    with Onebox(tables={"cut": 1, "other": 1}) as box, Client(box.meta_addresses, timeout=20.0) as client:
+        for name in ("cut", "other"):
+            table = client.table(name)
+            table.multi_set("large", {f"{number:05}": "v" for number in range(3100)})
+            with caplog.at_level("WARNING", "pegasus_green.retry"):
+                assert not table.multi_get("large", max_count=10).complete
+                gevent.sleep(0.01)
+                assert not caplog.records
+                for _ in range(3):
+                    assert not table.multi_get("large").complete
+                assert not table.multi_get_many(["large"])[0].complete
+                gevent.sleep(0.01)
+            (record,) = caplog.records
+            assert record.levelname == "WARNING"
+            assert f"a multi_get of table {name} without limits came back incomplete after 3000 rows" in record.message
+            caplog.clear()

@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("pegasus_green.cli.bench", "load a cluster with calls from many greenlets"),
 }
 EXTRA = ("click", "rich", "prompt_toolkit", "tomli")
-MISSING = f"needs packages that are not installed (%s): pip install {' '.join(EXTRA)}"
+MISSING = f"needs the extra cli, pegasus_green[cli] (%s is not installed): pip install {' '.join(EXTRA)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

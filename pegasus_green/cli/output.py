@@ -17,6 +17,7 @@ import click
 import gevent
 
 from .text import Coding
+from .threads import in_thread
 
 FORMATS = ("table", "json", "jsonl", "csv", "raw")
 # Widths of a table's columns come from this many rows; what is wider later shifts its line.
@@ -71,23 +72,12 @@ class Sink:
             return
         sys.stdout.flush()
         while data:
-            written = gevent.get_hub().threadpool.apply(_write, (self._fd, data))
-            if isinstance(written, BrokenPipeError):
-                raise PipeClosed
-            if isinstance(written, BlockingIOError):
+            try:
+                data = data[in_thread(os.write, self._fd, data) :]
+            except BrokenPipeError:
+                raise PipeClosed from None
+            except BlockingIOError:
                 gevent.sleep(0.01)  # somebody else made the terminal non-blocking
-            elif isinstance(written, OSError):
-                raise written
-            else:
-                data = data[written:]
-
-
-def _write(fd: int, data: memoryview) -> int | OSError:
-    """Write in a thread; an error is returned, since the pool prints those that are raised."""
-    try:
-        return os.write(fd, data)
-    except OSError as error:
-        return error
 
 
 class Column(NamedTuple):

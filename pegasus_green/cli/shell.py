@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from click.shell_completion import ShellComplete
 
 from ..errors import InvalidArgument, PegasusError
 from .frame import INTERRUPTED, OK, USAGE, App, command, options, pass_app, run
+from .threads import in_thread
 
 if TYPE_CHECKING:
     from .app import Program
@@ -184,17 +185,15 @@ class Shell:
         ask = _prompt(self)
         click.echo('Commands: "help". Tab completes, the arrow keys bring earlier lines back, Ctrl-D leaves.', err=True)
         learning = gevent.spawn(self.learn_tables)
-        pool = gevent.get_hub().threadpool
         try:
             while True:
-                # In a thread: the hub goes on with the client's connections while a person thinks.
-                line = pool.apply(ask, (self.prompt_text(),))
-                if isinstance(line, EOFError):
+                try:
+                    # In a thread: the hub goes on with the client's connections while a person thinks.
+                    line = in_thread(ask, self.prompt_text())
+                except EOFError:
                     return
-                if isinstance(line, KeyboardInterrupt):
+                except KeyboardInterrupt:
                     continue
-                if isinstance(line, BaseException):
-                    raise line
                 try:
                     if not self.run(line):
                         return
@@ -207,14 +206,13 @@ class Shell:
 
     def from_pipe(self) -> None:
         """Read lines from stdin until its end."""
-        pool = gevent.get_hub().threadpool
-        while line := pool.apply(sys.stdin.readline):
+        while line := in_thread(sys.stdin.readline):
             if not self.run(line):
                 return
 
 
-def _prompt(shell: Shell) -> Any:
-    """Return a function that asks for a line, in any thread; errors are returned."""
+def _prompt(shell: Shell) -> Callable[[str], str]:
+    """Return a function that asks for a line, in any thread."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
@@ -236,11 +234,8 @@ def _prompt(shell: Shell) -> Any:
         history = InMemoryHistory()
     session: Any = PromptSession(history=history, completer=Words(), complete_while_typing=False)
 
-    def ask(text: str) -> str | BaseException:
-        try:
-            return str(session.prompt(text, handle_sigint=False))
-        except BaseException as error:  # in the pool's thread: the greenlet that asked decides
-            return error
+    def ask(text: str) -> str:
+        return str(session.prompt(text, handle_sigint=False))
 
     return ask
 

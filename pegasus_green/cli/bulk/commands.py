@@ -17,6 +17,7 @@ from ..multi import is_whole, range_options, selection
 from ..output import Sink
 from ..scans import filter_options, parallel_option
 from ..text import escape
+from ..threads import in_thread
 from .formats import FORMATS, Compressor, Malformed, decoder, encoder, guess, open_rows
 from .pace import Limit, Progress
 from .state import State
@@ -113,7 +114,7 @@ class _File:
         if self._sink is not None:
             self._sink.write(data)
         elif self._file is not None and data:
-            gevent.get_hub().threadpool.apply(self._file.write, (data,))
+            in_thread(self._file.write, data)
 
     def sync(self) -> int:
         """Return the offset up to which the disk has whole rows."""
@@ -122,7 +123,7 @@ class _File:
         if self._sink is not None:
             self._sink.flush()
         elif self._file is not None:
-            gevent.get_hub().threadpool.apply(_sync, (self._file,))
+            in_thread(_sync, self._file)
         return self.offset
 
     def close(self) -> None:

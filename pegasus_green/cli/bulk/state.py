@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import gevent
+
+from ..threads import in_thread
 
 VERSION = 1
 
@@ -68,7 +69,7 @@ class State:
         self.done = done
         if self.path is not None:
             text = json.dumps({"version": VERSION, "job": self.job, "done": done}, indent=1)
-            gevent.get_hub().threadpool.apply(_replace, (self.path, text))
+            in_thread(_replace, self.path, text)
 
     def end(self) -> None:
         """Remove the file: there is nothing to resume."""

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent import monkey
+from gevent.threadpool import ThreadPool
 
 from pegasus_green import Client, Table
 from pegasus_green.onebox import Onebox, OneboxProcess
 from tests.onebox.raw import Routed
 
 ROOT = Path(__file__).parents[2]
-# Native ones, also where the suite runs patched.
-Thread: Any = monkey.get_original("threading", "Thread")
 
 
 def in_threads(act: Callable[[int], Any], count: int = 8) -> list[Any]:
@@ -31,12 +29,13 @@ def in_threads(act: Callable[[int], Any], count: int = 8) -> list[Any]:
         except BaseException as error:
             results[number] = error
 
-    threads = [Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    with gevent.Timeout(60):
-        while any(thread.is_alive() for thread in threads):
-            gevent.sleep(0.002)
+    # Its threads are native, also where the suite runs patched.
+    pool = ThreadPool(min(count, 8))
+    try:
+        with gevent.Timeout(60):
+            gevent.wait([pool.spawn(work, number) for number in range(count)])
+    finally:
+        pool.kill()
     return results
 
 

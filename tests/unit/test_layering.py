@@ -61,9 +61,6 @@ ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
     FRONT: ("gevent", "greenlet", "time", "socket", "sortedcontainers"),
 }
 
-# Circles that are being broken. Take a circle out of this list when it is broken; add none.
-OPEN_CIRCLES: tuple[frozenset[str], ...] = ()
-
 # What a layer may import from outside besides the standard library, and what it may not even of that.
 PACKAGES: dict[str, tuple[str, ...]] = {
     BASE: ("crcmod", "gssapi"),
@@ -251,10 +248,7 @@ def test_no_circle_of_modules() -> None:
     """No modules import each other in a circle, not for type checkers either, and not inside functions."""
     graph = {name: {target for i in imports(name) if (target := _below(i.module)) in NAMES} - {name} for name in NAMES}
     circles = _circles(graph)
-    new = [sorted(circle) for circle in circles if not any(circle <= known for known in OPEN_CIRCLES)]
-    assert not new, f"these modules import each other in a circle: {new}"
-    broken = [sorted(known) for known in OPEN_CIRCLES if not any(circle <= known for circle in circles)]
-    assert not broken, f"take these out of OPEN_CIRCLES, they are no circles any more: {broken}"
+    assert not circles, f"these modules import each other in a circle: {[sorted(circle) for circle in circles]}"
 
 
 def test_circles_are_found() -> None:

@@ -24,6 +24,7 @@ INSTALL = (
     "headers and those of MIT Kerberos (Debian, Ubuntu: gcc python3-dev libkrb5-dev; Fedora, RHEL: gcc python3-devel "
     "krb5-devel); at run time libgssapi-krb5-2 (krb5-libs)"
 )
+TRACE = "the environment variable KRB5_TRACE=/dev/stderr makes the library tell each of its steps"
 # MIT's error codes are this, plus the number in the RFC where there is one.
 _BASE = -1765328384
 # By that number: our reason, whether it may pass, and what to do.
@@ -179,7 +180,7 @@ class KerberosMechanism:
         if isinstance(error, self._gssapi.exceptions.ExpiredCredentialsError):
             number = 32
         said = _minor_text(error)
-        reason, passing, hint = _KNOWN.get(number, ("other", False, ""))
+        reason, passing, hint = _KNOWN.get(number, ("other", False, TRACE))
         if number in (141, 195) and self._keytab is not None:
             return _failed(*_keytab_fault(self._keytab, self._principal))
         if reason == "no_ticket" and number != 224:

@@ -144,8 +144,6 @@ class Authenticator:
 
     # ----------------------------------------------------------------------------------------------------- credentials
     def _begin_job(self) -> None:
-        # There may be no connection yet whose registration would have forks noticed.
-        fork.register(self)
         self._job = Event()
         self._spawn(self._acquire, self._job)
 
@@ -244,9 +242,6 @@ class Authenticator:
             self._job = self._timer = None
             self._ends = self._cool_until = 0.0
             self.error = None
-
-    def poison(self, _dead_fd: int) -> None:
-        """Do nothing right after a fork: the child notices it when it needs credentials."""
 
     def close(self) -> None:
         """End the renewals, and the threads as soon as they have nothing to do; never yields."""

@@ -154,19 +154,18 @@ class Peer:
             if self.connection is not None or mine != fork.generation():
                 continue
             if not dialling.ready():
-                return self._failure(f"no connection within {patience:.2f} s{self._so_far()}")
+                return self._failure(f"no connection within {patience:.2f} s{self._because()}")
             if self._dialling is dialling and monotonic() < deadline:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")
                 return self._failure(f"cannot connect{self._because()}")
 
     def _because(self) -> str:
-        return f": {self._error}" if self._error else ""
-
-    def _so_far(self) -> str:
-        """Return what a dial that is under way waits for, and how the last negotiation ended."""
-        now = f": waiting for {self._dialogue.waits_for}" if self._dialogue is not None else ""
-        return f"{now}; before that {self._error}" if self._refusal is not None else now
+        """Return what a negotiation that is under way waits for, and how the last attempt ended."""
+        if self._dialogue is None:
+            return f": {self._error}" if self._error else ""
+        before = f"; before that {self._error}" if self._error else ""
+        return f": waiting for {self._dialogue.waits_for}{before}"
 
     def _failure(self, text: str) -> ConnectFailed:
         """Return an error for one caller: of the kind of the last failure, where that was one of authentication."""

@@ -1,0 +1,50 @@
+"""Section 12: authentication."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+NEGOTIATION = "tests/transport/test_negotiation.py"
+
+AUTH = (
+    Mutation(
+        "12-no-downgrade",
+        "a server without authentication is refused where it is required",
+        "transport/negotiation.py",
+        "if options.auth_required:\n            text",
+        "if False:\n            text",
+        (NEGOTIATION, "-k", "without_authentication"),
+    ),
+    Mutation(
+        "12-proof",
+        "a success before the server's proof is none",
+        "transport/negotiation.py",
+        "if not exchange.complete:\n        # Whoever",
+        "if False:\n        # Whoever",
+        (NEGOTIATION, "-k", "no_repeat_changes"),
+    ),
+    Mutation(
+        "12-pauses",
+        "attempts that cost the server a socket keep their distance",
+        "transport/pool.py",
+        "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if costly else",
+        "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if False else",
+        (NEGOTIATION, "-k", "keep_their_distance"),
+    ),
+    Mutation(
+        "12-one-acquisition",
+        "credentials are acquired once for all who wait",
+        "transport/authenticator.py",
+        "            if self._job is None:\n",
+        "            if True:\n",
+        (NEGOTIATION, "-k", "one_acquisition"),
+    ),
+    Mutation(
+        "12-credentials-first",
+        "without credentials no server is dialled",
+        "transport/pool.py",
+        "            self.pool.prepare()\n",
+        "",
+        (NEGOTIATION, "-k", "no_server_is_troubled"),
+    ),
+)

@@ -27,6 +27,8 @@ INSTALL = (
 TRACE = "the environment variable KRB5_TRACE=/dev/stderr makes the library tell each of its steps"
 # MIT's error codes are this, plus the number in the RFC where there is one.
 _BASE = -1765328384
+# Not of that table: the ticket cache is another principal's.
+_OTHER_PRINCIPAL = 39756032
 # By that number: our reason, whether it may pass, and what to do.
 _KNOWN: dict[int, tuple[str, bool, str]] = {
     1: ("unknown_client", False, "the principal's entry in the KDC has expired"),
@@ -183,6 +185,11 @@ class KerberosMechanism:
         reason, passing, hint = _KNOWN.get(number, ("other", False, TRACE))
         if number in (141, 195) and self._keytab is not None:
             return _failed(*_keytab_fault(self._keytab, self._principal))
+        if minor == _OTHER_PRINCIPAL:
+            hint = f"get a ticket of {self._principal} with kinit, name another ticket cache, or pass keytab="
+            return _failed(
+                f"the {self._cache_name()} is of another principal than {self._principal}", "no_ticket", hint
+            )
         if reason == "no_ticket" and number != 224:
             return _failed(f"there is no ticket: {said} ({self._cache_name()})", reason, hint)
         if reason == "expired":

@@ -77,6 +77,13 @@ def test_an_old_key_and_a_principal_that_is_gone(realm: Kdc) -> None:
     assert "ellen@PEGASUS.TEST" in str(error)
 
 
+def test_a_ticket_cache_of_somebody_else(realm: Kdc, tmp_path: Path) -> None:
+    cache = realm.ticket("bob", keytab(realm, "bob"), str(tmp_path / "ccache"))
+    error = failure(kerberos(realm, "alice", keytab=None, ccache=cache))
+    assert error.reason == "no_ticket"
+    assert "is of another principal than alice" in str(error)
+
+
 def test_no_configuration(realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KRB5_CONFIG", "/no/such/krb5.conf")
     error = failure(kerberos(realm))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pegasus_green import Client, ClientOptions, InvalidArgument, Kerberos
+from pegasus_green.auth import gss
 from pegasus_green.auth.gss import _short_name, keytab_principals
 from pegasus_green.auth.properties import parse_properties
 from pegasus_green.options import parse_url
@@ -156,6 +158,50 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             Kerberos.from_properties(path)
     with pytest.raises(InvalidArgument, match="larger than"):
         Kerberos.from_properties(properties(tmp_path, "#" * (1 << 21)))
+
+
+# ------------------------------------------------------------------------------------------------- the library's errors
+class FakeError(Exception):
+    """An error as gssapi raises it."""
+
+    def __init__(self, number: int) -> None:
+        self.maj_code, self.min_code = 851968, (number - 1765328384) & 0xFFFFFFFF
+
+    def get_all_statuses(self, _code: int, _is_major: bool) -> list[str]:
+        return ["said the library"]
+
+
+@pytest.fixture
+def mechanism(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A mechanism over a library that does nothing."""
+    library: Any = types.SimpleNamespace(SecurityContext=object)
+    library.exceptions = types.SimpleNamespace(GSSError=FakeError, ExpiredCredentialsError=KeyError)
+    monkeypatch.setattr(gss, "_load", lambda: library)
+    return Kerberos(service_fqdn="h", ccache="/c").mechanism()
+
+
+@pytest.mark.parametrize("number", sorted(gss._KNOWN))
+def test_errors_of_the_library(mechanism: Any, number: int) -> None:
+    reason, passing, _ = gss._KNOWN[number]
+    error = mechanism._translated(FakeError(number))
+    assert (error.reason, error.passing) == (reason, passing)
+    assert error.hint
+    assert reason == "expired" or "said the library" in str(error)
+
+
+def test_a_clock_that_is_wrong(mechanism: Any) -> None:
+    error = mechanism._translated(FakeError(37))
+    assert error.reason == "clock_skew"
+    assert "clocks" in error.hint
+
+
+def test_an_error_that_nobody_knows(mechanism: Any) -> None:
+    error = mechanism._translated(FakeError(60))
+    assert (error.reason, error.passing) == ("other", False)
+    assert "KRB5_TRACE" in error.hint
+    broken = FakeError(60)
+    broken.get_all_statuses = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+    assert mechanism._translated(broken).reason == "other"
 
 
 # ------------------------------------------------------------------------------------------------------- names of users

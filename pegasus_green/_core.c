@@ -740,7 +740,9 @@ static int usual_keys(PyObject *hash_key, PyObject *sort_key, uint64_t *hash) {
 }
 
 static int same(PyObject *known, const unsigned char *data, Py_ssize_t size) {
-    return known != NULL && PyBytes_Size(known) == size && memcmp(PyBytes_AsString(known), data, (size_t)size) == 0;
+    /* None until a reply of the usual kind came. */
+    return known != NULL && PyBytes_CheckExact(known) && PyBytes_Size(known) == size &&
+           memcmp(PyBytes_AsString(known), data, (size_t)size) == 0;
 }
 
 /* get(hash_key, sort_key): the value; or (frame,) where another decoder has to look; or NotImplemented. */

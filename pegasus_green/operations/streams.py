@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import gevent
 
@@ -15,9 +15,12 @@ from ..model import Filter
 from ..results import V
 from ..retry import RetryPolicy
 from .asynchronous import later
-from .base import DEFAULT
+from .base import DEFAULT, ManyOptions
 from .many import CONCURRENCY, ManyOperations
 from .ranges import PAGE, RangeOperations
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Records of a stream that are in memory at a time.
 BATCH = 10_000
@@ -52,6 +55,29 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
     """Operations on as many records as an iterable gives, or a table has."""
 
     __slots__ = ()
+
+    @overload
+    def set_stream(
+        self,
+        items: Iterable[tuple[Key, Key, V] | tuple[Key, Key, V, float | None]],
+        *,
+        ttl: float | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        **options: Unpack[ManyOptions],
+    ) -> int: ...
+
+    # Without a codec text is stored as UTF-8.
+    @overload
+    def set_stream(
+        self: StreamOperations[bytes],
+        items: Iterable[tuple[Key, Key, Key] | tuple[Key, Key, Key, float | None]],
+        *,
+        ttl: float | None = None,
+        rate: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+        **options: Unpack[ManyOptions],
+    ) -> int: ...
 
     def set_stream(
         self,

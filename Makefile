@@ -23,7 +23,7 @@ help: ## list the commands
 
 install: $(READY) ## make .venv with the project (editable) and its tools
 
-$(READY): $(SMALL) pyproject.toml requirements.txt setup.py
+$(READY): $(SMALL) pyproject.toml requirements.txt setup.py pegasus_green/_core.c
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     wants_redis = any(row.key.startswith("redis") for row in options.rows)
     whole = not options.quick and not options.only
-    python_of: dict[str, str | LeftOut] = {"pypegasus": peers.pypegasus()}
+    python_of: dict[str, str | LeftOut] = {"pypegasus": peers.pypegasus(), "base": peers.baseline()}
     bench_python = peers.bench_python() if wants_redis or whole else LeftOut("not asked for")
     python_of["redis"] = bench_python if wants_redis else LeftOut("not asked for")
     machine = peers.machine()

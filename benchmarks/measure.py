@@ -28,7 +28,7 @@ class Side:
     """One side of a row: which worker makes which calls.
 
     Attributes:
-        client: green, raw, pypegasus or redis.
+        client: green, raw, base (pegasus_green at the commit of peers.BASELINE), pypegasus or redis.
         scenario: What its worker knows under this name.
         calls: Calls in one block.
         label: For people.
@@ -79,11 +79,11 @@ CLIENT_CORES, SERVER_CORES = cores()
 class Process:
     """A process that is told what to do over a pipe, kept to some cores."""
 
-    def __init__(self, command: list[str], on: set[int], cwd: str | None = None) -> None:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    def __init__(self, command: list[str], on: set[int], cwd: str | None = None, tree: Path = ROOT) -> None:
+        env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
         self.command = command
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=cwd or ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=cwd or tree
         )
         if on:
             os.sched_setaffinity(self.process.pid, on)
@@ -158,23 +158,30 @@ class Bench:
         Raises:
             LeftOut: There is none here.
         """
-        kind = "gevent" if client in ("green", "raw") else client
-        name = kind + instance
+        kind = "gevent" if client in ("green", "raw", "base") else client
+        name = ("base" if client == "base" else kind) + instance
         if name not in self.workers:
             python = self.peers.get(client, self.python)
             if isinstance(python, LeftOut):
                 raise python
+            # The baseline is a source tree, run by the same interpreter.
+            tree, python = (Path(python), self.python) if client == "base" else (ROOT, python)
             target = str(self.redis_port) if kind == "redis" else self.meta
             command = [python, "-m", f"benchmarks.{kind}_worker", target]
             # pypegasus3 opens a log file in the working directory.
             cwd = self.scratch.name if kind == "pypegasus" else None
-            self.workers[name] = Process(command, CLIENT_CORES, cwd)
+            self.workers[name] = Process(command, CLIENT_CORES, cwd, tree)
         return self.workers[name]
 
     def open(self, side: Side, instance: str = "") -> Callable[[int], dict[str, Any]]:
         """Open a side in its worker and return what runs a number of its calls."""
         worker = self.worker(side.client, instance)
-        command = {"do": "open", "client": side.client, "scenario": side.scenario, **side.spec}
+        command = {
+            "do": "open",
+            "client": "green" if side.client == "base" else side.client,
+            "scenario": side.scenario,
+            **side.spec,
+        }
         number = worker.ask(command)["id"]
         return lambda calls: worker.ask({"do": "run", "id": number, "calls": calls})
 

@@ -35,6 +35,21 @@ print(platform.python_version(), *map(version, sys.argv[1:]))
 PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
 
 
+# The state that calls are compared with, so that no change makes them dearer unnoticed.
+BASELINE = "8b3ce43"
+
+
+def baseline() -> str | LeftOut:
+    """Return a source tree of the commit BASELINE, or why there is none."""
+    tree = ROOT / ".bench-base"
+    if not (tree / "pegasus_green").is_dir():
+        command = ["git", "worktree", "add", "--force", "--detach", str(tree), BASELINE]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return LeftOut(f"no commit {BASELINE} here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return str(tree)
+
+
 def pypegasus() -> str | LeftOut:
     """Return the interpreter that has pypegasus3, or why there is none."""
     return peer_python() or LeftOut("pypegasus3 needs Python 3.11 and a package index")

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import onebox, special
 from benchmarks.measure import Bench, Samples, Side, microseconds
 from benchmarks.payload import BATCHES, ROWS, table_name
+from benchmarks.peers import BASELINE
 
 Measure = Callable[[Bench], Samples]
 
@@ -90,10 +91,18 @@ def scanning(scenario: str, title: str, *, quick: bool) -> Row:
     return Row(scenario.replace("_", ""), title, "pypegasus3", "us", 1 / 8, 1 / 15, pair(*sides), quick=quick)
 
 
+def before(key: str, title: str, calls: int, must: float, aim: float, **side: Any) -> Row:
+    """Return a row that compares us with the state of peers.BASELINE."""
+    scenario, rows = side.pop("scenario"), side.pop("rows", 1)
+    ours = green(scenario, calls, title, rows, **side)
+    base = other("base", scenario, calls, "the baseline", rows, **side)
+    return Row(key, title, BASELINE, "us", must, aim, pair(ours, base), quick=False)
+
+
 def growth(key: str, title: str, against: str, large: list[str], small: list[str]) -> Row:
     """Return a row that compares 64 callers on much with 64 callers on little, in one process."""
     sides = get(64, 25_600, tables=large), get(64, 25_600, tables=small)
-    return Row(key, title, against, "us", 1.15, 1.05, pair(*sides), quick=False)
+    return Row(key, title, against, "us", 1.12, 1.05, pair(*sides), quick=False)
 
 
 ROWS_OF_TABLE = (
@@ -115,6 +124,36 @@ ROWS_OF_TABLE = (
         1 / 12,
         pair(green("set", 25_600, "set", callers=64), other(PEER, "set", 3_200, "pypegasus3", callers=64)),
     ),
+    before("get64base", "get, 64 callers", 25_600, 0.8, 0.55, scenario="get", callers=64),
+    before("get512base", "get, 512 callers", 51_200, 0.8, 0.55, scenario="get", callers=512),
+    before("set64base", "set, 64 callers", 25_600, 0.8, 0.55, scenario="set", callers=64),
+    before("set512base", "set, 512 callers", 51_200, 0.8, 0.55, scenario="set", callers=512),
+    before("get1base", "get, 1 caller", 4_000, 0.95, 0.88, scenario="get", callers=1),
+    Row(
+        "getmanybase",
+        "get_many of 1,000 keys, a key",
+        f"get, 64, {BASELINE}",
+        "us",
+        0.5,
+        0.35,
+        pair(
+            green("get_many", 50_000, "get_many", unit=1000),
+            other("base", "get", 25_600, "the baseline", callers=64),
+        ),
+        quick=False,
+    ),
+    before(
+        "scanbase",
+        "scan of a table, a row",
+        50_000,
+        0.8,
+        0.6,
+        scenario="scan",
+        rows=ROWS,
+        tables=ONE_PARTITION,
+        unit=SCAN_UNIT,
+    ),
+    before("multigetbase", "multi_get of 1,000 rows, a row", 50_000, 0.7, 0.4, scenario="multi_get", rows=ROWS),
     Row("get512", "get, 512 callers", "our 64", "us", 1.1, 1.0, pair(get(512, 51_200), get(64, 51_200))),
     Row("get5000", "get, 5,000 callers", "our 64", "us", 1.35, 1.2, pair(get(5000, 100_000), get(64, 51_200))),
     Row(

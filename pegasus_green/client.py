@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 from .cluster.addresses import parse_addresses
 from .cluster.describe import describe
 from .cluster.dispatcher import Cluster
+from .cluster.threads import Threads
 from .codecs import Codec, named_codec
 from .errors import InvalidArgument, PegasusError
 from .events import Listener
@@ -49,8 +50,9 @@ class Client:
         InvalidArgument: An address or option that cannot be.
         AuthenticationFailed: With ``auth``: the package that it needs is missing.
 
-    Greenlets: every method may be called by any number at once. A client belongs to the thread of its first call;
-        another thread gets WrongThread. After a fork the child dials anew.
+    Greenlets: every method may be called by any number at once. So it may from any number of native
+        threads: each has connections of its own, made by its first call and closed when it ends. After a fork the
+        child dials anew.
 
     Example:
         >>> with Client(["127.0.0.1:34601"], timeout=1.0) as client:
@@ -63,12 +65,18 @@ class Client:
     def __init__(self, metas: Metas, *, options: ClientOptions | None = None, **changes: Unpack[OptionChanges]) -> None:
         """Remember where the cluster is; no I/O."""
         self.options = (options or ClientOptions()).with_(**changes)
-        self._cluster = Cluster(parse_addresses(metas), self.options)
+        addresses, chosen = parse_addresses(metas), self.options
+        self._threads = Threads(lambda like: Cluster(addresses, chosen, like))
         self._admin: Admin | None = None
         self._url_table = ""
         self._url_codec: Codec[Any] | None = None
-        self._finalizer = weakref.finalize(self, _dropped, self._cluster)
+        self._finalizer = weakref.finalize(self, _dropped, self._threads)
         self._finalizer.atexit = False
+
+    @property
+    def _cluster(self) -> Cluster:
+        """The first one; ``here()`` of it is that of the calling thread."""
+        return self._threads.first
 
     def __repr__(self) -> str:
         """Show meta servers and state."""
@@ -195,7 +203,7 @@ class Client:
             >>> client.closed
             False
         """
-        return self._cluster.pool.closed
+        return self._threads.closed
 
     @property
     def admin(self) -> Admin:
@@ -243,7 +251,7 @@ class Client:
 
         Raises:
             MetaUnreachable: No meta server answered in time.
-            ClientClosed, WrongThread: The client cannot be used, or not here.
+            ClientClosed: The client was closed.
 
         Retries: safe; the servers are asked again until the timeout.
 
@@ -254,9 +262,10 @@ class Client:
         from .protocol.meta import ClusterInfoRequest
         from .protocol.rpc import CLUSTER_INFO
 
-        self._cluster.bind()
+        cluster = self._cluster.here()
+        cluster.bind()
         begin = monotonic()
-        self._cluster.meta.call(CLUSTER_INFO, ClusterInfoRequest(), self._cluster.deadline(timeout, begin))
+        cluster.meta.call(CLUSTER_INFO, ClusterInfoRequest(), cluster.deadline(timeout, begin))
         return monotonic() - begin
 
     def check(self, table: str | bytes | None = None, *, timeout: float | None = None) -> dict[str, PegasusError]:
@@ -306,7 +315,7 @@ class Client:
             >>> counts["calls"] > 0, counts["errors"]
             (True, {})
         """
-        return describe(self._cluster)
+        return describe(self._threads.all)
 
     def add_listener(self, listener: Listener) -> None:
         """Tell a listener what happens from now on.
@@ -352,9 +361,6 @@ class Client:
             drain: Seconds that calls in flight have to finish; it returns as soon as they have. What is left then ends
                 with ClientClosed. New calls get ClientClosed at once.
 
-        Raises:
-            WrongThread: The client belongs to another thread.
-
         Example:
             >>> client = Client(["127.0.0.1:34601"])
             >>> client.table("temp").set("user:7", "name", "Ada")
@@ -364,10 +370,10 @@ class Client:
         """
         if isinstance(drain, bool) or not isinstance(drain, (int, float)) or not drain >= 0:
             raise InvalidArgument(f"drain must be 0 or more seconds, not {drain!r}")
-        if drain and not self._cluster.pool.closed:
-            self._cluster.drain(drain)
+        if drain and not self._threads.closed:
+            self._threads.drain(drain)
         try:
-            self._cluster.close()
+            self._threads.close()
         finally:
             self._finalizer.detach()
 
@@ -380,7 +386,7 @@ class Table(Verbs[V]):
 
     Keys are bytes, or str as UTF-8. Values are bytes or str, or what the table's codec encodes; they come back as
     bytes, or as it decodes them. Times are seconds, as int or float. Every verb that sends a request can raise
-    ClientClosed and WrongThread, and with a codec CodecError, besides what it says itself.
+    ClientClosed, and with a codec CodecError, besides what it says itself.
 
     Attributes:
         client: The client.
@@ -413,9 +419,6 @@ class Table(Verbs[V]):
 
         Args:
             drain: Seconds that calls in flight have to finish, see ``Client.close``.
-
-        Raises:
-            WrongThread: The client belongs to another thread.
 
         Example:
             >>> table = open_table("pegasus://127.0.0.1:34601/temp")
@@ -503,14 +506,10 @@ class Table(Verbs[V]):
         return HashMapping(self, only_hash_key(hash_key), ttl=ttl, timeout=timeout)
 
 
-def _dropped(cluster: Cluster) -> None:
-    """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hub."""
-    if cluster.hub is None or cluster.pool.closed:
-        return
-    # A thread that has ended took its loop along, and with it everything that could still happen.
-    if cluster.hub.loop is not None:
-        cluster.hub.loop.run_callback_threadsafe(cluster.close)
-    warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
+def _dropped(threads: Threads) -> None:
+    """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hubs."""
+    if threads.drop():
+        warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
 
 
 def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:

@@ -5,7 +5,7 @@
     PegasusError
     ├── InvalidArgument (ValueError)         the call cannot be sent as it is
     ├── ClientClosed                         close() came first
-    ├── WrongThread (RuntimeError)           the client belongs to another thread's hub
+    ├── WrongThread (RuntimeError)           a handle or scanner belongs to another thread
     ├── RequestTimeout (TimeoutError)        no success before the deadline
     ├── TransportError (ConnectionError)
     │   ├── ConnectFailed                    no connection; nothing was sent
@@ -160,9 +160,9 @@ class ClientClosed(PegasusError):
 
 
 class WrongThread(PegasusError, RuntimeError):
-    """A client was used from another native thread than the one of its first call."""
+    """A handle or a scanner was used in another native thread than the one that made it."""
 
-    hint = "a gevent hub belongs to one thread: give each thread a client of its own"
+    hint = "clients, tables and mappings work in any thread: make the handle or the scanner where it is used"
 
 
 class RequestTimeout(PegasusError, TimeoutError):

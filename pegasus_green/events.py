@@ -76,7 +76,7 @@ class Listeners:
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         """Start with none; on_change is called when that changes."""
-        self._on_change = on_change
+        self.on_change = on_change
         self._all: list[Listener] = []
         self._takers: dict[str, tuple[Callable[..., object], ...]] = dict.fromkeys(EVENTS, ())
         self._complained: set[tuple[str, Any]] = set()
@@ -102,7 +102,7 @@ class Listeners:
             idle = getattr(Listener, event)
             methods = [getattr(listener, event) for listener in listeners]
             self._takers[event] = tuple(m for m in methods if getattr(m, "__func__", m) is not idle)
-        self._on_change()
+        self.on_change()
 
     def hear(self, *events: str) -> bool:
         """Tell whether any listener does something at one of these events."""

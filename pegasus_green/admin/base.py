@@ -135,7 +135,12 @@ class AdminBase:
 
     def __init__(self, cluster: Cluster) -> None:
         """Administer a cluster; use ``client.admin``."""
-        self._cluster = cluster
+        self._home = cluster
+
+    @property
+    def _cluster(self) -> Cluster:
+        """That of the calling thread."""
+        return self._home.here()
 
     def __repr__(self) -> str:
         """Show the meta servers."""
@@ -145,7 +150,6 @@ class AdminBase:
         """Begin a call.
 
         Raises:
-            WrongThread: The client belongs to another thread.
             ClientClosed: It is closed.
         """
         self._cluster.bind()

@@ -6,17 +6,36 @@ from typing import Any
 
 from ..transport.pool import Peer
 from .dispatcher import Cluster, Dispatcher
+from .stats import TableStats
+
+# What stands in a server's entry and is no count.
+_STATES = ("open", "silent", "negotiating", "dialling", "down", "idle")
 
 
-def describe(cluster: Cluster) -> dict[str, Any]:
-    """Return all counters of a client as plain values; any thread may, while servers and tables come and go."""
-    found: dict[str, Any] = {
-        "servers": {address: _server(peer) for address, peer in cluster.pool.peers.copy().items()},
-        "tables": {name: _table(dispatcher) for name, dispatcher in cluster.tables.known().items()},
-    }
-    if cluster.pool.authenticator is not None:
-        found["auth"] = cluster.pool.authenticator.describe()
+def describe(clusters: list[Cluster]) -> dict[str, Any]:
+    """Return all counters of a client, of all threads together, as plain values.
+
+    Any thread may, while servers, tables and threads come and go.
+    """
+    servers: dict[str, dict[str, Any]] = {}
+    tables: dict[str, list[Dispatcher]] = {}
+    for cluster in clusters:
+        for address, peer in cluster.pool.peers.copy().items():
+            one = _server(peer)
+            servers[address] = _sum(servers[address], one) if address in servers else one
+        for name, dispatcher in cluster.tables.known().items():
+            tables.setdefault(name, []).append(dispatcher)
+    found: dict[str, Any] = {"servers": servers, "tables": {name: _table(some) for name, some in tables.items()}}
+    authenticator = clusters[0].pool.authenticator
+    if authenticator is not None:
+        found["auth"] = authenticator.describe()
     return found
+
+
+def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Add what two threads count of a server; of their states the one that comes first in ``_STATES``."""
+    total = {name: value + other[name] for name, value in one.items() if name != "state"}
+    return {"state": min(one["state"], other["state"], key=_STATES.index), **total}
 
 
 def _server(peer: Peer) -> dict[str, Any]:
@@ -37,8 +56,14 @@ def _server(peer: Peer) -> dict[str, Any]:
     }
 
 
-def _table(dispatcher: Dispatcher) -> dict[str, Any]:
-    stats, table = dispatcher.stats, dispatcher.routes.table
+def _table(dispatchers: list[Dispatcher]) -> dict[str, Any]:
+    tables = [dispatcher.routes.table for dispatcher in dispatchers]
+    table = next((one for one in tables if one is not None), None)
+    stats = dispatchers[0].stats
+    if len(dispatchers) > 1:
+        stats = TableStats()
+        for dispatcher in dispatchers:
+            stats.add(dispatcher.stats)
     return {
         "app_id": table.app_id if table is not None else None,
         "partitions": table.count if table is not None else 0,
@@ -46,7 +71,7 @@ def _table(dispatcher: Dispatcher) -> dict[str, Any]:
         "bulk": stats.bulk,
         "errors": dict(stats.errors),
         "retries": dict(stats.retries),
-        "refreshes": dispatcher.routes.refreshes,
+        "refreshes": sum(dispatcher.routes.refreshes for dispatcher in dispatchers),
         "hedgeable": stats.hedgeable,
         "hedges": stats.hedges,
         "hedge_wins": stats.hedge_wins,

@@ -12,6 +12,7 @@ from typing import Any
 
 import gevent
 from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent._waiter import Waiter
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent, greenlet
@@ -37,7 +38,7 @@ from ..transport.pool import Peer, Pool
 from .attempt import DEFAULT, Attempt, may_repeat
 from .meta import MetaClient
 from .refresher import TableRoutes
-from .routing import Route
+from .routing import Route, RoutingTable
 from .scopes import Scope, Scopes
 from .stats import TableStats
 from .tables import Tables
@@ -73,10 +74,15 @@ class CallInfo:
 
 
 class Cluster(Switchboard):
-    """What the tables of one client share: pool, meta servers, options, listeners, and the thread it all belongs to."""
+    """What the tables of one client share in one thread: pool, meta servers, options, listeners, and the hub."""
 
-    def __init__(self, metas: list[str], options: ClientOptions) -> None:
+    def __init__(self, metas: list[str], options: ClientOptions, like: Cluster | None = None) -> None:
         """Put the parts together; no I/O, no hub.
+
+        Args:
+            metas: Addresses of the meta servers.
+            options: The client's.
+            like: The cluster of another thread, whose listeners, scopes and knowledge this one shares.
 
         ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
         as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls.
@@ -85,20 +91,29 @@ class Cluster(Switchboard):
         self.options = options
         self.timeout = options.timeout
         self.milliseconds = left_ms(options.timeout, 0.0)
-        self.listeners = Listeners(self._reopen)
+        self.listeners: Listeners = Listeners(self.reopen) if like is None else like.listeners
         self.pool = Pool(options, self.listeners)
         self.meta = MetaClient(metas, self.pool, options)
+        self._like = like
+        if like is not None:
+            self.meta.metas, self.meta.leader = like.meta.metas, like.meta.leader
         self.tables: Tables[Dispatcher] = Tables(self._make)
         self._swept = monotonic()
         self.hub: Any = None
         self.open_hub: Any = None
-        self.scopes = Scopes()
+        self.scopes: Scopes = Scopes() if like is None else like.scopes
         self.observed = False
         self.started, self.finished = self.listeners.of_calls()
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()
         self.repeats = may_repeat(options.retry, 1)
+        # Set by whoever has clusters in several threads: the calling thread's; routes were learnt; were lately.
+        self.here: Callable[[], Cluster] = lambda: self
+        self.learnt: Callable[[Cluster, str], None] = lambda _cluster, _name: None
+        self.is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False
         self._generation = fork.generation()
         self.pool.on_lost = self.pool.on_silent = self._look_again
+        if like is not None:
+            self.reopen()
 
     def __repr__(self) -> str:
         """Show the parts."""
@@ -110,17 +125,18 @@ class Cluster(Switchboard):
         A forked process may have a hub of its own, and the client goes over to it with its first call there.
 
         Raises:
-            WrongThread: The client already belongs to another thread.
+            WrongThread: It belongs to another thread: a handle or a scanner is used there.
             ClientClosed: It is closed.
         """
-        hub = get_hub()
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
+        hub = get_hub()
         if self.hub is not hub and self._may_go_over():
             self.hub = hub
-            self._reopen()
+            self.reopen()
         self._generation = fork.generation()
-        self._refuse_thread(hub)
+        if self.hub is not hub:
+            raise WrongThread("this belongs to the thread that made it")
 
     def _may_go_over(self) -> bool:
         """Tell whether no hub has the client, or one of the parent process, or one that ended with nothing open."""
@@ -130,10 +146,6 @@ class Cluster(Switchboard):
         if over and self._generation == fork.generation():
             self.pool.leave_dead_hub()
         return hub is None or self._generation != fork.generation() or over
-
-    def _refuse_thread(self, hub: Any) -> None:
-        if self.hub is not None and self.hub is not hub:
-            raise WrongThread("this client was first used in another thread")
 
     def deadline(self, timeout: float | None, now: float) -> float:
         """Return the monotonic deadline of a call that begins now.
@@ -166,11 +178,25 @@ class Cluster(Switchboard):
         return self.tables.table(name)
 
     def _make(self, name: str) -> Dispatcher:
-        return Dispatcher(self, TableRoutes(name, self.meta, self.pool, self.options, self._learnt))
+        routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self._is_fresh)
+        if self._like is not None and name in self._like.tables:
+            known = self._like.tables[name].routes.table
+            if known is not None:
+                routes.take(known)
+        return Dispatcher(self, routes)
+
+    def _is_fresh(self, name: str, seconds: float) -> bool:
+        return self.is_fresh(name, seconds)
+
+    def take_routes(self, name: str, table: RoutingTable, generation: int) -> None:
+        """Take routes over that another thread has learnt; runs in the hub."""
+        if name in self.tables and generation == fork.generation() and not self.pool.closed:
+            self.tables[name].routes.take(table)
 
     def _learnt(self, name: str, exists: bool) -> None:
         """Take note of what a query said of a table; now and then forget the servers that no route names any more."""
         self.tables.note(name, exists)
+        self.learnt(self, name)
         now = monotonic()
         period = self.options.refresh_period or FORGET_PERIOD
         if now - self._swept < period:
@@ -186,35 +212,40 @@ class Cluster(Switchboard):
             if dispatcher.routes.uses(peer):
                 dispatcher.routes.request()
 
-    def _reopen(self) -> None:
+    def reopen(self) -> None:
         """Let the shortest way be taken where nobody listens and the client is in use."""
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
         special = self.options.hedge is not None or self.pool.draining
         self.open_hub = None if special else self.hub
 
-    def refuse_calls(self) -> None:
-        """Let no new call begin; those in flight go on.
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self.running) or any(connection.in_flight for connection in self.pool.connections)
 
-        Raises:
-            WrongThread: The client belongs to another thread, whose loop must not be touched from here.
-        """
-        if not self.pool.closed and not self._may_go_over():
-            self._refuse_thread(get_hub() if self.hub is not None else None)
+    def refuse_calls(self) -> None:
+        """Let no new call begin; those in flight go on."""
         self.open_hub = None
         self.pool.draining = True
 
-    def drain(self, seconds: float) -> None:
-        """Refuse new calls and wait until those that run have ended, for so long at most."""
-        self.refuse_calls()
-        until = monotonic() + seconds
-        while self.running or any(connection.in_flight for connection in self.pool.connections):
-            left = until - monotonic()
-            if left <= 0 or self.pool.ended.wait(min(0.005, left)):
-                return
+    def leave(self) -> None:
+        """End what belongs to a thread that ends; runs in it."""
+        self.open_hub = None
+        self.pool.leave_dead_hub()
+        for dispatcher in self.tables.known().values():
+            dispatcher.routes.stop()
+        self.hub = None
+
+    def inherit(self, other: Cluster) -> None:
+        """Add the counters of a thread that has ended."""
+        for address, peer in other.pool.peers.copy().items():
+            self.pool.peer(address).inherit(peer)
+        for name, dispatcher in other.tables.known().items():
+            self.table(name).stats.add(dispatcher.stats)
 
     def close(self) -> None:
-        """Close everything; calls that wait get ClientClosed. Never yields."""
+        """Close everything; calls that wait get ClientClosed. Never yields; runs in its thread."""
         self.refuse_calls()
         try:
             self._end()
@@ -252,7 +283,7 @@ class Dispatcher:
         failed = sum(self.stats.errors.values())
         return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
-    def call(
+    def call(  # noqa: C901 - the way of nearly every call, written out
         self,
         rpc: Rpc,
         partition_hash: int,
@@ -284,16 +315,20 @@ class Dispatcher:
             milliseconds = left_ms(deadline, now)
         outcome: Outcome | None = None
         observed = cluster.observed
-        if observed:
-            self._started(rpc)
         if not _page[0]:
             fork.notice()
+        caller, hub = getcurrent(), cluster.open_hub
+        ordinary = caller.parent is hub
+        if hub is None or not (ordinary or self._may_wait(caller, hub)):
+            hub, there = None, self.here()
+            if there is not self:
+                return there.call(rpc, partition_hash, argument, timeout, retry, info)
+        if observed:
+            self._started(rpc)
         table = self.routes.table
         # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
         # the general way; so does a call whose scope has no time left, which is not sent.
-        caller, hub = getcurrent(), cluster.open_hub
-        ordinary = caller.parent is hub
-        if table is not None and deadline > now and hub is not None and (ordinary or self._may_wait(caller, hub)):
+        if table is not None and deadline > now and hub is not None:
             route = table.targets[partition_hash % table.count]
             connection = route.peer.connection if route.peer is not None else None
             if connection is not None:
@@ -322,10 +357,10 @@ class Dispatcher:
                 # ERR_OK without a result is a rejected write, so the length counts too.
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
                     self._histogram[frexp(connection.heard - now)[1]] += 1
-                    if observed:
-                        self._finished(rpc, connection.heard - now, None, 1, False, route.primary)
                     if info is not None:
                         info.attempts = 1
+                    if observed:
+                        self._finished(rpc, connection.heard - now, None, 1, False, route.primary)
                     return outcome
                 if seqid:
                     connection.checked(outcome, seqid)
@@ -356,6 +391,11 @@ class Dispatcher:
         finally:
             outcome = None  # see call
 
+    def here(self) -> Dispatcher:
+        """Return what sends the calls of the calling thread."""
+        cluster = self.cluster.here()
+        return self if cluster is self.cluster else cluster.table(self.routes.name)
+
     @staticmethod
     def _may_wait(caller: Any, hub: Any) -> bool:
         """Tell whether this hub serves a greenlet that is no child of it, such as a thread's main greenlet.
@@ -365,7 +405,7 @@ class Dispatcher:
         """
         if caller is hub:
             raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
-        return get_hub() is hub
+        return get_hub_if_exists() is hub
 
     def warm_up(self, timeout: float | None) -> int:
         """Learn the routes and dial every primary at the same time; return how many there are."""

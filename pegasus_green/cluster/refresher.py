@@ -66,6 +66,7 @@ class TableRoutes:
         pool: Pool,
         options: ClientOptions,
         learnt: Callable[[str, bool], None] = lambda _name, _exists: None,
+        is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False,
     ) -> None:
         """Know the table's name; no I/O.
 
@@ -75,6 +76,7 @@ class TableRoutes:
             pool: Gives the peers of the servers.
             options: The client's.
             learnt: Called after each query with the name and whether there are routes; must not yield.
+            is_fresh: Tells whether some thread has asked for the table in the last seconds.
         """
         self.name = name
         self.table: RoutingTable | None = None
@@ -84,6 +86,7 @@ class TableRoutes:
         self._pool = pool
         self._options = options
         self._learnt = learnt
+        self._is_fresh = is_fresh
         self._notices = Notices("routing")
         self._news = Event()
         # The greenlet that asks; whether it still does is its own word.
@@ -206,9 +209,30 @@ class TableRoutes:
         if timer is self._timer and not (
             self._pool.closed or self._is_querying() or self._generation != fork.generation()
         ):
-            self._wanted = False
-            self._query_greenlet = self._pool.spawn(self._query)
+            if not self._wanted and self._is_fresh(self.name, self._options.refresh_period * (1 - JITTER)):
+                # Another thread has asked, and passed on what it learnt.
+                self._timer = None
+                self._plan()
+            else:
+                self._wanted = False
+                self._query_greenlet = self._pool.spawn(self._query)
         stop(timer)
+
+    def take(self, table: RoutingTable) -> None:
+        """Take routes over that another thread has learnt; in this one's hub, or before its first call."""
+        table = table.bound_to(self._pool.peer, self.table)
+        if table.changes(self.table):
+            self.table = table
+            self.error = None
+            self._tell()
+            self._move_from_silent()
+        if not self._is_due():
+            self._plan()
+
+    def stop(self) -> None:
+        """Refresh no more until somebody asks; the thread ends."""
+        self._query_greenlet = None
+        self._stop_timer()
 
     def _query(self) -> None:
         self._started = monotonic()

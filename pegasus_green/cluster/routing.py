@@ -85,6 +85,26 @@ class RoutingTable:
         """Show id and size."""
         return f"<RoutingTable app_id={self.app_id} partitions={self.count}>"
 
+    def bound_to(self, peer_of: Callable[[str, str], Peer], before: RoutingTable | None) -> RoutingTable:
+        """Return the same routes for another thread, whose peers lead to its own connections.
+
+        Args:
+            peer_of: As for ``build``.
+            before: The routes that are known there; one with a higher ballot stays.
+        """
+        comparable = before is not None and before.app_id == self.app_id and before.count == self.count
+        routes = []
+        for route in self.routes:
+            known = before.routes[route.index] if comparable and before is not None else None
+            if known is not None and (known.ballot > route.ballot >= 0 or known.same_as(route)):
+                routes.append(known)
+                continue
+            peer = peer_of(route.primary, route.others.get(route.primary, "")) if route.primary else None
+            routes.append(
+                Route(route.app_id, route.index, route.ballot, route.primary, peer, route.secondaries, route.others)
+            )
+        return RoutingTable(self.app_id, routes)
+
     def target(self, partition_hash: int) -> Route:
         """Return where a key with that hash is served."""
         return self.targets[partition_hash % self.count]

@@ -37,6 +37,17 @@ class TableStats:
         """Count a call that ended well after so long."""
         self.histogram[frexp(seconds)[1]] += 1
 
+    def add(self, other: TableStats) -> None:
+        """Add the counts of another thread."""
+        for index, calls in enumerate(other.histogram):
+            self.histogram[index] += calls
+        self.errors.update(other.errors)
+        self.retries.update(other.retries)
+        self.bulk += other.bulk
+        self.hedgeable += other.hedgeable
+        self.hedges += other.hedges
+        self.hedge_wins += other.hedge_wins
+
     @property
     def calls(self) -> int:
         """Calls that ended, well or not."""

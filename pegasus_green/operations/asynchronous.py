@@ -12,12 +12,13 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import gevent
 from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from ..cluster.attempt import may_repeat
 from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info
 from ..cluster.routing import Route
-from ..errors import ForkedConnection, PegasusError, RequestTimeout
+from ..errors import ForkedConnection, PegasusError, RequestTimeout, WrongThread
 from ..options import MAX_TIMEOUT
 from ..protocol.binary import Buffer
 from ..protocol.rpc import Rpc
@@ -45,10 +46,11 @@ class Handle(Generic[R]):
         [None, None]
     """
 
-    __slots__ = ("_value", "_error", "_ready", "_links", "_event", "__weakref__")
+    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "__weakref__")
 
     def __init__(self) -> None:
         """Begin without a result."""
+        self._hub: Any = get_hub()
         self._value: Any = None
         self._error: Exception | None = None
         self._ready = False
@@ -120,6 +122,8 @@ class Handle(Generic[R]):
             b'Ada'
         """
         if not self._ready:
+            if get_hub_if_exists() is not self._hub:
+                raise WrongThread("a handle belongs to the thread that made it")
             event = self._event = self._event or Event()
             if self._ready:
                 # Settled before there was an event to set, while a signal handler made a call.
@@ -370,7 +374,7 @@ _DOC = """Begin ``{verb}`` and return its handle; never yields.
             The handle; ``handle.get()`` returns what ``{verb}`` returns.
 
         Raises:
-            {at_once}, ClientClosed, WrongThread: At once. Every other error comes from ``handle.get()``.
+            {at_once}, ClientClosed: At once. Every other error comes from ``handle.get()``.
 
         Retries: as for ``{verb}``.
         Greenlets: {greenlets}. Calls of one greenlet that are in flight together are not ordered.

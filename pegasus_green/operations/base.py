@@ -120,17 +120,22 @@ def only_hash_key(hash_key: Key) -> bytes:
 class TableBase(Generic[V]):
     """What the groups of verbs share: a table's name, codec and dispatcher. It does not know the client."""
 
-    __slots__ = ("name", "codec", "_dispatcher", "_call", "_lane", "_max_argument")
+    __slots__ = ("name", "codec", "_home", "_call", "_lane", "_max_argument")
 
     def __init__(self, cluster: Cluster, name: str, codec: Codec[V] | None = None) -> None:
         """Remember the table; no I/O."""
         self.name = name
         self.codec = codec
-        self._dispatcher: Dispatcher = cluster.table(name)
-        self._call = self._dispatcher.call
-        self._lane = self._dispatcher.lane
+        self._home: Dispatcher = cluster.table(name)
+        self._call = self._home.call
+        self._lane = self._home.lane
         limit = cluster.options.max_write_bytes
         self._max_argument = math.inf if limit is None else limit
+
+    @property
+    def _dispatcher(self) -> Dispatcher:
+        """What sends the calls of the calling thread."""
+        return self._home.here()
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""

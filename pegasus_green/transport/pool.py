@@ -115,6 +115,13 @@ class Peer:
             return "negotiating"
         return "dialling" if self._is_dialling() else "down" if self._error else "idle"
 
+    def inherit(self, other: Peer) -> None:
+        """Add the counters of the same server in another thread that has ended."""
+        for name in ("dials", "opened", "losses", "bytes_sent", "bytes_received", "late", "timeouts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.sent_before += other.sent_before
+        self.received_before += other.received_before
+
     def forget_dial(self) -> None:
         """Let the next caller dial: the greenlet that did cannot go on."""
         self._dialling, self._cool_until = None, 0.0
@@ -430,7 +437,7 @@ class Pool:
     def leave_dead_hub(self) -> None:
         """End what belonged to a hub that was destroyed: nobody waits there any more."""
         for connection in self.connections:
-            connection.close(ConnectionLost("the hub was destroyed", address=connection.peer.address))
+            connection.close(ClientClosed("the hub or its thread has ended", address=connection.peer.address))
         for peer in self.peers.values():
             peer.forget_dial()
         self._greenlets.clear()

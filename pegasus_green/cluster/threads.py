@@ -11,6 +11,7 @@ share one hub and one set of connections.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -36,7 +37,7 @@ class _OwnedHub:
         self.hub, self.thread = hub, _thread_id()
 
     def __del__(self) -> None:
-        if self.thread == _thread_id() and self.hub.loop is not None:
+        if self.thread == _thread_id() and self.hub.loop is not None and not sys.is_finalizing():
             self.hub.destroy(destroy_loop=True)
 
 
@@ -53,7 +54,7 @@ class _Member:
 
     def __del__(self) -> None:
         # Dropped with the client in another thread, it leaves the closing to that thread's hub.
-        if self.thread == _thread_id():
+        if self.thread == _thread_id() and not sys.is_finalizing():
             self.threads.leave(self.cluster)
 
 
@@ -99,7 +100,10 @@ class Threads:
         if self.closed:
             return self.first
         if get_hub_if_exists() is None:
-            _owned_hubs.hub = _OwnedHub(get_hub())
+            hub = get_hub()
+            # The main thread, which has the default loop, ends with the process.
+            if not hub.loop.default:
+                _owned_hubs.hub = _OwnedHub(hub)
         # One step decides whose the first one is.
         if self._owner.setdefault("first", _thread_id()) == _thread_id():
             cluster = self.first

@@ -109,8 +109,12 @@ class Authenticator:
         self._look_for_fork()
         mine = self._generation
         while self._ends - monotonic() < LEAST_LIFE:
+            if self._closed:
+                raise AuthenticationFailed("the client is closed")
             if self._job is None:
                 if self.error is not None and monotonic() < self._cool_until:
+                    if self._ends > monotonic():
+                        return
                     raise cast(AuthenticationFailed, copy_of(self.error))
                 self._begin_job()
             job, before = self._job, self.failures
@@ -118,6 +122,9 @@ class Authenticator:
             job.wait()
             if mine != fork.generation():
                 raise AuthenticationFailed("the process forked meanwhile", passing=True)
+            if self._ends > monotonic():
+                # However short its life is: nothing better is to be had.
+                return
             if self.failures > before and self.error is not None:
                 raise cast(AuthenticationFailed, copy_of(self.error))
 

@@ -38,7 +38,7 @@ def test_the_right_user(client_of: ClientOf, box: Onebox) -> None:
     )
     assert figures["failures"] == figures["refused"] == 0
     assert figures["last_error"] is None
-    assert figures["negotiated"] == len(client._cluster.pool.connections) == 2
+    assert figures["negotiated"] == len(client._cluster.pool.connections) in (2, 3)
     assert 30_000 < figures["ends_in"] <= 36_000
     assert "user=alice" in repr(client._cluster.pool.authenticator)
     gates: list[Any] = [at.gate for server in (*box.metas, *box.servers) for at in server.connections]
@@ -48,7 +48,7 @@ def test_the_right_user(client_of: ClientOf, box: Onebox) -> None:
 
 def test_each_connection_negotiates_with_five_messages(client_of: ClientOf, box: Onebox) -> None:
     client_of().table("temp").warm_up()
-    for server in (box.metas[0], *box.servers):
+    for server in box.servers:
         assert server.requests["RPC_NEGOTIATION"] == 5 * server.accepted == 5
 
 
@@ -160,7 +160,9 @@ def test_a_thousand_greenlets_at_once(client_of: ClientOf, realm: Kdc) -> None:
     callers = [gevent.spawn(table.set, f"h{number}", "s", b"v") for number in range(1000)]
     gevent.joinall(callers, raise_error=True)
     figures = client.stats()["auth"]
-    assert (figures["acquired"], figures["negotiated"]) == (1, 4)
+    assert figures["acquired"] == 1
+    # The second meta server is asked where the first takes longer than meta_stagger.
+    assert figures["negotiated"] in (4, 5)
     # One request, after the one that the KDC answers with "preauthentication needed".
     assert realm.log().count("AS_REQ") - before <= 2
 

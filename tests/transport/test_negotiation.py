@@ -367,6 +367,16 @@ def test_a_silent_kdc_is_named(stage: Stage) -> None:
     assert stage.meta.links == []
 
 
+def test_credentials_with_a_short_life(stage: Stage) -> None:
+    """They are used, and not acquired over and over."""
+    secure_stage(stage)
+    auth = FakeAuth(seconds=0.4)
+    client = stage.client(auth=auth, timeout=20.0)
+    assert client.table("temp").get("h", "s") is None
+    # One for each of the two dials, and renewals in between.
+    assert auth.acquired <= 6
+
+
 def test_renewal(stage: Stage) -> None:
     """Credentials are renewed on time without calls, and open connections go on."""
     secure_stage(stage)

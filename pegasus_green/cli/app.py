@@ -70,6 +70,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "shell": "shell:shell",
         "top": "top:top",
         "doctor": "doctor:doctor",
+        "console": "console:console",
         "bench": "passing:bench",
         "onebox": "passing:onebox",
     },

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -90,6 +91,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--release", choices=RELEASES, help="2.6: with host_port fields, 2.5: without [2.6]")
     parser.add_argument(
         "--control-port", type=_port, metavar="PORT", help="port for fault control, 0: a free one [none]"
+    )
+    parser.add_argument(
+        "--console",
+        type=_port,
+        nargs="?",
+        const=8080,
+        metavar="PORT",
+        help="serve web pages about the cluster on 127.0.0.1, 0: a free port [none; without PORT 8080]",
     )
     parser.add_argument("--advertise", metavar="NAME", help="host name or address that clients are told [the address]")
     secured.add_arguments(parser)
@@ -209,6 +218,23 @@ class _Progress:
             print(f"onebox: read {done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
 
+class _Console:
+    """The console of the cluster, with a client of its own."""
+
+    def __init__(self, metas: Sequence[str], port: int) -> None:
+        from ..client import Client
+        from ..console import ConsoleServer
+
+        self._client = Client(list(metas))
+        self.server = ConsoleServer(self._client, port=port)
+        self.server.start()
+
+    def close(self) -> None:
+        """Close the port and the client."""
+        self.server.stop()
+        self._client.close()
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from ..onebox import Onebox
@@ -218,6 +244,8 @@ def run(arguments: argparse.Namespace) -> int:
         options = _options(arguments)
         options["auth"], kdc = secured.of(arguments)
         control_port = options.pop("control_port", None)
+        if arguments.console is not None and options["auth"] is not None:
+            raise ValueError("--console has no credentials for a secured cluster: run pegasus-green console with a URL")
         box = Onebox(**options)
         box.on_progress = _Progress()
     except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
@@ -226,6 +254,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Before the ports are open: a signal at any time ends it with status 0.
     watchers = [gevent.signal_handler(number, box.stop) for number in (signal.SIGTERM, signal.SIGINT)]
     control: ControlServer | None = None
+    console: _Console | None = None
     try:
         if kdc is not None:
             secured.start(kdc, arguments.kdc_user or [])
@@ -233,17 +262,23 @@ def run(arguments: argparse.Namespace) -> int:
         if control_port is not None:
             # Whoever reaches it can do anything to the onebox: only from this machine.
             control = ControlServer(box, "127.0.0.1", control_port)
+        if arguments.console is not None:
+            console = _Console(box.meta_addresses, arguments.console)
         if arguments.with_parent:
             gevent.spawn(_end_with_parent, box, os.getppid())
         words = ["ready", f"meta={','.join(box.meta_addresses)}"]
         if control is not None:
             words.append(f"control={control.address}")
+        if console is not None:
+            words.append(f"console={console.server.url}")
         print(*words, flush=True)
         box.wait()
     except (OSError, RuntimeError, ValueError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 1
     finally:
+        if console is not None:
+            console.close()
         box.stop()
         if kdc is not None:
             kdc.stop()

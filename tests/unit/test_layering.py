@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     CONTRIB: ("contrib",),  # and no module of it imports another
     FACE: ("pegasus", "pegasus_types"),
     ONEBOX: ("onebox",),
-    TOP: ("cli", "__main__"),
+    TOP: ("cli", "console", "__main__"),
     ROOT: ("",),  # pegasus_green/__init__.py: only gathers public names
 }
 ARROWS: dict[str, tuple[str, ...]] = {

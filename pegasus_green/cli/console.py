@@ -1,0 +1,63 @@
+"""``console``: pages to look at the cluster with a browser."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import click
+import gevent
+from gevent.event import Event
+
+from ..console.server import ConsoleServer, is_loopback, is_wildcard
+from .frame import OK, App, command, options, pass_app
+
+
+def _listen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+)):(\d{1,5})", text)
+    if not found or int(found[3]) > 65535:
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, as 127.0.0.1:8080 or [::1]:8080")
+    return found[1] or found[2], int(found[3])
+
+
+@command("console")
+@options(
+    click.option(
+        "--listen",
+        callback=_listen,
+        default="127.0.0.1:8080",
+        metavar="HOST:PORT",
+        help="Where to serve [127.0.0.1:8080]; port 0: a free one.",
+    ),
+    click.option("--host", "hosts", multiple=True, metavar="NAME", help="A further name of this host, repeatable."),
+    click.option("--write", is_flag=True, help="Allow to change and remove rows."),
+)
+@pass_app
+def console(app: App, listen: tuple[str, int], hosts: tuple[str, ...], write: bool) -> int:
+    """Serve web pages about the cluster, its tables and rows until Ctrl-C.
+
+    The console has no users of its own: whoever reaches it reads every table, and with --write changes it.
+    """
+    host, port = listen
+    if is_wildcard(host) and not hosts:
+        raise click.UsageError(
+            f"--listen {host} is every address of this machine: name the host that browsers ask for by --host NAME"
+        )
+    server = ConsoleServer(app.client, host, port, write=write, hosts=hosts)
+    ended = Event()
+    watchers = [gevent.signal_handler(number, ended.set) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        try:
+            server.start()
+        except OSError as error:
+            raise click.UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        if not is_loopback(host):
+            what = "read and change" if write else "read"
+            click.echo(f"warning: everybody who reaches {host}:{port} can {what} all tables", err=True)
+        click.echo(f"console {server.url}")
+        ended.wait()
+    finally:
+        server.stop()
+        for watcher in watchers:
+            watcher.cancel()
+    return OK

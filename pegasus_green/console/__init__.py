@@ -1,0 +1,12 @@
+"""The console: web pages that show a cluster, its tables and rows, and what a client counts.
+
+``wsgi(client)`` returns a WSGI application, to be served by itself or mounted under a path of another application. It
+needs nothing but the standard library and gevent, reads only unless ``write=True``, and works without JavaScript.
+"""
+
+from __future__ import annotations
+
+from .app import Console, wsgi
+from .server import ConsoleServer
+
+__all__ = ["Console", "ConsoleServer", "wsgi"]

@@ -1,0 +1,68 @@
+"""HTML made of templates that escape what is put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from string import Formatter
+from typing import Any
+from urllib.parse import urlencode
+
+
+class Html(str):
+    """Text that is HTML already and is not escaped again."""
+
+    __slots__ = ()
+
+
+class _Escaping(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Escape a value, unless it is HTML or a list of it."""
+        if isinstance(value, Html):
+            return value
+        if isinstance(value, list):
+            return "".join(part if isinstance(part, Html) else escape(str(part)) for part in value)
+        return escape(format(value, format_spec))
+
+
+_FORMATTER = _Escaping()
+
+
+def html(template: str, /, **values: Any) -> Html:
+    """Fill a template of HTML; every value is escaped but ``Html`` and lists of it."""
+    return Html(_FORMATTER.vformat(template, (), values))
+
+
+def join(parts: Iterable[Html]) -> Html:
+    """Put pieces of HTML behind each other."""
+    return Html("".join(parts))
+
+
+def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> Html:
+    """Return a table that scrolls by itself where it is too wide; numbers stand to the right."""
+    head = join(html('<th scope="col">{name}</th>', name=name) for name in heads)
+    body = []
+    for row in rows:
+        cells = []
+        for cell in row:
+            is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+            text = f"{cell:,}" if is_number else cell
+            cells.append(html("<td{kind}>{text}</td>", kind=Html(' class="n"') if is_number else Html(), text=text))
+        body.append(html("<tr>{cells}</tr>", cells=join(cells)))
+    return html(
+        '<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        "<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>",
+        caption=caption,
+        head=head,
+        body=join(body) or html('<tr><td colspan="9">none</td></tr>'),
+    )
+
+
+def link(base: str, path: str, text: object, **params: str) -> Html:
+    """Return a link to a page of the console."""
+    return html('<a href="{href}">{text}</a>', href=address(base, path, **params), text=text)
+
+
+def address(base: str, path: str, **params: str) -> str:
+    """Return the address of a page of the console."""
+    return f"{base}{path}" + (f"?{urlencode(params)}" if params else "")

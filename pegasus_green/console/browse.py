@@ -16,6 +16,7 @@ PAGE = 50
 # A page shows the first bytes of a longer value.
 SHOWN = 64 * 1024
 SHOWN_HEX = 4 * 1024
+_PRE = '<pre tabindex="0">{text}</pre>'
 
 
 def _input(name: str, label: str, value: str, note: str = "") -> Html:
@@ -105,14 +106,12 @@ def _forms(value: bytes) -> Html:
     parts = [html("<h2>Text</h2>")]
     if text is None:
         parts.append(html('<p class="note">Not UTF-8; bytes that are no text are escaped.</p>'))
-    parts.append(html("<pre>{text}</pre>", text=show_key(head) if text is None else text))
+    parts.append(html(_PRE, text=show_key(head) if text is None else text))
     pretty = _json_of(text) if len(value) <= SHOWN else None
     parts.append(html("<h2>JSON</h2>"))
     why = "The value is too long to be read as JSON." if len(value) > SHOWN else "The value is no JSON."
-    parts.append(
-        html('<p class="note">{why}</p>', why=why) if pretty is None else html("<pre>{text}</pre>", text=pretty)
-    )
-    parts.append(html('<h2>Hex</h2><pre class="hex">{text}</pre>', text=_dump(value[:SHOWN_HEX])))
+    parts.append(html('<p class="note">{why}</p>', why=why) if pretty is None else html(_PRE, text=pretty))
+    parts.append(html('<h2>Hex</h2><pre class="hex" tabindex="0">{text}</pre>', text=_dump(value[:SHOWN_HEX])))
     cuts = [f"text {SHOWN:,}"] * (len(value) > SHOWN) + [f"hex {SHOWN_HEX:,}"] * (len(value) > SHOWN_HEX)
     if cuts:
         shown = ", ".join(cuts)
@@ -154,7 +153,8 @@ def _editor(request: Request, target: str, value: bytes | None, ttl: float | Non
         remove = html(
             '<h2>Remove</h2><form method="post" action="{target}">{hidden}<input type="hidden" name="action"'
             ' value="remove"><div><input type="checkbox" id="sure" name="sure" value="yes" required>'
-            ' <label class="inline" for="sure">Remove this row for good</label></div><button class="danger">Remove</button></form>',
+            ' <label class="inline" for="sure">Remove this row for good</label></div>'
+            '<button class="danger">Remove</button></form>',
             target=target,
             hidden=_hidden(request, value),
         )

@@ -18,10 +18,10 @@ def client(client: Client, history: History, _request: Request) -> Page:
     history.take()
     stats = client.stats()
     plots = [
-        line("Calls", " a second", history.rates("calls")),
-        line("Errors", " a second", history.rates("errors")),
-        line("In flight", "", history.levels("in_flight")),
-        line("Bytes both ways", " a second", history.rates("bytes_both_ways")),
+        line("Calls a second", history.rates("calls")),
+        line("Errors a second", history.rates("errors")),
+        line("Requests in flight", history.levels("in_flight")),
+        line("Bytes a second", history.rates("bytes_both_ways")),
     ]
     servers = table(
         "Connections",
@@ -48,7 +48,7 @@ def client(client: Client, history: History, _request: Request) -> Page:
     latencies = [histogram(f"Table {name}", found["latency"]) for name, found in sorted(stats["tables"].items())]
     body = html(
         '<p>These are the counters of the client in this process: {client}</p><div id="client" data-live>'
-        '<div class="plots">{plots}</div><h2>Connections</h2>{servers}<h2>Tables</h2>{calls}<h2>Latency</h2>{latencies}'
+        '<div class="plots">{plots}</div>{servers}{calls}<h2>Latency</h2>{latencies}'
         "</div>",
         client=repr(client),
         plots=join(plots),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from itertools import zip_longest
 from string import Formatter
 from typing import Any
 from urllib.parse import urlencode
@@ -38,16 +39,24 @@ def join(parts: Iterable[Html]) -> Html:
     return Html("".join(parts))
 
 
+def _kind(cell: object) -> Html:
+    return Html(' class="n"') if isinstance(cell, int) else Html()
+
+
 def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> Html:
     """Return a table that scrolls by itself where it is too wide; numbers stand to the right."""
-    head = join(html('<th scope="col">{name}</th>', name=name) for name in heads)
+    listed = [list(row) for row in rows]
+    kinds = [_kind(cell) for cell in listed[0]] if listed else []
+    head = join(
+        html('<th scope="col"{kind}>{name}</th>', kind=kind, name=name)
+        for name, kind in zip_longest(heads, kinds, fillvalue=Html())
+    )
     body = []
-    for row in rows:
-        cells = []
-        for cell in row:
-            is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-            text = f"{cell:,}" if is_number else cell
-            cells.append(html("<td{kind}>{text}</td>", kind=Html(' class="n"') if is_number else Html(), text=text))
+    for row in listed:
+        cells = [
+            html("<td{kind}>{text}</td>", kind=_kind(cell), text=f"{cell:,}" if isinstance(cell, int) else cell)
+            for cell in row
+        ]
         body.append(html("<tr>{cells}</tr>", cells=join(cells)))
     return html(
         '<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'

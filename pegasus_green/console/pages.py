@@ -174,7 +174,7 @@ def table(client: Client, request: Request) -> Page:
         sample = html("<p>{link}</p>", link=link(request.base, "/table", "Show some rows", name=name, sample="1"))
     body = html(
         "{live}<p>{browse}</p><details><summary>Partitions in words</summary>{listed}</details>"
-        "<h2>Environment</h2>{envs}<h2>Rows</h2>{sample}",
+        "{envs}<h2>Rows</h2>{sample}",
         live=_live("table", live),
         browse=link(request.base, "/browse", "Browse the rows of this table", table=name),
         listed=listed,

@@ -12,12 +12,11 @@ PRIMARY, SECONDARY, EMPTY, LINE = "#07577d", "#8fc1da", "#eceff1", "#07577d"
 CELL = 14
 
 
-def line(title: str, unit: str, points: Sequence[tuple[float, float]]) -> Html:
+def line(title: str, points: Sequence[tuple[float, float]]) -> Html:
     """Draw a line over the last minutes.
 
     Args:
-        title: What is shown.
-        unit: Behind the numbers.
+        title: What is shown, with its unit.
         points: (seconds before now, number), the oldest first.
     """
     newest = points[-1][1] if points else 0.0
@@ -25,21 +24,23 @@ def line(title: str, unit: str, points: Sequence[tuple[float, float]]) -> Html:
     scale = 54 / most if most > 0 else 0.0
     width = 300 / (MINUTES * 60)
     path = " ".join(f"{300 - before * width:.1f},{58 - number * scale:.1f}" for before, number in points)
-    words = f"{title}: {newest:,.1f}{unit} now, {most:,.1f}{unit} at most in the last {MINUTES} minutes"
     return html(
-        "<figure><figcaption>{title}: <b>{newest}{unit}</b>, at most {most}{unit}</figcaption>"
-        '<svg viewBox="0 0 300 60" preserveAspectRatio="none" role="img" aria-label="{words}">'
-        '<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2" vector-effect="non-scaling-stroke"/>'
-        '</svg><div class="axis"><span>{minutes} min ago</span><span>now</span></div></figure>',
+        '<figure><figcaption>{title}: <b>{newest}</b>, at most {most}</figcaption><svg viewBox="0 0 300 60"'
+        ' preserveAspectRatio="none" role="img" aria-label="{title} in the last {minutes} minutes: {newest} now,'
+        ' {most} at most"><polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"'
+        ' vector-effect="non-scaling-stroke"/></svg><div class="axis"><span>{minutes} min ago</span>'
+        "<span>now</span></div></figure>",
         title=title,
-        newest=f"{newest:,.1f}",
-        most=f"{most:,.1f}",
-        unit=unit,
-        words=words,
+        newest=_number(newest),
+        most=_number(most),
         path=path,
         color=LINE,
         minutes=MINUTES,
     )
+
+
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.1f}"
 
 
 def seconds(number: float) -> str:

@@ -16,6 +16,7 @@ header{
 header a{color:#fff;padding:.25rem 0}
 header a[aria-current]{font-weight:700;text-decoration-thickness:3px}
 header strong{margin-right:.5rem}
+header nav{display:flex;gap:1.1rem}
 #refresh{margin:0 0 0 auto;font-size:.875rem}
 main{max-width:76rem;margin:0 auto;padding:0 1rem 3rem}
 h1{font-size:1.5rem;margin:1rem 0 .5rem;overflow-wrap:anywhere}
@@ -29,7 +30,8 @@ table{border-collapse:collapse;min-width:50%}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
 th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #d5dbe0}
 th{font-size:.875rem;color:#47525c}
-td{overflow-wrap:anywhere}
+td{max-width:24rem;overflow-wrap:break-word}
+th.n{text-align:right}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .ok{color:#156233}
 .bad{color:#a3160d;font-weight:600}
@@ -55,6 +57,7 @@ button.danger{background:#a3160d;border-color:#a3160d}
 header button{background:#12303f;border-color:#fff;padding:.1rem .6rem;font-size:.875rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(16rem,1fr));gap:1rem}
 figure{margin:0}
+.plots figure{display:flex;flex-direction:column;justify-content:flex-end}
 figcaption{font-size:.875rem}
 .plots svg{width:100%;height:5rem;background:#f2f5f7;border:1px solid #d5dbe0;display:block}
 .axis{display:flex;justify-content:space-between;font-size:.8rem;color:#47525c}
@@ -89,7 +92,9 @@ SCRIPT = Html(
       if (paused || document.hidden) return;
       const answer = await fetch(place, {cache: "no-store"});
       if (!answer.ok) throw new Error("status " + answer.status);
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      // The policy of this page would complain about the style of the other one, which has another nonce.
+      const text = (await answer.text()).replace(/<style[^]*?<\\/style>/, "");
+      const page = new DOMParser().parseFromString(text, "text/html");
       for (const part of parts) {
         const fresh = page.getElementById(part.id);
         if (!fresh || part.contains(document.activeElement) || fresh.innerHTML === part.innerHTML) continue;

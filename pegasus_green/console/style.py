@@ -93,8 +93,8 @@ SCRIPT = Html(
       const answer = await fetch(place, {cache: "no-store"});
       if (!answer.ok) throw new Error("status " + answer.status);
       // The policy of this page would complain about the style of the other one, which has another nonce.
-      const text = (await answer.text()).replace(/<style[^]*?<\\/style>/, "");
-      const page = new DOMParser().parseFromString(text, "text/html");
+      const plain = (await answer.text()).replace(/<style[^]*?<\\/style>/, "");
+      const page = new DOMParser().parseFromString(plain, "text/html");
       for (const part of parts) {
         const fresh = page.getElementById(part.id);
         if (!fresh || part.contains(document.activeElement) || fresh.innerHTML === part.innerHTML) continue;

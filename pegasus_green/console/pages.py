@@ -52,16 +52,16 @@ def cluster(client: Client, request: Request) -> Page:
         rows.append(
             [
                 link(request.base, "/table", info.name, name=info.name),
+                _state("healthy", is_ok=True) if not broken else _state(f"unhealthy: {broken}", is_ok=False),
                 info.app_id,
                 TableStatus(info.status).name.lower() if info.status in list(TableStatus) else str(info.status),
                 info.partition_count,
                 info.replica_count,
-                _state("healthy", is_ok=True) if not broken else _state(f"{broken} partitions unhealthy", is_ok=False),
             ]
         )
     dead = sum(not node.is_alive for node in nodes)
     well = not dead and not unhealthy
-    words = "healthy" if well else f"{dead} nodes dead, {unhealthy} partitions without all their replicas"
+    words = "healthy" if well else f"nodes dead: {dead}, partitions unhealthy: {unhealthy}"
     head = _facts(
         [
             ("Health", _state(words, is_ok=well)),
@@ -85,7 +85,7 @@ def cluster(client: Client, request: Request) -> Page:
             for node in nodes
         ],
     )
-    table_table = make_table("Tables", ["table", "id", "status", "partitions", "replicas", "health"], rows)
+    table_table = make_table("Tables", ["table", "health", "id", "status", "partitions", "replicas"], rows)
     note = Html()
     if len(tables) > MAX_TABLES:
         note = html(
@@ -150,7 +150,7 @@ def table(client: Client, request: Request) -> Page:
     broken = sum(not part.is_healthy for part in parts)
     head = _facts(
         [
-            ("Health", _state(f"{broken} partitions unhealthy" if broken else "healthy", is_ok=not broken)),
+            ("Health", _state(f"partitions unhealthy: {broken}" if broken else "healthy", is_ok=not broken)),
             ("Id", info.app_id),
             ("Partitions", info.partition_count),
             ("Replicas", info.replica_count),

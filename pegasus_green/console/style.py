@@ -63,6 +63,7 @@ figcaption{font-size:.875rem}
 .axis{display:flex;justify-content:space-between;font-size:.8rem;color:#47525c}
 .note{color:#47525c;font-size:.9rem}
 .key{display:inline-block;width:.9em;height:.9em;vertical-align:-.1em}
+@media(max-width:40rem){th,td{padding-right:.5rem}td{font-size:.94rem}}
 svg text{font:12px system-ui,sans-serif;fill:#1b2229}
 """)
 

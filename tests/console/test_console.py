@@ -294,7 +294,7 @@ def test_a_dead_server_is_shown():
         with gevent.Timeout(30):
             while '<span class="bad">dead</span>' not in call("/").text:
                 gevent.sleep(0.05)
-        assert "1 nodes dead" in call("/").text
+        assert "nodes dead: 1" in call("/").text
         assert call("/table", {"name": "temp"}).status == 200
 
 

@@ -33,6 +33,8 @@ MODULES = [
     "admin.servers",
     "client",
     "codecs",
+    "console.app",
+    "console.server",
     "events",
     "keys",
     "mapping",

@@ -121,9 +121,9 @@ def test_a_onebox_that_cannot_be_secured(options: Any, words: str) -> None:
         OneboxAuth(**options)
 
 
-def test_a_realm_of_a_folder_that_is_there(tmp_path: Path) -> None:
+def test_a_realm_of_a_folder_that_is_there(realm: Kdc, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="exists"):
-        Kdc(folder=str(tmp_path)).start()
+        Kdc(realm.realm, folder=str(tmp_path)).start()
     assert tmp_path.exists()
 
 

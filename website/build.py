@@ -36,6 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Tests": ("onebox",),
     "API reference": tuple(f"reference/{name}" for name in PAGES),
+    "中文": ("zh/index",),
     "Project": ("operations", "design"),
 }
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")

@@ -19,7 +19,11 @@ from pegasus_green.onebox import Onebox
 from tests.examples.test_examples import ENVIRONMENT
 from tests.pythons import ROOT
 
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    *("README.md", "README.zh-CN.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *(f"docs/zh/{path.name}" for path in sorted((ROOT / "docs" / "zh").glob("*.md"))),
+]
 # Their blocks are one program; elsewhere each block is one.
 ONE_PROGRAM = ("docs/concepts.md", "docs/recipes.md", "docs/scans-and-bulk.md")
 
@@ -37,13 +41,28 @@ class Histogram:
 sys.modules["prometheus_client"] = types.ModuleType("prometheus_client")
 sys.modules["prometheus_client"].Histogram = Histogram
 """
+REQUEST = """
+seen = []
+body = application({"PATH_INFO": "/page"}, lambda status, headers: seen.append(status))
+print(seen, body)
+assert (seen, body) == (["200 OK"], [b"1\\n"])
+"""
+SERVE = """
+import os
+gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+serve(0)
+assert "closed" in repr(client), client
+"""
 # What a block needs before and behind it.
 AROUND = {
     ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
+    ("docs/zh/production.md", 0): ("", REQUEST + "client.close()\n"),
+    ("docs/zh/production.md", 3): ("", REQUEST + SERVE),
     ("docs/observability.md", 2): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
 }
 # What is no program by itself has a test of its own below.
-GUNICORN_CONF, GUNICORN_APP = ("docs/fork-and-threads.md", 0), ("docs/fork-and-threads.md", 1)
+GUNICORN_PAGES = ("docs/fork-and-threads.md", "docs/zh/production.md")
+GUNICORN_FILES = ("# gunicorn.conf.py\n", "# app.py:")
 IN_PYTEST = ("docs/onebox.md", 1)
 GUNICORN = """
 import runpy
@@ -62,7 +81,11 @@ def blocks(page: str) -> list[str]:
 
 def programs() -> list[tuple[str, int]]:
     found = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
-    return [key for key in found if key not in (GUNICORN_CONF, GUNICORN_APP, IN_PYTEST)]
+    return [key for key in found if key != IN_PYTEST and not is_gunicorn(*key)]
+
+
+def is_gunicorn(page: str, number: int) -> bool:
+    return page in GUNICORN_PAGES and blocks(page)[number].startswith(GUNICORN_FILES)
 
 
 def program_of(page: str, number: int) -> str:
@@ -74,6 +97,13 @@ def program_of(page: str, number: int) -> str:
 def box() -> Iterator[Any]:
     with Onebox(process=True) as box:
         yield box
+
+
+@pytest.fixture(autouse=True)
+def empty(request: pytest.FixtureRequest) -> None:
+    """Each program finds an empty cluster, also where two pages have the same one."""
+    if "box" in request.fixturenames:
+        request.getfixturevalue("box").reset()
 
 
 def addressed(program: str, box: Any) -> str:
@@ -127,10 +157,11 @@ def test_page(box: Any, tmp_path: Path, page: str) -> None:
     assert run(program, box, tmp_path)
 
 
-def test_gunicorn(box: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", GUNICORN_PAGES)
+def test_gunicorn(box: Any, tmp_path: Path, page: str) -> None:
     """The two files, as gunicorn loads them and ends a worker; tests/fork runs gunicorn itself."""
-    for name, (page, number) in (("gunicorn.conf.py", GUNICORN_CONF), ("app.py", GUNICORN_APP)):
-        text = blocks(page)[number]
+    files = [text for number, text in enumerate(blocks(page)) if is_gunicorn(page, number)]
+    for name, text in zip(("gunicorn.conf.py", "app.py"), files, strict=True):
         assert text.startswith(f"# {name}")
         (tmp_path / name).write_text(addressed(text, box))
     run(GUNICORN, box, tmp_path)

@@ -1,6 +1,6 @@
 """Check programs as users write them, by mypy --strict and by pyright: ``python -m tests.types.check``.
 
-Checked are the programs beside this file and every Python block of README.md and docs/. The programs say by
+Checked are the programs beside this file and every Python block of the READMEs and docs/. The programs say by
 ``assert_type`` what they expect, and by an "ignore" what both checkers have to refuse: an unused one is an error.
 
 The blocks of the pages are checked with fewer rules: they declare short functions without types, and use a name for
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def gather(directory: Path) -> dict[str, str]:
     for page in PAGES:
         found = blocks(page)
         for number, text in enumerate(["".join(found)] if page in ONE_PROGRAM else found):
-            name = page.removesuffix(".md").replace("/", "_").replace("-", "_")
+            name = re.sub(r"\W", "_", page.removesuffix(".md"))
             (pages / f"{name}_{number}.py").write_text(BEFORE.get((page, number), "") + text)
             origin[f"pages/{name}_{number}.py"] = page if page in ONE_PROGRAM else f"{page}, Python block {number}"
     for name in FOREIGN:

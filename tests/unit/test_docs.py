@@ -14,7 +14,7 @@ from pegasus_green import ClientOptions, HedgePolicy, RetryPolicy, ScanOptions, 
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## What the promises do not say\n")[0]
@@ -59,7 +59,9 @@ def test_codes_have_their_numbers(page: Path) -> None:
 
 
 def test_the_numbers_to_port_to() -> None:
-    rows = re.findall(r"^\| (ERR_\w+) \| (\d+) \| (\d+) \|", (DOCS / "porting.md").read_text(), flags=re.MULTILINE)
+    numbers = re.compile(r"^\| (ERR_\w+) \| (\d+) \| (\d+) \|", re.MULTILINE)
+    rows = numbers.findall((DOCS / "porting.md").read_text())
+    assert numbers.findall((DOCS / "zh" / "porting.md").read_text()) == rows
     assert len(rows) == 4
     assert all(error_types[name].value == int(number) for name, number, _ in rows)
     told = re.search(
@@ -89,6 +91,22 @@ def test_imports_on_the_page_are_public(page: Path) -> None:
 def test_the_index_has_every_page() -> None:
     text = (DOCS / "README.md").read_text()
     assert [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in text] == []
+
+
+def test_the_chinese_index_has_every_chinese_page() -> None:
+    text = (DOCS / "zh" / "README.md").read_text()
+    pages = [page.name for page in (DOCS / "zh").glob("*.md") if page.name != "README.md"]
+    assert [name for name in pages if f"({name})" not in text] == []
+
+
+def test_chinese_pages_and_their_originals_link_to_each_other() -> None:
+    for page in (DOCS / "zh").glob("*.md"):
+        original = DOCS / page.name
+        if original.exists():
+            assert f"[中文](zh/{page.name})" in original.read_text(), page.name
+            assert f"(../{page.name})" in page.read_text(), page.name
+    assert "(README.zh-CN.md)" in (ROOT / "README.md").read_text()
+    assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text()
 
 
 def test_promises_are_numbered_as_elsewhere() -> None:

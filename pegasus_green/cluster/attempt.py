@@ -32,6 +32,7 @@ from ..transport import fork
 from ..transport.handover import Moved, Outcome
 from ..transport.notices import Notices
 from ..transport.pool import Pool
+from ..transport.waits import wait
 from .hedging import HEDGED, Race
 from .refresher import TableRoutes
 from .routing import Route
@@ -280,14 +281,14 @@ class Attempt:
             if what.refresh:
                 routes.wait_for_news(delay)
             elif delay:
-                self.owner.cluster.pool.ended.wait(delay)
+                wait(self.owner.cluster.pool.ended, delay)
             return
         if left > 0:
             # A try after the deadline is no use, but news may come before it.
             if what.refresh and routes.wait_for_news(left):
                 return
             if not what.refresh:
-                self.owner.cluster.pool.ended.wait(left)
+                wait(self.owner.cluster.pool.ended, left)
         raise self.too_late()
 
     def too_late(self) -> PegasusError:

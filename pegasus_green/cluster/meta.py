@@ -30,6 +30,7 @@ from ..transport.negotiation import DEMANDS_AUTH
 from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.reach import addresses_of
+from ..transport.waits import wait
 from .metas import Metas
 
 _META = Target(0, 0, gpid_part(0, 0))
@@ -74,7 +75,7 @@ class _Answers:
         """Wait until there is an answer, for at most that long."""
         if not self._all:
             self._arrived.clear()
-            self._arrived.wait(max(seconds, 0))
+            wait(self._arrived, seconds)
 
     def take(self, seconds: float) -> tuple[str, Message | PegasusError] | None:
         """Return the next answer, None when none comes in time."""

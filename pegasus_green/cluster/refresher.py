@@ -35,6 +35,7 @@ from ..transport.handover import Target
 from ..transport.notices import Notices
 from ..transport.outbox import reference, stop
 from ..transport.pool import Peer, Pool
+from ..transport.waits import wait
 from .meta import MetaClient
 from .routing import RoutingTable, build
 
@@ -119,7 +120,7 @@ class TableRoutes:
                 asked = seen
                 self.request()
             # A wake-up that an interrupted query has lost costs a moment, not the call.
-            news.wait(max(min(deadline - monotonic(), TICK), 0))
+            wait(news, min(deadline - monotonic(), TICK))
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
             if monotonic() >= deadline and self.table is None and self.refreshes == seen:
@@ -193,7 +194,7 @@ class TableRoutes:
     def wait_for_news(self, seconds: float) -> bool:
         """Wait until the routes changed or a query failed, for at most that long; tell whether anything came."""
         # After close() there are no news to wait for, and the next attempt tells its caller so.
-        return self._pool.closed or bool(self._news.wait(seconds))
+        return self._pool.closed or wait(self._news, seconds)
 
     def _schedule(self, at: float) -> None:
         if self._is_due() and self._timer_at <= at:

@@ -26,6 +26,7 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Connection
 from ..transport.handover import Outcome, left_ms
+from ..transport.waits import wait
 from .base import DEFAULT, TableBase
 
 P = ParamSpec("P")
@@ -128,7 +129,7 @@ class Handle(Generic[R]):
             if self._ready:
                 # Settled before there was an event to set, while a signal handler made a call.
                 event.set()
-            if not event.wait(timeout):
+            if not (event.wait() if timeout is None else wait(event, timeout)):
                 raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
         error = self._error
         if error is not None:

@@ -201,17 +201,20 @@ class BatchCall(Attempt):
 
     def _give_up(self, connection: Connection, seqid: int, waiter: Any) -> None:
         """Take the request back, or have an orphan wait for the reply in place of the caller; may be called again."""
-        for known in [seqid] if seqid else list(connection.pending):
-            entry = connection.pending.get(known)
-            if entry is None or entry[0] is not waiter:
-                continue
-            if connection.withdraw(known):
-                connection.abandon(known)
-                self._left = False
-            else:
-                assert self._route is not None
-                orphan = _Orphan(self.rpc, connection, self._route, self._used)
-                connection.leave(known, (orphan, self.deadline, None, None))
+        if not seqid:
+            # Interrupted before it was known whether it left: nothing waits for what may never come.
+            connection.abandon(0, waiter)
+            return
+        entry = connection.pending.get(seqid)
+        if entry is None or entry[0] is not waiter:
+            return
+        if connection.withdraw(seqid):
+            connection.abandon(seqid)
+            self._left = False
+        else:
+            assert self._route is not None
+            orphan = _Orphan(self.rpc, connection, self._route, self._used)
+            connection.leave(seqid, (orphan, self.deadline, None, None))
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
         error = super()._refusal(frame)

@@ -40,6 +40,7 @@ from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome,
 from .negotiation import DEMANDS_AUTH
 from .outbox import Server, reference, stop
 from .sockets import notice_dead_paths
+from .waits import wait
 
 READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
@@ -348,7 +349,7 @@ class Connection(Handover):
             # Silence is looked for also where nothing is pending but half a request that does not leave.
             self._wake(deadline, now)
             # A wake-up that an interrupted callback has lost costs a moment, not the call.
-            room.wait(min(deadline - now, TICK))
+            wait(room, min(deadline - now, TICK))
         return self._closed_error(False)
 
     # ------------------------------------------------------------------ receiving

@@ -19,6 +19,7 @@ from .negotiation import Dialogue, authenticate, demands_authentication, have_cr
 from .notices import Notices
 from .reach import reach
 from .sockets import dial
+from .waits import wait
 
 if TYPE_CHECKING:
     from .authenticator import Authenticator
@@ -153,11 +154,11 @@ class Peer:
                     # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
                     if self._cool_until >= deadline:
                         return self._failure(f"cannot connect{self._because()}")
-                    self.pool.ended.wait(self._cool_until - now)
+                    wait(self.pool.ended, self._cool_until - now)
                     continue
                 # Not by the deadline of whoever is first here: the dial is everybody's.
                 dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
-            dialling.join(min(patience, deadline - now))
+            wait(dialling, min(patience, deadline - now))
             if self.connection is not None or mine != fork.generation():
                 continue
             if not dialling.ready():

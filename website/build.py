@@ -24,8 +24,10 @@ DOCS = ROOT / "docs"
 MERMAID = Path(sys.prefix) / "website" / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
 # The sections of the site; a page that is in none of them goes to the last one.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Guide": ("concepts", "scans-and-bulk", "errors", "retries", "options", "recipes", "porting"),
+    "Guide": ("quickstart", "concepts", "scans-and-bulk", "errors", "retries", "options", "recipes", "porting"),
     "Production": (
+        "production",
+        "server-versions",
         "greenlets",
         "fork-and-threads",
         "observability",

@@ -25,6 +25,7 @@ EXAMPLES = ROOT / "examples"
 POOLS = {"gevent": ["-P", "gevent", "-c", "50"], "prefork": ["-P", "prefork", "-c", "2"]}
 # Only a bound for what hangs.
 WAIT = 60
+pytestmark = pytest.mark.watchdog(300)
 
 
 @pytest.fixture(scope="module", params=POOLS)

@@ -21,10 +21,13 @@ from tests.pythons import ROOT
 
 REQUESTS, CALLERS = 1000, 20
 
-pytestmark = pytest.mark.skipif(
-    monkey.is_module_patched("socket"),
-    reason="the server is a process of its own, which is patched in either mode",
-)
+pytestmark = [
+    pytest.mark.watchdog(300),
+    pytest.mark.skipif(
+        monkey.is_module_patched("socket"),
+        reason="the server is a process of its own, which is patched in either mode",
+    ),
+]
 
 
 class Site:

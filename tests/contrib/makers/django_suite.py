@@ -10,6 +10,8 @@ import sys
 import unittest
 from typing import Any
 
+from gevent import monkey
+
 BACKEND = "pegasus_green.contrib.django.PegasusCache"
 
 
@@ -61,9 +63,9 @@ def left_out(test: unittest.TestCase) -> bool:
     """Tell whether a test is not for this mode.
 
     Under monkey patching asyncio is not for use: its threads are greenlets of the thread in which its loop runs.
-    Unpatched these wait until a client may be used by several native threads.
     """
-    return inspect.iscoroutinefunction(getattr(test, test.id().rpartition(".")[2]))
+    is_async = inspect.iscoroutinefunction(getattr(test, test.id().rpartition(".")[2]))
+    return is_async and bool(monkey.is_module_patched("threading"))
 
 
 def main(tests: str, url: str) -> int:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def missing() -> str:
     for name in ("chromium", "chromedriver"):
         if shutil.which(name) is None:
             return f"needs {name}, in Debian's packages chromium and chromium-driver"
-    return ""
+    return "" if find_spec("selenium") else "needs the package selenium"
 
 
 @contextmanager

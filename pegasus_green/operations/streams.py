@@ -113,8 +113,8 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         Greenlets: spawns none. A killed caller gives up what is in flight.
 
         Example:
-            >>> table.set_stream((f"user:{n}", "name", "Ada", 3600) for n in range(25_000))
-            25000
+            >>> table.set_stream(("log:7", f"{n:06}", "a line", 3600) for n in range(2500))
+            2500
         """
 
         def store(batch: list[Any]) -> object:
@@ -158,8 +158,8 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         Greenlets: spawns none. A killed caller gives up what is in flight.
 
         Example:
-            >>> table.remove_stream((f"user:{n}", "name") for n in range(25_000))
-            25000
+            >>> table.remove_stream(("log:7", f"{n:06}") for n in range(2500))
+            2500
         """
 
         def remove(batch: list[Any]) -> object:
@@ -255,10 +255,10 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
 
         Example:
             >>> table.multi_set("user:1", {"name": "Ada", "mail": "a@b"})
-            >>> table.truncate(hash_key_filter=Filter.prefix("user:"))
+            >>> table.truncate(hash_key_filter=Filter.prefix("user:1"))
             2
-            >>> table.count()
-            0
+            >>> table.get("user:1", "name") is None
+            True
         """
         pace = _Pace(rate, PAGE)
         rows = self.scan(
@@ -290,7 +290,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
 
     truncate_async = later(
         '>>> table.set("user:1", "name", "Ada")',
-        ">>> table.truncate_async().get()",
+        '>>> table.truncate_async(hash_key_filter=Filter.prefix("user:1")).get()',
         "1",
     )(truncate)
 

@@ -48,6 +48,7 @@ MODULES = [
     "operations.ranges",
     "operations.scans",
     "operations.single",
+    "operations.streams",
     "operations.verbs",
     "options",
     "pegasus",

@@ -101,6 +101,7 @@ def remove_prefix(table: Table[Any], prefix: Key) -> int:
         >>> table.set("user:1", "", "Ada")
         >>> remove_prefix(table, "user:")
         1
+        >>> table.client.close()
     """
     removed = 0
     batch: list[tuple[Key, Key]] = []

@@ -31,21 +31,29 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
         return join
     # gevent's loop takes the status of the children that gevent forks: its waitpid has it.
     here: Any = gevent_os if way == "gevent.os.fork" else os
+    told, tell = os.pipe()
     pid = here.fork()
     if pid == 0:
-        _run(run)
+        _run(run, tell)
+    os.close(tell)
 
     def wait() -> int:
-        while True:
-            done, status = here.waitpid(pid, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            gevent.sleep(0.01)
+        try:
+            while True:
+                done, status = here.waitpid(pid, os.WNOHANG)
+                if done:
+                    return os.waitstatus_to_exitcode(status)
+                gevent.sleep(0.01)
+        except ChildProcessError:
+            # Once gevent has started a subprocess its loop takes the status of all children.
+            return int(os.read(told, 1) or b"1")
+        finally:
+            os.close(told)
 
     return wait
 
 
-def _run(run: Callable[[], object]) -> None:
+def _run(run: Callable[[], object], tell: int | None = None) -> None:
     status = 1
     try:
         run()
@@ -54,6 +62,8 @@ def _run(run: Callable[[], object]) -> None:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    if tell is not None:
+        os.write(tell, b"%d" % status)
     os._exit(status)
 
 

@@ -53,6 +53,7 @@ assert "closed" in repr(client), client
 """
 # What a block needs before and behind it.
 AROUND = {
+    ("docs/console.md", 0): ("", "client.close()\n"),
     ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
     ("docs/zh/production.md", 0): ("", REQUEST + "client.close()\n"),
     ("docs/zh/production.md", 3): ("", REQUEST + SERVE),

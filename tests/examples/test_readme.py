@@ -181,7 +181,7 @@ def test_in_pytest(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "2 passed" in done.stdout
 
 
 def test_what_is_left_out_is_not_there() -> None:

@@ -67,7 +67,7 @@ MODULES = [
 ]
 HANDLE = tuple(f"pegasus_green.{name}" for name in ONEBOX if name.split(".")[-1] not in ("assembly", "cluster"))
 # Examples that change, or show, a whole cluster; each gets one of its own.
-WHOLE_CLUSTER = ("admin", "admin.access", *ONEBOX)
+WHOLE_CLUSTER = ("admin", "admin.access", "admin.servers", *ONEBOX)
 # Others that show how many servers the embedded cluster has.
 ONEBOX_ONLY = ("Table.warm_up",)
 HASH_KEYS = ("hkey1", "user:1", "user:2", "user:7", "job:7", "log:7", "page:1", "nobody", "http://example.org/")

@@ -291,8 +291,8 @@ ROWS = (
         "8-fork-without-hooks",
         "a call notices a fork that ran no hooks of Python",
         "cluster/dispatcher.py",
-        "        if not _page[0]:\n            fork.notice()\n        table",
-        "        table",
+        "        if not _page[0]:\n            fork.notice()\n        caller",
+        "        caller",
         ("tests/fork/test_forks_without_hooks.py", "-k", "both_processes"),
     ),
     Mutation(

@@ -48,15 +48,6 @@ def settled(look: Callable[[], list[str]], seconds: float = 3.0) -> list[str]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0, step: float = 0.005) -> float:
-    """Wait until a condition holds and return the seconds it took; fail when it does not."""
-    begin = monotonic()
-    while not condition():
-        assert monotonic() - begin < seconds, f"not within {seconds} s"
-        gevent.sleep(step)
-    return monotonic() - begin
-
-
 def primary_of(client: Client, hash_key: bytes) -> str:
     """Return the address of the primary of a hash key in table temp, as the client knows it."""
     table = client._cluster.tables["temp"].routes.table

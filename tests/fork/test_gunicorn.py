@@ -16,7 +16,8 @@ from gevent import socket, subprocess
 
 from pegasus_green.onebox import Onebox
 from tests.pythons import OLDEST_FOR_GUNICORN, ROOT, gevent_version
-from tests.transport.fakes import dead_address, wait_until
+from tests.transport.fakes import dead_address
+from tests.waiting import wait_until
 
 pytest.importorskip("gunicorn")
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import pytest
 from pegasus_green import Client, PegasusError, RequestTimeout, Table
 from pegasus_green.scanner import Scanner
 from tests.conftest import Cluster
-from tests.faults.tools import wait_until
 from tests.integration.helpers import no_client_bugs
 from tests.integration.scanning import Rows, contexts, fill, many, mine
+from tests.waiting import wait_until
 
 __all__ = ["many", "mine", "no_client_bugs"]
 

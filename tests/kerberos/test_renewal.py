@@ -20,6 +20,7 @@ from pegasus_green import AuthenticationFailed, Client, Kerberos, PegasusError
 from pegasus_green.onebox import Onebox
 from pegasus_green.onebox.kdc import Kdc
 from tests.kerberos.conftest import cut, kerberos, keytab, secure, use
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 LOAD_SECONDS = 60.0
@@ -41,13 +42,6 @@ def short(short_realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kdc]:
     use(short_realm, monkeypatch)
     yield short_realm
     short_realm.resume()
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
-    until = monotonic() + seconds
-    while not true():
-        assert monotonic() < until, "not so in time"
-        gevent.sleep(0.02)
 
 
 @pytest.mark.watchdog(150)

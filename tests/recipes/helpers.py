@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
-
-import gevent
 
 from pegasus_green import Table
 from tests.integration.helpers import no_client_bugs
 
-__all__ = ["LateCopies", "no_client_bugs", "until"]
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait for a condition; fail when it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        gevent.sleep(0.01)
+__all__ = ["LateCopies", "no_client_bugs"]
 
 
 class LateCopies:

@@ -13,7 +13,8 @@ import pytest
 from pegasus_green import Client, InvalidArgument, JsonCodec, Table
 from pegasus_green.recipes import Leader, Lock, LockError, LockNotOwnedError, Semaphore
 from tests.conftest import Cluster
-from tests.recipes.helpers import LateCopies, no_client_bugs, until
+from tests.recipes.helpers import LateCopies, no_client_bugs
+from tests.waiting import wait_until
 
 __all__ = ["no_client_bugs"]
 
@@ -147,7 +148,7 @@ def test_on_lost_is_called_when_the_lease_is_lost(cluster: Cluster, table: Table
     lock = Lock(table, hash_key, timeout=1.5, on_lost=told.append)
     assert lock.acquire()
     cluster.box.advance(6)
-    until(lambda: told)
+    wait_until(lambda: told)
     assert told == [lock]
     assert lock.remaining() == 0.0
     with pytest.raises(LockNotOwnedError):
@@ -156,7 +157,7 @@ def test_on_lost_is_called_when_the_lease_is_lost(cluster: Cluster, table: Table
 
 def test_renewal_keeps_it_beyond_the_timeout(table: Table, hash_key: bytes) -> None:
     with Lock(table, hash_key, timeout=1) as lock:
-        until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 4)
+        wait_until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 4)
         assert lock.owned()
         assert lock.remaining() > 0
 
@@ -164,7 +165,7 @@ def test_renewal_keeps_it_beyond_the_timeout(table: Table, hash_key: bytes) -> N
 def test_renewal_does_not_shorten_an_extended_lease(table: Table, hash_key: bytes) -> None:
     with Lock(table, hash_key, timeout=1) as lock:
         assert lock.extend(500, replace_ttl=True)
-        until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 3)
+        wait_until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 3)
         assert lock.remaining() > 400
         left = table.ttl(b"lock:" + hash_key, "owner")
         assert left is not None
@@ -273,9 +274,9 @@ def test_late_copies_of_a_grant_and_a_release_change_nothing(table: Table, hash_
 def test_a_caller_killed_while_it_acquires_leaves_it_free(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     cluster.box.fault("drop", rpc="check_and_mutate", when="after", count=1, contains=hash_key)
     taker = gevent.spawn(Lock(table, hash_key, timeout=600).acquire)
-    until(lambda: owner(table, hash_key) is not None)
+    wait_until(lambda: owner(table, hash_key) is not None)
     taker.kill()
-    until(lambda: owner(table, hash_key) is None)
+    wait_until(lambda: owner(table, hash_key) is None)
     with Lock(table, hash_key, blocking_timeout=5):
         pass
 
@@ -301,10 +302,10 @@ def test_a_lease_ends_while_the_servers_refuse_everything(cluster: Cluster, tabl
     lock = Lock(table, hash_key, timeout=1, on_lost=told.append)
     assert lock.acquire()
     rule = cluster.box.fault("error", rpc="data", error="ERR_BUSY", contains=hash_key)
-    until(lambda: told)
+    wait_until(lambda: told)
     assert lock.remaining() == 0.0
     rule.remove()
-    until(lambda: not lock.locked())
+    wait_until(lambda: not lock.locked())
 
 
 def test_a_forked_child_does_not_hold_it(table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +329,7 @@ def test_a_semaphore_has_so_many_places(table: Table, hash_key: bytes) -> None:
         with Semaphore(table, hash_key, value=3, sleep=0.01):
             inside += 1
             most = max(most, inside)
-            until(lambda: most >= 3)  # the first ones wait for each other
+            wait_until(lambda: most >= 3)  # the first ones wait for each other
             gevent.sleep(0.01)
             inside -= 1
 
@@ -390,7 +391,7 @@ def test_a_leader_that_loses_the_lease_is_stopped(cluster: Cluster, table: Table
             ended.append("stopped")
 
     term = gevent.spawn(leader.run, lead)
-    until(lambda: leader.is_leader)
+    wait_until(lambda: leader.is_leader)
     cluster.box.advance(6)
     caught = None
     try:
@@ -413,9 +414,9 @@ def test_a_leader_that_is_killed_or_fails_gives_the_office_back(table: Table, ha
             ended.append("stopped")
 
     term = gevent.spawn(leader.run, lead)
-    until(lambda: leader.is_leader)
+    wait_until(lambda: leader.is_leader)
     term.kill()
-    until(lambda: leader.current() is None)
+    wait_until(lambda: leader.current() is None)
     assert ended == ["stopped"]
 
     def fail() -> None:

@@ -10,7 +10,8 @@ import pytest
 from pegasus_green import Client, JsonCodec, Table
 from pegasus_green.recipes import AlreadyRunning, LockNotOwnedError, Once, Singleflight
 from tests.conftest import Cluster
-from tests.recipes.helpers import no_client_bugs, until
+from tests.recipes.helpers import no_client_bugs
+from tests.waiting import wait_until
 
 __all__ = ["no_client_bugs"]
 
@@ -66,7 +67,7 @@ def test_a_function_that_raises_is_run_again(table: Table, hash_key: bytes) -> N
 def test_who_does_not_want_to_wait_is_told(table: Table, hash_key: bytes) -> None:
     work = Work(60)
     first = gevent.spawn(Once(table, hash_key).run, "key", work)
-    until(lambda: work.runs)
+    wait_until(lambda: work.runs)
     with pytest.raises(AlreadyRunning, match="another caller runs 'key'"):
         Once(table, hash_key, wait=False).run("key", work)
     first.kill()
@@ -86,7 +87,7 @@ def test_a_run_that_stalls_is_run_again_and_stores_nothing(cluster: Cluster, tab
         return b"late"
 
     first = gevent.spawn(_caught, Once(table, hash_key, timeout=10).run, "key", stall)
-    until(lambda: stalled.runs)
+    wait_until(lambda: stalled.runs)
     assert Once(table, hash_key, timeout=100).run("key", Work(0.0, b"second")) == b"second"
     gate.set()
     assert isinstance(first.get(), LockNotOwnedError)
@@ -144,7 +145,7 @@ def test_when_the_one_that_computes_is_killed_another_one_does(table: Table, has
     flights = Singleflight(table, hash_key, ttl=60, sleep=0.01)
     work = Work(0.2)
     callers = [gevent.spawn(flights.get, "key", work) for _ in range(10)]
-    until(lambda: work.runs)
+    wait_until(lambda: work.runs)
     callers[0].kill()
     gevent.joinall(callers)
     assert {caller.value for caller in callers[1:]} == {b"result"}
@@ -155,7 +156,7 @@ def test_a_value_deleted_while_it_is_computed_is_not_stored(table: Table, hash_k
     flights = Singleflight(table, hash_key, ttl=60, sleep=0.01)
     old = Work(0.2, b"old")
     first = gevent.spawn(flights.get, "key", old)
-    until(lambda: old.runs)
+    wait_until(lambda: old.runs)
     flights.delete("key")
     assert flights.get("key", Work(0.0, b"new")) == b"new", "this call does not share the one before"
     assert first.get() == b"old"
@@ -174,7 +175,7 @@ def test_a_computation_that_stalls_is_done_by_another_process(cluster: Cluster, 
         return b"late"
 
     stalled = gevent.spawn(first.get, "key", stall)
-    until(lambda: begun)
+    wait_until(lambda: begun)
     cluster.box.advance(13)
     assert second.get("key", Work(0.0, b"second")) == b"second"
     gate.set()

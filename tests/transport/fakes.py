@@ -336,14 +336,6 @@ class BlackHole:
             sock.close()
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> None:
-    """Wait until a condition holds; fail when it does not in time."""
-    until = monotonic() + seconds
-    while not true():
-        assert monotonic() < until, f"not so within {seconds} s"
-        gevent.sleep(0.005)
-
-
 def connection_of(client: Client, address: str) -> Any:
     """Return the open connection to a server."""
     return client._cluster.pool.peer(address).connection

@@ -21,8 +21,8 @@ from tests.transport.fakes import (
     connection_of,
     dead_address,
     key_for,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def _drop_all(server: FakeServer) -> None:

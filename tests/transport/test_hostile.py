@@ -19,7 +19,8 @@ from pegasus_green import errors
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.meta import PartitionConfiguration, QueryCfgResponse
 from pegasus_green.protocol.rrdb import ReadResponse
-from tests.transport.fakes import APP_ID, FakeServer, Link, Stage, answer, connection_of, key_for, silent, wait_until
+from tests.transport.fakes import APP_ID, FakeServer, Link, Stage, answer, connection_of, key_for, silent
+from tests.waiting import wait_until
 
 KIB, MIB = 1024, 1024 * 1024
 

@@ -14,7 +14,8 @@ from pegasus_green import Client, errors
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.meta import CreateAppRequest, CreateAppResponse
 from pegasus_green.protocol.rpc import CREATE_APP
-from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Link, Stage, dead_address, silent, wait_until
+from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Link, Stage, dead_address, silent
+from tests.waiting import wait_until
 
 
 def ends(call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -22,8 +22,8 @@ from tests.transport.fakes import (
     connection_of,
     dead_address,
     silent,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def ends(call: Any, *args: Any, **kwargs: Any) -> Any:

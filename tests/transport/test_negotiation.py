@@ -17,8 +17,9 @@ from pegasus_green.protocol.codes import SaslStatus
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.meta import Negotiation
 from pegasus_green.protocol.rpc import NEGOTIATION
-from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent, wait_until
+from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent
 from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
+from tests.waiting import wait_until
 
 # Blocks its thread, patched or not.
 block = monkey.get_original("time", "sleep") if monkey.is_module_patched("time") else time.sleep

@@ -15,8 +15,9 @@ import pytest
 from pegasus_green import Client, ClientClosed
 from tests.faults.switches import THROWN, AtStep, inject
 from tests.faults.tools import at_rest
-from tests.transport.fakes import Stage, wait_until
+from tests.transport.fakes import Stage
 from tests.transport.secured import FakeAuth, Sasl, secure_stage
+from tests.waiting import wait_until
 
 MOST = 2000
 # A prime, so that all kinds of points are met in a fraction of the runs.

@@ -11,7 +11,8 @@ import pytest
 
 from pegasus_green import Listener, RetryPolicy, errors
 from pegasus_green.protocol.framing import Request
-from tests.transport.fakes import FakeServer, Link, Stage, answer, connection_of, dead_address, key_for, wait_until
+from tests.transport.fakes import FakeServer, Link, Stage, answer, connection_of, dead_address, key_for
+from tests.waiting import wait_until
 
 
 def ends(call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -13,7 +13,8 @@ from pegasus_green.operations import base
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import BY_NAME
 from pegasus_green.protocol.rrdb import UpdateResponse
-from tests.transport.fakes import Link, Stage, answer, key_for, silent, wait_until
+from tests.transport.fakes import Link, Stage, answer, key_for, silent
+from tests.waiting import wait_until
 
 FAST = RetryPolicy(base=0.01, cap=0.04)
 

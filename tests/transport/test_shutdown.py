@@ -26,9 +26,9 @@ from tests.transport.fakes import (
     connection_of,
     dead_address,
     silent,
-    wait_until,
 )
 from tests.transport.scripts import finish, interrupt, run_script, start_script
+from tests.waiting import wait_until
 
 
 def ends(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

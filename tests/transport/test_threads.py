@@ -12,8 +12,9 @@ from gevent.threadpool import ThreadPool
 
 from pegasus_green import errors
 from tests.leaks import descriptors
-from tests.transport.fakes import Stage, silent, wait_until
+from tests.transport.fakes import Stage, silent
 from tests.transport.scripts import run_script
+from tests.waiting import wait_until
 
 
 def in_thread(act: Callable[..., Any], *args: Any) -> Any:

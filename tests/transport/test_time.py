@@ -14,7 +14,8 @@ from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.protocol.rrdb import ReadResponse
 from pegasus_green.protocol.session import MAX_SEQID
-from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent, wait_until
+from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent
+from tests.waiting import wait_until
 
 
 def busy(seconds: float) -> None:

@@ -16,8 +16,9 @@ from pegasus_green import errors
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
-from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent, wait_until
+from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent
 from tests.transport.scripts import run_script
+from tests.waiting import wait_until
 
 KIB, MIB = 1024, 1024 * 1024
 

@@ -240,7 +240,8 @@ def test_killed_on_a_special_way(marked: tuple[Any, bytes], way: str, thrown: st
                     _try_once(client, mark, operation, injection)
 
                 points = _enumerate(AtSwitch, run, THROWN[thrown])
-                assert points >= 1 + (way == "hedged" and verb in ("get", "ttl")), (verb, points)
+                # The compiled core switches by itself, unseen; AtStep throws there, too.
+                assert accelerated or points >= 1 + (way == "hedged" and verb in ("get", "ttl")), (verb, points)
     finally:
         rule.remove()
 

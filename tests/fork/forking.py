@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any
 
 import gevent
@@ -31,11 +32,12 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
         return join
     # gevent's loop takes the status of the children that gevent forks: its waitpid has it.
     here: Any = gevent_os if way == "gevent.os.fork" else os
-    told, tell = os.pipe()
+    # Shared memory instead of a pipe: a test forks where no descriptor is free.
+    told = mmap(-1, 1)
+    told[0] = 1
     pid = here.fork()
     if pid == 0:
-        _run(run, tell)
-    os.close(tell)
+        _run(run, told)
 
     def wait() -> int:
         try:
@@ -46,14 +48,12 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
                 gevent.sleep(0.01)
         except ChildProcessError:
             # Once gevent has started a subprocess its loop takes the status of all children.
-            return int(os.read(told, 1) or b"1")
-        finally:
-            os.close(told)
+            return told[0]
 
     return wait
 
 
-def _run(run: Callable[[], object], tell: int | None = None) -> None:
+def _run(run: Callable[[], object], told: mmap | None = None) -> None:
     status = 1
     try:
         run()
@@ -62,8 +62,8 @@ def _run(run: Callable[[], object], tell: int | None = None) -> None:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    if tell is not None:
-        os.write(tell, b"%d" % status)
+    if told is not None:
+        told[0] = status
     os._exit(status)
 
 

@@ -201,32 +201,56 @@ def config(
 
     Servers take it at http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE. Setting asks first.
     """
-    from .http import get
-
     found = _servers(app, servers, metas, everything)
+    query: dict[str, str | None]
     if value is not None:
         app.confirm(f"sets {name} to {value} on {len(found)} servers ({', '.join(found)})")
         path, query = "/updateConfig", {str(name): value}
     else:
         path, query = ("/config", {"name": name}) if name else ("/configs", {})
-    rows = []
-    failed = False
-    for server in found:
-        try:
-            answer, error = _parsed(get(server, path, query, app.settings.timeout or 5.0)), ""
-        except OSError as problem:
-            answer, error, failed = None, str(problem), True
-        if section and isinstance(answer, dict):
-            answer = {key: facts for key, facts in answer.items() if section in key}
-        rows.append((server, answer, error))
+    rows = [(server, *_configuration(server, path, query, app.settings.timeout or 5.0)) for server in found]
+    if section:
+        rows = [(server, _of_section(answer, section), error) for server, answer, error in rows]
     if app.out.for_people:
         for server, answer, error in rows:
             app.out.done(app.out.bold(server))
-            lines = [f"{key} = {facts}" for key, facts in answer.items()] if isinstance(answer, dict) else [str(answer)]
-            app.out.done("\n".join(f"  {line}" for line in ([f"error: {error}"] if error else lines)))
+            lines = [f"error: {error}"] if error else _configuration_lines(answer)
+            app.out.done("\n".join(f"  {line}" for line in lines))
     else:
         app.out.rows([Column("server"), Column("answer"), Column("error")], rows)
-    return PARTLY if failed else OK
+    return PARTLY if any(error for _, _, error in rows) else OK
+
+
+def _configuration(server: str, path: str, query: dict[str, str | None], timeout: float) -> tuple[Any, str]:
+    """Return what a server's page about its configuration says, and what is wrong; status 200 may tell of an error."""
+    from .http import get
+
+    try:
+        answer = _parsed(get(server, path, query, timeout))
+    except OSError as problem:
+        return None, str(problem)
+    status = answer.get("update_status", "") if isinstance(answer, dict) else answer
+    failed = isinstance(status, str) and status.startswith("ERR_") and status != "ERR_OK"
+    return (None, status) if failed else (answer, "")
+
+
+def _of_section(answer: Any, section: str) -> Any:
+    if not isinstance(answer, dict):
+        return answer
+    return {key: facts for key, facts in answer.items() if isinstance(facts, dict) and section in facts["section"]}
+
+
+def _configuration_lines(answer: Any) -> list[str]:
+    """Return options as people read them: by section, with the description where one is asked for alone."""
+    if not isinstance(answer, dict):
+        return [str(answer)]
+    if all(isinstance(facts, dict) for facts in answer.values()):
+        return sorted(f"[{facts.get('section')}] {name} = {facts.get('value')}" for name, facts in answer.items())
+    if "value" in answer:
+        told = answer.get("description")
+        line = f"[{answer.get('section')}] {answer.get('name')} = {answer['value']}"
+        return [line, *([str(told)] if told else [])]
+    return [str(answer.get("update_status", answer))]
 
 
 @command("disks")

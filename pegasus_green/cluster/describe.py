@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from ..transport.pool import Peer
 from .dispatcher import Cluster, Dispatcher
 from .stats import TableStats
+
+if TYPE_CHECKING:
+    from ..transport.authenticator import Authenticator
 
 # What stands in a server's entry and is no count.
 _STATES = ("open", "silent", "negotiating", "dialling", "down", "idle")
@@ -26,10 +30,28 @@ def describe(clusters: list[Cluster]) -> dict[str, Any]:
         for name, dispatcher in cluster.tables.known().items():
             tables.setdefault(name, []).append(dispatcher)
     found: dict[str, Any] = {"servers": servers, "tables": {name: _table(some) for name, some in tables.items()}}
-    authenticator = clusters[0].pool.authenticator
-    if authenticator is not None:
-        found["auth"] = authenticator.describe()
+    authenticators = [cluster.pool.authenticator for cluster in clusters]
+    if authenticators[0] is not None:
+        found["auth"] = _auth([one for one in authenticators if one is not None])
     return found
+
+
+def _auth(authenticators: list[Authenticator]) -> dict[str, Any]:
+    """Return what the threads count of authentication; the credentials are the same in all."""
+    credentials = authenticators[0].credentials
+    errors = [one.error for one in authenticators if one.error is not None]
+    left = credentials.ends - monotonic()
+    return {
+        "mechanism": credentials.name,
+        "user": credentials.user,
+        "acquired": credentials.acquired,
+        "renewals": credentials.renewals,
+        "failures": sum(one.failures for one in authenticators),
+        "last_error": str(errors[0].args[0]) if errors else None,
+        "ends_in": None if left == float("inf") else max(left, 0.0),
+        "negotiated": sum(one.negotiated for one in authenticators),
+        "refused": sum(one.refused for one in authenticators),
+    }
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Cluster(Switchboard):
         self.timeout = options.timeout
         self.milliseconds = left_ms(options.timeout, 0.0)
         self.listeners: Listeners = Listeners(self.reopen) if like is None else like.listeners
-        self.pool = Pool(options, self.listeners)
+        self.pool: Pool = Pool(options, self.listeners, None if like is None else like.pool.credentials)
         self.meta = MetaClient(metas, self.pool, options)
         self._like = like
         if like is not None:
@@ -239,6 +239,8 @@ class Cluster(Switchboard):
 
     def inherit(self, other: Cluster) -> None:
         """Add the counters of a thread that has ended."""
+        if self.pool.authenticator is not None and other.pool.authenticator is not None:
+            self.pool.authenticator.inherit(other.pool.authenticator)
         for address, peer in other.pool.peers.copy().items():
             self.pool.peer(address).inherit(peer)
         for name, dispatcher in other.tables.known().items():

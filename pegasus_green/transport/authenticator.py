@@ -1,6 +1,7 @@
-"""The credentials of one client: acquired by one job at a time, renewed before they end, used by every negotiation.
+"""Authentication in one thread of a client: it has credentials acquired and renewed, and begins each negotiation.
 
-What a mechanism does may wait for a KDC in C code and would stop the hub for so long, so it runs in native threads.
+The credentials are the client's, see ``credentials``. What a mechanism does may wait for a KDC in C code and would stop
+the hub for so long, so it runs in native threads.
 """
 
 from __future__ import annotations
@@ -15,18 +16,15 @@ from gevent.event import Event
 
 from ..errors import AuthenticationFailed, copy_of
 from . import fork
+from .credentials import FOREVER, Credentials
 from .notices import Notices
 from .threads import Threads
 
 if TYPE_CHECKING:
-    from ..auth import Authentication, Exchange, Identity
+    from ..auth import Exchange
 
 T = TypeVar("T")
 
-# Credentials are renewed when this share of their life has passed, or up to so much of it earlier: the clients of a
-# cluster that were started together are not to ask the KDC together.
-RENEW_AT = 0.8
-JITTER = 0.05
 # Pause before credentials are asked for again, doubling up to the cap, with jitter.
 RETRY_BASE = 0.25
 RETRY_CAP = 5.0
@@ -34,41 +32,31 @@ RETRY_CAP = 5.0
 RENEWAL_CAP = 60.0
 # Credentials that end so soon are not begun with.
 LEAST_LIFE = 0.5
-FOREVER = float("inf")
 
 
 class Authenticator:
-    """Whom the connections of one client stand for.
+    """How the connections of one client in one thread authenticate.
 
     Attributes:
-        name: The mechanism's name.
-        user: The name that the servers know the client by; None before credentials were acquired.
-        acquired: Times that credentials were acquired; renewals: those of them that replaced others.
-        failures: Attempts that failed; error: the newest failure, None after a success.
+        credentials: The client's.
+        failures: Attempts to acquire them that failed; error: the newest failure, None after a success.
         negotiated: Connections that were authenticated; refused: negotiations that failed.
     """
 
-    def __init__(self, auth: Authentication, spawn: Callable[..., Any]) -> None:
-        """Know a mechanism; no I/O.
+    def __init__(self, credentials: Credentials, spawn: Callable[..., Any]) -> None:
+        """Use credentials; no I/O.
 
         Args:
-            auth: The value of the option.
+            credentials: Those of the client.
             spawn: Runs a function in a greenlet that the client's ``close`` ends.
-
-        Raises:
-            AuthenticationFailed: The mechanism cannot work here, as its library is missing.
         """
-        self._mechanism = auth.mechanism()
-        self.name = self._mechanism.name
-        self.user: str | None = None
-        self.acquired = self.renewals = self.failures = 0
+        self.credentials = credentials
+        self.failures = 0
         self.negotiated = self.refused = 0
         self.error: AuthenticationFailed | None = None
         self._spawn = spawn
         self._notices = Notices("auth")
         self._closed = False
-        self._ends = 0.0
-        self._life = 0.0
         self._failed_in_a_row = 0
         self._cool_until = 0.0
         self._job: Event | None = None
@@ -78,26 +66,23 @@ class Authenticator:
 
     def __repr__(self) -> str:
         """Show the user and how long the credentials are good for."""
-        return f"<Authenticator {self.name} user={self.user or 'unknown'} {self._left()}>"
+        return f"<Authenticator {self.name} user={self.user or 'unknown'} {self.credentials.left()}>"
 
-    def _left(self) -> str:
-        left = self._ends - monotonic()
-        return "no credentials" if left <= 0 else "no end" if left == FOREVER else f"ends in {left:.0f} s"
+    @property
+    def name(self) -> str:
+        """The mechanism's name."""
+        return self.credentials.name
 
-    def describe(self) -> dict[str, Any]:
-        """Return the counters as plain values."""
-        left = self._ends - monotonic()
-        return {
-            "mechanism": self.name,
-            "user": self.user,
-            "acquired": self.acquired,
-            "renewals": self.renewals,
-            "failures": self.failures,
-            "last_error": None if self.error is None else str(self.error.args[0]),
-            "ends_in": None if left == FOREVER else max(left, 0.0),
-            "negotiated": self.negotiated,
-            "refused": self.refused,
-        }
+    @property
+    def user(self) -> str | None:
+        """The name that the servers know the client by; None before credentials were acquired."""
+        return self.credentials.user
+
+    def inherit(self, other: Authenticator) -> None:
+        """Add the counters of a thread that has ended."""
+        self.failures += other.failures
+        self.negotiated += other.negotiated
+        self.refused += other.refused
 
     # ------------------------------------------------------------------------------------------------- what dials use
     def ready(self) -> None:
@@ -108,12 +93,12 @@ class Authenticator:
         """
         self._look_for_fork()
         mine = self._generation
-        while self._ends - monotonic() < LEAST_LIFE:
+        while self.credentials.ends - monotonic() < LEAST_LIFE:
             if self._closed:
                 raise AuthenticationFailed("the client is closed")
             if self._job is None:
                 if self.error is not None and monotonic() < self._cool_until:
-                    if self._ends > monotonic():
+                    if self.credentials.ends > monotonic():
                         return
                     raise cast(AuthenticationFailed, copy_of(self.error))
                 self._begin_job()
@@ -122,11 +107,14 @@ class Authenticator:
             job.wait()
             if mine != fork.generation():
                 raise AuthenticationFailed("the process forked meanwhile", passing=True)
-            if self._ends > monotonic():
+            if self.credentials.ends > monotonic():
                 # However short its life is: nothing better is to be had.
-                return
+                break
             if self.failures > before and self.error is not None:
                 raise cast(AuthenticationFailed, copy_of(self.error))
+        if self._timer is None and self._job is None:
+            # Another thread has acquired them, which may end before they do.
+            self._plan_renewal()
 
     def begin(self) -> tuple[Exchange, bytes]:
         """Return a new exchange and its first token; yields.
@@ -135,19 +123,16 @@ class Authenticator:
             AuthenticationFailed: The mechanism has no token.
         """
         self.ready()
+        used = self.credentials.ends
         try:
-            return self._in_thread(self._first_step)
+            return self._in_thread(self.credentials.first_step)
         except AuthenticationFailed as error:
             if error.reason not in ("expired", "no_ticket"):
                 raise
         # Somebody has emptied the ticket cache, or the machine slept: what is there counts, not what we remember.
-        self._ends = 0.0
+        self.credentials.forget(used)
         self.ready()
-        return self._in_thread(self._first_step)
-
-    def _first_step(self) -> tuple[Exchange, bytes]:
-        exchange = self._mechanism.begin()
-        return exchange, exchange.initial()
+        return self._in_thread(self.credentials.first_step)
 
     # ----------------------------------------------------------------------------------------------------- credentials
     def _begin_job(self) -> None:
@@ -157,57 +142,47 @@ class Authenticator:
     def _acquire(self, job: Event) -> None:
         """Get credentials, in a greenlet of its own: those who asked may have left when they come."""
         generation = self._generation
-        known_until = self._ends
+        known_until = self.credentials.ends
         try:
-            identity = self._in_thread(self._mechanism.acquire)
+            asked = self._in_thread(lambda: self.credentials.acquire(known_until))
         except AuthenticationFailed as error:
             if generation == fork.generation():
                 self._note_failure(error)
         else:
             if generation == fork.generation():
-                self._take_over(identity, known_until)
+                self._note_success(asked)
         finally:
             if generation == fork.generation():
                 if self._job is job:
                     self._job = None
                 job.set()
 
-    def _take_over(self, identity: Identity, known_until: float) -> None:
-        now = monotonic()
-        ends = FOREVER if identity.seconds is None else now + identity.seconds
-        self.user = identity.user
-        # Kerberos counts whole seconds: the same ticket seems to end up to one second later when it is read again.
-        if self.acquired and known_until > now and ends < known_until + min(1.5, self._life / 5):
-            self._ends = min(ends, known_until)
-            text = "the ticket has not been replaced yet; it ends in %.0f s"
-            self._note_failure(AuthenticationFailed(text % (ends - now), reason="expired", passing=True))
-            return
-        self.acquired += 1
-        if self.acquired > 1:
-            self.renewals += 1
-        self._ends = ends
-        self._life = ends - now
+    def _note_success(self, asked: bool) -> None:
         self.error = None
         self._failed_in_a_row = 0
         self._cool_until = 0.0
-        self._notices.info("acquired", "credentials of %s acquired, %s", identity.user, self._left())
-        if identity.seconds is not None:
-            self._plan(identity.seconds * (RENEW_AT - JITTER * random.random()))
+        if asked:
+            self._notices.info("acquired", "credentials of %s acquired, %s", self.user, self.credentials.left())
+        self._plan_renewal()
 
     def _note_failure(self, error: AuthenticationFailed) -> None:
         self.failures += 1
         self.error = error
         self._failed_in_a_row += 1
-        left = self._ends - monotonic()
+        left = self.credentials.ends - monotonic()
         pause = min(RETRY_BASE * 2 ** min(self._failed_in_a_row - 1, 12), RETRY_CAP if left <= 0 else RENEWAL_CAP)
         if left > 0:
             pause = min(pause, max(left / 4, RETRY_BASE))
         pause *= 0.5 + random.random() / 2
         self._cool_until = monotonic() + pause
-        self._notices.warning("failed", "no new credentials: %s; %s", error.args[0], self._left())
+        self._notices.warning("failed", "no new credentials: %s; %s", error.args[0], self.credentials.left())
         if left > 0:
             # Renewals go on by themselves; without credentials it is the next dial that asks again.
             self._plan(pause)
+
+    def _plan_renewal(self) -> None:
+        if self.credentials.renew_at != FOREVER:
+            self._plan(self.credentials.renew_at - monotonic())
 
     def _plan(self, seconds: float) -> None:
         """Renew after so many seconds, by a timer that does not keep the loop alive."""
@@ -217,9 +192,13 @@ class Authenticator:
             self._timer.start(self._due)
 
     def _due(self) -> None:
-        """Begin a renewal, in the hub."""
+        """Begin a renewal, in the hub; one that another thread has done already is waited for anew."""
         self._stop_timer()
-        if not self._closed and self._job is None and self._generation == fork.generation():
+        if self._closed or self._job is not None or self._generation != fork.generation():
+            return
+        if self.error is None and monotonic() < self.credentials.renew_at:
+            self._plan_renewal()
+        else:
             self._begin_job()
 
     def _stop_timer(self) -> None:
@@ -247,8 +226,12 @@ class Authenticator:
         if self._generation != fork.generation():
             self._generation = fork.generation()
             self._job = self._timer = None
-            self._ends = self._cool_until = 0.0
+            self._cool_until = 0.0
             self.error = None
+
+    def leave_dead_hub(self) -> None:
+        """Forget timer and job of a hub that was destroyed; the next caller's hub has its own."""
+        self._timer = self._job = None
 
     def close(self) -> None:
         """End the renewals, and the threads as soon as they have nothing to do; never yields."""

@@ -23,6 +23,7 @@ from .waits import wait
 
 if TYPE_CHECKING:
     from .authenticator import Authenticator
+    from .credentials import Credentials
 
 # Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
 REDIAL_BASE = 0.02
@@ -297,8 +298,13 @@ class Pool:
     Two names of one server share a connection when they resolve to the same address.
     """
 
-    def __init__(self, options: ClientOptions, listeners: Listeners) -> None:
+    def __init__(self, options: ClientOptions, listeners: Listeners, credentials: Credentials | None = None) -> None:
         """Start empty; no I/O.
+
+        Args:
+            options: The client's.
+            listeners: The client's.
+            credentials: What the client's other threads authenticate with; None: this is the first.
 
         Raises:
             AuthenticationFailed: The mechanism of the option ``auth`` cannot work here.
@@ -307,8 +313,9 @@ class Pool:
         self.authenticator: Authenticator | None = None
         if options.auth is not None:
             from .authenticator import Authenticator
+            from .credentials import Credentials
 
-            self.authenticator = Authenticator(options.auth, self.spawn)
+            self.authenticator = Authenticator(credentials or Credentials(options.auth), self.spawn)
         self.listeners = listeners
         self.closed = False
         self.draining = False
@@ -441,7 +448,14 @@ class Pool:
             connection.close(ClientClosed("the hub or its thread has ended", address=connection.peer.address))
         for peer in self.peers.values():
             peer.forget_dial()
+        if self.authenticator is not None:
+            self.authenticator.leave_dead_hub()
         self._greenlets.clear()
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What connections authenticate with, None: they do not."""
+        return None if self.authenticator is None else self.authenticator.credentials
 
     @property
     def user(self) -> str | None:

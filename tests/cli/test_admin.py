@@ -112,7 +112,6 @@ def test_every_command_in_one_shell(tool, box):
 def test_refusals_are_shown_as_such(tool, capfd):
     assert "ERR_SERVICE_NOT_ACTIVE: no backup service" in tool.run(capfd, "backups", "temp", status=3).err
     assert "nothing found yet" in tool.run(capfd, "hot-keys", "temp", "1", "write", status=3).err
-    assert "status 404" in tool.run(capfd, "config", status=5).out
     asked = tool.run(capfd, "config", "some_option", "7", status=2)
     assert "sets some_option to 7 on 3 servers" in asked.err
     missing = tool.run(capfd, "envs", "nosuch", status=3)
@@ -121,6 +120,72 @@ def test_refusals_are_shown_as_such(tool, capfd):
     assert "127.0.0.1:1" in dead["error"]
     assert "below 8" in tool.run(capfd, "balance", "temp", "9", "move-primary", "a:1", "b:2", "--yes", status=2).err
     assert "ERR_APP_NOT_EXIST" in tool.run(capfd, "bulk-load", "nosuch", status=3).err
+
+
+def test_the_configuration_of_servers(tool, capfd, box):
+    listed = tool.run(capfd, "config", "--metas").lines
+    assert listed[0] == box.meta_addresses[0]
+    assert "  [meta_server] failover_delay = 0.3" in listed
+    one = tool.run(capfd, "config", "failover_delay").lines
+    assert one[:2] == [box.replica_addresses[0], "  [replication] failover_delay = 0.3"]
+    assert one[2].startswith("  From the death or silence of a replica server")
+    assert tool.run(capfd, "config", "--section", "nothing", "-o", "json").json[0]["answer"] == {}
+    assert "failover_delay" in tool.run(capfd, "config", "--section", "replication", "-o", "json").json[0]["answer"]
+    words = ["config", "keep_executions", "100000000", "-s", box.replica_addresses[0], "--yes"]
+    assert tool.run(capfd, *words).lines == [box.replica_addresses[0], "  ERR_OK"]
+    missing = tool.run(capfd, "config", "nosuch", status=5)
+    assert missing.out.count("error: ERR_OBJECT_NOT_FOUND: nosuch is not found") == 3
+    unset = tool.run(capfd, "config", "nosuch", "7", "--metas", "--yes", "-o", "json", status=5).json
+    assert {row["error"] for row in unset} == {"ERR_OBJECT_NOT_FOUND: nosuch is not found"}
+
+
+# Each by a process of its own, for people and as JSON; what the first prints, and what holds of the second.
+BY_PROCESS = [
+    (["tables"], "temp", lambda found: found[0]["name"] == "temp"),
+    (["table", "temp"], "temp", lambda found: len(found["partition_list"]) == found["partitions"] == 8),
+    (["nodes"], "alive", lambda found: [row["state"] for row in found] == ["alive"] * 3),
+    (["cluster"], "meta_function_level", lambda found: found["meta_function_level"] == "steady"),
+    (["meta-level"], "steady", lambda found: found == {"level": "steady"}),
+    (["envs", "temp", "business.info=x"], "business.info", lambda found: found[0]["value"] == "x"),
+    (["replicas", "temp"], "3", lambda found: found["replicas"] == 3),
+    (["compact", "temp"], "compact", lambda found: "progress" in found),
+    (["bulk-load", "temp"], "no bulk load", lambda found: found == {"status": None}),
+    (["disks"], "onebox", lambda found: len(found) == 3),
+    (["server-info"], "version", lambda found: {row["answer"]["version"] for row in found} == {"2.6.0"}),
+    (["server-stat", "--metas"], "connections", lambda found: len(found) == 2),
+    (["remote", "help", "--all"], "server-info", lambda found: len(found) == 5),
+    (["config", "min_replicas"], "min_replicas = null", lambda found: found[0]["answer"]["value"] == "null"),
+    (["lost"], "SERVERS", lambda found: found == []),
+    (["hash", "user:7"], "partition", lambda found: found["partitions"] == 8),
+    (["hot-keys", "temp", "1", "write", "start"], "begins", lambda found: found["action"] == "start"),
+    (["health", "temp"], "healthy", lambda found: found == [{"what": "table", "name": "temp", "state": "healthy"}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "holds"), BY_PROCESS, ids=lambda value: value[0] if isinstance(value, list) else ""
+)
+def test_a_process_of_its_own(tool, words, text, holds):
+    # Both at the same time: starting takes most of it.
+    processes = [tool.start(*words, "-o", form) for form in ("table", "json")]
+    (out, err), (found, others) = (process.communicate(timeout=60) for process in processes)
+    assert text in out.decode()
+    assert holds(json.loads(found)), found
+    assert (err, others) == (b"", b"")
+
+
+def test_changes_by_processes_of_their_own(tool):
+    """Drop, recall and rename of one table, the answers as JSON."""
+    app_id = tool.process("create", "moving", "-p", "2", "-o", "json").json["id"]
+    assert tool.process("drop", "moving", "--yes", "-o", "json").json["table"] == "moving"
+    assert tool.process("recall", str(app_id), "moved", "--yes", "-o", "json").json["id"] == app_id
+    assert tool.process("rename", "moved", "there", "-o", "json").json["table"] == "there"
+    refused = tool.process("backups", "there", "-o", "json", status=3)
+    assert json.loads(refused.err)["code"] == "ERR_SERVICE_NOT_ACTIVE"
+    proposed = tool.process(
+        "propose", "temp", "1", "add-secondary", tool.metas[0], tool.metas[0], "--yes", "-o", "json", status=None
+    )
+    assert json.loads(proposed.out or proposed.err)["code" if proposed.err else "kind"]
 
 
 def test_replicas_move(tool, capfd):

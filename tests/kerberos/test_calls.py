@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -14,11 +15,13 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.threadpool import ThreadPool
 
 from pegasus_green import AccessDenied, AuthenticationFailed, Client, Kerberos, MetaUnreachable, Pegasus, open_table
 from pegasus_green.onebox import Onebox, SecuredOnebox
 from pegasus_green.onebox.kdc import Kdc
 from tests.kerberos.conftest import cut, kerberos, keytab, secure
+from tests.waiting import wait_until
 
 ClientOf = Callable[..., Client]
 ROOT = Path(__file__).parents[2]
@@ -167,6 +170,42 @@ def test_a_thousand_greenlets_at_once(client_of: ClientOf, realm: Kdc) -> None:
     assert realm.log().count("AS_REQ") - before <= 2
 
 
+def test_native_threads_share_the_credentials(client_of: ClientOf, box: Onebox, realm: Kdc) -> None:
+    """One acquisition for the client, and a negotiation for each connection of each thread."""
+    before = realm.log().count("AS_REQ")
+    client = client_of(timeout=20.0)
+    table = client.table("temp")
+    done: list[int] = []
+    # A thread takes its connections along: all stay until they are counted.
+    counted = threading.Barrier(5, timeout=60)
+
+    def work(thread: int) -> None:
+        callers = [gevent.spawn(table.set, f"h{thread}-{number}", "s", b"v") for number in range(50)]
+        gevent.joinall(callers, raise_error=True)
+        assert table.get(f"h{thread}-0", "s") == b"v"
+        done.append(thread)
+        counted.wait()
+
+    pool = ThreadPool(4)
+    try:
+        jobs = [pool.spawn(work, number) for number in range(4)]
+        wait_until(lambda: len(done) == 4, 60.0)
+        servers: tuple[Any, ...] = (*box.metas, *box.servers)
+        connections: list[Any] = [connection for server in servers for connection in server.connections]
+        users = {connection.gate.user for connection in connections}
+        figures = client.stats()["auth"]
+        counted.wait()
+        for job in jobs:
+            job.get(timeout=60)
+    finally:
+        pool.kill()
+    assert (figures["acquired"], figures["renewals"], figures["failures"], figures["refused"]) == (1, 0, 0, 0)
+    # Each thread has one to a meta server and to each of the three replica servers.
+    assert 4 * 4 <= len(connections) <= figures["negotiated"] <= sum(server.accepted for server in servers)
+    assert users == {"alice"}
+    assert realm.log().count("AS_REQ") - before <= 2
+
+
 def test_meta_failover(client_of: ClientOf, box: Onebox) -> None:
     client = client_of(timeout=5.0, refresh_interval=0.05)
     table = client.table("temp")
@@ -223,7 +262,7 @@ def test_no_secret_is_in_logs_and_reprs(client_of: ClientOf, realm: Kdc, caplog:
     client = client_of()
     client.table("temp").set("h", "s", b"v")
     pool = client._cluster.pool
-    mechanism: Any = pool.authenticator._mechanism  # type: ignore[union-attr]
+    mechanism: Any = pool.authenticator.credentials._mechanism  # type: ignore[union-attr]
     exchange = mechanism.begin()
     token = exchange.initial()
     gevent.sleep(0.05)

@@ -284,3 +284,39 @@ def test_unanswered_faults_leave_whole_frames(box: Onebox, raw: Raw) -> None:
         raw.send(rpcs.GET, KEY, **ROUTE)
     assert {parse_reply(raw.frame()).error for _ in range(50)} == {"ERR_OK"}
     assert ends(raw)
+
+
+# -------------------------------------------------------------------------------------- several rules for one request
+@pytest.mark.parametrize("order", [("delay", "error"), ("error", "delay")])
+def test_an_error_comes_later_whatever_the_order_of_the_rules(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
+    options: dict[str, dict[str, Any]] = {"delay": {"seconds": 0.1}, "error": {"error": "ERR_BUSY"}}
+    rules = [box.fault(action, rpc="incr", count=1, **options[action]) for action in order]
+    start = time.monotonic()
+    assert raw.call(rpcs.INCR, INCR, **ROUTE)[0] == "ERR_BUSY"
+    assert time.monotonic() - start >= 0.09
+    assert ([rule.hits for rule in rules], box.executions(KEY)) == ([1, 1], 0)
+
+
+def test_a_delay_before_an_error_keeps_the_request_from_being_executed(box: Onebox, raw: Raw) -> None:
+    box.fault("delay", rpc="incr", when="before", seconds=0.05)
+    box.fault("error", rpc="incr", error="ERR_BUSY")
+    assert raw.call(rpcs.INCR, INCR, **ROUTE)[0] == "ERR_BUSY"
+    assert value(box) == 0
+
+
+@pytest.mark.parametrize("order", [("delay", "duplicate"), ("duplicate", "delay"), ("reorder", "duplicate")])
+def test_a_reply_that_waits_is_changed_by_the_other_rules(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
+    for action in order:
+        box.fault(action, rpc="incr", count=1, seconds=0.03)
+    raw.send(rpcs.INCR, INCR, **ROUTE)
+    assert raw.frame() == raw.frame()
+    assert value(box) == 1
+
+
+def test_a_rule_behind_one_that_drops_the_request_is_not_used_up(box: Onebox, raw: Raw) -> None:
+    box.fault("drop", rpc="incr", when="before", count=1)
+    rule = box.fault("error", rpc="incr", count=1)
+    raw.send(rpcs.INCR, INCR, **ROUTE)
+    assert raw.is_silent(0.05)
+    assert rule.hits == 0
+    assert raw.call(rpcs.INCR, INCR, **ROUTE)[0] == "ERR_BUSY"

@@ -342,22 +342,53 @@ def test_envs(box: Onebox) -> None:
     ("name", "good", "bad"),
     [
         ("replica.slow_query_threshold", ("20",), ("19", "x", "")),
-        ("replica.deny_client_request", ("timeout*all", "reconfig*read", ""), ("timeout", "all", "timeout*x")),
+        ("replica.deny_client_request", ("timeout*all", "reconfig*read"), ("timeout", "all", "timeout*x", "")),
         (
             "replica.write_throttling",
             ("100*delay*10,200*reject*0", "5K*reject*1"),
             ("100", "1*x*2", "1*delay*2,1*delay*2"),
         ),
-        ("replica.read_throttling_by_size", ("2000", "20K", "1M"), ("x", "1G", "-1")),
+        (
+            "replica.read_throttling_by_size",
+            ("2000", "20K", "1M", "5*delay*1", "5*delay*1,9*reject*2"),
+            ("x", "1G", "-1", "0", "0*reject*1"),
+        ),
         ("replica.split.validate_partition_hash", ("true", "false"), ("1", "True")),
         ("default_ttl", ("0", "2147483647"), ("-1", "2147483648", "1.5", "1_0")),
         ("rocksdb.usage_scenario", ("bulk_load",), ("fast",)),
-        ("manual_compact.periodic.trigger_time", ("3:00,21:30",), ("soon",)),
+        ("manual_compact.periodic.trigger_time", ("3:00,21:30", "soon"), ()),
+        ("manual_compact.once.target_level", ("-1", "1", "80"), ("0", "-2")),
     ],
 )
 def test_values_of_envs(box: Onebox, name: str, good: tuple[str, ...], bad: tuple[str, ...]) -> None:
     assert [set_env(box, [name], [value]).err for value in good] == ["ERR_OK"] * len(good)
     assert [set_env(box, [name], [value]).err for value in bad] == ["ERR_INVALID_PARAMETERS"] * len(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("not_exist_env", "500", "app_env 'not_exist_env' is not supported"),
+        ("replica.write_throttling", "20A*delay*100", "'20A' should be an unsigned integer"),
+        ("replica.write_throttling", "", "The value shouldn't be empty"),
+        ("replica.write_throttling", "20A*delay", "The field count of '20A*delay' separated by '*' must be 3"),
+        ("replica.write_throttling", "20K*pass*100", "'pass' should be 'delay' or 'reject'"),
+        ("replica.write_throttling", "20K*delay*-100", "'-100' should be an unsigned integer"),
+        ("replica.write_throttling", "2K*delay*1,3K*delay*1", "duplicate 'delay' config"),
+        ("replica.write_throttling", f"{1 << 60}K*delay*1", f"'{1 << 60}' result is overflow"),
+        ("replica.read_throttling_by_size", "0*reject*1", "reject value should be greater than 0"),
+        ("replica.slow_query_threshold", "19", "invalid value '19', should be '>= 20'"),
+        ("replica.slow_query_threshold", "x", "invalid value 'x', should be an 64 bits integer"),
+        ("default_ttl", "2147483648", "invalid value '2147483648', should be an 32 bits integer"),
+        ("rocksdb.write_buffer_size", "100", "invalid value '100', should be 'In range [16777216, 536870912]'"),
+        ("rocksdb.usage_scenario", "fast", "bulk_load | normal | prefer_write"),
+        ("manual_compact.disabled", "1", "invalid value '1', should be a boolean"),
+        ("manual_compact.once.bottommost_level_compaction", "x", "force | skip"),
+    ],
+)
+def test_hints_about_envs(box: Onebox, name: str, value: str, hint: str) -> None:
+    answer = set_env(box, [name], [value])
+    assert (answer.err, answer.hint_message) == ("ERR_INVALID_PARAMETERS", hint)
 
 
 def test_envs_reach_the_servers_after_a_while(make_box: Make) -> None:

@@ -249,10 +249,78 @@ def test_pages_of_meta_servers(box: Onebox) -> None:
     assert http(box.replica_addresses[0], "/meta/nodes")[0][0] == 404
 
 
+def test_settings_are_the_configuration_of_both_kinds(box: Onebox) -> None:
+    for address, section in ((box.meta_addresses[0], "meta_server"), (box.replica_addresses[0], "replication")):
+        found = body(address, "/configs")
+        assert sorted(found) == sorted(box.settings.__dataclass_fields__)
+        one = body(address, "/config?name=failover_delay")
+        assert one == found["failover_delay"]
+        assert list(one) == ["name", "section", "type", "tags", "description", "value"]
+        assert (one["section"], one["type"], one["tags"]) == (section, "FV_DOUBLE", "flag_tag::FT_MUTABLE")
+        assert one["description"].startswith("From the death or silence of a replica server")
+        assert float(one["value"]) == box.settings.failover_delay
+        assert (found["strict"]["type"], found["strict"]["value"]) == ("FV_BOOL", "false")
+        assert (found["min_replicas"]["value"], found["max_connections"]["type"]) == ("null", "FV_INT64")
+        assert http(address, "/config?name=nosuch")[0][::2] == (200, "ERR_OBJECT_NOT_FOUND: nosuch is not found")
+        assert [http(address, target)[0][0] for target in ("/configs?a=b", "/config?nosuch=x")] == [400, 400]
+        several = body(address, "/updateConfig?strict=true&max_connections=1")["update_status"]
+        assert several == "ERR_INVALID_PARAMETERS: there should be exactly one config to be updated once"
+        assert list(body(address, "/recentStartTime")) == ["RecentStartTime"]
+    body(box.meta_addresses[0], "/updateConfig?max_connections=1000")
+    assert body(box.replica_addresses[0], "/config?name=max_connections")["value"] == "1000"
+
+
+def test_the_page_that_lists_all(box: Onebox) -> None:
+    metas, replicas = body(box.meta_addresses[0], "/"), body(box.replica_addresses[0], "/")
+    assert set(metas) - set(replicas) == {
+        *("/envs/list", "/meta/app", "/meta/app_envs", "/meta/apps", "/meta/cluster", "/meta/nodes")
+    }
+    for address, pages in ((box.meta_addresses[0], metas), (box.replica_addresses[0], replicas)):
+        assert all(pages.values())
+        assert 404 not in [http(address, page)[0][0] for page in pages if page != "/meta/app"]
+    assert body(box.meta_addresses[0], "//meta///apps/") == body(box.meta_addresses[0], "/meta/apps")
+
+
+def test_the_health_of_tables_and_nodes(box: Onebox) -> None:
+    address = box.meta_addresses[0]
+    box.create_table("gone", 2)
+    box.drop_table("gone")
+    page = body(address, "/meta/apps?detail")
+    health = {"fully_healthy": "8", "unhealthy": "0", "write_unhealthy": "0", "read_unhealthy": "0"}
+    assert page["healthy_info"] == {"1": {"app_id": "1", "app_name": "temp", "partition_count": "8", **health}}
+    assert (page["summary"]["total_app_count"], page["summary"]["fully_healthy_app_count"]) == ("1", "1")
+    nodes = body(address, "/meta/app?name=temp&detail")["nodes"]
+    assert nodes["total"] == {"node": "total", "primary": "8", "secondary": "16", "total": "24"}
+    details = body(address, "/meta/nodes?detail")["details"]
+    assert {row["replica_count"] for row in details.values()} == {"8"}
+    assert sum(int(row["primary_count"]) for row in details.values()) == 8
+    box.kill(1)
+    box.kill(2)
+    with gevent.Timeout(10):
+        while (found := body(address, "/meta/apps?detail")["healthy_info"]["1"])["write_unhealthy"] != "8":
+            gevent.sleep(0.01)
+    assert (found["fully_healthy"], found["unhealthy"]) == ("0", "8")
+    for target in ("/meta/apps?x", "/meta/nodes?x", "/meta/app?name=temp&x"):
+        assert http(address, target)[0][0] == 400
+
+
+def test_envs_as_pages(box: Onebox) -> None:
+    address = box.meta_addresses[0]
+    box.set_envs("temp", {"default_ttl": "7"})
+    assert body(address, "/meta/app_envs?name=temp") == {"default_ttl": "7"}
+    assert body(address, "/meta/app_envs?name=nosuch") == {}
+    assert http(address, "/meta/app_envs")[0][::2] == (400, "app name shouldn't be empty")
+    known = body(address, "/envs/list")
+    assert known["replica.slow_query_threshold"] == {"limitation": ">= 20", "sample": "1000", "type": "unsigned int64"}
+    assert known["manual_compact.disabled"] == {"limitation": "true | false", "sample": "true", "type": "bool"}
+
+
 def test_followers_send_to_the_leader(make_box: Make) -> None:
     box = make_box(metas=2)
     [(status, headers, _)] = http(box.meta_addresses[1], "/meta/cluster")
     assert (status, headers["Location"]) == (307, f"http://{box.meta_addresses[0]}/meta/cluster")
+    [(_, headers, _)] = http(box.meta_addresses[1], "/meta/app?name=temp&detail")
+    assert headers["Location"] == f"http://{box.meta_addresses[0]}/meta/app?name=temp&detail="
     assert http(box.meta_addresses[1], "/version")[0][0] == 200
     box.set_leader(None)
     assert http(box.meta_addresses[1], "/meta/cluster")[0][0] == 404

@@ -13,10 +13,11 @@ import pytest
 from gevent import monkey
 
 from pegasus_green import AuthenticationFailed, Client, ClientClosed, RequestTimeout, RetryPolicy, errors
+from pegasus_green.keys import crc64, encode_key
 from pegasus_green.protocol.codes import SaslStatus
-from pegasus_green.protocol.framing import Request, encode_reply
-from pegasus_green.protocol.meta import Negotiation
-from pegasus_green.protocol.rpc import NEGOTIATION
+from pegasus_green.protocol.framing import Request, encode_reply, encode_request
+from pegasus_green.protocol.meta import Negotiation, QueryCfgRequest
+from pegasus_green.protocol.rpc import GET, NEGOTIATION, QUERY_CFG
 from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent
 from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
 from tests.waiting import wait_until
@@ -494,6 +495,26 @@ def test_without_the_option_nothing_is_negotiated(stage: Stage) -> None:
     assert "auth" not in client.stats()
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_without_the_option_the_bytes_are_those_of_the_calls_alone(stage: Stage, version: int) -> None:
+    stage.server()
+    client = stage.client(header_version=version)
+    client.table("temp").get("h", "s")
+    ((query,), (get,)) = (link.requests for link in (*stage.meta.links, *stage.servers[0].links))
+    asked = QUERY_CFG.encode_argument(QueryCfgRequest("temp"))
+    for request, rpc, argument in ((query, QUERY_CFG, asked), (get, GET, GET.encode_argument(encode_key(b"h", b"s")))):
+        assert request.data == encode_request(
+            rpc,
+            1,
+            argument,
+            app_id=request.app_id,
+            partition_index=request.partition_index,
+            partition_hash=0 if rpc is QUERY_CFG else crc64(b"h"),
+            timeout_ms=request.timeout_ms,
+            version=version,
+        )
+
+
 def test_a_server_that_demands_authentication_is_told_apart(stage: Stage) -> None:
     """After a silence on a connection that never answered, on another connection, and not again for a while."""
     sasl = secure_stage(stage)
@@ -541,7 +562,8 @@ import sys
 from pegasus_green import Client
 with Client(sys.argv[1]) as client:
     client.table("temp").get("h", "s")
-    names = ("gssapi", "pegasus_green.auth", "pegasus_green.transport.authenticator", "gevent.threadpool")
+    names = ("gssapi", "pegasus_green.auth", "pegasus_green.transport.authenticator",
+             "pegasus_green.transport.credentials", "gevent.threadpool")
     print([name for name in names if name in sys.modules])
 """,
         stage.meta.address,

@@ -17,51 +17,82 @@ DENIALS = frozenset(f"{how}*{what}" for how in ("timeout", "reconfig") for what 
 
 Verdict = tuple[Literal["pass", "delay", "reject"], int]
 PASS: Verdict = ("pass", 0)
-_UNITS = {"K": 1000, "M": 1000 * 1000}
+# Of release 2.6; up to 2.5 they were powers of ten.
+_UNITS = {"K": 1 << 10, "M": 1 << 20}
+_U64 = 1 << 64
 
 
-def parse_units(text: str) -> int | None:
-    """Return the number of "200", "20K" or "2M"; None when it is none."""
+def _units(text: str) -> int | str:
+    """Return the number of "200", "20K" or "2M", or the hint of a real server for what is none."""
     factor = _UNITS.get(text[-1:], 1)
     digits = text[:-1] if factor > 1 else text
-    return int(digits) * factor if digits.isascii() and digits.isdigit() else None
+    number = _unsigned(digits)
+    if number is None:
+        return f"'{digits}' should be an unsigned integer"
+    return number * factor if number * factor < _U64 else f"'{digits}' result is overflow"
+
+
+def _unsigned(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) < _U64 else None
 
 
 class Throttle(NamedTuple):
     """A parsed throttling env: thresholds per second and the milliseconds that go with them; 0: not used."""
 
-    delay_from: int
-    delay_ms: int
-    reject_from: int
-    reject_ms: int
+    delay_from: int = 0
+    delay_ms: int = 0
+    reject_from: int = 0
+    reject_ms: int = 0
 
 
-def parse_throttle(text: str) -> Throttle | None:
-    """Return what "2000*delay*100,3000*reject*200" says; None when it says nothing legal."""
-    values = {"delay": (0, 0), "reject": (0, 0)}
-    if not text:
-        return Throttle(0, 0, 0, 0)
-    seen = set()
-    for part in text.split(","):
-        pieces = part.strip().split("*")
-        if len(pieces) != 3 or pieces[1] not in values or pieces[1] in seen:
-            return None
-        units = parse_units(pieces[0])
-        if units is None or not pieces[2].isdigit():
-            return None
-        seen.add(pieces[1])
-        values[pieces[1]] = (units, int(pieces[2]))
-    return Throttle(*values["delay"], *values["reject"])
+def _parse_throttle(text: str) -> Throttle | str:
+    """Return what "2000*delay*100,3000*reject*200" says, or the hint of a real server for what says nothing legal."""
+    found: dict[str, tuple[int, int]] = {}
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        pieces = part.split("*")
+        if len(pieces) != 3:
+            return f"The field count of '{part}' separated by '*' must be 3"
+        units = _units(pieces[0])
+        if isinstance(units, str):
+            return units
+        if pieces[1] not in ("delay", "reject"):
+            return f"'{pieces[1]}' should be 'delay' or 'reject'"
+        milliseconds = _unsigned(pieces[2])
+        if milliseconds is None:
+            return f"'{pieces[2]}' should be an unsigned integer"
+        if pieces[1] in found:
+            return f"duplicate '{pieces[1]}' config"
+        found[pieces[1]] = (units, milliseconds)
+    return (
+        Throttle(*found.get("delay", (0, 0)), *found.get("reject", (0, 0))) if parts else "The value shouldn't be empty"
+    )
 
 
-def parse_read_size(text: str) -> int | None:
-    """Return the bytes per second of "2000", "20M" or "2000*reject*0"; 0: no limit, None: not legal."""
-    if not text:
-        return 0
-    throttle = parse_throttle(text) if "*" in text else None
-    if throttle is not None:
-        return throttle.reject_from if not throttle.delay_from else None
-    return parse_units(text)
+def _parse_read_size(text: str) -> int | str:
+    """Return the bytes per second of "2000", "20M" or "2000*reject*0", 0: no limit; or a real server's hint."""
+    units = _units(text)
+    if isinstance(units, int) and units > 0:
+        return units
+    throttle = _parse_throttle(text)
+    if isinstance(throttle, str):
+        return throttle
+    if not throttle.reject_from:
+        # A delay alone is taken and means nothing.
+        return 0 if "*delay*" in text and "," not in text else "reject value should be greater than 0"
+    return throttle.reject_from
+
+
+def fault_in_throttle(text: str) -> str | None:
+    """Return why a meta server refuses a throttling env, None when it takes it."""
+    found = _parse_throttle(text)
+    return found if isinstance(found, str) else None
+
+
+def fault_in_read_size(text: str) -> str | None:
+    """Return why a meta server refuses an env that limits reads by size, None when it takes it."""
+    found = _parse_read_size(text)
+    return found if isinstance(found, str) else None
 
 
 class Counter:
@@ -86,6 +117,7 @@ class Counter:
             self._second, self._units = second, 0
         self._units += units
         if self._reject_from and self._units > self._reject_from:
+            self._units -= units
             return "reject", self._capped(self._throttle.reject_ms, timeout_ms)
         if self._delay_from and self._units > self._delay_from:
             return "delay", self._capped(self._throttle.delay_ms, timeout_ms)
@@ -152,7 +184,8 @@ class Policy:
         }
         self.reads, self.writes = self.counters[READ_THROTTLING], self.counters[WRITE_THROTTLING]
         self.write_sizes, self.backups = self.counters[WRITE_SIZE_THROTTLING], self.counters[BACKUP_THROTTLING]
-        rate = (parse_read_size(envs.get(READ_SIZE_THROTTLING, "")) or 0) // partition_count
+        size = _parse_read_size(envs.get(READ_SIZE_THROTTLING, ""))
+        rate = size // partition_count if isinstance(size, int) else 0
         kept = before.read_sizes if before else None
         self.read_sizes: Bucket | None = (kept if kept and kept.rate == rate else Bucket(rate)) if rate else None
         checks = (*self.counters.values(), self.read_sizes)
@@ -166,8 +199,8 @@ class Policy:
 
 def _counter(envs: Mapping[str, str], name: str, partition_count: int, before: Counter | None) -> Counter | None:
     text = envs.get(name, "")
-    throttle = parse_throttle(text)
-    if throttle is None or not (throttle.delay_from or throttle.reject_from):
+    throttle = _parse_throttle(text)
+    if isinstance(throttle, str) or not (throttle.delay_from or throttle.reject_from):
         return None
     if before is not None and before.text == text:
         return before

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from ..replication.cluster import Cluster
 from ..replication.node import Node
 from ..replication.replica import INACTIVE, Replica
 from ..replication.tables import AVAILABLE, DROPPED, DROPPING, Partition, Table
 from ..runtime.clock import local_time
+from ..runtime.settings import Settings
 from ..wire.http import Page, Query
 from ..wire.server import Server
+from .envs import KNOWN
 
 STATUS = {AVAILABLE: "AVAILABLE", DROPPING: "DROPPING", DROPPED: "DROPPED"}
 METRIC_FIELDS = ("with_metric_fields", "types", "ids", "attributes", "metrics", "detail")
@@ -23,33 +29,97 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def told(value: object) -> Page:
+    """Return a page of JSON in one line, as most pages of a real server are."""
+    return Page(200, f"{compact(value)}\n")
+
+
+class Handler(NamedTuple):
+    """What answers a page, and the line about it on the page that lists all."""
+
+    answer: Callable[[Mapping[str, str]], Page]
+    about: str
+
+
 class Pages:
-    """The pages of one server."""
+    """The pages of one server.
+
+    Attributes:
+        section: Under which heading of a server's configuration the settings appear; the Go tool shows those of these.
+    """
+
+    section = ""
 
     def __init__(self, box: Cluster, server: Server) -> None:
         """Describe the pages of a server of this kind."""
         self.box = box
         self.server = server
+        self._handlers = {
+            "": Handler(self.calls, "Lists all supported calls"),
+            "version": Handler(self.version, "Gets the server version."),
+            "recentStartTime": Handler(self.start_time, "Gets the server start time."),
+            "config": Handler(self.config, "get the details of a specified config"),
+            "configs": Handler(self.configs, "list all configs"),
+            "updateConfig": Handler(self.update_config, "ip:port/updateConfig?<key>=<value>"),
+            "metrics": Handler(self.metrics, "Query the node metrics."),
+            **self.own(),
+        }
+
+    def own(self) -> dict[str, Handler]:
+        """Return the pages that only one kind of server has."""
+        return {}
 
     def answer(self, query: Query) -> Page:
         """Return the page that a request asks for."""
-        name = query.path.strip("/")
-        if name == "version":
-            return Page(200, compact({"Version": f"{self.box.release}.0", "GitCommit": "onebox"}))
-        if name == "updateConfig":
-            return self.update_config(query.fields)
-        if name == "metrics":
-            return self.metrics(query.fields)
-        return self.own(name, query.fields) or Page(404, f'service not found for "{name}"')
+        name = "/".join(filter(None, query.path.split("/")))
+        handler = self._handlers.get(name)
+        return Page(404, f'service not found for "{name}"') if handler is None else handler.answer(query.fields)
 
-    def own(self, _name: str, _fields: Mapping[str, str]) -> Page | None:
-        """Return a page that only one kind of server has."""
-        return None
+    def calls(self, _fields: Mapping[str, str]) -> Page:
+        """List the pages."""
+        return told({f"/{name}": handler.about for name, handler in sorted(self._handlers.items())})
+
+    def version(self, _fields: Mapping[str, str]) -> Page:
+        """Tell the release."""
+        return told({"Version": f"{self.box.release}.0", "GitCommit": "onebox"})
+
+    def start_time(self, _fields: Mapping[str, str]) -> Page:
+        """Tell when the server was started."""
+        return told({"RecentStartTime": local_time(self.box.started)})
+
+    # --------------------------------------------------------------------------------------------------- configuration
+    def configs(self, fields: Mapping[str, str]) -> Page:
+        """List the settings of the onebox; real servers have other ones here."""
+        if fields:
+            return Page(400, "")
+        return told({name: self._setting(name) for name in sorted(self.box.settings.__dataclass_fields__)})
+
+    def config(self, fields: Mapping[str, str]) -> Page:
+        """Tell one setting."""
+        if set(fields) - {"name"}:
+            return Page(400, "")
+        name = fields.get("name", "")
+        if name not in self.box.settings.__dataclass_fields__:
+            return Page(200, f"ERR_OBJECT_NOT_FOUND: {name} is not found")
+        return told(self._setting(name))
+
+    def _setting(self, name: str) -> dict[str, str]:
+        value = getattr(self.box.settings, name)
+        kind = "FV_BOOL" if isinstance(value, bool) else "FV_INT64" if isinstance(value, int) else "FV_DOUBLE"
+        return {
+            "name": name,
+            "section": self.section,
+            "type": kind,
+            "tags": "flag_tag::FT_MUTABLE",
+            "description": _ABOUT.get(name, ""),
+            "value": json.dumps(value),
+        }
 
     def update_config(self, fields: Mapping[str, str]) -> Page:
-        """Change a setting of the onebox; real servers have other names here."""
+        """Change a setting."""
         if len(fields) != 1:
-            return Page(400, compact({"update_status": "ERR_INVALID_PARAMETERS: there should be exactly one config"}))
+            problem = "ERR_INVALID_PARAMETERS: there should be exactly one config to be updated once"
+            return told({"update_status": problem})
         [(name, text)] = fields.items()
         status = "ERR_OK"
         if name not in self.box.settings.__dataclass_fields__:
@@ -59,7 +129,7 @@ class Pages:
                 self.box.settings.change_text(name, text)
             except ValueError as error:
                 status = f"ERR_INVALID_PARAMETERS: {error}"
-        return Page(200, compact({"update_status": status}))
+        return told({"update_status": status})
 
     # ---------------------------------------------------------------------------------------------------------- metrics
     def metrics(self, fields: Mapping[str, str]) -> Page:
@@ -103,6 +173,8 @@ class Pages:
 class ReplicaPages(Pages):
     """The pages of a replica server."""
 
+    section = "replication"
+
     def __init__(self, box: Cluster, server: Node) -> None:
         """Describe the pages of a replica server."""
         super().__init__(box, server)
@@ -127,26 +199,54 @@ class ReplicaPages(Pages):
 class MetaPages(Pages):
     """The pages of a meta server; those about the cluster are the leader's."""
 
-    def own(self, name: str, fields: Mapping[str, str]) -> Page | None:
-        """Return a page about the cluster."""
+    section = "meta_server"
+
+    def own(self) -> dict[str, Handler]:
+        """Return the pages about the cluster."""
         pages = {
-            "meta/app": self.table,
-            "meta/apps": self.tables,
-            "meta/cluster": self.cluster,
-            "meta/nodes": self.nodes,
+            "meta/app": (self.table, "ip:port/meta/app?app_name=temp"),
+            "meta/app_envs": (self.envs, "ip:port/meta/app_envs?name=temp"),
+            "meta/apps": (self.tables, "ip:port/meta/apps"),
+            "meta/cluster": (self.cluster, "ip:port/meta/cluster"),
+            "meta/nodes": (self.nodes, "ip:port/meta/nodes"),
         }
-        page = pages.get(name)
-        if page is None:
-            return None
-        leader = self.box.leader
-        if leader is None:
-            return Page(404, "no meta server leads now")
-        if leader is not self.server:
-            return Page(307, "", f"http://{leader.public}/{name}")
-        return page(fields)
+        found = {name: Handler(self._by_leader(name, page), about) for name, (page, about) in pages.items()}
+        if self.box.hosts:
+            found["envs/list"] = Handler(self.known_envs, "List all available table environments.")
+        return found
+
+    def _by_leader(self, name: str, page: Callable[[Mapping[str, str]], Page]) -> Callable[[Mapping[str, str]], Page]:
+        def answer(fields: Mapping[str, str]) -> Page:
+            leader = self.box.leader
+            if leader is None:
+                return Page(404, "no meta server leads now")
+            if leader is not self.server:
+                rest = f"?{urlencode(fields)}" if fields else ""
+                return Page(307, "", f"http://{leader.public}/{name}{rest}")
+            return page(fields)
+
+        return answer
+
+    def known_envs(self, _fields: Mapping[str, str]) -> Page:
+        """List the envs that tables can have."""
+        envs = {
+            name: {"limitation": env.limit, "sample": env.sample, "type": env.kind}
+            for name, env in sorted(KNOWN.items())
+        }
+        return Page(200, json.dumps(envs, indent=2))
+
+    def envs(self, fields: Mapping[str, str]) -> Page:
+        """Tell the envs of one table."""
+        name = fields.get("name", "")
+        if not name:
+            return Page(400, "app name shouldn't be empty")
+        table = self.box.tables.find(name)
+        return told(dict(sorted(table.envs.items())) if table is not None else {})
 
     def table(self, fields: Mapping[str, str]) -> Page:
         """Tell about one table; with ``detail`` also about its partitions."""
+        if set(fields) - {"name", "detail"}:
+            return Page(400, "")
         name = fields.get("name", "")
         table = self.box.tables.find(name)
         if table is None:
@@ -158,17 +258,21 @@ class MetaPages(Pages):
             "max_replica_count": str(table.replica_count),
         }
         if "detail" not in fields:
-            return Page(200, compact({"general": general}))
+            return told({"general": general})
         replicas = {str(partition.index): self._route(table, partition) for partition in table.partitions}
-        whole = [len(partition.members) >= table.replica_count for partition in table.partitions]
-        orphans = sum(partition.primary is None for partition in table.partitions)
-        healthy = {
-            "fully_healthy_partition_count": str(sum(whole)),
-            "unhealthy_partition_count": str(len(whole) - sum(whole)),
-            "write_unhealthy_partition_count": str(orphans),
-            "read_unhealthy_partition_count": str(orphans),
+        health = {f"{name}_partition_count": count for name, count in _health(table).items()}
+        return told({"general": general, "replicas": replicas, "nodes": self._nodes_of(table), "healthy": health})
+
+    @staticmethod
+    def _nodes_of(table: Table) -> dict[str, dict[str, str]]:
+        primaries = Counter(partition.primary.public for partition in table.partitions if partition.primary)
+        secondaries = Counter(server.public for partition in table.partitions for server in partition.secondaries)
+        rows = {node: (primaries[node], secondaries[node]) for node in sorted({*primaries, *secondaries})}
+        rows["total"] = (primaries.total(), secondaries.total())
+        return {
+            node: {"node": node, "primary": str(first), "secondary": str(others), "total": str(first + others)}
+            for node, (first, others) in rows.items()
         }
-        return Page(200, compact({"general": general, "replicas": replicas, "healthy": healthy}))
 
     @staticmethod
     def _route(table: Table, partition: Partition) -> dict[str, str]:
@@ -180,10 +284,30 @@ class MetaPages(Pages):
             "secondaries": f"[{','.join(server.public for server in partition.secondaries)}]",
         }
 
-    def tables(self, _fields: Mapping[str, str]) -> Page:
-        """List the tables, dropped ones included."""
-        self.box.forget_expired_tables()
-        return Page(200, compact({"general_info": {str(table.app_id): self._row(table) for table in self.box.tables}}))
+    def tables(self, fields: Mapping[str, str]) -> Page:
+        """List the tables that are there; with ``detail`` also their health."""
+        if set(fields) - {"detail"}:
+            return Page(400, "")
+        there = [table for table in self.box.tables if table.status == AVAILABLE]
+        page: dict[str, Any] = {"general_info": {str(table.app_id): self._row(table) for table in there}}
+        summary = {"total_app_count": len(there)}
+        if "detail" in fields and there:
+            health = {table: _health(table) for table in there}
+            page["healthy_info"] = {
+                str(table.app_id): {
+                    "app_id": str(table.app_id),
+                    "app_name": table.name,
+                    "partition_count": str(table.partition_count),
+                    **found,
+                }
+                for table, found in health.items()
+            }
+            summary["fully_healthy_app_count"] = sum(found["unhealthy"] == "0" for found in health.values())
+            summary["unhealthy_app_count"] = len(there) - summary["fully_healthy_app_count"]
+            for kind in ("write_unhealthy", "read_unhealthy"):
+                summary[f"{kind}_app_count"] = sum(found[kind] != "0" for found in health.values())
+        page["summary"] = {name: str(count) for name, count in summary.items()}
+        return told(page)
 
     @staticmethod
     def _row(table: Table) -> dict[str, str]:
@@ -208,21 +332,57 @@ class MetaPages(Pages):
         """Tell about the cluster."""
         facts = self.box.facts()
         del facts["cluster_name"]
-        return Page(200, compact(facts))
+        return told(facts)
 
-    def nodes(self, _fields: Mapping[str, str]) -> Page:
-        """List the replica servers."""
+    def nodes(self, fields: Mapping[str, str]) -> Page:
+        """List the replica servers; with ``detail`` also how many replicas they have."""
+        if set(fields) - {"detail"}:
+            return Page(400, "")
         dead = self.box.known_dead
         details = {
             server.public: {"address": server.public, "status": "UNALIVE" if server in dead else "ALIVE"}
             for server in self.box.servers
         }
+        if "detail" in fields:
+            partitions = [
+                partition for table in self.box.tables if table.status == AVAILABLE for partition in table.partitions
+            ]
+            primaries = Counter(partition.primary.public for partition in partitions if partition.primary)
+            secondaries = Counter(server.public for partition in partitions for server in partition.secondaries)
+            for node, row in details.items():
+                row["replica_count"] = str(primaries[node] + secondaries[node])
+                row["primary_count"], row["secondary_count"] = str(primaries[node]), str(secondaries[node])
         summary = {
             "total_node_count": str(len(details)),
             "alive_node_count": str(len(details) - len(dead)),
             "unalive_node_count": str(len(dead)),
         }
-        return Page(200, compact({"details": details, "summary": summary}))
+        return told({"details": details, "summary": summary})
+
+
+def _health(table: Table) -> dict[str, str]:
+    """Return how many partitions have all replicas, lack some, cannot be written and cannot be read."""
+    led = [partition for partition in table.partitions if partition.primary is not None]
+    fully = sum(len(partition.members) >= table.replica_count for partition in led)
+    alone = sum(len(partition.members) < min(2, table.replica_count) for partition in led)
+    orphans = table.partition_count - len(led)
+    counts = {
+        "fully_healthy": fully,
+        "unhealthy": table.partition_count - fully,
+        "write_unhealthy": orphans + alone,
+        "read_unhealthy": orphans,
+    }
+    return {name: str(count) for name, count in counts.items()}
+
+
+def _about_settings() -> dict[str, str]:
+    """Return what the documentation of the settings says about each."""
+    text = inspect.cleandoc(Settings.__doc__ or "")
+    found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(about.split()) for name, about in found}
+
+
+_ABOUT = _about_settings()
 
 
 def _entity(kind: str, name: str, attributes: dict[str, str], figures: Mapping[str, int]) -> dict[str, Any]:

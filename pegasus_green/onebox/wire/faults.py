@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ...protocol import codes
@@ -32,6 +33,10 @@ _READS = tuple(rpc for rpc in RRDB_RPCS if not rpc.is_write)
 _WRITES = tuple(rpc for rpc in RRDB_RPCS if rpc.is_write)
 _GROUPS: dict[str, tuple[Rpc, ...]] = {"read": _READS, "write": _WRITES, "data": RRDB_RPCS, "meta": META_RPCS}
 _BY_LABEL: dict[str, Rpc] = {rpc.label: rpc for rpc in BY_NAME.values()}
+# Of those that apply before a request is executed: these leave it without a reply.
+_NO_REPLY = ("cut", "drop")
+# The order in which actions change a reply; those that say what it is have stage 0.
+_STAGES = {"delay": 1, "drop": 2, "cut": 2, "half": 2, "reorder": 2, "trickle": 2}
 _I32 = struct.Struct(">i")
 
 
@@ -186,24 +191,41 @@ class Faults:
 
     def request(self, server: Target, call: Call) -> bool:
         """Do what the rules want before a request is executed; return whether it is taken."""
+        pause = 0.0
+        taker: Fault | None = None
+        behind: list[Fault] = []
         for rule in list(server.faults):
-            if not self._catches(rule, call):
+            # One rule decides what becomes of the request; those about its reply apply to whatever that is.
+            if (taker is not None and rule.when != AFTER) or not self._catches(rule, call):
                 continue
             if rule.when == AFTER:
-                if call.faults is None:
-                    call.faults = []
-                call.faults.append(rule)
-                continue
-            if rule.action == "cut":
-                call.connection.close(reset=rule.reset)
+                behind.append(rule)
             elif rule.action == "delay":
-                self.box.later(rule.seconds, lambda: _dispatch(server, call))
-            elif rule.action != "drop":
-                # An answer that the request never gets to be executed for.
-                call.faults = [*(call.faults or []), rule]
-                self.reply(call, b"")
-            return True
-        return call.connection.closed
+                pause += rule.seconds
+            else:
+                taker = rule
+                if rule.action in _NO_REPLY:
+                    break
+        if taker is not None and taker.action not in _NO_REPLY:
+            behind.insert(0, taker)
+        if behind:
+            call.faults = behind
+        if pause > 0:
+            self.box.later(pause, lambda: self._take(server, call, taker))
+        elif taker is not None:
+            self._take(server, call, taker)
+        else:
+            return call.connection.closed
+        return True
+
+    def _take(self, server: Target, call: Call, taker: Fault | None) -> None:
+        """Have a request executed, or what a rule wants in place of that."""
+        if taker is None:
+            _dispatch(server, call)
+        elif taker.action == "cut":
+            call.connection.close(reset=taker.reset)
+        elif taker.action != "drop":
+            self.reply(call, b"")
 
     def tears(self, server: Target) -> bool:
         """Tell whether a rule cuts a connection now that a request is half read."""
@@ -213,8 +235,14 @@ class Faults:
     def reply(self, call: Call, frame: bytes) -> None:
         """Send a reply the way the rules that caught its request want it."""
         rules, call.faults = call.faults or [], None
-        frames = [frame] if frame else []
-        for rule in rules:
+        # First what is sent, then when, then how: a reply that waits or is cut is the one that the others have made.
+        self._send(call, [frame] if frame else [], sorted(rules, key=lambda rule: _STAGES.get(rule.action, 0)))
+
+    def _send(self, call: Call, frames: list[bytes], rules: list[Fault]) -> None:
+        for done, rule in enumerate(rules, 1):
+            if rule.action == "delay":
+                self.box.later(rule.seconds, partial(self._send, call, frames, rules[done:]))
+                return
             changed = _REPLY[rule.action](self, rule, call, frames)
             if changed is None:
                 return
@@ -239,14 +267,6 @@ class Faults:
         return [reply_frame(call, codes.ERR_OK)]
 
     def _drop(self, _rule: Fault, _call: Call, _frames: list[bytes]) -> list[bytes] | None:
-        return None
-
-    def _delay(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
-        def send() -> None:
-            for frame in frames:
-                call.connection.send(frame)
-
-        self.box.later(rule.seconds, send)
         return None
 
     def _cut(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
@@ -290,7 +310,6 @@ class Faults:
 Change = Callable[[Faults, Fault, Call, "list[bytes]"], "list[bytes] | None"]
 _REPLY: dict[str, Change] = {
     "drop": Faults._drop,
-    "delay": Faults._delay,
     "cut": Faults._cut,
     "half": Faults._half,
     "error": Faults._error,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 # A connection whose bytes begin like this speaks HTTP.
 START = b"GET "
@@ -56,5 +56,6 @@ class Feed:
             words = head.split(b"\r\n", 1)[0].split()
             if len(words) != 3 or words[0] != b"GET" or not words[2].startswith(b"HTTP/1."):
                 return [*found, None]
-            target = urlsplit(words[1].decode("latin-1"))
-            found.append(Query(target.path, dict(parse_qsl(target.query, keep_blank_values=True))))
+            # Not by urlsplit, which takes what stands behind two slashes for a host.
+            path, _, fields = words[1].decode("latin-1").partition("?")
+            found.append(Query(unquote(path), dict(parse_qsl(fields, keep_blank_values=True))))

@@ -1,0 +1,92 @@
+"""One client with authentication in several native threads: credentials once, a negotiation for each connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import pytest
+from gevent.threadpool import ThreadPool
+
+from pegasus_green import AuthenticationFailed, Client
+from tests.transport.fakes import Stage
+from tests.transport.secured import FakeAuth, Sasl, secure_stage
+from tests.transport.test_threads import in_thread
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def secured(stage: Stage) -> Sasl:
+    """Have meta and replica server demand authentication."""
+    return secure_stage(stage)
+
+
+def client_of(stage: Stage, auth: FakeAuth, **options: Any) -> Client:
+    return Client([stage.meta.address], auth=auth, timeout=10.0, refresh_period=0.0, **options)
+
+
+def test_threads_share_one_acquisition(stage: Stage, secured: Sasl) -> None:
+    """The mechanism is slow, so all threads wait for what the first of them gets."""
+    from time import sleep
+
+    auth = FakeAuth(seconds=3600.0, work=lambda: sleep(0.1))
+    with client_of(stage, auth) as client:
+        table = client.table("temp")
+        pool = ThreadPool(4)
+        try:
+            for job in [pool.spawn(table.get, "h", str(number)) for number in range(4)]:
+                job.get(timeout=20)
+            figures = client.stats()["auth"]
+        finally:
+            pool.kill()
+        assert (auth.acquired, auth.at_once) == (1, 1)
+        assert (figures["acquired"], figures["renewals"], figures["negotiated"]) == (1, 0, 8)
+        assert 3500 < figures["ends_in"] <= 3600
+        # A thread that ends leaves what it has counted.
+        wait_until(lambda: len(client._threads.all) == 1)
+        assert client.stats()["auth"]["negotiated"] == 8
+    assert secured.broken == []
+
+
+def test_a_thread_renews_what_another_acquired(stage: Stage, secured: Sasl) -> None:
+    auth = FakeAuth(seconds=1.5)
+    with client_of(stage, auth) as client:
+        table = client.table("temp")
+        assert in_thread(table.get, "h", "s") is None
+        assert auth.acquired == 1
+        assert table.get("h", "s") is None
+        assert auth.acquired == 1, "this thread uses what the other has acquired"
+        wait_until(lambda: auth.acquired == 2)
+        assert client.stats()["auth"]["renewals"] == 1
+
+
+def test_a_renewal_of_one_thread_serves_the_others(stage: Stage, secured: Sasl) -> None:
+    auth = FakeAuth(seconds=1.5)
+    with client_of(stage, auth) as client:
+        table = client.table("temp")
+        assert table.get("h", "s") is None
+
+        def stay() -> None:
+            assert table.get("h", "s") is None
+            gevent.sleep(1.6)
+            assert table.get("h", "s") is None
+
+        in_thread(stay)
+        # In 1.6 s one renewal is due in each of the two threads, at 1.2 s: the second finds what the first has got.
+        assert auth.acquired == 2
+        assert auth.at_once == 1
+
+
+def test_a_failure_is_told_to_every_thread(stage: Stage, secured: Sasl) -> None:
+    def fail() -> None:
+        raise AuthenticationFailed("there is no ticket", reason="no_ticket")
+
+    with client_of(stage, FakeAuth(work=fail)) as client:
+        table = client.table("temp")
+        errors = [in_thread(table.get, "h", "s"), in_thread(table.get, "h", "s")]
+        with pytest.raises(AuthenticationFailed) as caught:
+            table.get("h", "s")
+        errors.append(caught.value)
+        assert [(type(error), error.reason) for error in errors] == [(AuthenticationFailed, "no_ticket")] * 3
+        assert len({id(error) for error in errors}) == 3
+        assert client.stats()["auth"]["last_error"] == "there is no ticket"

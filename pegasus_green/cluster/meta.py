@@ -26,7 +26,7 @@ from ..protocol.meta import QueryCfgResponse, format_address
 from ..protocol.rpc import Rpc
 from ..transport import fork
 from ..transport.handover import Target
-from ..transport.negotiation import DEMANDS_AUTH
+from ..transport.negotiation import DEMANDS_AUTH, SILENT_HINT
 from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.reach import addresses_of
@@ -207,10 +207,14 @@ class MetaClient:
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
         """Return the error for a call that got no usable answer from any meta server; why: the last reason."""
         error = MetaUnreachable(f"{text} {', '.join(self.addresses)}", last_error=why)
+        peers = [peer for peer in map(self._pool.peers.get, self.addresses) if peer is not None]
         if why is not None and why.hint:
             error.hint = why.hint
-        elif any(peer.demands_auth for peer in map(self._pool.peers.get, self.addresses) if peer is not None):
+        elif any(peer.demands_auth for peer in peers):
             error.hint = DEMANDS_AUTH
+        elif any(peer.state == "negotiating" for peer in peers):
+            # The call's deadline is over before ``auth_timeout``; a server that refuses looks like this.
+            error.hint = SILENT_HINT
         elif all(_is_here(address) for address in self.addresses):
             error.hint = HERE
         return error

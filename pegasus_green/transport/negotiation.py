@@ -56,6 +56,8 @@ class Dialogue:
         self.waits_for = ""
         self.said = 0
         self._socket = sock
+        # The dial's limit is not the negotiation's: whoever has a dialogue bounds it.
+        sock.settimeout(None)
         self._version = options.header_version
         self._milliseconds = max(int(options.auth_timeout * 1000), 1)
         # A copy of this greenlet in the child of a fork would take the answers from the parent.

@@ -68,8 +68,9 @@ def test_preload_with_two_workers(box: Onebox, realm: Kdc) -> None:
     assert process.pid not in {one["pid"] for one in facts}
     assert {(one["new"], one["boot"], one["user"]) for one in facts} == {(1, "loaded", "alice")}
     assert {(one["failures"], one["refused"]) for one in facts} == {(0, 0)}
-    # The master's connections count in the workers, too, which then made some of their own.
-    assert all(one["negotiated"] >= 4 for one in facts)
+    # Each worker negotiates anew: the master's connections, which count in its copies of the client, are not theirs.
+    assert min(one["negotiated"] for one in facts) >= 3
+    assert sum(server.accepted for server in (*box.metas, *box.servers)) >= 3 * 2
     assert set(Counter(box.execution_counts(rb"page-\d+\.")).values()) == {1}
     # The master's request, one of each worker, and the answers "preauthentication needed" before them.
     assert 3 <= realm.log().count("AS_REQ") - before <= 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import random
 import subprocess
@@ -16,7 +17,7 @@ import gevent
 import gevent.subprocess
 import pytest
 
-from pegasus_green import AuthenticationFailed, Client, Kerberos, PegasusError
+from pegasus_green import AuthenticationFailed, Client, Kerberos, MetaUnreachable, PegasusError
 from pegasus_green.onebox import Onebox
 from pegasus_green.onebox.kdc import Kdc
 from tests.kerberos.conftest import cut, kerberos, keytab, secure, use
@@ -178,6 +179,43 @@ def ticker(_work: Callable[[], object], seconds: float = 1.0) -> float:
         now = monotonic()
         longest, last = max(longest, now - last), now
     return longest
+
+
+FAKETIME = [path for path in glob.glob("/usr/lib/*/faketime/libfaketime.so.1") if os.path.exists(path)]
+
+
+@pytest.mark.skipif(not FAKETIME, reason="needs the Debian package faketime")
+@pytest.mark.parametrize("shift", ["-2h", "+2h"])
+def test_the_clock_of_the_kdc_is_wrong(
+    new_realm: Callable[..., Kdc], monkeypatch: pytest.MonkeyPatch, shift: str
+) -> None:
+    """The library gets along with the KDC, the servers do not with its tickets: silence, and a hint about clocks."""
+    kdc = new_realm(realm="SKEWED.TEST")
+    use(kdc, monkeypatch)
+    kdc.add("alice")
+    kdc.kill()
+    with monkeypatch.context() as shifted:
+        for name, value in (("LD_PRELOAD", FAKETIME[0]), ("FAKETIME", shift), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")):
+            shifted.setenv(name, value)
+        kdc.resume()
+    with Onebox(auth=secure(kdc)) as box, Client(box.meta_addresses, auth=kerberos(kdc), auth_timeout=1.5) as client:
+        with pytest.raises(MetaUnreachable) as caught:
+            client.table("temp").get("h", "s", timeout=1.0)
+        assert "service_fqdn and the clock" in caught.value.hint
+        with pytest.raises(MetaUnreachable) as caught:
+            client.table("temp").get("h", "s", timeout=4.0)
+        last: BaseException | None = caught.value
+        while isinstance(last, MetaUnreachable):
+            last = last.last_error
+        assert isinstance(last, AuthenticationFailed)
+        assert (last.reason, last.passing, last.costly) == ("silent", True, True)
+        assert "INITIATE" in str(last)
+        assert box.client_bugs == []
+        kdc.kill()
+        kdc.resume()
+    with Onebox(auth=secure(kdc)) as box, Client(box.meta_addresses, auth=kerberos(kdc)) as client:
+        assert client.table("temp").get("h", "s", timeout=10.0) is None, "with the clock set right"
+    kdc.stop()
 
 
 def test_a_process_ends_at_once_while_a_thread_waits_for_the_kdc(short: Kdc) -> None:

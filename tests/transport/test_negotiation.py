@@ -12,7 +12,15 @@ import gevent
 import pytest
 from gevent import monkey
 
-from pegasus_green import AuthenticationFailed, Client, ClientClosed, RequestTimeout, RetryPolicy, errors
+from pegasus_green import (
+    AuthenticationFailed,
+    Client,
+    ClientClosed,
+    MetaUnreachable,
+    RequestTimeout,
+    RetryPolicy,
+    errors,
+)
 from pegasus_green.keys import crc64, encode_key
 from pegasus_green.protocol.codes import SaslStatus
 from pegasus_green.protocol.framing import Request, encode_reply, encode_request
@@ -472,6 +480,23 @@ def test_close_while_credentials_are_acquired(stage: Stage) -> None:
     client.close()
     assert isinstance(call.get(timeout=5.0), ClientClosed)
     wait_until(lambda: not auth.running)
+
+
+def test_the_time_of_a_dial_does_not_bound_the_negotiation(stage: Stage) -> None:
+    """The server has ``auth_timeout``, and its silence is that of a server that refuses."""
+    secure_stage(stage, step2=silent)
+    client = stage.client(auth=FakeAuth(), connect_timeout=0.1, auth_timeout=0.5, timeout=3.0)
+    last = last_of(ends(client.table("temp").get, "h", "s"))
+    assert (last.reason, last.passing, last.costly) == ("silent", True, True)
+    assert "INITIATE" in str(last)
+    assert len(stage.servers[0].links) <= 3
+
+
+def test_a_call_that_ends_during_the_negotiation_with_a_meta_server_has_its_hint(stage: Stage) -> None:
+    stage.meta.handler = Sasl(stage.meta.handler, step2=silent)
+    error = ends(stage.client(auth=FakeAuth(), auth_timeout=10.0).table("temp").get, "h", "s", timeout=0.3)
+    assert isinstance(error, MetaUnreachable)
+    assert "service_fqdn and the clock" in error.hint
 
 
 def test_attempts_keep_their_distance(stage: Stage) -> None:

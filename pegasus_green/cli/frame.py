@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from ..client import Client
 from ..errors import (
     ConnectFailed,
     ConnectionLost,
@@ -28,7 +27,7 @@ from .output import FORMATS, Output, PipeClosed, wants_color
 from .text import CODINGS, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from ..client import Table
+    from ..client import Client, Table
 
 OK, NO, USAGE, REFUSED, UNREACHABLE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_STATUSES = """\b
@@ -101,6 +100,9 @@ class App:
     # ------------------------------------------------------------------------------------------------------ the cluster
     def client_of(self, meta: str | None, url: str | None, cluster: str | None, **changes: Any) -> Client:
         """Return the client of a cluster; no I/O."""
+        # Half of the time that the tool needs to start; help, version and completion do without.
+        from ..client import Client
+
         place = find_place(meta, url, cluster, self.settings.config)
         options = {**place.options, **changes}
         if self.settings.timeout is not None:

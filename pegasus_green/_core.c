@@ -7,13 +7,16 @@
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
 #include <structmember.h>
+#include <errno.h>
 #include <math.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
 
 /* ---------------------------------------------------------------------------------------------- numbers and bytes */
 
@@ -22,205 +25,153 @@ static uint32_t read_u32(const unsigned char *at) {
 }
 
 static void write_u32(unsigned char *at, uint32_t value) {
-    at[0] = (unsigned char)(value >> 24);
-    at[1] = (unsigned char)(value >> 16);
-    at[2] = (unsigned char)(value >> 8);
-    at[3] = (unsigned char)value;
+    for (int shift = 24; shift >= 0; shift -= 8) *at++ = (unsigned char)(value >> shift);
 }
 
-static const unsigned char *bytes_of(PyObject *object, Py_ssize_t *size) {
-    char *found;
-    if (PyBytes_AsStringAndSize(object, &found, size) < 0) return NULL;
-    return (const unsigned char *)found;
+static unsigned char *write_bytes(unsigned char *at, const void *data, Py_ssize_t size) {
+    memcpy(at, data, (size_t)size);
+    return at + size;
 }
+
+/* The bytes of an object that is certain to be a bytes. */
+static const unsigned char *raw(PyObject *bytes) { return (const unsigned char *)PyBytes_AsString(bytes); }
 
 static PyObject *slice(const unsigned char *data, Py_ssize_t start, Py_ssize_t end) {
     return PyBytes_FromStringAndSize((const char *)data + start, end - start);
 }
 
-#define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
-
-static int wrong_count(const char *name, Py_ssize_t count, Py_ssize_t wanted) {
-    if (count == wanted) return 0;
-    PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, not %zd", name, wanted, count);
-    return -1;
+static int field_is(const unsigned char *at, unsigned char kind, unsigned char number) {
+    return at[0] == kind && at[1] == 0 && at[2] == number;
 }
 
-/* ----------------------------------------------------------------------------------------------------- CRC-64/NVME */
-
-/* Eight bytes a step: table[k][b] is the checksum of byte b with k zero bytes behind it. */
-static uint64_t crc_table[8][256];
+/* CRC-64/NVME. */
+static uint64_t crc_table[256];
 
 static void fill_crc_table(void) {
     for (int byte = 0; byte < 256; byte++) {
         uint64_t crc = (uint64_t)byte;
         for (int bit = 0; bit < 8; bit++) crc = crc & 1 ? crc >> 1 ^ 0x9A6C9329AC4BC9B5ULL : crc >> 1;
-        crc_table[0][byte] = crc;
+        crc_table[byte] = crc;
     }
-    for (int byte = 0; byte < 256; byte++)
-        for (int step = 1; step < 8; step++)
-            crc_table[step][byte] = crc_table[step - 1][byte] >> 8 ^ crc_table[0][crc_table[step - 1][byte] & 0xFF];
 }
 
 static uint64_t crc64(const unsigned char *data, Py_ssize_t size) {
     uint64_t crc = ~(uint64_t)0;
-    for (; size >= 8; size -= 8, data += 8) {
-        uint64_t word = 0;
-        for (int at = 7; at >= 0; at--) word = word << 8 | data[at];
-        word ^= crc;
-        crc = 0;
-        for (int at = 0; at < 8; at++) crc ^= crc_table[7 - at][word >> (8 * at) & 0xFF];
-    }
-    for (; size > 0; size--, data++) crc = crc_table[0][(crc ^ *data) & 0xFF] ^ crc >> 8;
+    for (; size > 0; size--, data++) crc = crc_table[(crc ^ *data) & 0xFF] ^ crc >> 8;
     return ~crc;
 }
 
 static PyObject *core_crc64(PyObject *self, PyObject *data) {
-    Py_ssize_t size;
-    const unsigned char *bytes = bytes_of(data, &size);
-    return bytes == NULL ? NULL : PyLong_FromUnsignedLongLong(crc64(bytes, size));
+    if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "bytes are needed");
+    return PyLong_FromUnsignedLongLong(crc64(raw(data), PyBytes_Size(data)));
 }
 
 /* -------------------------------------------------------------------------------------------------------- arguments */
 
-/* key_argument(hash_key, sort_key): the encoded key as a blob in field 1. */
-static PyObject *core_key_argument(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_ssize_t first, second;
-    if (wrong_count("key_argument", count, 2)) return NULL;
-    const unsigned char *hash_key = bytes_of(args[0], &first), *sort_key = bytes_of(args[1], &second);
-    if (hash_key == NULL || sort_key == NULL) return NULL;
-    if (first > 0xFFFF || second > 0x7FFFFF00) {
-        PyErr_SetString(PyExc_OverflowError, "a key is too long");
-        return NULL;
-    }
-    PyObject *made = PyBytes_FromStringAndSize(NULL, 10 + first + second);
-    if (made == NULL) return NULL;
-    unsigned char *at = (unsigned char *)PyBytes_AsString(made);
-    memcpy(at, "\x0c\0\1", 3);
-    write_u32(at + 3, (uint32_t)(2 + first + second));
-    at[7] = (unsigned char)(first >> 8);
-    at[8] = (unsigned char)first;
-    memcpy(at + 9, hash_key, (size_t)first);
-    memcpy(at + 9 + first, sort_key, (size_t)second);
-    at[9 + first + second] = 0;
-    return made;
+/* Return the size of an argument: the encoded key as a blob in field 1; with a value an update_request in field 1. */
+static Py_ssize_t argument_size(PyObject *hash_key, PyObject *sort_key, PyObject *value) {
+    return PyBytes_Size(hash_key) + PyBytes_Size(sort_key) + (value ? 28 + PyBytes_Size(value) : 10);
 }
 
-/* put_argument(hash_key, sort_key, value, expire_ts): an update_request in field 1. */
-static PyObject *core_put_argument(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_ssize_t first, second, length;
-    if (wrong_count("put_argument", count, 4)) return NULL;
-    const unsigned char *hash_key = bytes_of(args[0], &first), *sort_key = bytes_of(args[1], &second);
-    const unsigned char *value = bytes_of(args[2], &length);
-    if (hash_key == NULL || sort_key == NULL || value == NULL) return NULL;
-    long expire = PyLong_AsLong(args[3]);
-    if (expire == -1 && PyErr_Occurred()) return NULL;
-    if (first > 0xFFFF || second > 0x7FFFFF00 || length > 0x7FFFFF00 || expire != (int32_t)expire) {
-        PyErr_SetString(PyExc_OverflowError, "a key, the value or the expiry is too large");
-        return NULL;
-    }
-    PyObject *made = PyBytes_FromStringAndSize(NULL, 28 + first + second + length);
-    if (made == NULL) return NULL;
-    unsigned char *at = (unsigned char *)PyBytes_AsString(made);
-    memcpy(at, "\x0c\0\1\x0c\0\1", 6);
-    write_u32(at + 6, (uint32_t)(2 + first + second));
-    at[10] = (unsigned char)(first >> 8);
-    at[11] = (unsigned char)first;
-    at += 12;
-    memcpy(at, hash_key, (size_t)first);
-    memcpy(at += first, sort_key, (size_t)second);
-    memcpy(at += second, "\x0c\0\2", 3);
-    write_u32(at + 3, (uint32_t)length);
-    memcpy(at += 7, value, (size_t)length);
-    memcpy(at += length, "\x08\0\3", 3);
-    write_u32(at + 3, (uint32_t)expire);
-    at[7] = at[8] = 0;
+static void write_argument(unsigned char *at, PyObject *hash_key, PyObject *sort_key, PyObject *value, int expire) {
+    Py_ssize_t first = PyBytes_Size(hash_key), second = PyBytes_Size(sort_key);
+    at = write_bytes(at, "\x0c\0\1\x0c\0\1", value ? 6 : 3);
+    write_u32(at, (uint32_t)(2 + first + second));
+    at[4] = (unsigned char)(first >> 8);
+    at[5] = (unsigned char)first;
+    at = write_bytes(write_bytes(at + 6, raw(hash_key), first), raw(sort_key), second);
+    *at = 0;
+    if (value == NULL) return;
+    at = write_bytes(at, "\x0c\0\2", 3);
+    write_u32(at, (uint32_t)PyBytes_Size(value));
+    at = write_bytes(write_bytes(at + 4, raw(value), PyBytes_Size(value)), "\x08\0\3", 3);
+    write_u32(at, (uint32_t)expire);
+    at[4] = at[5] = 0;
+}
+
+/* argument(hash_key, sort_key[, value, expire_ts]) */
+static PyObject *core_argument(PyObject *self, PyObject *args) {
+    PyObject *hash_key, *sort_key, *value = NULL;
+    int expire = 0;
+    if (!PyArg_ParseTuple(args, "SS|Si", &hash_key, &sort_key, &value, &expire)) return NULL;
+    Py_ssize_t size = argument_size(hash_key, sort_key, value);
+    if (PyBytes_Size(hash_key) > 0xFFFF || size > 0x7FFFFF00)
+        return PyErr_Format(PyExc_OverflowError, "a key or the value is too large");
+    PyObject *made = PyBytes_FromStringAndSize(NULL, size);
+    if (made != NULL) write_argument((unsigned char *)PyBytes_AsString(made), hash_key, sort_key, value, expire);
     return made;
 }
 
 /* ------------------------------------------------------------------------------------------------------ the replies */
 
-/* cut(data, pos, mark, shape, largest, frames): append the usual replies as (sequence id, frame); return where another
- * kind, or an incomplete one, begins. mark is what stands between the length and the name. */
-static PyObject *core_cut(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_ssize_t end, marked;
-    if (wrong_count("cut", count, 6)) return NULL;
-    const unsigned char *data = bytes_of(args[0], &end), *mark = bytes_of(args[2], &marked);
-    if (data == NULL || mark == NULL) return NULL;
-    Py_ssize_t pos = PyLong_AsSsize_t(args[1]), shape = PyLong_AsSsize_t(args[3]);
-    Py_ssize_t largest = PyLong_AsSsize_t(args[4]);
-    if (PyErr_Occurred()) return NULL;
-    while (end - pos >= shape) {
-        Py_ssize_t size = (int32_t)read_u32(data + pos);
-        if (size < shape || size > end - pos || size > largest || memcmp(data + pos + 4, mark, (size_t)marked)) break;
+/* Return the size of the usual reply that begins here, 0 for another kind or an incomplete one. */
+static Py_ssize_t usual_reply(const unsigned char *at, Py_ssize_t have, Py_ssize_t largest, int *seqid) {
+    if (have < 26) return 0;
+    Py_ssize_t size = (int32_t)read_u32(at), name = (int32_t)read_u32(at + 18);
+    if (size > have || size > largest || name < 1 || name > 255 || size < 26 + name) return 0;
+    if (memcmp(at + 4, "\0\0\0\6ERR_OK\x80\1\0\2", 14)) return 0;
+    *seqid = (int)read_u32(at + 22 + name);
+    return size;
+}
+
+/* Append the usual replies as (sequence id, frame); return where another kind or an incomplete one begins, or -1. */
+static Py_ssize_t cut(const unsigned char *data, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t largest, PyObject *frames) {
+    int seqid;
+    for (Py_ssize_t size; (size = usual_reply(data + pos, end - pos, largest, &seqid)) > 0; pos += size) {
         PyObject *frame = slice(data, pos, pos + size);
-        /* The sequence id is the last thing that a reply of this shape is certain to have. */
-        PyObject *pair = frame == NULL ? NULL : Py_BuildValue("(iN)", (int)read_u32(data + pos + shape - 4), frame);
-        if (pair == NULL || PyList_Append(args[5], pair) < 0) {
-            Py_XDECREF(pair);
-            return NULL;
-        }
-        Py_DECREF(pair);
-        pos += size;
+        PyObject *pair = frame == NULL ? NULL : Py_BuildValue("(iN)", seqid, frame);
+        int failed = pair == NULL || PyList_Append(frames, pair) < 0;
+        Py_XDECREF(pair);
+        if (failed) return -1;
     }
-    return PyLong_FromSsize_t(pos);
+    return pos;
 }
 
-/* cut_rows(data, pos, count, skip, with_expiry, rows, row_type): append the rows of a multi_get or scan, see rows.py.
+/* cut(data, pos, largest, frames) */
+static PyObject *core_cut(PyObject *self, PyObject *args) {
+    PyObject *data, *frames;
+    Py_ssize_t pos, largest;
+    if (!PyArg_ParseTuple(args, "SnnO!", &data, &pos, &largest, &PyList_Type, &frames)) return NULL;
+    pos = cut(raw(data), pos, PyBytes_Size(data), largest, frames);
+    return pos < 0 ? NULL : PyLong_FromSsize_t(pos);
+}
+
+/* cut_rows(data, pos, count, skip, with_expiry, rows): append the rows of a multi_get or scan, see rows.py.
  * skip < 0: the keys are encoded ones and are split. Return where the last row's STOP is; -1: an unusual layout. */
-static int field_is(const unsigned char *at, unsigned char kind, unsigned char number) {
-    return at[0] == kind && at[1] == 0 && at[2] == number;
-}
-
-static PyObject *new_row(PyObject *type, Py_ssize_t size) {
-    return type == Py_None ? PyTuple_New(size) : PyType_GenericAlloc((PyTypeObject *)type, size);
-}
-
-static int put_part(PyObject *row, Py_ssize_t at, PyObject *part) {
-    return part == NULL || PyTuple_SetItem(row, at, part) < 0;
-}
-
-static PyObject *core_cut_rows(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_ssize_t end;
-    if (wrong_count("cut_rows", count, 7)) return NULL;
-    const unsigned char *data = bytes_of(args[0], &end);
-    if (data == NULL) return NULL;
-    Py_ssize_t pos = PyLong_AsSsize_t(args[1]), rows = PyLong_AsSsize_t(args[2]), skip = PyLong_AsSsize_t(args[3]);
-    int expiry = PyObject_IsTrue(args[4]);
-    if (PyErr_Occurred()) return NULL;
+static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
+    PyObject *bytes, *list;
+    Py_ssize_t pos, rows, skip;
+    int expiry;
+    if (!PyArg_ParseTuple(args, "SnnnpO!", &bytes, &pos, &rows, &skip, &expiry, &PyList_Type, &list)) return NULL;
+    const unsigned char *data = raw(bytes);
+    Py_ssize_t end = PyBytes_Size(bytes);
     for (Py_ssize_t row = 0; row < rows; row++) {
         /* The byte in front: the STOP of the row before, or the last byte of the count. */
         if (end - pos < 8 || !field_is(data + pos + 1, 12, 1) || (row && data[pos])) return PyLong_FromLong(-1);
         Py_ssize_t start = pos + 8, size = read_u32(data + pos + 4), middle = start + (skip < 0 ? 0 : skip);
-        if (size > end - start - 7) return PyLong_FromLong(-1);
+        if (size > end - start - 7 || (skip < 0 && size < 2)) return PyLong_FromLong(-1);
         Py_ssize_t stop = start + size;
-        if (skip < 0) {
-            if (size < 2) return PyLong_FromLong(-1);
-            middle = start + 2 + (data[start] << 8 | data[start + 1]);
-        }
+        if (skip < 0) middle = start + 2 + (data[start] << 8 | data[start + 1]);
         if (middle > stop || !field_is(data + stop, 12, 2)) return PyLong_FromLong(-1);
         Py_ssize_t value = stop + 7, length = read_u32(data + stop + 3);
         if (length > end - value) return PyLong_FromLong(-1);
         pos = value + length;
-        int32_t expires = 0;
-        if (expiry) {
-            if (end - pos < 7 || !field_is(data + pos, 8, 3)) return PyLong_FromLong(-1);
-            expires = (int32_t)read_u32(data + pos + 3);
-        }
-        Py_ssize_t parts = (skip < 0) + 2 + expiry, part = 0;
-        PyObject *made = new_row(args[6], parts);
-        if (made == NULL) return NULL;
-        int failed = (skip < 0 && put_part(made, part++, slice(data, start + 2, middle))) ||
-                     put_part(made, part++, slice(data, middle, stop)) ||
-                     put_part(made, part++, slice(data, value, pos)) ||
-                     (expiry && put_part(made, part, PyLong_FromLong(expires)));
-        pos += expiry ? 7 : 0;
-        failed = failed || PyList_Append(args[5], made) < 0;
-        Py_DECREF(made);
+        if (expiry && (end - pos < 7 || !field_is(data + pos, 8, 3))) return PyLong_FromLong(-1);
+        const char *text = (const char *)data;
+        int expires = expiry ? (int)read_u32(data + pos + 3) : 0;
+        PyObject *made = skip < 0 ? Py_BuildValue(expiry ? "y#y#y#i" : "y#y#y#", text + start + 2, middle - start - 2,
+                                                  text + middle, stop - middle, text + value, length, expires)
+                                  : Py_BuildValue(expiry ? "y#y#i" : "y#y#", text + middle, stop - middle,
+                                                  text + value, length, expires);
+        int failed = made == NULL || PyList_Append(list, made) < 0;
+        Py_XDECREF(made);
         if (failed) return NULL;
+        if (expiry) pos += 7;
     }
     return PyLong_FromSsize_t(pos);
 }
+
+/* --------------------------------------------------------------------------------------------------------- objects */
 
 static void drop(PyObject **place) {
     PyObject *old = *place;
@@ -228,88 +179,153 @@ static void drop(PyObject **place) {
     Py_XDECREF(old);
 }
 
-static void free_object(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    release(self);
-    Py_DECREF(type);
-}
-
-/* What the collector and the end need of a type whose references REFERENCES names. */
+/* A type whose references REFERENCES names, for the collector and the end; its further slots follow. */
 #define VISIT_ONE(field) Py_VISIT((PyObject *)self->field);
 #define DROP_ONE(field) drop((PyObject **)&self->field);
-#define LIFE_OF(name, Type, REFERENCES)                                       \
-    static int name##_traverse(Type *self, visitproc visit, void *arg) {      \
-        Py_VISIT(Py_TYPE(self));                                              \
-        REFERENCES(VISIT_ONE)                                                 \
-        return 0;                                                             \
-    }                                                                         \
-    static int name##_clear(Type *self) {                                     \
-        REFERENCES(DROP_ONE)                                                  \
-        return 0;                                                             \
-    }                                                                         \
-    static void name##_free(Type *self) {                                     \
-        PyObject_GC_UnTrack(self);                                            \
-        name##_clear(self);                                                   \
-        free_object((PyObject *)self);                                        \
+#define TYPE_OF(name, Type, REFERENCES, flags, ...)                                                               \
+    static int name##_traverse(Type *self, visitproc visit, void *arg) {                                          \
+        Py_VISIT(Py_TYPE(self));                                                                                  \
+        REFERENCES(VISIT_ONE)                                                                                     \
+        return 0;                                                                                                 \
+    }                                                                                                             \
+    static int name##_clear(Type *self) {                                                                         \
+        REFERENCES(DROP_ONE)                                                                                      \
+        return 0;                                                                                                 \
+    }                                                                                                             \
+    static void name##_free(Type *self) {                                                                         \
+        PyTypeObject *type = Py_TYPE(self);                                                                       \
+        PyObject_GC_UnTrack(self);                                                                                \
+        name##_clear(self);                                                                                       \
+        ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);                                                       \
+        Py_DECREF(type);                                                                                          \
+    }                                                                                                             \
+    static PyType_Slot name##_slots[] = {                                                                         \
+        {Py_tp_dealloc, name##_free}, {Py_tp_traverse, name##_traverse}, {Py_tp_clear, name##_clear},             \
+        __VA_ARGS__, {0, NULL}};                                                                                  \
+    static PyType_Spec name##_spec = {"pegasus_green._core." #Type, sizeof(Type), 0,                              \
+                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | flags, name##_slots};
+#define ATTRIBUTE(Type, kind, name) {#name, kind, offsetof(Type, name), 0, NULL}
+#define METHOD(function) (PyCFunction)(void (*)(void))function
+
+/* Names of attributes and methods that are used at each call. */
+#define NAMES(X) \
+    X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
+    X(primary) X(received) X(ref) X(switch) X(table) X(targets) X(way)
+#define NAME_ONE(name) static PyObject *name_##name;
+#define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
+NAMES(NAME_ONE)
+
+#define IS_SET(object) ((object) != NULL && (object) != Py_None)
+#define IS_EMPTY(dict) ((dict) == NULL || PyDict_Size(dict) == 0)
+
+static int done(PyObject *returned) {
+    Py_XDECREF(returned);
+    return returned == NULL ? -1 : 0;
+}
+
+/* An exception that is put aside while other code runs. */
+typedef struct { PyObject *type, *value, *traceback; } Raised;
+
+static Raised put_aside(void) {
+    Raised error;
+    PyErr_Fetch(&error.type, &error.value, &error.traceback);
+    PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
+    return error;
+}
+
+static void forget(Raised *error) {
+    drop(&error->type);
+    drop(&error->value);
+    drop(&error->traceback);
+}
+
+/* Clean up behind an exception by a method, whatever interrupts that, too; what struck last goes on. */
+static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *second) {
+    Raised error = put_aside();
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (done(PyObject_CallMethodObjArgs((PyObject *)owner, method, first, second, NULL)) == 0) break;
+        forget(&error);
+        error = put_aside();
     }
-#define LIFE_SLOTS(name) \
-    {Py_tp_dealloc, name##_free}, {Py_tp_traverse, name##_traverse}, {Py_tp_clear, name##_clear}
+    PyErr_Restore(error.type, error.value, error.traceback);
+}
+
+/* Add to a counter of an object; return 0, as a counter is no reason to fail. */
+static int count_more(PyObject *owner, PyObject *name, Py_ssize_t more) {
+    PyObject *known = PyObject_GetAttr(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
+    PyObject *sum = step == NULL ? NULL : PyNumber_Add(known, step);
+    if (sum == NULL || PyObject_SetAttr(owner, name, sum) < 0) PyErr_Clear();
+    Py_XDECREF(known);
+    Py_XDECREF(step);
+    Py_XDECREF(sum);
+    return 0;
+}
+
+static double monotonic(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A page that the kernel fills with zeros in a child process, see fork.py. */
+static volatile unsigned char *own_page;
+
+static int in_parent(void) { return own_page != NULL && *own_page; }
+
+/* page(): its first bytes as a memoryview; None where the system cannot do that. */
+static PyObject *core_page(PyObject *self, PyObject *unused) {
+#ifdef MADV_WIPEONFORK
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (made != MAP_FAILED && madvise(made, size, MADV_WIPEONFORK) == 0) {
+        own_page = made;
+        *own_page = 1;
+        return PyMemoryView_FromMemory(made, 8, 0x200); /* PyBUF_WRITE, which the limited API of 3.10 does not name */
+    }
+#endif
+    Py_RETURN_NONE;
+}
 
 /* -------------------------------------------------------------------------------------------------------- greenlets */
 
-/* greenlet's C interface, by the numbers of its header; loaded with the first slot. */
+/* greenlet's C interface, by the numbers of its header; loaded by the first call. */
 static void **greenlet_api;
 #define greenlet_current ((PyObject * (*)(void)) greenlet_api[4])
 #define greenlet_switch ((PyObject * (*)(PyObject *, PyObject *, PyObject *)) greenlet_api[6])
 #define greenlet_parent ((PyObject * (*)(PyObject *)) greenlet_api[11])
 
 static int load_greenlet(void) {
-    if (greenlet_api == NULL) {
-        PyObject *module = PyImport_ImportModule("greenlet");
-        if (module == NULL) return -1;
-        Py_DECREF(module);
+    if (greenlet_api == NULL && done(PyImport_ImportModule("greenlet")) == 0)
         greenlet_api = PyCapsule_Import("greenlet._C_API", 0);
-    }
     return greenlet_api == NULL ? -1 : 0;
 }
 
-/* Where one call waits for its outcome. The hub wakes a greenlet only while it is suspended in slot_get, which no bytecode
- * can tell apart from waiting: an outcome that comes earlier is kept, one that comes later is dropped. */
+/* Where one call waits for its outcome. The hub wakes a greenlet only while it is suspended in slot_get, which no
+ * bytecode can tell apart from waiting: an outcome that comes earlier is kept, one that comes later is dropped. */
 typedef struct {
     PyObject_HEAD
-    PyObject *hub;
     PyObject *greenlet; /* suspended in slot_get; else NULL */
     PyObject *outcome;  /* came, and was not taken yet */
     char delivered;
 } Slot;
-#define SLOT_REFERENCES(X) X(hub) X(greenlet) X(outcome)
-LIFE_OF(slot, Slot, SLOT_REFERENCES)
+#define SLOT_REFERENCES(X) X(greenlet) X(outcome)
 
-static PyTypeObject *slot_type, *books_type, *switchboard_type, *shape_type, *lane_type;
+static PyTypeObject *slot_type, *books_type;
 
-static Slot *slot_new(PyObject *hub) {
+static Slot *slot_new(void) {
     Slot *made = PyObject_GC_New(Slot, slot_type);
     if (made == NULL) return NULL;
-    Py_INCREF(hub);
-    made->hub = hub;
     made->greenlet = made->outcome = NULL;
     made->delivered = 0;
     PyObject_GC_Track((PyObject *)made);
     return made;
 }
 
-static PyObject *slot_get(Slot *self) {
+static PyObject *slot_get(Slot *self, PyObject *hub) {
     if (self->outcome == NULL) {
-        PyObject *current = greenlet_current(), *woken;
-        if (current == NULL) return NULL;
-        if (self->greenlet != NULL) {
-            Py_DECREF(current);
-            PyErr_SetString(PyExc_RuntimeError, "two greenlets wait for one call");
-            return NULL;
-        }
-        self->greenlet = current;
-        woken = greenlet_switch(self->hub, NULL, NULL);
+        PyObject *woken = NULL;
+        self->greenlet = greenlet_current();
+        if (self->greenlet != NULL) woken = greenlet_switch(hub, NULL, NULL);
         drop(&self->greenlet);
         if (woken == NULL || self->outcome == NULL) return woken;
         Py_DECREF(woken);
@@ -320,533 +336,457 @@ static PyObject *slot_get(Slot *self) {
 }
 
 static PyObject *slot_switch(Slot *self, PyObject *outcome) {
-    PyObject *old = self->outcome;
-    Py_INCREF(outcome);
-    self->outcome = outcome;
+    drop(&self->outcome);
+    self->outcome = Py_NewRef(outcome);
     self->delivered = 1;
-    Py_XDECREF(old);
     if (self->greenlet == NULL) Py_RETURN_NONE;
-    PyObject *waiting = self->greenlet, *back;
-    Py_INCREF(waiting);
-    back = greenlet_switch(waiting, NULL, NULL);
+    PyObject *waiting = Py_NewRef(self->greenlet), *back = greenlet_switch(waiting, NULL, NULL);
     Py_DECREF(waiting);
     return back;
 }
 
 static PyMethodDef slot_methods[] = {
-    {"switch", (PyCFunction)(void (*)(void))slot_switch, METH_O, "switch(outcome): hand it over, in the hub"},
+    {"switch", METHOD(slot_switch), METH_O, "switch(outcome): hand it over, in the hub"}, {NULL, NULL, 0, NULL},
+};
+TYPE_OF(slot, Slot, SLOT_REFERENCES, 0, {Py_tp_methods, slot_methods})
+
+/* ----------------------------------------------------------------------------------------------------- a connection */
+
+/* Base of the connection's class: what most calls look at is read without a look-up. Names as in Python. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *session, *peer, *pending, *_out, *_backlog, *_leaving, *lost, *_room, *_keeper, *_chunk;
+    double _wake_at, _timer_at, heard, silent_since;
+    Py_ssize_t _small, _share, _max_in_flight, _max_frame, _out_bytes;
+    int _version, _fd;
+    char _crowded, _in_pass, _referenced, _plain;
+} Books;
+#define BOOKS_REFERENCES(X) \
+    X(session) X(peer) X(pending) X(_out) X(_backlog) X(_leaving) X(lost) X(_room) X(_keeper) X(_chunk)
+
+/* As in connection.py. */
+static const double TICK = 0.25;
+enum { FRAMES_A_CHECK = 32 };
+
+/* Go on in Python, which knows all cases. */
+static int otherwise(Books *self, const char *name) { return done(PyObject_CallMethod((PyObject *)self, name, NULL)); }
+
+/* write_by(function): have write(fd, data) make the system calls, as tests do; None: the kernel. */
+static PyObject *writer;
+
+static PyObject *core_write_by(PyObject *self, PyObject *function) {
+    drop(&writer);
+    if (function != Py_None) writer = Py_NewRef(function);
+    Py_RETURN_NONE;
+}
+
+static Py_ssize_t write_some(int fd, PyObject *data) {
+    if (writer == NULL) return send(fd, raw(data), (size_t)PyBytes_Size(data), MSG_DONTWAIT | MSG_NOSIGNAL);
+    PyObject *size = PyObject_CallFunction(writer, "iO", fd, data);
+    Py_ssize_t sent = size == NULL ? -1 : PyLong_AsSsize_t(size);
+    Py_XDECREF(size);
+    PyErr_Clear();
+    return sent;
+}
+
+static int under_way(Books *self) { return IS_SET(self->_leaving) || IS_SET(self->lost) || !IS_EMPTY(self->_backlog); }
+
+/* Send all that has gathered. No bytecode runs between the system call and the note of what it has sent. */
+static int flush(Books *self) {
+    PyObject *seqid, *frame = NULL, *data = NULL;
+    Py_ssize_t pos = 0, size = 0, sent = -1, one;
+    int usual = !self->_out_bytes && in_parent() && !under_way(self);
+    while (usual && PyDict_Next(self->_out, &pos, &seqid, &frame))
+        if ((usual = PyBytes_CheckExact(frame))) size += PyBytes_Size(frame);
+    if (usual && PyDict_Size(self->_out) == 1) {
+        data = Py_NewRef(frame);
+    } else if (usual && (data = PyBytes_FromStringAndSize(NULL, size)) != NULL) {
+        unsigned char *at = (unsigned char *)PyBytes_AsString(data);
+        for (pos = 0; PyDict_Next(self->_out, &pos, &seqid, &frame); at += one)
+            memcpy(at, raw(frame), (size_t)(one = PyBytes_Size(frame)));
+    }
+    if (data != NULL) sent = write_some(self->_fd, data);
+    if (sent >= 0 && sent < size) {
+        PyObject *frames = PyDict_Copy(self->_out);
+        PyObject *noted = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
+        drop(&self->_leaving);
+        self->_leaving = noted;
+        if (noted == NULL) clean_up(self, name_interrupted, NULL, NULL);
+    }
+    Py_XDECREF(data);
+    if (sent < 0) return PyErr_Occurred() ? -1 : otherwise(self, "_flush");
+    PyDict_Clear(self->_out);
+    if (sent < size) return PyErr_Occurred() ? -1 : otherwise(self, "_settle");
+    count_more(self->peer, name_bytes_sent, sent);
+    return self->_crowded ? otherwise(self, "_make_room") : 0;
+}
+
+/* Send a frame now where nothing else is under way. */
+static int send_one(Books *self, PyObject *seqid, PyObject *frame) {
+    if (self->_in_pass || under_way(self) || !IS_EMPTY(self->_out) || PyDict_Size(self->pending) > 1 ||
+        PyBytes_Size(frame) > self->_small)
+        return done(PyObject_CallMethod((PyObject *)self, "_send", "OO", seqid, frame));
+    return PyDict_SetItem(self->_out, seqid, frame) < 0 ? -1 : flush(self);
+}
+
+/* Have the deadline of a call looked at; keep the loop alive meanwhile: Connection._wake for nearly every call. */
+static int watch(Books *self, double deadline, double now) {
+    if (deadline >= self->_wake_at) return 0;
+    double at = deadline < now + TICK ? deadline : now + TICK;
+    if (!IS_SET(self->_keeper) || IS_SET(self->lost) || self->_timer_at > at)
+        return done(PyObject_CallMethod((PyObject *)self, "_wake", "dd", deadline, now));
+    if (!self->_referenced) {
+        if (self->silent_since == 0.0) self->silent_since = now;
+        if (PyObject_SetAttr(self->_keeper, name_ref, Py_True) < 0) return -1;
+        self->_referenced = 1;
+    }
+    self->_wake_at = self->_timer_at;
+    return 0;
+}
+
+/* Hand a reply, (sequence id, frame), to whoever waits for it; return -1 for an exception. */
+static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
+    PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
+    PyObject *entry = PyDict_GetItemWithError(pending, seqid), *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
+    if (taker == NULL) return PyErr_Occurred() ? -1 : count_more(self->peer, name_late, 1);
+    if (PyTuple_GetItem(entry, 3) != Py_None)
+        return done(PyObject_CallMethod((PyObject *)self, "_hand_over", "OOO", pending, seqid, frame));
+    Py_INCREF(entry);
+    int failed = PyDict_DelItem(pending, seqid) < 0               ? -1
+                 : Py_TYPE(taker) == slot_type ? done(slot_switch((Slot *)taker, frame))
+                                               : done(PyObject_CallMethodObjArgs(taker, name_switch, frame, NULL));
+    if (failed) {
+        Raised error = put_aside();
+        failed = done(PyObject_CallMethod((PyObject *)self, "_hand_again", "OOO(OOO)", seqid, entry, frame, error.type,
+                                          error.value, error.traceback ? error.traceback : Py_None));
+        forget(&error);
+    }
+    Py_DECREF(entry);
+    return failed;
+}
+
+/* deliver(frames, pending): hand replies over. */
+static int deliver(Books *self, PyObject *frames, PyObject *pending) {
+    for (Py_ssize_t at = 0; at < PyList_Size(frames); at++)
+        if (hand_over(self, pending, PyList_GetItem(frames, at)) < 0) return -1;
+    return 0;
+}
+
+static PyObject *books_deliver(Books *self, PyObject *args) {
+    PyObject *frames, *pending;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyList_Type, &frames, &PyDict_Type, &pending)) return NULL;
+    return deliver(self, frames, pending) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* What follows a pass of the reader: silence, the loop's life, those who wait for room, and the next requests. */
+static int after_pass(Books *self, Py_ssize_t delivered) {
+    if (IS_SET(self->lost)) return 0;
+    int rests = IS_EMPTY(self->pending);
+    self->silent_since = rests ? 0.0 : self->heard;
+    if (rests && self->_referenced) {
+        self->_wake_at = HUGE_VAL;
+        self->_referenced = 0;
+        if (PyObject_SetAttr(self->_keeper, name_ref, Py_False) < 0) return -1;
+    }
+    if (IS_SET(self->_room) && otherwise(self, "_make_room") < 0) return -1;
+    if (IS_EMPTY(self->_out)) return 0;
+    /* Where some of the callers went on to other servers, whose replies may be here, too: one write for all. */
+    return PyDict_Size(self->_out) >= delivered ? flush(self) : otherwise(self, "_flush_soon");
+}
+
+/* arrived(): the callback of the read watcher. It takes what is nearly always there, some whole replies of the usual
+ * kind. Anything else goes to _readable, with what was read already. */
+static PyObject *books_arrived(Books *self, PyObject *unused) {
+    if (!in_parent() || !self->_plain || IS_SET(self->lost) || !IS_SET(self->_keeper))
+        return PyObject_CallMethod((PyObject *)self, "_readable", NULL);
+    unsigned char *data = (unsigned char *)PyByteArray_AsString(self->_chunk);
+    Py_ssize_t came = recv(self->_fd, data, (size_t)self->_share, MSG_DONTWAIT), pos = 0, total = 0, size;
+    int seqid;
+    if (came < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) Py_RETURN_NONE;
+    if (came < 0) came = -errno;
+    for (; came > 0 && (size = usual_reply(data + pos, came - pos, self->_max_frame, &seqid)) > 0; pos += size) total++;
+    if (came <= 0 || pos < came || total > FRAMES_A_CHECK || came == self->_share) {
+        PyObject *returned = PyObject_CallMethod((PyObject *)self, "_readable", "n", came);
+        if (returned == NULL) clean_up(self, name_interrupted, NULL, NULL);
+        return returned;
+    }
+    self->heard = monotonic();
+    count_more(self->peer, name_bytes_received, came);
+    count_more(self->session, name_received, total);
+    PyObject *frames = PyList_New(0), *pending = Py_NewRef(self->pending); /* bound once: see poison */
+    self->_in_pass = 1;
+    int failed = frames == NULL || cut(data, 0, came, self->_max_frame, frames) < 0 || deliver(self, frames, pending);
+    self->_in_pass = 0;
+    Py_XDECREF(frames);
+    Py_DECREF(pending);
+    if (!failed && after_pass(self, total) == 0) Py_RETURN_NONE;
+    clean_up(self, name_interrupted, NULL, NULL);
+    return NULL;
+}
+
+static PyMethodDef books_methods[] = {
+    {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read what has come, in the hub"},
+    {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): hand replies over, in the hub"},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot slot_slots[] = {
-    LIFE_SLOTS(slot), {Py_tp_methods, slot_methods},
-    {Py_tp_doc, "Where one call waits for its outcome."}, {0, NULL},
-};
-static PyType_Spec slot_spec = {
-    "pegasus_green._core.Slot", sizeof(Slot), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slot_slots,
-};
-
-/* ------------------------------------------------------------------------------------- the state that calls look at */
-
-/* Bases of Python classes, so that their most used attributes are read without a look-up. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *session, *pending, *out;
-    double wake_at, heard;
-    Py_ssize_t small, max_in_flight;
-    int version;
-    char crowded, in_pass;
-} Books;
-#define BOOKS_REFERENCES(X) X(session) X(pending) X(out)
-LIFE_OF(books, Books, BOOKS_REFERENCES)
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *open_hub, *scopes;
-    double timeout;
-    int milliseconds;
-    char observed, repeats;
-} Switchboard;
-#define SWITCHBOARD_REFERENCES(X) X(open_hub) X(scopes)
-LIFE_OF(switchboard, Switchboard, SWITCHBOARD_REFERENCES)
-
+#define BOOKS(kind, name) ATTRIBUTE(Books, kind, name)
 static PyMemberDef books_members[] = {
-    {"session", T_OBJECT_EX, offsetof(Books, session), 0, NULL},
-    {"pending", T_OBJECT_EX, offsetof(Books, pending), 0, NULL},
-    {"_out", T_OBJECT_EX, offsetof(Books, out), 0, NULL},
-    {"_wake_at", T_DOUBLE, offsetof(Books, wake_at), 0, NULL},
-    {"heard", T_DOUBLE, offsetof(Books, heard), 0, NULL},
-    {"_small", T_PYSSIZET, offsetof(Books, small), 0, NULL},
-    {"_max_in_flight", T_PYSSIZET, offsetof(Books, max_in_flight), 0, NULL},
-    {"_version", T_INT, offsetof(Books, version), 0, NULL},
-    {"_crowded", T_BOOL, offsetof(Books, crowded), 0, NULL},
-    {"_in_pass", T_BOOL, offsetof(Books, in_pass), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
+    BOOKS(T_OBJECT_EX, session),   BOOKS(T_OBJECT_EX, peer),      BOOKS(T_OBJECT_EX, pending),
+    BOOKS(T_OBJECT_EX, _out),      BOOKS(T_OBJECT_EX, _backlog),  BOOKS(T_OBJECT, _leaving),
+    BOOKS(T_OBJECT, lost),         BOOKS(T_OBJECT, _room),        BOOKS(T_OBJECT, _keeper),
+    BOOKS(T_OBJECT_EX, _chunk),    BOOKS(T_DOUBLE, _wake_at),     BOOKS(T_DOUBLE, _timer_at),
+    BOOKS(T_DOUBLE, heard),        BOOKS(T_DOUBLE, silent_since), BOOKS(T_PYSSIZET, _small),
+    BOOKS(T_PYSSIZET, _share),     BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_PYSSIZET, _max_in_flight),
+    BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_INT, _version),        BOOKS(T_INT, _fd),
+    BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
+    BOOKS(T_BOOL, _plain),         {NULL, 0, 0, 0, NULL},
 };
-
-static PyMemberDef switchboard_members[] = {
-    {"open_hub", T_OBJECT, offsetof(Switchboard, open_hub), 0, NULL},
-    {"timeout", T_DOUBLE, offsetof(Switchboard, timeout), 0, NULL},
-    {"milliseconds", T_INT, offsetof(Switchboard, milliseconds), 0, NULL},
-    {"scopes", T_OBJECT, offsetof(Switchboard, scopes), 0, NULL},
-    {"observed", T_BOOL, offsetof(Switchboard, observed), 0, NULL},
-    {"repeats", T_BOOL, offsetof(Switchboard, repeats), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyType_Slot books_slots[] = {
-    LIFE_SLOTS(books), {Py_tp_members, books_members}, {Py_tp_doc, "What calls look at and change in a connection."}, {0, NULL},
-};
-static PyType_Slot switchboard_slots[] = {
-    LIFE_SLOTS(switchboard), {Py_tp_members, switchboard_members}, {Py_tp_doc, "What calls look at in a client."}, {0, NULL},
-};
-#define BASE_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE)
-static PyType_Spec books_spec = {"pegasus_green._core.Books", sizeof(Books), 0, BASE_FLAGS, books_slots};
-static PyType_Spec switchboard_spec = {
-    "pegasus_green._core.Switchboard", sizeof(Switchboard), 0, BASE_FLAGS, switchboard_slots,
-};
-
-/* deliver(frames, at, end, pending, connection): hand frames[at:end] over to the slots that wait for them; return the
- * index of the first frame that is for another taker or for nobody, or end. An exception of a greenlet that died goes
- * to connection._failed(type, value, traceback). */
-static PyObject *core_deliver(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    if (wrong_count("deliver", count, 5)) return NULL;
-    Py_ssize_t at = PyLong_AsSsize_t(args[1]), end = PyLong_AsSsize_t(args[2]);
-    if (PyErr_Occurred()) return NULL;
-    PyObject *frames = args[0], *pending = args[3];
-    for (; at < end; at++) {
-        PyObject *pair = PyList_GetItem(frames, at);
-        if (pair == NULL) return NULL;
-        PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
-        PyObject *entry = seqid == NULL || frame == NULL ? NULL : PyDict_GetItemWithError(pending, seqid);
-        if (entry == NULL) {
-            if (PyErr_Occurred()) return NULL;
-            break;
-        }
-        PyObject *taker = PyTuple_GetItem(entry, 0);
-        if (taker == NULL) return NULL;
-        if (Py_TYPE(taker) != slot_type) break;
-        Py_INCREF(taker);
-        Py_INCREF(frame);
-        PyObject *done = PyDict_DelItem(pending, seqid) < 0 ? NULL : slot_switch((Slot *)taker, frame);
-        Py_DECREF(frame);
-        Py_DECREF(taker);
-        if (done == NULL) {
-            PyObject *type, *value, *traceback;
-            PyErr_Fetch(&type, &value, &traceback);
-            PyErr_NormalizeException(&type, &value, &traceback);
-            done = PyObject_CallMethod(args[4], "_failed", "OOO", type, value ? value : Py_None,
-                                       traceback ? traceback : Py_None);
-            Py_XDECREF(type);
-            Py_XDECREF(value);
-            Py_XDECREF(traceback);
-            if (done == NULL) return NULL;
-        }
-        Py_DECREF(done);
-    }
-    return PyLong_FromSsize_t(at);
-}
+TYPE_OF(books, Books, BOOKS_REFERENCES, Py_TPFLAGS_BASETYPE,
+        {Py_tp_members, books_members}, {Py_tp_methods, books_methods})
 
 /* ----------------------------------------------------------------------------------------------- the way of a call */
 
-/* What is constant in the frames of one RPC: head is a whole v1 request up to its argument. */
+/* One call on its way. lane (a table), way (what holds for the client's calls now) and shape (what is constant for an
+ * RPC) are tuples made in dispatcher.py and framing.py. */
 typedef struct {
-    PyObject_HEAD
-    PyObject *rpc, *head, *ok_head;
-    Py_ssize_t body_base, body_offset;
-    char repeatable;
-} Shape;
-#define SHAPE_REFERENCES(X) X(rpc) X(head) X(ok_head)
-LIFE_OF(shape, Shape, SHAPE_REFERENCES)
-
-enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, TAIL = 48, GPID_SIZE = 17 };
-
-static PyObject *shape_make(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *rpc, *head, *ok_head;
-    Py_ssize_t body_base, body_offset;
-    int repeatable;
-    if (!PyArg_ParseTuple(args, "OSSnnp", &rpc, &head, &ok_head, &body_base, &body_offset, &repeatable)) return NULL;
-    if (PyBytes_Size(head) < TAIL + 4) {
-        PyErr_SetString(PyExc_ValueError, "a head that is too short");
-        return NULL;
-    }
-    Shape *made = (Shape *)PyType_GenericAlloc(type, 0);
-    if (made == NULL) return NULL;
-    made->rpc = Py_NewRef(rpc);
-    made->head = Py_NewRef(head);
-    made->ok_head = Py_NewRef(ok_head);
-    made->body_base = body_base;
-    made->body_offset = body_offset;
-    made->repeatable = (char)repeatable;
-    return (PyObject *)made;
-}
-
-static PyType_Slot shape_slots[] = {
-    LIFE_SLOTS(shape), {Py_tp_new, shape_make}, {Py_tp_doc, "What is constant in the frames of one RPC."}, {0, NULL},
-};
-static PyType_Spec shape_spec = {
-    "pegasus_green._core.Shape", sizeof(Shape), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, shape_slots,
-};
-
-/* The shortest way of the calls of one table: known routes, an open connection, nothing that was asked for besides. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *dispatcher, *routes, *histogram, *ending, *update_head, *update_end;
-    Switchboard *switchboard;
-    Shape *get, *put;
-    Py_ssize_t largest_put;
-} Lane;
-#define LANE_REFERENCES(X) \
-    X(dispatcher) X(routes) X(histogram) X(ending) X(update_head) X(update_end) X(switchboard) X(get) X(put)
-LIFE_OF(lane, Lane, LANE_REFERENCES)
-
-static PyObject *lane_make(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *dispatcher, *switchboard, *routes, *histogram, *get, *put;
-    Py_ssize_t largest;
-    if (load_greenlet() || !PyArg_ParseTuple(args, "OO!OO!O!O!n", &dispatcher, switchboard_type, &switchboard, &routes,
-                                             &PyList_Type, &histogram, shape_type, &get, shape_type, &put, &largest))
-        return NULL;
-    Lane *made = (Lane *)PyType_GenericAlloc(type, 0);
-    if (made == NULL) return NULL;
-    made->dispatcher = Py_NewRef(dispatcher);
-    made->switchboard = (Switchboard *)Py_NewRef(switchboard);
-    made->routes = Py_NewRef(routes);
-    made->histogram = Py_NewRef(histogram);
-    made->get = (Shape *)Py_NewRef(get);
-    made->put = (Shape *)Py_NewRef(put);
-    made->largest_put = largest;
-    return (PyObject *)made;
-}
-
-/* A page that the kernel fills with zeros in a child process. */
-static volatile unsigned char *own_page;
-
-static int in_parent(void) { return own_page != NULL && *own_page; }
-
-static PyObject *core_arm(PyObject *self, PyObject *unused) {
-    if (own_page == NULL) {
-        long size = sysconf(_SC_PAGESIZE);
-        void *made = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (made == MAP_FAILED) Py_RETURN_FALSE;
-#ifdef MADV_WIPEONFORK
-        if (madvise(made, (size_t)size, MADV_WIPEONFORK) == 0) own_page = made;
-#endif
-        if (own_page == NULL) {
-            munmap(made, (size_t)size);
-            Py_RETURN_FALSE;
-        }
-    }
-    *own_page = 1;
-    Py_RETURN_TRUE;
-}
-
-static double monotonic(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
+    PyObject *lane, *way, *shape, *hash_key, *sort_key, *value, *route, *part, *seqid;
+    Books *books;
+    uint64_t hash;
+    double now, deadline;
+    int expire, observed;
+} Call;
+enum { DISPATCHER, CLUSTER, ROUTES, TABLE, HISTOGRAM, GET, PUT, LARGEST_PUT };
+enum { HUB, SCOPES, SECONDS, MILLISECONDS, REPEATS, STARTED, FINISHED };
+enum { RPC, LABEL, HEAD, OK_HEAD, BODY_BASE, BODY_OFFSET, REPEATABLE };
+enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, GPID_SIZE = 17 };
+#define PART(of, which) PyTuple_GetItem(call->of, which)
+#define NUMBER(of, which) PyLong_AsSsize_t(PART(of, which))
 
 static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
     frexp(seconds, &bucket);
-    Py_ssize_t at = bucket < 0 ? PyList_Size(histogram) + bucket : bucket;
-    PyObject *found = PyList_GetItem(histogram, at), *more;
-    more = found == NULL ? NULL : PyLong_FromSsize_t(PyLong_AsSsize_t(found) + 1);
-    if (more == NULL || PyList_SetItem(histogram, at, more) < 0) PyErr_Clear();
-}
-
-/* Names of attributes that are read at each call. */
-static PyObject *name_connection, *name_header_part, *name_ids, *name_peer, *name_send, *name_table, *name_targets;
-
-static int fill_names(void) {
-    name_connection = PyUnicode_InternFromString("connection");
-    name_header_part = PyUnicode_InternFromString("header_part");
-    name_ids = PyUnicode_InternFromString("ids");
-    name_peer = PyUnicode_InternFromString("peer");
-    name_send = PyUnicode_InternFromString("_send");
-    name_table = PyUnicode_InternFromString("table");
-    name_targets = PyUnicode_InternFromString("targets");
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-/* Take an interrupted request back; whatever interrupts that, too. */
-static void abandon(PyObject *connection, PyObject *seqid, PyObject *slot) {
-    PyObject *type, *value, *traceback;
-    PyErr_Fetch(&type, &value, &traceback);
-    for (int attempt = 0; attempt < 2; attempt++) {
-        PyObject *done = PyObject_CallMethod(connection, "abandon", "OO", seqid, slot);
-        if (done != NULL) {
-            Py_DECREF(done);
-            break;
-        }
-        /* What struck last is what the application gets. */
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(traceback);
-        PyErr_Fetch(&type, &value, &traceback);
-    }
-    PyErr_Restore(type, value, traceback);
+    PyObject *found = PySequence_GetItem(histogram, bucket), *more = NULL;
+    if (found != NULL) more = PyLong_FromSsize_t(PyLong_AsSsize_t(found) + 1);
+    if (more == NULL || PySequence_SetItem(histogram, bucket, more) < 0) PyErr_Clear();
+    Py_XDECREF(found);
+    Py_XDECREF(more);
 }
 
 static PyObject *next_id(Books *books) {
-    PyObject *ids = PyObject_GetAttr(books->session, name_ids), *seqid;
-    if (ids == NULL) return NULL;
-    seqid = PyIter_Next(ids);
-    Py_DECREF(ids);
-    if (seqid == NULL) return NULL;
-    long number = PyLong_AsLong(seqid);
-    int taken = number > 0x7FFFFFFF ? 1 : PyDict_Contains(books->pending, seqid);
-    if (taken == 0) return seqid;
-    Py_DECREF(seqid);
-    return taken < 0 ? NULL : PyObject_CallMethod(books->session, "free_id", NULL);
+    PyObject *ids = PyObject_GetAttr(books->session, name_ids), *seqid = ids == NULL ? NULL : PyIter_Next(ids);
+    Py_XDECREF(ids);
+    if (seqid != NULL && PyLong_AsLong(seqid) <= 0x7FFFFFFF && !PyDict_Contains(books->pending, seqid)) return seqid;
+    Py_XDECREF(seqid);
+    return PyErr_Occurred() ? NULL : PyObject_CallMethod(books->session, "free_id", NULL);
 }
 
-static PyObject *make_frame(Shape *shape, PyObject *header_part, int milliseconds, uint64_t hash, PyObject *seqid,
-                            PyObject *argument) {
-    Py_ssize_t head_size = PyBytes_Size(shape->head), part_size, size;
-    const unsigned char *part = bytes_of(header_part, &part_size), *data = bytes_of(argument, &size);
-    if (part == NULL || data == NULL) return NULL;
-    if (part_size != GPID_SIZE) {
-        PyErr_SetString(PyExc_ValueError, "a header part of another size");
-        return NULL;
-    }
+static PyObject *make_frame(Call *call) {
+    PyObject *head = PART(shape, HEAD);
+    Py_ssize_t head_size = PyBytes_Size(head), size = argument_size(call->hash_key, call->sort_key, call->value);
+    if (!PyBytes_Check(call->part) || PyBytes_Size(call->part) != GPID_SIZE)
+        return PyErr_Format(PyExc_ValueError, "a header part of another size");
     PyObject *frame = PyBytes_FromStringAndSize(NULL, head_size + size);
     if (frame == NULL) return NULL;
     unsigned char *at = (unsigned char *)PyBytes_AsString(frame);
-    memcpy(at, PyBytes_AsString(shape->head), (size_t)head_size);
-    write_u32(at + BODY_LENGTH, (uint32_t)(shape->body_base + size));
-    memcpy(at + GPID, part, GPID_SIZE);
-    write_u32(at + TIMEOUT, (uint32_t)milliseconds);
-    write_u32(at + HASH, (uint32_t)(hash >> 32));
-    write_u32(at + HASH + 4, (uint32_t)hash);
-    write_u32(at + head_size - 4, (uint32_t)PyLong_AsLong(seqid));
-    memcpy(at + head_size, data, (size_t)size);
+    write_argument(write_bytes(at, raw(head), head_size), call->hash_key, call->sort_key, call->value, call->expire);
+    write_u32(at + BODY_LENGTH, (uint32_t)(NUMBER(shape, BODY_BASE) + size));
+    write_bytes(at + GPID, raw(call->part), GPID_SIZE);
+    write_u32(at + TIMEOUT, (uint32_t)NUMBER(way, MILLISECONDS));
+    write_u32(at + HASH, (uint32_t)(call->hash >> 32));
+    write_u32(at + HASH + 4, (uint32_t)call->hash);
+    write_u32(at + head_size - 4, (uint32_t)PyLong_AsLong(call->seqid));
     return frame;
+}
+
+/* Tell the listeners of a call; of what they raise only what is no Exception goes on. */
+static int tell(Call *call, int whom, const char *event, PyObject *details) {
+    PyObject *told = details == NULL ? NULL : PyObject_Call(PART(way, whom), details, NULL);
+    Py_XDECREF(details);
+    if (told == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        Raised error = put_aside();
+        told = PyObject_CallMethod(PART(lane, DISPATCHER), "complain", "sO", event, error.value);
+        forget(&error);
+    }
+    return done(told);
+}
+
+/* Tell the listeners that a call ended; outcome NULL: by the exception that is raised. */
+static int tell_end(Call *call, PyObject *outcome) {
+    Raised error = put_aside();
+    double seconds = (outcome == NULL ? monotonic() : call->books->heard) - call->now;
+    PyObject *details = Py_BuildValue("(OOdOiON)", PART(lane, TABLE), PART(shape, LABEL), seconds,
+                                      outcome == NULL ? error.value : Py_None, 1, Py_False,
+                                      PyObject_GetAttr(call->route, name_primary));
+    int failed = tell(call, FINISHED, "call_finished", details);
+    /* What struck last goes on. */
+    if (failed || outcome != NULL) forget(&error);
+    else PyErr_Restore(error.type, error.value, error.traceback);
+    return failed;
+}
+
+/* Go on in Python with an unusual outcome; None: nothing was sent. */
+static PyObject *rest_of_call(Call *call, PyObject *outcome) {
+    return PyObject_CallMethod(PART(lane, DISPATCHER), "rest_of_call", "OKOOOiddOOOOi", PART(shape, RPC),
+                               (unsigned long long)call->hash, call->hash_key, call->sort_key,
+                               call->value ? call->value : Py_None, call->expire, call->now, call->deadline, outcome,
+                               call->route, call->books, call->seqid ? call->seqid : Py_None, call->observed);
 }
 
 /* Send a request and wait for its outcome. The entry and the frame are put into the books with no bytecode in between:
  * nothing can interrupt a request that is half there. */
-static PyObject *send_and_wait(Lane *self, Books *books, Shape *shape, PyObject *route, PyObject *header_part,
-                               uint64_t hash, PyObject *argument, double now) {
-    PyObject *connection = (PyObject *)books, *outcome = NULL;
-    double deadline = now + self->switchboard->timeout;
-    PyObject *seqid = next_id(books), *frame = NULL, *entry = NULL;
-    Slot *slot = slot_new(self->switchboard->open_hub);
-    if (seqid == NULL || slot == NULL) goto end;
-    frame = make_frame(shape, header_part, self->switchboard->milliseconds, hash, seqid, argument);
-    if (frame == NULL) goto end;
-    entry = Py_BuildValue("(OdOO)", slot, deadline,
-                          self->switchboard->repeats && shape->repeatable ? route : Py_None, Py_None);
-    /* A finalizer may have run in any of these. */
-    if (entry == NULL || books->pending == NULL || books->out == NULL) goto end;
-    int gather = books->in_pass && PyBytes_Size(frame) <= books->small;
-    if (PyDict_SetItem(books->pending, seqid, entry) < 0 || (gather && PyDict_SetItem(books->out, seqid, frame) < 0))
-        goto lost;
-    PyObject *done = Py_None;
-    Py_INCREF(done);
-    if (deadline < books->wake_at) {
-        Py_DECREF(done);
-        done = PyObject_CallMethod(connection, "_wake", "dd", deadline, now);
-    }
-    if (done != NULL && !gather) {
-        Py_DECREF(done);
-        done = PyObject_CallMethodObjArgs(connection, name_send, seqid, frame, NULL);
-    }
-    if (done == NULL) goto lost;
-    Py_DECREF(done);
-    outcome = slot_get(slot);
-    if (outcome != NULL) goto end;
-lost:
-    abandon(connection, seqid, (PyObject *)slot);
+static PyObject *send_and_wait(Call *call) {
+    Books *books = call->books;
+    PyObject *outcome = NULL, *frame = NULL, *entry = NULL;
+    Slot *slot = slot_new();
+    if (slot == NULL || (call->seqid = next_id(books)) == NULL || (frame = make_frame(call)) == NULL) goto end;
+    int movable = PART(way, REPEATS) == Py_True && PART(shape, REPEATABLE) == Py_True;
+    entry = Py_BuildValue("(OdOO)", slot, call->deadline, movable ? call->route : Py_None, Py_None);
+    if (entry == NULL) goto end;
+    int gather = books->_in_pass && PyBytes_Size(frame) <= books->_small;
+    if (PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
+        (!gather || PyDict_SetItem(books->_out, call->seqid, frame) == 0) &&
+        watch(books, call->deadline, call->now) == 0 && (gather || send_one(books, call->seqid, frame) >= 0))
+        outcome = slot_get(slot, PART(way, HUB));
+    if (outcome == NULL) clean_up(books, name_abandon, call->seqid, (PyObject *)slot);
 end:
-    if (outcome != NULL && !(slot->delivered && PyBytes_CheckExact(outcome) && PyBytes_Size(outcome) > shape->body_offset &&
-                             memcmp(PyBytes_AsString(outcome) + 4, PyBytes_AsString(shape->ok_head),
-                                    (size_t)PyBytes_Size(shape->ok_head)) == 0)) {
-        PyObject *usual = PyObject_CallMethod(self->dispatcher, "rest_of_call", "OKOddOOOO", shape->rpc,
-                                              (unsigned long long)hash, argument, now, deadline, outcome, route,
-                                              connection, seqid);
-        Py_DECREF(outcome);
-        outcome = usual;
-    } else if (outcome != NULL) {
-        count_latency(self->histogram, books->heard - now);
+    PyObject *ok = PART(shape, OK_HEAD), *first = outcome;
+    if (outcome != NULL && !(slot->delivered && PyBytes_CheckExact(outcome) &&
+                             PyBytes_Size(outcome) > NUMBER(shape, BODY_OFFSET) &&
+                             memcmp(raw(outcome) + 4, raw(ok), (size_t)PyBytes_Size(ok)) == 0)) {
+        outcome = rest_of_call(call, first);
+        Py_DECREF(first);
+    } else {
+        if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), books->heard - call->now);
+        if (call->observed && tell_end(call, outcome) < 0) drop(&outcome);
     }
-    Py_XDECREF(seqid);
+    Py_XDECREF(call->seqid);
     Py_XDECREF(frame);
     Py_XDECREF(entry);
     Py_XDECREF((PyObject *)slot);
     return outcome;
 }
 
-/* Tell whether the hub serves a greenlet: its parent is the hub, or it is the main greenlet of the hub's thread. */
-static int child_of(PyObject *caller, PyObject *hub) {
-    PyObject *parent = caller == NULL ? NULL : greenlet_parent(caller);
-    int found = parent == hub;
-    Py_XDECREF(parent);
-    if (!found && parent == NULL && caller != NULL) {
-        parent = greenlet_parent(hub);
-        found = parent == caller;
-        Py_XDECREF(parent);
-    }
+/* Tell whether the hub serves this greenlet: it is the parent, or this is the main greenlet of the hub's thread. */
+static int is_served_by(PyObject *hub) {
+    PyObject *caller = greenlet_current(), *parent = caller == NULL ? NULL : greenlet_parent(caller);
+    PyObject *above = parent == NULL ? greenlet_parent(hub) : NULL;
+    int found = parent == hub || (above != NULL && above == caller);
     Py_XDECREF(caller);
+    Py_XDECREF(parent);
+    Py_XDECREF(above);
     return found;
 }
 
-/* Return a reply's frame, or NotImplemented, with nothing sent, for what goes the general way. */
-static PyObject *exchange(Lane *self, Shape *shape, uint64_t hash, PyObject *argument) {
-    Switchboard *board = self->switchboard;
-    PyObject *table = NULL, *targets = NULL, *peer = NULL, *connection = NULL, *part = NULL, *result = Py_NotImplemented;
-    Py_INCREF(result);
-    if (board->scopes == NULL || PyDict_Size(board->scopes) || board->observed || board->open_hub == NULL || board->open_hub == Py_None || !in_parent())
-        return result;
-    if (!child_of(greenlet_current(), board->open_hub)) return result;
-    double now = monotonic();
-    table = PyObject_GetAttr(self->routes, name_table);
-    if (table == NULL || table == Py_None) goto end;
-    targets = PyObject_GetAttr(table, name_targets);
-    if (targets == NULL || !PyTuple_Check(targets) || PyTuple_Size(targets) == 0) goto end;
-    PyObject *route = PyTuple_GetItem(targets, (Py_ssize_t)(hash % (uint64_t)PyTuple_Size(targets)));
-    peer = PyObject_GetAttr(route, name_peer);
-    if (peer == NULL || peer == Py_None) goto end;
-    connection = PyObject_GetAttr(peer, name_connection);
-    if (connection == NULL || !PyObject_TypeCheck(connection, books_type)) goto end;
-    Books *books = (Books *)connection;
-    if (books->crowded || books->version != 1 || books->pending == NULL || books->out == NULL || books->session == NULL ||
-        PyDict_Size(books->pending) >= books->max_in_flight)
+static int may_start(Books *self) {
+    return !self->_crowded && self->_version == 1 && PyDict_Size(self->pending) < self->_max_in_flight;
+}
+
+/* Return a reply's frame; NotImplemented, with nothing sent, unless there are routes, an open connection, no scopes. */
+static PyObject *exchange(Call *call) {
+    PyObject *table = NULL, *targets = NULL, *peer = NULL, *connection = NULL, *result = NULL;
+    call->way = load_greenlet() < 0 ? NULL : PyObject_GetAttr(PART(lane, CLUSTER), name_way);
+    if (!IS_SET(call->way) || !IS_EMPTY(PART(way, SCOPES)) || !in_parent() || !is_served_by(PART(way, HUB))) goto end;
+    call->now = monotonic();
+    call->deadline = call->now + PyFloat_AsDouble(PART(way, SECONDS));
+    call->observed = PART(way, STARTED) != Py_None;
+    if ((table = PyObject_GetAttr(PART(lane, ROUTES), name_table)) == NULL || table == Py_None ||
+        (targets = PyObject_GetAttr(table, name_targets)) == NULL || !PyTuple_Check(targets) || !PyTuple_Size(targets))
         goto end;
-    part = PyObject_GetAttr(route, name_header_part);
-    if (part == NULL) goto end;
-    Py_DECREF(result);
-    Py_INCREF(route);
-    result = send_and_wait(self, books, shape, route, part, hash, argument, now);
-    Py_DECREF(route);
+    call->route = PyTuple_GetItem(targets, (Py_ssize_t)(call->hash % (uint64_t)PyTuple_Size(targets)));
+    if ((peer = PyObject_GetAttr(call->route, name_peer)) == NULL || peer == Py_None ||
+        (connection = PyObject_GetAttr(peer, name_connection)) == NULL ||
+        !PyObject_TypeCheck(connection, books_type) || !may_start(call->books = (Books *)connection) ||
+        (call->part = PyObject_GetAttr(call->route, name_header_part)) == NULL)
+        goto end;
+    if (!call->observed ||
+        tell(call, STARTED, "call_started", PyTuple_Pack(2, PART(lane, TABLE), PART(shape, LABEL))) == 0)
+        /* A listener may have closed it. */
+        result = may_start(call->books) ? send_and_wait(call) : rest_of_call(call, Py_None);
 end:
+    if (call->part == NULL && !PyErr_Occurred()) result = Py_NewRef(Py_NotImplemented);
+    Py_XDECREF(call->way);
     Py_XDECREF(table);
     Py_XDECREF(targets);
     Py_XDECREF(peer);
     Py_XDECREF(connection);
-    Py_XDECREF(part);
-    if (result == Py_NotImplemented && PyErr_Occurred()) {
-        Py_DECREF(result);
-        return NULL;
-    }
+    Py_XDECREF(call->part);
     return result;
 }
 
-static int usual_keys(PyObject *hash_key, PyObject *sort_key, uint64_t *hash) {
-    if (!PyBytes_CheckExact(hash_key) || !PyBytes_CheckExact(sort_key) || PyBytes_Size(hash_key) > 65534) return 0;
-    PyObject *hashed = PyBytes_Size(hash_key) ? hash_key : sort_key;
-    *hash = crc64((const unsigned char *)PyBytes_AsString(hashed), PyBytes_Size(hashed));
-    return 1;
-}
-
-static int same(PyObject *known, const unsigned char *data, Py_ssize_t size) {
-    /* None until a reply of the usual kind came. */
-    return known != NULL && PyBytes_CheckExact(known) && PyBytes_Size(known) == size &&
-           memcmp(PyBytes_AsString(known), data, (size_t)size) == 0;
-}
-
-/* get(hash_key, sort_key): the value; or (frame,) where another decoder has to look; or NotImplemented. */
-static PyObject *lane_get(Lane *self, PyObject *const *args, Py_ssize_t count) {
-    static const unsigned char ok[] = "\x08\0\1\0\0\0\0\x0c\0\2";
-    uint64_t hash;
-    if (wrong_count("get", count, 2)) return NULL;
-    if (!usual_keys(args[0], args[1], &hash)) Py_RETURN_NOTIMPLEMENTED;
-    PyObject *argument = core_key_argument(NULL, args, 2);
-    if (argument == NULL) return NULL;
-    PyObject *frame = exchange(self, self->get, hash, argument);
-    Py_DECREF(argument);
-    if (frame == NULL || frame == Py_NotImplemented) return frame;
-    if (PyBytes_CheckExact(frame)) {
-        Py_ssize_t end, value = self->get->body_offset + 14;
-        const unsigned char *data = bytes_of(frame, &end);
-        if (end > value && memcmp(data + value - 14, ok, 10) == 0) {
-            Py_ssize_t stop = value + (int32_t)read_u32(data + value - 4);
-            if (stop >= value && stop <= end && same(self->ending, data + stop, end - stop)) {
-                PyObject *found = slice(data, value, stop);
-                Py_DECREF(frame);
-                return found;
-            }
-        }
+/* Tell whether these fields, (kind, number) each, are all that is there before the ends of two structs. */
+static int has_fields(const unsigned char *at, const unsigned char *end, const char *fields) {
+    for (; *fields; fields += 2) {
+        if (end - at < 9 || !field_is(at, (unsigned char)fields[0], (unsigned char)fields[1])) return 0;
+        Py_ssize_t size = fields[0] == 8 ? 4 : fields[0] == 10 ? 8 : 4 + (Py_ssize_t)read_u32(at + 3);
+        if (size > end - at - 5) return 0;
+        /* Other text may be broken. */
+        for (Py_ssize_t letter = 4; fields[0] == 11 && letter < size; letter++)
+            if (at[3 + letter] > 0x7F) return 0;
+        at += 3 + size;
     }
-    return Py_BuildValue("(N)", frame);
+    return end - at == 2 && !at[0] && !at[1];
 }
 
-/* put(hash_key, sort_key, value, expire_ts): None where it is done; or (frame,); or NotImplemented. */
-static PyObject *lane_put(Lane *self, PyObject *const *args, Py_ssize_t count) {
-    uint64_t hash;
-    if (wrong_count("put", count, 4)) return NULL;
-    if (!usual_keys(args[0], args[1], &hash) || !PyBytes_CheckExact(args[2]) ||
-        28 + PyBytes_Size(args[0]) + PyBytes_Size(args[1]) + PyBytes_Size(args[2]) > self->largest_put)
+/* Make a call. Return the value, or None for that of a put and of no record; (frame,) where another decoder must look;
+ * NotImplemented where nothing was sent. */
+static PyObject *lane_call(Call *call, const char *fields) {
+    PyObject *hash_key = call->hash_key, *sort_key = call->sort_key, *value = call->value;
+    if (!PyBytes_CheckExact(hash_key) || !PyBytes_CheckExact(sort_key) || PyBytes_Size(hash_key) > 65534 ||
+        (value && (!PyBytes_CheckExact(value) || argument_size(hash_key, sort_key, value) > NUMBER(lane, LARGEST_PUT))))
         Py_RETURN_NOTIMPLEMENTED;
-    PyObject *argument = core_put_argument(NULL, args, 4);
-    if (argument == NULL) return NULL;
-    PyObject *frame = exchange(self, self->put, hash, argument);
-    Py_DECREF(argument);
+    PyObject *hashed = PyBytes_Size(hash_key) ? hash_key : sort_key;
+    call->hash = crc64(raw(hashed), PyBytes_Size(hashed));
+    PyObject *frame = exchange(call), *found;
     if (frame == NULL || frame == Py_NotImplemented) return frame;
-    if (PyBytes_CheckExact(frame)) {
-        /* The decree, 8 bytes, stands between what is the same in every reply. */
-        Py_ssize_t end, head = self->put->body_offset, decree = head + 24;
-        const unsigned char *data = bytes_of(frame, &end);
-        if (end > decree + 8 && same(self->update_head, data + head, 24) &&
-            same(self->update_end, data + decree + 8, end - decree - 8)) {
-            Py_DECREF(frame);
-            Py_RETURN_NONE;
-        }
-    }
-    return Py_BuildValue("(N)", frame);
+    const unsigned char *head = PyBytes_CheckExact(frame) ? raw(frame) + NUMBER(shape, BODY_OFFSET) : NULL;
+    if (head == NULL || !has_fields(head, raw(frame) + PyBytes_Size(frame), fields) || read_u32(head + 3) > !value)
+        found = Py_BuildValue("(O)", frame);
+    else
+        found = value || read_u32(head + 3) ? Py_NewRef(Py_None) : slice(head, 14, 14 + read_u32(head + 10));
+    Py_DECREF(frame);
+    return found;
 }
 
-static PyMethodDef lane_methods[] = {
-    {"get", FAST(lane_get), "get(hash_key, sort_key)"},
-    {"put", FAST(lane_put), "put(hash_key, sort_key, value, expire_ts)"},
-    {NULL, NULL, 0, NULL},
-};
+/* get(lane, hash_key, sort_key) */
+static PyObject *core_get(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "get() takes 3 arguments, not %zd", count);
+    Call call = {.lane = args[0], .shape = PyTuple_GetItem(args[0], GET), .hash_key = args[1], .sort_key = args[2]};
+    /* Status, value, app_id, partition_index, server. */
+    return call.shape == NULL ? NULL : lane_call(&call, "\x08\1\x0c\2\x08\3\x08\4\x0b\6");
+}
 
-/* Endings of replies that the general decoder has accepted: what is the same needs no second look. */
-static PyMemberDef lane_members[] = {
-    {"ending", T_OBJECT, offsetof(Lane, ending), 0, NULL},
-    {"update_head", T_OBJECT, offsetof(Lane, update_head), 0, NULL},
-    {"update_end", T_OBJECT, offsetof(Lane, update_end), 0, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
+/* put(lane, hash_key, sort_key, value, expire_ts) */
+static PyObject *core_put(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "put() takes 5 arguments, not %zd", count);
+    Call call = {.lane = args[0], .shape = PyTuple_GetItem(args[0], PUT), .hash_key = args[1], .sort_key = args[2],
+                 .value = args[3], .expire = (int)PyLong_AsLong(args[4])};
+    /* Status, app_id, partition_index, decree, server. */
+    return PyErr_Occurred() ? NULL : lane_call(&call, "\x08\1\x08\2\x08\3\x0a\4\x0b\5");
+}
 
-static PyType_Slot lane_slots[] = {
-    LIFE_SLOTS(lane), {Py_tp_new, lane_make}, {Py_tp_methods, lane_methods}, {Py_tp_members, lane_members},
-    {Py_tp_doc, "The shortest way of the calls of one table."}, {0, NULL},
-};
-static PyType_Spec lane_spec = {
-    "pegasus_green._core.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, lane_slots,
-};
+/* ------------------------------------------------------------------------------------------------------- the module */
 
 static PyMethodDef functions[] = {
     {"crc64", core_crc64, METH_O, "crc64(data) -> int"},
-    {"key_argument", FAST(core_key_argument), "key_argument(hash_key, sort_key)"},
-    {"put_argument", FAST(core_put_argument), "put_argument(hash_key, sort_key, value, expire_ts)"},
-    {"cut", FAST(core_cut), "cut(data, pos, mark, shape, largest, frames)"},
-    {"arm", core_arm, METH_NOARGS, "arm() -> bool: have the short way notice forks"},
-    {"deliver", FAST(core_deliver), "deliver(frames, at, end, pending, connection)"},
-    {"cut_rows", FAST(core_cut_rows), "cut_rows(data, pos, count, skip, with_expiry, rows, row_type)"},
+    {"argument", core_argument, METH_VARARGS, "argument(hash_key, sort_key[, value, expire_ts])"},
+    {"cut", core_cut, METH_VARARGS, "cut(data, pos, largest, frames)"},
+    {"get", METHOD(core_get), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
+    {"put", METHOD(core_put), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
+    {"cut_rows", core_cut_rows, METH_VARARGS, "cut_rows(data, pos, count, skip, with_expiry, rows)"},
+    {"page", core_page, METH_NOARGS, "page(): what forks are noticed by"},
+    {"write_by", core_write_by, METH_O, "write_by(function): for tests, have it make the system calls"},
     {NULL, NULL, 0, NULL},
 };
 
 static int prepare(PyObject *module) {
-    struct {
-        PyTypeObject **place;
-        PyType_Spec *spec;
-        const char *name;
-    } types[] = {
-        {&slot_type, &slot_spec, "Slot"},     {&books_type, &books_spec, "Books"},
-        {&switchboard_type, &switchboard_spec, "Switchboard"},
-        {&shape_type, &shape_spec, "Shape"},  {&lane_type, &lane_spec, "Lane"},
-    };
     fill_crc_table();
-    for (size_t at = 0; at < sizeof types / sizeof *types; at++) {
-        *types[at].place = (PyTypeObject *)PyType_FromSpec(types[at].spec);
-        if (*types[at].place == NULL ||
-            PyObject_SetAttrString(module, types[at].name, (PyObject *)*types[at].place) < 0)
-            return -1;
-    }
-    return fill_names();
+    NAMES(FILL_ONE)
+    slot_type = (PyTypeObject *)PyType_FromSpec(&slot_spec);
+    books_type = (PyTypeObject *)PyType_FromSpec(&books_spec);
+    if (slot_type == NULL || books_type == NULL || PyObject_SetAttrString(module, "Books", (PyObject *)books_type) < 0)
+        return -1;
+    return 0;
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};

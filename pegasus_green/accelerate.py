@@ -31,19 +31,31 @@ if TYPE_CHECKING or core is None:
 
         __slots__ = (
             "session",
+            "peer",
             "pending",
             "_out",
+            "_out_bytes",
+            "_backlog",
+            "_leaving",
+            "lost",
+            "_room",
+            "_keeper",
+            "_chunk",
             "_wake_at",
+            "_timer_at",
             "heard",
+            "silent_since",
             "_small",
+            "_share",
+            "_max_frame",
             "_max_in_flight",
             "_version",
+            "_fd",
             "_crowded",
             "_in_pass",
+            "_referenced",
+            "_plain",
         )
 
-    class Switchboard:
-        """What calls look at in a client."""
-
 else:
-    Books, Switchboard = core.Books, core.Switchboard
+    Books = core.Books

@@ -17,7 +17,7 @@ from gevent._waiter import Waiter
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent, greenlet
 
-from ..accelerate import Switchboard, core
+from ..accelerate import core
 from ..errors import (
     ClientClosed,
     InvalidArgument,
@@ -73,7 +73,7 @@ class CallInfo:
         return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in _INFO)})"
 
 
-class Cluster(Switchboard):
+class Cluster:
     """What the tables of one client share in one thread: pool, meta servers, options, listeners, and the hub."""
 
     def __init__(self, metas: list[str], options: ClientOptions, like: Cluster | None = None) -> None:
@@ -85,7 +85,8 @@ class Cluster(Switchboard):
             like: The cluster of another thread, whose listeners, scopes and knowledge this one shares.
 
         ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
-        as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls.
+        as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls;
+        ``way`` is what the shortest way in the compiled core must know of all that, or None.
         ``running`` holds the calls that are under way and need not have a request out, weakly: what ends leaves it.
         """
         self.options = options
@@ -101,6 +102,7 @@ class Cluster(Switchboard):
         self._swept = monotonic()
         self.hub: Any = None
         self.open_hub: Any = None
+        self.way: tuple[Any, ...] | None = None
         self.scopes: Scopes = Scopes() if like is None else like.scopes
         self.observed = False
         self.started, self.finished = self.listeners.of_calls()
@@ -217,7 +219,11 @@ class Cluster(Switchboard):
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
         special = self.options.hedge is not None or self.pool.draining
+        self.way = None
         self.open_hub = None if special else self.hub
+        if self.open_hub is not None:
+            events = (self.started, self.finished) if self.observed else (None, None)
+            self.way = (self.open_hub, self.scopes, self.timeout, self.milliseconds, self.repeats, *events)
 
     @property
     def is_busy(self) -> bool:
@@ -226,12 +232,12 @@ class Cluster(Switchboard):
 
     def refuse_calls(self) -> None:
         """Let no new call begin; those in flight go on."""
-        self.open_hub = None
+        self.way = self.open_hub = None
         self.pool.draining = True
 
     def leave(self) -> None:
         """End what belongs to a thread that ends; runs in it."""
-        self.open_hub = None
+        self.way = self.open_hub = None
         self.pool.leave_dead_hub()
         for dispatcher in self.tables.known().values():
             dispatcher.routes.stop()
@@ -276,9 +282,10 @@ class Dispatcher:
         self.notices = Notices("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
-        # The shortest way in the compiled core; None without it.
+        # What the shortest way of get and put in the compiled core must know; None without it.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
-        self.lane: Any = core and core.Lane(self, cluster, routes, self._histogram, shape(GET), shape(PUT), largest)
+        lane = self, cluster, routes, routes.name, self._histogram, shape(GET), shape(PUT), largest
+        self.lane = lane if core else None
 
     def __repr__(self) -> str:
         """Show the table's name and what became of its calls."""
@@ -378,18 +385,28 @@ class Dispatcher:
         self,
         rpc: Rpc,
         partition_hash: int,
-        argument: bytes,
+        hash_key: bytes,
+        sort_key: bytes,
+        value: bytes | None,
+        expires: int,
         now: float,
         deadline: float,
         outcome: Any,
         route: Route,
         connection: Any,
-        seqid: int,
+        seqid: int | None,
+        observed: bool,
     ) -> Buffer:
-        """Go on with a call of the compiled core whose first outcome was unusual."""
-        connection.checked(outcome, seqid)
+        """Go on with a call of the compiled core whose first outcome was unusual; seqid None: it was not sent."""
+        if seqid is not None:
+            connection.checked(outcome, seqid)
+        argument = fast.key_argument(hash_key, sort_key)
+        if value is not None:
+            argument = fast.put_argument(hash_key, sort_key, value, expires)
+        go_on = self._observed if observed else self.persist
+        sent_to = None if seqid is None else route
         try:
-            return self.persist(rpc, partition_hash, argument, now, deadline, DEFAULT, None, outcome, route)
+            return go_on(rpc, partition_hash, argument, now, deadline, DEFAULT, None, outcome, sent_to)
         finally:
             outcome = None  # see call
 
@@ -452,6 +469,16 @@ class Dispatcher:
             cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
         except Exception:
             cluster.listeners.complain("call_finished", cluster.finished)
+
+    def complain(self, event: str, error: Exception) -> None:
+        """Log what a listener has raised under the compiled core."""
+        cluster = self.cluster
+        try:
+            raise error
+        except Exception:
+            cluster.listeners.complain(event, cluster.started if event == "call_started" else cluster.finished)
+        finally:
+            del error  # see call
 
     def _observed(
         self,

@@ -13,7 +13,7 @@ from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError,
 from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.rpc import GET, PUT, Rpc
+from ..protocol.rpc import GET, Rpc
 from ..results import V
 from ..retry import RetryPolicy
 
@@ -183,17 +183,6 @@ class TableBase(Generic[V]):
             raise self._unreadable(error, rpc) from None
         if status:
             raise self._storage_error(rpc, status, frame)
-
-    def _done_in_core(self, frame: Buffer) -> None:
-        """Do as ``_done`` for a put of the compiled core, and have it know such a reply from now on."""
-        self._done(PUT, frame)
-        self._lane.update_head, self._lane.update_end = fast.usual_update(PUT, frame)
-
-    def _value_in_core(self, default: D, frame: Buffer) -> V | D:
-        """Do as ``_value_or`` for a get of the compiled core, and have it know such a reply from now on."""
-        value = self._value_or(default, frame)
-        self._lane.ending = fast.usual_ending(frame) or self._lane.ending
-        return value
 
     def _value_or(self, default: D, frame: Buffer) -> V | D:
         """Return what a reply to get says: the value as the codec decodes it, or the default when it is absent."""

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from typing import Any, overload
 
+from ..accelerate import core
 from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
 from ..keys import Key, crc64, encode_key
 from ..protocol import fast
@@ -16,6 +17,9 @@ from ..results import V
 from ..retry import RetryPolicy
 from .asynchronous import Handle, begin, later
 from .base import DEFAULT, CallInfo, D, TableBase, expire_ts, key_pair
+
+_get: Any = core and core.get
+_put: Any = core and core.put
 
 
 class SingleOperations(TableBase[V]):
@@ -96,12 +100,15 @@ class SingleOperations(TableBase[V]):
             >>> table.get("user:7", "name")
             b'Ada'
         """
-        if timeout is None and info is None and retry is DEFAULT and self._lane:
-            found = self._lane.get(hash_key, sort_key)
+        lane = self._lane
+        if lane and timeout is None and info is None and retry is DEFAULT:
+            found = _get(lane, hash_key, sort_key)
             if type(found) is bytes:
-                return self._plain(found)
+                return found if self.codec is None else self._plain(found)
+            if found is None:
+                return default
             if type(found) is tuple:
-                return self._value_in_core(default, found[0])
+                return self._value_or(default, found[0])
         if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
             hash_key, sort_key = key_pair(hash_key, sort_key)
         frame = self._call(
@@ -208,10 +215,11 @@ class SingleOperations(TableBase[V]):
         if type(value) is not bytes or self.codec is not None:
             value = self._value(value)
         expires = expire_ts(ttl) if ttl else 0
-        if timeout is None and info is None and retry is DEFAULT and self._lane:
-            done = self._lane.put(hash_key, sort_key, value, expires)
+        lane = self._lane
+        if lane and timeout is None and info is None and retry is DEFAULT:
+            done = _put(lane, hash_key, sort_key, value, expires)
             if type(done) is tuple:
-                self._done_in_core(done[0])
+                self._done(PUT, done[0])
             if done is not NotImplemented:
                 return
         argument = fast.put_argument(hash_key, sort_key, value, expires)

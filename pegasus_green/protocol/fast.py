@@ -40,7 +40,7 @@ def key_argument(hash_key: bytes, sort_key: bytes) -> bytes:
 
 
 if core:
-    key_argument = core.key_argument
+    key_argument = core.argument
 
 
 class Parts:
@@ -74,7 +74,7 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
     """Return the argument of put: an update_request of key, value and expiry."""
     size, length = len(hash_key), len(value)
     if core and length < LARGE:
-        return core.put_argument(hash_key, sort_key, value, expire_ts)  # type: ignore[no-any-return]
+        return core.argument(hash_key, sort_key, value, expire_ts)  # type: ignore[no-any-return]
     head = _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size) + hash_key + sort_key
     head += _FIELD_2_BLOB + _I32.pack(length)
     tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
@@ -105,19 +105,6 @@ def usual_value(frame: Buffer) -> bytes | None:
             if frame[end:] in _known_endings:
                 return frame[_VALUE_AT:end]
     return None
-
-
-def usual_ending(frame: Buffer) -> bytes | None:
-    """Return what stands behind the value of a reply to get, where that is known to be without surprises."""
-    value = usual_value(frame)
-    return None if value is None else bytes(frame[_VALUE_AT + len(value) :])
-
-
-def usual_update(rpc: Rpc, frame: Buffer) -> tuple[bytes, bytes] | tuple[None, None]:
-    """Return what stands before and behind the decree of a reply, where that is known to be without surprises."""
-    start = rpc.body_offset
-    head, end = bytes(frame[start - 3 : start + _DECREE]), bytes(frame[start + _DECREE + 8 :])
-    return (head[3:], end) if head in _known_update_heads and end in _known_update_ends else (None, None)
 
 
 def read_value(frame: Buffer) -> tuple[int, bytes]:

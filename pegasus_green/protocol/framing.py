@@ -10,7 +10,6 @@ import struct
 import sys
 from typing import Any, NamedTuple
 
-from ..accelerate import core
 from ..errors import FrameTooLarge, ProtocolError
 from .binary import I32, I64, STRUCT, Buffer, read_binary, read_i32, read_text
 from .message import Message, boolean, i32, i64
@@ -42,10 +41,10 @@ class RequestMeta(Message):
     is_backup_request: bool = boolean(5)
 
 
-def shape(rpc: Rpc) -> Any:
-    """Return what the compiled core knows of an RPC; None without the core."""
+def shape(rpc: Rpc) -> tuple[Any, ...]:
+    """Return what the compiled core knows of an RPC."""
     head = rpc.head.pack(V1_START, 0, b"", 0, V1_HASH_FIELD, 0, rpc.v1_tail, 0)
-    return core and core.Shape(rpc, head, rpc.ok_head, rpc.body_base, rpc.body_offset, rpc.repeatable)
+    return rpc, rpc.label, head, rpc.ok_head, rpc.body_base, rpc.body_offset, rpc.repeatable
 
 
 def gpid_part(app_id: int, partition_index: int) -> bytes:

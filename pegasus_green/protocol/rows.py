@@ -97,7 +97,7 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
         if count:
             # A count is not believed: each turn of the loops uses up 15 bytes or more, and they end with the data.
             if core:
-                pos = core.cut_rows(data, pos, count, -1 if skip is None else skip, with_expiry, rows, None)
+                pos = core.cut_rows(data, pos, count, -1 if skip is None else skip, with_expiry, rows)
             elif skip is None:
                 pos = _cut_full_rows(data, pos, count, with_expiry, rows)
             else:

@@ -140,6 +140,11 @@ class ClientSession:
         self._large = None
         return self._cut(behind, [(parse_reply(frame).seqid, frame)])
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the next byte begins a reply."""
+        return not self._tail and self._large is None and self.broken is None
+
     def feed(self, data: Buffer) -> list[tuple[int, Buffer]]:
         """Take the next bytes of the stream and return the whole replies in them as (sequence id, frame).
 
@@ -179,15 +184,13 @@ class ClientSession:
 
     def _feed_usual(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
         """Take replies with frame error ERR_OK; return where another kind, or an incomplete one, begins."""
-        head, mark, shape = self._heads
         largest = self.max_frame
+        if core and type(data) is bytes:
+            return core.cut(data, pos, largest, frames)  # type: ignore[no-any-return]
+        head, mark, shape = self._heads
         # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
         # reply's name put it, and again when this name turns out to have another length.
         while end - pos >= shape:
-            if core and type(data) is bytes:
-                pos = core.cut(data, pos, mark, shape, largest, frames)
-                if end - pos < shape:
-                    break
             size, found, seqid = head(data, pos)
             stop = pos + size
             if stop > end or size < shape or size > largest:

@@ -16,6 +16,7 @@ gevent's ``handle_error``.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 
 # The plain one, which knows no hub.
@@ -46,20 +47,18 @@ READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
 # What a read fills: one buffer for all connections of a hub, since none keeps anything in it. Not one for all hubs:
 # their threads read at the same time.
-_chunks: weakref.WeakKeyDictionary[Any, memoryview] = weakref.WeakKeyDictionary()
+_chunks: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()
 # A pass of the reader ends after this many replies or seconds, so that one busy connection cannot hold the hub.
 FRAMES_A_PASS = 256
 SECONDS_A_PASS = 0.002
 # What came before the deadline is read for at most this long before the deadline fails a call.
 SECONDS_A_RESCUE = 0.01
 FRAMES_A_CHECK = 32
+COMPILED_WATCHERS = "gevent.libev.corecext"
 # How often the timer looks for silence while calls wait; also the longest time it sleeps then.
 TICK = 0.25
 LEAST_TICK = 0.005
 _page = fork.page
-if core:
-    core.arm()
-    fork.when_noticed(core.arm)
 
 
 class Connection(Handover):
@@ -75,8 +74,7 @@ class Connection(Handover):
     """
 
     __slots__ = (
-        "_chunk",
-        "silent_since",
+        "_view",
         "born",
         "sockaddr",
         "_socket",
@@ -84,10 +82,7 @@ class Connection(Handover):
         "_inode",
         "_reader",
         "_timer",
-        "_timer_at",
-        "_referenced",
         "_undelivered",
-        "_share",
         "_options",
         "__weakref__",
     )
@@ -102,14 +97,20 @@ class Connection(Handover):
         self._socket: socket | None = None
         self._inode = os.fstat(sock.fileno()).st_ino
         super().__init__(sock.fileno(), peer, options)
-        self._chunk = _chunks.get(self.hub) or _chunks.setdefault(self.hub, memoryview(bytearray(READ_SIZE)))
+        self._chunk = _chunks.get(self.hub) or _chunks.setdefault(self.hub, bytearray(READ_SIZE))
+        self._view = memoryview(self._chunk)
         self.silent_since = 0.0
         self.born = self.heard = monotonic()
         # An idle connection does not keep the loop alive; while calls wait the reader is referenced.
         self._reader: Any = reference(self.hub.loop.io(self._fd, 1), wanted=False)
+        # Where its reference is set by one step of C the compiled core sets it.
+        self._keeper = self._reader if type(self._reader).__module__ == COMPILED_WATCHERS else None
         self._timer: Any = None
         self._timer_at = FOREVER
         self._referenced = False
+        # Whether the compiled core may read: nothing that was read is left.
+        self._plain = True
+        self._max_frame = options.max_frame
         self._ended = False
         self._undelivered: list[tuple[int, Buffer]] = []
         self._share = READ_SIZE
@@ -123,7 +124,7 @@ class Connection(Handover):
             # The plain kind, which can be closed by one step, and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
             notice_dead_paths(self._socket, self._options.path_timeout)
-            self._reader.start(self._readable)
+            self._reader.start(getattr(self, "arrived", self._readable))
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and self._has_descriptor():
                 os.close(self._fd)
@@ -354,8 +355,11 @@ class Connection(Handover):
 
     # ------------------------------------------------------------------ receiving
 
-    def _readable(self) -> bool:
+    def _readable(self, came: int | None = None) -> bool:
         """Take what the kernel holds, within the budget of one pass, and wake the callers, in the hub.
+
+        Args:
+            came: Bytes that the compiled core has read into the chunk, or what ``readv`` would fail with, negative.
 
         Returns:
             Whether there was anything to take.
@@ -366,7 +370,7 @@ class Connection(Handover):
             return False
         try:
             heard = self.heard
-            frames = self._pass()
+            frames = self._pass(came)
             if self.lost is not None:
                 return False
             if self.heard != heard:
@@ -384,34 +388,44 @@ class Connection(Handover):
                     self._flush_soon()
             return bool(frames) or self.heard != heard
         except BaseException:
-            # What was read may be in nobody's hands now.
-            self.close(ConnectionLost("interrupted while replies were read", address=self.peer.address))
+            self.interrupted()
             raise
 
-    def _pass(self) -> list[tuple[int, Buffer]]:
+    def interrupted(self) -> None:
+        """End a connection of which it is unknown what has come or left: that may be in nobody's hands now."""
+        self.close(ConnectionLost("interrupted while replies were read", address=self.peer.address))
+
+    def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read and hand over; return what there was."""
         frames = self._undelivered
         self._in_pass = True
+        self._plain = False
         try:
             if frames:
                 self._undelivered = []
             else:
-                frames = self._read()
+                frames = self._read(came)
             self._deliver(frames)
-            if self.session.broken is not None and not self._undelivered:
-                raise self.session.broken
+            if not self._undelivered:
+                if self.session.broken is not None:
+                    raise self.session.broken
+                self._plain = self.session.at_rest
         except ProtocolError as error:
             self.close(ProtocolError(f"the replies cannot be understood: {error}", address=self.peer.address))
         finally:
             self._in_pass = False
         return frames
 
-    def _read(self) -> list[tuple[int, Buffer]]:
-        """Read once without waiting; end of stream and errors close the connection."""
+    def _read(self, came: int | None) -> list[tuple[int, Buffer]]:
+        """Read once without waiting, unless that is done; end of stream and errors close the connection."""
         session = self.session
-        large, chunk = session.buffer(), self._chunk[: self._share]
+        large, chunk = session.buffer(), self._view[: self._share]
         try:
-            if large is None:
+            if came is not None:
+                size = came
+                if size < 0:
+                    raise OSError(-size, os.strerror(-size))
+            elif large is None:
                 size = os.readv(self._fd, [chunk])
             else:
                 # Behind the rest of a large reply the next ones may have come.
@@ -455,14 +469,10 @@ class Connection(Handover):
 
     def _deliver_some(self, frames: list[tuple[int, Buffer]], pending: dict[int, Entry]) -> None:
         find = pending.get
-        at, end = 0, len(frames)
-        while at < end:
-            if core:
-                at = core.deliver(frames, at, end, pending, self)
-                if at == end:
-                    return
-            seqid, frame = frames[at]
-            at += 1
+        if core:
+            core.Books.deliver(self, frames, pending)
+            return
+        for seqid, frame in frames:
             entry = find(seqid)
             if entry is None:
                 self.peer.late += 1
@@ -475,7 +485,7 @@ class Connection(Handover):
                 else:
                     self._park(seqid, frame)
             except BaseException:
-                self._hand_again(seqid, entry, frame)
+                self._hand_again(seqid, entry, frame, sys.exc_info())
 
     # ------------------------------------------------------------------ time
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 # MADV_WIPEONFORK of Linux 4.14, for which the mmap module has no name.
@@ -24,8 +23,6 @@ _WIPE_ON_FORK = 18
 
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _generation = 0
-# What else a child has to do before it goes on.
-_also: list[Callable[[], object]] = []
 
 
 class _ByPid:
@@ -62,14 +59,15 @@ def generation() -> int:
     return _generation
 
 
+def look_at(other: Any) -> None:
+    """Use a page that somebody else has made; before anybody has taken ``page``."""
+    global page
+    page = other
+
+
 def register(connection: Any) -> None:
     """Have connection.poison called in a forked child."""
     _connections.add(connection)
-
-
-def when_noticed(step: Callable[[], object]) -> None:
-    """Have a function called in a child that has noticed its fork; it may be called twice, and must not yield."""
-    _also.append(step)
 
 
 def notice() -> None:
@@ -83,8 +81,6 @@ def notice() -> None:
     for connection in connections:
         connection.poison()
         _connections.discard(connection)
-    for step in _also:
-        step()
     page[0] = 1
 
 

@@ -117,18 +117,13 @@ class Handover(Outbox):
             else:
                 self._park(seqid, outcome)
         except BaseException:
-            self._hand_again(seqid, entry, outcome)
+            self._hand_again(seqid, entry, outcome, sys.exc_info())
 
-    def _failed(self, *failure: Any) -> None:
-        """Take the exception that ended a raw greenlet: the hub is its parent, in this very callback."""
-        self.hub.handle_error(self, *failure)
-
-    def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome) -> None:
+    def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome, failure: tuple[Any, ...]) -> None:
         """Finish a handing over that was interrupted, and tell the hub.
 
         A raw greenlet that dies of an error hands it to us, too, its parent's running callback.
         """
-        failure = sys.exc_info()
         taker, _, _, context = entry
         if context is None or taker.gr_context is context:
             self.pending.pop(seqid, None)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from gevent import get_hub
 from gevent.event import Event
 
-from ..accelerate import Books
+from ..accelerate import Books, core
 from ..errors import ConnectionLost, PegasusError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -32,6 +32,9 @@ MAX_GATHER = 340
 # Frames above this many bytes are counted one by one where they are gathered.
 MOST_UNCOUNTED = 4096
 
+if core and (_made := core.page()) is not None:
+    # Core and Python notice a fork by the same page.
+    fork.look_at(_made)
 _page = fork.page
 
 
@@ -115,20 +118,7 @@ class Outbox(Books):
             which a greenlet waits (None where the taker is an object that stores what comes too early).
     """
 
-    __slots__ = (
-        "peer",
-        "hub",
-        "lost",
-        "_fd",
-        "_out_bytes",
-        "_backlog",
-        "_backlog_bytes",
-        "_writer",
-        "_leaving",
-        "_flush_callback",
-        "_room",
-        "_max_queued",
-    )
+    __slots__ = ("hub", "_backlog_bytes", "_writer", "_flush_callback", "_max_queued")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Begin with nothing to send; fd is a connected socket of the current hub that does not block."""
@@ -298,6 +288,8 @@ class Outbox(Books):
             for seqid, frame in frames.items():
                 if seqid not in backlog:
                     self._out[seqid] = frame
+                    if len(frame) > self._small:
+                        self._out_bytes += len(frame)
         self._backlog_bytes = sum(map(len, backlog.values()))
         self._leaving = None
         if sizes:

@@ -17,7 +17,6 @@ from pegasus_green import (
     PegasusError,
     Table,
     TableNotFound,
-    accelerated,
 )
 from pegasus_green.protocol.rpc import PUT
 from tests.conftest import Cluster
@@ -49,18 +48,6 @@ def test_sort_keys_of_all_kinds(table: Table, hash_key: bytes, sort_key: bytes) 
 def test_str_is_utf8(table: Table, hash_key: bytes) -> None:
     table.set(hash_key.decode(), "sört", "wért")
     assert table.get(hash_key, "sört".encode()) == "wért".encode()
-
-
-@pytest.mark.skipif(not accelerated, reason="the compiled core is not there")
-def test_replies_that_the_core_has_not_learnt_yet(table: Any, hash_key: bytes) -> None:
-    """The first reply of a table may be of an unusual kind: then there is nothing to compare the next one with."""
-    table.set(hash_key, "s", "v")
-    assert table.get(hash_key, "s") == b"v"
-    lane = table._lane
-    lane.ending = lane.update_head = lane.update_end = None
-    table.set(hash_key, "s", "w")
-    assert table.get(hash_key, "s") == b"w"
-    assert table.get(hash_key, "none") is None
 
 
 def test_bytes_like_arguments(table: Table, hash_key: bytes) -> None:

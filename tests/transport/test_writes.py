@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -13,6 +13,7 @@ import gevent
 import pytest
 
 from pegasus_green import errors
+from pegasus_green.accelerate import core
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
@@ -32,11 +33,17 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Counting:
-    """Stands in for ``os`` in the outbox: counts writes, and lets the kernel take less than it is offered."""
+    """Makes the system calls of the outbox and of the compiled core: counts writes, and lets the kernel take less."""
 
     def __init__(self, most: Callable[[], int] | None = None) -> None:
         self.sizes: list[int] = []
         self._most = most
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make the system calls until the test ends."""
+        monkeypatch.setattr(outbox_module, "os", self)
+        if core:
+            core.write_by(self.write)
 
     def write(self, fd: int, data: Any) -> int:
         return self._write(fd, [data])
@@ -56,10 +63,18 @@ class Counting:
         return size
 
 
+@pytest.fixture(autouse=True)
+def kernel() -> Iterator[None]:
+    """Have the kernel take the system calls again when a test has ended."""
+    yield
+    if core:
+        core.write_by(None)
+
+
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(outbox_module, "os", counting)
+    counting.install(monkeypatch)
     return counting
 
 
@@ -126,7 +141,7 @@ def test_a_kernel_that_takes_little_at_a_time(stage: Stage, monkeypatch: pytest.
     server = stage.server()
     table = stage.table(timeout=20.0)
     table.warm_up()
-    monkeypatch.setattr(outbox_module, "os", counting)
+    counting.install(monkeypatch)
     stored: dict[str, bytes] = {}
 
     def work(number: int) -> None:
@@ -157,7 +172,7 @@ def test_withdrawn_requests_keep_the_others_in_step(stage: Stage, monkeypatch: p
     server = stage.server()
     table = stage.table(timeout=20.0)
     table.warm_up()
-    monkeypatch.setattr(outbox_module, "os", counting)
+    counting.install(monkeypatch)
     for _ in range(10):
         closed = True
         callers = [gevent.spawn(ends, table.set, f"h{n}", "s", str(n).encode()) for n in range(40)]
@@ -198,7 +213,7 @@ def test_withdrawn_before_during_and_after_a_flush(stage: Stage, monkeypatch: py
     connection = connection_of(table.client, server.address)
     route = table._dispatcher.routes.table.routes[0]
     counting = Counting(lambda: draw.choice((0, 0, 20, 100, 300)))
-    monkeypatch.setattr(outbox_module, "os", counting)
+    counting.install(monkeypatch)
     deadline = monotonic() + 60
     started: list[int] = []
     gone: set[int] = set()
@@ -230,7 +245,7 @@ def test_what_was_not_sent_is_reported_so(stage: Stage, monkeypatch: pytest.Monk
     table.warm_up()
     portions: list[int] = []
     counting = Counting(lambda: portions.pop() if portions else 0)
-    monkeypatch.setattr(outbox_module, "os", counting)
+    counting.install(monkeypatch)
     callers: list[Any] = [gevent.spawn(ends, table.incr, f"h{n}", "s", retry=None) for n in range(6)]
     gevent.sleep(0.01)
     size = len(next(iter(connection_of(table.client, server.address)._backlog.values())))

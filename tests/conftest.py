@@ -101,12 +101,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="onebox_only: needs the fault control of the embedded cluster"))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take what start and collection made out of the collector's sight: the leak check looks through the rest."""
-    gc.collect()
-    gc.freeze()
-
-
 # --------------------------------------------------------------------------------------------------- watchdog and leaks
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
@@ -129,6 +123,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def out_of_sight() -> None:
+    """Take what earlier modules left out of the collector's sight: the leak checks of this one look through the rest."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,7 @@
-"""The whole suite in two lanes beside each other: `python -m tests.suite [--again] [--load N]`.
+"""The whole suite as several runs of pytest, three at a time: `python -m tests.suite [--again] [--load N]`.
 
-Most tests wait for deadlines and faults, so two lanes use two cores better than one does. Every line of a lane is
-printed as it comes, behind the lane's name. With --again the tests that failed run once more when both lanes have
-ended, and the second result counts. With --load so many busy processes run beside the lanes.
+Every line of a run is printed as it comes, behind the run's name. With --again the tests that failed run once more when
+all runs have ended, and the second result counts. With --load so many busy processes run beside them.
 """
 
 from __future__ import annotations
@@ -11,15 +10,14 @@ import argparse
 import os
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tests.pythons import ROOT
 
 # The embedded cluster serves, whatever the caller's environment names.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PEGASUS_META", "PEGASUS_TABLE")}
-TESTS_FAILED = 1
 BUSY = "while True: pass"
 
 
@@ -56,47 +54,53 @@ class Run:
         return process.returncode
 
 
-LANES = (
-    (Run("unpatched", ("--ignore=tests/faults", "--ignore=tests/kerberos")),),
-    (
-        # Patched and pure in one: the four combinations differ in nothing that a test of its own would find.
-        Run("patched-pure", ("-p", "tests.patched", "-m", "both_modes"), pure=True),
-        Run("faults", ("tests/faults",)),
-        Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
-    ),
+PROGRAMS = ("tests/cli", "tests/console", "tests/examples", "tests/website")
+CALLS = ("tests/fork", "tests/integration", "tests/recipes", "tests/transport")
+ELSEWHERE = ("tests/faults", "tests/kerberos", *PROGRAMS, *CALLS)
+# The longest first, so that no run is left alone at the end.
+RUNS = (
+    # Patched and pure in one: the four combinations differ in nothing that a test of its own would find.
+    Run("patched-pure", ("-p", "tests.patched", "-m", "both_modes"), pure=True),
+    Run("calls", CALLS),
+    Run("faults", ("tests/faults",)),
+    Run("programs", PROGRAMS),
+    Run("rest", tuple(f"--ignore={path}" for path in ELSEWHERE)),
+    Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
 )
+# Most tests wait for deadlines and faults: three runs keep two cores busy.
+AT_ONCE = 3
 
 
-def run_lane(lane: tuple[Run, ...], statuses: dict[Run, int]) -> None:
-    """Run the parts of a lane one after the other."""
-    for run in lane:
-        started = time.monotonic()
-        statuses[run] = run.execute()
-        print(f"[{run.name}] status {statuses[run]} after {time.monotonic() - started:.0f} s", flush=True)
+def run_all() -> list[Run]:
+    """Execute all runs, some at once; return those that failed."""
+    started = time.monotonic()
+
+    def execute(run: Run) -> int:
+        status = run.execute()
+        print(f"[{run.name}] status {status} after {time.monotonic() - started:.0f} s of the suite", flush=True)
+        return status
+
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        statuses = list(workers.map(execute, RUNS))
+    return [run for run, status in zip(RUNS, statuses, strict=True) if status]
 
 
 def main() -> int:
     """Run everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="run what failed once more; the second result counts")
-    parser.add_argument("--load", type=int, default=0, metavar="N", help="busy processes beside the lanes")
+    parser.add_argument("--load", type=int, default=0, metavar="N", help="busy processes beside the runs")
     asked = parser.parse_args()
     load = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(asked.load)]
-    statuses: dict[Run, int] = {}
     try:
-        lanes = [threading.Thread(target=run_lane, args=(lane, statuses)) for lane in LANES]
-        for lane in lanes:
-            lane.start()
-        for lane in lanes:
-            lane.join()
-        failed = [run for run, status in statuses.items() if status]
+        failed = run_all()
         if asked.again:
-            failed = [run for run in failed if statuses[run] != TESTS_FAILED or run.execute("--lf", "--lfnf=none") != 0]
+            failed = [run for run in failed if run.execute("--lf", "--lfnf=none")]
     finally:
         for process in load:
             process.kill()
             process.wait()
-    print(f"suite: {', '.join(run.name for run in failed)} FAILED" if failed else "suite: all lanes passed")
+    print(f"suite: {', '.join(run.name for run in failed)} FAILED" if failed else "suite: all runs passed")
     return 1 if failed else 0
 
 

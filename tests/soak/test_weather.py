@@ -10,7 +10,7 @@ from tests.faults.ledger import DONE, UNKNOWN
 from tests.faults.storm import Storm
 
 SEED = 1300
-SECONDS = float(os.environ.get("PEGASUS_GREEN_SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("PEGASUS_GREEN_SOAK_SECONDS", "30"))
 
 pytestmark = [pytest.mark.onebox_only, pytest.mark.soak, pytest.mark.watchdog(SECONDS * 3 + 120)]
 

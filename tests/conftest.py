@@ -127,7 +127,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def out_of_sight() -> None:
-    """Take what earlier modules left out of the collector's sight: the leak checks of this one look through the rest."""
+    """Take what earlier modules left out of the collector's sight: leak checks look through the rest."""
     gc.collect()
     gc.freeze()
 

@@ -15,3 +15,42 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0, step: flo
         assert monotonic() - begin < seconds, f"not within {seconds} s"
         gevent.sleep(step)
     return monotonic() - begin
+
+
+def seconds_queued() -> float:
+    """Return how long this thread has waited for a processor that others had; 0.0 where the system does not tell."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+class Stopwatch:
+    """Measures how long something takes in this thread, also on a machine that is busy with other things.
+
+    What is late because other processes had the processors is not late by our doing.
+    """
+
+    def __init__(self) -> None:
+        self._begin, self._queued = monotonic(), seconds_queued()
+        self._end: tuple[float, float] | None = None
+
+    def stop(self) -> Stopwatch:
+        """Keep what it shows now, and return it."""
+        self._end = self._now()
+        return self
+
+    def _now(self) -> tuple[float, float]:
+        return self._end or (monotonic() - self._begin, seconds_queued() - self._queued)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds by the clock."""
+        return self._now()[0]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds by the clock, without those in which this thread waited for a processor."""
+        elapsed, queued = self._now()
+        return elapsed - queued

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from gevent.event import Event
 
@@ -12,6 +13,7 @@ from ..errors import (
     AuthenticationFailed,
     ClientClosed,
     ConnectFailed,
+    ConnectionLost,
     ForkedConnection,
     MetaError,
     MetaUnreachable,
@@ -25,6 +27,7 @@ from ..protocol.message import Message
 from ..protocol.meta import QueryCfgResponse, format_address
 from ..protocol.rpc import Rpc
 from ..transport import fork
+from ..transport.connection import TICK
 from ..transport.handover import Target
 from ..transport.negotiation import DEMANDS_AUTH, SILENT_HINT
 from ..transport.notices import Notices
@@ -55,11 +58,12 @@ class _Answers:
     """The answers to one call, as they come.
 
     Attributes:
-        owed: Servers that were asked and have not answered; they are not asked again meanwhile.
+        owed: Servers that were asked and have not answered, with the greenlets that ask; they are not asked again
+            meanwhile.
     """
 
     def __init__(self) -> None:
-        self.owed: set[str] = set()
+        self.owed: dict[str, Any] = {}
         self._arrived = Event()
         self._all: deque[tuple[str, Message | PegasusError]] = deque()
 
@@ -78,13 +82,18 @@ class _Answers:
             wait(self._arrived, seconds)
 
     def take(self, seconds: float) -> tuple[str, Message | PegasusError] | None:
-        """Return the next answer, None when none comes in time."""
-        self.wait(seconds)
-        if not self._all:
-            return None
-        address, answer = self._all.popleft()
-        self.owed.discard(address)
-        return address, answer
+        """Return the next answer, None when none comes in time, or within a quarter of a second."""
+        # A greenlet that was interrupted may have lost its answer, and the wake-up: that costs a moment, not the call.
+        self.wait(min(seconds, TICK))
+        if self._all:
+            address, answer = self._all.popleft()
+            self.owed.pop(address, None)
+            return address, answer
+        for address, greenlet in self.owed.items():
+            if greenlet.ready():
+                del self.owed[address]
+                return address, ConnectionLost("what asked it was interrupted", address=address, sent=True)
+        return None
 
 
 class MetaClient:
@@ -104,8 +113,9 @@ class MetaClient:
         self._pool = pool
         self._options = options
         self._notices = Notices("meta")
-        self._calls: set[_Answers] = set()
-        self._resolving: set[str] = set()
+        self._calls: WeakSet[_Answers] = WeakSet()
+        # The names that are being resolved; whether they still are is their greenlets' word.
+        self._resolving: dict[str, Any] = {}
         self._generation = fork.generation()
 
     @property
@@ -178,13 +188,16 @@ class MetaClient:
             self._generation = fork.generation()
             self._resolving.clear()
         for name in self.metas.names:
-            if name not in self._resolving and (again or not self.metas.is_resolved(name)):
-                self._resolving.add(name)
-                self._pool.spawn(self._look_up, name)
+            if not self._is_resolving(name) and (again or not self.metas.is_resolved(name)):
+                self._resolving[name] = self._pool.spawn(self._look_up, name)
+
+    def _is_resolving(self, name: str) -> bool:
+        greenlet = self._resolving.get(name)
+        return greenlet is not None and not greenlet.ready()
 
     def _unresolved(self) -> PegasusError | None:
         """Return the error for names that the resolver has not answered for; None: there are none."""
-        names = sorted(self._resolving)
+        names = sorted(filter(self._is_resolving, list(self._resolving)))
         if not names:
             return None
         return ConnectFailed(f"the name server has not answered for {', '.join(names)}", address=names[0])
@@ -200,8 +213,8 @@ class MetaClient:
         finally:
             if mine == fork.generation():
                 self.metas.resolved(name, found)
-                self._resolving.discard(name)
-                for answers in self._calls:
+                self._resolving.pop(name, None)
+                for answers in list(self._calls):
                     answers.wake()
 
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
@@ -221,7 +234,7 @@ class MetaClient:
 
     def close(self) -> None:
         """End all calls: the greenlets that ask may have been killed before they could answer. Never yields."""
-        for answers in self._calls:
+        for answers in list(self._calls):
             answers.put("", ClientClosed("the client was closed"))
 
     def _ask_around(
@@ -250,8 +263,7 @@ class MetaClient:
                 address = waiting.popleft()
                 if address not in asked:
                     asked.add(address)
-                    answers.owed.add(address)
-                    self._pool.spawn(self._ask, answers, address, rpc, argument, deadline)
+                    answers.owed[address] = self._pool.spawn(self._ask, answers, address, rpc, argument, deadline)
                     start_next = now + self._options.meta_stagger
                 continue
             got = answers.take((min(start_next, deadline) if rpc.repeatable else deadline) - now)

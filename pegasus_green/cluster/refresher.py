@@ -14,6 +14,7 @@ from typing import Any
 
 from gevent import get_hub
 from gevent.event import Event
+from gevent.exceptions import BlockingSwitchOutError
 
 from ..errors import (
     AccessDenied,
@@ -105,12 +106,18 @@ class TableRoutes:
         return f"<TableRoutes {self.name} {self.table!r}{f' {self.error}' if self.error else ''}>"
 
     def get(self, deadline: float) -> RoutingTable | PegasusError:
-        """Return the routes, waiting for the first answer if there is none yet, or why there are none."""
+        """Return the routes, waiting for the first answer if there is none yet, or why there are none.
+
+        Raises:
+            BlockingSwitchOutError: The caller is a greenlet of the client, for which the answer may have to wait.
+        """
         if self._generation != fork.generation():
             # The parent's timer is not this process's.
             self.request()
         mine = fork.generation()
         asked = -1
+        if self.table is None and self._pool.runs_here():
+            raise BlockingSwitchOutError("a call cannot wait in a greenlet of the client: spawn a greenlet for it")
         while self.table is None:
             if self._pool.closed:
                 return ClientClosed("the client is closed")

@@ -278,6 +278,8 @@ class _Slot:
             handle._announce()
             return
         if self.greenlet is not None:
+            # Unless it is under way already.
+            self.greenlet.start()
             return
         # ERR_OK without a result is a rejected write, so the length counts too.
         rpc = self.rpc
@@ -289,15 +291,26 @@ class _Slot:
             self._spawn(outcome)
 
     def _spawn(self, outcome: Outcome | None) -> None:
+        greenlet: Any = gevent.Greenlet(self._go_on, outcome)
+        greenlet.rawlink(self._left)
+        self.greenlet = greenlet
+        greenlet.start()
         # Known from here on: close(drain) waits for it.
         self.dispatcher.cluster.running.add(self)
-        self.greenlet = gevent.spawn(self._go_on, outcome)
+        if greenlet.ready():
+            # A signal handler has let it run before it was known.
+            self.dispatcher.cluster.running.discard(self)
 
     def _go_on(self, outcome: Outcome | None) -> None:
         try:
             self._persist(outcome)
         finally:
             self.dispatcher.cluster.running.discard(self)
+
+    def _left(self, _greenlet: Any) -> None:
+        """Have nobody wait for a greenlet that was interrupted, at its first step perhaps; in the hub."""
+        self.dispatcher.cluster.running.discard(self)
+        _leave(self.handle)
 
     def _persist(self, outcome: Outcome | None) -> None:
         try:
@@ -441,11 +454,12 @@ def _spawn(
     handle: Handle[Any] = Handle()
     call = partial(verb, table, *args, **options)
     drop = _Drop(get_hub().loop)
+    reference = weakref.ref(handle, drop)
     job = drop.job = gevent.spawn(
         # Listeners hear of its requests in the caller's context.
         copy_context().run,
         _run,
-        weakref.ref(handle, drop),
+        reference,
         cluster,
         seconds,
         call,
@@ -454,7 +468,18 @@ def _spawn(
     # Counted here and not in the greenlet, which may be killed before it begins: close(drain) waits for it.
     cluster.running.add(job)
     job.rawlink(cluster.running.discard)
+    job.rawlink(partial(_leave, reference))
     return handle
+
+
+def _leave(reference: weakref.ref[Handle[Any]], _job: Any = None) -> None:
+    """Settle the handle of a greenlet that has ended without doing so; tell those who wait, in any case."""
+    handle = reference()
+    if handle is not None:
+        if not handle._ready:
+            handle._value, handle._error = None, PegasusError("the greenlet of the call was interrupted")
+            handle._ready = True
+        handle._announce()
 
 
 class _Drop:

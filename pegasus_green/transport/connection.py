@@ -82,6 +82,7 @@ class Connection(Handover):
         "_inode",
         "_reader",
         "_timer",
+        "_reading",
         "_undelivered",
         "_options",
         "__weakref__",
@@ -111,6 +112,8 @@ class Connection(Handover):
         # Whether the compiled core may read: nothing that was read is left.
         self._plain = True
         self._max_frame = options.max_frame
+        # Set in a pass of the reader, and left so by one that was interrupted.
+        self._reading = False
         self._ended = False
         self._undelivered: list[tuple[int, Buffer]] = []
         self._share = READ_SIZE
@@ -369,8 +372,14 @@ class Connection(Handover):
         if self.lost is not None:
             return False
         try:
+            if self._reading:
+                # So was the closing of the connection.
+                self.interrupted()
+                return False
+            self._reading = True
             heard = self.heard
             frames = self._pass(came)
+            self._reading = False
             if self.lost is not None:
                 return False
             if self.heard != heard:
@@ -514,7 +523,11 @@ class Connection(Handover):
         """Look at deadlines and silence, in the hub."""
         if not _page[0]:
             fork.notice()
-        if timer is not self._timer or self.lost is not None:
+        if timer is not self._timer:
+            stop(timer)
+            return
+        if self.lost is not None:
+            self.close(self.lost)
             stop(timer)
             return
         self._timer_at = self._wake_at = monotonic() + TICK
@@ -599,7 +612,10 @@ class Connection(Handover):
     # ------------------------------------------------------------------ the end
 
     def close(self, reason: PegasusError) -> None:
-        """End the connection, once; every waiting caller gets an error of its own from the hub. Never yields."""
+        """End the connection, once; every waiting caller gets an error of its own from the hub. Never yields.
+
+        A closing that is interrupted again and again is finished by the timer of the deadlines, or by the next call.
+        """
         if self._ended:
             return
         try:
@@ -616,24 +632,23 @@ class Connection(Handover):
         # A call that is under way comes to _wake.
         self._wake_at = FOREVER
         self._has_moved = None
-        self._stop()
         if self._unsent_at_end is None:
             # Which requests had not left must be known before the queues go.
             self._unsent_at_end = self._unsent()
+        if self.pending:
+            # Before the watchers end: until then they keep the loop alive.
+            self._fail_soon()
+        stop(self._reader)
+        stop(self._writer)
         self._drop_queues()
         if self._socket is not None:
             self._socket.close()
         if self._room is not None:
             self._room.set()
-        if self.pending:
-            self._fail_soon()
-        # At the end, since it leads to the application's listeners.
+        # Nearly at the end, since it leads to the application's listeners.
         self.peer.connection_lost(self, reason)
         self._ended = True
-
-    def _stop(self) -> None:
-        for watcher in (self._reader, self._writer, self._timer):
-            stop(watcher)
+        stop(self._timer)
 
     def _drop_queues(self) -> None:
         self._out, self._out_bytes, self._undelivered = {}, 0, []
@@ -670,7 +685,8 @@ class Connection(Handover):
             return
         self._crowded = True
         self._wake_at = FOREVER
-        self._stop()
+        for watcher in (self._reader, self._writer, self._timer):
+            stop(watcher)
         self._drop_queues()
         self._unsent_at_end = frozenset()
         if self._socket is not None:

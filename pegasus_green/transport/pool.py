@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
+from gevent.exceptions import BlockingSwitchOutError
+from greenlet import getcurrent
 
 from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, ConnectionLost, ForkedConnection, PegasusError
 from ..events import Listeners
@@ -132,7 +134,11 @@ class Peer:
         return self._dialling is not None and not self._dialling.ready()
 
     def connect(self, deadline: float) -> Connection | PegasusError:
-        """Return the open connection, dialling if needed, or the error; yields until deadline at the latest."""
+        """Return the open connection, dialling if needed, or the error; yields until deadline at the latest.
+
+        Raises:
+            BlockingSwitchOutError: The caller is the greenlet that dials.
+        """
         if self._generation != fork.generation():
             # The dial that is under way is the parent's.
             self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
@@ -142,8 +148,9 @@ class Peer:
         while True:
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the parent goes on with it")
-            if self.connection is not None:
-                return self.connection
+            connection = self._open_connection()
+            if connection is not None:
+                return connection
             if self.pool.closed:
                 return ClientClosed("the client is closed")
             now = monotonic()
@@ -159,6 +166,8 @@ class Peer:
                     continue
                 # Not by the deadline of whoever is first here: the dial is everybody's.
                 dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
+            if dialling is getcurrent():
+                raise BlockingSwitchOutError("a call cannot wait in the greenlet that dials: spawn a greenlet for it")
             wait(dialling, min(patience, deadline - now))
             if self.connection is not None or mine != fork.generation():
                 continue
@@ -168,6 +177,14 @@ class Peer:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")
                 return self._failure(f"cannot connect{self._because()}")
+
+    def _open_connection(self) -> Connection | None:
+        connection = self.connection
+        if connection is not None and connection.lost is not None:
+            # Its closing was interrupted.
+            connection.close(connection.lost)
+            self.connection = connection = None
+        return connection
 
     def _because(self) -> str:
         """Return what a negotiation that is under way waits for, and how the last attempt ended."""
@@ -370,10 +387,18 @@ class Pool:
 
         In the child of a fork one that has not begun yet returns ForkedConnection at once: its work is the parent's.
         """
-        greenlet = gevent.spawn(_unless_forked, fork.generation(), run, *args)
-        self._greenlets.add(greenlet)
+        greenlet: Any = gevent.Greenlet(_unless_forked, fork.generation(), run, *args)
         greenlet.rawlink(self._greenlets.discard)
+        greenlet.start()
+        self._greenlets.add(greenlet)
+        if greenlet.ready():
+            # A signal handler has let it run before it was known.
+            self._greenlets.discard(greenlet)
         return greenlet
+
+    def runs_here(self) -> bool:
+        """Tell whether the running greenlet is one of ours: a signal handler or a finalizer may make a call in it."""
+        return getcurrent() in self._greenlets
 
     def prepare(self) -> None:
         """Get ready to dial: without credentials no server is troubled; yields.

@@ -1,13 +1,14 @@
 """Raising, or making a nested call, at the n-th line or opcode that runs inside the package.
 
-``Strike`` counts the trace events of the package's own code, in the victim's greenlet or in the callbacks of the hub,
-and does something at the n-th: what a signal handler or a finalizer may do between any two steps of Python.
+``Strike`` counts the trace events of the package's own code, in the victim's greenlet, in the callbacks of the hub or
+in the greenlets that the client starts, and does something at the n-th: what a signal handler or a finalizer may do
+between any two steps of Python.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,17 +37,27 @@ class Strike:
         where: File, line and function of the step.
     """
 
-    def __init__(self, n: int, action: Callable[[], Any], *, in_hub: bool, opcodes: bool) -> None:
-        self.n, self.action, self.in_hub, self.opcodes = n, action, in_hub, opcodes
+    def __init__(self, n: int, action: Callable[[], Any], *, place: str, opcodes: bool) -> None:
+        self.n, self.action, self.place, self.opcodes = n, action, place, opcodes
         self.count = 0
         self.fired = False
         self.where = ""
-        self._greenlet: Any = None
+        self._is_ours: Callable[[Any], bool] = lambda _greenlet: False
 
     @contextmanager
-    def armed(self) -> Iterator[Strike]:
-        """Count in the block: the steps of the current greenlet, or those of the hub."""
-        self._greenlet = get_hub() if self.in_hub else getcurrent()
+    def armed(self, others: Collection[Any] = ()) -> Iterator[Strike]:
+        """Count in the block: steps of the current greenlet, of the hub, or of the greenlets that the client starts.
+
+        Args:
+            others: Greenlets of the test itself.
+        """
+        caller, hub = getcurrent(), get_hub()
+        not_helpers = (caller, hub, hub.parent, *others)
+        self._is_ours = {
+            "caller": lambda greenlet: greenlet is caller,
+            "hub": lambda greenlet: greenlet is hub,
+            "helpers": lambda greenlet: all(greenlet is not other for other in not_helpers),
+        }[self.place]
         before = sys.gettrace()
         sys.settrace(self._call)
         try:
@@ -68,7 +79,7 @@ class Strike:
         return self._local
 
     def _step(self, frame: FrameType) -> None:
-        if self.fired or getcurrent() is not self._greenlet:
+        if self.fired or not self._is_ours(getcurrent()):
             return
         self.count += 1
         if self.count == self.n:

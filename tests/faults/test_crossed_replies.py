@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from gevent import monkey
 from pegasus_green import Client
 from pegasus_green.onebox import Onebox
 from tests.faults.mill import Mill, weather
-from tests.faults.tools import at_rest, settled, timers
+from tests.faults.tools import at_rest, large_bytes, settled, timers
 from tests.leaks import Snapshot, client_greenlets
 
 pytestmark = [pytest.mark.onebox_only, pytest.mark.both_modes]
@@ -23,35 +22,6 @@ pytestmark = [pytest.mark.onebox_only, pytest.mark.both_modes]
 CALLERS = 1000
 ROUNDS = 10
 SEED = 20260
-
-
-class _Mallinfo(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        )
-    ]
-
-
-def large_bytes() -> int:
-    """Return the bytes of objects above 512 bytes; 0 where the C library does not tell."""
-    try:
-        mallinfo = ctypes.CDLL(None).mallinfo2
-    except AttributeError:
-        return 0
-    mallinfo.restype = _Mallinfo
-    info = mallinfo()
-    return int(info.uordblks)
 
 
 @contextmanager

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import pytest
 
-from pegasus_green import Client, PegasusError, Table
+from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 from tests.faults.strikes import Strike, Struck
 from tests.faults.tools import at_rest
@@ -24,28 +24,115 @@ pytestmark = [pytest.mark.onebox_only]
 
 KEYS = [f"struck {number}" for number in range(8)]
 ROWS = [b"row %d" % number for number in range(5)]
-# Points of one verb, place and kind in a run of `make test`.
-SAMPLE = 12
+# Points of one verb, place and kind in a run of `make test`; of those that do not wait for any timer, and of others.
+SAMPLE, SMALL_SAMPLE = 12, 5
+# Every read waits for so long at the servers while a hedged one is struck, and a hedge leaves after the second.
+SLOW_READ, HEDGE_AFTER = 0.012, 0.004
 
 
 def value_of(key: str) -> bytes:
     return b"value of " + key.encode()
 
 
-def scan(table: Table[bytes]) -> list[bytes]:
-    return [value for _, value in table.hash_scan("struck scan", batch_size=2, timeout=3.0)]
+class Verb(NamedTuple):
+    """What is struck.
+
+    Attributes:
+        run: Makes the call.
+        expected: What it returns.
+        helpers: Whether it starts greenlets, which are struck, too.
+        fresh: Whether it is the first call of a client.
+        prepare: Called before each run.
+        hedged: Whether reads go to secondaries, too.
+    """
+
+    run: Callable[[Client], Any]
+    expected: Any
+    helpers: bool = False
+    fresh: bool = False
+    prepare: Callable[[Client], object] = lambda _client: None
+    hedged: bool = False
 
 
-VERBS: dict[str, tuple[Callable[[Table[bytes]], Any], Any]] = {
-    "get": (lambda table: table.get(KEYS[7], "s", timeout=3.0), value_of(KEYS[7])),
-    "set": (lambda table: table.set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
-    "get_many": (lambda table: table.get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]),
-    "handles": (
-        lambda table: [one.get() for one in [table.get_async(key, "s", timeout=3.0) for key in KEYS[:3]]],
+def table_of(client: Client) -> Table[bytes]:
+    return client.table("temp")
+
+
+def scan(client: Client) -> list[bytes]:
+    return [value for _, value in table_of(client).hash_scan("struck scan", batch_size=2, timeout=3.0)]
+
+
+def forget_routes(client: Client) -> None:
+    routes: Any = client._cluster.tables["temp"].routes
+    routes.table = None
+    # The least time between two queries counts from here.
+    routes._started = -1e9
+
+
+def connect_secondaries(client: Client) -> None:
+    """Have no read dial: one that finds no connection to a secondary is not hedged."""
+    routes: Any = client._cluster.tables["temp"].routes
+    for address in routes.servers():
+        client._cluster.pool.peer(address).connect(float("inf"))
+
+
+def set_envs(client: Client) -> None:
+    client.admin.set_envs("temp", {"business.info": "struck"}, timeout=3.0)
+
+
+VERBS = {
+    "get": Verb(lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0), value_of(KEYS[7])),
+    "set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
+    "get_many": Verb(
+        lambda client: table_of(client).get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]
+    ),
+    "handles": Verb(
+        lambda client: [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]],
         [*map(value_of, KEYS[:3])],
     ),
-    "scan": (scan, ROWS),
+    "handles_again": Verb(
+        lambda client: [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]],
+        [*map(value_of, KEYS[:3])],
+        helpers=True,
+        prepare=forget_routes,
+    ),
+    "heavy_handle": Verb(
+        lambda client: table_of(client).get_many_async([(key, "s") for key in KEYS], timeout=3.0).get(),
+        [*map(value_of, KEYS)],
+        helpers=True,
+    ),
+    "scan": Verb(scan, ROWS),
+    "hedged_get": Verb(
+        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0),
+        value_of(KEYS[7]),
+        prepare=connect_secondaries,
+        hedged=True,
+    ),
+    "hedged_multi_get": Verb(
+        lambda client: dict(table_of(client).multi_get("struck scan", timeout=3.0)),
+        {b"%d" % number: value for number, value in enumerate(ROWS)},
+        prepare=connect_secondaries,
+        hedged=True,
+    ),
+    "first_get": Verb(
+        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0), value_of(KEYS[7]), helpers=True, fresh=True
+    ),
+    "route_query": Verb(
+        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0),
+        value_of(KEYS[7]),
+        helpers=True,
+        prepare=forget_routes,
+    ),
+    "list_tables": Verb(
+        lambda client: [table.name for table in client.admin.list_tables(timeout=3.0)], ["temp"], helpers=True
+    ),
+    "set_envs": Verb(set_envs, None, helpers=True),
 }
+PLACES = [
+    (verb, place)
+    for verb, about in VERBS.items()
+    for place in ("caller", "hub", *(["helpers"] if about.helpers else []))
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +145,8 @@ def struck() -> Iterator[Any]:
             table.set(key, "s", value_of(key))
         for number, value in enumerate(ROWS):
             table.set("struck scan", str(number), value)
+    # Secondaries are asked, too.
+    onebox.settle()
     hub = gevent.get_hub()
     before = hub.NOT_ERROR
     # They are meant: gevent is not to print each of them.
@@ -75,12 +164,12 @@ class Trial:
         wrong: What was not as it should be.
     """
 
-    def __init__(self, client: Client, verb: str, kind: str, n: int, *, in_hub: bool) -> None:
+    def __init__(self, client: Client, verb: str, kind: str, n: int, place: str) -> None:
         self.client, self.table = client, client.table("temp")
-        self.run_verb, self.expected = VERBS[verb]
+        self.verb = VERBS[verb]
         self.kind = kind
         self.wrong: list[object] = []
-        self.strike = Strike(n, self._act, in_hub=in_hub, opcodes=True)
+        self.strike = Strike(n, self._act, place=place, opcodes=True)
 
     def _act(self) -> None:
         if self.kind == "interrupt":
@@ -90,32 +179,38 @@ class Trial:
         try:
             value = self.table.get(KEYS[5], "s", timeout=3.0)
         except gevent.exceptions.BlockingSwitchOutError:
-            return  # what a callback of the event loop gets
+            return  # what a callback of the event loop gets, and a greenlet that others wait for
         if value != value_of(KEYS[5]):
             self.wrong.append(("nested", value))
 
-    def _victim(self) -> None:
+    def _victim(self, bystander: Any) -> None:
         try:
-            with self.strike.armed():
-                value = self.run_verb(self.table)
-            if value != self.expected:
+            with self.strike.armed([bystander]):
+                value = self.verb.run(self.client)
+            if value != self.verb.expected:
                 self.wrong.append(("verb", value))
         except (KeyboardInterrupt, Struck):
             if self.kind == "nested":
                 raise
         except PegasusError as error:
-            # A connection whose books are in doubt ends.
-            if self.kind == "nested":
+            # A connection whose books are in doubt ends; nobody waits for the deadline.
+            if self.kind == "nested" or isinstance(error, (RequestTimeout, MetaUnreachable)):
                 self.wrong.append(("verb", error.with_traceback(None)))
 
     def _bystander(self) -> None:
         for key in KEYS[:3]:
-            value = self.table.get(key, "s", timeout=3.0)
-            if value != value_of(key):
-                self.wrong.append(("bystander", key, value))
+            try:
+                value = self.table.get(key, "s", timeout=3.0)
+            except PegasusError as error:
+                self.wrong.append(("bystander", key, error.with_traceback(None)))
+            else:
+                if value != value_of(key):
+                    self.wrong.append(("bystander", key, value))
 
     def run(self) -> None:
-        greenlets = [gevent.spawn(self._victim), gevent.spawn(self._bystander)]
+        self.verb.prepare(self.client)
+        bystander = gevent.spawn(self._bystander)
+        greenlets: list[Any] = [gevent.spawn(self._victim, bystander), bystander]
         # What is raised in the hub may come out here, in its parent.
         for _ in range(3):
             try:
@@ -133,34 +228,73 @@ class Trial:
         assert not self.wrong, (self.kind, self.strike.n, self.strike.where, self.wrong)
 
 
-def enumerate_points(box: Any, verb: str, kind: str, *, in_hub: bool, sample: int | None) -> tuple[int, int]:
-    """Run a verb with a strike at its points; return how many there are and how many were tried."""
-    with Client(box.meta_addresses, timeout=3.0) as client:
-        client.table("temp").warm_up()
-        counting = Trial(client, verb, kind, 0, in_hub=in_hub)
-        counting.run()
-        count = counting.strike.count
-        points = range(1, count + 1)
-        chosen = list(points) if sample is None else sorted(random.sample(points, min(sample, count)))
-        for n in chosen:
-            Trial(client, verb, kind, n, in_hub=in_hub).run()
-    return count, len(chosen)
+class Points:
+    """The points of one verb, place and kind.
+
+    Attributes:
+        count: How many there are.
+        tried: How many were tried.
+    """
+
+    def __init__(self, box: Any, verb: str, kind: str, place: str) -> None:
+        self.metas, self.verb, self.kind, self.place = box.meta_addresses, verb, kind, place
+        self.count = self.tried = 0
+
+    def _client(self) -> Client:
+        hedge = HedgePolicy(delay=HEDGE_AFTER, max_ratio=1.0) if VERBS[self.verb].hedged else None
+        # Queries that are wanted again do not have to wait.
+        return Client(self.metas, timeout=3.0, refresh_interval=0.001, refresh_period=0.0, hedge=hedge)
+
+    def _trial(self, client: Client, n: int) -> int:
+        if not VERBS[self.verb].fresh:
+            trial = Trial(client, self.verb, self.kind, n, self.place)
+            trial.run()
+        else:
+            with self._client() as first:
+                trial = Trial(first, self.verb, self.kind, n, self.place)
+                trial.run()
+        return trial.strike.count
+
+    def enumerate(self, sample: int | None) -> None:
+        """Strike at so many of the points, or at all."""
+        with self._client() as client:
+            client.table("temp").warm_up()
+            # The first run may find something to do that the others do not.
+            self._trial(client, 0)
+            self.count = self._trial(client, 0)
+            points = range(1, self.count + 1)
+            chosen = points if sample is None else sorted(random.sample(points, min(sample, self.count)))
+            for n in chosen:
+                self._trial(client, n)
+        self.tried = len(chosen)
+
+
+@pytest.fixture
+def box(request: pytest.FixtureRequest, struck: Any) -> Iterator[Any]:
+    """Serve; slowly where reads are to be hedged."""
+    if VERBS[request.getfixturevalue("verb")].hedged:
+        struck.fault("delay", rpc="read", seconds=SLOW_READ)
+    yield struck
+    struck.clear_faults()
 
 
 @pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
-@pytest.mark.parametrize("place", ["caller", "hub"])
-@pytest.mark.parametrize("verb", VERBS)
-def test_between_any_two_steps(struck: Any, verb: str, place: str, kind: str) -> None:
-    count, tried = enumerate_points(struck, verb, kind, in_hub=place == "hub", sample=SAMPLE)
-    print(f"{verb}, {place}, {kind}: {tried} of {count} points")
-    assert count > 100
-    assert tried == SAMPLE
+@pytest.mark.parametrize(("verb", "place"), PLACES)
+def test_between_any_two_steps(box: Any, verb: str, place: str, kind: str) -> None:
+    points = Points(box, verb, kind, place)
+    sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
+    points.enumerate(sample)
+    print(f"{verb}, {place}, {kind}: {points.tried} of {points.count} points")
+    assert points.count > 100
+    assert points.tried == sample
 
 
 @pytest.mark.soak
+@pytest.mark.watchdog(3600)
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="every point takes minutes: make soak")
 @pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
-@pytest.mark.parametrize("place", ["caller", "hub"])
-@pytest.mark.parametrize("verb", VERBS)
-def test_between_all_steps(struck: Any, verb: str, place: str, kind: str) -> None:
-    print(verb, place, kind, enumerate_points(struck, verb, kind, in_hub=place == "hub", sample=None))
+@pytest.mark.parametrize(("verb", "place"), PLACES)
+def test_between_all_steps(box: Any, verb: str, place: str, kind: str) -> None:
+    points = Points(box, verb, kind, place)
+    points.enumerate(None)
+    print(f"{verb}, {place}, {kind}: {points.count} points")

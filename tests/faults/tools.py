@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable
 from time import monotonic
@@ -11,6 +12,7 @@ import gevent
 
 from pegasus_green import Client
 from pegasus_green.keys import partition_hash
+from tests.waiting import Stopwatch
 
 
 def unfinished(client: Client) -> list[str]:
@@ -61,17 +63,17 @@ class Ended:
     def __init__(self, run: Callable[..., Any], *args: Any) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
-        self.seconds = 0.0
+        self.watch = Stopwatch()
         self.greenlet = gevent.spawn(self._run, run, args)
 
     def _run(self, run: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        begin = monotonic()
+        self.watch = Stopwatch()
         try:
             self.value = run(*args)
         except BaseException as error:
             self.error = error
         finally:
-            self.seconds = monotonic() - begin
+            self.watch.stop()
 
     def join(self, seconds: float = 10.0) -> Ended:
         self.greenlet.join(seconds)
@@ -83,3 +85,32 @@ def timers() -> int:
     """Return how many timers are running in this process' loops."""
     gc.collect()
     return sum(1 for item in gc.get_objects() if type(item).__name__ == "timer" and getattr(item, "active", False))
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+def large_bytes() -> int:
+    """Return the bytes of objects above 512 bytes; 0 where the C library does not tell."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = _Mallinfo
+    info = mallinfo()
+    return int(info.uordblks)

@@ -284,8 +284,8 @@ SERVERS = (
         "3-fail-pending",
         "when a connection is lost every call that waits on it fails at once",
         "transport/connection.py",
-        "        if self.pending:\n            self._fail_soon()\n        # At the end",
-        "        # At the end",
+        "            # Before the watchers end: until then they keep the loop alive.\n            self._fail_soon()\n",
+        "            pass\n",
         (f"{REPORTS}[reset after]",),
     ),
     Mutation(

@@ -1,0 +1,38 @@
+"""Exceptions at random moments of very many calls: no crash, no SystemError, no other's value, nothing left."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.pythons import ROOT
+
+pytestmark = [pytest.mark.onebox_only]
+
+
+def storm(seconds: float, *, pure: bool) -> None:
+    seed = random.randrange(10**6)
+    command = [sys.executable, "-m", "tests.faults.exception_storm", str(seconds), str(seed)]
+    environment = {**os.environ, "PEGASUS_GREEN_PURE": "1" if pure else ""}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False
+    )
+    print(seed, done.stdout)
+    assert done.returncode == 0, (seed, done.returncode, done.stdout[-2000:], done.stderr[-4000:])
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
+def test_a_short_storm(pure: bool) -> None:
+    storm(2.0, pure=pure)
+
+
+@pytest.mark.soak
+@pytest.mark.watchdog(300)
+@pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="it takes two minutes: make soak")
+@pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
+def test_a_long_storm(pure: bool) -> None:
+    storm(60.0, pure=pure)

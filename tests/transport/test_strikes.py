@@ -1,0 +1,236 @@
+"""What strikes at one known step: an exception or a nested call where a request is half begun, and steps that fail.
+
+tests/faults/test_strikes.py tries all steps; these are the ones that each rule is about.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent import get_hub, socket
+
+from pegasus_green import Client, errors
+from pegasus_green.cluster.meta import MetaClient
+from pegasus_green.protocol.framing import Request
+from pegasus_green.transport.connection import Connection
+from pegasus_green.transport.sockets import notice_dead_paths
+from tests.faults.tools import at_rest
+from tests.leaks import descriptors
+from tests.transport.fakes import Link, Stage, connection_of, dead_address, key_of, silent
+from tests.waiting import Stopwatch, wait_until
+
+
+class Struck(BaseException):
+    """What is raised."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # They are meant: gevent is not to print each of them.
+    monkeypatch.setattr(get_hub(), "NOT_ERROR", (*get_hub().NOT_ERROR, Struck))
+
+
+def echo(link: Link, request: Request) -> None:
+    """Answer a get with its own key."""
+    link.value(request, key_of(request))
+
+
+def once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[..., Any]) -> None:
+    """Have the first call of a function followed by something."""
+    usual = getattr(owner, name)
+
+    def first(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(owner, name, usual)
+        result = usual(*args, **kwargs)
+        do(*args)
+        return result
+
+    monkeypatch.setattr(owner, name, first)
+
+
+def strike(*_args: Any) -> None:
+    raise Struck
+
+
+# The compiled core's way, and Python's.
+WAYS: dict[str, dict[str, Any]] = {"short way": {}, "long way": {"retry": None}}
+
+
+# ------------------------------------------------------------------------------------------- an outcome is its call's
+@pytest.mark.parametrize("way", WAYS)
+def test_the_reply_to_an_interrupted_call_is_nobodys(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    stage.server(echo)
+    table = stage.table(timeout=30.0)
+
+    def calls() -> None:
+        assert table.get("h", "first") == b"first"
+        # Out of the pass that brought the reply: there a frame is gathered.
+        gevent.sleep(0)
+        once(monkeypatch, Connection, "_send", strike)
+        with pytest.raises(Struck):
+            table.get("h", "struck", **WAYS[way])
+        for number in range(20):
+            assert table.get("h", f"k{number}", **WAYS[way]) == b"k%d" % number
+
+    # In a greenlet, as calls of a server are.
+    gevent.spawn(calls).get()
+    assert not at_rest(table.client)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_nested_call_gets_its_own_reply(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """A signal handler calls between the sending of a request and the wait for its reply."""
+    stage.server(echo)
+    table = stage.table(timeout=5.0)
+    found: list[Any] = []
+
+    def calls() -> None:
+        assert table.get("h", "first") == b"first"
+        gevent.sleep(0)
+        once(monkeypatch, Connection, "_send", lambda *_args: found.append(table.get("h", "inner", **WAYS[way])))
+        assert table.get("h", "outer", **WAYS[way]) == b"outer"
+
+    gevent.spawn(calls).get()
+    assert found == [b"inner"]
+    assert not at_rest(table.client)
+
+
+def test_a_struck_look_at_deadlines_is_made_up_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of a connection repeats: one look that is interrupted does not lose the deadlines."""
+    stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    usual, struck = Connection._look, []
+
+    def interrupted(_self: Any) -> None:
+        monkeypatch.setattr(Connection, "_look", usual)
+        struck.append(1)
+        raise Struck
+
+    monkeypatch.setattr(Connection, "_look", interrupted)
+    watch = Stopwatch()
+    call: Any = gevent.spawn(ends, table.get, "h", "s", timeout=0.1)
+    call.join(5.0)
+    assert struck
+    assert isinstance(call.value, errors.RequestTimeout)
+    assert watch.seconds < 1.0
+
+
+def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return call(*args, **kwargs)
+    except errors.PegasusError as error:
+        return error
+
+
+# -------------------------------------------------------------------------------------- greenlets that are interrupted
+def test_a_question_to_a_meta_server_that_is_interrupted_costs_a_moment(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The greenlet that asks dies without an answer: another one asks again."""
+    client = stage.client()
+    client.ping()
+    once(monkeypatch, MetaClient, "_outcome", strike)
+    watch = Stopwatch()
+    assert client.ping(timeout=5.0) > 0
+    assert watch.seconds < 2.0
+
+
+def test_a_name_is_looked_up_again_when_that_was_interrupted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The greenlet that looks it up dies at its first step."""
+    asked: list[str] = []
+
+    def look_up(self: MetaClient, name: str) -> None:
+        asked.append(name)
+        if len(asked) == 1:
+            raise Struck
+        self.metas.resolved(name, [stage.meta.address, dead_address()])
+        for answers in list(self._calls):
+            answers.wake()
+
+    monkeypatch.setattr(MetaClient, "_look_up", look_up)
+    client = stage.client(["meta.test:34601"])
+    assert client.ping(timeout=5.0) > 0
+    assert len(asked) >= 2
+
+
+# ------------------------------------------------------------------------------------ what was started and then failed
+class Refusing(dict[Any, Any]):
+    """A dict that takes nothing."""
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        raise Struck
+
+
+def test_a_connection_that_cannot_be_used_is_undone(stage: Stage) -> None:
+    """Its watcher would read from whatever gets the number of its descriptor next."""
+    server = stage.server(echo)
+    client = stage.client(timeout=0.3)
+    client.ping()
+    pool: Any = client._cluster.pool
+    before = len(descriptors())
+    kept, pool._by_sockaddr = pool._by_sockaddr, Refusing()
+    with pytest.raises(errors.PegasusError):
+        client.table("temp").get("h", "s", retry=None)
+    pool._by_sockaddr = kept
+    wait_until(lambda: server.links and not server.alive)
+    assert len(descriptors()) <= before + 2, "the listener's side has ended, too"
+    mine, other = socket.socketpair()
+    gevent.spawn_later(0.02, other.sendall, b"hello")
+    mine.settimeout(5.0)
+    assert mine.recv(100) == b"hello"
+    for sock in (mine, other):
+        sock.close()
+    assert client.table("temp").get("h", "works", timeout=5.0) == b"works"
+
+
+# ---------------------------------------------------------------------------------------------------- paths that die
+LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the options are Linux's")
+
+
+def kernel_options(client: Client, server: str) -> list[int]:
+    sock = socket.socket(fileno=os.dup(connection_of(client, server)._fd))
+    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    try:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        return [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+    finally:
+        sock.close()
+
+
+@LINUX
+@pytest.mark.parametrize(("seconds", "expected"), [(3.0, [1, 1, 2, 3000]), (12.5, [4, 4, 2, 12500])])
+def test_the_kernel_ends_what_nobody_acknowledges(stage: Stage, seconds: float, expected: list[int]) -> None:
+    server = stage.server(echo)
+    client = stage.client(path_timeout=seconds)
+    client.table("temp").warm_up()
+    assert kernel_options(client, server.address) == expected
+
+
+@LINUX
+def test_by_default_a_path_is_dead_after_three_seconds(stage: Stage) -> None:
+    server = stage.server(echo)
+    client = stage.client()
+    client.table("temp").warm_up()
+    assert kernel_options(client, server.address)[3] == 3000
+
+
+@LINUX
+def test_without_a_path_timeout_the_settings_of_the_system_hold(stage: Stage) -> None:
+    server = stage.server(echo)
+    client = stage.client(path_timeout=None)
+    client.table("temp").warm_up()
+    idle, _, _, user_timeout = kernel_options(client, server.address)
+    assert idle > 60
+    assert user_timeout == 0
+
+
+def test_a_socket_that_is_no_tcp_socket_is_left_alone() -> None:
+    mine, other = socket.socketpair()
+    notice_dead_paths(mine, 3.0)
+    for sock in (mine, other):
+        sock.close()

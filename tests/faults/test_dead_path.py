@@ -1,0 +1,61 @@
+"""A path that dies without a word (a firewall that forgets, a cable) is noticed; a server that is slow is not lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.faults.dead_path import NOT_ALLOWED
+from tests.pythons import ROOT
+
+pytestmark = [
+    pytest.mark.onebox_only,
+    pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's"),
+]
+# What the option path_timeout is by default, and what a kernel's timers and a busy machine may add.
+PATH_TIMEOUT, LATE = 3.0, 1.0
+
+
+def start(what: str, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.faults.dead_path", what, str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what the process has found; the test is skipped where it may not have a namespace."""
+    out, errors = process.communicate(timeout=100)
+    if process.returncode == NOT_ALLOWED:
+        pytest.skip("a network namespace needs root, or the capability CAP_SYS_ADMIN")
+    assert process.returncode == 0, errors[-4000:]
+    return dict(json.loads(out))
+
+
+def check(answer_after: float) -> None:
+    running = [start("slow", answer_after), start("dead", 30.0)]
+    slow, dead = map(result, running)
+    assert slow["value"] == repr(b"value")
+    assert slow["seconds"] >= answer_after
+    assert slow["losses"] == 0, "a server that takes its time is alive"
+    # The meta server's, and that of each of three servers.
+    assert dead["connections"] >= 2
+    assert len(dead["noticed"]) == dead["connections"], dead
+    assert max(dead["noticed"]) < PATH_TIMEOUT + LATE, dead
+    assert min(dead["noticed"]) > 0.5, "a packet that is lost is sent again"
+    # Once there is a path again, the calls find it.
+    assert dead["value"] == repr(b"value")
+    assert dead["ttl"] == "inf"
+
+
+def test_a_dead_path_is_noticed_and_a_slow_server_is_kept() -> None:
+    check(answer_after=4.5)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="it takes ten seconds: make soak")
+def test_a_server_that_takes_nine_seconds_is_kept() -> None:
+    check(answer_after=9.0)

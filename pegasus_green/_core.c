@@ -204,13 +204,12 @@ static void drop(PyObject **place) {
         __VA_ARGS__, {0, NULL}};                                                                                  \
     static PyType_Spec name##_spec = {"pegasus_green._core." #Type, sizeof(Type), 0,                              \
                                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | flags, name##_slots};
-#define ATTRIBUTE(Type, kind, name) {#name, kind, offsetof(Type, name), 0, NULL}
 #define METHOD(function) (PyCFunction)(void (*)(void))function
 
 /* Names of attributes and methods that are used at each call. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(primary) X(received) X(ref) X(switch) X(table) X(targets) X(way)
+    X(pending) X(primary) X(received) X(ref) X(switch) X(table) X(targets) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
@@ -331,8 +330,7 @@ static PyObject *slot_get(Slot *self, PyObject *hub) {
         Py_DECREF(woken);
     }
     PyObject *outcome = self->outcome;
-    self->outcome = NULL;
-    return outcome;
+    return self->outcome = NULL, outcome;
 }
 
 static PyObject *slot_switch(Slot *self, PyObject *outcome) {
@@ -355,25 +353,24 @@ TYPE_OF(slot, Slot, SLOT_REFERENCES, 0, {Py_tp_methods, slot_methods})
 /* Base of the connection's class: what most calls look at is read without a look-up. Names as in Python. */
 typedef struct {
     PyObject_HEAD
-    PyObject *session, *peer, *pending, *_out, *_backlog, *_leaving, *lost, *_room, *_keeper, *_chunk;
+    PyObject *session, *peer, *pending, *_out, *_backlog, *_leaving, *lost, *_room, *_keeper, *_chunk, *_flush_callback;
     double _wake_at, _timer_at, heard, silent_since;
     Py_ssize_t _small, _share, _max_in_flight, _max_frame, _out_bytes;
     int _version, _fd;
     char _crowded, _in_pass, _referenced, _plain;
 } Books;
 #define BOOKS_REFERENCES(X) \
-    X(session) X(peer) X(pending) X(_out) X(_backlog) X(_leaving) X(lost) X(_room) X(_keeper) X(_chunk)
+    X(session) X(peer) X(pending) X(_out) X(_backlog) X(_leaving) X(lost) X(_room) X(_keeper) X(_chunk) \
+    X(_flush_callback)
 
-/* As in connection.py. */
 static const double TICK = 0.25;
-enum { FRAMES_A_CHECK = 32 };
+enum { FRAMES_A_CHECK = 32 }; /* both as in connection.py */
 
 /* Go on in Python, which knows all cases. */
 static int otherwise(Books *self, const char *name) { return done(PyObject_CallMethod((PyObject *)self, name, NULL)); }
 
 /* write_by(function): have write(fd, data) make the system calls, as tests do; None: the kernel. */
 static PyObject *writer;
-
 static PyObject *core_write_by(PyObject *self, PyObject *function) {
     drop(&writer);
     if (function != Py_None) writer = Py_NewRef(function);
@@ -393,18 +390,15 @@ static int under_way(Books *self) { return IS_SET(self->_leaving) || IS_SET(self
 
 /* Send all that has gathered. No bytecode runs between the system call and the note of what it has sent. */
 static int flush(Books *self) {
-    PyObject *seqid, *frame = NULL, *data = NULL;
-    Py_ssize_t pos = 0, size = 0, sent = -1, one;
-    int usual = !self->_out_bytes && in_parent() && !under_way(self);
+    PyObject *seqid, *frame;
+    Py_ssize_t pos = 0, size = 0, sent = -1;
+    int usual = !self->_out_bytes && in_parent() && !under_way(self) && !IS_EMPTY(self->_out);
     while (usual && PyDict_Next(self->_out, &pos, &seqid, &frame))
         if ((usual = PyBytes_CheckExact(frame))) size += PyBytes_Size(frame);
-    if (usual && PyDict_Size(self->_out) == 1) {
-        data = Py_NewRef(frame);
-    } else if (usual && (data = PyBytes_FromStringAndSize(NULL, size)) != NULL) {
-        unsigned char *at = (unsigned char *)PyBytes_AsString(data);
-        for (pos = 0; PyDict_Next(self->_out, &pos, &seqid, &frame); at += one)
-            memcpy(at, raw(frame), (size_t)(one = PyBytes_Size(frame)));
-    }
+    PyObject *data = usual ? PyBytes_FromStringAndSize(NULL, size) : NULL;
+    unsigned char *at = data == NULL ? NULL : (unsigned char *)PyBytes_AsString(data);
+    for (pos = 0; at != NULL && PyDict_Next(self->_out, &pos, &seqid, &frame);)
+        at = write_bytes(at, raw(frame), PyBytes_Size(frame));
     if (data != NULL) sent = write_some(self->_fd, data);
     if (sent >= 0 && sent < size) {
         PyObject *frames = PyDict_Copy(self->_out);
@@ -421,12 +415,20 @@ static int flush(Books *self) {
     return self->_crowded ? otherwise(self, "_make_room") : 0;
 }
 
-/* Send a frame now where nothing else is under way. */
+/* Have the hub flush when the sockets that are ready now have been read. */
+static int flush_soon(Books *self) {
+    PyObject *due = IS_SET(self->_flush_callback) ? PyObject_GetAttr(self->_flush_callback, name_pending) : NULL;
+    Py_XDECREF(due);
+    return due == Py_True ? 0 : otherwise(self, "_flush_soon");
+}
+
+/* Send a frame now where nothing else is under way, else gather it. */
 static int send_one(Books *self, PyObject *seqid, PyObject *frame) {
-    if (self->_in_pass || under_way(self) || !IS_EMPTY(self->_out) || PyDict_Size(self->pending) > 1 ||
-        PyBytes_Size(frame) > self->_small)
+    if (under_way(self) || PyBytes_Size(frame) > self->_small)
         return done(PyObject_CallMethod((PyObject *)self, "_send", "OO", seqid, frame));
-    return PyDict_SetItem(self->_out, seqid, frame) < 0 ? -1 : flush(self);
+    int alone = IS_EMPTY(self->_out) && PyDict_Size(self->pending) <= 1;
+    if (PyDict_SetItem(self->_out, seqid, frame) < 0) return -1;
+    return self->_in_pass ? 0 : alone ? flush(self) : flush_soon(self);
 }
 
 /* Have the deadline of a call looked at; keep the loop alive meanwhile: Connection._wake for nearly every call. */
@@ -465,7 +467,6 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     return failed;
 }
 
-/* deliver(frames, pending): hand replies over. */
 static int deliver(Books *self, PyObject *frames, PyObject *pending) {
     for (Py_ssize_t at = 0; at < PyList_Size(frames); at++)
         if (hand_over(self, pending, PyList_GetItem(frames, at)) < 0) return -1;
@@ -491,7 +492,7 @@ static int after_pass(Books *self, Py_ssize_t delivered) {
     if (IS_SET(self->_room) && otherwise(self, "_make_room") < 0) return -1;
     if (IS_EMPTY(self->_out)) return 0;
     /* Where some of the callers went on to other servers, whose replies may be here, too: one write for all. */
-    return PyDict_Size(self->_out) >= delivered ? flush(self) : otherwise(self, "_flush_soon");
+    return PyDict_Size(self->_out) >= delivered ? flush(self) : flush_soon(self);
 }
 
 /* arrived(): the callback of the read watcher. It takes what is nearly always there, some whole replies of the usual
@@ -502,8 +503,8 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     unsigned char *data = (unsigned char *)PyByteArray_AsString(self->_chunk);
     Py_ssize_t came = recv(self->_fd, data, (size_t)self->_share, MSG_DONTWAIT), pos = 0, total = 0, size;
     int seqid;
-    if (came < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) Py_RETURN_NONE;
     if (came < 0) came = -errno;
+    if (came == -EAGAIN || came == -EWOULDBLOCK || came == -EINTR) Py_RETURN_NONE;
     for (; came > 0 && (size = usual_reply(data + pos, came - pos, self->_max_frame, &seqid)) > 0; pos += size) total++;
     if (came <= 0 || pos < came || total > FRAMES_A_CHECK || came == self->_share) {
         PyObject *returned = PyObject_CallMethod((PyObject *)self, "_readable", "n", came);
@@ -524,13 +525,16 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     return NULL;
 }
 
+static PyObject *books_flush(Books *self, PyObject *unused) { return flush(self) < 0 ? NULL : Py_NewRef(Py_None); }
+
 static PyMethodDef books_methods[] = {
+    {"flush", METHOD(books_flush), METH_NOARGS, "flush(): send all that has gathered, in the hub"},
     {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read what has come, in the hub"},
     {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): hand replies over, in the hub"},
     {NULL, NULL, 0, NULL},
 };
 
-#define BOOKS(kind, name) ATTRIBUTE(Books, kind, name)
+#define BOOKS(kind, name) {#name, kind, offsetof(Books, name), 0, NULL}
 static PyMemberDef books_members[] = {
     BOOKS(T_OBJECT_EX, session),   BOOKS(T_OBJECT_EX, peer),      BOOKS(T_OBJECT_EX, pending),
     BOOKS(T_OBJECT_EX, _out),      BOOKS(T_OBJECT_EX, _backlog),  BOOKS(T_OBJECT, _leaving),
@@ -540,7 +544,7 @@ static PyMemberDef books_members[] = {
     BOOKS(T_PYSSIZET, _share),     BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_PYSSIZET, _max_in_flight),
     BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_INT, _version),        BOOKS(T_INT, _fd),
     BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
-    BOOKS(T_BOOL, _plain),         {NULL, 0, 0, 0, NULL},
+    BOOKS(T_BOOL, _plain),         BOOKS(T_OBJECT, _flush_callback), {NULL, 0, 0, 0, NULL},
 };
 TYPE_OF(books, Books, BOOKS_REFERENCES, Py_TPFLAGS_BASETYPE,
         {Py_tp_members, books_members}, {Py_tp_methods, books_methods})
@@ -566,8 +570,8 @@ enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, GPID_SIZE = 17 };
 static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
     frexp(seconds, &bucket);
-    PyObject *found = PySequence_GetItem(histogram, bucket), *more = NULL;
-    if (found != NULL) more = PyLong_FromSsize_t(PyLong_AsSsize_t(found) + 1);
+    PyObject *found = PySequence_GetItem(histogram, bucket);
+    PyObject *more = found == NULL ? NULL : PyLong_FromSsize_t(PyLong_AsSsize_t(found) + 1);
     if (more == NULL || PySequence_SetItem(histogram, bucket, more) < 0) PyErr_Clear();
     Py_XDECREF(found);
     Py_XDECREF(more);
@@ -643,10 +647,8 @@ static PyObject *send_and_wait(Call *call) {
     int movable = PART(way, REPEATS) == Py_True && PART(shape, REPEATABLE) == Py_True;
     entry = Py_BuildValue("(OdOO)", slot, call->deadline, movable ? call->route : Py_None, Py_None);
     if (entry == NULL) goto end;
-    int gather = books->_in_pass && PyBytes_Size(frame) <= books->_small;
-    if (PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
-        (!gather || PyDict_SetItem(books->_out, call->seqid, frame) == 0) &&
-        watch(books, call->deadline, call->now) == 0 && (gather || send_one(books, call->seqid, frame) >= 0))
+    if (PyDict_SetItem(books->pending, call->seqid, entry) == 0 && send_one(books, call->seqid, frame) == 0 &&
+        watch(books, call->deadline, call->now) == 0)
         outcome = slot_get(slot, PART(way, HUB));
     if (outcome == NULL) clean_up(books, name_abandon, call->seqid, (PyObject *)slot);
 end:
@@ -790,7 +792,6 @@ static int prepare(PyObject *module) {
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};
-
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "pegasus_green._core", "The compiled core.", 0, functions, slots, NULL, NULL, NULL,
 };

@@ -55,6 +55,7 @@ if TYPE_CHECKING or core is None:
             "_in_pass",
             "_referenced",
             "_plain",
+            "_flush_callback",
         )
 
 else:

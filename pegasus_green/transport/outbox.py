@@ -118,7 +118,7 @@ class Outbox(Books):
             which a greenlet waits (None where the taker is an object that stores what comes too early).
     """
 
-    __slots__ = ("hub", "_backlog_bytes", "_writer", "_flush_callback", "_max_queued")
+    __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Begin with nothing to send; fd is a connected socket of the current hub that does not block."""
@@ -201,7 +201,7 @@ class Outbox(Books):
         due = self._flush_callback
         # The loop's own word for it: a flag of ours could be left behind.
         if due is None or not due.pending:
-            self._flush_callback = self.hub.loop.run_callback(self._flush)
+            self._flush_callback = self.hub.loop.run_callback(getattr(self, "flush", self._flush))
 
     def _flush(self) -> None:
         """Send everything that has gathered, in the hub; the rest is left to the write watcher."""

@@ -6,8 +6,12 @@ of a ``KeyValue`` in multi_get and multi_put is a bare sort key.
 
 from __future__ import annotations
 
-from .binary import BLOB_TYPE
+import struct
+
+from .binary import BLOB_TYPE, STOP
 from .message import Message, blob, boolean, i32, i64, list_of, text
+
+_I32 = struct.Struct(">i")
 
 
 class KeyValue(Message):
@@ -16,6 +20,16 @@ class KeyValue(Message):
     key: bytes = blob(1)
     value: bytes = blob(2)
     expire_ts_seconds: int | None = i32(3, optional=True)
+
+    def encode_to(self, out: bytearray) -> None:
+        """Append the struct's bytes; by hand, as replies to scans have thousands of them."""
+        key, value, expire = self.key, self.value, self.expire_ts_seconds
+        if type(key) is not bytes or type(value) is not bytes or expire is not None:
+            super().encode_to(out)
+            return
+        out += b"\x0c\0\1%b%b\x0c\0\2%b" % (_I32.pack(len(key)), key, _I32.pack(len(value)))
+        out += value
+        out.append(STOP)
 
 
 class FullKey(Message):

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import pytest
+import yaml
 
 from pegasus_green.cli.onebox import _options, add_arguments, read_config
 from pegasus_green.onebox import Onebox
@@ -62,7 +62,6 @@ def test_the_systemd_unit() -> None:
 
 
 def test_the_compose_file() -> None:
-    yaml = pytest.importorskip("yaml", reason="no YAML parser is installed")
     [text] = blocks("yaml")
     found = yaml.safe_load(text)
     assert found["services"]["onebox"]["hostname"] == "onebox"

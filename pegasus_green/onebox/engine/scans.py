@@ -101,6 +101,8 @@ def _walk(
     index = engine.partition_index if scan.validate_hash and engine.validates_hash() else None
     mask = partition_count - 1
     filtered = scan.hash_filter is not None or scan.sort_filter is not None
+    every = index is None and not filtered
+    new_row, with_value, with_expiry = rrdb.KeyValue.__new__, not scan.no_value, scan.expire_ts
     visited = count = 0
     out_of_time = False
     for key, value, expire in rows:
@@ -117,17 +119,15 @@ def _walk(
             continue
         visited += 1
         if (
-            not 0 < expire <= now
-            and (index is None or _hash(key) & mask == index)
-            and not (filtered and _is_filtered(scan, key))
-        ):
+            every or ((index is None or _hash(key) & mask == index) and not (filtered and _is_filtered(scan, key)))
+        ) and not 0 < expire <= now:
             count += 1
             if not scan.count_only:
-                kv = rrdb.KeyValue.__new__(rrdb.KeyValue)
+                kv = new_row(rrdb.KeyValue)
                 kv.key = key
-                if not scan.no_value:
+                if with_value:
                     kv.value = value
-                if scan.expire_ts:
+                if with_expiry:
                     kv.expire_ts_seconds = to_i32(expire)
                 kvs.append(kv)
         if last:

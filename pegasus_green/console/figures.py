@@ -39,8 +39,8 @@ def client(client: Client, history: History, _request: Request) -> Page:
                 _counts(found["retries"]),
                 found["hedges"],
                 found["refreshes"],
-                "≤ " + seconds(found["p50"]) if found["latency_count"] else "-",
-                "≤ " + seconds(found["p99"]) if found["latency_count"] else "-",
+                _at_most(found["p50"]) if found["latency_count"] else "-",
+                _at_most(found["p99"]) if found["latency_count"] else "-",
             ]
             for name, found in sorted(stats["tables"].items())
         ],
@@ -57,6 +57,11 @@ def client(client: Client, history: History, _request: Request) -> Page:
         latencies=join(latencies) or html('<p class="note">No table was used yet.</p>'),
     )
     return Page("Client", body)
+
+
+def _at_most(bound: float) -> str:
+    # Number and unit stay on one line in the narrow tables of a telephone.
+    return f"≤\N{NO-BREAK SPACE}{seconds(bound)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _counts(found: dict[str, int]) -> str | Html:

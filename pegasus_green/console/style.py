@@ -28,13 +28,14 @@ summary:focus-visible,.scroll:focus-visible{
 .scroll{overflow-x:auto;margin:.25rem 0 1rem}
 table{border-collapse:collapse;min-width:50%}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
-th,td{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #d5dbe0}
+th,td{padding:.3rem 1.25rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #d5dbe0}
 th{font-size:.875rem;color:#47525c}
 td{max-width:24rem;overflow-wrap:break-word}
 th.n{text-align:right}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .ok{color:#156233}
 .bad{color:#a3160d;font-weight:600}
+p.bad{white-space:pre-line}
 dl{display:flex;flex-wrap:wrap;gap:.25rem 2rem;margin:.5rem 0}
 dt{font-size:.875rem;color:#47525c}
 dd{margin:0;font-size:1.15rem;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
@@ -63,7 +64,7 @@ figcaption{font-size:.875rem}
 .axis{display:flex;justify-content:space-between;font-size:.8rem;color:#47525c}
 .note{color:#47525c;font-size:.9rem}
 .key{display:inline-block;width:.9em;height:.9em;vertical-align:-.1em}
-@media(max-width:40rem){th,td{padding-right:.5rem}td{font-size:.94rem}}
+@media(max-width:40rem){th,td{padding-right:.4rem}td{font-size:.875rem}th{font-size:.8rem}}
 svg text{font:12px system-ui,sans-serif;fill:#1b2229}
 """)
 

@@ -11,17 +11,15 @@ from tests.faults.scan_weather import scan_in_bad_weather
 
 pytestmark = pytest.mark.onebox_only
 
-SEEDS = (1, 2, 3)
 WAYS = ("plain", "parallel", "resumed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("partitions", [8, 3])
-def test_every_row_exactly_once(partitions: int, how: str, seed: int) -> None:
-    """Table of 8 partitions: one split in the middle as well."""
-    print(f"seed {seed}: {dict(scan_in_bad_weather(seed, partitions=partitions, how=how))}")
+def test_every_row_exactly_once(partitions: int, how: str) -> None:
+    """Table of 8 partitions: one split in the middle as well. `make soak` tries many seeds."""
+    print(dict(scan_in_bad_weather(1, partitions=partitions, how=how)))
 
 
 @pytest.mark.slow

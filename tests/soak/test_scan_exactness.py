@@ -1,4 +1,4 @@
-"""The exactness of scans with twenty seeds; `make test` has three."""
+"""The exactness of scans with twenty seeds; `make test` has one."""
 
 from __future__ import annotations
 

@@ -62,6 +62,8 @@ def prepare(lane: str, python: str) -> str:
     interpreter = make_venv(python, place, *packages, constraints=constraints)
     _install_project(interpreter, place)
     _fetch_suites(interpreter, place)
+    if lane == "new":
+        _install_uwsgi(interpreter)
     return interpreter
 
 
@@ -73,6 +75,17 @@ def _install_project(interpreter: str, place: Path) -> None:
     if not stamp.exists() or stamp.read_text() != wanted:
         pip(interpreter, "install", "--no-deps", "--no-build-isolation", "--editable", ".")
         stamp.write_text(wanted)
+
+
+def _install_uwsgi(interpreter: str) -> None:
+    """Have uWSGI in the environment, where it can be built: test_uwsgi.py is skipped without it."""
+    if (Path(interpreter).parent / "uwsgi").exists():
+        return
+    print("building uWSGI, which takes a minute", flush=True)
+    try:
+        pip(interpreter, "install", "--no-build-isolation", "uwsgi")
+    except subprocess.CalledProcessError as error:
+        print(f"uWSGI cannot be built here: {last_words(error)}")
 
 
 def _fetch_suites(interpreter: str, place: Path) -> None:

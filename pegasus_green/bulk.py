@@ -18,7 +18,7 @@ from gevent._waiter import Waiter
 from .cluster.attempt import DEFAULT, Attempt, may_repeat
 from .cluster.dispatcher import Dispatcher
 from .cluster.routing import Route, RoutingTable
-from .errors import ForkedConnection, PegasusError, RequestTimeout
+from .errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
@@ -377,8 +377,7 @@ class Bulk:
         """Take note of an error for good."""
         self.failed = True
         # Its frames hold this run, which holds the error: without the traceback they are no cycle.
-        error.__traceback__ = None
-        self._results[index] = error
+        self._results[index] = without_traceback(error)
         self._dispatcher.stats.errors[type(error).__name__] += 1
         if self._observed:
             self._tell(index, error)

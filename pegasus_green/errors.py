@@ -393,6 +393,31 @@ def copy_of(error: PegasusError) -> PegasusError:
     return _rebuild(type(error), error.args, dict(vars(error)))
 
 
+def raise_first(results: list[Any]) -> None:
+    """Raise the first error among the results of several requests, with all of them in its ``results``.
+
+    What is raised is a copy: with the error itself in its own ``results`` they would be a cycle.
+    """
+    for result in results:
+        if isinstance(result, PegasusError):
+            error = copy_of(result)
+            error.results = results
+            try:
+                raise error
+            finally:
+                # The traceback holds this frame.
+                del error
+
+
+def without_traceback(error: PegasusError) -> PegasusError:
+    """Return an error that is kept, and no longer holds the frames that it and its causes went through."""
+    chained: BaseException | None = error
+    while chained is not None:
+        chained.__traceback__ = None
+        chained = chained.__cause__ or chained.__context__
+    return error
+
+
 def server_error(code: str, **details: Any) -> ServerError:
     """Return the error for a frame error's name; unknown names give a plain ServerError."""
     return _BY_CODE.get(code, ServerError)(f"the server answered {code}", code=code, **details)

@@ -34,7 +34,10 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
     table = dispatcher.routes.get(deadline)
     if isinstance(table, PegasusError):
         table.table, table.operation = dispatcher.routes.name, "check"
-        raise table
+        try:
+            raise table
+        finally:
+            del table  # its traceback holds this frame
     servers: dict[str, Route] = {}
     for route in table.targets:
         servers.setdefault(route.primary or NO_PRIMARY, route)

@@ -205,7 +205,11 @@ class AdminBase:
         refusal = meta_error(answer.err, answer, table=table, operation=rpc.label)
         if isinstance(refusal, AccessDenied):
             refusal.user, refusal.address = self._cluster.pool.user, client.leader
-        raise refusal
+        try:
+            raise refusal
+        finally:
+            # The traceback holds this frame: with the error in it they would be a cycle.
+            del refusal
 
     def _find(self, name: str, deadline: float) -> TableInfo:
         answer = self._call(rpcs.LIST_APPS, meta.ListAppsRequest(), deadline, name)

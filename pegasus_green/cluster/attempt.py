@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..errors import (
     AccessDenied,
@@ -204,7 +204,8 @@ class Attempt:
         try:
             if (what is None or not what.retry) and isinstance(error, RequestTimeout) and not error.sent and self.last:
                 # The deadline came before the next attempt could leave: the last one tells more.
-                raise self.too_late()
+                error = None
+                self.give_up()
             raise self._final(error)
         finally:
             # The traceback holds this frame: with the error in it they would be a cycle.
@@ -289,7 +290,17 @@ class Attempt:
                 return
             if not what.refresh:
                 wait(self.owner.cluster.pool.ended, left)
-        raise self.too_late()
+        # It may be what is raised, and the traceback holds this frame: see decide.
+        last = None
+        self.give_up()
+
+    def give_up(self) -> NoReturn:
+        """Raise the error at the deadline."""
+        try:
+            raise self.too_late()
+        finally:
+            # It may be what is raised, and the traceback holds this attempt.
+            self.last = None
 
     def too_late(self) -> PegasusError:
         """Return the error at the deadline: the server's refusal as itself when it throttles, else a timeout."""

@@ -432,7 +432,10 @@ class Dispatcher:
         deadline = self.cluster.deadline(timeout, monotonic())
         table = self.routes.get(deadline)
         if isinstance(table, PegasusError):
-            raise table
+            try:
+                raise table
+            finally:
+                del table  # its traceback holds this frame
         peers = list({id(route.peer): route.peer for route in table.routes if route.peer is not None}.values())
         dials = [self._pool.spawn(peer.connect, deadline) for peer in peers]
         try:
@@ -449,7 +452,10 @@ class Dispatcher:
         self.cluster.bind()
         table = self.routes.get(self.cluster.deadline(timeout, monotonic()))
         if isinstance(table, PegasusError):
-            raise table
+            try:
+                raise table
+            finally:
+                del table  # its traceback holds this frame
         return table.target(partition_hash).index
 
     def _started(self, rpc: Rpc) -> None:
@@ -543,7 +549,7 @@ class Dispatcher:
                     return frame
                 attempt.pause()
                 if wanted is not None and wanted() is None:
-                    raise attempt.too_late()
+                    attempt.give_up()
                 outcome = None
         except PegasusError as error:
             self.stats.errors[type(error).__name__] += 1

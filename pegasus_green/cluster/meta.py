@@ -19,6 +19,7 @@ from ..errors import (
     MetaUnreachable,
     PegasusError,
     ProtocolError,
+    without_traceback,
 )
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -148,12 +149,19 @@ class MetaClient:
         answers = _Answers()
         self._calls.add(answers)
         try:
-            return self._persist(answers, rpc, rpc.encode_argument(request), deadline)
+            found = self._persist(answers, rpc, rpc.encode_argument(request), deadline)
         finally:
             self._calls.discard(answers)
+        if isinstance(found, PegasusError):
+            try:
+                raise found
+            finally:
+                # The traceback holds this frame: with the error in it they would be a cycle.
+                del found
+        return found
 
-    def _persist(self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float) -> Message:
-        """Ask around until there is a good answer, or none in time."""
+    def _persist(self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
+        """Ask around until there is a good answer; return it, or the error of the call."""
         failed: PegasusError | None = None
         pause = PAUSE_BASE
         self._resolve(again=False)
@@ -163,19 +171,19 @@ class MetaClient:
                 return answer
             failed = answer or failed
             if isinstance(failed, (ClientClosed, ForkedConnection)):
-                raise failed
+                return failed
             if failed is not None and failed.sent and not rpc.repeatable:
                 failed.outcome_unknown = True
-                raise failed
+                return failed
             if isinstance(failed, AuthenticationFailed) and not failed.passing:
-                raise failed
+                return failed
             left = deadline - monotonic()
             if left <= 0:
                 error = self.unreachable("no answer in time from", failed or self._unresolved())
                 error.operation = rpc.label
                 # What is still owed an answer may have been executed.
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
-                raise error
+                return error
             # All have failed: their names may stand for others now.
             self._resolve(again=True)
             answers.wait(min(pause, left))
@@ -330,7 +338,10 @@ class MetaClient:
         if isinstance(outcome, PegasusError):
             outcome.operation = rpc.label
             outcome.outcome_unknown = outcome.sent and not rpc.repeatable
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # see call
         return outcome
 
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
@@ -348,7 +359,7 @@ class MetaClient:
             except PegasusError as error:
                 # Whoever answers what cannot be read has had the request; one with a frame error has refused it.
                 error.sent = isinstance(error, ProtocolError)
-                outcome = error
+                outcome = without_traceback(error)
         found: Message | PegasusError = outcome
         return found
 
@@ -359,7 +370,10 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
         error = MetaError(f"the server answered {reply.error}", code=reply.error, address=address)
         if reply.error == "ERR_HANDLER_NOT_FOUND":
             error.hint = "this is a replica server, not a meta server: check host and port"
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
     if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
         raise ProtocolError(f"an answer to {reply.name} without the expected body", address=address)
     return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)

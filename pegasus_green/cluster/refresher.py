@@ -26,6 +26,7 @@ from ..errors import (
     TableNotFound,
     TableUnavailable,
     copy_of,
+    without_traceback,
 )
 from ..options import ClientOptions
 from ..protocol.meta import ListAppsRequest, ListAppsResponse, QueryCfgRequest, QueryCfgResponse
@@ -249,7 +250,8 @@ class TableRoutes:
             self._learn(self._started + QUERY_SECONDS)
         except PegasusError as error:
             if generation == fork.generation():
-                self.error = error
+                # Its frames hold what holds it.
+                self.error = without_traceback(error)
                 self._notices.info("none", "no routes of %s: %s", self.name, error.args[0])
         finally:
             if generation == fork.generation():
@@ -290,7 +292,10 @@ class TableRoutes:
             error = kind(f"the meta server answered {reply.err}", code=reply.err, table=self.name)
             if isinstance(error, AccessDenied):
                 error.user, error.address = self._pool.user, self._meta.leader
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
         table = build(reply, self._pool.peer, self.table)
         changed = table.changes(self.table)
         self.error = None

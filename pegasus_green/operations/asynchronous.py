@@ -18,7 +18,7 @@ from gevent.event import Event
 from ..cluster.attempt import may_repeat
 from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info
 from ..cluster.routing import Route
-from ..errors import ForkedConnection, PegasusError, RequestTimeout, WrongThread
+from ..errors import ForkedConnection, PegasusError, RequestTimeout, WrongThread, without_traceback
 from ..options import MAX_TIMEOUT
 from ..protocol.binary import Buffer
 from ..protocol.rpc import Rpc
@@ -178,6 +178,9 @@ class Handle(Generic[R]):
             self._links.remove(callback)
 
     def _settle(self, value: R | None, error: Exception | None) -> None:
+        if isinstance(error, PegasusError):
+            # Its frames hold the greenlet of the call, and that holds what holds it.
+            without_traceback(error)
         self._value, self._error, self._ready = value, error, True
         self._announce()
 

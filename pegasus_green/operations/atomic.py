@@ -521,4 +521,7 @@ class AtomicOperations(TableBase[V]):
             # Everything else that the server answers so is refused before it is sent.
             text = "value or operand is no integer of 64 bits"
             error = self._answered(NotAnInteger(text, status=_INVALID_ARGUMENT, result=result), rpc, frame)
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame

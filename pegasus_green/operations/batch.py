@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..bulk import Bulk
 from ..cluster.routing import RoutingTable
-from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError
+from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError, raise_first
 from ..keys import Key, crc64
 from ..protocol import fast
 from ..protocol.batches import batch_get_argument, read_batch
@@ -190,10 +190,7 @@ class BatchOperations(TableBase[V]):
             failed = failed or isinstance(plain[pair], PegasusError)
         results = [plain.get(pair, default) for pair in pairs]
         if failed and not return_errors:
-            for result in results:
-                if isinstance(result, PegasusError):
-                    result.results = results
-                    raise result
+            raise_first(results)
         return results
 
     @staticmethod
@@ -246,5 +243,8 @@ class BatchOperations(TableBase[V]):
         answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
         for answer in answers:
             if isinstance(answer, PegasusError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    del answer  # its traceback holds this frame
         return {pair: value for pair, value in zip(pairs, answers) if value is not None}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..bulk import Bulk, Request
-from ..errors import InvalidArgument, PegasusError
+from ..errors import InvalidArgument, PegasusError, raise_first
 from ..keys import Key, crc64
 from ..protocol import fast
 from ..protocol.batches import multi_put_argument, multi_remove_argument
@@ -480,8 +480,5 @@ class ManyOperations(MultiOperations[V]):
         bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency)
         results = bulk.run()
         if bulk.failed and not return_errors:
-            for result in results:
-                if isinstance(result, PegasusError):
-                    result.results = results
-                    raise result
+            raise_first(results)
         return results

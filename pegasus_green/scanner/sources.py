@@ -10,7 +10,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import Semaphore
 
-from ..errors import ForkedConnection, RequestTimeout
+from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
 from .batch import Batch, fetch
 from .parts import Part
 from .work import Work
@@ -72,7 +72,10 @@ class Parallel:
                     return found
                 # What hit one greenlet mostly hit the others too: the application needs to hear of it once.
                 self._ready = deque(batch for batch in self._ready if isinstance(batch, Batch))
-                raise found
+                try:
+                    raise found
+                finally:
+                    del found  # its traceback holds this frame
             if not self._staff():
                 return None
             self._news.clear()
@@ -110,7 +113,8 @@ class Parallel:
                 # It belongs to the application's greenlet; when that asks again, the part is read on. A copy of this
                 # greenlet in a forked process makes room for one that reads on with connections of its own.
                 if not isinstance(error, ForkedConnection):
-                    self._ready.append(error)
+                    # Its frames hold what holds it.
+                    self._ready.append(without_traceback(error) if isinstance(error, PegasusError) else error)
                 return
             finally:
                 if not finished and not work.closed:

@@ -80,7 +80,10 @@ class Work:
             table = self.dispatcher.routes.get(deadline)
             if isinstance(table, PegasusError):
                 table.table, table.operation = self.dispatcher.routes.name, "scan"
-                raise table
+                try:
+                    raise table
+                finally:
+                    del table  # its traceback holds this frame
             if self.waiting is None:
                 self.waiting = deque(plan(table, self.only))
                 self.app_id = table.app_id

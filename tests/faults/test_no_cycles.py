@@ -1,0 +1,148 @@
+"""A failed call leaves no reference cycle: what it held is freed at once, not when the collector comes round."""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pegasus_green import Client, PegasusError, Table
+from pegasus_green.onebox import Onebox
+from tests.faults.operations import OPERATIONS, Operation, Scene
+from tests.faults.strikes import PACKAGE
+from tests.faults.tools import at_rest, large_bytes
+
+pytestmark = [pytest.mark.onebox_only]
+
+# How calls fail: the fault's action and options.
+FAILURES: dict[str, dict[str, Any]] = {
+    "refused": {"action": "error", "error": "ERR_ACL_DENY"},
+    "throttled": {"action": "error", "error": "ERR_BUSY"},
+    "silent": {"action": "drop"},
+    "cut off": {"action": "cut"},
+    "unreadable": {"action": "corrupt"},
+}
+LARGE = b"x" * 500_000
+# Of 200 such values; what the allocator keeps, and the newest call, may still be there.
+MOST_HELD = 20 * len(LARGE)
+ADMIN = {
+    "list_tables": lambda client: client.admin.list_tables(timeout=0.1),
+    "create_table": lambda client: client.admin.create_table("made", 4, timeout=0.1),
+    "set_envs": lambda client: client.admin.set_envs("temp", {"business.info": "x"}, timeout=0.1),
+    "drop_table": lambda client: client.admin.drop_table("temp", timeout=0.1),
+    "ping": lambda client: client.ping(timeout=0.1),
+    "first_get": lambda client: client.table("absent").get("k", "s", timeout=0.1),
+}
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Any]:
+    # In a process of its own: what its servers leave here would be found, too.
+    with Onebox(tables={"temp": 4}, process=True) as box:
+        yield box
+
+
+@pytest.fixture
+def client(box: Any) -> Iterator[Client]:
+    with Client(box.meta_addresses, timeout=0.05, refresh_period=0.0) as client:
+        client.table("temp").warm_up(timeout=5.0)
+        yield client
+        box.clear_faults()
+
+
+def cycles_of(run: Any) -> list[str]:
+    """Return what only the collector frees of what a function leaves, as far as it is of the package."""
+    gc.collect()
+    gc.disable()
+    try:
+        run()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = [text for one in gc.garbage if (text := _described(one))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        gc.collect()
+    return found
+
+
+def _described(one: Any) -> str:
+    """Return what something is that is the package's, or holds much."""
+    if isinstance(one, types.FrameType):
+        code = one.f_code
+        return f"frame of {code.co_name}" if code.co_filename.startswith(PACKAGE) else ""
+    if isinstance(one, (PegasusError, types.TracebackType)):
+        return type(one).__name__
+    return type(one).__qualname__ if type(one).__module__.startswith("pegasus_green") else ""
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_each_verb_that_fails(box: Any, client: Client, how: str) -> None:
+    options = dict(FAILURES[how])
+    box.fault(options.pop("action"), rpc="data", **options)
+    scene = Scene(client, client.table("temp"), b"cycles")
+    failures: Counter[str] = Counter()
+    left: dict[str, list[str]] = {}
+
+    def run(operation: Operation) -> None:
+        try:
+            operation.run(scene)
+        except PegasusError as error:
+            failures[type(error).__name__] += 1
+        # Greenlets and connections end in their own time.
+        at_rest(client)
+
+    operations = [operation for operation in OPERATIONS if not operation.verb.startswith(("admin", "ping", "warm"))]
+    for operation in operations:
+        if found := cycles_of(lambda operation=operation: run(operation)):
+            left[operation.verb] = found
+    assert not left
+    assert sum(failures.values()) > len(operations) * 0.8, failures
+
+
+@pytest.mark.parametrize("how", ["silent", "cut off", "unreadable"])
+def test_each_request_to_the_meta_servers_that_fails(box: Any, client: Client, how: str) -> None:
+    options = dict(FAILURES[how])
+    box.fault(options.pop("action"), rpc="meta", **options)
+    left: dict[str, list[str]] = {}
+
+    def run(verb: str) -> None:
+        with pytest.raises(PegasusError):
+            ADMIN[verb](client)
+        at_rest(client)
+
+    for verb in ADMIN:
+        if found := cycles_of(lambda verb=verb: run(verb)):
+            left[verb] = found
+    assert not left
+
+
+@pytest.mark.parametrize("way", ["set", "set_many", "set_async", "multi_set"])
+def test_two_hundred_large_writes_that_fail(box: Any, client: Client, way: str) -> None:
+    """They held 97 MiB once, until the collector came."""
+    table: Table[bytes] = client.table("temp")
+    box.fault("error", rpc="write", error="ERR_ACL_DENY")
+    ways = {
+        "set": lambda value: table.set("k", "s", value, timeout=5.0),
+        "set_many": lambda value: table.set_many([("k", "s", value)], timeout=5.0),
+        "set_async": lambda value: table.set_async("k", "s", value, timeout=5.0).get(),
+        "multi_set": lambda value: table.multi_set("k", {"s": value}, timeout=5.0),
+    }
+    held: list[int] = []
+
+    def run() -> None:
+        before = large_bytes()
+        for number in range(200):
+            try:
+                ways[way](LARGE + b"%d" % number)
+            except PegasusError:
+                held.append(large_bytes() - before)
+
+    assert not cycles_of(run)
+    assert len(held) == 200
+    assert max(held) < MOST_HELD

@@ -18,6 +18,17 @@
 #define MSG_NOSIGNAL 0
 #endif
 
+/* Headers of Python 3.12 and newer do not count references to these objects, which are immortal there. A core that was
+ * built with them also runs on 3.10 and 3.11, where an uncounted reference ends the process at last. */
+#undef Py_RETURN_NONE
+#undef Py_RETURN_TRUE
+#undef Py_RETURN_FALSE
+#undef Py_RETURN_NOTIMPLEMENTED
+#define Py_RETURN_NONE return Py_NewRef(Py_None)
+#define Py_RETURN_TRUE return Py_NewRef(Py_True)
+#define Py_RETURN_FALSE return Py_NewRef(Py_False)
+#define Py_RETURN_NOTIMPLEMENTED return Py_NewRef(Py_NotImplemented)
+
 /* ---------------------------------------------------------------------------------------------- numbers and bytes */
 
 static uint32_t read_u32(const unsigned char *at) {

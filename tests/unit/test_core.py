@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from pegasus_green.accelerate import Books, core
 from pegasus_green.transport.connection import Connection
 
@@ -11,3 +14,11 @@ def test_no_class_hides_an_attribute_that_the_core_reads() -> None:
     assert names or core is None
     below = Connection.__mro__[: Connection.__mro__.index(Books)]
     assert [(cls.__name__, name) for cls in below for name in names & set(vars(cls))] == []
+
+
+def test_immortal_objects_are_counted() -> None:
+    """Headers from 3.12 on do not count None and its like: built with them, the core would end a Python 3.11."""
+    source = (Path(__file__).parents[2] / "pegasus_green" / "_core.c").read_text()
+    used = set(re.findall(r"\bPy_RETURN_\w+", source))
+    assert {"Py_RETURN_NONE", "Py_RETURN_NOTIMPLEMENTED"} <= used
+    assert used == set(re.findall(r"#define (Py_RETURN_\w+) return Py_NewRef\(", source))

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 from gevent.exceptions import BlockingSwitchOutError
 
@@ -208,8 +209,12 @@ class TableRoutes:
         if self._is_due() and self._timer_at <= at:
             return
         self._stop_timer()
+        hub = get_hub_if_exists()
+        if hub is None:
+            # The thread ends. A new hub would outlive it.
+            return
         # It repeats: a callback that is interrupted at its first step is called again.
-        timer = reference(get_hub().loop.timer(max(at - monotonic(), 0.0), TICK), wanted=False)
+        timer = reference(hub.loop.timer(max(at - monotonic(), 0.0), TICK), wanted=False)
         timer.start(self._due, timer)
         self._timer, self._timer_at = timer, at
 

@@ -12,6 +12,7 @@ share one hub and one set of connections.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -29,15 +30,22 @@ _thread_id: Callable[[], int] = get_original("_thread", "get_ident")
 
 
 class _OwnedHub:
-    """Ends a hub that exists only because of a call of ours, when its thread ends: gevent would leave it open."""
+    """Ends a hub that exists only because of a call of ours, when its thread ends: gevent would leave it open.
 
-    __slots__ = ("hub", "thread")
+    Python ends the thread-locals of a thread in any order, and the hub's greenlet with them. So the clients are told
+    before the loop is destroyed: a connection that is still open would take the end of the greenlet for a failure.
+    """
+
+    __slots__ = ("hub", "thread", "members")
 
     def __init__(self, hub: Any) -> None:
         self.hub, self.thread = hub, _thread_id()
+        self.members: weakref.WeakSet[_Member] = weakref.WeakSet()
 
     def __del__(self) -> None:
         if self.thread == _thread_id() and self.hub.loop is not None and not sys.is_finalizing():
+            for member in list(self.members):
+                member.leave()
             self.hub.destroy(destroy_loop=True)
 
 
@@ -47,15 +55,21 @@ _owned_hubs: Any = _native_local()
 class _Member:
     """A thread's share in a client; dropped when the thread ends."""
 
-    __slots__ = ("threads", "cluster", "thread")
+    __slots__ = ("threads", "cluster", "thread", "left", "__weakref__")
 
     def __init__(self, threads: Threads, cluster: Cluster) -> None:
         self.threads, self.cluster, self.thread = threads, cluster, _thread_id()
+        self.left = False
+
+    def leave(self) -> None:
+        """Take leave of the client, once."""
+        # Dropped with the client in another thread, it leaves the closing to that thread's hub.
+        if self.thread == _thread_id() and not self.left and not sys.is_finalizing():
+            self.left = True
+            self.threads.leave(self.cluster)
 
     def __del__(self) -> None:
-        # Dropped with the client in another thread, it leaves the closing to that thread's hub.
-        if self.thread == _thread_id() and not sys.is_finalizing():
-            self.threads.leave(self.cluster)
+        self.leave()
 
 
 class Threads:
@@ -111,7 +125,10 @@ class Threads:
             cluster = self._make(self.first)
             self._join(cluster)
             self._others.append(cluster)
-        self._local.member = _Member(self, cluster)
+        member = self._local.member = _Member(self, cluster)
+        owned = getattr(_owned_hubs, "hub", None)
+        if owned is not None:
+            owned.members.add(member)
         return cluster
 
     def leave(self, cluster: Cluster) -> None:

@@ -31,7 +31,7 @@ SUITES = ("cachelib", "django", "limits", "requests-cache")
 SHOWN = (
     *("gevent", "cachelib", "celery", "django", "dogpile.cache", "flask", "flask-caching", "flask-limiter"),
     *("flask-session", "limits", "locust", "opentelemetry-sdk", "prometheus-client", "requests-cache", "gunicorn"),
-    "redis",
+    *("redis", "waitress"),
 )
 # Programs of the system, and what is skipped where one is missing.
 PROGRAMS = {

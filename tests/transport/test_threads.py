@@ -8,9 +8,12 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent._hub_local import get_hub_if_exists, set_hub
+from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from pegasus_green import errors
+from pegasus_green.cluster import threads
 from tests.leaks import descriptors
 from tests.transport.fakes import Stage, silent
 from tests.transport.scripts import run_script
@@ -180,9 +183,9 @@ def test_thousand_threads_and_no_warning(stage: Stage) -> None:
             good.append(table.get("a", "b") == b"c")
         def rounds(count):
             for _ in range(count):
-                threads = [threading.Thread(target=use) for _ in range(10)]
-                [thread.start() for thread in threads]
-                [thread.join() for thread in threads]
+                started = [threading.Thread(target=use) for _ in range(10)]
+                [thread.start() for thread in started]
+                [thread.join() for thread in started]
         rounds(2)
         before = len(os.listdir("/proc/self/fd"))
         rounds(98)
@@ -193,3 +196,24 @@ def test_thousand_threads_and_no_warning(stage: Stage) -> None:
         patched=False,
     )
     assert out == "1000 True 0\n"
+
+
+def test_a_thread_that_ends_makes_no_second_hub(stage: Stage) -> None:
+    """Its hub is ended inside the callback that reads replies, which must not look for another hub to query routes."""
+    server = stage.server()
+    table = stage.table()
+
+    alone: list[bool] = []
+
+    def use() -> None:
+        table.set("a", "b", b"c")
+        # Python has ended the thread-local of gevent first.
+        set_hub(None)
+        del threads._owned_hubs.hub
+        alone.append(get_hub_if_exists() is None)
+
+    get_original("_thread", "start_new_thread")(use, ())
+    wait_until(lambda: bool(alone))
+    assert alone == [True]
+    wait_until(lambda: not server.alive)
+    assert len(table.client._threads.all) == 1

@@ -1,0 +1,95 @@
+"""One client of a module serves every thread of a web server: 1,000 requests each, no error, descriptors level.
+
+``flask run`` and ``runserver`` start a thread for each request, gthread and waitress have pools of threads, and the
+gevent worker has greenlets.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from gevent import monkey
+
+from pegasus_green.shared import shared_table
+from tests.contrib.servers import free_port, running, wait_for_port
+from tests.pythons import ROOT
+
+REQUESTS, CALLERS, WARM = 1000, 10, 50
+# Connections to the browsers' side that the server has not closed yet, and the listing's own descriptor.
+SLACK = 4
+# Only a bound for what hangs: descriptors of the last threads are closed when these have ended.
+SETTLE_SECONDS = 20.0
+
+SITES = ROOT / "tests" / "contrib" / "sites"
+GUNICORN = ["-m", "gunicorn", "-w", "1", "-b", "127.0.0.1:{port}"]
+SERVERS = {
+    "flask run": ["-m", "flask", "--app", "flask_site", "run", "--port", "{port}"],
+    "runserver": ["django_site.py", "runserver", "--noreload", "127.0.0.1:{port}"],
+    "gunicorn gthread": [*GUNICORN, "-k", "gthread", "--threads", "8", "flask_site:app"],
+    "gunicorn gevent": [*GUNICORN, "-k", "gevent", "flask_site:app"],
+    "waitress": ["-m", "waitress", "--listen", "127.0.0.1:{port}", "--threads", "8", "flask_site:app"],
+}
+
+pytestmark = [
+    pytest.mark.watchdog(200),
+    pytest.mark.skipif(
+        monkey.is_module_patched("socket"),
+        reason="the server is a process of its own, which is patched in either mode",
+    ),
+]
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    """Return status and text of a page, over a connection of its own."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def load(port: int, requests: int, pause: float = 0) -> Counter[tuple[int, str]]:
+    """Send requests from several threads; return how often each answer came."""
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return Counter(pool.map(lambda _: fetch(port, f"/visit?pause={pause}"), range(requests)))
+
+
+def lowest(port: int) -> int:
+    """Return the number of the server's descriptors when the threads of earlier requests have ended."""
+    seen = []
+    for _ in range(10):
+        seen.append(int(fetch(port, "/descriptors")[1]))
+        time.sleep(0.1)
+    return min(seen)
+
+
+def settled(port: int, at_most: int) -> int:
+    """Return the number of the server's descriptors, once it is at most that, or after some seconds."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while (now := int(fetch(port, "/descriptors")[1])) > at_most and time.monotonic() < until:
+        time.sleep(0.1)
+    return now
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_thousand_requests(server: str, url: str, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "server.log"
+    command = [sys.executable, *(part.format(port=port) for part in SERVERS[server])]
+    environment = {"PEGASUS_URL": f"{url}?timeout=10", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    with running(command, log, cwd=SITES, **environment) as process:
+        wait_for_port(port, process)
+        # Every thread of a pool has called once after this.
+        answers = load(port, WARM, pause=0.1)
+        before = lowest(port)
+        answers += load(port, REQUESTS)
+        assert answers == {(200, "True"): WARM + REQUESTS}, log.read_text()[-3000:]
+        assert settled(port, before + SLACK) <= before + SLACK
+    said = log.read_text()
+    assert not any(word in said for word in ("Traceback", "ResourceWarning", "WrongThread")), said[-3000:]
+    assert shared_table(url).get("page", "visits") == b"%d" % (WARM + REQUESTS)

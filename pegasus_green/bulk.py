@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from time import monotonic
 from typing import Any, TypeAlias
 
 import gevent
 from gevent._waiter import Waiter
 
-from .cluster.attempt import DEFAULT, Attempt, may_repeat
+from .cluster.attempt import DEFAULT, Attempt, await_turn, may_repeat
 from .cluster.dispatcher import Dispatcher
 from .cluster.routing import Route, RoutingTable
 from .errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
+from .options import MAX_TIMEOUT
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
@@ -150,14 +151,24 @@ class Bulk:
         cluster.bind()
         try:
             cluster.running.add(self)
-            todo: Iterable[int] = range(len(self._requests))
-            while todo:
-                outcomes = self._round(todo)
-                again = self._settle(outcomes, todo)
-                todo = self._pause(again) if again else ()
+            todo: Iterable[int]
+            for todo in self._parts():
+                while todo:
+                    outcomes = self._round(todo)
+                    again = self._settle(outcomes, todo)
+                    todo = self._pause(again) if again else ()
         finally:
             cluster.running.discard(self)
         return self._results
+
+    def _parts(self) -> list[range]:
+        """Return the parts of the run: all at once, or as many requests as a limit allows in half a timeout."""
+        limiters, many, now = self._dispatcher.limiters, len(self._requests), monotonic()
+        if not limiters:
+            return [range(many)]
+        seconds = self._dispatcher.cluster.deadline(self._timeout, now) - now
+        size = max(1, int(min(limiter.rate for limiter in limiters) * seconds / 2))
+        return [range(begin, min(begin + size, many)) for begin in range(0, many, size)]
 
     def _round(self, todo: Iterable[int]) -> dict[int, Outcome]:
         """Send requests and return the outcome of each."""
@@ -180,8 +191,10 @@ class Bulk:
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
         """Send every request of the round; those whose server has no connection yet come last."""
         waiting: dict[Peer, list[tuple[int, Route]]] = {}
-        again = bool(self._deadlines[0])
-        if again:
+        again = any(self._deadlines[index] for index in islice(todo, 1))
+        if self._dispatcher.limiters:
+            self._send_limited(window, todo, again=again)
+        elif again:
             self._send_again(window, todo, waiting)
         else:
             self._send_first(window, waiting)
@@ -191,7 +204,7 @@ class Bulk:
                     # To each its own instance.
                     window.put(index, copy.copy(connected))
                 else:
-                    self._wait_for_turn(window)
+                    self._wait_for_room(window)
                     if not again:
                         # Its time begins now: it may have waited for a dial, and for the others' replies.
                         self._deadlines[index] = self._look_at_clock()[0]
@@ -206,7 +219,7 @@ class Bulk:
         slots = map(_Slot, zip(repeat(window), count()))
         for index, slot, (rpc, partition_hash, argument) in zip(count(), slots, self._requests):
             if window.begun - len(outcomes) >= concurrency:
-                self._wait_for_turn(window)
+                self._wait_for_room(window)
                 look_at = index
             if index >= look_at:
                 look_at = index + REQUESTS_A_MOMENT
@@ -257,7 +270,7 @@ class Bulk:
         routes = self._dispatcher.routes
         failure: PegasusError | None = None
         for index in todo:
-            self._wait_for_turn(window)
+            self._wait_for_room(window)
             table = routes.table or failure or routes.get(self._deadlines[index])
             if isinstance(table, PegasusError):
                 failure = table
@@ -271,6 +284,41 @@ class Bulk:
             else:
                 self._send(window, index, route, route.peer.connection)
 
+    def _send_limited(self, window: Window, todo: Iterable[int], *, again: bool) -> None:
+        """Send the requests one by one, each in its turn; a server or routes that fail are waited for once a round."""
+        dispatcher, failures = self._dispatcher, dict[object, PegasusError]()
+        routes, deadlines = dispatcher.routes, self._deadlines
+        for index in todo:
+            self._wait_for_room(window)
+            now = monotonic()
+            refusal: PegasusError | None = None
+            if routes not in failures:
+                # A first request has its own time from its turn on; only a scope bounds the wait for that.
+                until = deadlines[index] if again else dispatcher.cluster.deadline(MAX_TIMEOUT, now)
+                refusal = await_turn(dispatcher, until)
+            if not again:
+                deadlines[index] = self._look_at_clock()[0]
+                if self._observed:
+                    self._begin(index)
+            if refusal is not None:
+                window.put(index, refusal)
+                continue
+            table = failures.get(routes) or routes.get(deadlines[index])
+            if isinstance(table, PegasusError):
+                failures[routes] = table
+                window.put(index, copy.copy(table))
+                continue
+            route = table.target(self._requests[index][1])
+            if route.peer is None:
+                window.put(index, self._attempt(index).no_primary(route))
+                continue
+            connection = failures.get(route.peer) or route.peer.connect(deadlines[index])
+            if isinstance(connection, PegasusError):
+                failures[route.peer] = connection
+                window.put(index, copy.copy(connection))
+            else:
+                self._send(window, index, route, connection)
+
     def _look_at_clock(self) -> tuple[float, int]:
         """Return the deadline, and the milliseconds until then, of the requests that begin now."""
         now = self._moment = monotonic()
@@ -282,7 +330,7 @@ class Bulk:
         self._begun[index] = self._moment
         self._listeners.emit("call_started", self._dispatcher.routes.name, self._requests[index][0].label)
 
-    def _wait_for_turn(self, window: Window) -> None:
+    def _wait_for_room(self, window: Window) -> None:
         """Wait while as many are in flight as may be."""
         if window.open >= self._concurrency:
             window.sleep_until(self._concurrency // 2)

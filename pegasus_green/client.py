@@ -1,4 +1,4 @@
-"""The client and its tables. They know each other, so they are one module."""
+"""The client and its tables. Each refers to the other, so they are one module."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .errors import InvalidArgument, PegasusError
 from .events import Listener
 from .keys import Key, partition_hash, to_bytes
 from .mapping import HashMapping
-from .operations.base import key_pair, only_hash_key
+from .operations.base import DEFAULT, key_pair, only_hash_key
 from .operations.verbs import Verbs
-from .options import ClientOptions, OptionChanges, parse_url
+from .options import ClientOptions, HedgePolicy, OptionChanges, parse_url
 from .results import V
 
 if TYPE_CHECKING:
@@ -35,24 +35,24 @@ C = TypeVar("C", bound="Client")
 
 
 class Client:
-    """A client of one Pegasus cluster, shared by any number of greenlets of one thread.
+    """A client of one Pegasus cluster, shared by any number of greenlets and native threads.
 
-    Making one does no I/O and starts nothing, so it can be a module's global and survive a fork; the first call
+    The constructor does no I/O, so a client can be a global of a module and be created before a fork. The first call
     connects. One connection per server carries the calls of all greenlets and tables.
 
     Args:
-        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated text. IPv6 in brackets; the
-            default port is 34601. Not all have to be named: the leader is learnt from the others.
+        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated text. IPv6 addresses stand in
+            brackets; the default port is 34601. One meta server is enough: it names the leader.
         options: All options at once.
         **changes: Single options by name, see ``ClientOptions``.
 
     Raises:
-        InvalidArgument: An address or option that cannot be.
+        InvalidArgument: An address or option is wrong.
         AuthenticationFailed: With ``auth``: the package that it needs is missing.
 
-    Greenlets: every method may be called by any number at once. So it may from any number of native
-        threads: each has connections of its own, made by its first call and closed when it ends. After a fork the
-        child dials anew.
+    Greenlets: any number of greenlets and native threads may call every method at once. Each native thread has its own
+        connections: its first call dials, and they are closed when the thread ends. After a fork the child dials its
+        own connections.
 
     Example:
         >>> with Client(["127.0.0.1:34601"], timeout=1.0) as client:
@@ -63,7 +63,7 @@ class Client:
     """
 
     def __init__(self, metas: Metas, *, options: ClientOptions | None = None, **changes: Unpack[OptionChanges]) -> None:
-        """Remember where the cluster is; no I/O."""
+        """Check the arguments; no I/O."""
         self.options = (options or ClientOptions()).with_(**changes)
         addresses, chosen = parse_addresses(metas), self.options
         self._threads = Threads(lambda like: Cluster(addresses, chosen, like))
@@ -75,7 +75,7 @@ class Client:
 
     @property
     def _cluster(self) -> Cluster:
-        """The first one; ``here()`` of it is that of the calling thread."""
+        """The cluster object of the first thread; its ``here()`` returns that of the calling thread."""
         return self._threads.first
 
     def __repr__(self) -> str:
@@ -94,18 +94,18 @@ class Client:
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
-        raise TypeError("a client cannot be pickled or copied: make one in each process from its addresses and options")
+        raise TypeError("a client cannot be pickled or copied: create one in each process")
 
     @classmethod
     def from_url(cls: type[C], url: str, **changes: Unpack[OptionChanges]) -> C:
-        """Make a client of a URL, as ``connect`` does; no I/O.
+        """Make a client from a URL, as ``connect`` does; no I/O.
 
         Args:
             url: As for ``connect``.
             **changes: Options that replace those of the URL.
 
         Raises:
-            InvalidArgument: Not such a URL, or an unknown option.
+            InvalidArgument: The URL is wrong, or an option is unknown.
 
         Example:
             >>> with Client.from_url("pegasus://127.0.0.1:34601/temp?timeout=2") as client:
@@ -127,7 +127,7 @@ class Client:
             **changes: Options that replace those of the URL.
 
         Raises:
-            InvalidArgument: The variable is not set, or holds no such URL.
+            InvalidArgument: The variable is not set, or its URL is wrong.
 
         Example:
             >>> import os
@@ -148,52 +148,88 @@ class Client:
             raise InvalidArgument(f"the environment variable {variable}: {error}") from None
 
     @overload
-    def table(self, name: str | bytes | None = None, *, codec: None = None) -> Table[bytes]: ...
+    def table(
+        self,
+        name: str | bytes | None = None,
+        *,
+        codec: None = None,
+        hedge: HedgePolicy | None = DEFAULT,
+        max_rate: float | None = None,
+    ) -> Table[bytes]: ...
 
     @overload
-    def table(self, name: str | bytes | None = None, *, codec: Codec[V]) -> Table[V]: ...
+    def table(
+        self,
+        name: str | bytes | None = None,
+        *,
+        codec: Codec[V],
+        hedge: HedgePolicy | None = DEFAULT,
+        max_rate: float | None = None,
+    ) -> Table[V]: ...
 
-    def table(self, name: str | bytes | None = None, *, codec: Codec[Any] | None = None) -> Table[Any]:
-        """Return a handle on a table; no I/O, costs next to nothing.
+    def table(
+        self,
+        name: str | bytes | None = None,
+        *,
+        codec: Codec[Any] | None = None,
+        hedge: HedgePolicy | None = DEFAULT,
+        max_rate: float | None = None,
+    ) -> Table[Any]:
+        """Return a handle on a table; no I/O, and it costs almost nothing.
 
         Args:
             name: The table's name; None: the table of the client's URL.
-            codec: How values are turned into bytes and back, see ``pegasus_green.codecs``. None: bytes as they are; the
-                table of the URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a
-                variable as ``Table[Any]``.
+            codec: Encodes and decodes values, see ``pegasus_green.codecs``. None: values are bytes; the table of the
+                URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a variable as
+                ``Table[Any]``.
+            hedge: Hedged reads of this handle; without it as the client's option says, None: off.
+            max_rate: Most requests per second to this table, besides the client's option of this name. All handles that
+                this client makes with the same table and rate share the limit. None: no limit of its own.
 
         Raises:
-            InvalidArgument: The name is empty, not text, or not UTF-8; or there is none, and none in the URL.
+            InvalidArgument: The name is empty, not text, or not UTF-8; neither the call nor the URL names a table;
+                hedge or max_rate is wrong.
 
         Example:
             >>> users = client.table("temp")
             >>> users.set("user:7", "name", "Ada")
             >>> users.get("user:7", "name")
             b'Ada'
+            >>> slowly = client.table("temp", max_rate=100)
+            >>> slowly.get("user:7", "name")
+            b'Ada'
         """
-        return self._open(name, codec, owns=False)
+        return self._open(name, codec, hedge, max_rate, owns=False)
 
     def __getitem__(self, name: str | bytes) -> Table[bytes]:
         """Return the handle on a table, as ``table`` does."""
         return self.table(name)
 
-    def _open(self, name: str | bytes | None, codec: Codec[Any] | None, *, owns: bool) -> Table[Any]:
+    def _open(
+        self,
+        name: str | bytes | None,
+        codec: Codec[Any] | None,
+        hedge: HedgePolicy | None = DEFAULT,
+        max_rate: float | None = None,
+        *,
+        owns: bool,
+    ) -> Table[Any]:
         if name is None:
             name = self._url_table
             codec = self._url_codec if codec is None else codec
             if not name:
                 raise InvalidArgument(
-                    "which table? Neither the call nor the client's URL names one (pegasus://host:port/table)"
+                    "no table: neither the call nor the client's URL names one (pegasus://host:port/table)"
                 )
         try:
             text = to_bytes(name, "table name").decode("utf-8")
         except UnicodeDecodeError:
-            raise InvalidArgument(f"table name is no UTF-8: {name!r}") from None
+            raise InvalidArgument(f"table name is not UTF-8: {name!r}") from None
         if not text:
             raise InvalidArgument("table name must not be empty")
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
-            raise InvalidArgument(f"codec must have encode and decode, as pegasus_green.codecs.Codec, not {codec!r}")
-        return Table(self, self._cluster, text, codec, owns=owns)
+            raise InvalidArgument(f"codec must have the methods encode and decode, not {codec!r}")
+        return Table(self, self._cluster, text, codec, hedge, max_rate, owns=owns)
 
     @property
     def closed(self) -> bool:
@@ -222,15 +258,16 @@ class Client:
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
         """Bound the calls with this client that are made inside the ``with`` block.
 
-        Nested blocks take the minimum. A greenlet started inside begins without the bound. A call that has no time left
-        raises RequestTimeout; only calls of this client are interrupted.
+        Of nested blocks, the earliest deadline counts. A greenlet that is started inside the block is not bound. A call
+        without time left raises RequestTimeout. Only calls of this client are interrupted.
 
-        In a generator the block bounds the calls of the generator and of what it calls, in whatever greenlet it runs.
-        It does not bound its consumer's calls between two ``next()``. A ``@contextmanager`` function passes the bound
-        on to the block of its user. A block may be left in any order, in any greenlet, and by the garbage collector.
+        In a generator, the block bounds the calls of the generator and of the functions that it calls, in any greenlet.
+        It does not bound the calls that the consumer makes between two ``next()``. A ``@contextmanager`` function
+        passes the bound on to the block of its user. Blocks may be left in any order, in any greenlet, and by the
+        garbage collector.
 
         Args:
-            seconds: Time for all calls inside together.
+            seconds: Time for all calls inside the block together.
 
         Raises:
             InvalidArgument: seconds is not a number above 0.
@@ -244,7 +281,7 @@ class Client:
         return self._cluster.scope(seconds)
 
     def ping(self, timeout: float | None = None) -> float:
-        """Ask the meta servers for the list of tables, to fail fast; return the seconds it took.
+        """Ask the meta servers for the list of tables and return the seconds that this took.
 
         Args:
             timeout: Seconds; None: the client's default.
@@ -269,25 +306,25 @@ class Client:
         return monotonic() - begin
 
     def check(self, table: str | bytes | None = None, *, timeout: float | None = None) -> dict[str, PegasusError]:
-        """Ask each replica server that is primary of a partition of a table to read a key; return who did not answer.
+        """Read a key from each replica server that is primary of a partition; return the servers that did not answer.
 
-        Unlike ``ping``, which asks the meta servers only, it goes the way of calls. It is meant for health checks. The
-        servers are asked at the same time, and each about one of its partitions.
+        Use it for health checks: ``ping`` asks only the meta servers. All servers are asked at the same time, each
+        about one of its partitions.
 
         Args:
             table: The table's name; None: the table of the client's URL.
             timeout: Seconds for all of it; None: the client's default.
 
         Returns:
-            The error of each server that did not answer well in time, by its address; ``"no primary"`` stands for
-            partitions that nobody serves. Empty: all is well.
+            The error of each server that did not answer in time, by its address; the key ``"no primary"`` stands for
+            partitions without a primary. An empty dict means healthy.
 
         Raises:
-            TableNotFound: There is no such table.
-            MetaUnreachable: The routes of the table are not known, and no meta server answers.
+            TableNotFound: The table does not exist.
+            MetaUnreachable: The routes of the table are unknown, and no meta server answers.
 
         Retries: safe; each server is asked until the timeout.
-        Greenlets: a killed caller gives up its requests.
+        Greenlets: a killed caller abandons its requests.
 
         Example:
             >>> client.check("temp", timeout=1.0)
@@ -298,14 +335,14 @@ class Client:
         return check(self.table(table)._dispatcher, timeout)
 
     def stats(self) -> dict[str, Any]:
-        """Return what the client counts, as plain values for people and metrics; works in any thread, no I/O.
+        """Return the statistics of the client as a dict of plain values; works in any thread, no I/O.
 
         Returns:
-            ``servers``: per address its state, requests in flight, bytes queued, requests sent and replies received,
-            bytes both ways, late replies, timeouts, dials, reconnects and losses. ``tables``: per table its id and
-            partitions, the calls, errors and retries by kind, route queries, hedged reads, the latency of calls that
-            ended well as counts by upper bound in seconds, and bounds of its median and 99th percentile (each within a
-            factor of two above the true value). ``auth``, with that option alone: mechanism, user, credentials
+            ``servers``: for each address its state, requests in flight, queued bytes, requests sent and replies
+            received, bytes in both directions, late replies, timeouts, dials, reconnects and losses. ``tables``: for
+            each table its id and partitions, calls, errors and retries by kind, route queries, hedged reads, the
+            latency of successful calls as counts by upper bound in seconds, and upper bounds of its median and 99th
+            percentile (at most twice the true value). ``auth``, only with that option: mechanism, user, credentials
             acquired and renewed, failures and the last error, seconds until the credentials end (None: never),
             connections negotiated, negotiations refused.
 
@@ -318,10 +355,10 @@ class Client:
         return describe(self._threads.all)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell a listener what happens from now on.
+        """Have a listener called for the events from now on.
 
         Raises:
-            InvalidArgument: It lacks one of the methods of ``Listener``.
+            InvalidArgument: The object lacks a method of ``Listener``.
 
         Example:
             >>> class Calls(Listener):
@@ -334,10 +371,10 @@ class Client:
         self._cluster.listeners.add(listener)
 
     def remove_listener(self, listener: Listener) -> None:
-        """Stop telling a listener.
+        """Stop calling a listener.
 
         Args:
-            listener: The one that was added; an unknown one is ignored.
+            listener: A listener that was added; an unknown one is ignored.
 
         Example:
             >>> class Calls(Listener):
@@ -355,11 +392,11 @@ class Client:
         self._cluster.listeners.remove(listener)
 
     def close(self, drain: float = 0.0) -> None:
-        """Close all connections; idempotent. Without ``drain`` it never waits.
+        """Close all connections. Without ``drain`` it never waits. It may be called several times.
 
         Args:
-            drain: Seconds that calls in flight have to finish; it returns as soon as they have. What is left then ends
-                with ClientClosed. New calls get ClientClosed at once.
+            drain: Seconds that calls in flight have to finish; it returns as soon as they have. Calls that are left
+                then end with ClientClosed. New calls get ClientClosed at once.
 
         Example:
             >>> client = Client(["127.0.0.1:34601"])
@@ -384,21 +421,30 @@ class Table(Verbs[V]):
     ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, one with a ``Utf8Codec`` a
     ``Table[str]``.
 
-    Keys are bytes, or str as UTF-8. Values are bytes or str, or what the table's codec encodes; they come back as
-    bytes, or as it decodes them. Times are seconds, as int or float. Every verb that sends a request can raise
-    ClientClosed, and with a codec CodecError, besides what it says itself.
+    Keys are bytes, or str as UTF-8. Without a codec, values are bytes or str, and results are bytes. Times are seconds,
+    as int or float. Every verb that sends a request can also raise ClientClosed, and with a codec CodecError.
 
     Attributes:
         client: The client.
         name: The table's name.
-        codec: How values are turned into bytes and back; None: bytes as they are.
+        codec: Encodes and decodes values; None: values are bytes.
     """
 
     __slots__ = ("client", "_owns_client")
 
-    def __init__(self, client: Client, cluster: Cluster, name: str, codec: Codec[V] | None, *, owns: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        cluster: Cluster,
+        name: str,
+        codec: Codec[V] | None,
+        hedge: HedgePolicy | None,
+        max_rate: float | None,
+        *,
+        owns: bool,
+    ) -> None:
         """Make a handle; use ``client.table(name)``."""
-        super().__init__(cluster, name, codec)
+        super().__init__(cluster, name, codec, hedge, max_rate)
         self.client = client
         self._owns_client = owns
 
@@ -415,7 +461,7 @@ class Table(Verbs[V]):
         self.close()
 
     def close(self, drain: float = 0.0) -> None:
-        """Close the client of a table that ``open_table`` made. A table of ``client.table`` has nothing to close.
+        """Close the client of a table that ``open_table`` made. Do nothing for a table of ``client.table``.
 
         Args:
             drain: Seconds that calls in flight have to finish, see ``Client.close``.
@@ -431,23 +477,23 @@ class Table(Verbs[V]):
             self.client.close(drain)
 
     def warm_up(self, timeout: float | None = None) -> int:
-        """Learn the routes and connect to every server that is primary of a partition, before traffic comes.
+        """Query the routes and connect to every server that is primary of a partition.
 
         Args:
             timeout: Seconds for all of it; None: the client's default.
 
         Returns:
-            The number of servers connected to.
+            The number of servers.
 
         Raises:
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
             RequestTimeout: The table cannot serve yet.
-            ConnectFailed: A primary could not be reached; all the others were dialled nevertheless.
+            ConnectFailed: A primary could not be reached; the other primaries were dialled, too.
 
         Retries: the meta servers are asked until the timeout, each primary is dialled once.
-        Greenlets: spawns one for each server until it returns. Any number may call at once: they share the dials, which
-            go on when a caller is killed.
+        Greenlets: spawns one for each server until it returns. Several callers share the dials. A dial continues when
+            its caller is killed.
 
         Example:
             >>> table.warm_up(timeout=2.0)
@@ -456,15 +502,15 @@ class Table(Verbs[V]):
         return self._dispatcher.warm_up(timeout)
 
     def partition_of(self, hash_key: Key, sort_key: Key = b"", *, timeout: float | None = None) -> int:
-        """Return the index of the partition that answers for a record now; asks for the routes where they are unknown.
+        """Return the index of the partition that has a record; queries the routes if they are unknown.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
-            sort_key: Counts only where the hash key is empty.
-            timeout: Seconds for the routes; None: the client's default.
+            sort_key: Matters only if the hash key is empty.
+            timeout: Seconds for the route query; None: the client's default.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size.
+            InvalidArgument: A key has a wrong type or size.
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
 
@@ -483,19 +529,19 @@ class Table(Verbs[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds until what is stored through it expires; None or 0: never (a table may have a default).
+            ttl: Seconds until values that are stored through the mapping expire; None or 0: never, unless the table has
+                a default.
             timeout: Seconds for each request; None: the client's default.
 
         Returns:
             A ``HashMapping``; it caches nothing, each use is a request.
 
         Raises:
-            InvalidArgument: A wrong type or size.
+            InvalidArgument: An argument has a wrong type or size.
 
-        Retries: safe to read, store, update and clear; ``del``, ``pop``, ``popitem`` and ``setdefault`` are not
-            repeated once their outcome is unknown.
-        Greenlets: several may share one mapping. A killed caller gives up its request; a write may be applied all the
-            same.
+        Retries: reads, stores, ``update`` and ``clear`` are repeated; ``del``, ``pop``, ``popitem`` and ``setdefault``
+            are not repeated if their outcome is unknown.
+        Greenlets: several may share one mapping. A killed caller abandons its request; a write may still be applied.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -507,23 +553,23 @@ class Table(Verbs[V]):
 
 
 def _dropped(threads: Threads) -> None:
-    """End a client that was dropped without close(); runs in the garbage collector, so the work is left to the hubs."""
+    """End a client that was dropped without close(); runs in the garbage collector, so the hubs do the work."""
     if threads.drop():
         warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
 
 
 def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:
-    """Make a client of ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
+    """Make a client from a URL such as ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
 
-    It is a context manager that closes the client. ``client.table()`` without a name is the table of the URL.
+    The client is a context manager that closes itself. ``client.table()`` without a name is the table of the URL.
 
     Args:
-        url: Meta servers, perhaps a table, and options by name, see ``docs/options.md``. Special characters in the
+        url: Meta servers, optionally a table, and options by name, see ``docs/options.md``. Special characters in the
             table's name are percent-encoded.
         **changes: Options that replace those of the URL, see ``ClientOptions``.
 
     Raises:
-        InvalidArgument: Not such a URL, or an unknown option.
+        InvalidArgument: The URL is wrong, or an option is unknown.
 
     Example:
         >>> with connect("pegasus://127.0.0.1:34601/temp?timeout=2") as client:
@@ -548,12 +594,12 @@ def open_table(url: str, *, codec: Codec[Any] | None = None, **changes: Unpack[O
 
     Args:
         url: As for ``connect``, with a table.
-        codec: How values are turned into bytes and back; None: as the URL says, else bytes as they are. Type checkers
-            cannot read a URL: annotate the variable as ``Table[Any]`` where it names a codec.
+        codec: Encodes and decodes values; None: the codec that the URL names, else values are bytes. Type checkers
+            cannot read a URL: annotate the variable as ``Table[Any]`` if the URL names a codec.
         **changes: Options that replace those of the URL.
 
     Raises:
-        InvalidArgument: Not such a URL, no table in it, or an unknown option.
+        InvalidArgument: The URL is wrong or has no table, or an option is unknown.
 
     Example:
         >>> with open_table("pegasus://127.0.0.1:34601/temp") as table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 from .errors import InvalidArgument
 from .retry import RetryPolicy
@@ -21,6 +21,8 @@ DEFAULT_META_PORT = 34601
 # No call takes longer, whatever its timeout says.
 MAX_TIMEOUT = 86400.0
 MAX_AUTH_TIMEOUT = 10.0
+# Requests per second; no client sends more.
+MAX_RATE = 1_000_000
 
 
 def _is_number(value: object) -> bool:
@@ -56,6 +58,23 @@ class HedgePolicy:
             raise InvalidArgument(f"a hedge needs delay > 0 seconds and 0 < max_ratio <= 1, not {self}")
 
 
+def check_hedge(hedge: object, header_version: int) -> None:
+    """Raise InvalidArgument unless hedge is a HedgePolicy that the header can carry, or None."""
+    if hedge is not None and not isinstance(hedge, HedgePolicy):
+        raise InvalidArgument(f"hedge must be a HedgePolicy or None (off), not {hedge!r}")
+    if hedge is not None and header_version == 0:
+        raise InvalidArgument("hedge needs header_version=1: a v0 header cannot carry the backup flag")
+
+
+def check_rate(max_rate: object) -> None:
+    """Raise InvalidArgument unless max_rate is a number above 0, or None."""
+    if max_rate is not None and (not _is_number(max_rate) or not 0 < cast("float", max_rate) <= MAX_RATE):
+        raise InvalidArgument(
+            f"max_rate must be a number of requests per second above 0 and at most {MAX_RATE:,}, or None (no limit),"
+            f" not {max_rate!r}"
+        )
+
+
 class OptionChanges(TypedDict, total=False):
     """The options of ``ClientOptions`` by name, for checkers: what ``Client`` and ``connect`` take as keywords."""
 
@@ -74,6 +93,7 @@ class OptionChanges(TypedDict, total=False):
     max_write_bytes: int | None
     header_version: int
     hedge: HedgePolicy | None
+    max_rate: float | None
     auth: Authentication | None
     auth_timeout: float
     auth_required: bool
@@ -99,7 +119,9 @@ class ClientOptions:
         max_frame: Largest reply; a larger one ends the connection.
         max_write_bytes: Largest body of a write request; None leaves it to the server (whose default is 1 MiB).
         header_version: Request header, 1 or 0; hedged reads need 1.
-        hedge: Hedged reads; None is off.
+        hedge: Hedged reads; None is off. ``client.table(name, hedge=...)`` sets it for one table.
+        max_rate: Most requests per second that this client sends to all tables together; repetitions and each request
+            of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
         auth: How the client proves who it is, a ``Kerberos`` for example; None: not at all.
         auth_timeout: One negotiation, counted from the end of the dial, and the wait for credentials before it; 10 s at
             most. A call waits for both no longer than its own deadline allows.
@@ -121,6 +143,7 @@ class ClientOptions:
     max_write_bytes: int | None = 1024 * 1024
     header_version: int = 1
     hedge: HedgePolicy | None = None
+    max_rate: float | None = None
     auth: Authentication | None = None
     auth_timeout: float = 5.0
     auth_required: bool = True
@@ -146,12 +169,10 @@ class ClientOptions:
                 raise InvalidArgument(f"{name} must be a whole number above 0, not {size!r}")
         if not _is_whole(self.header_version) or self.header_version not in (0, 1):
             raise InvalidArgument(f"header_version must be 0 or 1, not {self.header_version!r}")
-        for name, kind in (("retry", RetryPolicy), ("hedge", HedgePolicy)):
-            policy = getattr(self, name)
-            if policy is not None and not isinstance(policy, kind):
-                raise InvalidArgument(f"{name} must be a {kind.__name__} or None (off), not {policy!r}")
-        if self.hedge is not None and self.header_version == 0:
-            raise InvalidArgument("hedge needs header_version=1: a v0 header cannot carry the backup flag")
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise InvalidArgument(f"retry must be a RetryPolicy or None (off), not {self.retry!r}")
+        check_hedge(self.hedge, self.header_version)
+        check_rate(self.max_rate)
         self._check_auth()
 
     def _check_auth(self) -> None:
@@ -189,8 +210,8 @@ def _refuse_unknown(names: Iterable[str], *others: str) -> None:
             raise InvalidArgument(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
-def _seconds_or_none(text: str) -> float | None:
-    return None if text == "none" else float(text)
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
 
 
 def _size_or_none(text: str) -> int | None:
@@ -236,7 +257,7 @@ def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
 
 # How the options that are not seconds are spelled in a URL.
 _URL_TYPES: dict[str, Callable[[str], Any]] = {
-    "path_timeout": _seconds_or_none,
+    "path_timeout": _number_or_none,
     "max_in_flight": int,
     "max_queued_bytes": int,
     "max_frame": int,
@@ -244,6 +265,7 @@ _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "header_version": int,
     "retry": _retry,
     "hedge": _hedge,
+    "max_rate": _number_or_none,
     "auth": str,
     "auth_required": _flag,
 }

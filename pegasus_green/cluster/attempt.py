@@ -23,7 +23,7 @@ from ..errors import (
     WriteRejected,
     server_error,
 )
-from ..options import ClientOptions
+from ..options import ClientOptions, HedgePolicy
 from ..protocol.binary import Buffer
 from ..protocol.framing import parse_reply
 from ..protocol.rpc import Rpc
@@ -34,6 +34,7 @@ from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.waits import wait
 from .hedging import HEDGED, Race
+from .limiter import RequestLimiter
 from .refresher import TableRoutes
 from .routing import Route
 from .stats import TableStats
@@ -73,6 +74,14 @@ class Owner(Protocol):
     def notices(self) -> Notices:
         """Its log lines."""
 
+    @property
+    def hedge(self) -> HedgePolicy | None:
+        """When its reads are hedged."""
+
+    @property
+    def limiters(self) -> tuple[RequestLimiter, ...]:
+        """What limits its requests per second."""
+
 
 def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
     """Tell whether a policy allows another attempt after so many.
@@ -83,6 +92,18 @@ def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
     if policy is not None and not isinstance(policy, RetryPolicy):
         raise InvalidArgument(f"retry must be a RetryPolicy or None (off), not {policy!r}")
     return policy is not None and (policy.max_attempts is None or number < policy.max_attempts)
+
+
+def await_turn(owner: Owner, deadline: float) -> RequestTimeout | None:
+    """Wait as long as a table's limits of requests per second demand; yields.
+
+    Returns:
+        The error of a request that has no turn before the deadline; None: it may be sent.
+    """
+    for limiter in owner.limiters:
+        if not limiter.wait_for_turn(owner.cluster.pool.ended, deadline):
+            return RequestTimeout(f"max_rate={limiter.rate:g} leaves no turn before the deadline")
+    return None
 
 
 class Attempt:
@@ -142,6 +163,8 @@ class Attempt:
         """Make one attempt and return its outcome; waits for routes and connection as long as the deadline allows."""
         self.number += 1
         self.sent_to = None
+        if self.owner.limiters and (refusal := await_turn(self.owner, self.deadline)) is not None:
+            return refusal
         route = self.route()
         if isinstance(route, PegasusError):
             return route
@@ -154,7 +177,7 @@ class Attempt:
         now = monotonic()
         if now >= self.deadline:
             return RequestTimeout("no time left to send the request", address=route.primary)
-        hedge = self.owner.cluster.options.hedge
+        hedge = self.owner.hedge
         if hedge is None or self.rpc not in HEDGED:
             return connection.call(self.rpc, route, self.hash, self.argument, self.deadline, now, movable)
         self.owner.stats.hedgeable += 1

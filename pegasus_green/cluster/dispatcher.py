@@ -25,7 +25,7 @@ from ..errors import (
     WrongThread,
 )
 from ..events import Listeners
-from ..options import ClientOptions
+from ..options import ClientOptions, HedgePolicy
 from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.framing import shape
@@ -36,6 +36,8 @@ from ..transport.handover import Outcome, left_ms
 from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool
 from .attempt import DEFAULT, Attempt, may_repeat
+from .hedging import HEDGED
+from .limiter import RequestLimiter
 from .meta import MetaClient
 from .refresher import TableRoutes
 from .routing import Route, RoutingTable
@@ -84,12 +86,15 @@ class Cluster:
             options: The client's.
             like: The cluster of another thread, whose listeners, scopes and knowledge this one shares.
 
-        ``hub`` is the hub of the first call; ``open_hub``, which the shortest way of a call compares with, the same
-        as long as calls may begin and reads are not hedged; ``observed`` tells whether a listener hears of calls;
+        ``hub`` is the hub of the first call. ``open_hub`` is the same hub, or None if calls may not take the short way:
+        the client drains, hedges reads or limits requests. ``observed`` tells whether a listener hears of calls.
         ``way`` is what the shortest way in the compiled core must know of all that, or None.
-        ``running`` holds the calls that are under way and need not have a request out, weakly: what ends leaves it.
+        ``running`` holds weakly the calls that are under way without having a request out.
         """
         self.options = options
+        # By table ("": all of them) and rate.
+        self.limiters: dict[tuple[str, float], RequestLimiter] = {} if like is None else like.limiters
+        self.limiter = self.limit("", options.max_rate)
         self.timeout = options.timeout
         self.milliseconds = left_ms(options.timeout, 0.0)
         self.listeners: Listeners = Listeners(self.reopen) if like is None else like.listeners
@@ -179,6 +184,10 @@ class Cluster:
         """Return the dispatcher of a table."""
         return self.tables.table(name)
 
+    def limit(self, name: str, rate: float | None) -> RequestLimiter | None:
+        """Return the limiter of a table ("": all tables) with a rate, the same one in every thread."""
+        return None if rate is None else self.limiters.setdefault((name, rate), RequestLimiter(rate))
+
     def _make(self, name: str) -> Dispatcher:
         routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self._is_fresh)
         if self._like is not None and name in self._like.tables:
@@ -218,7 +227,7 @@ class Cluster:
         """Let the shortest way be taken where nobody listens and the client is in use."""
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
-        special = self.options.hedge is not None or self.pool.draining
+        special = self.options.hedge is not None or self.limiter is not None or self.pool.draining
         self.way = None
         self.open_hub = None if special else self.hub
         if self.open_hub is not None:
@@ -272,12 +281,27 @@ class Cluster:
 class Dispatcher:
     """Sends the calls of one table."""
 
-    __slots__ = ("cluster", "routes", "stats", "notices", "lane", "_histogram", "_pool", "__weakref__")
+    __slots__ = (
+        "cluster",
+        "routes",
+        "stats",
+        "notices",
+        "lane",
+        "hedge",
+        "limiters",
+        "_histogram",
+        "_pool",
+        "_variants",
+        "__weakref__",
+    )
 
     def __init__(self, cluster: Cluster, routes: TableRoutes) -> None:
         """Serve one table."""
         self.cluster = cluster
         self.routes = routes
+        self.hedge = cluster.options.hedge
+        self.limiters = () if cluster.limiter is None else (cluster.limiter,)
+        self._variants: dict[tuple[HedgePolicy | None, float | None], Dispatcher] = {}
         self.stats = TableStats()
         self.notices = Notices("retry")
         self._histogram = self.stats.histogram
@@ -367,7 +391,7 @@ class Dispatcher:
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
                     self._histogram[frexp(connection.heard - now)[1]] += 1
                     if info is not None:
-                        info.attempts = 1
+                        info.attempts, info.hedged = 1, False
                     if observed:
                         self._finished(rpc, connection.heard - now, None, 1, False, route.primary)
                     return outcome
@@ -414,6 +438,16 @@ class Dispatcher:
         """Return what sends the calls of the calling thread."""
         cluster = self.cluster.here()
         return self if cluster is self.cluster else cluster.table(self.routes.name)
+
+    def variant(self, hedge: HedgePolicy | None, max_rate: float | None) -> Dispatcher:
+        """Return a dispatcher for the same table that hedges and limits as given."""
+        key = hedge, max_rate
+        found = self._variants.get(key)
+        return found or self._variants.setdefault(key, Variant(self, hedge, max_rate))
+
+    def is_plain(self, rpc: Rpc) -> bool:
+        """Tell whether a call needs no more than its request: it is neither hedged nor limited."""
+        return not self.limiters and (self.hedge is None or rpc not in HEDGED)
 
     @staticmethod
     def _may_wait(caller: Any, hub: Any) -> bool:
@@ -565,6 +599,59 @@ class Dispatcher:
                     # An answer that can be read says the same, or better, in its body.
                     info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
             del attempt
+
+
+class Variant(Dispatcher):
+    """Sends the calls of a table handle that has a hedge policy or a limit of its own.
+
+    Routes, connections and counters are those of the table's other handles. Calls go the general way, so the short way
+    of the other handles has nothing to check.
+    """
+
+    __slots__ = ("_home", "_key")
+
+    def __init__(self, home: Dispatcher, hedge: HedgePolicy | None, max_rate: float | None) -> None:
+        """Share everything but hedge policy and limits."""
+        cluster, name = home.cluster, home.routes.name
+        self.cluster, self.routes, self.notices, self._pool = cluster, home.routes, home.notices, cluster.pool
+        self.stats, self._histogram = home.stats, home.stats.histogram
+        self.lane = None
+        self._home, self._key = home, (hedge, max_rate)
+        self.hedge = hedge
+        own = cluster.limit(name, max_rate)
+        self.limiters = home.limiters if own is None else (own, *home.limiters)
+
+    def call(
+        self,
+        rpc: Rpc,
+        partition_hash: int,
+        argument: bytes,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        info: CallInfo | None = None,
+    ) -> Buffer:
+        """Do as a dispatcher does, by the general way."""
+        if not _page[0]:
+            fork.notice()
+        there = self.here()
+        if there is not self:
+            return there.call(rpc, partition_hash, argument, timeout, retry, info)
+        check_info(info)
+        now = monotonic()
+        deadline = self.cluster.deadline(timeout, now)
+        if self.cluster.observed:
+            self._started(rpc)
+        go_on = self._observed if self.cluster.observed else self.persist
+        return go_on(rpc, partition_hash, argument, now, deadline, retry, info, None, None)
+
+    def here(self) -> Dispatcher:
+        """Return what sends the calls of the calling thread."""
+        there = self._home.here()
+        return self if there is self._home else there.variant(*self._key)
+
+    def variant(self, hedge: HedgePolicy | None, max_rate: float | None) -> Dispatcher:
+        """Return another variant of the same table."""
+        return self._home.variant(hedge, max_rate)
 
 
 def check_info(info: CallInfo | None) -> None:

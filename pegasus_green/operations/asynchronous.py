@@ -247,7 +247,7 @@ class _Slot:
             self.context = copy_context()
             dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
         table = dispatcher.routes.table
-        if table is not None and self.deadline > self.begin:
+        if table is not None and self.deadline > self.begin and dispatcher.is_plain(self.rpc):
             route = self.sent_to = table.target(self.hash)
             connection = route.peer.connection if route.peer is not None else None
             if connection is not None and self._send(connection, route):
@@ -288,7 +288,7 @@ class _Slot:
         rpc = self.rpc
         if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
             self.dispatcher.stats.count(monotonic() - self.begin)
-            self.info.attempts = 1
+            self.info.attempts, self.info.hedged = 1, False
             self._end(outcome)
         else:
             self._spawn(outcome)

@@ -11,6 +11,7 @@ from ..cluster.attempt import DEFAULT
 from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher
 from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
 from ..keys import MAX_HASH_KEY, Key, to_bytes
+from ..options import HedgePolicy, check_hedge, check_rate
 from ..protocol import fast
 from ..protocol.binary import Buffer
 from ..protocol.rpc import GET, Rpc
@@ -122,11 +123,25 @@ class TableBase(Generic[V]):
 
     __slots__ = ("name", "codec", "_home", "_call", "_lane", "_max_argument")
 
-    def __init__(self, cluster: Cluster, name: str, codec: Codec[V] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: str,
+        codec: Codec[V] | None = None,
+        hedge: HedgePolicy | None = DEFAULT,
+        max_rate: float | None = None,
+    ) -> None:
         """Remember the table; no I/O."""
         self.name = name
         self.codec = codec
         self._home: Dispatcher = cluster.table(name)
+        if hedge is not DEFAULT or max_rate is not None:
+            options = cluster.options
+            check_rate(max_rate)
+            if hedge is DEFAULT:
+                hedge = options.hedge
+            check_hedge(hedge, options.header_version)
+            self._home = self._home.variant(hedge, max_rate)
         self._call = self._home.call
         self._lane = self._home.lane
         limit = cluster.options.max_write_bytes

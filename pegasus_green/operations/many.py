@@ -328,7 +328,7 @@ class ManyOperations(MultiOperations[V]):
     @overload
     def multi_set_many(
         self,
-        items: Iterable[tuple[Key, Records[V]]],
+        items: Iterable[tuple[Key, Records[V]] | tuple[Key, Records[V], float | None]],
         *,
         ttl: float | None = None,
         return_errors: bool = False,
@@ -339,7 +339,7 @@ class ManyOperations(MultiOperations[V]):
     @overload
     def multi_set_many(
         self: ManyOperations[bytes],
-        items: Iterable[tuple[Key, Records[Key]]],
+        items: Iterable[tuple[Key, Records[Key]] | tuple[Key, Records[Key], float | None]],
         *,
         ttl: float | None = None,
         return_errors: bool = False,
@@ -348,7 +348,7 @@ class ManyOperations(MultiOperations[V]):
 
     def multi_set_many(
         self,
-        items: Iterable[tuple[Key, object]],
+        items: Iterable[tuple[Key, object] | tuple[Key, object, float | None]],
         *,
         ttl: float | None = None,
         concurrency: int = CONCURRENCY,
@@ -359,8 +359,10 @@ class ManyOperations(MultiOperations[V]):
         """Store several records of each of many hash keys, with a ``multi_set`` for each: atomic by hash key only.
 
         Args:
-            items: (hash key, values) as ``multi_set`` takes them; each within ``max_write_bytes``.
-            ttl: Seconds until all of them expire, rounded up; None or 0: never (a table may have a default).
+            items: (hash key, values) or (hash key, values, ttl), as ``multi_set`` takes them; each within
+                ``max_write_bytes``.
+            ttl: Seconds until those expire that have no TTL of their own, rounded up; None or 0: never (a table may
+                have a default).
             concurrency: Requests in flight at most.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
@@ -377,15 +379,20 @@ class ManyOperations(MultiOperations[V]):
         Greenlets: as for ``get_many``.
 
         Example:
-            >>> table.multi_set_many([("user:1", {"name": "Ada"}), ("user:2", {"name": "Grace"})])
+            >>> table.multi_set_many([("user:1", {"name": "Ada"}), ("user:2", {"name": "Grace"}, 3600)])
             [None, None]
         """
         at = expire_ts(ttl)
         requests = []
         for item in listed(items, "items"):
-            hash_key, values = parts_of(item, "hash key, values")
+            parts: tuple[Any, ...] = item
+            expires = at
+            if type(item) is tuple and len(parts) == 3:
+                expires = at if parts[2] is None else expire_ts(parts[2])
+                parts = parts[:2]
+            hash_key, values = parts_of(parts, "hash key, values")
             hash_key = only_hash_key(hash_key)
-            argument = multi_put_argument(hash_key, self._rows(values), at)
+            argument = multi_put_argument(hash_key, self._rows(values), expires)
             self._check_size(MULTI_PUT, argument)
             requests.append((MULTI_PUT, crc64(hash_key), argument))
 

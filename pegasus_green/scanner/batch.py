@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gevent._waiter import Waiter
 
-from ..cluster.attempt import Attempt, may_repeat
+from ..cluster.attempt import Attempt, await_turn, may_repeat
 from ..cluster.routing import Route
 from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
 from ..protocol.binary import Buffer
@@ -110,6 +110,8 @@ class BatchCall(Attempt):
         """Make one attempt: scan where there is a context, else, or when that is gone, get_scanner."""
         self.number += 1
         self.sent_to = None
+        if self.owner.limiters and (refusal := await_turn(self.owner, self.deadline)) is not None:
+            return refusal
         route = self.route()
         if isinstance(route, PegasusError):
             return route

@@ -252,6 +252,36 @@ def test_header_version_0_cannot_hedge() -> None:
         Client(["127.0.0.1:1"], hedge=HedgePolicy(), header_version=0)
 
 
+def test_policy_of_one_table(onebox: Onebox, hash_key: bytes) -> None:
+    """A handle with a policy hedges, others of the same client do not; None switches the client's policy off."""
+    policy = HedgePolicy(delay=DELAY, max_ratio=1.0)
+    for own, others in ((policy, None), (None, policy)):
+        with Client(onebox.meta_addresses, hedge=others, timeout=3.0, refresh_period=0.0) as client:
+            slow = Slow(onebox, client, hash_key)
+            slow.connect_secondaries()
+            hedging, plain = client.table("temp", hedge=own), client.table("temp")
+            if own is None:
+                hedging, plain = plain, hedging
+            try:
+                slow.hold(0.3)
+                info, other = CallInfo(), CallInfo()
+                assert hedging.get(hash_key, b"s", info=info) == b"value"
+                assert hedging.get_async(hash_key, b"s", info=other).get() == b"value"
+                assert info.hedged
+                assert other.hedged
+                begin = monotonic()
+                assert plain.get(hash_key, b"s", info=info) == b"value"
+                assert monotonic() - begin >= 0.3
+                assert not info.hedged
+            finally:
+                onebox.clear_faults()
+    with Client(["127.0.0.1:1"], header_version=0) as client:
+        with pytest.raises(errors.InvalidArgument, match="header_version=1"):
+            client.table("temp", hedge=policy)
+        with pytest.raises(errors.InvalidArgument, match="hedge must be a HedgePolicy or None"):
+            client.table("temp", hedge=0.02)  # type: ignore[call-overload]
+
+
 def test_off_by_default(onebox: Onebox, hash_key: bytes) -> None:
     with Client(onebox.meta_addresses) as client:
         slow = Slow(onebox, client, hash_key)

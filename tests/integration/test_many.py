@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 from collections.abc import Iterator
 from time import monotonic
@@ -265,6 +266,18 @@ def test_multi_set_many_and_multi_del_many(table: Table, hash_key: bytes) -> Non
     assert table.multi_del_many([(hash_key + b"-none", [b"a", b"b"])]) == [2]
     assert table.multi_set_many([]) == []
     assert table.multi_del_many([]) == []
+
+
+def test_a_ttl_for_each_hash_key(table: Table, hash_key: bytes) -> None:
+    mine = [hash_key + b"-%d" % number for number in range(4)]
+    values = {b"a": b"1", b"b": b"2"}
+    items: list[Any] = [(mine[0], values), (mine[1], values, 100), (mine[2], values, None), (mine[3], values, 0)]
+    assert table.multi_set_many(items, ttl=1000) == [None] * 4
+    left = [table.ttl(key, sort_key) or 0 for key in mine for sort_key in values]
+    assert [math.ceil(ttl / 100) for ttl in left[:6]] == [10, 10, 1, 1, 10, 10]
+    assert left[6:] == [math.inf] * 2
+    with pytest.raises(errors.InvalidArgument, match="ttl"):
+        table.multi_set_many([(mine[0], values, -1)])
 
 
 def test_one_bad_item_of_several_and_nothing_is_sent(cluster: Cluster, hash_key: bytes) -> None:

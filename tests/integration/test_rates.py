@@ -1,0 +1,187 @@
+"""``max_rate``: requests per second of a client or of a table are limited; requests wait for their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, InvalidArgument, Listener, RequestTimeout, Table
+from pegasus_green.cluster import limiter as limits
+from pegasus_green.cluster.limiter import RequestLimiter
+from tests.conftest import Cluster
+from tests.integration.helpers import no_client_bugs
+from tests.transport.test_threads import in_thread
+
+__all__ = ["no_client_bugs"]
+RATE = 50
+# A limiter lets this many requests through at once after a pause.
+BURST = 5
+
+
+@pytest.fixture
+def limited(cluster: Cluster) -> Iterator[Client]:
+    with Client(cluster.metas, max_rate=RATE, timeout=20.0) as client:
+        yield client
+
+
+def seconds_for(run: Callable[[], object]) -> float:
+    begin = monotonic()
+    run()
+    return monotonic() - begin
+
+
+def least(requests: int, rate: float = RATE) -> float:
+    """Return the seconds that so many requests must take: those of a burst and two more wait for nothing."""
+    return (requests - max(1, int(rate / 10)) - 2) / rate
+
+
+def use_set_many(table: Table[bytes], hash_key: bytes, count: int) -> None:
+    assert table.set_many([(hash_key, b"%d" % n, b"v") for n in range(count)]) == [None] * count
+
+
+def use_gets(table: Table[bytes], hash_key: bytes, count: int) -> None:
+    for _ in range(count):
+        table.get(hash_key, "s")
+
+
+def use_handles(table: Table[bytes], hash_key: bytes, count: int) -> None:
+    for handle in [table.set_async(hash_key, b"%d" % n, b"v") for n in range(count)]:
+        handle.get()
+
+
+def use_scan(table: Table[bytes], hash_key: bytes, count: int) -> None:
+    with table.hash_scan(hash_key, batch_size=1) as rows:
+        assert len(list(rows)) == count
+
+
+USES = {"get": use_gets, "set_many": use_set_many, "handles": use_handles, "scan": use_scan}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_requests_of_every_kind_are_limited(client: Client, limited: Client, cluster: Cluster, use: str) -> None:
+    hash_key = b"rates-" + use.encode()
+    plain = client.table(cluster.table)
+    plain.multi_set(hash_key, {b"%02d" % n: b"v" for n in range(20)}, ttl=60)
+    table = limited.table(cluster.table)
+    table.warm_up()
+    assert seconds_for(lambda: USES[use](table, hash_key, 20)) >= least(20)
+
+
+def test_all_tables_of_a_client_share_its_limit(limited: Client, cluster: Cluster, hash_key: bytes) -> None:
+    tables = [limited.table(cluster.table), limited.table(cluster.table, max_rate=1000)]
+    callers = [gevent.spawn(tables[n % 2].get, hash_key, "s") for n in range(20)]
+    assert seconds_for(lambda: gevent.joinall(callers, raise_error=True)) >= least(20)
+
+
+def test_limit_of_one_table(client: Client, cluster: Cluster, hash_key: bytes) -> None:
+    """It is shared by the handles that were made with it, and is nothing to the others."""
+    handles = [client.table(cluster.table, max_rate=10) for _ in range(2)]
+    free = client.table(cluster.table)
+    calls = [gevent.spawn(handles[n % 2].get, hash_key, "s", timeout=20.0) for n in range(6)]
+    for _ in range(100):
+        free.get(hash_key, "s")
+    assert seconds_for(lambda: gevent.joinall(calls, raise_error=True)) < 20
+    assert client.stats()["tables"][cluster.table]["calls"] >= 106
+    assert seconds_for(lambda: use_gets(handles[0], hash_key, 5)) >= least(5, 10)
+
+
+def test_threads_share_the_limit(limited: Client, cluster: Cluster, hash_key: bytes) -> None:
+    table = limited.table(cluster.table, max_rate=10)
+    use_gets(table, hash_key, 2)
+    assert in_thread(seconds_for, lambda: use_gets(table, hash_key, 5)) >= least(5, 10)
+
+
+def test_call_without_a_turn_before_its_deadline_fails_at_once(client: Client, cluster: Cluster) -> None:
+    table = client.table(cluster.table, max_rate=0.0001)
+    table.get("a", "s")
+    begin = monotonic()
+    with pytest.raises(RequestTimeout, match=r"max_rate=0\.0001 leaves no turn before the deadline") as caught:
+        table.set("a", "s", "v", timeout=5.0)
+    assert monotonic() - begin < 4.0
+    assert not caught.value.sent
+    assert not caught.value.outcome_unknown
+    with client.deadline(2.0):
+        results = table.set_many([("a", "s", "v")] * 3, return_errors=True)
+    assert [type(result) for result in results] == [RequestTimeout] * 3
+
+
+def test_killed_caller_gives_its_turn_back(client: Client, cluster: Cluster) -> None:
+    table = client.table(cluster.table, max_rate=1)
+    table.get("a", "s")
+    waiting = [gevent.spawn(table.get, "a", "s", timeout=60.0) for _ in range(30)]
+    gevent.sleep(0.05)
+    gevent.killall(waiting)
+    # Thirty turns are free again: this one does not wait for half a minute.
+    assert table.get("a", "s", timeout=20.0) is None
+
+
+def test_close_ends_the_wait(cluster: Cluster) -> None:
+    client = Client(cluster.metas, max_rate=0.05, timeout=60.0)
+    table = client.table(cluster.table)
+    table.get("a", "s")
+    waiting = gevent.spawn(table.get, "a", "s")
+    gevent.sleep(0.05)
+    begin = monotonic()
+    client.close()
+    waiting.join(30)
+    assert type(waiting.exception).__name__ == "ClientClosed"
+    assert monotonic() - begin < 10
+
+
+class Calls(Listener):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def call_started(self, table: str, operation: str) -> None:
+        self.seen.append(f"{operation} begins")
+
+    def call_finished(self, table: str, operation: str, *_facts: Any) -> None:
+        self.seen.append(f"{operation} ends")
+
+
+def test_listeners_hear_of_limited_calls(limited: Client, cluster: Cluster, hash_key: bytes) -> None:
+    calls = Calls()
+    limited.add_listener(calls)
+    for table in (limited.table(cluster.table), limited.table(cluster.table, max_rate=1000)):
+        table.get(hash_key, "s")
+        table.get_many([(hash_key, "s")])
+    assert calls.seen == ["get begins", "get ends"] * 4
+
+
+@pytest.mark.onebox_only
+def test_failed_requests_are_repeated_within_the_limit(cluster: Cluster, hash_key: bytes) -> None:
+    with Client(cluster.metas, max_rate=200) as client:
+        table = client.table(cluster.table)
+        fault = cluster.box.fault("error", rpc="put", error="ERR_BUSY", count=3)
+        use_set_many(table, hash_key, 40)
+        assert fault.hits == 3
+        assert table.multi_get(hash_key).keys() == {b"%d" % n for n in range(40)}
+
+
+@pytest.mark.parametrize("rate", [0, -1, "fast", True, float("nan"), 2_000_000])
+def test_rates_that_cannot_be(client: Client, rate: Any) -> None:
+    with pytest.raises(InvalidArgument, match="max_rate must be a number of requests per second above 0"):
+        client.table("temp", max_rate=rate)
+    with pytest.raises(InvalidArgument, match="max_rate must be"):
+        Client(["127.0.0.1:1"], max_rate=rate)
+
+
+def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: the free slots of the last tenth of a second; then one after the other; old ones are forgotten."""
+    now = 1000.0
+    monkeypatch.setattr(limits, "monotonic", lambda: now)
+    limiter = RequestLimiter(RATE)
+    slots = [limiter._take(now + 1.0) for _ in range(60)]
+    taken = [slot for slot in slots if slot is not None]
+    assert taken == list(range(50_000 - BURST + 1, 50_050))
+    assert slots[len(taken) :] == [None] * (60 - len(taken))
+    limiter._give_back(50_010)
+    assert [limiter._take(now + 1.0), limiter._take(now + 1.0)] == [50_010, None]
+    for _ in range(3 * limits.SWEEP_AT):
+        now += 0.02
+        assert limiter._take(now + 1.0) is not None
+    assert len(limiter._taken) <= limits.SWEEP_AT + BURST + 1

@@ -3,16 +3,16 @@
 ::
 
     PegasusError
-    ├── InvalidArgument (ValueError)         the call cannot be sent as it is
-    ├── ClientClosed                         close() came first
+    ├── InvalidArgument (ValueError)         an argument is wrong; nothing was sent
+    ├── ClientClosed                         the client was closed
     ├── WrongThread (RuntimeError)           a handle or scanner belongs to another thread
     ├── RequestTimeout (TimeoutError)        no success before the deadline
     ├── TransportError (ConnectionError)
     │   ├── ConnectFailed                    no connection; nothing was sent
-    │   │   └── AuthenticationFailed         no ticket, or the server and the client do not agree on who they are
+    │   │   └── AuthenticationFailed         no ticket, or the server does not accept it
     │   ├── ConnectionLost                   the connection ended while the call waited
     │   └── ForkedConnection                 the call belongs to the parent process
-    ├── ProtocolError                        the peer sent what cannot be understood
+    ├── ProtocolError                        the peer sent bytes that the client cannot decode
     │   └── FrameTooLarge
     ├── MetaError                            the meta server refused
     │   └── MetaUnreachable (TimeoutError)   no meta server gave an answer in time
@@ -21,18 +21,18 @@
     │   ├── TableExists
     │   └── TableUnavailable                 being created, dropped, recovered; no primary
     ├── ServerError                          a replica server refused the request
-    │   ├── NotServing                       the routes were old, or the replica is not ready
+    │   ├── NotServing                       the routes were outdated, or the replica is not ready
     │   ├── Busy, Splitting, NotEnoughReplicas, AccessDenied
     │   └── WriteRejected                    not applied: disk, size, mode of the table
     └── StorageError                         the storage engine's status is not OK
         ├── NotAnInteger (ValueError), IntegerOverflow (OverflowError)
-        ├── Incomplete                       there is more than the server hands out in one reply
-        └── CountUnknown                     the server ran out of its time while counting
+        ├── Incomplete                       the server stopped before it had read a row
+        └── CountUnknown                     the server stopped counting at its time limit
 
-``CodecError`` (a ValueError) stands beside them: a stored value is none of the table's codec.
+``CodecError`` (a ValueError) is a PegasusError, too: the table's codec cannot decode a stored value.
 
-A ``gevent.Timeout`` or ``GreenletExit`` of the application passes through untouched; none of these is a BaseException
-of gevent. Every error pickles, and every caller gets an instance of its own.
+A ``gevent.Timeout`` or ``GreenletExit`` of the application passes through the client unchanged. Every error can be
+pickled. Every caller gets an instance of its own.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ class PegasusError(Exception):
     """Root of all errors.
 
     Attributes:
-        code: The error's name, as in Pegasus ("ERR_BUSY"), or "" where there is none.
+        code: The error's name in Pegasus ("ERR_BUSY"), or "" if it has none.
         table: The table's name, if the call had one.
         operation: The request's short name in Pegasus ("get", "put" for a set), if known.
         address: The server, "host:port", if one was involved.
-        sent: Whether a request went out for which no answer is known.
-        attempts: Attempts made, those that found no server to send to included; 0 where none was.
-        last_error: The error of the last attempt that was repeated, None where none was.
+        sent: Whether a request was sent and no answer to it arrived.
+        attempts: Number of attempts, including those that found no server to send to.
+        last_error: The error of the last attempt that was repeated; None if none was.
         outcome_unknown: True for a write that may or may not have been applied.
-        results: What the other requests of a ``*_many`` verb or ``batch_get`` returned, in order, with this error and
-            others in their places; empty after other verbs.
-        done: Rows or keys that ``split=True`` had written before.
-        deleted: Rows that ``del_range`` or ``truncate`` had removed before.
-        token: From where ``truncate`` goes on; None: from the beginning.
+        results: All results of a ``*_many`` verb or ``batch_get``, in order, with the errors among them; empty after
+            other verbs.
+        done: Rows or keys that ``split=True`` wrote before the error.
+        deleted: Rows that ``del_range`` or ``truncate`` removed before the error.
+        token: Pass it to ``truncate(resume=)`` to continue; None: start from the beginning.
         last_key: The sort key of the last row that ``del_range`` removed, or that was read before ``Incomplete`` (of a
-            scan: the whole key, as it is encoded). None: there was none.
+            scan: the whole encoded key). None: there was no row.
     """
 
     code = ""
     hint = ""
-    # Any verb's error can carry these. No list of results has one type: an exception class cannot be generic.
+    # The error of any verb can have these. The results have no type, because an exception class cannot be generic.
     results: Sequence[Any] = ()
     done: int = 0
     deleted: int = 0
@@ -127,7 +127,7 @@ class PegasusError(Exception):
         return f"{text}\nHINT: {self.hint}" if self.hint else text
 
     def _more_facts(self) -> list[tuple[str, Any]]:
-        """Return what a kind of error tells besides."""
+        """Return further facts of this kind of error, for the message."""
         return []
 
 
@@ -136,7 +136,7 @@ def _message(error: PegasusError) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    # One of ours without its own facts and hint; a foreign one with its type: str() of many says little alone.
+    # An error of this package without facts and hint; another one with its type, because its text alone says little.
     return _message(error) if isinstance(error, PegasusError) else f"{type(error).__name__}: {error}"
 
 
@@ -148,7 +148,7 @@ def _rebuild(cls: type[PegasusError], args: tuple[Any, ...], attributes: dict[st
 
 
 class InvalidArgument(PegasusError, ValueError):
-    """An argument that cannot be sent; nothing was."""
+    """An argument has a wrong type, value or size; nothing was sent."""
 
     code = "ERR_INVALID_PARAMETERS"
 
@@ -169,7 +169,7 @@ class RequestTimeout(PegasusError, TimeoutError):
     """No success within the deadline of the call, all attempts included.
 
     Attributes:
-        timeout: Seconds that the call had, by its own ``timeout`` or what else bounded it; None where nobody counted.
+        timeout: Seconds that the call had, by ``timeout`` or by ``client.deadline``; None if they are not known.
     """
 
     code = "ERR_TIMEOUT"
@@ -203,9 +203,9 @@ class AuthenticationFailed(ConnectFailed):
             "clock_skew", "kdc_unreachable", "silent" (the server or the KDC does not answer), "refused", "disabled"
             (the server runs without authentication), "mechanism" (the server offers another one), "protocol",
             "library" (gssapi is not installed), or "other".
-        passing: Whether a later attempt may succeed although nobody changes anything; calls repeat it until their
-            deadline.
-        costly: Whether the attempt costs the server a socket until it restarts; the pauses between such are longer.
+        passing: Whether a later attempt may succeed without any change; calls then repeat it until their deadline.
+        costly: Whether the attempt costs the server a socket until it restarts; the pauses after such attempts are
+            longer.
     """
 
     code = "ERR_UNAUTHENTICATED"
@@ -223,7 +223,7 @@ class ForkedConnection(TransportError):
 
 
 class ProtocolError(PegasusError):
-    """The peer sent bytes that are no Pegasus protocol, or a message that is inconsistent."""
+    """The peer sent bytes that are not the Pegasus protocol, or an inconsistent message."""
 
     code = "ERR_INVALID_DATA"
 
@@ -253,17 +253,17 @@ class TableNotFound(TableError, LookupError):
     """The meta servers do not know the table."""
 
     code = "ERR_APP_NOT_EXIST"
-    hint = "a table is created by an administrator; client.admin.list_tables() shows what is there"
+    hint = "client.admin.list_tables() lists the tables; client.admin.create_table() creates one"
 
 
 class TableExists(TableError):
-    """A table of that name is there already."""
+    """A table of that name exists already."""
 
     code = "ERR_APP_EXIST"
 
 
 class TableUnavailable(TableError):
-    """The table is there, or will be, but cannot serve now: it is being created or dropped, or has no primary."""
+    """The table cannot serve now: it is being created, dropped or recovered, or a partition has no primary."""
 
     code = "ERR_BUSY_CREATING"
 
@@ -273,7 +273,7 @@ class ServerError(PegasusError):
 
 
 class NotServing(ServerError):
-    """The server does not serve the partition now: the route was old, or the replica is not ready."""
+    """The server does not serve the partition now: the route was outdated, or the replica is not ready."""
 
 
 class Busy(ServerError):
@@ -297,7 +297,7 @@ class AccessDenied(ServerError, MetaError):
         user: The name that the servers know the client by; "" for a client without ``auth``, None where it is unknown.
     """
 
-    hint = "the allowed users of the table or of the meta servers do not include this one; without auth= there is none"
+    hint = "add the user to the allowed users of the table or of the meta servers; a client without auth= has no user"
     user: str | None = None
 
     def _more_facts(self) -> list[tuple[str, Any]]:
@@ -315,9 +315,9 @@ class StorageError(PegasusError):
 
 
 class NotAnInteger(StorageError, ValueError):
-    """incr or an ``INT_*`` check found what is no 64-bit integer; nothing was changed.
+    """The stored value is not a 64-bit integer, as incr and ``INT_*`` checks need it; nothing was changed.
 
-    After a check ``result`` is its ``CheckResult``, with the checked value if that was asked for.
+    After a check, ``result`` is its ``CheckResult``, with the checked value if ``return_check_value`` was set.
     """
 
     code = "ERR_INVALID_PARAMETERS"
@@ -325,16 +325,16 @@ class NotAnInteger(StorageError, ValueError):
 
 
 class IntegerOverflow(StorageError, OverflowError):
-    """incr would leave the range of 64 bits; nothing was changed. ``old_value`` is the value as it is."""
+    """The sum does not fit into 64 bits; nothing was changed. ``old_value`` is the stored value."""
 
     code = "ERR_INVALID_PARAMETERS"
     old_value: int = 0
 
 
 class Incomplete(StorageError):
-    """The server stopped without a row and does not say how far it came.
+    """The server stopped before it had read a row, so the position is unknown.
 
-    ``last_key`` is the key of the last row before; ``rows`` is empty.
+    ``last_key`` is the key of the last row before that; ``rows`` is empty.
     """
 
     code = "ERR_INCOMPLETE_DATA"
@@ -343,15 +343,15 @@ class Incomplete(StorageError):
 
 
 class CountUnknown(StorageError):
-    """The server gave up counting after its time limit (30 s by default) and answered -1."""
+    """The server stopped counting at its time limit (30 s by default) and answered -1."""
 
     code = "ERR_INCOMPLETE_DATA"
 
 
 class CodecError(PegasusError, ValueError):
-    """A stored value that the table's codec cannot decode.
+    """The table's codec cannot decode a stored value.
 
-    ``raw`` is the stored value where a mapping has removed it with ``pop`` or ``popitem``, else None.
+    ``raw`` is the stored value if ``pop`` or ``popitem`` of a mapping has removed it, else None.
     """
 
     code = "ERR_INVALID_DATA"

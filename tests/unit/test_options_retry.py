@@ -397,5 +397,5 @@ def test_ports_that_cannot_be(port: str) -> None:
 
 
 def test_a_table_name_is_utf8() -> None:
-    with Client("host") as client, pytest.raises(InvalidArgument, match=r"table name is no UTF-8: b'\\xff'"):
+    with Client("host") as client, pytest.raises(InvalidArgument, match=r"table name is not UTF-8: b'\\xff'"):
         client.table(b"\xff")

@@ -234,8 +234,7 @@ class Authenticator:
         self._timer = self._job = None
 
     def close(self) -> None:
-        """End the renewals, and the threads as soon as they have nothing to do; never yields."""
+        """End the renewals; a thread that waits for the KDC ends by itself. Never yields."""
         self._closed = True
         if self._generation == fork.generation():
             self._stop_timer()
-        self._threads.close()

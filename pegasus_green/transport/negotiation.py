@@ -65,15 +65,19 @@ class Dialogue:
 
     def poison(self) -> None:
         """Cut the child of a fork off the parent's socket; must not yield."""
+        # The plain socket: the loop of the gevent one may have been destroyed.
+        sock = self._socket._sock
+        if sock.fileno() < 0:
+            return
         try:
             dead, other = socketpair(AF_UNIX, SOCK_STREAM)
             other.close()
             # Whoever waits for an answer there sees its end.
-            os.dup2(dead.fileno(), self._socket.fileno())
+            os.dup2(dead.fileno(), sock.fileno())
             dead.close()
         except OSError:
             # No descriptor is left, or the child has closed this one.
-            self._socket.close()
+            sock.close()
 
     def ask(self, status: SaslStatus, message: bytes = b"") -> Negotiation:
         """Send a message and return its answer; yields.

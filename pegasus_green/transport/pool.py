@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -210,7 +211,7 @@ class Peer:
         sock: Any = None
         try:
             self.pool.prepare()
-            self._reached_by, sock = reach(self._names(), limit, dial)
+            self._reached_by, sock = reach(self._names(), limit, self.pool.dial)
             if self.pool.authenticator is not None:
                 self._negotiate(sock)
             if mine == fork.generation() and not self.pool.closed:
@@ -257,7 +258,7 @@ class Peer:
         sock: Any = None
         mine = fork.generation()
         try:
-            _, sock = reach(self._names(), self.pool.options.connect_timeout, dial)
+            _, sock = reach(self._names(), self.pool.options.connect_timeout, self.pool.dial)
             with gevent.Timeout(PROBE_SECONDS, OSError("no answer")):
                 demands = demands_authentication(sock, self.pool.options)
             if mine == fork.generation():
@@ -343,6 +344,8 @@ class Pool:
         self.on_silent: Callable[[Peer], None] = _ignore
         self._by_sockaddr: dict[Any, Connection] = {}
         self._greenlets: set[Any] = set()
+        # The plain sockets of dials; weakly, as a connection takes the descriptor out of its own.
+        self._dialled: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         """Show how many servers are known and connected."""
@@ -408,6 +411,14 @@ class Pool:
         """
         if self.authenticator is not None and self.options.auth_required:
             have_credentials(self.authenticator, self.options)
+
+    def dial(self, sockaddr: tuple[Any, ...], family: int, timeout: float) -> Any:
+        """Return a connected gevent socket; yields.
+
+        Raises:
+            OSError: Refused, unreachable or not answered within timeout seconds.
+        """
+        return dial(sockaddr, family, timeout, self._dialled.add)
 
     def open_to(self, sock: Any) -> Connection | None:
         """Return the open connection to the address that a dialled socket leads to."""
@@ -476,6 +487,11 @@ class Pool:
         if self.authenticator is not None:
             self.authenticator.leave_dead_hub()
         self._greenlets.clear()
+        # The greenlets of dials never run again, and would keep these open.
+        for sock in list(self._dialled):
+            sock.close()
+        # Nobody may be woken there, by whoever closes the client.
+        self.ended = Event()
 
     @property
     def credentials(self) -> Credentials | None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gevent import socket as gsocket
 
 
-def dial(sockaddr: tuple[Any, ...], family: int, timeout: float) -> Any:
+def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callable[[Any], object]) -> Any:
     """Return a connected gevent socket; yields.
+
+    Args:
+        sockaddr: The server.
+        family: The address family.
+        timeout: Seconds for the connection.
+        opened: Called with the plain socket below the gevent socket before it is connected.
 
     Raises:
         OSError: Refused, unreachable or not answered within timeout seconds.
     """
     sock = gsocket.socket(family, gsocket.SOCK_STREAM)
     try:
+        opened(sock._sock)
         sock.settimeout(timeout)
         sock.connect(sockaddr)
         sock.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)

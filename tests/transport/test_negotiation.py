@@ -345,7 +345,7 @@ def test_many_callers_one_acquisition(stage: Stage) -> None:
 
 
 def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
-    """It runs in threads, of which there are two, and calls that it keeps waiting end by their own deadlines."""
+    """It runs in native threads, and calls that it keeps waiting end by their own deadlines."""
     import threading
 
     secure_stage(stage)
@@ -365,7 +365,6 @@ def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
     assert client.table("temp").get("h", "s", timeout=20.0) is None
     assert auth.acquired == 1
     assert threading.get_ident() not in auth.threads
-    assert len(auth.threads) <= 2
 
 
 def test_a_silent_kdc_is_named(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gevent
@@ -9,6 +10,7 @@ import pytest
 from gevent.threadpool import ThreadPool
 
 from pegasus_green import AuthenticationFailed, Client
+from tests.leaks import descriptors
 from tests.transport.fakes import Stage
 from tests.transport.secured import FakeAuth, Sasl, secure_stage
 from tests.transport.test_threads import in_thread
@@ -40,11 +42,13 @@ def test_threads_share_one_acquisition(stage: Stage, secured: Sasl) -> None:
         finally:
             pool.kill()
         assert (auth.acquired, auth.at_once) == (1, 1)
-        assert (figures["acquired"], figures["renewals"], figures["negotiated"]) == (1, 0, 8)
+        assert (figures["acquired"], figures["renewals"]) == (1, 0)
+        # Each thread dials the replica server, and a meta server unless another thread has the routes first.
+        assert 5 <= figures["negotiated"] <= 8
         assert 3500 < figures["ends_in"] <= 3600
         # A thread that ends leaves what it has counted.
         wait_until(lambda: len(client._threads.all) == 1)
-        assert client.stats()["auth"]["negotiated"] == 8
+        assert client.stats()["auth"]["negotiated"] >= figures["negotiated"]
     assert secured.broken == []
 
 
@@ -90,3 +94,19 @@ def test_a_failure_is_told_to_every_thread(stage: Stage, secured: Sasl) -> None:
         assert [(type(error), error.reason) for error in errors] == [(AuthenticationFailed, "no_ticket")] * 3
         assert len({id(error) for error in errors}) == 3
         assert client.stats()["auth"]["last_error"] == "there is no ticket"
+
+
+def test_short_lived_threads_leave_nothing(stage: Stage, secured: Sasl) -> None:
+    """Neither descriptors nor the threads in which the mechanism works."""
+    auth = FakeAuth(seconds=3600.0)
+    with client_of(stage, auth) as client:
+        table = client.table("temp")
+        table.get("h", "s")
+        in_thread(table.get, "h", "s")
+        before = len(descriptors())
+        for _ in range(20):
+            assert in_thread(table.get, "h", "s") is None
+        wait_until(lambda: len(client._threads.all) == 1)
+        assert len(descriptors()) <= before + 4
+        wait_until(lambda: len(os.listdir("/proc/self/task")) <= 8)
+        assert auth.acquired == 1

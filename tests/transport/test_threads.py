@@ -208,7 +208,7 @@ def test_a_thread_that_ends_makes_no_second_hub(stage: Stage) -> None:
     def use() -> None:
         table.set("a", "b", b"c")
         # Python has ended the thread-local of gevent first.
-        set_hub(None)
+        set_hub(None)  # type: ignore[arg-type]
         del threads._owned_hubs.hub
         alone.append(get_hub_if_exists() is None)
 

@@ -22,7 +22,7 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     """
     sock = gsocket.socket(family, gsocket.SOCK_STREAM)
     try:
-        opened(sock._sock)
+        opened(sock._sock)  # type: ignore[attr-defined]
         sock.settimeout(timeout)
         sock.connect(sockaddr)
         sock.setsockopt(gsocket.IPPROTO_TCP, gsocket.TCP_NODELAY, 1)

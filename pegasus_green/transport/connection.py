@@ -26,19 +26,18 @@ from contextvars import Context
 from time import monotonic
 from typing import Any
 
-from gevent._hub_local import get_hub_if_exists
 from gevent._waiter import Waiter
 from gevent.event import Event
 from gevent.exceptions import InvalidSwitchError
 
 from ..accelerate import core
-from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
+from ..errors import ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import V1_HASH_FIELD, V1_START, encode_request
 from ..protocol.rpc import META_END_BACKUP, Rpc
 from . import fork
-from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms
+from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
 from .outbox import Server, reference, stop
 from .sockets import notice_dead_paths
@@ -402,11 +401,7 @@ class Connection(Handover):
 
     def interrupted(self) -> None:
         """End a connection of which it is unknown what has come or left: that may be in nobody's hands now."""
-        reason: PegasusError = ConnectionLost("interrupted while replies were read", address=self.peer.address)
-        if get_hub_if_exists() is not self.hub:
-            # At the end of its thread the hub is ended, too, wherever it is.
-            reason = ClientClosed("the hub or its thread has ended", address=self.peer.address)
-        self.close(reason)
+        self.close(why_interrupted(self.hub, self.peer.address))
 
     def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read and hand over; return what there was."""

@@ -19,6 +19,8 @@ from contextvars import Context
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
+from gevent._hub_local import get_hub_if_exists
+
 from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -39,6 +41,13 @@ Entry: TypeAlias = "tuple[Any, float, Any, Context | None]"
 def left_ms(deadline: float, now: float) -> int:
     """Return the time left as a header carries it: whole milliseconds, never 0."""
     return max(int((deadline - now) * 1000), 1)
+
+
+def why_interrupted(hub: Any, address: str) -> PegasusError:
+    """Return why a callback of a hub was interrupted: at the end of its thread the hub is ended, wherever it is."""
+    if get_hub_if_exists() is hub:
+        return ConnectionLost("interrupted while replies were read", address=address)
+    return ClientClosed("the hub or its thread has ended", address=address)
 
 
 class Taker(Protocol):

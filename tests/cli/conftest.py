@@ -56,7 +56,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Return when the terminal shows a text behind the last one that was waited for."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (found := self.seen.find(text, self.at)) < 0:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-600:]!r}"
             if select.select([self.fd], [], [], 1)[0]:
@@ -85,7 +85,8 @@ class Tool:
     def env(self, table: str = "temp") -> dict[str, str]:
         """Return the environment of a process of the tool."""
         kept = {name: found for name, found in os.environ.items() if not name.startswith(("PEGASUS_", "XDG_"))}
-        url = f"pegasus://{','.join(self.metas)}/{table}"
+        # Long enough on a machine that has other work.
+        url = f"pegasus://{','.join(self.metas)}/{table}?timeout=20"
         return {**kept, "PEGASUS_URL": url, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def start(self, *words: str, table: str = "temp", **settings: Any) -> subprocess.Popen[bytes]:
@@ -102,7 +103,7 @@ class Tool:
         process = self.start(*words, table=table, stdin=subprocess.PIPE)
         data = stdin.encode() if isinstance(stdin, str) else stdin
         try:
-            out, err = process.communicate(data, timeout=60)
+            out, err = process.communicate(data, timeout=180)
         finally:
             process.kill()
         done = Done(process.returncode, out.decode(), err.decode())
@@ -130,7 +131,7 @@ class Tool:
         finally:
             os.close(primary)
             try:
-                status = process.wait(30)
+                status = process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = process.wait()

@@ -26,7 +26,7 @@ def tool(box):
 
 def until(check):
     """Wait until something is true; false: not in time."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (found := check()) and time.monotonic() < end:
         time.sleep(0.05)
     return found
@@ -166,7 +166,7 @@ BY_PROCESS = [
 def test_a_process_of_its_own(tool, capfd, words, holds, text):
     process = tool.start(*words, "-o", "json")
     shown = tool.run(capfd, *words, status=None)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, b"")
     assert holds(json.loads(out)), out
     assert text in shown.out

@@ -44,7 +44,7 @@ def console_process(metas: list[str], *options: str) -> Iterator[str]:
     """Run `pegasus-green console` on a free port; yield its address; end it by SIGTERM."""
     command = [sys.executable, "-m", "pegasus_green", "console", "--meta", ",".join(metas), "--listen", "127.0.0.1:0"]
     process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    guard = threading.Timer(30, process.kill)  # readline() below has no timeout
+    guard = threading.Timer(120, process.kill)  # readline() below has no timeout
     guard.start()
     try:
         assert process.stdout is not None
@@ -56,7 +56,7 @@ def console_process(metas: list[str], *options: str) -> Iterator[str]:
         guard.cancel()
         process.terminate()
         try:
-            status = process.wait(10)
+            status = process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
@@ -81,7 +81,7 @@ def chromium(*, scripts: bool = True) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        driver.set_page_load_timeout(30)
+        driver.set_page_load_timeout(120)
         yield driver
     finally:
         driver.quit()
@@ -103,7 +103,7 @@ def fill(metas: list[str]) -> None:
         *(("set", f"user:{number}", "name", "x" * number) for number in (1, 2, 3)),
     ):
         command = [sys.executable, "-m", "pegasus_green", *words, "--meta", ",".join(metas), "-t", "users"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=180)
 
 
 def main(folder: str) -> None:

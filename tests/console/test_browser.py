@@ -64,13 +64,13 @@ def place() -> Iterator[tuple[str, list[str]]]:
     """Serve a console that may write, beside a cluster with rows."""
     with onebox_process("--table", "users:8", "--table", "sessions:32") as (metas, process):
         fill(metas)
-        with console_process(metas, "--write") as url:
+        with console_process(metas, "--write", "--timeout", "15") as url:
             yield url, metas
         assert process.poll() is None
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -105,7 +105,7 @@ def _numbers_move(driver: Any, url: str) -> None:
     driver.get(url + "client")
     before = driver.find_element(By.ID, "client").text
     for _ in range(5):
-        with urllib.request.urlopen(url + PAGES["row"], timeout=30) as answer:
+        with urllib.request.urlopen(url + PAGES["row"], timeout=120) as answer:
             assert answer.status == 200
     wait_for(lambda: driver.find_element(By.ID, "client").text != before)
     assert "Live" in driver.find_element(By.ID, "refresh").text

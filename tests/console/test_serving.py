@@ -16,7 +16,7 @@ from tests.pythons import ROOT
 
 def fetch(url: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -24,7 +24,7 @@ def fetch(url: str, **headers: str) -> tuple[int, str]:
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pegasus_green", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_the_command_serves_and_takes_a_host():
@@ -70,7 +70,7 @@ def test_the_onebox_serves_it():
             assert words["meta"] in text
         finally:
             process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def test_the_onebox_serves_none_of_a_secured_cluster(tmp_path):

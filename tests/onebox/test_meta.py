@@ -174,16 +174,20 @@ def test_what_does_not_belong_here(box: Onebox) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def test_create_serves_after_a_moment(make_box: Make) -> None:
-    box = make_box(tables={}, assign_delay=0.03)
+    box = make_box(tables={}, assign_delay=0.3)
     assert create(box, "t", 3) == meta.CreateAppResponse(appid=1)
     answer = query(box, "t")
     assert [(part.primary, part.ballot, part.secondaries) for part in answer.partitions] == [(0, 0, [])] * 3
     assert {part.hp_primary for part in answer.partitions} == {None}
     assert [part.hp_secondaries for part in answer.partitions] == [[]] * 3
-    gevent.sleep(0.05)
-    assert [(len(part.secondaries), part.ballot) for part in query(box, "t").partitions] == [(0, 1)] * 3
-    gevent.sleep(0.05)
-    assert [(len(part.secondaries), part.ballot) for part in query(box, "t").partitions] == [(2, 3)] * 3
+    states = []
+    with gevent.Timeout(30):
+        while not states or states[-1] != [(2, 3)] * 3:
+            state = [(len(part.secondaries), part.ballot) for part in query(box, "t").partitions]
+            if state not in states:
+                states.append(state)
+            gevent.sleep(0.01)
+    assert states == [[(0, 0)] * 3, [(0, 1)] * 3, [(2, 3)] * 3]
 
 
 def test_create_errors(box: Onebox) -> None:

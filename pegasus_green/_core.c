@@ -260,6 +260,20 @@ static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *s
     PyErr_Restore(error.type, error.value, error.traceback);
 }
 
+/* End a connection whose reading was interrupted. Not where the hub is destroyed, which runs in the hub's greenlet: its
+ * thread closes the connection, and a process that ends meanwhile must not stop a thread on the stack of a greenlet. */
+static void end_interrupted(void *connection, PyObject *method) {
+    Raised error = put_aside();
+    PyObject *module = PyImport_ImportModule("gevent.exceptions");
+    PyObject *kind = module == NULL ? NULL : PyObject_GetAttrString(module, "HubDestroyed");
+    int destroyed = kind != NULL && error.type != NULL && PyErr_GivenExceptionMatches(error.type, kind);
+    Py_XDECREF(module);
+    Py_XDECREF(kind);
+    PyErr_Clear();
+    PyErr_Restore(error.type, error.value, error.traceback);
+    if (!destroyed) clean_up(connection, method, NULL, NULL);
+}
+
 /* Add to a counter of an object; return 0, as a counter is no reason to fail. */
 static int count_more(PyObject *owner, PyObject *name, Py_ssize_t more) {
     PyObject *known = PyObject_GetAttr(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
@@ -519,7 +533,7 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     for (; came > 0 && (size = usual_reply(data + pos, came - pos, self->_max_frame, &seqid)) > 0; pos += size) total++;
     if (came <= 0 || pos < came || total > FRAMES_A_CHECK || came == self->_share) {
         PyObject *returned = PyObject_CallMethod((PyObject *)self, "_readable", "n", came);
-        if (returned == NULL) clean_up(self, name_interrupted, NULL, NULL);
+        if (returned == NULL) end_interrupted(self, name_interrupted);
         return returned;
     }
     self->heard = monotonic();
@@ -532,7 +546,7 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     Py_XDECREF(frames);
     Py_DECREF(pending);
     if (!failed && after_pass(self, total) == 0) Py_RETURN_NONE;
-    clean_up(self, name_interrupted, NULL, NULL);
+    end_interrupted(self, name_interrupted);
     return NULL;
 }
 

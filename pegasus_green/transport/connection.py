@@ -28,7 +28,7 @@ from typing import Any
 
 from gevent._waiter import Waiter
 from gevent.event import Event
-from gevent.exceptions import InvalidSwitchError
+from gevent.exceptions import HubDestroyed, InvalidSwitchError
 
 from ..accelerate import core
 from ..errors import ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
@@ -157,8 +157,6 @@ class Connection(Handover):
     def silence(self) -> float:
         """Seconds for which replies have been owed and nothing came in."""
         return monotonic() - self.silent_since if self.silent_since else 0.0
-
-    # ------------------------------------------------------------------ callers
 
     def call(
         self,
@@ -395,12 +393,13 @@ class Connection(Handover):
                     # Some of the callers went on to other servers, whose replies may be here, too: one write for all.
                     self._flush_soon()
             return bool(frames) or self.heard != heard
-        except BaseException:
-            self.interrupted()
+        except BaseException as error:
+            if not isinstance(error, HubDestroyed):  # then the thread closes the connection, see the compiled core
+                self.interrupted()
             raise
 
     def interrupted(self) -> None:
-        """End a connection of which it is unknown what has come or left: that may be in nobody's hands now."""
+        """End a connection of which it is unknown what has come or left."""
         self.close(why_interrupted(self.hub, self.peer.address))
 
     def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:

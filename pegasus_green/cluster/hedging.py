@@ -14,6 +14,7 @@ from ..options import HedgePolicy
 from ..protocol.rpc import GET, MULTI_GET, TTL, Rpc
 from ..transport.connection import Connection
 from ..transport.handover import Outcome, left_ms
+from ..transport.outbox import delay
 from ..transport.pool import Pool
 from .routing import Route
 from .stats import TableStats
@@ -150,7 +151,7 @@ class Race:
         until = monotonic() + seconds
         # A timer may fire early, by as much as the loop's idea of now is behind.
         while waiting() and (left := until - monotonic()) > 0:
-            timer = self._hub.loop.timer(left)
+            timer = self._hub.loop.timer(delay(left))
             try:
                 self._sleep(waiting, timer)
             finally:

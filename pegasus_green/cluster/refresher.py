@@ -36,7 +36,7 @@ from ..transport import fork
 from ..transport.connection import TICK, Connection
 from ..transport.handover import Target
 from ..transport.notices import Notices
-from ..transport.outbox import reference, stop
+from ..transport.outbox import delay, reference, stop
 from ..transport.pool import Peer, Pool
 from ..transport.waits import wait
 from .meta import MetaClient
@@ -214,7 +214,7 @@ class TableRoutes:
             # The thread ends. A new hub would outlive it.
             return
         # It repeats: a callback that is interrupted at its first step is called again.
-        timer = reference(hub.loop.timer(max(at - monotonic(), 0.0), TICK), wanted=False)
+        timer = reference(hub.loop.timer(delay(at - monotonic()), TICK), wanted=False)
         timer.start(self._due, timer)
         self._timer, self._timer_at = timer, at
 

@@ -39,7 +39,7 @@ from ..protocol.rpc import META_END_BACKUP, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
-from .outbox import Server, reference, stop
+from .outbox import Server, delay, reference, stop
 from .sockets import notice_dead_paths
 from .waits import wait
 
@@ -509,7 +509,7 @@ class Connection(Handover):
         at = min(at, now + TICK)
         if self._timer is None or at < self._timer_at:
             # It repeats: a callback that is interrupted at its first step is called again.
-            timer = reference(self.hub.loop.timer(max(at - now, 0.0), TICK), wanted=False)
+            timer = reference(self.hub.loop.timer(delay(at - now), TICK), wanted=False)
             timer.start(self._tick, timer)
             old, self._timer = self._timer, timer
             self._timer_at = at

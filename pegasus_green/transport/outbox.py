@@ -64,6 +64,11 @@ class Server(Protocol):
         """Have nothing to do with a connection any more; must not yield."""
 
 
+def delay(seconds: float) -> float:
+    """Return a timer's delay: none, or at least the millisecond that libuv knows. gevent warns of less there."""
+    return max(seconds, 0.001) if seconds > 0.0 else 0.0
+
+
 def reference(watcher: Any, *, wanted: bool) -> Any:
     """Have a watcher keep the loop alive, or not; return it.
 

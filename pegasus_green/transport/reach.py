@@ -14,6 +14,7 @@ from gevent import socket as gsocket
 from gevent.event import Event
 
 from . import fork
+from .outbox import delay
 
 # The next name of a server is tried when one has been silent for so long (seconds); the first goes on meanwhile.
 STAGGER = 0.25
@@ -86,7 +87,7 @@ class _Race:
                 if self._names and (now >= next_at or len(self._errors) == len(self._running)):
                     self._running.append(gevent.spawn(self._try, self._names.popleft()))
                     next_at = now + STAGGER
-                self._news.wait(max(next_at - monotonic(), 0.0) if self._names else None)
+                self._news.wait(delay(next_at - monotonic()) if self._names else None)
             if self._sockets:
                 return self._sockets.pop()
             raise OSError("; ".join(f"{name}: {error}" for name, error in self._errors.items()))

@@ -12,7 +12,7 @@ from typing import Any
 from gevent import get_hub
 from gevent._waiter import Waiter
 
-from .outbox import stop
+from .outbox import delay, stop
 
 
 def wait(until: Any, seconds: float) -> bool:
@@ -28,7 +28,7 @@ def wait(until: Any, seconds: float) -> bool:
     if not until.ready() and seconds > 0:
         hub = get_hub()
         waiter: Any = Waiter(hub)
-        timer = hub.loop.timer(seconds)
+        timer = hub.loop.timer(delay(seconds))
         try:
             until.rawlink(waiter.switch)
             timer.start(waiter.switch, None)

@@ -36,8 +36,8 @@ STRIKES = (
         "13-timer-repeats",
         "a look at the deadlines that is interrupted comes again",
         "transport/connection.py",
-        "self.hub.loop.timer(max(at - now, 0.0), TICK)",
-        "self.hub.loop.timer(max(at - now, 0.0))",
+        "self.hub.loop.timer(delay(at - now), TICK)",
+        "self.hub.loop.timer(delay(at - now))",
         (STRIKES_TESTS, "-k", "made_up_for"),
     ),
     Mutation(

@@ -41,7 +41,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "中文": ("zh/index",),
     "Project": ("operations", "design"),
 }
-LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,16 +52,21 @@ def page_of(path: Path) -> str:
 
 
 def rewrite(text: str, page: str) -> str:
-    """Return a page for the site: links that leave docs/ become text, diagrams become elements."""
+    """Return a page for the site: links that leave docs/ become text, diagrams become elements.
+
+    A picture from outside of docs/ is expected in ``pictures``.
+    """
     here = posixpath.dirname(page)
 
     def link(found: re.Match[str]) -> str:
-        words, (target, mark, anchor) = found[1], found[2].partition("#")
+        words, (target, mark, anchor) = found[2], found[3].partition("#")
         if not target or "://" in target:
             return found[0]
         if posixpath.normpath(posixpath.join("docs", here, target)).partition("/")[0] != "docs":
+            if found[1]:
+                return f"![{words}]({'../' * page.count('/')}pictures/{posixpath.basename(target)})"
             return f"`{words}`" if re.fullmatch(r"\w+", words) else words
-        return f"[{words}]({target.replace('README.md', 'index.md')}{mark}{anchor})"
+        return f"{found[1]}[{words}]({target.replace('README.md', 'index.md')}{mark}{anchor})"
 
     text, diagrams = DIAGRAM.subn(r'<pre class="mermaid">\n\1</pre>\n', LINK.sub(link, text))
     if diagrams:
@@ -71,9 +76,16 @@ def rewrite(text: str, page: str) -> str:
     return text
 
 
+def pictures(path: Path) -> list[Path]:
+    """Return the pictures of a page that are outside of docs/."""
+    found = [(path.parent / target).resolve() for mark, _, target in LINK.findall(path.read_text()) if mark]
+    return [picture for picture in found if picture.exists() and not picture.is_relative_to(DOCS)]
+
+
 def gather(source: Path) -> None:
     """Write the tree that Sphinx reads."""
     (source / "_static").mkdir(parents=True)
+    (source / "pictures").mkdir()
     shutil.copy(HERE / "conf.py", source)
     shutil.copy(HERE / "site.css", source / "_static")
     shutil.copy(MERMAID, source / "_static")
@@ -82,6 +94,8 @@ def gather(source: Path) -> None:
         if path.suffix == ".md":
             page = page_of(path)
             names[page] = rewrite(path.read_text(), page)
+            for picture in pictures(path):
+                shutil.copy(picture, source / "pictures")
         elif path.is_file():
             target = source / path.relative_to(DOCS)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,9 @@ def test_what_a_browser_would_fetch_from_elsewhere(tmp_path: Path, name: str, te
     [
         ("errors", "[retries](retries.md#a)", "[retries](retries.md#a)"),
         ("errors", "[all](README.md)", "[all](index.md)"),
+        ("performance", "![a b](../benchmarks/results/a.png)", "![a b](pictures/a.png)"),
+        ("frameworks/limits", "![a](../../examples/a.png)", "![a](../pictures/a.png)"),
+        ("errors", "![a](a.png)", "![a](a.png)"),
         ("errors", "[`x.py`](../examples/x.py)", "`x.py`"),
         ("operations", "[test_a](../tests/unit/test_a.py#test_a)", "`test_a`"),
         ("frameworks/limits", "[errors](../errors.md)", "[errors](../errors.md)"),
@@ -94,4 +98,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "site" / "reference" / "table.html").exists()
+    picture = re.search(r'<img[^>]* src="([^"]*latest.png)"', (tmp_path / "site" / "performance.html").read_text())
+    assert picture is not None
+    assert (tmp_path / "site" / picture[1]).exists()
     assert "searchindex.js" in {path.name for path in (tmp_path / "site").iterdir()}

@@ -33,11 +33,11 @@ AUTH = (
     ),
     Mutation(
         "12-one-acquisition",
-        "credentials are acquired once for all who wait",
-        "transport/authenticator.py",
-        "            if self._job is None:\n",
-        "            if True:\n",
-        (NEGOTIATION, "-k", "one_acquisition"),
+        "credentials are acquired once for all who wait, in whatever thread",
+        "transport/credentials.py",
+        "            if before != known_until and before > monotonic():\n",
+        "            if False:\n",
+        ("tests/transport/test_negotiation_threads.py", "-k", "one_acquisition"),
     ),
     Mutation(
         "12-credentials-first",
@@ -46,5 +46,13 @@ AUTH = (
         "            self.pool.prepare()\n",
         "",
         (NEGOTIATION, "-k", "no_server_is_troubled"),
+    ),
+    Mutation(
+        "12-auth-timeout",
+        "a server has auth_timeout for its answers, not the time of the dial",
+        "transport/negotiation.py",
+        "        sock.settimeout(None)\n",
+        "",
+        (NEGOTIATION, "-k", "time_of_a_dial"),
     ),
 )

@@ -78,7 +78,7 @@ class Utf8Codec:
         return to_bytes(value, "value")
 
     def decode(self, raw: bytes) -> str:
-        """Return the str; bytes that are no UTF-8 are an error, nothing is replaced.
+        """Return the str; bytes that are not UTF-8 raise CodecError.
 
         Example:
             >>> Utf8Codec().decode(b"Ada")
@@ -95,7 +95,7 @@ def _refuse(constant: str) -> None:
 
 
 class JsonCodec:
-    """Values are what JSON can say, stored compactly as UTF-8.
+    """Values that JSON can express, stored as compact UTF-8.
 
     As in JSON, tuples come back as lists and keys of objects as str; NaN and infinities are refused. Equal values give
     equal bytes only if their keys stand in the same order, which ``sort_keys=True`` sees to.
@@ -168,9 +168,9 @@ class ZstdCodec(Generic[V]):
 
     Args:
         inner: Codec of the values themselves, used before compression and after decompression; None: bytes.
-        level: zstd's level, 1 to 22; 3 is what the Java client takes.
+        level: zstd's level, 1 to 22; the Java client uses 3.
         least: Values shorter than this many bytes are not compressed.
-        max_size: Largest value in bytes that is unpacked, against a small frame that says it holds gigabytes.
+        max_size: Largest decompressed value in bytes; a small frame can claim to hold gigabytes.
         lenient: Hand out a value that begins with the magic number but cannot be unpacked as it is, as the Java client
             does, instead of raising CodecError.
 
@@ -237,7 +237,7 @@ class ZstdCodec(Generic[V]):
         return f"ZstdCodec({self.inner!r}, level={self.level}, least={self.least}, max_size={self.max_size})"
 
     def encode(self, value: V) -> bytes:
-        """Return a zstd frame, or the bytes as they are where a frame is no gain.
+        """Return a zstd frame, or the bytes unchanged if the frame is not shorter.
 
         Example:
             >>> len(ZstdCodec().encode(b"<p>" * 10_000)) < 100, ZstdCodec().encode(b"short")
@@ -258,7 +258,7 @@ class ZstdCodec(Generic[V]):
         return packed if framed or len(packed) < len(raw) else raw
 
     def decode(self, raw: bytes) -> V:
-        """Return the value of a frame, or of bytes that are none.
+        """Return the value of a frame, or of uncompressed bytes.
 
         Example:
             >>> codec = ZstdCodec()

@@ -13,11 +13,11 @@ _log = logging.getLogger("pegasus_green.events")
 
 
 class Listener:
-    """Base of listeners: override what is wanted.
+    """Base class of listeners: override the methods of the events that you need.
 
-    Calls come synchronously, with plain arguments, in the greenlet in which the thing happens; that may be the event
-    loop itself (connections, routes, the end of a handle's call), so a listener must never block. An exception in a
-    listener is logged once per event and listener and hurts nobody.
+    A listener is called synchronously in the greenlet of the event. For connections, routes and the end of a handle's
+    call this can be the event loop, so a listener must never block. An exception of a listener is logged once for each
+    event and listener; it does not affect the call.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 
@@ -47,10 +47,11 @@ class Listener:
             table: The table's name.
             operation: As for ``call_started``.
             seconds: From its begin to its outcome, all attempts included.
-            error: Why there is no result, also what was thrown into the caller. None: the server gave one, even if the
-                verb then raises for what it says (NotAnInteger, a StorageError), but for ``*_many`` and ``batch_get``.
+            error: The error of the call, or the exception that was thrown into the caller. None: the server returned
+                a result, even if the verb raises an error for it (NotAnInteger, a StorageError). For ``*_many`` verbs
+                and ``batch_get`` it is the error that they raise.
             attempts: Attempts made.
-            hedged: Whether a secondary's answer counted.
+            hedged: Whether a secondary's answer was used.
             server: "host:port" of the primary that the newest attempt went to; "" where there was none.
         """
 

@@ -39,13 +39,13 @@ def _is_whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class HedgePolicy:
-    """When a read that is slow at the primary also goes to a secondary (a "backup request").
+    """Hedged reads: a read that is slow at the primary is also sent to a secondary (a "backup request").
 
-    The secondary's answer may be stale: it misses at least the last write until the next one arrives there, or for up
-    to 100 s on an idle partition.
+    The secondary's answer may be stale: it can miss the newest write until the next write arrives at the secondary, on
+    an idle partition for up to 100 s.
 
     Attributes:
-        delay: Seconds to wait for the primary first.
+        delay: Seconds to wait for the primary before the second request is sent.
         max_ratio: Largest share of reads that may be hedged, 0 to 1.
     """
 
@@ -101,18 +101,18 @@ class OptionChanges(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """Everything about a client that can be chosen; times in seconds, sizes in bytes.
+    """All options of a client; times in seconds, sizes in bytes.
 
     Attributes:
-        timeout: Deadline of one call, all attempts included; 24 h (86,400) at most: more is taken as that.
-        connect_timeout: One dial; a call waits for it no longer than half of the time that it has left.
+        timeout: Deadline of one call with all its attempts; at most 24 h (86,400), larger values count as that.
+        connect_timeout: Limit of one dial; a call waits for a dial at most half of its remaining time.
         meta_stagger: The next meta server is asked when one has been silent for this long.
-        refresh_interval: Least time between two route queries for one table.
+        refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
-        silence: A connection with requests out and nothing in for this long has the routes looked up.
-        silent_window: A connection that has been silent this long is replaced once a call's deadline passes on it.
-        path_timeout: The kernel ends a connection on whose path nothing is acknowledged for this long, requests or
-            keep-alive probes; at least 3. A server that only takes long to answer keeps it. None: as the system does.
+        silence: If a server that owes replies sends nothing for this long, the client queries the routes.
+        silent_window: A connection that is silent for this long is replaced when the deadline of a call passes on it.
+        path_timeout: The kernel ends a connection if the peer acknowledges neither requests nor keep-alive probes for
+            this long; at least 3. A slow answer does not end it. None: the settings of the system.
         retry: Retry policy; None never repeats a request.
         max_in_flight: Requests waiting for a reply on one connection; further callers wait for room.
         max_queued_bytes: Bytes waiting to be sent on one connection; further callers wait for room.
@@ -122,10 +122,10 @@ class ClientOptions:
         hedge: Hedged reads; None is off. ``client.table(name, hedge=...)`` sets it for one table.
         max_rate: Most requests per second that this client sends to all tables together; repetitions and each request
             of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
-        auth: How the client proves who it is, a ``Kerberos`` for example; None: not at all.
+        auth: How the client authenticates, for example a ``Kerberos``; None: no authentication.
         auth_timeout: One negotiation, counted from the end of the dial, and the wait for credentials before it; 10 s at
             most. A call waits for both no longer than its own deadline allows.
-        auth_required: Whether a server that runs without authentication is refused; False uses it all the same.
+        auth_required: Whether the client refuses a server that runs without authentication.
     """
 
     timeout: float = 2.0
@@ -307,7 +307,7 @@ def parse_url(url: str) -> ParsedUrl:
     ``auth=properties:PATH`` reads a property file of the Java client at once.
 
     Raises:
-        InvalidArgument: Not such a URL; the error says what is wrong.
+        InvalidArgument: The URL is wrong; the error says why.
     """
     if not isinstance(url, str):
         raise InvalidArgument(f"a URL is text like {_FORM}, not {url!r}")

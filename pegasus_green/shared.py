@@ -36,7 +36,7 @@ def shared_client(url: str) -> Client:
             character have clients of their own.
 
     Raises:
-        InvalidArgument: Not such a URL, or an unknown option.
+        InvalidArgument: The URL is wrong, or an option is unknown.
 
     Greenlets: any number may call at once; all get the same client. Do not close it while others use it.
 
@@ -71,7 +71,7 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
         codec: As for ``Client.table``.
 
     Raises:
-        InvalidArgument: Not such a URL, no table in it, or an unknown option.
+        InvalidArgument: The URL is wrong or has no table, or an option is unknown.
 
     Example:
         >>> shared_table("pegasus://127.0.0.1:34601/temp").client is shared_client("pegasus://127.0.0.1:34601/temp")

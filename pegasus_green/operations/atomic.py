@@ -36,7 +36,7 @@ class _Mutation(NamedTuple):
 class Mutations:
     """Puts and deletes under one hash key, for ``check_and_mutate``; applied in order, all or none.
 
-    One object may serve any number of calls: nothing is encoded, and no TTL begins, before the call.
+    One object can be used for several calls: values are encoded, and TTLs begin, when the call is made.
 
     Example:
         >>> Mutations().put("state", "done", ttl=60).delete("owner")
@@ -71,7 +71,7 @@ class Mutations:
             ttl: Seconds from the call until it expires; None or 0: never.
 
         Raises:
-            InvalidArgument: A sort key of a wrong type, or a TTL that cannot be.
+            InvalidArgument: A sort key has a wrong type, or the TTL is wrong.
 
         Example:
             >>> Mutations().put("state", "done", ttl=60)
@@ -82,7 +82,7 @@ class Mutations:
         return self
 
     def delete(self, sort_key: Key) -> Mutations:
-        """Add a delete, of a record that may be absent, and return self.
+        """Add a delete and return self; the record may be absent.
 
         Args:
             sort_key: May be empty.
@@ -127,7 +127,7 @@ def _operand(check: CheckType, operand: Key | int | None) -> bytes:
 
 
 class AtomicOperations(TableBase[V]):
-    """Operations that look at one record and write under the same hash key, in one step."""
+    """Operations that check one record and write under the same hash key, in one step."""
 
     __slots__ = ()
 
@@ -182,29 +182,29 @@ class AtomicOperations(TableBase[V]):
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             check_sort_key: The record that is checked.
-            check: What it has to be, see ``CheckType``.
-            operand: What the record's stored bytes are compared with, past the table's codec: bytes or str, or an int
-                for ``INT_*``. None for the checks that compare with nothing.
-            value: What is stored when the check passes.
+            check: The check, see ``CheckType``.
+            operand: Compared with the stored bytes; the table's codec does not apply. Bytes or str, or an int for
+                ``INT_*``; None for checks without an operand.
+            value: The value to store if the check passes.
             sort_key: Where it is stored; None: in the checked record itself.
             ttl: Seconds until it expires, rounded up; None or 0: never (a table may have a default).
-            return_check_value: Have the checked record's value returned, as it was before.
+            return_check_value: Whether to return the value of the checked record as it was before.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            Whether it was set (the result is true then), and the checked value if that was asked for.
+            Whether it was set (the result is true then), and the checked value if ``return_check_value`` is set.
 
         Raises:
             NotAnInteger: ``INT_*`` found that value or operand is no integer of 64 bits (an empty value is none);
-                nothing was changed. Its attribute ``result`` holds the checked value if that was asked for.
+                nothing was changed. Its attribute ``result`` holds the checked value if ``return_check_value`` is set.
             InvalidArgument: A wrong type or size, an empty hash key, an operand missing or too many; nothing was sent.
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been set or not.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been set.
             PegasusError: Any other failure.
 
-        Retries: never repeated once its outcome is unknown; a server that refuses it has not applied it, and is asked
-            again.
+        Retries: never repeated if its outcome is unknown. A server that refuses the call has not applied it,
+            so the call is then repeated.
         Greenlets: any number may call at once, one at a time is applied; after a kill it may have been set or not.
 
         Example:
@@ -257,21 +257,22 @@ class AtomicOperations(TableBase[V]):
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             check_sort_key: The record that is checked.
-            check: What it has to be, see ``CheckType``; ``NO_CHECK`` makes it an atomic batch.
+            check: The check, see ``CheckType``; ``NO_CHECK`` makes it an atomic batch.
             operand: As for ``check_and_set``.
-            mutations: Puts and deletes in order, not none; of one sort key the last one counts.
-            return_check_value: Have the checked record's value returned, as it was before.
+            mutations: Puts and deletes in order, at least one; of several with one sort key the last one counts.
+            return_check_value: Whether to return the value of the checked record as it was before.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            Whether the mutations were applied (the result is true then), and the checked value if that was asked for.
+            Whether the mutations were applied (the result is true then), and the checked value if
+            ``return_check_value`` is set.
 
         Raises:
             NotAnInteger: As for ``check_and_set``.
             InvalidArgument: A wrong type or size, an empty hash key, no mutations; nothing was sent.
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, they may have been applied or not.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, they may or may not have been applied.
             PegasusError: Any other failure.
 
         Retries: as for ``check_and_set``.
@@ -370,7 +371,7 @@ class AtomicOperations(TableBase[V]):
 
         Raises:
             InvalidArgument: A wrong type or size, or an empty hash key; nothing was sent.
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been replaced or not.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been replaced.
             PegasusError: Any other failure.
 
         Retries: as for ``check_and_set``.
@@ -443,9 +444,9 @@ class AtomicOperations(TableBase[V]):
         """Give a record another expiry without changing its value.
 
         The server has no such operation. This reads the value and writes it back with the new expiry, in one step with
-        a check that it is still the same, and begins anew when it is not: so it never undoes somebody else's write. The
-        value travels three times, and it may be at most about half of ``max_write_bytes``, because the check carries it
-        once more. (``incr`` by 0 would do it in one step, but only for integers.)
+        a check that it is still the same, and starts again if it is not. So it never undoes another writer's write. The
+        value is sent three times, and it may be at most about half of ``max_write_bytes``, because the check contains
+        it once more. (``incr`` by 0 would do it in one step, but only for integers.)
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -464,7 +465,7 @@ class AtomicOperations(TableBase[V]):
                 old one.
             PegasusError: Any other failure.
 
-        Retries: the write is not repeated once its outcome is unknown; doing all of it again is harmless.
+        Retries: the write is not repeated if its outcome is unknown. Calling ``touch`` again is harmless.
         Greenlets: any number may call at once; a kill leaves the old expiry or the new one.
 
         Example:

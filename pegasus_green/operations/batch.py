@@ -123,7 +123,7 @@ class BatchOperations(TableBase[V]):
             Values in the order of keys.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: The first failure in the order of keys, unless return_errors.
 

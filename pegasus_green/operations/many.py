@@ -90,11 +90,11 @@ class ManyOperations(MultiOperations[V]):
             Values in the order of keys.
 
         Raises:
-            InvalidArgument: A key that cannot be sent; nothing was.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             PegasusError: The first failure, unless return_errors.
 
         Retries: safe; only what failed is repeated.
-        Greenlets: spawns none for its requests. A killed caller gives up what is in flight and harms nobody.
+        Greenlets: spawns none for its requests. A killed caller abandons its requests and harms no other call.
 
         Example:
             >>> table.set("user:1", "name", "Ada")
@@ -170,8 +170,8 @@ class ManyOperations(MultiOperations[V]):
             None for each record stored, in order, or its error with return_errors.
 
         Raises:
-            InvalidArgument: An item that cannot be sent, such as one over ``max_write_bytes``; nothing was.
-            PegasusError: The first failure, unless return_errors; the others may have been stored all the same.
+            InvalidArgument: An item has a wrong type or size, such as one over ``max_write_bytes``; nothing was sent.
+            PegasusError: The first failure, unless return_errors; the others may have been stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -226,8 +226,8 @@ class ManyOperations(MultiOperations[V]):
             None for each record, in order, or its error with return_errors.
 
         Raises:
-            InvalidArgument: A key that cannot be sent; nothing was.
-            PegasusError: The first failure, unless return_errors; the others may have been removed all the same.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
+            PegasusError: The first failure, unless return_errors; the others may have been removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.
@@ -292,7 +292,7 @@ class ManyOperations(MultiOperations[V]):
             The ``MultiGetResult`` of each, in order; each says whether it is complete.
 
         Raises:
-            InvalidArgument: A key that cannot be sent; nothing was.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             PegasusError: The first failure, unless return_errors.
 
         Retries: safe.
@@ -372,8 +372,8 @@ class ManyOperations(MultiOperations[V]):
             None for each hash key, in order, or its error with return_errors.
 
         Raises:
-            InvalidArgument: An item that cannot be sent; nothing was.
-            PegasusError: The first failure, unless return_errors; the others may have been stored all the same.
+            InvalidArgument: An item has a wrong type or size; nothing was sent.
+            PegasusError: The first failure, unless return_errors; the others may have been stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -442,8 +442,8 @@ class ManyOperations(MultiOperations[V]):
             The number of sort keys given for each hash key, in order, or its error with return_errors.
 
         Raises:
-            InvalidArgument: An item that cannot be sent; nothing was.
-            PegasusError: The first failure, unless return_errors; the others may have been removed all the same.
+            InvalidArgument: An item has a wrong type or size; nothing was sent.
+            PegasusError: The first failure, unless return_errors; the others may have been removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.

@@ -201,7 +201,7 @@ class MultiOperations(TableBase[V]):
             prefix: Only sort keys that begin with this; the range becomes as narrow as that.
             filter: Only sort keys that pass this filter.
             reverse: Read from the end of the range, so that limits cut at its beginning; rows ascend all the same.
-            no_value: Leave the values out: they are ``b""`` then.
+            no_value: Omit the values: they are ``b""``.
             max_count: Most rows; None or below 1: no limit but the server's.
             max_bytes: Stop after the row with which sort keys and values reach this size; None or below 1: as above.
             timeout: Seconds for the whole call; None: the client's default.

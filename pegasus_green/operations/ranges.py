@@ -99,8 +99,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
     ) -> Iterator[HashRow[Any]]:
         """Iterate over all records of a range, from its beginning or from its end, page by page.
 
-        Forward it is ``hash_scan``. In reverse, which servers do not scan, each page is a ``multi_get`` that ends
-        before the last row of the one before; rows written meanwhile may appear or not.
+        Forward, it is ``hash_scan``. In reverse, each page is a ``multi_get`` that ends before the last row of the page
+        before, because servers do not scan in reverse. Rows that are written meanwhile may or may not appear.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -111,8 +111,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             prefix: Only sort keys that begin with this.
             filter: Only sort keys that pass this filter.
             reverse: Descend from the end of the range.
-            no_value: Leave the values out: they are ``b""`` then.
-            batch_size: Rows of one page; more than 1,000 are no gain, and the server gives 3,000 at most.
+            no_value: Omit the values: they are ``b""``.
+            batch_size: Rows of one page; more than 1,000 have no advantage, and the server returns 3,000 at most.
             timeout: Seconds for each page with its attempts; None: the client's default.
             retry: Retry policy of each page; None never repeats.
 
@@ -121,9 +121,9 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
 
         Raises:
             InvalidArgument: An argument of a wrong type or size; nothing was sent.
-            Incomplete: In reverse, when the server came across so many rows that are expired, or that the filter leaves
-                out, that a page has none: how far it came, it does not say. ``last_key`` is the last row's.
-            PegasusError: A page cannot be had.
+            Incomplete: In reverse, if a page has no row because the server read only expired rows and rows that the
+                filter omits: the position is then unknown. ``last_key`` is the key of the last row.
+            PegasusError: A page could not be read.
 
         Retries: safe.
         Greenlets: an iterator is for one greenlet; a killed one harms no other call.
@@ -198,8 +198,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
     ) -> int:
         """Remove all records of a range: scan their sort keys, remove them batch by batch. Not atomic.
 
-        Rows that are written while it runs may be removed or not. After an error it can simply be called again, or go
-        on with ``start=error.last_key``.
+        Rows that are written while it runs may or may not be removed. After an error, call it again, or continue with
+        ``start=error.last_key``.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -221,7 +221,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         Raises:
             InvalidArgument: An argument of a wrong type or size; nothing was sent.
             PegasusError: A request failed. Its attributes tell what was done before: ``deleted`` rows, up to
-                ``last_key`` (None: nothing). Where ``outcome_unknown`` is set, some rows behind may be gone, too.
+                ``last_key`` (None: nothing). If ``outcome_unknown`` is set, some rows after it may be removed, too.
 
         Retries: safe, as for ``multi_del``.
         Greenlets: a killed one leaves a part of the range.

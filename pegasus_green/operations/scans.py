@@ -163,7 +163,7 @@ class ScanOperations(TableBase[V]):
             prefix: Only sort keys that begin with this; the range becomes as narrow as that.
             filter: Only sort keys that pass this filter; the server reads the others (but for a prefix, which narrows
                 the range) and does not send them.
-            no_value: Leave the values out: they are ``b""`` then.
+            no_value: Omit the values: they are ``b""``.
             with_ttl: Add the seconds left to each row.
             limit: Most rows; None: all.
             batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.
@@ -281,7 +281,7 @@ class ScanOperations(TableBase[V]):
         Args:
             hash_key_filter: Only hash keys that pass this filter.
             sort_key_filter: Only sort keys that pass this filter.
-            no_value: Leave the values out: they are ``b""`` then.
+            no_value: Omit the values: they are ``b""``.
             with_ttl: Add the seconds left to each row.
             limit: Most rows; None: all.
             batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.

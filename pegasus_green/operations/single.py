@@ -88,7 +88,7 @@ class SingleOperations(TableBase[V]):
             The value as bytes (or as the table's codec decodes it), exactly as stored; an empty value is ``b""``.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure, see ``pegasus_green.errors``.
 
@@ -203,8 +203,9 @@ class SingleOperations(TableBase[V]):
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
             PegasusError: Any other failure.
 
-        Retries: safe; storing twice stores the same value with the same expiry. Where another writer of the same key
-            runs at the same time, a delayed copy of this write may land after the other's: ``retry=None`` excludes it.
+        Retries: safe; storing twice stores the same value with the same expiry. If another writer writes the
+            same key at the same time, a delayed copy of this write may be applied after the other write; ``retry=None``
+            excludes this.
         Greenlets: any number may call at once; after a kill the write may or may not have happened.
 
         Example:
@@ -261,7 +262,7 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> None:
-        """Remove one record; whether there was one, the server does not tell.
+        """Remove one record. The server does not tell whether it existed.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
@@ -271,11 +272,11 @@ class SingleOperations(TableBase[V]):
             info: Filled with facts about the call.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
             PegasusError: Any other failure.
 
-        Retries: safe; as with ``set``, a delayed copy may land after another writer's write of the same key.
+        Retries: safe; as with ``set``, a delayed copy may be applied after another writer's write of the same key.
         Greenlets: any number may call at once; after a kill the removal may or may not have happened.
 
         Example:
@@ -320,7 +321,7 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> int | float | None:
-        """Return how long a record still lives.
+        """Return the time until a record expires.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
@@ -333,7 +334,7 @@ class SingleOperations(TableBase[V]):
             Whole seconds, at least 1; ``math.inf`` for a record without expiry; None when it is absent or expired.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure.
 
@@ -372,7 +373,7 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> bool:
-        """Tell whether there is a record that has not expired, without moving its value.
+        """Tell whether a record exists and has not expired; its value is not sent.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
@@ -382,7 +383,7 @@ class SingleOperations(TableBase[V]):
             info: Filled with facts about the call.
 
         Raises:
-            InvalidArgument: A key of a wrong type or size; nothing was sent.
+            InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure.
 
@@ -413,29 +414,29 @@ class SingleOperations(TableBase[V]):
     ) -> int:
         """Add to the integer that a record holds, atomically, and return the sum.
 
-        An absent, expired or empty record counts as 0. A value is an integer when all of it is one of 64 bits, signed,
-        as C reads it: ``12``, ``-3``, ``0x1F``, and ``010`` is 8. The sum is stored as decimal text, past the table's
-        codec.
+        An absent, expired or empty record counts as 0. A value is an integer if all of it is a signed 64-bit
+        integer in the notation of C: ``12``, ``-3``, ``0x1F``, and ``010`` is 8. The sum is stored as decimal text; the
+        table's codec does not apply.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
-            increment: What to add, of 64 bits; 0 returns the value, and writes it in decimal.
-            ttl: None keeps the record's expiry, 0 clears it, more sets it to that many seconds from now. Whatever it
-                says, a record that would have no expiry gets that of the table's env ``default_ttl``.
+            increment: The number to add, 64 bits; 0 returns the value and stores it in decimal.
+            ttl: None keeps the record's expiry, 0 clears it, any other number sets it to that many seconds from now. In
+                each case, a record without expiry gets that of the table's env ``default_ttl``.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Raises:
-            NotAnInteger: The value is none; nothing was changed.
+            NotAnInteger: The value is not an integer; nothing was changed.
             IntegerOverflow: The sum needs more than 64 bits; nothing was changed, ``old_value`` is the value.
             InvalidArgument: A wrong type or size; nothing was sent.
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been added or not.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been added.
             PegasusError: Any other failure.
 
-        Retries: never repeated once its outcome is unknown; a server that refuses it has not applied it, and is asked
-            again.
+        Retries: never repeated if its outcome is unknown. A server that refuses the call has not applied it,
+            so the call is then repeated.
         Greenlets: any number may call at once; after a kill it may or may not have been added.
 
         Example:

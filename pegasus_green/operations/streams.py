@@ -110,7 +110,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
                 that were stored before; of the batch that failed some may be.
 
         Retries: safe, as for ``set``.
-        Greenlets: spawns none. A killed caller gives up what is in flight.
+        Greenlets: spawns none. A killed caller abandons its requests in flight.
 
         Example:
             >>> table.set_stream(("log:7", f"{n:06}", "a line", 3600) for n in range(2500))
@@ -155,7 +155,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             PegasusError: As for ``set_stream``.
 
         Retries: safe, as for ``remove``.
-        Greenlets: spawns none. A killed caller gives up what is in flight.
+        Greenlets: spawns none. A killed caller abandons its requests in flight.
 
         Example:
             >>> table.remove_stream(("log:7", f"{n:06}") for n in range(2500))

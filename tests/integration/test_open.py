@@ -77,10 +77,10 @@ def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: connect("pegasus://h:1").table(), "which table"),
-        (lambda: Client("h:1").table(), "which table"),
-        (lambda: open_table("pegasus://h:1"), "which table"),
-        (lambda: Client("h:1").table("t", codec=7), "codec must have encode and decode"),  # type: ignore[call-overload]
+        (lambda: connect("pegasus://h:1").table(), "names one"),
+        (lambda: Client("h:1").table(), "names one"),
+        (lambda: open_table("pegasus://h:1"), "names one"),
+        (lambda: Client("h:1").table("t", codec=7), "codec must have the methods encode and decode"),  # type: ignore[call-overload]
         (lambda: Client("h:1").table(""), "must not be empty"),
         (lambda: Client("http://h:1"), "not the URL 'http://h:1': connect"),
         (lambda: Client(["pegasus://h:1/t"]), "not the URL"),

@@ -81,14 +81,19 @@ def reference(watcher: Any, *, wanted: bool) -> Any:
 
 
 def stop(watcher: Any) -> None:
-    """Stop a watcher for good; None is none."""
-    if watcher is not None:
+    """Stop a watcher for good; None is none, and one whose loop was destroyed has ended with it: libuv aborts there."""
+    if watcher is not None and _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
         try:
             watcher.stop()
             watcher.close()
         except ValueError:
-            # The loop was destroyed, and its watchers with it.
+            # As libev says that the loop was destroyed.
             return
+
+
+def _is_alive(watcher: Any) -> bool:
+    loop = getattr(watcher, "loop", None)
+    return loop is None or bool(getattr(loop, "ptr", True))
 
 
 def pieces(frames: Collection[Any]) -> list[Buffer]:

@@ -248,4 +248,28 @@ CALLS = (
         "return policy is None or policy.max_attempts is None or number < policy.max_attempts",
         (RETRY, "-k", "retry_none"),
     ),
+    Mutation(
+        "6-one-slot-for-each",
+        "of two requests that want a slot of a limit, one gets it",
+        "cluster/limiter.py",
+        "if self._taken.setdefault(slot, mark) is mark:",
+        "if True:",
+        ("tests/integration/test_rates.py", "-k", "slots_by_the_clock"),
+    ),
+    Mutation(
+        "6-slots-given-back",
+        "a killed caller gives its slot of a limit back",
+        "cluster/limiter.py",
+        "            self._give_back(slot)\n",
+        "",
+        ("tests/integration/test_rates.py", "-k", "gives_its_turn_back"),
+    ),
+    Mutation(
+        "9-no-second-hub",
+        "a thread that ends leaves the client before its hub is destroyed",
+        "cluster/threads.py",
+        "                member.leave()\n",
+        "                pass\n",
+        ("tests/transport/test_threads.py", "-k", "second_hub"),
+    ),
 )

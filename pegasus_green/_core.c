@@ -18,17 +18,6 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-/* Headers of Python 3.12 and newer do not count references to these objects, which are immortal there. A core that was
- * built with them also runs on 3.10 and 3.11, where an uncounted reference ends the process at last. */
-#undef Py_RETURN_NONE
-#undef Py_RETURN_TRUE
-#undef Py_RETURN_FALSE
-#undef Py_RETURN_NOTIMPLEMENTED
-#define Py_RETURN_NONE return Py_NewRef(Py_None)
-#define Py_RETURN_TRUE return Py_NewRef(Py_True)
-#define Py_RETURN_FALSE return Py_NewRef(Py_False)
-#define Py_RETURN_NOTIMPLEMENTED return Py_NewRef(Py_NotImplemented)
-
 /* ---------------------------------------------------------------------------------------------- numbers and bytes */
 
 static uint32_t read_u32(const unsigned char *at) {
@@ -228,6 +217,7 @@ NAMES(NAME_ONE)
 #define IS_SET(object) ((object) != NULL && (object) != Py_None)
 #define IS_EMPTY(dict) ((dict) == NULL || PyDict_Size(dict) == 0)
 
+/* Python's macro that returns None is not used: built by 3.12 or newer it counts nothing, which ends older ones. */
 static int done(PyObject *returned) {
     Py_XDECREF(returned);
     return returned == NULL ? -1 : 0;
@@ -249,29 +239,15 @@ static void forget(Raised *error) {
     drop(&error->traceback);
 }
 
-/* Clean up behind an exception by a method, whatever interrupts that, too; what struck last goes on. */
+/* Clean up behind an exception, which is the method's first argument by default; what struck last goes on. */
 static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *second) {
     Raised error = put_aside();
     for (int attempt = 0; attempt < 2; attempt++) {
-        if (done(PyObject_CallMethodObjArgs((PyObject *)owner, method, first, second, NULL)) == 0) break;
+        if (done(PyObject_CallMethodObjArgs(owner, method, first ? first : error.value, second, NULL)) == 0) break;
         forget(&error);
         error = put_aside();
     }
     PyErr_Restore(error.type, error.value, error.traceback);
-}
-
-/* End a connection whose reading was interrupted. Not where the hub is destroyed, which runs in the hub's greenlet: its
- * thread closes the connection, and a process that ends meanwhile must not stop a thread on the stack of a greenlet. */
-static void end_interrupted(void *connection, PyObject *method) {
-    Raised error = put_aside();
-    PyObject *module = PyImport_ImportModule("gevent.exceptions");
-    PyObject *kind = module == NULL ? NULL : PyObject_GetAttrString(module, "HubDestroyed");
-    int destroyed = kind != NULL && error.type != NULL && PyErr_GivenExceptionMatches(error.type, kind);
-    Py_XDECREF(module);
-    Py_XDECREF(kind);
-    PyErr_Clear();
-    PyErr_Restore(error.type, error.value, error.traceback);
-    if (!destroyed) clean_up(connection, method, NULL, NULL);
 }
 
 /* Add to a counter of an object; return 0, as a counter is no reason to fail. */
@@ -307,7 +283,7 @@ static PyObject *core_page(PyObject *self, PyObject *unused) {
         return PyMemoryView_FromMemory(made, 8, 0x200); /* PyBUF_WRITE, which the limited API of 3.10 does not name */
     }
 #endif
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 /* -------------------------------------------------------------------------------------------------------- greenlets */
@@ -362,7 +338,7 @@ static PyObject *slot_switch(Slot *self, PyObject *outcome) {
     drop(&self->outcome);
     self->outcome = Py_NewRef(outcome);
     self->delivered = 1;
-    if (self->greenlet == NULL) Py_RETURN_NONE;
+    if (self->greenlet == NULL) return Py_NewRef(Py_None);
     PyObject *waiting = Py_NewRef(self->greenlet), *back = greenlet_switch(waiting, NULL, NULL);
     Py_DECREF(waiting);
     return back;
@@ -399,7 +375,7 @@ static PyObject *writer;
 static PyObject *core_write_by(PyObject *self, PyObject *function) {
     drop(&writer);
     if (function != Py_None) writer = Py_NewRef(function);
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static Py_ssize_t write_some(int fd, PyObject *data) {
@@ -529,11 +505,11 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     Py_ssize_t came = recv(self->_fd, data, (size_t)self->_share, MSG_DONTWAIT), pos = 0, total = 0, size;
     int seqid;
     if (came < 0) came = -errno;
-    if (came == -EAGAIN || came == -EWOULDBLOCK || came == -EINTR) Py_RETURN_NONE;
+    if (came == -EAGAIN || came == -EWOULDBLOCK || came == -EINTR) return Py_NewRef(Py_None);
     for (; came > 0 && (size = usual_reply(data + pos, came - pos, self->_max_frame, &seqid)) > 0; pos += size) total++;
     if (came <= 0 || pos < came || total > FRAMES_A_CHECK || came == self->_share) {
         PyObject *returned = PyObject_CallMethod((PyObject *)self, "_readable", "n", came);
-        if (returned == NULL) end_interrupted(self, name_interrupted);
+        if (returned == NULL) clean_up(self, name_interrupted, NULL, NULL);
         return returned;
     }
     self->heard = monotonic();
@@ -545,8 +521,8 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     self->_in_pass = 0;
     Py_XDECREF(frames);
     Py_DECREF(pending);
-    if (!failed && after_pass(self, total) == 0) Py_RETURN_NONE;
-    end_interrupted(self, name_interrupted);
+    if (!failed && after_pass(self, total) == 0) return Py_NewRef(Py_None);
+    clean_up(self, name_interrupted, NULL, NULL);
     return NULL;
 }
 
@@ -761,7 +737,7 @@ static PyObject *lane_call(Call *call, const char *fields) {
     PyObject *hash_key = call->hash_key, *sort_key = call->sort_key, *value = call->value;
     if (!PyBytes_CheckExact(hash_key) || !PyBytes_CheckExact(sort_key) || PyBytes_Size(hash_key) > 65534 ||
         (value && (!PyBytes_CheckExact(value) || argument_size(hash_key, sort_key, value) > NUMBER(lane, LARGEST_PUT))))
-        Py_RETURN_NOTIMPLEMENTED;
+        return Py_NewRef(Py_NotImplemented);
     PyObject *hashed = PyBytes_Size(hash_key) ? hash_key : sort_key;
     call->hash = crc64(raw(hashed), PyBytes_Size(hashed));
     PyObject *frame = exchange(call), *found;

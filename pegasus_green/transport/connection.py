@@ -394,13 +394,14 @@ class Connection(Handover):
                     self._flush_soon()
             return bool(frames) or self.heard != heard
         except BaseException as error:
-            if not isinstance(error, HubDestroyed):  # then the thread closes the connection, see the compiled core
-                self.interrupted()
+            self.interrupted(error)
             raise
 
-    def interrupted(self) -> None:
+    def interrupted(self, struck: BaseException | None = None) -> None:
         """End a connection of which it is unknown what has come or left."""
-        self.close(why_interrupted(self.hub, self.peer.address))
+        # A hub is destroyed in its own greenlet, where the end of the process must not stop a thread: that closes it.
+        if not isinstance(struck, HubDestroyed):
+            self.close(why_interrupted(self.hub, self.peer.address))
 
     def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read and hand over; return what there was."""

@@ -40,7 +40,9 @@ def notice_dead_paths(sock: Any, seconds: float | None) -> None:
     probe = max(int(seconds / 3), 1)
     # TCP_KEEPALIVE is TCP_KEEPIDLE where that is missing.
     idle = "TCP_KEEPIDLE" if hasattr(gsocket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
-    wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": int(seconds * 1000)}
+    # Linux compares it when a probe or a repetition is due, and counts from the first repetition of a request.
+    limit = int((seconds - probe) * 1000)
+    wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": limit}
     for name, value in wanted.items():
         option = getattr(gsocket, name, None)
         if option is not None:

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's"),
 ]
 # What the option path_timeout is by default, and what a kernel's timers and a busy machine may add.
-PATH_TIMEOUT, LATE = 3.0, 1.0
+PATH_TIMEOUT, LATE = 3.0, 0.5
 
 
 def start(what: str, seconds: float) -> subprocess.Popen[str]:

@@ -289,7 +289,8 @@ def test_between_any_two_steps(box: Any, verb: str, place: str, kind: str) -> No
     sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
     points.enumerate(sample)
     print(f"{verb}, {place}, {kind}: {points.tried} of {points.count} points")
-    assert points.count > 30
+    # The compiled core leaves few points of Python to a hub.
+    assert points.count > 10
     assert points.tried == sample
 
 

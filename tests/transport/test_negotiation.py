@@ -417,8 +417,8 @@ def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
     figures = client.stats()["auth"]
     assert (figures["last_error"], figures["renewals"]) == ("this is kdc_unreachable", 0)
     works[0] = True
-    wait_until(lambda: client.stats()["auth"]["renewals"] >= 1)
-    assert client.stats()["auth"]["last_error"] is None
+    # A native thread renews, and then the hub of the call hears of it.
+    wait_until(lambda: client.stats()["auth"]["renewals"] >= 1 and client.stats()["auth"]["last_error"] is None)
 
 
 def test_a_ticket_that_nobody_replaces_is_no_renewal(stage: Stage) -> None:

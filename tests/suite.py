@@ -1,4 +1,4 @@
-"""The whole suite as several runs of pytest, three at a time: `python -m tests.suite [--again] [--load N]`.
+"""The whole suite as several runs of pytest, four at a time: `python -m tests.suite [--again] [--load N]`.
 
 Every line of a run is printed as it comes, behind the run's name. With --again the tests that failed run once more when
 all runs have ended, and the second result counts. With --load so many busy processes run beside them.
@@ -62,13 +62,13 @@ RUNS = (
     # Patched and pure in one: the four combinations differ in nothing that a test of its own would find.
     Run("patched-pure", ("-p", "tests.patched", "-m", "both_modes"), pure=True),
     Run("calls", CALLS),
+    Run("rest", tuple(f"--ignore={path}" for path in ELSEWHERE)),
     Run("faults", ("tests/faults",)),
     Run("programs", PROGRAMS),
-    Run("rest", tuple(f"--ignore={path}" for path in ELSEWHERE)),
     Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
 )
-# Most tests wait for deadlines and faults: three runs keep two cores busy.
-AT_ONCE = 3
+# Most tests wait for deadlines and faults: four runs keep two cores busy.
+AT_ONCE = 4
 
 
 def run_all() -> list[Run]:

@@ -180,7 +180,7 @@ def test_create_serves_after_a_moment(make_box: Make) -> None:
     assert [(part.primary, part.ballot, part.secondaries) for part in answer.partitions] == [(0, 0, [])] * 3
     assert {part.hp_primary for part in answer.partitions} == {None}
     assert [part.hp_secondaries for part in answer.partitions] == [[]] * 3
-    states = []
+    states: list[list[tuple[int, int]]] = []
     with gevent.Timeout(30):
         while not states or states[-1] != [(2, 3)] * 3:
             state = [(len(part.secondaries), part.ballot) for part in query(box, "t").partitions]

@@ -52,15 +52,16 @@ def sockets_to(servers: set[tuple[str, int]]) -> Counter[tuple[str, int]]:
             own.add(os.readlink(f"/proc/self/fd/{fd}"))
         except OSError:
             continue
-    found: Counter[tuple[str, int]] = Counter()
-    for table in ("tcp", "tcp6"):
+    # By inode, from two readings: the table changes while it is read, and then shows a socket twice or not at all.
+    found: dict[str, tuple[str, int]] = {}
+    for table in ("tcp", "tcp6") * 2:
         path = Path("/proc/self/net") / table
         for line in path.read_text().splitlines()[1:] if path.exists() else []:
             fields = line.split()
             remote = _decoded(fields[2])
             if fields[3] == ESTABLISHED and remote in servers and f"socket:[{fields[9]}]" in own:
-                found[remote] += 1
-    return found
+                found[fields[9]] = remote
+    return Counter(found.values())
 
 
 def servers_in_use(client: Client, table: str) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:

@@ -393,7 +393,7 @@ def test_server_that_reads_nothing(stage: Stage) -> None:
     """Memory stays within the bound, callers fail within their deadlines, and the connection is replaced."""
     server = stage.server(reads=False)
     other = stage.server()
-    client = stage.client(max_queued_bytes=8 * MIB, silent_window=2.2, silence=0.3, retry=None)
+    client = stage.client(max_queued_bytes=8 * MIB, silent_window=2.2, silence=0.3, retry=None, path_timeout=None)
     table = client.table("temp")
     table.warm_up()
     connection = connection_of(client, server.address)

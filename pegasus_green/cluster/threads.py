@@ -162,10 +162,12 @@ class Threads:
         for cluster in self.all:
             cluster.pool.closed = True
             hub = cluster.hub
-            if hub is None or hub.loop is None or hub is get_hub_if_exists():
+            # Read once: a thread that ends takes its loop away at any moment.
+            loop = None if hub is None else hub.loop
+            if loop is None or hub is get_hub_if_exists():
                 cluster.close()
             else:
-                hub.loop.run_callback_threadsafe(cluster.close)
+                loop.run_callback_threadsafe(cluster.close)
 
     def drop(self) -> bool:
         """Close everything from the garbage collector, by the hubs; tell whether anything was open."""
@@ -175,8 +177,9 @@ class Threads:
             if hub is not None and not cluster.pool.closed:
                 was_open = True
                 # A thread that has ended took its loop along, and with it everything that could still happen.
-                if hub.loop is not None:
-                    hub.loop.run_callback_threadsafe(cluster.close)
+                loop = hub.loop
+                if loop is not None:
+                    loop.run_callback_threadsafe(cluster.close)
         return was_open
 
     def _reopen(self) -> None:
@@ -195,6 +198,6 @@ class Threads:
             return
         table, generation = cluster.tables[name].routes.table, fork.generation()
         for other in self.all:
-            hub = other.hub
-            if other is not cluster and hub is not None and hub.loop is not None and table is not None:
-                hub.loop.run_callback_threadsafe(other.take_routes, name, table, generation)
+            loop = None if other.hub is None else other.hub.loop
+            if other is not cluster and loop is not None and table is not None:
+                loop.run_callback_threadsafe(other.take_routes, name, table, generation)

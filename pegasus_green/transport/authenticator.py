@@ -18,6 +18,7 @@ from ..errors import AuthenticationFailed, copy_of
 from . import fork
 from .credentials import FOREVER, Credentials
 from .notices import Notices
+from .outbox import stop
 from .threads import Threads
 
 if TYPE_CHECKING:
@@ -203,9 +204,7 @@ class Authenticator:
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.stop()
-            timer.close()
+        stop(timer)
 
     # --------------------------------------------------------------------------------------------------------- threads
     def _in_thread(self, work: Callable[[], T]) -> T:

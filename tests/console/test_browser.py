@@ -115,24 +115,30 @@ def _numbers_move(driver: Any, url: str) -> None:
     assert button.text == "Go on"
 
 
+def found(driver: Any, by: str, what: str) -> Any:
+    """Return an element once the page that a click leads to has it."""
+    wait_for(lambda: driver.find_elements(by, what))
+    return driver.find_element(by, what)
+
+
 def _a_row_is_edited(driver: Any, url: str) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select
 
     driver.get(url)
-    driver.find_element(By.LINK_TEXT, "Browse").click()
-    Select(driver.find_element(By.ID, "table")).select_by_visible_text("users")
+    found(driver, By.LINK_TEXT, "Browse").click()
+    Select(found(driver, By.ID, "table")).select_by_visible_text("users")
     driver.find_element(By.ID, "hash").send_keys("user:7")
     driver.find_element(By.CSS_SELECTOR, "form button").click()
-    driver.find_element(By.LINK_TEXT, "name").click()
-    value = driver.find_element(By.ID, "value")
+    found(driver, By.LINK_TEXT, "name").click()
+    value = found(driver, By.ID, "value")
     assert value.get_attribute("value") == VALUE
     value.clear()
     value.send_keys("Grace\nHopper é")
     driver.find_element(By.CSS_SELECTOR, "form button").click()
     wait_for(lambda: "Grace\nHopper é</pre>" in driver.page_source)
     assert "Expires in\n604," in driver.find_element(By.TAG_NAME, "main").text, "the time to live is kept"
-    remove = driver.find_element(By.CSS_SELECTOR, "button.danger")
+    remove = found(driver, By.CSS_SELECTOR, "button.danger")
     remove.click()
     assert "Grace" in driver.page_source, "the box must be ticked first"
     driver.find_element(By.ID, "sure").click()

@@ -81,6 +81,20 @@ def test_a_renewal_of_one_thread_serves_the_others(stage: Stage, secured: Sasl) 
         assert auth.at_once == 1
 
 
+def test_a_client_is_closed_when_the_loop_of_a_renewal_is_destroyed(stage: Stage, secured: Sasl) -> None:
+    with client_of(stage, FakeAuth(seconds=3600.0)) as client:
+        table = client.table("temp")
+
+        def call_and_destroy() -> None:
+            assert table.get("h", "s") is None
+            clusters.append(client._threads.here())
+            gevent.get_hub().destroy(destroy_loop=True)
+
+        clusters: list[Any] = []
+        in_thread(call_and_destroy)
+        assert clusters[0].pool.authenticator.close() is None
+
+
 def test_a_failure_is_told_to_every_thread(stage: Stage, secured: Sasl) -> None:
     def fail() -> None:
         raise AuthenticationFailed("there is no ticket", reason="no_ticket")

@@ -275,9 +275,8 @@ ROWS_OF_TABLE = (
         "get with a listener that does nothing",
         "none",
         "us",
-        # The core calls two Python functions, while the rest of a get takes half the time of the pure code.
-        1.25,
-        1.1,
+        1.05,
+        1.02,
         pair(get(64, 25_600, listener=True), get(64, 25_600)),
     ),
     Row("p99", "p99 on schedule, half of the top rate", "raw socket", "ms", 1.5, 1.2, special.latency(spin=False)),

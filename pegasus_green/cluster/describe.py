@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..transport.handover import FOREVER
 from ..transport.pool import Peer
 from .dispatcher import Cluster, Dispatcher
 from .stats import TableStats
@@ -48,7 +49,7 @@ def _auth(authenticators: list[Authenticator]) -> dict[str, Any]:
         "renewals": credentials.renewals,
         "failures": sum(one.failures for one in authenticators),
         "last_error": str(errors[0].args[0]) if errors else None,
-        "ends_in": None if left == float("inf") else max(left, 0.0),
+        "ends_in": None if left == FOREVER else max(left, 0.0),
         "negotiated": sum(one.negotiated for one in authenticators),
         "refused": sum(one.refused for one in authenticators),
     }

@@ -424,8 +424,9 @@ class Dispatcher:
         """Go on with a call of the compiled core whose first outcome was unusual; seqid None: it was not sent."""
         if seqid is not None:
             connection.checked(outcome, seqid)
-        argument = fast.key_argument(hash_key, sort_key)
-        if value is not None:
+        if value is None:
+            argument = fast.key_argument(hash_key, sort_key)
+        else:
             argument = fast.put_argument(hash_key, sort_key, value, expires)
         go_on = self._observed if observed else self.persist
         sent_to = None if seqid is None else route

@@ -16,7 +16,8 @@ from gevent.event import Event
 
 from ..errors import AuthenticationFailed, copy_of
 from . import fork
-from .credentials import FOREVER, Credentials
+from .credentials import Credentials
+from .handover import FOREVER
 from .notices import Notices
 from .outbox import stop
 from .threads import Threads

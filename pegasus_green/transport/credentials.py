@@ -15,6 +15,7 @@ from gevent.monkey import get_original
 
 from ..errors import AuthenticationFailed
 from . import fork
+from .handover import FOREVER
 
 if TYPE_CHECKING:
     from ..auth import Authentication, Exchange, Mechanism
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # cluster that were started together are not to ask the KDC together.
 RENEW_AT = 0.8
 JITTER = 0.05
-FOREVER = float("inf")
 
 # A native lock also under monkey patching: those who wait for it are native threads.
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")

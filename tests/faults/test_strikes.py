@@ -62,6 +62,14 @@ def table_of(client: Client) -> Table[bytes]:
     return client.table("temp")
 
 
+def get(client: Client) -> bytes | None:
+    return table_of(client).get(KEYS[7], "s", timeout=3.0)
+
+
+def get_by_handles(client: Client) -> list[bytes | None]:
+    return [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]]
+
+
 def scan(client: Client) -> list[bytes]:
     return [value for _, value in table_of(client).hash_scan("struck scan", batch_size=2, timeout=3.0)]
 
@@ -85,17 +93,17 @@ def set_envs(client: Client) -> None:
 
 
 VERBS = {
-    "get": Verb(lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0), value_of(KEYS[7])),
+    "get": Verb(get, value_of(KEYS[7])),
     "set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
     "get_many": Verb(
         lambda client: table_of(client).get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]
     ),
     "handles": Verb(
-        lambda client: [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]],
+        get_by_handles,
         [*map(value_of, KEYS[:3])],
     ),
     "handles_again": Verb(
-        lambda client: [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]],
+        get_by_handles,
         [*map(value_of, KEYS[:3])],
         helpers=True,
         prepare=forget_routes,
@@ -107,7 +115,7 @@ VERBS = {
     ),
     "scan": Verb(scan, ROWS),
     "hedged_get": Verb(
-        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0),
+        get,
         value_of(KEYS[7]),
         prepare=connect_secondaries,
         hedged=True,
@@ -118,11 +126,9 @@ VERBS = {
         prepare=connect_secondaries,
         hedged=True,
     ),
-    "first_get": Verb(
-        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0), value_of(KEYS[7]), helpers=True, fresh=True
-    ),
+    "first_get": Verb(get, value_of(KEYS[7]), helpers=True, fresh=True),
     "route_query": Verb(
-        lambda client: table_of(client).get(KEYS[7], "s", timeout=3.0),
+        get,
         value_of(KEYS[7]),
         helpers=True,
         prepare=forget_routes,

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -23,7 +22,7 @@ pytest.importorskip("gunicorn")
 pytestmark = pytest.mark.skipif(
     gevent_version() < OLDEST_FOR_GUNICORN, reason="gunicorn's gevent worker refuses gevent before 24.10.1"
 )
-HERE = Path(__file__).parent
+CONFIG = ROOT / "tests" / "gunicorn_conf.py"
 
 
 def fetch(address: str, path: str) -> dict[str, Any]:
@@ -53,8 +52,8 @@ def test_preload_with_calls_in_flight() -> None:
         address = dead_address()
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "gunicorn", "-c", str(HERE / "gunicorn_conf.py"), "--bind", address),
-                "tests.fork.gunicorn_app:application",
+                *(sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "--bind", address),
+                *("--workers", "3", "tests.fork.gunicorn_app:application"),
             ],
             cwd=ROOT,
             env={**os.environ, "PEGASUS_META": ",".join(box.meta_addresses), "PYTHONPATH": str(ROOT)},

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -25,7 +24,7 @@ pytest.importorskip("gunicorn")
 pytestmark = pytest.mark.skipif(
     gevent_version() < OLDEST_FOR_GUNICORN, reason="gunicorn's gevent worker refuses gevent before 24.10.1"
 )
-HERE = Path(__file__).parent
+CONFIG = ROOT / "tests" / "gunicorn_conf.py"
 PAGES = 60
 
 
@@ -34,8 +33,8 @@ def test_preload_with_two_workers(box: Onebox, realm: Kdc) -> None:
     address = dead_address()
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "gunicorn", "-c", str(HERE / "gunicorn_conf.py"), "--bind", address),
-            "tests.kerberos.gunicorn_app:application",
+            *(sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "--bind", address),
+            *("--workers", "2", "tests.kerberos.gunicorn_app:application"),
         ],
         cwd=ROOT,
         env={

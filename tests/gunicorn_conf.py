@@ -1,14 +1,14 @@
+from importlib import import_module
+
 from gevent import monkey
 
 monkey.patch_all()  # gunicorn itself patches in the workers, which is late for what is loaded before the fork
 
 worker_class = "gevent"
-workers = 3
 preload_app = True
 graceful_timeout = 5
 
 
 def worker_exit(server, worker):
-    from tests.fork.gunicorn_app import client
-
-    client.close(drain=1.0)
+    module, _, _ = worker.app.app_uri.partition(":")
+    import_module(module).client.close(drain=1.0)

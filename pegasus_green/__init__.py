@@ -1,7 +1,8 @@
 """The gevent client for Apache Pegasus.
 
-Importing it has two side effects: a NullHandler on its logger, and an at-fork hook (``transport/fork.py``), which does
-nothing before there are connections. It loads no gevent: what a name needs is loaded when the name is first used.
+Importing the package has two side effects: it adds a NullHandler to its logger, and it registers an at-fork hook
+(``transport/fork.py``). The hook does nothing before there are connections. The import does not load gevent. Each
+public name is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from .scanner import Scanner
     from .shared import shared_client
 
-# Where each public name lives.
+# The module of each public name.
 _NAMES = {
     "accelerate": "accelerated",
     "admin": "Admin",
@@ -214,10 +215,10 @@ __all__ = [
 
 _logging.getLogger(__name__).addHandler(_logging.NullHandler())
 
-if not TYPE_CHECKING:  # a checker is to find a misspelt name
+if not TYPE_CHECKING:  # so that type checkers find misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Load a public name, once: it is an ordinary attribute from then on."""
+        """Load a public name and store it as a module attribute."""
         if name in _SUBMODULES:
             value: Any = _import_module(f"{__name__}.{name}")
         elif name in _HOMES:

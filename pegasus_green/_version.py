@@ -1,3 +1,3 @@
-"""The version of the package, read by pyproject.toml as well."""
+"""The version of the package. pyproject.toml reads it, too."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""The compiled core where `pip install` found a compiler, and None where it did not.
+"""The compiled core, or None if ``pip install`` found no compiler.
 
-Every function of the core has a twin in pure Python beside the place that uses it, with the same results. With
-``PEGASUS_GREEN_PURE=1`` in the environment the process uses the pure code only.
+Every function of the core has a twin in pure Python, next to the code that uses it, with the same results. With
+``PEGASUS_GREEN_PURE=1`` in the environment the process uses only the Python code.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _load() -> Any:
 
 
 core: Any = _load()
-# Whether calls run through the compiled core.
+# Whether calls use the compiled core.
 accelerated: bool = core is not None
 
 if TYPE_CHECKING or core is None:
 
     class Books:
-        """What calls look at and change in a connection."""
+        """The attributes of a connection that calls read and change."""
 
         __slots__ = (
             "session",

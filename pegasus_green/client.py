@@ -1,4 +1,4 @@
-"""The client and its tables. Each refers to the other, so they are one module."""
+"""The classes Client and Table. They refer to each other, so they share one module."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .admin import Admin
 
-# One comma-separated text, or one address each.
+# One comma-separated string, or an iterable of addresses.
 Metas: TypeAlias = "str | Iterable[str | tuple[str, int]]"
 C = TypeVar("C", bound="Client")
 
@@ -41,14 +41,14 @@ class Client:
     connects. One connection per server carries the calls of all greenlets and tables.
 
     Args:
-        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated text. IPv6 addresses stand in
-            brackets; the default port is 34601. One meta server is enough: it names the leader.
+        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated string. Write IPv6 addresses
+            in brackets. The default port is 34601. One meta server is enough: it names the leader.
         options: All options at once.
         **changes: Single options by name, see ``ClientOptions``.
 
     Raises:
         InvalidArgument: An address or option is wrong.
-        AuthenticationFailed: With ``auth``: the package that it needs is missing.
+        AuthenticationFailed: ``auth`` is set, and the package that it needs is not installed.
 
     Greenlets: any number of greenlets and native threads may call every method at once. Each native thread has its own
         connections: its first call dials, and they are closed when the thread ends. After a fork the child dials its
@@ -63,7 +63,7 @@ class Client:
     """
 
     def __init__(self, metas: Metas, *, options: ClientOptions | None = None, **changes: Unpack[OptionChanges]) -> None:
-        """Check the arguments; no I/O."""
+        """Make a client. It checks the arguments and does no I/O."""
         self.options = (options or ClientOptions()).with_(**changes)
         addresses, chosen = parse_addresses(metas), self.options
         self._threads = Threads(lambda like: Cluster(addresses, chosen, like))
@@ -75,7 +75,7 @@ class Client:
 
     @property
     def _cluster(self) -> Cluster:
-        """The cluster object of the first thread; its ``here()`` returns that of the calling thread."""
+        """Return the cluster object of the first thread. Its ``here()`` returns that of the calling thread."""
         return self._threads.first
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class Client:
 
     @classmethod
     def from_env(cls: type[C], variable: str = "PEGASUS_URL", **changes: Unpack[OptionChanges]) -> C:
-        """Make a client of the URL in an environment variable; no I/O.
+        """Make a client from the URL in an environment variable; no I/O.
 
         Args:
             variable: The variable's name.
@@ -175,16 +175,16 @@ class Client:
         hedge: HedgePolicy | None = DEFAULT,
         max_rate: float | None = None,
     ) -> Table[Any]:
-        """Return a handle on a table; no I/O, and it costs almost nothing.
+        """Return a handle on a table; no I/O. Handles are cheap.
 
         Args:
             name: The table's name; None: the table of the client's URL.
             codec: Encodes and decodes values, see ``pegasus_green.codecs``. None: values are bytes; the table of the
                 URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a variable as
                 ``Table[Any]``.
-            hedge: Hedged reads of this handle; without it as the client's option says, None: off.
-            max_rate: Most requests per second to this table, besides the client's option of this name. All handles that
-                this client makes with the same table and rate share the limit. None: no limit of its own.
+            hedge: Hedged reads of this handle. The default is the client's option ``hedge``; None: off.
+            max_rate: Requests per second to this table at most. The client's option of this name limits them, too. All
+                handles that this client makes with the same table and rate share the limit. None: no limit of its own.
 
         Raises:
             InvalidArgument: The name is empty, not text, or not UTF-8; neither the call nor the URL names a table;
@@ -258,13 +258,13 @@ class Client:
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
         """Bound the calls with this client that are made inside the ``with`` block.
 
-        Of nested blocks, the earliest deadline counts. A greenlet that is started inside the block is not bound. A call
-        without time left raises RequestTimeout. Only calls of this client are interrupted.
+        In nested blocks, the earliest deadline counts. The deadline does not apply to a greenlet that is started inside
+        the block. A call without time left raises RequestTimeout. Only calls of this client are interrupted.
 
-        In a generator, the block bounds the calls of the generator and of the functions that it calls, in any greenlet.
-        It does not bound the calls that the consumer makes between two ``next()``. A ``@contextmanager`` function
-        passes the bound on to the block of its user. Blocks may be left in any order, in any greenlet, and by the
-        garbage collector.
+        In a generator, the deadline applies to the calls of the generator and of the functions that it calls, in any
+        greenlet. It does not apply to calls that the consumer makes between two ``next()``. If a ``@contextmanager``
+        function yields inside the block, the deadline also applies to the user's ``with`` block. Blocks can end in any
+        order, in any greenlet, or by garbage collection.
 
         Args:
             seconds: Time for all calls inside the block together.
@@ -317,7 +317,7 @@ class Client:
 
         Returns:
             The error of each server that did not answer in time, by its address; the key ``"no primary"`` stands for
-            partitions without a primary. An empty dict means healthy.
+                partitions without a primary. An empty dict means that all servers answered.
 
         Raises:
             TableNotFound: The table does not exist.
@@ -335,16 +335,16 @@ class Client:
         return check(self.table(table)._dispatcher, timeout)
 
     def stats(self) -> dict[str, Any]:
-        """Return the statistics of the client as a dict of plain values; works in any thread, no I/O.
+        """Return the statistics of the client as a dict of plain values. Any thread may call it; no I/O.
 
         Returns:
             ``servers``: for each address its state, requests in flight, queued bytes, requests sent and replies
             received, bytes in both directions, late replies, timeouts, dials, reconnects and losses. ``tables``: for
-            each table its id and partitions, calls, errors and retries by kind, route queries, hedged reads, the
-            latency of successful calls as counts by upper bound in seconds, and upper bounds of its median and 99th
-            percentile (at most twice the true value). ``auth``, only with that option: mechanism, user, credentials
-            acquired and renewed, failures and the last error, seconds until the credentials end (None: never),
-            connections negotiated, negotiations refused.
+            each table its id and number of partitions, calls, errors and retries by kind, route queries, hedged reads,
+            a latency histogram of successful calls, and upper bounds of the median and the 99th percentile. The keys of
+            the histogram are upper bounds in seconds; a bound is at most twice the true value. ``auth``, only with that
+            option: mechanism, user, credentials acquired and renewed, failures and the last error, seconds until the
+            credentials end (None: never), connections negotiated, negotiations refused.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -355,7 +355,7 @@ class Client:
         return describe(self._threads.all)
 
     def add_listener(self, listener: Listener) -> None:
-        """Have a listener called for the events from now on.
+        """Add a listener. It is called for every event from now on.
 
         Raises:
             InvalidArgument: The object lacks a method of ``Listener``.
@@ -374,7 +374,7 @@ class Client:
         """Stop calling a listener.
 
         Args:
-            listener: A listener that was added; an unknown one is ignored.
+            listener: The listener to remove. Nothing happens if it was never added.
 
         Example:
             >>> class Calls(Listener):
@@ -392,11 +392,11 @@ class Client:
         self._cluster.listeners.remove(listener)
 
     def close(self, drain: float = 0.0) -> None:
-        """Close all connections. Without ``drain`` it never waits. It may be called several times.
+        """Close all connections. Without ``drain`` it never waits. It can be called several times.
 
         Args:
-            drain: Seconds that calls in flight have to finish; it returns as soon as they have. Calls that are left
-                then end with ClientClosed. New calls get ClientClosed at once.
+            drain: Seconds to wait for calls in flight; ``close`` returns as soon as they have ended. Calls that are
+                still running after that end with ClientClosed. New calls raise ClientClosed at once.
 
         Example:
             >>> client = Client(["127.0.0.1:34601"])
@@ -416,13 +416,14 @@ class Client:
 
 
 class Table(Verbs[V]):
-    """A handle on one table: all operations on its records. Made by ``client.table(name)`` or ``open_table(url)``.
+    """A handle on one table, with all operations on its records. ``client.table`` and ``open_table`` make it.
 
     ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, one with a ``Utf8Codec`` a
     ``Table[str]``.
 
-    Keys are bytes, or str as UTF-8. Without a codec, values are bytes or str, and results are bytes. Times are seconds,
-    as int or float. Every verb that sends a request can also raise ClientClosed, and with a codec CodecError.
+    Keys are bytes, or str, which is sent as UTF-8. Without a codec, values are bytes or str, and results are bytes.
+    Times are in seconds, as int or float. Every verb that sends a request can also raise ClientClosed. With a codec it
+    can raise CodecError.
 
     Attributes:
         client: The client.
@@ -477,7 +478,7 @@ class Table(Verbs[V]):
             self.client.close(drain)
 
     def warm_up(self, timeout: float | None = None) -> int:
-        """Query the routes and connect to every server that is primary of a partition.
+        """Query the routes, and connect to every server that is primary of a partition.
 
         Args:
             timeout: Seconds for all of it; None: the client's default.
@@ -489,11 +490,11 @@ class Table(Verbs[V]):
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
             RequestTimeout: The table cannot serve yet.
-            ConnectFailed: A primary could not be reached; the other primaries were dialled, too.
+            ConnectFailed: A primary cannot be reached. The other primaries were dialled, too.
 
-        Retries: the meta servers are asked until the timeout, each primary is dialled once.
-        Greenlets: spawns one for each server until it returns. Several callers share the dials. A dial continues when
-            its caller is killed.
+        Retries: the meta servers are asked until the timeout; each primary is dialled once.
+        Greenlets: spawns one greenlet for each server, until it returns. Several callers share the dials. A dial
+            continues if its caller is killed.
 
         Example:
             >>> table.warm_up(timeout=2.0)
@@ -502,11 +503,11 @@ class Table(Verbs[V]):
         return self._dispatcher.warm_up(timeout)
 
     def partition_of(self, hash_key: Key, sort_key: Key = b"", *, timeout: float | None = None) -> int:
-        """Return the index of the partition that has a record; queries the routes if they are unknown.
+        """Return the index of the partition that holds a record. It queries the routes if they are unknown.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
-            sort_key: Matters only if the hash key is empty.
+            sort_key: Used only if the hash key is empty.
             timeout: Seconds for the route query; None: the client's default.
 
         Raises:
@@ -529,12 +530,12 @@ class Table(Verbs[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds until values that are stored through the mapping expire; None or 0: never, unless the table has
-                a default.
+            ttl: Seconds until values that the mapping stores expire. None or 0: they never expire, unless the table has
+                a default TTL.
             timeout: Seconds for each request; None: the client's default.
 
         Returns:
-            A ``HashMapping``; it caches nothing, each use is a request.
+            A ``HashMapping``. It caches nothing; each use is a request.
 
         Raises:
             InvalidArgument: An argument has a wrong type or size.
@@ -553,7 +554,7 @@ class Table(Verbs[V]):
 
 
 def _dropped(threads: Threads) -> None:
-    """End a client that was dropped without close(); runs in the garbage collector, so the hubs do the work."""
+    """Report a client that was garbage-collected without close(). The hubs of its threads close the connections."""
     if threads.drop():
         warnings.warn("a pegasus_green client was dropped without close()", ResourceWarning, stacklevel=2)
 
@@ -561,7 +562,7 @@ def _dropped(threads: Threads) -> None:
 def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:
     """Make a client from a URL such as ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
 
-    The client is a context manager that closes itself. ``client.table()`` without a name is the table of the URL.
+    The client is a context manager; its end closes the client. ``client.table()`` without a name is the URL's table.
 
     Args:
         url: Meta servers, optionally a table, and options by name, see ``docs/options.md``. Special characters in the
@@ -590,7 +591,7 @@ def open_table(url: str, *, codec: Codec[V], **changes: Unpack[OptionChanges]) -
 
 
 def open_table(url: str, *, codec: Codec[Any] | None = None, **changes: Unpack[OptionChanges]) -> Table[Any]:
-    """Open the table that a URL names, with a client of its own that ``table.close()`` closes; no I/O.
+    """Open the table that a URL names; no I/O. The table has its own client, which ``table.close()`` closes.
 
     Args:
         url: As for ``connect``, with a table.

@@ -1,10 +1,10 @@
-"""Value codecs: how the values of one table handle are turned into bytes and back.
+"""Value codecs: they convert the values of one table handle to bytes and back.
 
-A codec is chosen per handle, ``client.table("pages", codec=ZstdCodec())``, and is used wherever a value goes in or
-comes out: get, set, multi_get, multi_set, batch_get, scans, check-and-*, mappings. It is not used on keys, on the
-operands of checks (they are compared with the stored bytes), nor on what ``incr`` counts.
+A codec belongs to a handle: ``client.table("pages", codec=ZstdCodec())``. It applies to the values of get, set,
+multi_get, multi_set, batch_get, scans, check-and-* and mappings. It does not apply to keys, to the operands of checks
+(the server compares them with the stored bytes) or to the numbers of ``incr``.
 
-Without a codec values are bytes as they are.
+Without a codec values are bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast, overload, runtime_chec
 from .errors import CodecError, InvalidArgument
 from .keys import to_bytes
 
-# Little-endian number of every zstd frame.
+# The magic number of every zstd frame, little-endian.
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Bytes of a frame that are unpacked in one step where its size is not known before. The smallest block, of 4 bytes,
-# gives at most 128 KiB, so a step gives at most 32 MiB.
+# A frame of unknown size is decompressed in steps of this many bytes. The smallest block has 4 bytes and gives at most
+# 128 KiB, so one step gives at most 32 MiB.
 STEP = 1024
 
 
@@ -28,7 +28,7 @@ V = TypeVar("V")
 
 @runtime_checkable
 class Codec(Protocol[V]):
-    """What a codec has to be: any object with these two methods is one.
+    """The interface of a codec: any object with these two methods is one.
 
     ``V`` is the type of the values. A table that is opened with a ``Codec[User]`` is a ``Table[User]`` to type
     checkers. Both methods run in the caller's greenlet and must not yield.
@@ -46,10 +46,10 @@ class Codec(Protocol[V]):
     """
 
     def encode(self, value: V) -> bytes:
-        """Return the bytes to store; raise InvalidArgument (a ValueError) for a value that has none."""
+        """Return the bytes to store; raise InvalidArgument (a ValueError) for a value that cannot be encoded."""
 
     def decode(self, raw: bytes) -> V:
-        """Return the value of stored bytes; raise CodecError for bytes that are none of this codec's."""
+        """Return the value of stored bytes; raise CodecError for bytes that cannot be decoded."""
 
 
 class Utf8Codec:
@@ -63,11 +63,11 @@ class Utf8Codec:
     """
 
     def __repr__(self) -> str:
-        """Show how to make one."""
+        """Show the call that makes an equal codec."""
         return "Utf8Codec()"
 
     def encode(self, value: str) -> bytes:
-        """Return the UTF-8 of a str; anything else is refused.
+        """Return the UTF-8 of a str; raise InvalidArgument for another type.
 
         Example:
             >>> len(Utf8Codec().encode("Zoë"))
@@ -78,7 +78,7 @@ class Utf8Codec:
         return to_bytes(value, "value")
 
     def decode(self, raw: bytes) -> str:
-        """Return the str; bytes that are not UTF-8 raise CodecError.
+        """Return the str; raise CodecError if the bytes are not UTF-8.
 
         Example:
             >>> Utf8Codec().decode(b"Ada")
@@ -87,21 +87,21 @@ class Utf8Codec:
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            raise CodecError(f"a value of {len(raw)} bytes is no UTF-8: {error}") from None
+            raise CodecError(f"a value of {len(raw)} bytes is not UTF-8: {error}") from None
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not of JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 class JsonCodec:
-    """Values that JSON can express, stored as compact UTF-8.
+    """Values are what JSON can express, stored as compact UTF-8.
 
-    As in JSON, tuples come back as lists and keys of objects as str; NaN and infinities are refused. Equal values give
-    equal bytes only if their keys stand in the same order, which ``sort_keys=True`` sees to.
+    As in JSON, a tuple comes back as a list and keys of objects come back as str. NaN and infinities are refused. Equal
+    objects give equal bytes only if their keys have the same order; ``sort_keys=True`` sorts them.
 
     Args:
-        sort_keys: Write the keys of objects in order.
+        sort_keys: Sort the keys of objects.
 
     Example:
         >>> users = client.table(table.name, codec=JsonCodec())
@@ -111,11 +111,11 @@ class JsonCodec:
     """
 
     def __init__(self, *, sort_keys: bool = False) -> None:
-        """Remember the choice."""
+        """Store the option."""
         self.sort_keys = sort_keys
 
     def __repr__(self) -> str:
-        """Show how to make one."""
+        """Show the call that makes an equal codec."""
         return f"JsonCodec(sort_keys={self.sort_keys})"
 
     def encode(self, value: Any) -> bytes:
@@ -130,7 +130,7 @@ class JsonCodec:
             try:
                 return text.encode("utf-8")
             except UnicodeEncodeError:
-                # A lone surrogate, which JSON can escape and UTF-8 cannot carry.
+                # A lone surrogate. JSON can escape it; UTF-8 cannot encode it.
                 return self._dump(value, ensure_ascii=True).encode("ascii")
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidArgument(f"value cannot be written as JSON: {error}") from None
@@ -150,29 +150,29 @@ class JsonCodec:
         try:
             return json.loads(str(raw, "utf-8"), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise CodecError(f"a value of {len(raw)} bytes is no JSON: {error}") from None
+            raise CodecError(f"a value of {len(raw)} bytes is not JSON: {error}") from None
 
 
 class ZstdCodec(Generic[V]):
-    """Values are compressed with zstd, as the Java client does it: each reads what the other wrote.
+    """Values are compressed with zstd, in the format of the Java client. Each client reads what the other wrote.
 
-    A stored value that does not begin with zstd's magic number is handed out as it is, so old uncompressed values stay
-    readable. So that *every* value comes back as it went in, one that begins with the magic number itself is always
-    put into a frame, however short it is. What other writers stored uncompressed and happens to be a whole zstd frame
-    (a .zst file, say) cannot be told from a compressed value and is unpacked.
+    A stored value that does not begin with zstd's magic number is returned unchanged, so old uncompressed values stay
+    readable. A value that itself begins with the magic number is always put into a frame, so *every* value comes back
+    unchanged. A whole zstd frame that another writer stored as a plain value (a .zst file, for example) cannot be told
+    from a compressed value, so it is decompressed.
 
-    Short values, and those that zstd makes no smaller, are stored as they are: integers that ``incr`` counts stay
-    readable to it, provided that ``least`` is above 20.
+    Short values, and values that zstd does not make smaller, are stored unchanged. So ``incr`` can read integers, if
+    ``least`` is above 20.
 
-    Compression and decompression hold the thread, for 1 to 10 ms per MiB at level 3.
+    Compression and decompression block the native thread, for 1 to 10 ms per MiB at level 3.
 
     Args:
-        inner: Codec of the values themselves, used before compression and after decompression; None: bytes.
+        inner: Codec that runs before compression and after decompression; None: values are bytes.
         level: zstd's level, 1 to 22; the Java client uses 3.
         least: Values shorter than this many bytes are not compressed.
-        max_size: Largest decompressed value in bytes; a small frame can claim to hold gigabytes.
-        lenient: Hand out a value that begins with the magic number but cannot be unpacked as it is, as the Java client
-            does, instead of raising CodecError.
+        max_size: Maximum bytes of a decompressed value; a small frame can claim to hold gigabytes.
+        lenient: If a value begins with the magic number and cannot be decompressed, return it unchanged, as the Java
+            client does. False: raise CodecError.
 
     Raises:
         InvalidArgument: The package zstandard is not installed, or a number is out of range.
@@ -228,12 +228,12 @@ class ZstdCodec(Generic[V]):
             raise InvalidArgument(f"max_size must be above 0 bytes, not {max_size!r}")
         self.inner, self.level, self.least, self.max_size, self.lenient = inner, level, least, max_size, lenient
         self._zstd = zstandard
-        # A context takes 12 us to make and serves one native thread at a time: whoever is at work has one of its own.
+        # It takes 12 us to make a context, and one native thread at a time can use it. So each user takes its own.
         self._compressors: list[Any] = []
         self._decompressors: list[Any] = []
 
     def __repr__(self) -> str:
-        """Show how to make one."""
+        """Show the call that makes an equal codec."""
         return f"ZstdCodec({self.inner!r}, level={self.level}, least={self.least}, max_size={self.max_size})"
 
     def encode(self, value: V) -> bytes:
@@ -248,7 +248,7 @@ class ZstdCodec(Generic[V]):
         if len(raw) < self.least and not framed:
             return raw
         if len(raw) > self.max_size:
-            raise InvalidArgument(f"value has {len(raw)} bytes; ZstdCodec unpacks at most max_size={self.max_size}")
+            raise InvalidArgument(f"value has {len(raw)} bytes; ZstdCodec decompresses at most max_size={self.max_size}")
         try:
             compressor = self._compressors.pop()
         except IndexError:
@@ -258,7 +258,7 @@ class ZstdCodec(Generic[V]):
         return packed if framed or len(packed) < len(raw) else raw
 
     def decode(self, raw: bytes) -> V:
-        """Return the value of a frame, or of uncompressed bytes.
+        """Return the value of a zstd frame, or of uncompressed bytes.
 
         Example:
             >>> codec = ZstdCodec()
@@ -275,21 +275,21 @@ class ZstdCodec(Generic[V]):
         return cast("V", raw) if self.inner is None else self.inner.decode(raw)
 
     def _unpack(self, raw: bytes) -> bytes:
-        """Return what the frame, or several behind one another, hold; never more than ``max_size``."""
+        """Return the content of one or more consecutive frames; at most ``max_size`` bytes."""
         try:
             decompressor = self._decompressors.pop()
         except IndexError:
             decompressor = self._zstd.ZstdDecompressor()
         size = self._zstd.frame_content_size(raw)
         if size > self.max_size:
-            raise CodecError(f"it says it holds {size} bytes; max_size is {self.max_size}")
+            raise CodecError(f"the frame announces {size} bytes; max_size is {self.max_size}")
         whole: bytes | None = None
-        # Where the first frame says that it is empty the library looks at nothing behind it.
+        # If the first frame announces size 0, the library ignores the bytes after it.
         if size > 0:
             try:
                 whole = decompressor.decompress(raw, allow_extra_data=False)
             except self._zstd.ZstdError:
-                # Broken, or more than one frame: the longer way tells.
+                # A broken frame, or more than one: _unpack_in_steps finds out which.
                 whole = None
         if whole is None:
             whole = self._unpack_in_steps(decompressor, raw)
@@ -304,7 +304,7 @@ class ZstdCodec(Generic[V]):
             unpacker = decompressor.decompressobj()
             while not unpacker.eof:
                 if at >= len(raw):
-                    raise CodecError("it ends in the middle of a frame")
+                    raise CodecError("it ends within a frame")
                 parts.append(unpacker.decompress(raw[at : at + STEP]))
                 at += STEP
                 left -= len(parts[-1])
@@ -315,19 +315,19 @@ class ZstdCodec(Generic[V]):
 
 
 def named_codec(name: str) -> Codec[Any] | None:
-    """Return the codec that a URL names: ``json``, ``utf8``, ``zstd``, or ``zstd+`` one of them.
+    """Return the codec that a URL names: ``json``, ``utf8``, ``zstd``, ``zstd+json`` or ``zstd+utf8``.
 
     Returns:
         None for an empty name: values are bytes.
 
     Raises:
-        InvalidArgument: Another name, or a codec whose package is not installed.
+        InvalidArgument: The name is unknown, or the package of the codec is not installed.
     """
     plain: dict[str, Callable[[], Codec[Any] | None]] = {"": lambda: None, "json": JsonCodec, "utf8": Utf8Codec}
     if name in plain:
         return plain[name]()
     outer, _, inner = name.partition("+")
     if outer != "zstd" or inner not in plain or name.endswith("+"):
-        raise InvalidArgument(f"codec={name!r} in the URL is none of json, utf8, zstd, zstd+json, zstd+utf8")
+        raise InvalidArgument(f"codec={name!r} in the URL must be json, utf8, zstd, zstd+json or zstd+utf8")
     codec = plain[inner]()
     return ZstdCodec() if codec is None else ZstdCodec(codec)

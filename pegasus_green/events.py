@@ -1,4 +1,4 @@
-"""Listeners: what a client tells about itself while it works."""
+"""Listeners: objects that a client calls at events."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Listener:
     """Base class of listeners: override the methods of the events that you need.
 
     A listener is called synchronously in the greenlet of the event. For connections, routes and the end of a handle's
-    call this can be the event loop, so a listener must never block. An exception of a listener is logged once for each
-    event and listener; it does not affect the call.
+    call this can be the event loop, so a listener must never block. If a listener raises, the exception is logged once
+    for each event and listener. It does not affect the call.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 
@@ -29,7 +29,7 @@ class Listener:
     """
 
     def call_started(self, table: str, operation: str) -> None:
-        """Tell that a call begins."""
+        """A call begins."""
 
     def call_finished(
         self,
@@ -41,28 +41,28 @@ class Listener:
         hedged: bool,
         server: str,
     ) -> None:
-        """Tell that a call ended. The context variables are those of the greenlet that made the call.
+        """A call has ended. The context variables are those of the greenlet that made the call.
 
         Args:
             table: The table's name.
             operation: As for ``call_started``.
-            seconds: From its begin to its outcome, all attempts included.
+            seconds: Duration of the call with all attempts.
             error: The error of the call, or the exception that was thrown into the caller. None: the server returned
                 a result, even if the verb raises an error for it (NotAnInteger, a StorageError). For ``*_many`` verbs
                 and ``batch_get`` it is the error that they raise.
-            attempts: Attempts made.
-            hedged: Whether a secondary's answer was used.
-            server: "host:port" of the primary that the newest attempt went to; "" where there was none.
+            attempts: Number of attempts.
+            hedged: Whether the answer of a secondary was used.
+            server: "host:port" of the primary of the newest attempt; "" if there was none.
         """
 
     def connection_opened(self, address: str) -> None:
-        """Tell that a connection to a server is open."""
+        """A connection to a server is open."""
 
     def connection_lost(self, address: str, reason: str) -> None:
-        """Tell that a connection ended, or could not be made."""
+        """A connection has ended or could not be made."""
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
-        """Tell that the routes of a table changed in this many partitions."""
+        """The routes of ``changed`` partitions of a table have changed."""
 
 
 def _nobody(*_details: object) -> None:
@@ -73,31 +73,31 @@ EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost
 
 
 class Listeners:
-    """The listeners of one client; true when there are any."""
+    """The listeners of one client; true if there are any."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        """Start with none; on_change is called when that changes."""
+        """Start without listeners; on_change is called whenever the set of listeners changes."""
         self.on_change = on_change
         self._all: list[Listener] = []
         self._takers: dict[str, tuple[Callable[..., object], ...]] = dict.fromkeys(EVENTS, ())
         self._complained: set[tuple[str, Any]] = set()
 
     def __bool__(self) -> bool:
-        """Tell whether anybody listens."""
+        """Tell whether there is a listener."""
         return bool(self._all)
 
     def add(self, listener: Listener) -> None:
-        """Add a listener; one without the methods is refused."""
+        """Add a listener; raise InvalidArgument if it lacks a method."""
         if missing := [event for event in EVENTS if not callable(getattr(listener, event, None))]:
-            raise InvalidArgument(f"a listener is a Listener; {listener!r} has no {missing[0]}")
+            raise InvalidArgument(f"a listener must have the methods of Listener; {listener!r} has no {missing[0]}")
         self._change([*self._all, listener])
 
     def remove(self, listener: Listener) -> None:
-        """Remove a listener; unknown ones are ignored."""
+        """Remove a listener; ignore an unknown one."""
         self._change([known for known in self._all if known is not listener])
 
     def _change(self, listeners: list[Listener]) -> None:
-        """Note who wants what: a method that is the base class's does nothing, so it need not be called."""
+        """Collect the methods of each event, without those of the base class, which do nothing."""
         self._all = listeners
         for event in EVENTS:
             idle = getattr(Listener, event)
@@ -106,13 +106,13 @@ class Listeners:
         self.on_change()
 
     def hear(self, *events: str) -> bool:
-        """Tell whether any listener does something at one of these events."""
+        """Tell whether any listener overrides the method of one of these events."""
         return any(self._takers[event] for event in events)
 
     def of_calls(self) -> tuple[Callable[..., object], Callable[..., object]]:
-        """Return what to call when a call begins and ends: the very method where one listener hears of it.
+        """Return the functions for the begin and the end of a call: with one listener, its own method.
 
-        Whoever calls it passes what that raises to ``complain``.
+        The caller passes exceptions of these functions to ``complain``.
         """
         return self._teller("call_started"), self._teller("call_finished")
 
@@ -121,7 +121,7 @@ class Listeners:
         return takers[0] if len(takers) == 1 else partial(self.emit, event) if takers else _nobody
 
     def emit(self, event: str, *details: Any) -> None:
-        """Call everybody who does something at an event."""
+        """Call all listeners that override the event's method."""
         for take in self._takers[event]:
             try:
                 take(*details)
@@ -136,5 +136,5 @@ class Listeners:
             try:
                 _log.exception("listener %r failed in %s; further failures are not logged", who, event)
             except Exception:
-                # A handler that waits cannot do so in the event loop, where this may be; that must hurt nobody either.
+                # A log handler that waits raises in the event loop. This must not affect the call either.
                 return

@@ -1,4 +1,4 @@
-"""Whether the replica servers of a table answer: a read at each server that is primary of something."""
+"""Health check of a table: one read at each server that is primary of a partition."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .retry import RetryPolicy
 if TYPE_CHECKING:
     from .cluster.dispatcher import Dispatcher
 
-# What stands for the server of a partition that has none.
+# Key in the result for partitions without a primary.
 NO_PRIMARY = "no primary"
 _RETRY = RetryPolicy()
 
 
 def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusError]:
-    """Read a key of one partition of each primary, all at the same time; return the errors by address.
+    """Read one key from each primary, all at the same time; return the errors by address.
 
     Raises:
-        PegasusError: The routes of the table cannot be had in time.
+        PegasusError: The client has no routes of the table, and a query gives none in time.
     """
     cluster = dispatcher.cluster
     cluster.bind()
@@ -37,7 +37,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
         try:
             raise table
         finally:
-            del table  # its traceback holds this frame
+            del table  # the traceback of the error holds this frame
     servers: dict[str, Route] = {}
     for route in table.targets:
         servers.setdefault(route.primary or NO_PRIMARY, route)
@@ -47,13 +47,13 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
         key = keys[route.index]
         requests.append((TTL, partition_hash(key, b""), fast.key_argument(key, b"")))
     left = max(deadline - monotonic(), 0.001)
-    # A server that throttles has answered, but calls fail there: it is asked until the time is over.
+    # A server that throttles answers, but calls fail there. So its read is repeated until the timeout.
     results = Bulk(dispatcher, requests, lambda _index, _frame: None, left, _RETRY, len(requests)).run()
     return {address: result for address, result in zip(servers, results) if isinstance(result, PegasusError)}
 
 
 def _keys(wanted: set[int], count: int) -> dict[int, bytes]:
-    """Return a hash key of each of some partitions."""
+    """Return a hash key for each of the given partitions."""
     found: dict[int, bytes] = {}
     number = 0
     while len(found) < len(wanted):

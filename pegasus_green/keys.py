@@ -1,4 +1,4 @@
-"""Keys: how hash key and sort key become one key, a partition, and the bounds of ranges."""
+"""Keys: encode hash key and sort key to one key, compute the partition hash, and the end of a key range."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .accelerate import core
 from .errors import InvalidArgument
 
 Key = bytes | bytearray | memoryview | str
-# Values by sort key. A mapping is invariant in its keys, so each kind is named.
+# Values by sort key. Mapping is invariant in its key type, so each type is listed.
 Values: TypeAlias = Mapping[bytes, Key] | Mapping[str, Key] | Mapping[bytes | str, Key] | Mapping[Key, Key]
 
-# 65535 itself is reserved so that FF FF is above every encoded key.
+# 65535 is reserved, so that FF FF is greater than every encoded key.
 MAX_HASH_KEY = 65534
 FIRST_KEY = b"\0\0"
 AFTER_LAST_KEY = b"\xff\xff"
 _LENGTH = struct.Struct(">H")
 
-# CRC-64/NVME, the catalogue's name of what Pegasus calls crc64; check value of b"123456789": 0xAE8B14860A799888.
+# CRC-64/NVME is the catalogue's name of Pegasus's crc64; check value of b"123456789": 0xAE8B14860A799888.
 crc64: Callable[[bytes], int] = (
     core.crc64 if core else crcmod.mkCrcFun(0x1AD93D23594C93659, initCrc=0, rev=True, xorOut=2**64 - 1)
 )
 
 
 def to_bytes(value: Any, name: str) -> bytes:
-    """Return value as bytes: str as UTF-8, bytes-like as it is.
+    """Return value as bytes: a str as UTF-8, a bytes-like object unchanged.
 
     Raises:
-        InvalidArgument: Any other type (numbers are never turned into text silently), or a str that UTF-8 cannot carry.
+        InvalidArgument: The value has another type (numbers are not converted), or UTF-8 cannot encode the str.
     """
     if type(value) is bytes:
         return value
@@ -46,21 +46,21 @@ def to_bytes(value: Any, name: str) -> bytes:
 
 
 def check_hash_key(hash_key: bytes) -> bytes:
-    """Return hash_key, or raise InvalidArgument when it is too long for the key schema."""
+    """Return hash_key; raise InvalidArgument if it is longer than the key format allows."""
     if len(hash_key) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}")
     return hash_key
 
 
 def encode_key(hash_key: Key, sort_key: Key = b"") -> bytes:
-    r"""Return the key as servers order and store it: u16 length of the hash key, hash key, sort key.
+    r"""Return the key as servers store and order it: u16 length of the hash key, hash key, sort key.
 
     Args:
         hash_key: At most 65,534 bytes; str as UTF-8.
         sort_key: Of any length.
 
     Raises:
-        InvalidArgument: A key of a wrong type, or a hash key that is too long.
+        InvalidArgument: A key has a wrong type, or the hash key is too long.
 
     Example:
         >>> keys.encode_key("user:7", "name")
@@ -74,31 +74,33 @@ def encode_key(hash_key: Key, sort_key: Key = b"") -> bytes:
 
 
 def decode_key(key: bytes) -> tuple[bytes, bytes]:
-    r"""Return hash key and sort key of an encoded key.
+    r"""Return the hash key and the sort key of an encoded key.
 
     Raises:
-        ValueError: The key is shorter than its length prefix says.
+        ValueError: The key is shorter than its length prefix announces.
 
     Example:
         >>> keys.decode_key(b"\x00\x06user:7name")
         (b'user:7', b'name')
     """
     if len(key) < 2:
-        raise ValueError(f"an encoded key has at least 2 bytes, this one {len(key)}")
+        raise ValueError(f"an encoded key has at least 2 bytes, not {len(key)}")
     end = 2 + _LENGTH.unpack_from(key)[0]
     if end > len(key):
-        raise ValueError(f"an encoded key of {len(key)} bytes says its hash key has {end - 2}")
+        raise ValueError(f"an encoded key of {len(key)} bytes announces a hash key of {end - 2} bytes")
     return key[2:end], key[end:]
 
 
 def partition_hash(hash_key: Key, sort_key: Key = b"") -> int:
-    """Return the unsigned 64-bit hash that chooses the partition: of the sort key where the hash key is empty.
+    """Return the unsigned 64-bit hash that determines the partition.
 
-    The partition is the hash modulo the number of partitions, but while a table splits: ``table.partition_of`` tells
-    the one that answers now.
+    It is the hash of the hash key, or of the sort key if the hash key is empty.
+
+    The partition is the hash modulo the number of partitions, except while a table splits. ``table.partition_of``
+    returns the partition that serves the key now.
 
     Raises:
-        InvalidArgument: A key of a wrong type.
+        InvalidArgument: A key has a wrong type.
 
     Example:
         >>> keys.partition_hash("user:7") % 8
@@ -110,13 +112,13 @@ def partition_hash(hash_key: Key, sort_key: Key = b"") -> int:
 
 
 def next_key(prefix: Key) -> bytes:
-    """Return the smallest key above all keys that start with prefix: the end of their range.
+    """Return the smallest key above all keys that start with prefix. It is the end of their range.
 
-    Trailing FF bytes fall away and the last byte left is incremented; the result can be shorter than the prefix. For
-    a prefix without any byte below FF there is none: the result is empty, which no encoded key is.
+    The function drops trailing FF bytes and increments the last remaining byte, so the result can be shorter than the
+    prefix. If the prefix has no byte below FF, the result is empty. No encoded key is empty.
 
     Raises:
-        InvalidArgument: A prefix of a wrong type.
+        InvalidArgument: The prefix has a wrong type.
 
     Example:
         >>> keys.next_key("2026-11-")

@@ -1,4 +1,4 @@
-"""Logging as the application asks for it; the package itself only has a NullHandler."""
+"""Logging setup for applications. The package itself only adds a NullHandler."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 def configure_logging(path: str | os.PathLike[str] | None = None) -> None:
-    """Log as the documented client does, or as a file says.
+    """Log as the documented client does, or as a configuration file says.
 
-    Without a path: level INFO into ``pegasus.log`` in the working directory, appended to, 100 MiB a file with 10 old
-    ones kept, for the logger ``pegasus_green`` and nothing else. Called again, it replaces its own handler.
+    Without a path, it logs the logger ``pegasus_green`` at level INFO to ``pegasus.log`` in the working directory. The
+    file is appended to; at 100 MiB a new one begins, and 10 old ones are kept. A second call replaces the handler of
+    the first one.
 
     Args:
-        path: A file in the format of ``logging.config.fileConfig``. That function evaluates parts of what it reads,
-            so the file must be as trusted as code. Loggers that the file does not name stay as they are.
+        path: A file in the format of ``logging.config.fileConfig``. That function evaluates parts of the file, so the
+            file must be as trusted as code. Loggers that the file does not name stay unchanged.
 
     Raises:
-        OSError: The given file cannot be read, or the log file cannot be written.
+        OSError: The configuration file cannot be read, or the log file cannot be written.
 
     Example:
         >>> pegasus_green.configure_logging("logger.conf")

@@ -1,4 +1,4 @@
-"""One hash key as a mutable mapping."""
+"""A mutable mapping over one hash key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MISSING: Any = object()
 
 
 class _Items(ItemsView[bytes, V]):
-    """Items that come by one scan."""
+    """A view of the items; each iteration is one scan."""
 
     _mapping: HashMapping[V]
 
@@ -36,7 +36,7 @@ class _Items(ItemsView[bytes, V]):
 
 
 class _Values(ValuesView[V]):
-    """Values that come by one scan."""
+    """A view of the values; each iteration is one scan."""
 
     _mapping: HashMapping[V]
 
@@ -48,18 +48,20 @@ class _Values(ValuesView[V]):
 
 
 class HashMapping(MutableMapping[bytes, V]):
-    """The records of one hash key: sort keys are its keys, as bytes or str in and bytes out.
+    """The records of one hash key as a mapping of values by sort key.
 
-    Nothing is cached: each use is a request. Iterating is a scan that is read as the loop goes on and does not mind
-    that the mapping changes meanwhile. ``len()`` has the server read all rows of the hash key, ``bool()`` one.
+    Methods take sort keys as bytes or str and return them as bytes.
 
-    ``list()`` and ``sorted()`` call ``len()`` first, as Python does for all that have one, and fail where it fails; a
-    ``for`` loop and a comprehension do not.
+    Nothing is cached: each use is a request. An iteration is a scan; it continues if the mapping changes meanwhile.
+    ``len()`` makes the server read all rows of the hash key. ``bool()`` makes it read one.
 
-    ``del``, ``pop``, ``popitem`` and ``setdefault`` are one step each, so that of several callers one gets the row;
-    they are not repeated once their outcome is unknown. A value that ``pop`` or ``popitem`` removed and no codec could
-    decode is the attribute ``raw`` of the CodecError. ``update`` is atomic up to ``max_write_bytes``, then split;
-    ``clear`` is not. Besides KeyError everything raises what the verbs of ``Table`` raise.
+    Python calls ``len()`` in ``list()`` and ``sorted()``, so they raise what ``len()`` raises. A ``for`` loop and a
+    comprehension do not call it.
+
+    ``del``, ``pop``, ``popitem`` and ``setdefault`` are one atomic step each: only one of several callers gets the row.
+    They are not repeated if their outcome is unknown. If the codec cannot decode a value that ``pop`` or ``popitem``
+    removed, ``raw`` of the CodecError is the value. ``update`` is atomic up to ``max_write_bytes``; a larger one is
+    split. ``clear`` is not atomic. All methods can raise what the verbs of ``Table`` raise, and KeyError.
 
     Made by ``table.mapping(hash_key)``.
 
@@ -76,7 +78,7 @@ class HashMapping(MutableMapping[bytes, V]):
     __slots__ = ("table", "hash_key", "_ttl", "_timeout")
 
     def __init__(self, table: Verbs[V], hash_key: bytes, *, ttl: float | None, timeout: float | None) -> None:
-        """View a hash key; use ``table.mapping``."""
+        """View a hash key. Use ``table.mapping``."""
         self.table = table
         self.hash_key = hash_key
         self._ttl = ttl
@@ -88,10 +90,10 @@ class HashMapping(MutableMapping[bytes, V]):
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
-        raise TypeError("a mapping cannot be pickled or copied: dict(mapping) holds its rows")
+        raise TypeError("a mapping cannot be pickled or copied: copy its rows with dict(mapping)")
 
     def __getitem__(self, key: Key) -> V:
-        """Return a value; KeyError when it is absent or expired."""
+        """Return a value; raise KeyError if it is absent or expired."""
         found: V = self.get(key, _MISSING)
         if found is _MISSING:
             raise KeyError(key)
@@ -120,7 +122,7 @@ class HashMapping(MutableMapping[bytes, V]):
     @overload
     def __setitem__(self, key: Key, value: V) -> None: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def __setitem__(self: HashMapping[bytes], key: Key, value: Key) -> None: ...
 
@@ -129,30 +131,30 @@ class HashMapping(MutableMapping[bytes, V]):
         self.table.set(self.hash_key, key, cast("V", value), ttl=self._ttl, timeout=self._timeout)
 
     def __delitem__(self, key: Key) -> None:
-        """Remove a row, whose value is not looked at; KeyError when it is absent or expired."""
+        """Remove a row without reading its value; raise KeyError if it is absent or expired."""
         self._remove(key, return_value=False)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether there is a row; what can be no key is in no mapping."""
+        """Tell whether there is a row. The result is False for an object that cannot be a key."""
         if not isinstance(key, (str, bytes, bytearray, memoryview)):
             return False
         return self.table.exist(self.hash_key, key, timeout=self._timeout)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Iterate over the sort keys, ascending, as the scan delivers them."""
+        """Iterate over the sort keys, ascending."""
         return self._scan_keys()
 
     def __len__(self) -> int:
-        """Count the rows; CountUnknown when the server gives up."""
+        """Count the rows; raise CountUnknown if the server stops at its time limit."""
         return self.table.sort_key_count(self.hash_key, timeout=self._timeout)
 
     def __bool__(self) -> bool:
-        """Tell whether there is a row."""
+        """Tell whether there is at least one row."""
         with self.table.hash_scan(self.hash_key, no_value=True, limit=1, timeout=self._timeout) as rows:
             return next(rows, None) is not None
 
     def items(self) -> ItemsView[bytes, V]:
-        """Return a view of (sort key, value), read by one scan each time it is iterated.
+        """Return a view of (sort key, value); each iteration is one scan.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -165,7 +167,7 @@ class HashMapping(MutableMapping[bytes, V]):
         return _Items(self)
 
     def values(self) -> ValuesView[V]:
-        """Return a view of the values, read by one scan each time it is iterated.
+        """Return a view of the values; each iteration is one scan.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -185,7 +187,7 @@ class HashMapping(MutableMapping[bytes, V]):
     def pop(self, key: Key, default: D) -> V | D: ...
 
     def pop(self, key: Key, default: object = _MISSING) -> object:
-        """Remove a row and return its value, in one step.
+        """Remove a row and return its value, in one atomic step.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -201,7 +203,7 @@ class HashMapping(MutableMapping[bytes, V]):
             return default
 
     def popitem(self) -> tuple[bytes, V]:
-        """Remove the row with the least sort key and return it; KeyError when there is none.
+        """Remove the row with the smallest sort key and return it; raise KeyError if there is none.
 
         Example:
             >>> jobs = table.mapping("job:7")
@@ -213,23 +215,23 @@ class HashMapping(MutableMapping[bytes, V]):
             try:
                 return key, self._take(key)
             except KeyError:
-                # Somebody else was faster.
+                # Another caller has removed this row.
                 continue
         raise KeyError(f"{self!r} is empty")
 
-    # Typed as mappings are: a default of None is refused by codecs that cannot store it.
+    # The types follow MutableMapping. A codec that cannot store None refuses it as a default.
     @overload
     def setdefault(self: HashMapping[D | None], key: Key, default: None = None) -> D | None: ...
 
     @overload
     def setdefault(self, key: Key, default: V) -> V: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def setdefault(self: HashMapping[bytes], key: Key, default: Key) -> bytes: ...
 
     def setdefault(self, key: Key, default: object = None) -> object:
-        """Return a value, which is the default, stored, where there was none.
+        """Return the value. If there is none, store the default and return it.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -250,12 +252,12 @@ class HashMapping(MutableMapping[bytes, V]):
     @overload  # type: ignore[override] # text is a key too
     def update(self, other: Records[V] = (), /, **named: V) -> None: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def update(self: HashMapping[bytes], other: Records[Key] = (), /, **named: Key) -> None: ...
 
     def update(self, other: object = (), /, **named: object) -> None:
-        """Store many rows: atomically where they fit into one request, else in several.
+        """Store many rows: atomically if they fit into one request, else in several requests.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -277,7 +279,7 @@ class HashMapping(MutableMapping[bytes, V]):
             self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
 
     def clear(self) -> None:
-        """Remove all rows, batch by batch.
+        """Remove all rows, in batches.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -291,10 +293,10 @@ class HashMapping(MutableMapping[bytes, V]):
     def _take(self, key: Key) -> V:
         result = self._remove(key, return_value=True)
         try:
-            # There is one: it was asked for and the record existed.
+            # There is a value: the request asked for it, and the record existed.
             return cast("V", result.check_value)
         except Exception as error:
-            # The row is gone: what cannot be decoded must not be lost with it.
+            # The row is removed. The error carries the value, or it would be lost.
             text = f"the value of {key!r} was removed and cannot be decoded: {error}"
             raise CodecError(text, table=self.table.name, raw=result.raw_check_value) from error
 
@@ -312,7 +314,7 @@ class HashMapping(MutableMapping[bytes, V]):
         return result
 
     def _scan(self) -> Iterator[tuple[bytes, V]]:
-        # A generator, so that leaving a loop early frees the server's context at once.
+        # A generator: if the caller leaves a loop early, the context of the scan on the server is freed at once.
         with self.table.hash_scan(self.hash_key, timeout=self._timeout) as rows:
             yield from rows
 

@@ -1,4 +1,4 @@
-"""The values that calls take: filters and check types."""
+"""Argument types: filters and check types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .keys import Key, to_bytes
 
 
 class FilterType(IntEnum):
-    """How a pattern is looked for in a key; the numbers are the wire's."""
+    """How a pattern is compared with a key. The numbers are those of the protocol."""
 
     NO_FILTER = 0
     MATCH_ANYWHERE = 1
@@ -20,9 +20,9 @@ class FilterType(IntEnum):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which keys are wanted; the server leaves out the others.
+    """A filter on keys. The server returns only keys that match it.
 
-    An empty pattern lets every key pass.
+    An empty pattern matches every key.
 
     Example:
         >>> Filter.prefix("2026-11-")
@@ -33,7 +33,7 @@ class Filter:
     pattern: bytes
 
     def __post_init__(self) -> None:
-        """Take a str pattern as UTF-8 and refuse types that servers do not know."""
+        """Encode a str pattern as UTF-8; raise InvalidArgument for an unknown type."""
         try:
             object.__setattr__(self, "type", FilterType(self.type))
         except ValueError:
@@ -42,7 +42,7 @@ class Filter:
 
     @classmethod
     def anywhere(cls, pattern: Key) -> Filter:
-        """Want the keys that contain the pattern.
+        """Match the keys that contain the pattern.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -53,7 +53,7 @@ class Filter:
 
     @classmethod
     def prefix(cls, pattern: Key) -> Filter:
-        """Want the keys that begin with the pattern; within one hash key the server reads no others.
+        """Match the keys that begin with the pattern. Within one hash key the server reads only these.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -64,7 +64,7 @@ class Filter:
 
     @classmethod
     def postfix(cls, pattern: Key) -> Filter:
-        """Want the keys that end with the pattern.
+        """Match the keys that end with the pattern.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -74,7 +74,7 @@ class Filter:
         return cls(FilterType.MATCH_POSTFIX, to_bytes(pattern, "filter pattern"))
 
     def accepts(self, key: bytes) -> bool:
-        """Tell whether a key passes, as the server decides it.
+        """Tell whether a key matches, by the same rule as the server.
 
         Example:
             >>> Filter.prefix("n").accepts(b"name"), Filter.prefix("n").accepts(b"mail")
@@ -91,11 +91,11 @@ NO_FILTER = Filter(FilterType.NO_FILTER, b"")
 
 
 class CheckType(IntEnum):
-    """What ``check_and_set`` and ``check_and_mutate`` want of a record before they write; the numbers are the wire's.
+    """Condition of ``check_and_set`` and ``check_and_mutate``. The numbers are those of the protocol.
 
-    The value is compared as stored, without the table's codec. ``BYTES_*`` compare unsigned and bytewise, a prefix is
-    less than its extension. ``INT_*`` want value and operand to be integers of 64 bits (``12``, ``-3``, ``0x1F``,
-    ``017`` is octal). An absent or expired record passes none but ``NO_CHECK``, ``NOT_EXIST`` and
+    The server compares the stored bytes, without the table's codec. ``BYTES_*`` compare unsigned bytes; a prefix is
+    less than a longer value. ``INT_*`` need a value and an operand that are 64-bit integers as text (``12``, ``-3``,
+    ``0x1F``; ``017`` is octal). An absent or expired record passes only ``NO_CHECK``, ``NOT_EXIST`` and
     ``NOT_EXIST_OR_EMPTY``.
     """
 

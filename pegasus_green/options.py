@@ -1,4 +1,4 @@
-"""Options of a client, frozen, with their defaults and the URL that spells them."""
+"""Client options (frozen), their defaults, and their form in a URL."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 DEFAULT_META_PORT = 34601
 
 
-# No call takes longer, whatever its timeout says.
+# Larger timeouts count as this one.
 MAX_TIMEOUT = 86400.0
 MAX_AUTH_TIMEOUT = 10.0
-# Requests per second; no client sends more.
+# Requests per second. No client sends more.
 MAX_RATE = 1_000_000
 
 
@@ -29,7 +29,7 @@ def _is_number(value: object) -> bool:
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
-        # A whole number that no float can hold.
+        # An int that no float can hold.
         return False
 
 
@@ -39,21 +39,21 @@ def _is_whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class HedgePolicy:
-    """Hedged reads: a read that is slow at the primary is also sent to a secondary (a "backup request").
+    """Hedged reads: a read that the primary answers slowly is also sent to a secondary (a "backup request").
 
-    The secondary's answer may be stale: it can miss the newest write until the next write arrives at the secondary, on
-    an idle partition for up to 100 s.
+    The secondary's answer can be stale. It can miss the newest write until the next write reaches the secondary. On an
+    idle partition this takes up to 100 s.
 
     Attributes:
         delay: Seconds to wait for the primary before the second request is sent.
-        max_ratio: Largest share of reads that may be hedged, 0 to 1.
+        max_ratio: Maximum share of reads that are hedged, above 0 and at most 1.
     """
 
     delay: float = 0.02
     max_ratio: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Raise InvalidArgument for invalid values."""
         if not (_is_number(self.delay) and self.delay > 0 and _is_number(self.max_ratio) and 0 < self.max_ratio <= 1):
             raise InvalidArgument(f"a hedge needs delay > 0 seconds and 0 < max_ratio <= 1, not {self}")
 
@@ -76,7 +76,7 @@ def check_rate(max_rate: object) -> None:
 
 
 class OptionChanges(TypedDict, total=False):
-    """The options of ``ClientOptions`` by name, for checkers: what ``Client`` and ``connect`` take as keywords."""
+    """The options of ``ClientOptions`` as keywords of ``Client`` and ``connect``, for type checkers."""
 
     timeout: float
     connect_timeout: float
@@ -104,9 +104,9 @@ class ClientOptions:
     """All options of a client; times in seconds, sizes in bytes.
 
     Attributes:
-        timeout: Deadline of one call with all its attempts; at most 24 h (86,400), larger values count as that.
+        timeout: Deadline of one call with all its attempts; at most 24 h (86,400); a larger value counts as 24 h.
         connect_timeout: Limit of one dial; a call waits for a dial at most half of its remaining time.
-        meta_stagger: The next meta server is asked when one has been silent for this long.
+        meta_stagger: If a meta server sends no answer for this long, the next one is asked, too.
         refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
         silence: If a server that owes replies sends nothing for this long, the client queries the routes.
@@ -114,17 +114,17 @@ class ClientOptions:
         path_timeout: The kernel ends a connection if the peer acknowledges neither requests nor keep-alive probes for
             this long; at least 3. A slow answer does not end it. None: the settings of the system.
         retry: Retry policy; None never repeats a request.
-        max_in_flight: Requests waiting for a reply on one connection; further callers wait for room.
-        max_queued_bytes: Bytes waiting to be sent on one connection; further callers wait for room.
+        max_in_flight: Maximum number of requests that wait for a reply on one connection; further callers wait.
+        max_queued_bytes: Maximum number of bytes that wait to be sent on one connection; further callers wait.
         max_frame: Largest reply; a larger one ends the connection.
-        max_write_bytes: Largest body of a write request; None leaves it to the server (whose default is 1 MiB).
-        header_version: Request header, 1 or 0; hedged reads need 1.
-        hedge: Hedged reads; None is off. ``client.table(name, hedge=...)`` sets it for one table.
-        max_rate: Most requests per second that this client sends to all tables together; repetitions and each request
-            of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
+        max_write_bytes: Largest body of a write request. None: only the server limits it (1 MiB by default).
+        header_version: Version of the request header, 1 or 0; hedged reads need 1.
+        hedge: Hedged reads; None: off. ``client.table(name, hedge=...)`` sets it for one table.
+        max_rate: Maximum number of requests per second that this client sends to all tables together. Retries and each
+            request of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
         auth: How the client authenticates, for example a ``Kerberos``; None: no authentication.
-        auth_timeout: One negotiation, counted from the end of the dial, and the wait for credentials before it; 10 s at
-            most. A call waits for both no longer than its own deadline allows.
+        auth_timeout: Limit of one negotiation, from the end of the dial, and of the wait for credentials before it; at
+            most 10 s. The deadline of a call limits both waits, too.
         auth_required: Whether the client refuses a server that runs without authentication.
     """
 
@@ -149,7 +149,7 @@ class ClientOptions:
     auth_required: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, naming the option."""
+        """Raise InvalidArgument for an invalid value; the error names the option."""
         for name in ("timeout", "connect_timeout", "meta_stagger", "refresh_interval", "silence", "silent_window"):
             seconds = getattr(self, name)
             if not _is_number(seconds) or seconds <= 0:
@@ -177,7 +177,7 @@ class ClientOptions:
 
     def _check_auth(self) -> None:
         if self.auth is not None and not callable(getattr(self.auth, "mechanism", None)):
-            raise InvalidArgument(f"auth must be a Kerberos or None (off), not {self.auth!r}")
+            raise InvalidArgument(f"auth must be a Kerberos object or None (off), not {self.auth!r}")
         if not _is_number(self.auth_timeout) or not 0 < self.auth_timeout <= MAX_AUTH_TIMEOUT:
             raise InvalidArgument(
                 f"auth_timeout must be above 0 and at most {MAX_AUTH_TIMEOUT:.0f} seconds, not {self.auth_timeout!r}"
@@ -186,10 +186,10 @@ class ClientOptions:
             raise InvalidArgument(f"auth_required must be True or False, not {self.auth_required!r}")
 
     def with_(self, **changes: Unpack[OptionChanges]) -> ClientOptions:
-        """Return a copy with these options changed.
+        """Return a copy with some options changed.
 
         Raises:
-            InvalidArgument: An unknown name (the nearest known one is named), or a bad value.
+            InvalidArgument: A name is unknown (the error suggests the nearest one), or a value is invalid.
 
         Example:
             >>> ClientOptions(timeout=2.0).with_(timeout=0.5).timeout
@@ -203,7 +203,7 @@ def _refuse_unknown(names: Iterable[str], *others: str) -> None:
     known = [*(field.name for field in fields(ClientOptions)), *others]
     for name in names:
         if name not in known:
-            # Rarely needed, and not for nothing at import.
+            # Imported here, because it is rarely needed.
             import difflib
 
             near = difflib.get_close_matches(name, known, 1)
@@ -234,17 +234,17 @@ def _flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-# What a URL says beside ``auth=kerberos``; of a property file nothing is said twice.
+# Parameters that a URL can have with ``auth=kerberos``. With ``auth=properties:`` all of them are in the file.
 _AUTH_PARTS = ("service_name", "service_fqdn", "principal", "keytab", "ccache")
 
 
 def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
-    """Return the option ``auth`` of a URL; parts: what else it says about it."""
+    """Return the option ``auth`` of a URL; parts: its other parameters about authentication."""
     from .auth import Kerberos
 
     if text == "kerberos":
         if "service_fqdn" not in parts:
-            raise InvalidArgument("auth=kerberos in the URL needs service_fqdn=NAME, as the servers' [security] has it")
+            raise InvalidArgument("auth=kerberos in the URL needs service_fqdn=NAME, as in the servers' [security]")
         return Kerberos(**parts)
     if parts:
         raise InvalidArgument(f"{next(iter(parts))} in the URL belongs to auth=kerberos, not to auth={text!r}")
@@ -255,7 +255,7 @@ def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
     raise InvalidArgument(f"auth in the URL is kerberos, properties:PATH or none, not {text!r}")
 
 
-# How the options that are not seconds are spelled in a URL.
+# Parsers of the URL parameters that are not seconds.
 _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "path_timeout": _number_or_none,
     "max_in_flight": int,
@@ -269,7 +269,7 @@ _URL_TYPES: dict[str, Callable[[str], Any]] = {
     "auth": str,
     "auth_required": _flag,
 }
-# Parts of an option that have a name of their own in a URL: the option, its field, how it is read.
+# URL parameters for a part of an option: the option, its field, the parser.
 _URL_PARTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "max_attempts": ("retry", "max_attempts", _size_or_none),
     "retry_base": ("retry", "base", float),
@@ -281,13 +281,13 @@ _FORM = "pegasus://host:port,host:port/table?timeout=2"
 
 
 class ParsedUrl(NamedTuple):
-    """What a URL says.
+    """The parts of a URL.
 
     Attributes:
         metas: Meta servers.
-        table: The table's name, "" without one.
-        options: Options, those that the URL does not name with their defaults.
-        codec: The codec's name, "" without one.
+        table: The table's name; "" if the URL has none.
+        options: All options; those that the URL does not name have their defaults.
+        codec: The codec's name; "" if the URL has none.
     """
 
     metas: list[str]
@@ -297,35 +297,35 @@ class ParsedUrl(NamedTuple):
 
 
 def parse_url(url: str) -> ParsedUrl:
-    """Take ``pegasus://host:port,host:port/table?timeout=2`` apart.
+    """Parse ``pegasus://host:port,host:port/table?timeout=2``.
 
-    An IPv6 address is written in brackets; special characters in the table's name are percent-encoded. Every option
-    has a name of its own: ``timeout=2``, ``retry=on`` or ``off``, ``max_attempts=3``, ``retry_base=0.01``,
-    ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``, ``hedge_max_ratio=0.1``,
-    ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or ``zstd+utf8``.
-    ``auth=kerberos&service_fqdn=NAME`` may be followed by ``service_name``, ``principal``, ``keytab`` and ``ccache``;
-    ``auth=properties:PATH`` reads a property file of the Java client at once.
+    An IPv6 address is written in brackets. Special characters in the table's name are percent-encoded. The parameters
+    are the names of the options, for example ``timeout=2``, and: ``retry=on`` or ``off``, ``max_attempts=3``,
+    ``retry_base=0.01``, ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``,
+    ``hedge_max_ratio=0.1``, ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or
+    ``zstd+utf8``. With ``auth=kerberos&service_fqdn=NAME`` come ``service_name``, ``principal``, ``keytab`` and
+    ``ccache``. ``auth=properties:PATH`` reads a property file of the Java client at once.
 
     Raises:
-        InvalidArgument: The URL is wrong; the error says why.
+        InvalidArgument: The URL is wrong; the message has the reason.
     """
     if not isinstance(url, str):
-        raise InvalidArgument(f"a URL is text like {_FORM}, not {url!r}")
+        raise InvalidArgument(f"a URL must be a str like {_FORM}, not {url!r}")
     scheme, separator, rest = url.partition("://")
     if separator and scheme != "pegasus":
-        raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL looks like {_FORM}, not {url!r}")
+        raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL has the form {_FORM}, not {url!r}")
     if not separator or not rest:
-        raise InvalidArgument(f"a URL looks like {_FORM}, not {url!r}")
+        raise InvalidArgument(f"a URL must have the form {_FORM}, not {url!r}")
     rest, _, query = rest.partition("?")
     hosts, _, path = rest.partition("/")
     if "@" in hosts:
-        # The text before the @ may hold a password, which belongs into no log.
-        raise InvalidArgument(f"no user name or password is possible in a pegasus:// URL: it looks like {_FORM}")
+        # The text before the @ can hold a password, so it is not in the message.
+        raise InvalidArgument(f"a pegasus:// URL cannot have a user name or password; its form is {_FORM}")
     if "#" in rest or "#" in query:
-        raise InvalidArgument(f"no #fragment is possible in a pegasus:// URL; write # as %23, in {url!r}")
+        raise InvalidArgument(f"a pegasus:// URL cannot have a #fragment; write # as %23 in {url!r}")
     metas = [host.strip() for host in hosts.split(",") if host.strip()]
     if not metas:
-        raise InvalidArgument(f"no meta server in {url!r}: a URL looks like {_FORM}")
+        raise InvalidArgument(f"no meta server in {url!r}: a URL has the form {_FORM}")
     options, codec = _url_options(query)
     return ParsedUrl(metas, _url_table(path, url), options, codec)
 
@@ -333,7 +333,7 @@ def parse_url(url: str) -> ParsedUrl:
 def _url_table(path: str, url: str) -> str:
     path = path.removesuffix("/")
     if "/" in path or "#" in path:
-        raise InvalidArgument(f"one table name is possible in {url!r}; write / as %2F and # as %23 in it")
+        raise InvalidArgument(f"a URL names one table, not more, in {url!r}; write / as %2F and # as %23 in its name")
     try:
         from urllib.parse import unquote
 
@@ -353,11 +353,11 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
     for name, text in parse_qsl(query, keep_blank_values=True):
         _refuse_unknown([name], *_URL_PARTS, *_AUTH_PARTS, "codec")
         if name in seen:
-            raise InvalidArgument(f"option {name} stands twice in the URL")
+            raise InvalidArgument(f"option {name} appears twice in the URL")
         seen.add(name)
         try:
             if name == "codec":
-                # In a query "+" is a space.
+                # "+" in a query string means a space.
                 codec = text.replace(" ", "+")
             elif name in _AUTH_PARTS:
                 credentials[name] = text
@@ -369,13 +369,13 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
         except InvalidArgument:
             raise
         except ValueError:
-            raise InvalidArgument(f"option {name}={text!r} in the URL cannot be understood") from None
+            raise InvalidArgument(f"option {name}={text!r} in the URL has an invalid value") from None
     if "auth" in found or credentials:
         found["auth"] = _auth(found.get("auth", "none"), credentials)
     options = ClientOptions(**found)
     for option, field, value in parts:
         policy = getattr(options, option)
         if policy is None:
-            raise InvalidArgument(f"a URL with {option} switched off cannot set its {field}")
+            raise InvalidArgument(f"a URL that switches {option} off cannot set its {field}")
         options = options.with_(**{option: replace(policy, **{field: value})})
     return options, codec

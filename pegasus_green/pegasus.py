@@ -1,7 +1,7 @@
-"""The documented API of the Pegasus Python client, with calls that block the greenlet instead of being yielded.
+"""The documented API of the Pegasus Python client. Calls block the greenlet; nothing is yielded.
 
-Names, parameters, defaults and return shapes are those of the official documentation; below is ``Table``. What the
-cluster answers comes back as a code, an int of ``error_types``, and never as an exception.
+Names, parameters, defaults and return values are those of the official documentation. The module is a thin layer over
+``Table``. An error of the cluster comes back as a code, an int of ``error_types``. It is never raised.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ INVALID_PARAMETERS = error_types.ERR_INVALID_PARAMETERS.value
 INVALID_DATA = error_types.ERR_INVALID_DATA.value
 INCOMPLETE = error_types.ERR_INCOMPLETE_DATA.value
 _NUMBERS = {name: member.value for name, member in error_types.__members__.items()}
-# One line a second at most for each name that has no number.
+# At most one log line per second for each error name that has no number.
 LOG_SECONDS = 1.0
 MAX_LOGGED = 100
 
 
 def _seconds(milliseconds: float) -> float | None:
-    """Return a timeout of this API in seconds; None stands for the client's default."""
+    """Return a timeout of this API in seconds; None means the client's default."""
     if not isinstance(milliseconds, bool) and isinstance(milliseconds, (int, float)):
         try:
             if not isnan(milliseconds):
@@ -63,7 +63,7 @@ def _seconds(milliseconds: float) -> float | None:
 
 def _sort_keys(keys: Iterable[Key] | None) -> list[Key]:
     if isinstance(keys, (str, bytes, bytearray, memoryview)):
-        raise InvalidArgument(f"sortkey_set must be several keys, such as a set, not one {type(keys).__name__}")
+        raise InvalidArgument(f"sortkey_set must be a collection of keys, such as a set, not one {type(keys).__name__}")
     if keys is not None and not isinstance(keys, Iterable):
         raise InvalidArgument(f"sortkey_set must be an iterable of keys or None, not {keys!r}")
     return [] if keys is None else list(keys)
@@ -74,7 +74,7 @@ def _rows(found: MultiGetResult[bytes]) -> tuple[int, dict[bytes, bytes]]:
 
 
 def _reach(table: Table[bytes]) -> None:
-    """Learn the routes and connect; servers that cannot be reached are no failure while there are others."""
+    """Query the routes and connect. An unreachable server is an error only if no server can be reached."""
     try:
         if not table.warm_up():
             raise TableUnavailable("no partition has a primary now", table=table.name)
@@ -86,31 +86,31 @@ def _reach(table: Table[bytes]) -> None:
 
 
 def _filter(kind: int, pattern: Key) -> Filter | None:
-    # Filter itself refuses what is none.
+    # Filter refuses an invalid kind.
     return Filter(kind, pattern) if kind else None  # type: ignore[arg-type]
 
 
 class Pegasus:
-    """A client of one table, in the shape that the documentation of the Python client describes.
+    """A client of one table, with the API that the documentation of the Python client describes.
 
-    Making one does no I/O. Before ``init`` and after ``close`` every operation answers ERR_SERVICE_NOT_ACTIVE.
+    The constructor does no I/O. Before ``init`` and after ``close`` every operation returns ERR_SERVICE_NOT_ACTIVE.
 
     Args:
         meta_addrs: Meta servers, a list of "host:port".
         table_name: The table's name.
-        timeout: Milliseconds that a call may take with all its attempts, where the call itself does not say.
+        timeout: Milliseconds for one call with all its attempts, unless the call has its own timeout.
 
     Returns of operations: a tuple of a code, the int of an ``error_types`` member, and the result. On an error the
-    result is of the same type, but empty: ``b""``, ``{}``, 0, or None where it means nothing.
+    result has the same type and is empty: ``b""``, ``{}``, 0, or None for operations without a result.
 
-    Raises of operations: InvalidArgument (a ValueError) for arguments that cannot be sent: an unsuitable type, an
-    empty hash key for operations on several sort keys, a hash key over 65,534 bytes, a negative TTL. What the cluster
-    answers is never raised.
+    Raises of operations: InvalidArgument (a ValueError) for arguments that cannot be sent: a wrong type, an empty hash
+    key for operations on several sort keys, a hash key over 65,534 bytes, a negative TTL. Errors of the cluster are
+    never raised.
 
-    Retries: as those of ``Table``: what is safe to repeat is repeated until the timeout.
-    Greenlets: any number may share one object; a call blocks only its own greenlet.
+    Retries: as those of ``Table``: a request that is safe to repeat is repeated until the timeout.
+    Greenlets: any number may share one object. A call blocks only its own greenlet.
 
-    In the examples of the methods ``c`` is the client of this one.
+    In the examples of the methods ``c`` is the client of the example below.
 
     Example:
         >>> c = Pegasus(["127.0.0.1:34601"], "temp")
@@ -124,7 +124,7 @@ class Pegasus:
     """
 
     def __init__(self, meta_addrs: Metas | None = None, table_name: str | bytes = "", timeout: float = 2000) -> None:
-        """Remember where the table is; no I/O."""
+        """Store the addresses and the name; no I/O."""
         if meta_addrs is not None and not isinstance(meta_addrs, Iterable):
             raise InvalidArgument(f'meta_addrs must be a list of "host:port", not {meta_addrs!r}')
         self._metas = meta_addrs if isinstance(meta_addrs, str) else list(meta_addrs or [])
@@ -145,12 +145,12 @@ class Pegasus:
 
     # --------------------------------------------------------------------------------------------------- life
     def init(self) -> bool:
-        """Find the table and connect to its servers, within the constructor's ``timeout``.
+        """Find the table and connect to its servers, within the ``timeout`` of the constructor.
 
         Returns:
-            True when calls can be made. False when not: the reason is in the log, under ``pegasus_green.pegasus``.
-            It may be called again then. A server that cannot be reached while others can is logged as a warning: the
-            cluster moves its partitions.
+            True if calls can be made. False if not: the logger ``pegasus_green.pegasus`` has the reason, and ``init``
+            may be called again. If only some of the servers can be reached, it logs a warning and returns True: the
+            cluster moves the partitions of a dead server.
 
         Example:
             >>> Pegasus(["127.0.0.1:34601"], "no such table", timeout=1000).init()
@@ -171,13 +171,13 @@ class Pegasus:
         except PegasusError as error:
             _log.error("init of table %r at %s failed: %s", self._name, self._metas, error)
         finally:
-            # Still ours: it failed, was killed, or close() or another init() came in between.
+            # client is not None if init failed, was killed, or another close() or init() ran meanwhile.
             if client is not None:
                 client.close()
         return self._table is not None
 
     def close(self) -> None:
-        """Close all connections; idempotent. Calls in flight answer ERR_SERVICE_NOT_ACTIVE.
+        """Close all connections; idempotent. Calls in flight return ERR_SERVICE_NOT_ACTIVE.
 
         Example:
             >>> c = Pegasus(["127.0.0.1:34601"], "temp")
@@ -191,14 +191,14 @@ class Pegasus:
             client.close()
 
     def _answer(self, empty: _T, verb: Callable[[Table[bytes]], tuple[int, _T]]) -> tuple[int, _T]:
-        """Return what the verb answers, or the code of its error and the empty result."""
+        """Return the verb's result, or the code of its error with the empty result."""
         table = self._table
         if table is None:
             return NOT_ACTIVE, empty
         try:
             return verb(table)
         except InvalidArgument as error:
-            if error.code != "ERR_INVALID_DATA":  # which is a write over max_write_bytes
+            if error.code != "ERR_INVALID_DATA":  # this code means a write over max_write_bytes
                 raise
             return INVALID_DATA, empty
         except WrongThread:
@@ -207,7 +207,7 @@ class Pegasus:
             return self._code(error), empty
 
     def _code(self, error: PegasusError) -> int:
-        """Return the number of an error; one that has none is UNKNOWN and logged."""
+        """Return the number of an error. An error without a number is logged and becomes UNKNOWN."""
         name = name_of(error)
         number = _NUMBERS.get(name, UNKNOWN)
         if number == UNKNOWN:
@@ -216,12 +216,12 @@ class Pegasus:
                 if len(self._logged) >= MAX_LOGGED:
                     self._logged.clear()
                 self._logged[name] = now + LOG_SECONDS
-                _log.warning("an error without a number of its own: %s %s", name, error)
+                _log.warning("error without a number in error_types: %s %s", name, error)
         return number
 
     # --------------------------------------------------------------------------------------------------- one row
     def ttl(self, hash_key: Key, sort_key: Key, timeout: float = 0) -> tuple[int, int]:
-        """Return how long a row has to live.
+        """Return the remaining time to live of a row.
 
         Args:
             hash_key: May be empty.
@@ -229,7 +229,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and seconds left, -1 without expiry; ERR_OBJECT_NOT_FOUND when absent.
+            Code and seconds left; -1 if the row never expires. ERR_OBJECT_NOT_FOUND if there is no such row.
 
         Example:
             >>> c.set("user:7", "name", "Ada", 60)
@@ -246,7 +246,7 @@ class Pegasus:
         return self._answer(0, verb)
 
     def exist(self, hash_key: Key, sort_key: Key, timeout: float = 0) -> tuple[int, None]:
-        """Tell whether a row is there.
+        """Tell whether a row exists.
 
         Args:
             hash_key: May be empty.
@@ -275,7 +275,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and value as bytes; ERR_OBJECT_NOT_FOUND and ``b""`` when absent.
+            Code and value as bytes; ERR_OBJECT_NOT_FOUND and ``b""`` if there is no such row.
 
         Example:
             >>> c.set("user:7", "name", "Ada")
@@ -291,7 +291,7 @@ class Pegasus:
         return self._answer(b"", verb)
 
     def set(self, hash_key: Key, sort_key: Key, value: Key, ttl: float = 0, timeout: float = 0) -> tuple[int, None]:
-        """Store a value, replacing any previous one with its expiry.
+        """Store a value. It replaces the old value and its expiry.
 
         Args:
             hash_key: May be empty.
@@ -317,7 +317,7 @@ class Pegasus:
         return self._answer(None, verb)
 
     def remove(self, hash_key: Key, sort_key: Key, timeout: float = 0) -> tuple[int, None]:
-        """Remove a row; one that is absent is no error.
+        """Remove a row. It is no error if there is no such row.
 
         Args:
             hash_key: May be empty.
@@ -384,14 +384,14 @@ class Pegasus:
         Args:
             hash_key: Not empty.
             sortkey_set: Sort keys; None or empty: all of the hash key.
-            max_kv_count: Rows at most; 0 or less: no limit but the server's own of 3,000 rows visited.
-            max_kv_size: Bytes of sort keys and values, of which the last row may exceed the limit; 0 or less: no limit
-                but the server's own of 30 MiB.
-            no_value: Leave the values out; they are ``b""``.
+            max_kv_count: Maximum number of rows; 0 or less: only the server's limit of 3,000 visited rows.
+            max_kv_size: Maximum bytes of sort keys and values; the last row may exceed it. 0 or less: only the server's
+                limit of 30 MiB.
+            no_value: Return ``b""`` instead of the values.
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and values by sort key; ERR_INCOMPLETE_DATA with what came when there is more.
+            Code and values by sort key. If there are more rows: ERR_INCOMPLETE_DATA and the rows that were read.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -429,15 +429,16 @@ class Pegasus:
 
         Args:
             hash_key: Not empty.
-            start_sort_key: First sort key; empty: from the first one there is.
-            stop_sort_key: End of the range; empty: up to the last one there is.
+            start_sort_key: First sort key; empty: the first one of the hash key.
+            stop_sort_key: End of the range; empty: the range includes the last sort key of the hash key.
             multi_get_options: Which ends belong to the range, filter, order; None: the defaults.
-            max_kv_count: As for ``multi_get``; in reverse the rows at the end of the range are the first.
+            max_kv_count: As for ``multi_get``. In reverse, rows at the end of the range come first.
             max_kv_size: As for ``multi_get``.
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and values by sort key, ascending; ERR_INCOMPLETE_DATA with what came when there is more.
+            Code and values by sort key, ascending. If there are more rows: ERR_INCOMPLETE_DATA and the rows that were
+            read.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -477,7 +478,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and the number of keys that were named, whether they were there or not; ERR_INVALID_PARAMETERS without
+            Code and the number of sort keys in the call, also of those that had no row; ERR_INVALID_PARAMETERS without
             keys.
 
         Example:
@@ -501,7 +502,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and count; ERR_INCOMPLETE_DATA when the server gave up counting.
+            Code and count; ERR_INCOMPLETE_DATA if the server stopped counting at its time limit.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -523,7 +524,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and ``b""`` by sort key; ERR_INCOMPLETE_DATA with what came when there is more.
+            Code and ``b""`` by sort key. If there are more: ERR_INCOMPLETE_DATA and the sort keys that were read.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -537,19 +538,20 @@ class Pegasus:
     def get_scanner(
         self, hash_key: Key, start_sort_key: Key, stop_sort_key: Key, scan_options: ScanOptions
     ) -> PegasusScanner:
-        """Return a scanner over a range of one hash key; nothing is sent before its first ``get_next``.
+        """Return a scanner over a range of one hash key. The first ``get_next`` sends the first request.
 
         Args:
             hash_key: Not empty.
-            start_sort_key: First sort key; empty: from the first one there is.
-            stop_sort_key: End of the range; empty: up to the last one there is.
+            start_sort_key: First sort key; empty: the first one of the hash key.
+            stop_sort_key: End of the range; empty: the range includes the last sort key of the hash key.
             scan_options: See ``ScanOptions``; None: the defaults.
 
         Returns:
-            A scanner; of a client that is not ready one that raises.
+            A scanner. If the client is not initialized, its ``get_next`` raises.
 
         Raises:
-            InvalidArgument: Also for a filter on hash keys: there is only one, and a real server can die of it.
+            InvalidArgument: A wrong argument, or a filter on hash keys: it has no use with one hash key, and it can
+                crash a real server.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -562,7 +564,7 @@ class Pegasus:
             return PegasusScanner(None)
         options = ScanOptions() if scan_options is None else scan_options
         if options.hashkey_filter_type and options.hashkey_filter_pattern:
-            raise InvalidArgument("hashkey_filter_type has no use in a scan of one hash key")
+            raise InvalidArgument("hashkey_filter_type cannot be used in a scan of one hash key")
         rows = self._table.hash_scan(
             hash_key,
             start=start_sort_key,
@@ -576,18 +578,18 @@ class Pegasus:
         return PegasusScanner(rows, to_bytes(hash_key, "hash_key"))
 
     def get_unordered_scanners(self, max_split_count: int, scan_options: ScanOptions | None) -> list[PegasusScanner]:
-        """Split the table among scanners, which together deliver every row once.
+        """Split the table among several scanners. Together they return every row once.
 
         Args:
-            max_split_count: Most scanners; 0 or less: none.
-            scan_options: See ``ScanOptions``; None: the defaults. The options of ranges have no meaning here.
+            max_split_count: Maximum number of scanners; 0 or less: none.
+            scan_options: See ``ScanOptions``; None: the defaults. The options of ranges are ignored.
 
         Returns:
-            Scanners, never more than partitions; of a client that is not ready, or that gets no routes, one whose
-            ``get_next`` raises.
+            Scanners, at most one for each partition. If the client is not initialized or has no routes: one scanner
+            whose ``get_next`` raises.
 
         Raises:
-            InvalidArgument: Options of a wrong type.
+            InvalidArgument: An option has a wrong type.
 
         Example:
             >>> c.set("user:7", "name", "Ada")
@@ -617,7 +619,7 @@ class Pegasus:
         except InvalidArgument:
             raise
         except PegasusError:
-            # Without routes the table cannot be split: its only scanner raises in get_next, and tries again.
+            # The table cannot be split without routes. The only scanner raises in get_next; the next call tries again.
             return [PegasusScanner(table.scan(**choice))]
 
 
@@ -628,9 +630,9 @@ def _batch_size(options: ScanOptions) -> int:
 
 
 class PegasusScanner:
-    """Delivers the rows of a scan, one by one; made by ``get_scanner`` and ``get_unordered_scanners``.
+    """An iterator over the rows of a scan. ``get_scanner`` and ``get_unordered_scanners`` make it.
 
-    Greenlets: several may share one scanner, each row goes to one of them.
+    Greenlets: several may share one scanner; each row goes to one of them.
 
     Example:
         >>> scanner = c.get_scanner("hkey1", "", "", ScanOptions())
@@ -640,7 +642,7 @@ class PegasusScanner:
     """
 
     def __init__(self, rows: Scanner[Any] | None, hash_key: bytes | None = None) -> None:
-        """Deliver the rows of a scan, those of a hash key with it; None raises in place of rows."""
+        """Wrap a scan; hash_key completes the rows of a hash scan. With rows=None every ``get_next`` raises."""
         self._rows = rows
         self._hash_key = hash_key
         self._ended = self._closed = False
@@ -656,8 +658,8 @@ class PegasusScanner:
             ((hash key, sort key), value), or None at the end. Sort keys ascend within a hash key.
 
         Raises:
-            PegasusError: The next batch cannot be had within ``timeout_millis``, or the client or the scanner was
-                closed. The next call goes on behind the last row that was delivered.
+            PegasusError: The next batch did not arrive within ``timeout_millis``, or the client or the scanner was
+                closed. After an error the next call continues after the last returned row.
 
         Example:
             >>> c.set("user:7", "name", "Ada")
@@ -668,12 +670,12 @@ class PegasusScanner:
         if self._ended:
             return None
         if self._rows is None:
-            raise ClientClosed("the scanner was made when its client was not initialized, or closed")
+            raise ClientClosed("the client was not initialized, or was closed, when this scanner was made")
         if self._closed:
             raise ClientClosed("the scanner was closed")
         row = next(self._rows, None)
         if row is None:
-            # Another greenlet may have closed it meanwhile, which is not the end.
+            # Another greenlet may have closed the scanner meanwhile. That is not the end of the rows.
             if self._closed:
                 raise ClientClosed("the scanner was closed")
             self._ended = True
@@ -683,7 +685,7 @@ class PegasusScanner:
         return (self._hash_key, row[0]), row[1]
 
     def close(self) -> None:
-        """End the scan and free what the server keeps for it; idempotent.
+        """End the scan and free the scan context on the server; idempotent.
 
         Example:
             >>> c.get_scanner("user:7", "", "", ScanOptions()).close()

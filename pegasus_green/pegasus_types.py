@@ -1,4 +1,4 @@
-"""What the documented API takes and returns: its codes, filters and options."""
+"""Types of the documented API: error codes, filter types and options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .keys import Key
 
 
 class error_types(IntEnum):  # noqa: N801 - the documented name
-    """The codes of this API. The numbers are its own: only names travel, and older packages number them differently."""
+    """Error codes of this API. The numbers belong to the API; servers send only names."""
 
     ERR_OK = 0
     ERR_UNKNOWN = 1
@@ -95,7 +95,7 @@ class error_types(IntEnum):  # noqa: N801 - the documented name
 
 
 class filter_type(IntEnum):  # noqa: N801 - the documented name
-    """How a filter pattern is looked for in a key."""
+    """How a filter pattern is compared with a key."""
 
     FT_NO_FILTER = 0
     FT_MATCH_ANYWHERE = 1
@@ -104,22 +104,22 @@ class filter_type(IntEnum):  # noqa: N801 - the documented name
 
 
 def name_of(error: PegasusError) -> str:
-    """Return which member of ``error_types`` an error means; "" or an unknown name for none."""
+    """Return the name of the ``error_types`` member for an error, or a name without a member; "" if there is none."""
     if isinstance(error, StorageError):
-        # 10 (OBJECT_NOT_FOUND) is "no such key" here and nothing else.
+        # Number 10 (OBJECT_NOT_FOUND) means only "no such key" in this API.
         return error.code
     if isinstance(error, NotServing) or error.code == "ERR_OBJECT_NOT_FOUND":
-        return "ERR_TIMEOUT"  # the routes did not get right in time
+        return "ERR_TIMEOUT"  # no usable route before the deadline
     if isinstance(error, ProtocolError) and error.outcome_unknown:
-        return ""  # INVALID_DATA would say that the write was refused
+        return ""  # ERR_INVALID_DATA would mean that the server refused the write
     return "ERR_REPLICATION_FAILURE" if error.code == "ERR_OK" else error.code
 
 
 class MultiGetOptions:
-    """What ``multi_get_opt`` reads; set the attributes that are to differ. Calls never change them."""
+    """Options of ``multi_get_opt``. Set the attributes that differ from the defaults. Calls do not change them."""
 
     def __init__(self) -> None:
-        """Start with the defaults: the range [start, stop), no filter, values too, ascending."""
+        """Set the defaults: range [start, stop), no filter, with values, ascending."""
         self.start_inclusive: bool = True
         self.stop_inclusive: bool = False
         self.sortkey_filter_type: int = filter_type.FT_NO_FILTER
@@ -133,14 +133,14 @@ class MultiGetOptions:
 
 
 class ScanOptions:
-    """How a scanner reads; set the attributes that are to differ. Calls never change them.
+    """Options of a scanner. Set the attributes that differ from the defaults. Calls do not change them.
 
-    ``timeout_millis`` is for one batch with its attempts, in milliseconds; 0 or less: the client's timeout.
-    ``batch_size`` is in rows, 1,000 at most. ``snapshot`` is for future use.
+    ``timeout_millis`` is for one batch with all its attempts, in milliseconds; 0 or less: the client's timeout.
+    ``batch_size`` is in rows, at most 1,000. ``snapshot`` has no effect.
     """
 
     def __init__(self) -> None:
-        """Start with the defaults: batches of 1,000 rows, each within 5 s, the range [start, stop), no filters."""
+        """Set the defaults: batches of 1,000 rows, 5 s for each, range [start, stop), no filters."""
         self.timeout_millis: float = 5000
         self.batch_size: int = 1000
         self.start_inclusive: bool = True

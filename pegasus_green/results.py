@@ -1,6 +1,6 @@
-"""The values that calls return: rows of scans, results of multi_get and of checks.
+"""Result types: rows of scans, results of multi_get and of check-and-* operations.
 
-All of them are generic in the value: ``Row[str]`` is a row of a table whose codec decodes to str.
+All of them are generic in the value type: ``Row[str]`` is a row of a table whose codec decodes to str.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class Decoder(Protocol[V_co]):
-    """The half of a codec that results need."""
+    """The decoding half of a codec."""
 
     def decode(self, raw: bytes) -> V_co:
         """Return the value of stored bytes."""
 
 
-# Python 3.10 refuses a NamedTuple that is generic too. So checkers see generic classes, and the interpreter plain ones
-# that can be subscribed.
+# Python 3.10 does not accept a generic NamedTuple. So type checkers see generic classes, and the interpreter runs plain
+# classes that can be subscripted.
 if TYPE_CHECKING:
 
     class Row(NamedTuple, Generic[V]):
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         value: V
 
     class RowWithTtl(NamedTuple, Generic[V]):
-        """A record of a table scan with the seconds that it still lives."""
+        """A record of a table scan with its remaining seconds to live."""
 
         hash_key: bytes
         sort_key: bytes
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         value: V
 
     class HashRowWithTtl(NamedTuple, Generic[V]):
-        """A record of one hash key with the seconds that it still lives."""
+        """A record of one hash key with its remaining seconds to live."""
 
         sort_key: bytes
         value: V
@@ -73,7 +73,7 @@ else:
     class RowWithTtl(namedtuple("RowWithTtl", "hash_key sort_key value ttl")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
         """A record of a table scan: (hash_key, sort_key, value, ttl).
 
-        ``ttl`` is the whole seconds that the record still lives, ``math.inf`` without expiry.
+        ``ttl`` is the remaining time to live in whole seconds, ``math.inf`` if the record never expires.
 
         Example:
             >>> table.set("user:7", "name", "Ada", ttl=60)
@@ -100,7 +100,7 @@ else:
     class HashRowWithTtl(namedtuple("HashRowWithTtl", "sort_key value ttl")):  # noqa: PYI024 - a NamedTuple cannot be generic in Python 3.10
         """A record of one hash key: (sort_key, value, ttl).
 
-        ``ttl`` is the whole seconds that the record still lives, ``math.inf`` without expiry.
+        ``ttl`` is the remaining time to live in whole seconds, ``math.inf`` if the record never expires.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -116,9 +116,9 @@ class MultiGetResult(dict[bytes, V]):
     """Rows of ``multi_get``: a dict of values by sort key, in the order of the server's answer.
 
     Attributes:
-        complete: Whether these are all the rows that were asked for; False: the server or a limit stopped before.
-        last_key: The sort key where reading stopped, the smallest one in reverse: a next call goes on behind it. None
-            without rows.
+        complete: True if these are all rows of the request. False: a limit of the call or of the server ended the read.
+        last_key: The sort key where the read stopped (in reverse the smallest one). The next call can start after it.
+            None if there are no rows.
     """
 
     __slots__ = ("complete", "last_key")
@@ -126,13 +126,13 @@ class MultiGetResult(dict[bytes, V]):
     def __init__(
         self, rows: Iterable[tuple[bytes, V]] = (), *, complete: bool = True, last_key: bytes | None = None
     ) -> None:
-        """Hold rows."""
+        """Store the rows."""
         super().__init__(rows)
         self.complete = complete
         self.last_key = last_key
 
     def __repr__(self) -> str:
-        """Show the rows and whether they are all."""
+        """Show the rows and whether they are complete."""
         return f"MultiGetResult({dict.__repr__(self)}, complete={self.complete})"
 
 
@@ -140,33 +140,34 @@ class SortKeys(list[bytes]):
     """Sort keys of ``multi_get_sort_keys``, ascending.
 
     Attributes:
-        complete: Whether these are all.
-        last_key: The sort key where reading stopped; None without keys.
+        complete: True if these are all sort keys of the request.
+        last_key: The sort key where the read stopped; None if there are no keys.
     """
 
     __slots__ = ("complete", "last_key")
 
     def __init__(self, keys: Iterable[bytes] = (), *, complete: bool = True, last_key: bytes | None = None) -> None:
-        """Hold keys."""
+        """Store the keys."""
         super().__init__(keys)
         self.complete = complete
         self.last_key = last_key
 
     def __repr__(self) -> str:
-        """Show the keys and whether they are all."""
+        """Show the keys and whether they are complete."""
         return f"SortKeys({list.__repr__(self)}, complete={self.complete})"
 
 
 @dataclass(frozen=True)
 class CheckResult(Generic[V]):
-    """The outcome of a check-and-* operation; true when the check passed and everything was written.
+    """The outcome of a check-and-* operation. It is true if the check passed and everything was written.
 
     Attributes:
-        was_set: Whether the check passed; if not, nothing was changed.
-        check_value_exists: Whether the checked record was there, before the write; None where it was not asked for.
-        raw_check_value: Its value as stored, before the write; None when it was absent or not asked for.
+        was_set: Whether the check passed. If it is False, nothing was changed.
+        check_value_exists: Whether the checked record existed before the write; None if the call did not ask for it.
+        raw_check_value: The checked record's stored bytes before the write; None if there was no record or the call did
+            not ask for them.
 
-    A pickle or copy has no codec, which need not be picklable: its ``check_value`` is the value as stored.
+    A pickle or copy has no codec, because a codec need not be picklable. Its ``check_value`` is the stored bytes.
     """
 
     was_set: bool
@@ -176,9 +177,9 @@ class CheckResult(Generic[V]):
 
     @property
     def check_value(self) -> V | None:
-        """The checked record's value before the write, as the table's codec decodes it; None when there is none.
+        """The value of the checked record before the write, decoded by the table's codec; None if there is none.
 
-        Decoded when it is looked at, so that a value which the codec cannot decode does not hide the outcome.
+        It is decoded on access, so the outcome can be read even if the codec cannot decode the value.
 
         Example:
             >>> table.set("job:7", "owner", "Ada")

@@ -1,4 +1,4 @@
-"""When and how often a failed attempt is repeated: pure decisions, no clock and no sleep."""
+"""Retry policy: when and how often a failed attempt is repeated. Pure functions without clock or sleep."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class RetryPolicy:
     """Exponential back-off with jitter, within the deadline of the call.
 
     Attributes:
-        base: Seconds before the first repetition, before jitter.
+        base: Seconds before the first retry, before jitter.
         cap: Longest pause in seconds.
-        max_attempts: Attempts in all, the first included; None: as many as the deadline allows.
-        busy_factor: How many times longer the pauses are when the server throttles or splits.
+        max_attempts: Maximum number of attempts, with the first one; None: as many as the deadline allows.
+        busy_factor: The pauses are this many times longer if the server throttles or splits.
 
     A policy holds no state, so one instance serves any number of greenlets.
 
@@ -34,7 +34,7 @@ class RetryPolicy:
     busy_factor: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Raise InvalidArgument for invalid values."""
         for name in ("base", "cap", "busy_factor"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -48,7 +48,7 @@ class RetryPolicy:
             raise InvalidArgument(f"retry max_attempts must be None or a whole number above 0, not {attempts!r}")
 
     def delay(self, attempt: int, slow: bool = False) -> float:  # noqa: FBT001, FBT002
-        """Return the seconds to wait after failed attempt number ``attempt`` (1 is the first).
+        """Return the seconds to wait after failed attempt number ``attempt`` (the first one is 1).
 
         Args:
             attempt: Number of the attempt.
@@ -59,12 +59,12 @@ class RetryPolicy:
             True
         """
         full = self.base * (2.0 ** min(attempt - 1, 20)) * (self.busy_factor if slow else 1.0)
-        # Between half and all of the step: callers that failed together come back apart.
+        # Between half of the step and the whole step, so that callers that failed together do not retry together.
         return min(full, self.cap) * (0.5 + random.random() / 2)
 
 
 class Reaction(NamedTuple):
-    """What a frame error asks for."""
+    """The client's reaction to a frame error."""
 
     retry: bool
     refresh: bool = False
@@ -76,8 +76,8 @@ _REROUTE = Reaction(retry=True, refresh=True)
 _LATER = Reaction(retry=True)
 _MUCH_LATER = Reaction(retry=True, slow=True)
 
-# Every name a replica answers is sent before a write enters replication: the write was not applied, so these hold for
-# incr and check_and_* too. A name that is not here is surfaced.
+# A replica answers each of these names before a write enters replication, so the write was not applied. Therefore they
+# apply to incr and check_and_* too. Other names are raised to the caller.
 REACTIONS: dict[str, Reaction] = {
     "ERR_OBJECT_NOT_FOUND": _REROUTE,
     "ERR_INVALID_STATE": _REROUTE,
@@ -92,5 +92,5 @@ REACTIONS: dict[str, Reaction] = {
 
 
 def reaction(code: str) -> Reaction:
-    """Return what to do after a frame error of that name."""
+    """Return the reaction to a frame error with this name."""
     return REACTIONS.get(code, _SURFACE)

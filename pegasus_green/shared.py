@@ -1,7 +1,7 @@
-"""One client per process and URL, for frameworks that make many objects of one configuration.
+"""One client per process and URL, for frameworks that make many objects from one configuration.
 
-Django makes a cache object for each thread, which is each greenlet under monkey patching; Flask applications and Celery
-tasks make theirs where they please. With a client each, 50 greenlets would have 50 sets of connections.
+Django makes a cache object for each thread; under monkey patching this is each greenlet. Flask applications and Celery
+tasks can make objects anywhere. If each object had its own client, 50 greenlets would have 50 sets of connections.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from .operations.base import EPOCH, MAX_EXPIRE
 from .options import parse_url
 from .results import V
 
-# Records that remove_prefix removes at a time.
+# Number of records that remove_prefix removes per batch.
 REMOVE_BATCH = 1000
-# A forked child keeps the entries: a client dials anew there.
+# A forked child keeps these clients; they dial new connections there.
 _clients: dict[str, Client] = {}
 
 
 def shared_client(url: str) -> Client:
     """Return this process's client for a URL; no I/O.
 
-    The first call with a URL makes the client. Later calls with the same text return the same client until somebody
-    closes it; after that a new one is made. The process keeps the client until its end. A forked child uses the same
-    object, which dials connections of its own.
+    The first call with a URL makes the client. Later calls with the same URL return it. If somebody closes it, the next
+    call makes a new one. Otherwise the process keeps it until its end. A forked child uses the same object; it dials
+    its own connections.
 
     Args:
-        url: ``pegasus://host:port,host:port/table?timeout=2``; options stand in the URL. URLs that differ in any
-            character have clients of their own.
+        url: ``pegasus://host:port,host:port/table?timeout=2``, with options in the URL. URLs that differ in any
+            character have different clients.
 
     Raises:
         InvalidArgument: The URL is wrong, or an option is unknown.
 
-    Greenlets: any number may call at once; all get the same client. Do not close it while others use it.
+    Greenlets: any number may call at once; all get the same client. Do not close it while other code uses it.
 
     Example:
         >>> shared_client("pegasus://127.0.0.1:34601/temp") is shared_client("pegasus://127.0.0.1:34601/temp")
@@ -48,7 +48,7 @@ def shared_client(url: str) -> Client:
     if client is None or client.closed:
         made = Client.from_url(url)
         if client is None:
-            # One step: of two threads that come at once, both get the first one's. The other client never dialled.
+            # setdefault is atomic: two threads that come at once both get the first client. The other never dials.
             client = _clients.setdefault(url, made)
         else:
             client = _clients[url] = made
@@ -64,7 +64,7 @@ def shared_table(url: str, *, codec: Codec[V]) -> Table[V]: ...
 
 
 def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
-    """Return the table that a URL names, of the URL's shared client; no I/O.
+    """Return the table that a URL names, from the shared client of that URL; no I/O.
 
     Args:
         url: As for ``shared_client``, with a table.
@@ -78,23 +78,23 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
         True
     """
     if not parse_url(url).table:
-        raise InvalidArgument(f"the URL must name a table, as pegasus://host:port/table does, not {url!r}")
+        raise InvalidArgument(f"the URL must name a table, like pegasus://host:port/table, not {url!r}")
     return shared_client(url).table(codec=codec)
 
 
 def remove_prefix(table: Table[Any], prefix: Key) -> int:
-    """Remove all records with an empty sort key whose hash key begins with a prefix; return how many there were.
+    """Remove all records with an empty sort key whose hash key begins with a prefix; return their number.
 
-    The servers look through the whole table for them. A record that is stored meanwhile may stay or go.
+    The servers read the whole table to find them. A record that is stored meanwhile may be removed or not.
 
     Args:
         table: The table.
-        prefix: What the hash keys begin with; an empty one means every hash key.
+        prefix: Prefix of the hash keys; an empty one matches every hash key.
 
     Raises:
-        PegasusError: The scan or a removal failed; what was removed until then stays removed.
+        PegasusError: The scan or a removal failed. Records that were removed before the error stay removed.
 
-    Retries: safe; a removal may hit what another writer stored under the same key meanwhile.
+    Retries: safe. A repeated removal can remove a record that another writer stored under the same key meanwhile.
 
     Example:
         >>> table = shared_table("pegasus://127.0.0.1:34601/temp")
@@ -116,9 +116,9 @@ def remove_prefix(table: Table[Any], prefix: Key) -> int:
 
 
 def bounded_ttl(seconds: float) -> float:
-    """Return a TTL that the wire can carry: one that ends after 2084 is cut, as nobody waits for the difference.
+    """Return a TTL that fits the protocol. A TTL that ends after the year 2084 is reduced to that limit.
 
-    Frameworks let people write "100 years" where they mean "never".
+    In frameworks people write "100 years" for "never".
 
     Example:
         >>> bounded_ttl(60), bounded_ttl(10**12) < 10**12

@@ -1,1 +1,1 @@
-"""The verbs of a table, by kind; ``pegasus_green.table.Table`` is all of them together."""
+"""The verbs of a table, grouped by kind. ``pegasus_green.Table`` inherits all of them."""

@@ -1,4 +1,4 @@
-"""Handles: results that are fetched later, and the twin of a verb that returns one."""
+"""Handles for results that are fetched later, and the decorator that makes the ``*_async`` twin of a verb."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Verb = Callable[Concatenate[S, P], R]
 
 
 class Handle(Generic[R]):
-    """The result of a call that is under way.
+    """The result of a call in flight.
 
-    ``gevent.wait`` and ``gevent.iwait`` accept handles. Dropping the last reference cancels the call: its reply is
-    ignored and nothing is repeated (a write may have been applied all the same).
+    ``gevent.wait`` and ``gevent.iwait`` accept handles. If the last reference to a handle is dropped, the call is
+    cancelled: the client ignores its reply and does not retry it. A cancelled write may still have been applied.
 
     Example:
         >>> handles = [table.set_async("user:7", sort_key, b"1") for sort_key in ("a", "b")]
@@ -50,7 +50,7 @@ class Handle(Generic[R]):
     __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "__weakref__")
 
     def __init__(self) -> None:
-        """Begin without a result."""
+        """Start without a result."""
         self._hub: Any = get_hub()
         self._value: Any = None
         self._error: Exception | None = None
@@ -77,7 +77,7 @@ class Handle(Generic[R]):
         return self._ready
 
     def successful(self) -> bool:
-        """Tell whether the call has ended well.
+        """Tell whether the call has ended without an error.
 
         Example:
             >>> handle = table.set_async("user:7", "name", "Ada")
@@ -89,9 +89,9 @@ class Handle(Generic[R]):
 
     @property
     def exception(self) -> Exception | None:
-        """The call's error, None while it runs or when it ended well.
+        """The error of the call; None if the call still runs or succeeded.
 
-        It is a PegasusError, or what a codec of the application raised.
+        It is a PegasusError, or an exception that a codec of the application raised.
 
         Example:
             >>> import gevent
@@ -104,17 +104,17 @@ class Handle(Generic[R]):
         return self._error
 
     def get(self, timeout: float | None = None) -> R:
-        """Return the result, waiting for it; every call ends by its own deadline.
+        """Wait for the result and return it. Every call ends by its own deadline.
 
         Args:
             timeout: Seconds to wait at most; None: as long as the call takes.
 
         Raises:
-            RequestTimeout: Not ready within timeout; the call goes on and get may be called again.
-            PegasusError: The call's own error.
+            RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
+            PegasusError: The error of the call.
 
-        Greenlets: any number may wait for one handle, each gets the result. A killed one does not end the
-            call, unless it held the last reference to the handle.
+        Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
+            the call, unless the greenlet held the last reference to the handle.
 
         Example:
             >>> handle = table.set_async("user:7", "name", "Ada")
@@ -124,16 +124,16 @@ class Handle(Generic[R]):
         """
         if not self._ready:
             if get_hub_if_exists() is not self._hub:
-                raise WrongThread("a handle belongs to the thread that made it")
+                raise WrongThread("a handle can be used only in the thread that made it")
             event = self._event = self._event or Event()
             if self._ready:
-                # Settled before there was an event to set, while a signal handler made a call.
+                # A call of a signal handler settled the handle before the event existed.
                 event.set()
             if not (event.wait() if timeout is None else wait(event, timeout)):
-                raise RequestTimeout(f"the result is not there after {timeout} s; the call goes on")
+                raise RequestTimeout(f"no result after {timeout} s; the call continues")
         error = self._error
         if error is not None:
-            # Its traceback holds this frame: with the handle and the error in it they would be a cycle.
+            # The traceback of the error holds this frame. Without this, handle and error would form a cycle.
             del self
             try:
                 raise error
@@ -143,7 +143,7 @@ class Handle(Generic[R]):
         return value
 
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
-        """Have callback(handle) called in the hub once the call has ended; it must not block.
+        """Call callback(handle) in the hub once the call has ended. The callback must not block.
 
         Example:
             >>> import gevent
@@ -161,7 +161,7 @@ class Handle(Generic[R]):
             self._links.append(callback)
 
     def unlink(self, callback: Callable[[Handle[R]], object]) -> None:
-        """Take a callback back; an unknown one is ignored.
+        """Remove a callback; ignore an unknown one.
 
         Example:
             >>> import gevent
@@ -179,13 +179,13 @@ class Handle(Generic[R]):
 
     def _settle(self, value: R | None, error: Exception | None) -> None:
         if isinstance(error, PegasusError):
-            # Its frames hold the greenlet of the call, and that holds what holds it.
+            # The frames of the traceback hold the greenlet of the call and everything that it references.
             without_traceback(error)
         self._value, self._error, self._ready = value, error, True
         self._announce()
 
     def _announce(self) -> None:
-        """Tell those who wait; may be done again."""
+        """Wake the waiting greenlets and schedule the callbacks; may be called again."""
         if self._event is not None:
             self._event.set()
         links, self._links = self._links, []
@@ -194,7 +194,7 @@ class Handle(Generic[R]):
 
 
 class _Slot:
-    """Takes the outcome of the first attempt, in the hub; goes on in a greenlet only where that was not the end."""
+    """Receives the outcome of the first attempt in the hub. Starts a greenlet only if the call must continue."""
 
     __slots__ = (
         "handle",
@@ -240,7 +240,7 @@ class _Slot:
         self.greenlet: Any = None
 
     def start(self) -> None:
-        """Send the request if that can be done at once, otherwise leave it all to a greenlet."""
+        """Send the request if it can be sent at once; otherwise start a greenlet for the call."""
         dispatcher = self.dispatcher
         dispatcher.cluster.bind()
         if dispatcher.cluster.listeners:
@@ -255,7 +255,7 @@ class _Slot:
         self._spawn(None)
 
     def _send(self, connection: Connection, route: Route) -> int:
-        """Send the request; an exception that interrupts it leaves nothing."""
+        """Send the request. If an exception interrupts this, no entry and no frame stays."""
         movable = route if self.rpc.repeatable and may_repeat(self.retry, 1) else None
         milliseconds = left_ms(self.deadline, self.begin)
         try:
@@ -267,7 +267,7 @@ class _Slot:
                 connection.abandon(0, self)
                 raise
         except BaseException:
-            # Whatever interrupts the cleaning up, too.
+            # Do this even if the clean-up itself is interrupted.
             connection.abandon(0, self)
             raise
 
@@ -277,14 +277,14 @@ class _Slot:
             self._finished(outcome if isinstance(outcome, PegasusError) else None)
             return
         if handle._ready:
-            # Told again what it knows.
+            # A repeated outcome: only announce it again.
             handle._announce()
             return
         if self.greenlet is not None:
-            # Unless it is under way already.
+            # start() has no effect if the greenlet has been started.
             self.greenlet.start()
             return
-        # ERR_OK without a result is a rejected write, so the length counts too.
+        # ERR_OK without a result is a rejected write, so the length is checked, too.
         rpc = self.rpc
         if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
             self.dispatcher.stats.count(monotonic() - self.begin)
@@ -298,10 +298,10 @@ class _Slot:
         greenlet.rawlink(self._left)
         self.greenlet = greenlet
         greenlet.start()
-        # Known from here on: close(drain) waits for it.
+        # Registered before it starts, so that close(drain) waits for it.
         self.dispatcher.cluster.running.add(self)
         if greenlet.ready():
-            # A signal handler has let it run before it was known.
+            # A signal handler let the greenlet finish before it was registered.
             self.dispatcher.cluster.running.discard(self)
 
     def _go_on(self, outcome: Outcome | None) -> None:
@@ -311,14 +311,14 @@ class _Slot:
             self.dispatcher.cluster.running.discard(self)
 
     def _left(self, _greenlet: Any) -> None:
-        """Have nobody wait for a greenlet that was interrupted, at its first step perhaps; in the hub."""
+        """Settle the handle of a greenlet that was interrupted, perhaps before its first step; runs in the hub."""
         self.dispatcher.cluster.running.discard(self)
         _leave(self.handle)
 
     def _persist(self, outcome: Outcome | None) -> None:
         try:
             if self.generation != fork.generation():
-                raise ForkedConnection("the process forked while the call waited; the parent goes on with it")
+                raise ForkedConnection("the process forked while the call waited; the call continues in the parent")
             frame = self.dispatcher.persist(
                 self.rpc,
                 self.hash,
@@ -342,7 +342,7 @@ class _Slot:
         except PegasusError as error:
             self._settle(None, error)
         except Exception as failure:
-            # A codec of the application failed: that belongs to whoever fetches the result.
+            # A codec of the application raised. Handle.get() raises this error.
             self._settle(None, PegasusError(f"the value could not be decoded: {failure!r}"))
         else:
             self._settle(value, None)
@@ -358,7 +358,7 @@ class _Slot:
         if listeners:
             seconds, name = monotonic() - self.begin, self.dispatcher.routes.name
             server = info.server or (self.sent_to.primary if self.sent_to is not None else "")
-            # The hub, or the greenlet that repeats the call, has a context of its own.
+            # The hub and the greenlet of the retries have other context variables than the caller.
             emit: Callable[..., object] = listeners.emit
             if self.context is not None:
                 emit = partial(self.context.run, emit)
@@ -376,13 +376,13 @@ def begin(
     retry: RetryPolicy | None,
     info: CallInfo | None,
 ) -> Handle[R]:
-    """Begin one request without a greenlet and return its handle; never yields."""
+    """Start one request without a greenlet and return its handle; never yields."""
     handle: Handle[R] = Handle()
     _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish).start()
     return handle
 
 
-_DOC = """Begin ``{verb}`` and return its handle; never yields.
+_DOC = """Start ``{verb}`` and return its handle; never yields.
 
         Args:
             As for ``{verb}``, with the same defaults.
@@ -391,28 +391,28 @@ _DOC = """Begin ``{verb}`` and return its handle; never yields.
             The handle; ``handle.get()`` returns what ``{verb}`` returns.
 
         Raises:
-            {at_once}, ClientClosed: At once. Every other error comes from ``handle.get()``.
+            {at_once}, ClientClosed: Raised at once. ``handle.get()`` raises every other error.
 
         Retries: as for ``{verb}``.
-        Greenlets: {greenlets}. Calls of one greenlet that are in flight together are not ordered.
+        Greenlets: {greenlets}. Calls of one greenlet that are in flight at the same time have no order.
 
         Example:
 {example}
         """
 
 
-class later:  # noqa: N801 - used as a decorator is
-    """Makes a verb's twin, which begins the call and returns a handle: ``get_async = later(...)(get)``.
+class later:  # noqa: N801 - lower case because it is used as a decorator
+    """Makes the twin of a verb that starts the call and returns a handle: ``get_async = later(...)(get)``.
 
-    The verb is the only argument of the call, because mypy keeps the overloads of a verb only then.
+    ``__call__`` takes only the verb, because mypy loses the overloads of the verb otherwise.
 
     Args:
-        example: Lines of the example in the twin's docstring.
-        light: Begins the call without a greenlet. None: the verb runs in a greenlet of its own.
+        example: Lines of the example in the docstring of the twin.
+        light: Function that starts the call without a greenlet. None: the verb runs in its own greenlet.
     """
 
     def __init__(self, *example: str, light: Callable[..., Handle[Any]] | None = None) -> None:
-        """Remember what the twin is to be like."""
+        """Store the example and the function."""
         self._example, self._light = example, light
 
     def __call__(self, verb: Verb[S, P, R]) -> Verb[S, P, Handle[R]]:
@@ -422,7 +422,7 @@ class later:  # noqa: N801 - used as a decorator is
         def heavy(table: TableBase[Any], *args: Any, **options: Any) -> Handle[Any]:
             return _spawn(verb, table, args, options)
 
-        # Checkers take its type from the signature of this method.
+        # Type checkers take the type of the twin from this method's signature.
         start: Any = light or heavy
         start.__name__ = f"{name}_async"
         start.__qualname__ = f"Table.{name}_async"
@@ -430,13 +430,13 @@ class later:  # noqa: N801 - used as a decorator is
             verb=name,
             at_once="TypeError" if light is None else "InvalidArgument, TypeError",
             greenlets=(
-                "one is spawned for the call"
+                "spawns one for the call"
                 if light is None
-                else "one is spawned only where the call has to be repeated or cannot be sent at once"
+                else "spawns one only if the call must be retried or cannot be sent at once"
             ),
             example="\n".join(f"            {line}" for line in self._example),
         )
-        start.__wrapped__ = verb  # inspect.signature shows this one's
+        start.__wrapped__ = verb  # inspect.signature shows the signature of the verb
         twin: Verb[S, P, Handle[R]] = start
         return twin
 
@@ -444,7 +444,7 @@ class later:  # noqa: N801 - used as a decorator is
 def _spawn(
     verb: Callable[..., Any], table: TableBase[Any], args: tuple[Any, ...], options: dict[str, Any]
 ) -> Handle[Any]:
-    """Run a verb in a greenlet; the handle is settled when it ends, and the greenlet is killed when it is dropped."""
+    """Run a verb in a greenlet. Its end settles the handle; dropping the handle kills it."""
     try:
         inspect.signature(verb).bind(table, *args, **options)
     except TypeError as error:
@@ -452,14 +452,14 @@ def _spawn(
     cluster = table._dispatcher.cluster
     cluster.bind()
     now = monotonic()
-    # A scope bounds what began inside it, also when its block has been left.
+    # client.deadline() bounds calls that start inside its block, even if the block has ended meanwhile.
     seconds = max(cluster.deadline(MAX_TIMEOUT, now) - now, 1e-9) if cluster.scopes else None
     handle: Handle[Any] = Handle()
     call = partial(verb, table, *args, **options)
     drop = _Drop(get_hub().loop)
     reference = weakref.ref(handle, drop)
     job = drop.job = gevent.spawn(
-        # Listeners hear of its requests in the caller's context.
+        # Listeners are called in the caller's context.
         copy_context().run,
         _run,
         reference,
@@ -468,7 +468,7 @@ def _spawn(
         call,
         fork.generation(),
     )
-    # Counted here and not in the greenlet, which may be killed before it begins: close(drain) waits for it.
+    # Registered here, because the greenlet may be killed before it starts. close(drain) waits for it.
     cluster.running.add(job)
     job.rawlink(cluster.running.discard)
     job.rawlink(partial(_leave, reference))
@@ -476,7 +476,7 @@ def _spawn(
 
 
 def _leave(reference: weakref.ref[Handle[Any]], _job: Any = None) -> None:
-    """Settle the handle of a greenlet that has ended without doing so; tell those who wait, in any case."""
+    """Settle the handle if its greenlet ended without a result; wake the waiting greenlets in any case."""
     handle = reference()
     if handle is not None:
         if not handle._ready:
@@ -486,7 +486,7 @@ def _leave(reference: weakref.ref[Handle[Any]], _job: Any = None) -> None:
 
 
 class _Drop:
-    """Ends the greenlet of a handle that was dropped; called wherever the last reference goes, so the hub does it."""
+    """Kills the greenlet of a dropped handle. The last reference can go anywhere, so the hub does it."""
 
     __slots__ = ("job", "loop")
 
@@ -510,14 +510,14 @@ def _run(
     value, error = None, None
     try:
         if generation != fork.generation():
-            raise ForkedConnection("the process forked before the call began; the parent goes on with it")
+            raise ForkedConnection("the process forked before the call started; the call continues in the parent")
         if seconds is None:
             value = call()
         else:
             with cluster.scope(seconds):
                 value = call()
     except Exception as failure:
-        # Of the package, or of the application's codec: whoever fetches the result gets it.
+        # An error of the package or of the application's codec. Handle.get() raises it.
         error = failure
     except BaseException:
         handle = reference()

@@ -34,9 +34,9 @@ class _Mutation(NamedTuple):
 
 
 class Mutations:
-    """Puts and deletes under one hash key, for ``check_and_mutate``; applied in order, all or none.
+    """Puts and deletes under one hash key for ``check_and_mutate``. They are applied in order, all or none.
 
-    One object can be used for several calls: values are encoded, and TTLs begin, when the call is made.
+    One object can be used in several calls. Each call encodes the values; the TTLs count from the call.
 
     Example:
         >>> Mutations().put("state", "done", ttl=60).delete("owner")
@@ -46,11 +46,11 @@ class Mutations:
     __slots__ = ("_all",)
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._all: list[_Mutation] = []
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of mutations."""
         return len(self._all)
 
     def __iter__(self) -> Iterator[tuple[int, bytes, object, float | None]]:
@@ -58,7 +58,7 @@ class Mutations:
         return iter(self._all)
 
     def __repr__(self) -> str:
-        """Show what is done to which keys."""
+        """Show the operation and sort key of each mutation."""
         verbs = ", ".join(f"{'delete' if m.operation else 'put'} {m.sort_key!r}" for m in self._all)
         return f"<Mutations {verbs or 'none'}>"
 
@@ -67,7 +67,7 @@ class Mutations:
 
         Args:
             sort_key: May be empty.
-            value: As for ``set``; the table's codec encodes it when it is sent.
+            value: As for ``set``. The call encodes it with the table's codec.
             ttl: Seconds from the call until it expires; None or 0: never.
 
         Raises:
@@ -82,13 +82,13 @@ class Mutations:
         return self
 
     def delete(self, sort_key: Key) -> Mutations:
-        """Add a delete and return self; the record may be absent.
+        """Add a delete and return self. It is no error if there is no such record.
 
         Args:
             sort_key: May be empty.
 
         Raises:
-            InvalidArgument: A sort key of a wrong type.
+            InvalidArgument: The sort key has a wrong type.
 
         Example:
             >>> Mutations().put("state", "done").delete("owner")
@@ -106,20 +106,20 @@ def _check_type(check: CheckType) -> CheckType:
 
 
 def _operand(check: CheckType, operand: Key | int | None) -> bytes:
-    """Return the operand's bytes for the wire.
+    """Return the bytes of the operand for the request.
 
     Raises:
-        InvalidArgument: It is missing, one too many, or of a wrong type.
+        InvalidArgument: The operand is missing, is not allowed with this check, or has a wrong type.
     """
     if not check.takes_operand:
         if operand is not None:
-            raise InvalidArgument(f"{check.name} takes no operand, but there is {operand!r}")
+            raise InvalidArgument(f"{check.name} takes no operand, but the call has {operand!r}")
         return b""
     if operand is None:
         raise InvalidArgument(f"{check.name} needs an operand")
     if isinstance(operand, int) and check.is_integer and not isinstance(operand, bool):
         if not -(2**63) <= operand < 2**63:
-            raise InvalidArgument(f"operand must be an integer of 64 bits, not {operand}")
+            raise InvalidArgument(f"operand must be a 64-bit integer, not {operand}")
         return b"%d" % operand
     if isinstance(operand, int):
         raise InvalidArgument(f"operand must be bytes or str for {check.name}, not {operand!r}")
@@ -127,7 +127,7 @@ def _operand(check: CheckType, operand: Key | int | None) -> bytes:
 
 
 class AtomicOperations(TableBase[V]):
-    """Operations that check one record and write under the same hash key, in one step."""
+    """Operations that check one record and write under the same hash key, in one atomic step."""
 
     __slots__ = ()
 
@@ -146,7 +146,7 @@ class AtomicOperations(TableBase[V]):
         **options: Unpack[CallOptions],
     ) -> CheckResult[V]: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def check_and_set(
         self: AtomicOperations[bytes],
@@ -177,18 +177,18 @@ class AtomicOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> CheckResult[Any]:
-        """Store a value if a record passes a check, in one step.
+        """Store a value if a record passes a check, in one atomic step.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             check_sort_key: The record that is checked.
             check: The check, see ``CheckType``.
-            operand: Compared with the stored bytes; the table's codec does not apply. Bytes or str, or an int for
-                ``INT_*``; None for checks without an operand.
+            operand: The server compares it with the stored bytes, without the table's codec. Bytes or str, or an int
+                for ``INT_*``; None for checks without an operand.
             value: The value to store if the check passes.
-            sort_key: Where it is stored; None: in the checked record itself.
-            ttl: Seconds until it expires, rounded up; None or 0: never (a table may have a default).
-            return_check_value: Whether to return the value of the checked record as it was before.
+            sort_key: Sort key of the value; None: the checked record itself.
+            ttl: Seconds until the value expires, rounded up; None or 0: never, unless the table has a default TTL.
+            return_check_value: Whether to return the value that the checked record had before the write.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
@@ -197,15 +197,17 @@ class AtomicOperations(TableBase[V]):
             Whether it was set (the result is true then), and the checked value if ``return_check_value`` is set.
 
         Raises:
-            NotAnInteger: ``INT_*`` found that value or operand is no integer of 64 bits (an empty value is none);
-                nothing was changed. Its attribute ``result`` holds the checked value if ``return_check_value`` is set.
-            InvalidArgument: A wrong type or size, an empty hash key, an operand missing or too many; nothing was sent.
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been set.
+            NotAnInteger: With an ``INT_*`` check, the value or the operand is not a 64-bit integer (an empty value is
+                not one). Nothing was changed. Its ``result`` has the checked value if ``return_check_value`` is set.
+            InvalidArgument: An argument has a wrong type or size, the hash key is empty, or the operand is missing or
+                not allowed; nothing was sent.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the value may or may not have been set.
             PegasusError: Any other failure.
 
-        Retries: never repeated if its outcome is unknown. A server that refuses the call has not applied it,
-            so the call is then repeated.
-        Greenlets: any number may call at once, one at a time is applied; after a kill it may have been set or not.
+        Retries: not repeated if its outcome is unknown. If a server refuses the call, it has not applied it, so the
+            call is repeated.
+        Greenlets: any number may call at once; the server applies one call at a time. After a kill the value may or
+            may not have been set.
 
         Example:
             >>> table.remove("job:7", "owner")
@@ -252,15 +254,15 @@ class AtomicOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> CheckResult[V]:
-        """Apply puts and deletes under one hash key if a record passes a check, all in one step.
+        """Apply puts and deletes under one hash key if a record passes a check, in one atomic step.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             check_sort_key: The record that is checked.
-            check: The check, see ``CheckType``; ``NO_CHECK`` makes it an atomic batch.
+            check: The check, see ``CheckType``. With ``NO_CHECK`` the call is an atomic batch.
             operand: As for ``check_and_set``.
-            mutations: Puts and deletes in order, at least one; of several with one sort key the last one counts.
-            return_check_value: Whether to return the value of the checked record as it was before.
+            mutations: Puts and deletes in order, at least one. If several have the same sort key, the last one counts.
+            return_check_value: Whether to return the value that the checked record had before the write.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
@@ -271,8 +273,9 @@ class AtomicOperations(TableBase[V]):
 
         Raises:
             NotAnInteger: As for ``check_and_set``.
-            InvalidArgument: A wrong type or size, an empty hash key, no mutations; nothing was sent.
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, they may or may not have been applied.
+            InvalidArgument: An argument has a wrong type or size, the hash key is empty, or there are no mutations;
+                nothing was sent.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the mutations may or may not have been applied.
             PegasusError: Any other failure.
 
         Retries: as for ``check_and_set``.
@@ -289,7 +292,7 @@ class AtomicOperations(TableBase[V]):
         hash_key = only_hash_key(hash_key)
         check = _check_type(check)
         if not isinstance(mutations, Mutations):
-            raise InvalidArgument(f"mutations must be a Mutations, not {type(mutations).__name__}")
+            raise InvalidArgument(f"mutations must be a Mutations object, not {type(mutations).__name__}")
         if not mutations:
             raise InvalidArgument("mutations must not be empty")
         request = CheckAndMutateRequest(
@@ -325,7 +328,7 @@ class AtomicOperations(TableBase[V]):
         **options: Unpack[CallOptions],
     ) -> CheckResult[V]: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def compare_exchange(
         self: AtomicOperations[bytes],
@@ -350,28 +353,28 @@ class AtomicOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> CheckResult[Any]:
-        """Replace a value if it is the expected one, in one step.
+        """Replace a value if it equals the expected value, in one atomic step.
 
-        Values are compared as the table's codec decodes them: one that was stored in another form of the same value
-        (uncompressed, or with an object's keys in another order) is found equal, and replaced only if it still has
-        that form. This may take more than one request.
+        Values are compared after decoding by the table's codec. The stored bytes can be another form of the same value:
+        uncompressed, or with an object's keys in another order. Such a value counts as equal. A second request then
+        replaces it, if its bytes have not changed.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             sort_key: The record.
-            expected: The value that is to be replaced; None: the record must be absent.
+            expected: The value to be replaced; None: there must be no record.
             desired: The new value; None: the record is deleted.
-            ttl: Seconds until the new value expires, rounded up; None or 0: never (a table may have a default).
+            ttl: Seconds until the new value expires, rounded up; None or 0: never, unless the table has a default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            Whether it was replaced (the result is true then), and the value found before as ``check_value``.
+            Whether it was replaced (the result is true then), and the old value as ``check_value``.
 
         Raises:
-            InvalidArgument: A wrong type or size, or an empty hash key; nothing was sent.
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been replaced.
+            InvalidArgument: An argument has a wrong type or size, or the hash key is empty; nothing was sent.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the value may or may not have been replaced.
             PegasusError: Any other failure.
 
         Retries: as for ``check_and_set``.
@@ -423,7 +426,7 @@ class AtomicOperations(TableBase[V]):
     )(compare_exchange)
 
     def _equals(self, result: CheckResult[V], expected: object) -> bool:
-        """Tell whether the value found is the expected one in another form."""
+        """Tell whether the old value decodes to the expected value."""
         if self.codec is None or expected is None or not result.check_value_exists:
             return False
         try:
@@ -441,32 +444,32 @@ class AtomicOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> bool:
-        """Give a record another expiry without changing its value.
+        """Set another expiry on a record without changing its value.
 
-        The server has no such operation. This reads the value and writes it back with the new expiry, in one step with
-        a check that it is still the same, and starts again if it is not. So it never undoes another writer's write. The
-        value is sent three times, and it may be at most about half of ``max_write_bytes``, because the check contains
-        it once more. (``incr`` by 0 would do it in one step, but only for integers.)
+        The server has no such operation. The client reads the value and writes it back with the new expiry. The write
+        checks in the same atomic step that the value has not changed; if it has, the client starts again. So ``touch``
+        never undoes a write of another client. The value is transferred three times. It can have at most about half of
+        ``max_write_bytes``, because the request contains it twice.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             sort_key: The record.
-            ttl: Seconds until it expires, rounded up; None or 0: never (a table may have a default).
+            ttl: Seconds until the record expires, rounded up; None or 0: never, unless the table has a default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the last request.
 
         Returns:
-            True when the record has the new expiry, False when it is absent or expired.
+            True if the record has the new expiry, False if it is absent or expired.
 
         Raises:
-            InvalidArgument: A wrong type or size, an empty hash key, or a value too large for it; nothing was changed.
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, the record may have the new expiry or the
-                old one.
+            InvalidArgument: An argument has a wrong type or size, the hash key is empty, or the value is too large;
+                nothing was changed.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the record has the new expiry or the old one.
             PegasusError: Any other failure.
 
-        Retries: the write is not repeated if its outcome is unknown. Calling ``touch`` again is harmless.
-        Greenlets: any number may call at once; a kill leaves the old expiry or the new one.
+        Retries: the write is not repeated if its outcome is unknown. It is safe to call ``touch`` again.
+        Greenlets: any number may call at once. After a kill the record has the old expiry or the new one.
 
         Example:
             >>> table.set("user:7", "session", "x", ttl=10)
@@ -507,7 +510,7 @@ class AtomicOperations(TableBase[V]):
     )(touch)
 
     def _checked(self, rpc: Rpc, frame: Buffer, info: CallInfo | None) -> CheckResult[V]:
-        """Return what the reply to a check-and-* says."""
+        """Return the result from the reply to a check-and-* request."""
         response = self._decode(rpc, frame, info)
         exists: bool | None = None
         raw: bytes | None = None
@@ -519,10 +522,10 @@ class AtomicOperations(TableBase[V]):
             return result
         error: PegasusError = self._storage_error(rpc, response.error, frame)
         if response.error == _INVALID_ARGUMENT:
-            # Everything else that the server answers so is refused before it is sent.
-            text = "value or operand is no integer of 64 bits"
+            # The client refuses all other causes of this status before it sends the request.
+            text = "the value or the operand is not a 64-bit integer"
             error = self._answered(NotAnInteger(text, status=_INVALID_ARGUMENT, result=result), rpc, frame)
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame
+            del error  # the traceback of the error holds this frame

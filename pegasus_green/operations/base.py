@@ -1,4 +1,4 @@
-"""What all verbs share: the handle on a table, its codec, and how arguments become bytes and seconds."""
+"""The base class of all verbs: table, codec, and the conversion of arguments to bytes and seconds."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ..retry import RetryPolicy
 if TYPE_CHECKING:
     from ..codecs import Codec
 
-# Seconds between 1970 and 2016, where Pegasus begins to count.
+# Seconds from 1970 to 2016, the epoch of Pegasus.
 EPOCH = 1451606400
 MAX_EXPIRE = 2**31 - 1
 _E = TypeVar("_E", bound=PegasusError)
 _T = TypeVar("_T")
-# Records of one hash key. A mapping is invariant in its keys, so each kind of key is named.
+# Records of one hash key. Mapping is invariant in its key type, so each type is listed.
 Records: TypeAlias = (
     "Mapping[bytes, _T] | Mapping[str, _T] | Mapping[bytes | str, _T] | Mapping[Key, _T] | Iterable[tuple[Key, _T]]"
 )
-# The type of a default.
+# The type of a ``default`` argument.
 D = TypeVar("D")
 
 
 class CallOptions(TypedDict, total=False):
-    """What every verb takes, for the overloads that checkers read."""
+    """Keywords of every verb, for the overloads that type checkers read."""
 
     timeout: float | None
     retry: RetryPolicy | None
@@ -43,7 +43,7 @@ class CallOptions(TypedDict, total=False):
 
 
 class ManyOptions(TypedDict, total=False):
-    """What the verbs of many requests take."""
+    """Keywords of the verbs that send many requests."""
 
     concurrency: int
     timeout: float | None
@@ -51,10 +51,10 @@ class ManyOptions(TypedDict, total=False):
 
 
 def expire_ts(ttl: float | None) -> int:
-    """Return the wire's expiry of a TTL in seconds, rounded up; None and 0 mean none.
+    """Return the expiry of a TTL in seconds, rounded up, as sent to the server; None and 0 mean no expiry.
 
     Raises:
-        InvalidArgument: Negative, not a number, or beyond the 32 bits of the wire (the year 2084).
+        InvalidArgument: The TTL is negative, not a number, or ends after 2084 (the expiry has 32 bits).
     """
     if ttl is None or ttl == 0:
         return 0
@@ -62,15 +62,15 @@ def expire_ts(ttl: float | None) -> int:
         raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
     at = int(time()) - EPOCH + math.ceil(ttl)
     if at > MAX_EXPIRE:
-        raise InvalidArgument(f"ttl={ttl} ends {at - MAX_EXPIRE} s after the last second of the wire's 32 bits (2084)")
+        raise InvalidArgument(f"ttl={ttl} ends {at - MAX_EXPIRE} s after the latest expiry that servers can store (in 2084)")
     return at
 
 
 def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
-    """Return both keys as bytes; the hash key may be empty.
+    """Return both keys as bytes. The hash key may be empty.
 
     Raises:
-        InvalidArgument: A wrong type, or a hash key of 65,535 bytes or more.
+        InvalidArgument: A key has a wrong type, or the hash key has 65,535 bytes or more.
     """
     if type(hash_key) is not bytes:
         hash_key = to_bytes(hash_key, "hash_key")
@@ -82,10 +82,10 @@ def key_pair(hash_key: Key, sort_key: Key) -> tuple[bytes, bytes]:
 
 
 def listed(items: object, name: str) -> Iterable[Any]:
-    """Return the items; text is refused, whose letters could pass as items.
+    """Return the items. A str or bytes object is refused, because its characters could pass as items.
 
     Raises:
-        InvalidArgument: They are text, or not iterable.
+        InvalidArgument: The items are a str or bytes, or not iterable.
     """
     if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
         raise InvalidArgument(f"{name} must be an iterable, not {items!r}")
@@ -93,10 +93,10 @@ def listed(items: object, name: str) -> Iterable[Any]:
 
 
 def parts_of(item: Any, names: str) -> tuple[Any, ...]:
-    """Return the parts of one item of a bulk operation; text is refused, whose letters could pass as parts.
+    """Return the parts of one item of a bulk operation. A str or bytes object is refused, as in ``listed``.
 
     Raises:
-        InvalidArgument: It has another number of parts than there are names.
+        InvalidArgument: The item does not have one part for each name.
     """
     parts = () if isinstance(item, (str, bytes)) or not isinstance(item, Iterable) else tuple(item)
     if len(parts) != names.count(",") + 1:
@@ -108,18 +108,18 @@ def only_hash_key(hash_key: Key) -> bytes:
     """Return the hash key as bytes, for operations that refuse an empty one.
 
     Raises:
-        InvalidArgument: Empty, too long, or of a wrong type.
+        InvalidArgument: The hash key is empty, too long, or has a wrong type.
     """
     raw = to_bytes(hash_key, "hash_key")
     if not raw:
-        raise InvalidArgument("hash_key must not be empty here: only get, set, remove, ttl, exist and incr allow that")
+        raise InvalidArgument("hash_key must not be empty: only get, set, remove, ttl, exist and incr accept an empty one")
     if len(raw) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(raw)} bytes; the limit is {MAX_HASH_KEY}")
     return raw
 
 
 class TableBase(Generic[V]):
-    """What the groups of verbs share: a table's name, codec and dispatcher. It does not know the client."""
+    """Name, codec and dispatcher of a table, for all groups of verbs. This class does not know the client."""
 
     __slots__ = ("name", "codec", "_home", "_call", "_lane", "_max_argument")
 
@@ -131,7 +131,7 @@ class TableBase(Generic[V]):
         hedge: HedgePolicy | None = DEFAULT,
         max_rate: float | None = None,
     ) -> None:
-        """Remember the table; no I/O."""
+        """Store the arguments; no I/O."""
         self.name = name
         self.codec = codec
         self._home: Dispatcher = cluster.table(name)
@@ -149,7 +149,7 @@ class TableBase(Generic[V]):
 
     @property
     def _dispatcher(self) -> Dispatcher:
-        """What sends the calls of the calling thread."""
+        """The dispatcher for calls of the calling thread."""
         return self._home.here()
 
     def __reduce__(self) -> NoReturn:
@@ -158,7 +158,7 @@ class TableBase(Generic[V]):
 
     def _value(self, value: object) -> bytes:
         if self.codec is not None:
-            # The overloads of the verbs see to the type; the codec refuses the rest at run time.
+            # The overloads of the verbs declare the type. At run time the codec refuses a wrong one.
             return bytes(self.codec.encode(cast("V", value)))
         return value if type(value) is bytes else to_bytes(value, "value")
 
@@ -175,7 +175,7 @@ class TableBase(Generic[V]):
         retry: RetryPolicy | None,
         info: CallInfo | None,
     ) -> Buffer:
-        """Call a write after checking that the server would take its size."""
+        """Check that the request fits into ``max_write_bytes``, then send it and return the reply."""
         if rpc.body_base + len(argument) > self._max_argument:
             self._check_size(rpc, argument)
         return self._call(rpc, partition_hash, argument, timeout, retry, info)
@@ -185,11 +185,11 @@ class TableBase(Generic[V]):
             raise InvalidArgument(
                 f"{rpc.label}: keys and value make a request body of {rpc.body_base + len(argument)} bytes;"
                 f" max_write_bytes is {self._max_argument}",
-                code="ERR_INVALID_DATA",  # what the server answers to it
+                code="ERR_INVALID_DATA",  # the server would answer the same code
             )
 
     def _done(self, rpc: Rpc, frame: Buffer, info: CallInfo | None = None) -> None:
-        """Raise unless the status of an update is OK."""
+        """Raise an error unless the status of an update is OK."""
         if info is not None:
             self._decode(rpc, frame, info)
         try:
@@ -200,7 +200,7 @@ class TableBase(Generic[V]):
             raise self._storage_error(rpc, status, frame)
 
     def _value_or(self, default: D, frame: Buffer) -> V | D:
-        """Return what a reply to get says: the value as the codec decodes it, or the default when it is absent."""
+        """Return the decoded value from the reply to a get, or the default if the record is absent."""
         try:
             status, value = fast.read_value(frame)
         except ProtocolError as error:
@@ -212,14 +212,14 @@ class TableBase(Generic[V]):
         return self._plain(value)
 
     def _unreadable(self, error: ProtocolError, rpc: Rpc) -> ProtocolError:
-        """Complete the error for a body that cannot be read: after a write its outcome is unknown."""
+        """Complete the error about an unreadable body. After a write the outcome is unknown."""
         self._complete(error, rpc)
         error.sent = True
         error.outcome_unknown = rpc.is_write
         return error
 
     def _decode(self, rpc: Rpc, frame: Buffer, info: CallInfo | None = None) -> Any:
-        """Return the result struct; unreadable after a write means that its outcome is unknown."""
+        """Return the result struct. If it cannot be read after a write, the error says that the outcome is unknown."""
         try:
             response: Any = fast.decode(rpc, frame)
         except ProtocolError as error:
@@ -238,7 +238,7 @@ class TableBase(Generic[V]):
         return self._answered(storage_error(status), rpc, frame)
 
     def _answered(self, error: _E, rpc: Rpc, frame: Buffer) -> _E:
-        """Complete the error that a body stands for; the body names the server."""
+        """Complete the error of a reply body. The body names the server."""
         self._complete(error, rpc)
         error.address = fast.decode(rpc, frame).server or None
         return error

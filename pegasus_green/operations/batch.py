@@ -1,4 +1,4 @@
-"""batch_get: any records of a table, read by one or two requests for each partition."""
+"""batch_get reads any records of a table with one or two requests for each partition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .series import Series
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Requests in flight at most. Their number is the partitions' in all but huge calls.
+# Maximum number of requests in flight. Normally there are as many requests as partitions, or twice as many.
 WIDTH = 256
 BATCH_SIZE = 256
 
@@ -32,10 +32,10 @@ Pair = tuple[bytes, bytes]
 
 
 def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int) -> list[list[Pair]]:
-    """Return the pairs in groups, of a size at most, that one request each can ask for.
+    """Return the pairs in groups of at most ``size``; each group is one request.
 
-    The keys of a group go to one partition, and still would after a split into 2 x count partitions: so the partition
-    that answers for the key whose hash is sent answers for all of them, or refuses them all.
+    All keys of a group belong to one partition, also after a split into 2 x count partitions. The request carries the
+    hash of one key. So the server answers for all keys of the group or refuses all.
     """
     groups: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -44,7 +44,7 @@ def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int)
 
 
 class BatchOptions(TypedDict, total=False):
-    """What batch_get takes besides, for the overloads that checkers read."""
+    """More keywords of batch_get, for the overloads that type checkers read."""
 
     batch_size: int
     timeout: float | None
@@ -52,7 +52,7 @@ class BatchOptions(TypedDict, total=False):
 
 
 class BatchOperations(TableBase[V]):
-    """Reading many records at once."""
+    """Reads of many records at once."""
 
     __slots__ = ()
 
@@ -101,34 +101,34 @@ class BatchOperations(TableBase[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Return the values of any records, with few requests, all in flight together.
+        """Return the values of any records with few requests, all in flight at the same time.
 
-        The records of a partition make up to two requests (those that a split would part do not travel together), more
-        where there are more than ``batch_size``. It costs servers less than as many gets; ``get_many`` is as good for
-        the client. Servers before 2.4 do not know it and get one request for each record. The values are not of one
-        moment.
+        Each partition gets up to two requests, because keys that a split would separate are in different requests; it
+        gets more if it has more than ``batch_size`` keys. This costs the servers less than single gets; for the client
+        ``get_many`` is as fast. Servers before 2.4 do not support batch_get, so they get one request for each record.
+        The values are not from the same moment.
 
         Args:
-            keys: (hash key, sort key) of each record; the same one may come more than once.
-            default: What to return for a record that is absent or expired.
-            batch_size: Records that one request asks for at most: all their values come in one reply, which may have
-                ``max_frame`` bytes (64 MiB by default).
-            return_errors: Put an error into the results in place of a value. A request that fails gives each of its
-                records an error, and so does a value that the codec cannot decode. Otherwise the first error, in order,
-                is raised, with the whole list as its attribute ``results``.
+            keys: (hash key, sort key) of each record. A key may occur more than once.
+            default: Result for a record that is absent or expired.
+            batch_size: Maximum number of records in one request. All their values come in one reply, which can have at
+                most ``max_frame`` bytes (64 MiB by default).
+            return_errors: Put errors into the results in place of values. If a request fails, each of its records gets
+                an error. A value that the codec cannot decode is an error, too. False: the first error in the order of
+                keys is raised, with the whole list in its attribute ``results``.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of the requests; None never repeats.
 
         Returns:
-            Values in the order of keys.
+            Values, in the order of keys.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
-            PegasusError: The first failure in the order of keys, unless return_errors.
+            PegasusError: The first error in the order of keys, unless return_errors is set.
 
-        Retries: safe. When the table splits meanwhile, its records are grouped anew and asked for again.
-        Greenlets: any number may call at once; spawns none for its requests. A killed caller gives up what is in
+        Retries: safe. If the table splits meanwhile, the client groups the keys again and repeats the requests.
+        Greenlets: any number may call at once; spawns none for its requests. A killed caller abandons its requests in
             flight.
 
         Example:
@@ -157,14 +157,14 @@ class BatchOperations(TableBase[V]):
             pending = []
             for members, answer in zip(groups, answers):
                 if isinstance(answer, PegasusError):
-                    # To each record its own instance.
+                    # Each record gets its own instance.
                     found.update((pair, copy.copy(answer)) for pair in members)
                     failed = True
                     continue
                 rows, index = answer
                 for pair in members:
                     if index is not None and table.target(hashes[pair]).index != index:
-                        # Answered by a partition that is not its own: a miss means nothing, a hit may be out of date.
+                        # The wrong partition answered: a miss has no meaning, and a hit may be outdated.
                         pending.append(pair)
                     elif pair in rows:
                         found[pair] = rows[pair]
@@ -207,7 +207,7 @@ class BatchOperations(TableBase[V]):
     def _ask(
         self, groups: list[list[Pair]], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
     ) -> list[tuple[dict[Pair, bytes], int | None] | PegasusError]:
-        """Return for each group its error, or its rows and the partition that answered (None: it does not matter)."""
+        """Return for each group its error, or its rows and the partition that answered (None: any partition)."""
         requests = [(BATCH_GET, hashes[members[0]], batch_get_argument(members)) for members in groups]
 
         def finish(_index: int, frame: Buffer) -> tuple[dict[Pair, bytes], int]:
@@ -231,7 +231,7 @@ class BatchOperations(TableBase[V]):
     def _one_by_one(
         self, pairs: list[Pair], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
     ) -> dict[Pair, bytes]:
-        """Return the rows from a server that does not know batch_get."""
+        """Read the rows one by one from a server that does not support batch_get."""
         requests = [(GET, hashes[pair], fast.key_argument(*pair)) for pair in pairs]
 
         def finish(_index: int, frame: Buffer) -> bytes | None:
@@ -246,5 +246,5 @@ class BatchOperations(TableBase[V]):
                 try:
                     raise answer
                 finally:
-                    del answer  # its traceback holds this frame
+                    del answer  # the traceback of the error holds this frame
         return {pair: value for pair, value in zip(pairs, answers) if value is not None}

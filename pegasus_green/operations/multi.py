@@ -1,4 +1,4 @@
-"""The verbs of many records under one hash key: multi_get, multi_set, multi_del and their kin."""
+"""The verbs for many records of one hash key: multi_get, multi_set, multi_del and similar ones."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ _T = TypeVar("_T")
 
 _MAX_I32 = 2**31 - 1
 _OK, _INCOMPLETE = 0, 7
-# Tables whose multi_gets were cut by a server's limit, in this process.
+# Tables for which this process has logged that a server's limit cut a multi_get.
 _WARNED: set[str] = set()
-# Where the client leaves the size of writes to the server, its default is what split=True goes by.
+# If max_write_bytes is None, split=True uses the server's default limit.
 _SERVERS_MAX_BODY = 1024 * 1024
 
 
 def key_filter(filter: Filter | None) -> Filter:  # noqa: A002
-    """Return the filter that is meant.
+    """Return the filter; None becomes the filter that accepts every key.
 
     Raises:
-        InvalidArgument: It is none.
+        InvalidArgument: The argument is not a filter.
     """
     if filter is None:
         return NO_FILTER
     if not isinstance(filter, Filter):
-        raise InvalidArgument(f"filter must be a Filter, as Filter.postfix(b'x'), not {filter!r}")
+        raise InvalidArgument(f"filter must be a Filter, for example Filter.postfix(b'x'), not {filter!r}")
     return filter
 
 
 def multi_get_request(
     hash_key: bytes, sort_keys: Iterable[Key] | None, bounds: Mapping[str, Any]
 ) -> MultiGetRequest | None:
-    """Return the request for some sort keys, or for a range; None: there is nothing to ask for.
+    """Return the request for some sort keys or for a range; None if no request is needed.
 
     Args:
         hash_key: The hash key.
-        sort_keys: As for ``multi_get``, like the bounds.
-        bounds: start, stop, start_inclusive, stop_inclusive, prefix, filter and reverse; what is left out has its
-            default.
+        sort_keys: As for ``multi_get``.
+        bounds: start, stop, start_inclusive, stop_inclusive, prefix, filter and reverse of ``multi_get``; the defaults
+            apply to missing ones.
 
     Raises:
-        InvalidArgument: A wrong type, or sort keys together with a range.
+        InvalidArgument: An argument has a wrong type, or there are sort keys and a range.
     """
     start, stop, prefix = bounds.get("start"), bounds.get("stop"), bounds.get("prefix")
     chosen = key_filter(bounds.get("filter"))
@@ -66,7 +66,7 @@ def multi_get_request(
         hash_key=hash_key,
         start_sortkey=b"" if start is None else to_bytes(start, "start"),
         stop_sortkey=b"" if stop is None else to_bytes(stop, "stop"),
-        # Never left out: where it is absent the server excludes the start, and the row without sort key is lost.
+        # Always sent: a server takes a missing field as False and then omits the record with an empty sort key.
         start_inclusive=bool(bounds.get("start_inclusive", True)),
         stop_inclusive=bool(bounds.get("stop_inclusive", False)),
         sort_key_filter_type=int(chosen.type),
@@ -79,14 +79,14 @@ def multi_get_request(
         return request
     given = any(bounds.get(name) is not None for name in ("start", "stop", "prefix", "filter"))
     if given or request.reverse or request.stop_inclusive or not request.start_inclusive:
-        # The server would ignore the range without a word.
-        raise InvalidArgument("sort_keys excludes start, stop, prefix, filter, reverse: these select a range")
+        # The server would silently ignore the range.
+        raise InvalidArgument("sort_keys cannot be combined with start, stop, prefix, filter or reverse")
     request.sort_keys = sort_key_list(sort_keys)
     return request if request.sort_keys else None
 
 
 def _narrow(request: MultiGetRequest, prefix: bytes) -> None:
-    """Make a range as narrow as a prefix asks for, by a filter, or by its bounds where there is one already."""
+    """Narrow a range to a prefix: with a filter, or with the bounds if there is already a filter."""
     if request.sort_key_filter_type == FilterType.NO_FILTER:
         request.sort_key_filter_type, request.sort_key_filter_pattern = int(FilterType.MATCH_PREFIX), prefix
         return
@@ -98,10 +98,10 @@ def _narrow(request: MultiGetRequest, prefix: bytes) -> None:
 
 
 def sort_key_list(sort_keys: Iterable[Key]) -> list[bytes]:
-    """Return sort keys as bytes.
+    """Return the sort keys as bytes.
 
     Raises:
-        InvalidArgument: No iterable, or a single key, whose characters are hardly meant.
+        InvalidArgument: The argument is not an iterable, or it is a single key.
     """
     if isinstance(sort_keys, (str, bytes, bytearray, memoryview)) or not isinstance(sort_keys, Iterable):
         raise InvalidArgument(f"sort_keys must be an iterable of keys, not {type(sort_keys).__name__}")
@@ -117,7 +117,7 @@ def _limit(value: int | None, name: str) -> int:
 
 
 class MultiGetOptions(CallOptions, total=False):
-    """What multi_get takes besides, for the overloads that checkers read."""
+    """More keywords of multi_get, for the overloads that type checkers read."""
 
     start: Key | None
     stop: Key | None
@@ -131,7 +131,7 @@ class MultiGetOptions(CallOptions, total=False):
 
 
 class MultiOperations(TableBase[V]):
-    """Operations on several records of one hash key, which lie in one partition."""
+    """Operations on several records of one hash key. One partition has all of them."""
 
     __slots__ = ()
 
@@ -184,38 +184,40 @@ class MultiOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> MultiGetResult[Any]:
-        """Return several records of one hash key in one reply: those of some sort keys, or of a range.
+        """Return several records of one hash key in one reply: those of some sort keys, or those of a range.
 
-        The result may be incomplete and says so: besides ``max_count`` and ``max_bytes`` the server hands out at most
-        3,000 rows and 30 MiB, and looks at no more than 3,000 rows of a range (expired ones and those that the filter
-        leaves out included) and for no longer than 30 s. ``multi_get_iter`` goes on by itself.
+        The result can be incomplete; its attribute ``complete`` tells. Besides ``max_count`` and ``max_bytes`` there
+        are limits of the server: it returns at most 3,000 rows and 30 MiB. In a range it reads at most 3,000 rows
+        (expired and filtered ones count) and for at most 30 s. ``multi_get_iter`` reads a range to its end.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            sort_keys: The sort keys wanted, absent ones are left out; an empty list gets an empty result. None: a
-                range.
+            sort_keys: The sort keys. The result omits absent ones. An empty list returns an empty result without a
+                request. None: read a range.
             start: First sort key of the range; None or empty: from the beginning.
             stop: End of the range; None or empty: to the end of the hash key.
-            start_inclusive: Whether start itself belongs to the range.
-            stop_inclusive: Whether stop itself does.
-            prefix: Only sort keys that begin with this; the range becomes as narrow as that.
-            filter: Only sort keys that pass this filter.
-            reverse: Read from the end of the range, so that limits cut at its beginning; rows ascend all the same.
-            no_value: Omit the values: they are ``b""``.
-            max_count: Most rows; None or below 1: no limit but the server's.
-            max_bytes: Stop after the row with which sort keys and values reach this size; None or below 1: as above.
+            start_inclusive: Whether the range includes start.
+            stop_inclusive: Whether the range includes stop.
+            prefix: Only sort keys that begin with this. The server reads no others.
+            filter: Only sort keys that match this filter.
+            reverse: Read from the end of the range, so that a limit omits rows at its beginning. The result is
+                ascending in any case.
+            no_value: Return ``b""`` instead of the values.
+            max_count: Maximum number of rows; None or below 1: only the server's limit.
+            max_bytes: Stop after the row with which sort keys and values reach this size; None or below 1: only the
+                server's limit.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            Values by sort key, in a dict that also says whether it is ``complete`` and what the ``last_key`` is, from
-            where to go on. Ranges ascend; sort keys come in the order asked for. In reverse, the server may take the
-            result for incomplete when a limit is reached exactly at the first row of the range.
+            Values by sort key, in a dict with the attributes ``complete`` and ``last_key``, where the next call can
+            continue. A range is ascending; sort keys are in the order of the request. If a reverse read reaches a limit
+            exactly at the first row of the range, the server may report it as incomplete.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size, an empty hash key, or sort keys together with a range;
-                nothing was sent.
+            InvalidArgument: An argument has a wrong type or size, the hash key is empty, or there are sort keys and a
+                range; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure.
 
@@ -256,7 +258,7 @@ class MultiOperations(TableBase[V]):
     )(multi_get)
 
     def _found(self, frame: Buffer, request: MultiGetRequest) -> MultiGetResult[V]:
-        """Return what the reply to a multi_get says."""
+        """Return the result from the reply to a multi_get."""
         try:
             found = read_rows(MULTI_GET, frame)
         except ProtocolError as error:
@@ -272,14 +274,14 @@ class MultiOperations(TableBase[V]):
         return MultiGetResult(rows, complete=found.status == _OK, last_key=last_key)
 
     def _warn_of_limit(self, rows: int) -> None:
-        """Log once for each table that a server's limit has cut a result: code that ignores ``complete`` loses rows."""
+        """Log once per table that a server's limit cut a result. Code that ignores ``complete`` loses rows."""
         if self.name in _WARNED:
             return
         _WARNED.add(self.name)
         self._dispatcher.notices.warning(
             "cut",
-            "a multi_get of table %s without limits came back incomplete after %d rows, at the server's own limit; "
-            "look at result.complete, or use hash_scan. This is logged once for each table.",
+            "a multi_get of table %s without limits is incomplete after %d rows because of the server's limit; "
+            "check result.complete, or use hash_scan. This is logged once for each table.",
             self.name,
             rows,
         )
@@ -307,22 +309,22 @@ class MultiOperations(TableBase[V]):
             hash_key: Not empty; at most 65,534 bytes.
             start: First sort key of the range; None or empty: from the beginning.
             stop: End of the range; None or empty: to the end of the hash key.
-            start_inclusive: Whether start itself belongs to the range.
-            stop_inclusive: Whether stop itself does.
+            start_inclusive: Whether the range includes start.
+            stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this.
-            filter: Only sort keys that pass this filter.
-            reverse: Read from the end of the range; the keys ascend all the same.
-            max_count: Most keys; None or below 1: no limit but the server's, see ``multi_get``.
-            max_bytes: Stop after the key with which they reach this size; None or below 1: as above.
+            filter: Only sort keys that match this filter.
+            reverse: Read from the end of the range. The result is ascending in any case.
+            max_count: Maximum number of keys; None or below 1: only the server's limit, see ``multi_get``.
+            max_bytes: Stop after the key with which the keys reach this size; None or below 1: only the server's limit.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            The keys, ascending, in a list that also says whether it is ``complete`` and what the ``last_key`` is.
+            The sort keys, ascending, in a list with the attributes ``complete`` and ``last_key``.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size; nothing was sent.
+            InvalidArgument: An argument has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure.
 
@@ -369,7 +371,7 @@ class MultiOperations(TableBase[V]):
         **options: Unpack[CallOptions],
     ) -> None: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def multi_set(
         self: MultiOperations[bytes],
@@ -396,23 +398,24 @@ class MultiOperations(TableBase[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            values: Values by sort key, or (sort key, value) pairs, of which the last one of a key counts; not empty.
-            ttl: Seconds until all of them expire, rounded up; None or 0: never (a table may have a default).
-            split: Send as many requests, one behind another, as ``max_write_bytes`` asks for. Then it is no longer
-                atomic: readers see a part of it, and so it may stay when a request fails.
+            values: Values by sort key, or (sort key, value) pairs; not empty. If a key occurs twice, the last value
+                counts.
+            ttl: Seconds until all of them expire, rounded up; None or 0: never, unless the table has a default TTL.
+            split: If the body is larger than ``max_write_bytes``, send several requests, one after the other. The call
+                is then not atomic: readers can see a part of it, and a part can stay if a request fails.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call, the last request's when it was split.
+            info: Filled with facts about the call; with ``split``, about its last request.
 
         Raises:
-            InvalidArgument: A wrong type, no values, or a body over ``max_write_bytes`` without ``split``; nothing was
-                sent.
+            InvalidArgument: An argument has a wrong type, there are no values, or the body is over ``max_write_bytes``
+                without ``split``; nothing was sent.
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
-            PegasusError: Any other failure. With ``split``, its attribute ``done`` is the number of rows stored before.
+            PegasusError: Any other failure. With ``split``, ``done`` is the number of rows stored before the error.
 
         Retries: safe, as for ``set``.
-        Greenlets: any number may call at once; after a kill all of it may have happened, or nothing, or with ``split``
-            a part.
+        Greenlets: any number may call at once. After a kill all rows may have been stored, or none, or with ``split`` a
+            part of them.
 
         Example:
             >>> table.multi_set("user:7", {"name": "Ada", "born": "1815"}, ttl=3600)
@@ -453,20 +456,21 @@ class MultiOperations(TableBase[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            sort_keys: Sort keys, not none; absent ones are fine.
-            split: Send as many requests, one behind another, as ``max_write_bytes`` asks for; no longer atomic.
+            sort_keys: At least one sort key. It is no error if there is no such record.
+            split: If the body is larger than ``max_write_bytes``, send several requests, one after the other; the call
+                is then not atomic.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call, the last request's when it was split.
+            info: Filled with facts about the call; with ``split``, about its last request.
 
         Returns:
-            The number of sort keys that were given: which of them existed, the server does not tell.
+            The number of sort keys in the call. The server does not tell which of them existed.
 
         Raises:
-            InvalidArgument: A wrong type, no keys, or a body over ``max_write_bytes`` without ``split``; nothing was
-                sent.
+            InvalidArgument: An argument has a wrong type, there are no keys, or the body is over ``max_write_bytes``
+                without ``split``; nothing was sent.
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
-            PegasusError: Any other failure. With ``split``, its attribute ``done`` is the number of keys done before.
+            PegasusError: Any other failure. With ``split``, ``done`` is the number of keys removed before the error.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``multi_set``.
@@ -501,7 +505,7 @@ class MultiOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> int:
-        """Return how many records a hash key has; the server reads them all for it.
+        """Return the number of records of a hash key. The server reads all of them.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -513,8 +517,8 @@ class MultiOperations(TableBase[V]):
             The number of records that have not expired; 0 for an unknown hash key.
 
         Raises:
-            CountUnknown: The server gave up after its time limit (30 s by default).
-            InvalidArgument: A wrong type or size, or an empty hash key; nothing was sent.
+            CountUnknown: The server stopped at its time limit (30 s by default).
+            InvalidArgument: The hash key has a wrong type or size, or is empty; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure.
 
@@ -532,7 +536,7 @@ class MultiOperations(TableBase[V]):
         if response.error:
             raise self._storage_error(SORTKEY_COUNT, response.error, frame)
         if response.count < 0:
-            error = CountUnknown("the server gave up counting after its time limit", status=_OK)
+            error = CountUnknown("the server stopped counting at its time limit", status=_OK)
             raise self._answered(error, SORTKEY_COUNT, frame)
         return int(response.count)
 
@@ -545,7 +549,7 @@ class MultiOperations(TableBase[V]):
         """Return the rows of a multi_set as bytes.
 
         Raises:
-            InvalidArgument: There are none, or they are no pairs.
+            InvalidArgument: There are none, or an item is not a pair.
         """
         rows = []
         pairs: Iterable[object] = values.items() if isinstance(values, Mapping) else listed(values, "values")
@@ -557,17 +561,17 @@ class MultiOperations(TableBase[V]):
         return rows
 
     def _removed(self, frame: Buffer, info: CallInfo | None = None) -> int:
-        """Return how many sort keys a multi_del had."""
+        """Return the number of sort keys from the reply to a multi_del."""
         response = self._decode(MULTI_REMOVE, frame, info)
         if response.error:
             raise self._storage_error(MULTI_REMOVE, response.error, frame)
         return int(response.count)
 
     def _parts(self, rpc: Rpc, fixed: int, sizes: list[int], split: bool) -> list[tuple[int, int]]:  # noqa: FBT001
-        """Return from where to where rows of these sizes go into one request each.
+        """Return (begin, end) of the rows of each request, for rows of these sizes.
 
         Raises:
-            InvalidArgument: The body is too large for one request, or for any.
+            InvalidArgument: The body is too large for one request and split is not set, or one row is too large.
         """
         fixed += rpc.body_base
         most = self._max_argument
@@ -576,9 +580,9 @@ class MultiOperations(TableBase[V]):
             return [(0, len(sizes))]
         if not split:
             raise InvalidArgument(
-                f"{rpc.label}: the request body has {fixed + sum(sizes)} bytes; max_write_bytes is {most}. split=True"
-                " sends several requests, which are not atomic together",
-                code="ERR_INVALID_DATA",  # what the server answers to it
+                f"{rpc.label}: the request body has {fixed + sum(sizes)} bytes; max_write_bytes is {most}. With"
+                " split=True the call sends several requests, which are not one atomic step",
+                code="ERR_INVALID_DATA",  # the server would answer the same code
             )
         parts = []
         begin, body = 0, fixed
@@ -601,9 +605,9 @@ class MultiOperations(TableBase[V]):
         send: Callable[[int, int, float | None], _T],
         timeout: float | None,
     ) -> list[_T]:
-        """Send one request after another within one deadline; an error tells how many rows were done before it."""
+        """Send the requests one after the other within one deadline; ``done`` of an error counts the rows before it."""
         if len(parts) == 1:
-            # The usual case, without a second look at the clock.
+            # The usual case needs no second reading of the clock.
             return [send(*parts[0], timeout)]
         series = Series(self, rpc.label, timeout)
         results = []

@@ -1,4 +1,4 @@
-"""The verbs that go through a whole range of one hash key, however long it is, and the mapping over a hash key."""
+"""The verbs that read or remove a whole range of one hash key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .scans import ScanOperations
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Rows that the server hands out, or looks at, in one reply.
+# Maximum number of rows that the server returns or reads for one reply.
 PAGE = 1000
 
 
@@ -31,7 +31,7 @@ def _page(batch_size: int) -> int:
 
 
 class IterOptions(TypedDict, total=False):
-    """What multi_get_iter takes besides, for the overloads that checkers read."""
+    """More keywords of multi_get_iter, for the overloads that type checkers read."""
 
     start_inclusive: bool
     stop_inclusive: bool
@@ -97,36 +97,37 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[HashRow[Any]]:
-        """Iterate over all records of a range, from its beginning or from its end, page by page.
+        """Iterate over all records of a range, page by page, from its beginning or from its end.
 
-        Forward, it is ``hash_scan``. In reverse, each page is a ``multi_get`` that ends before the last row of the page
-        before, because servers do not scan in reverse. Rows that are written meanwhile may or may not appear.
+        Forward, it is the same as ``hash_scan``. Servers cannot scan in reverse, so in reverse each page is a
+        ``multi_get`` that ends before the last row of the page before. Rows that are written meanwhile may or may not
+        appear.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             start: First sort key of the range; None or empty: from the beginning.
             stop: End of the range; None or empty: to the end of the hash key.
-            start_inclusive: Whether start itself belongs to the range.
-            stop_inclusive: Whether stop itself does.
+            start_inclusive: Whether the range includes start.
+            stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this.
-            filter: Only sort keys that pass this filter.
+            filter: Only sort keys that match this filter.
             reverse: Descend from the end of the range.
-            no_value: Omit the values: they are ``b""``.
-            batch_size: Rows of one page; more than 1,000 have no advantage, and the server returns 3,000 at most.
+            no_value: Return ``b""`` instead of the values.
+            batch_size: Rows of one page. More than 1,000 is no advantage; the server returns at most 3,000.
             timeout: Seconds for each page with its attempts; None: the client's default.
             retry: Retry policy of each page; None never repeats.
 
         Returns:
-            An iterator of rows (sort_key, value), as ``hash_scan`` gives them.
+            An iterator of rows (sort_key, value), the same as those of ``hash_scan``.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size; nothing was sent.
-            Incomplete: In reverse, if a page has no row because the server read only expired rows and rows that the
-                filter omits: the position is then unknown. ``last_key`` is the key of the last row.
+            InvalidArgument: An argument has a wrong type or size; nothing was sent.
+            Incomplete: In reverse, the server read only expired or filtered rows for a page. The page has no row, so
+                the position is unknown. ``last_key`` is the key of the last row before that.
             PegasusError: A page could not be read.
 
         Retries: safe.
-        Greenlets: an iterator is for one greenlet; a killed one harms no other call.
+        Greenlets: an iterator is for one greenlet. A killed greenlet affects no other call.
 
         Example:
             >>> table.multi_set("log:7", {"2026-11-01": "a", "2026-11-02": "b", "2026-11-03": "c"})
@@ -148,7 +149,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
                 timeout=timeout,
                 retry=retry,
             )
-        # What can be wrong is told now, not when the first row is asked for.
+        # Wrong arguments raise here, not at the first row.
         key_filter(filter)
         selection = {
             "start": b"" if start is None else to_bytes(start, "start"),
@@ -173,12 +174,12 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             if page.complete:
                 return
             if page.last_key is None:
-                text = "the server stopped without a row and does not say how far it came"
+                text = "the server stopped without a row, so the position is unknown"
                 raise self._complete(Incomplete(text, last_key=last_key), MULTI_GET)
             last_key = stop = page.last_key
             stop_inclusive = False
             if stop == selection["start"]:
-                # Nothing is before it, and an empty one would mean "to the end" again.
+                # There is no smaller key, and an empty stop would mean "to the end".
                 return
 
     def del_range(
@@ -196,35 +197,35 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Remove all records of a range: scan their sort keys, remove them batch by batch. Not atomic.
+        """Remove all records of a range: scan their sort keys and remove them in batches. Not atomic.
 
-        Rows that are written while it runs may or may not be removed. After an error, call it again, or continue with
+        Rows that are written meanwhile may or may not be removed. After an error, call it again, or continue with
         ``start=error.last_key``.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             start: First sort key of the range; None or empty: from the beginning.
             stop: End of the range; None or empty: to the end of the hash key.
-            start_inclusive: Whether start itself belongs to the range.
-            stop_inclusive: Whether stop itself does.
+            start_inclusive: Whether the range includes start.
+            stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this.
-            filter: Only sort keys that pass this filter.
-            on_progress: Called after each batch with the number of rows removed so far and the last one's sort key.
-            batch_size: Rows that are removed at a time; readers see each batch disappear as one.
-            timeout: Seconds for each request, not for all of it: ``client.deadline`` bounds that. None: the client's
-                default.
+            filter: Only sort keys that match this filter.
+            on_progress: Called after each batch with the number of rows removed so far and the last sort key of them.
+            batch_size: Rows in one batch. A batch is removed in one atomic step.
+            timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
+                the client's default.
             retry: Retry policy of each request; None never repeats.
 
         Returns:
             The number of rows removed.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size; nothing was sent.
-            PegasusError: A request failed. Its attributes tell what was done before: ``deleted`` rows, up to
-                ``last_key`` (None: nothing). If ``outcome_unknown`` is set, some rows after it may be removed, too.
+            InvalidArgument: An argument has a wrong type or size; nothing was sent.
+            PegasusError: A request failed. ``deleted`` is the number of rows removed before, ``last_key`` the last sort
+                key of them (None: no row was removed). If ``outcome_unknown`` is set, more rows may have been removed.
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: a killed one leaves a part of the range.
+        Greenlets: after a kill, a part of the range is left.
 
         Example:
             >>> table.multi_set("log:7", {"2026-11-01": "a", "2026-11-02": "b", "2026-12-01": "c"})

@@ -1,4 +1,4 @@
-"""Scans of one hash key and of the whole table, and counting."""
+"""Scans of one hash key and of the whole table, and the count of a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TableScanOptions(TypedDict, total=False):
-    """What scans of the whole table take besides, for the overloads that checkers read."""
+    """More keywords of scans of the whole table, for the overloads that type checkers read."""
 
     hash_key_filter: Filter | None
     sort_key_filter: Filter | None
@@ -32,7 +32,7 @@ class TableScanOptions(TypedDict, total=False):
 
 
 class ScanOptions(TableScanOptions, total=False):
-    """What ``scan`` takes besides."""
+    """More keywords of ``scan``."""
 
     limit: int | None
     parallel: int
@@ -41,7 +41,7 @@ class ScanOptions(TableScanOptions, total=False):
 
 
 class HashScanOptions(TypedDict, total=False):
-    """What ``hash_scan`` takes besides."""
+    """More keywords of ``hash_scan``."""
 
     start_inclusive: bool
     stop_inclusive: bool
@@ -55,7 +55,7 @@ class HashScanOptions(TypedDict, total=False):
 
 
 class ScanOperations(TableBase[V]):
-    """Iterating over records, and counting them."""
+    """Iteration over records, and counting."""
 
     __slots__ = ()
 
@@ -151,37 +151,38 @@ class ScanOperations(TableBase[V]):
     ) -> Scanner[Any]:
         """Iterate over the records of one hash key, ascending by sort key.
 
-        Nothing is sent before the first row is asked for. The iterator is a context manager as well; leaving the loop
-        or the block early frees what the server keeps for the scan.
+        Nothing is sent before the first ``next``. The iterator is also a context manager. If the loop or the block ends
+        early, the scan context on the server is freed.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             start: First sort key; None or empty: from the beginning.
             stop: End of the range; None or empty: to the end of the hash key.
-            start_inclusive: Whether start itself belongs to the range.
-            stop_inclusive: Whether stop itself does.
-            prefix: Only sort keys that begin with this; the range becomes as narrow as that.
-            filter: Only sort keys that pass this filter; the server reads the others (but for a prefix, which narrows
-                the range) and does not send them.
-            no_value: Omit the values: they are ``b""``.
-            with_ttl: Add the seconds left to each row.
-            limit: Most rows; None: all.
-            batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.
+            start_inclusive: Whether the range includes start.
+            stop_inclusive: Whether the range includes stop.
+            prefix: Only sort keys that begin with this. The server reads no others.
+            filter: Only sort keys that match this filter. The server reads the others and does not send them; with a
+                prefix filter it does not read them.
+            no_value: Return ``b""`` instead of the values.
+            with_ttl: Add the remaining seconds to live to each row.
+            limit: Maximum number of rows; None: all.
+            batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
-            resume: A ``token()`` of an earlier scan of this hash key: go on behind its last row. What was selected
-                then is in the token and need not be given again; what is given has to be the same.
-
+            resume: A ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
+                the selection of that scan, so the other arguments can be omitted; if they are given, they must be the
+                same.
         Returns:
             A ``Scanner``: an iterator of named tuples ``HashRow(sort_key, value)``, or with ``with_ttl`` of
-            ``HashRowWithTtl(sort_key, value, ttl)``: whole seconds, ``math.inf`` without expiry.
+            ``HashRowWithTtl(sort_key, value, ttl)``. ``ttl`` is in whole seconds, ``math.inf`` if there is no expiry.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size, an empty hash key, a token of something else.
-            PegasusError: Raised by ``next``: a batch cannot be had in time, or at all; the next one tries again.
+            InvalidArgument: An argument has a wrong type or size, the hash key is empty, or the token belongs to
+                another scan.
+            PegasusError: Raised by ``next`` if a batch cannot be read, or not in time. The next ``next`` tries again.
 
-        Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice.
-        Greenlets: several may take rows from one scanner; a killed one harms no other.
+        Retries: safe. After a failure the scan continues after the last row, so no row is lost or returned twice.
+        Greenlets: several may take rows from one scanner; a killed greenlet affects no other.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -275,36 +276,37 @@ class ScanOperations(TableBase[V]):
     ) -> Scanner[Any]:
         """Iterate over the records of the whole table.
 
-        The order is that of the partitions; within one, hash keys ascend by length first and then bytewise, and sort
-        keys ascend within their hash key. Nothing is sent before the first row is asked for.
+        Partitions are read in their order. Within a partition, rows are ordered by the length of the hash key, then by
+        its bytes, then by sort key. Nothing is sent before the first ``next``.
 
         Args:
-            hash_key_filter: Only hash keys that pass this filter.
-            sort_key_filter: Only sort keys that pass this filter.
-            no_value: Omit the values: they are ``b""``.
-            with_ttl: Add the seconds left to each row.
-            limit: Most rows; None: all.
-            batch_size: Rows in one reply, 1,000 at most; fewer are asked for where rows turn out to be large.
-            parallel: Partitions that are read at the same time, each by a greenlet; their rows come mixed by batches.
-                Up to ``2 * parallel + 1`` batches are in memory.
+            hash_key_filter: Only hash keys that match this filter.
+            sort_key_filter: Only sort keys that match this filter.
+            no_value: Return ``b""`` instead of the values.
+            with_ttl: Add the remaining seconds to live to each row.
+            limit: Maximum number of rows; None: all.
+            batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
+            parallel: Number of partitions that are read at the same time, each by one greenlet. Their batches come in
+                any order. Up to ``2 * parallel + 1`` batches are in memory.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
-            resume: A ``token()`` of an earlier scan of this table: go on behind its last rows, with what was selected
-                then. What is given besides has to be the same.
+            resume: A ``token()`` of an earlier scan of this table: continue after its last rows, with its selection.
+                Other arguments can be omitted; if they are given, they must be the same.
             partitions: Only these partitions, by index; None: all.
 
         Returns:
             A ``Scanner``: an iterator of named tuples ``Row(hash_key, sort_key, value)``, or with ``with_ttl`` of
-            ``RowWithTtl(hash_key, sort_key, value, ttl)``: whole seconds, ``math.inf`` without expiry.
+            ``RowWithTtl(hash_key, sort_key, value, ttl)``. ``ttl`` is in whole seconds, ``math.inf`` if there is no
+            expiry.
 
         Raises:
-            InvalidArgument: An argument of a wrong type or size, a token of something else; raised by ``next``: a
-                partition that does not exist.
-            PegasusError: Raised by ``next``: a batch cannot be had in time, or at all; the next one tries again.
+            InvalidArgument: An argument has a wrong type or size, or the token belongs to another scan. Raised by
+                ``next`` if a partition does not exist.
+            PegasusError: Raised by ``next`` if a batch cannot be read, or not in time. The next ``next`` tries again.
 
-        Retries: safe; what breaks begins anew behind the last row, so that no row is lost or delivered twice, also
-            when the table splits meanwhile.
-        Greenlets: several may take rows from one scanner; a killed one harms no other.
+        Retries: safe. After a failure the scan continues after the last row, so no row is lost or returned twice, also
+            if the table splits meanwhile.
+        Greenlets: several may take rows from one scanner; a killed greenlet affects no other.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -315,7 +317,7 @@ class ScanOperations(TableBase[V]):
         query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
         token = self._resumed(resume, query, Query())
         if token is not None and partitions is not None:
-            raise InvalidArgument("resume and partitions cannot be given both: the token knows the partitions")
+            raise InvalidArgument("resume and partitions cannot be combined: the token contains the partitions")
         fresh = Token(self.name, 0, query, None, _indices(partitions))
         return self._scanner(token or fresh, limit, parallel, batch_size, timeout, retry)
 
@@ -391,29 +393,29 @@ class ScanOperations(TableBase[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Scanner[Any]]:
-        """Split the table among several scanners, for as many greenlets or processes; waits for the routes.
+        """Split the table among several scanners, for as many greenlets or processes. It waits for the routes.
 
         Args:
-            n: Most scanners; there are never more than partitions.
-            hash_key_filter: Only hash keys that pass this filter.
-            sort_key_filter: Only sort keys that pass this filter.
-            no_value: Leave the values out.
-            with_ttl: Add the seconds left to each row.
+            n: Maximum number of scanners; there is at most one for each partition.
+            hash_key_filter: Only hash keys that match this filter.
+            sort_key_filter: Only sort keys that match this filter.
+            no_value: Return ``b""`` instead of the values.
+            with_ttl: Add the remaining seconds to live to each row.
             batch_size: Rows in one reply, 1,000 at most.
             timeout: Seconds for one batch with its attempts, and for the routes; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
 
         Returns:
-            Scanners as ``scan`` gives them, which together deliver every row once, whichever of them is read when. The
-            ``token()`` of one resumes its share in another process.
+            Scanners like those of ``scan``. Together they return every row once, in whatever order they are read. The
+            ``token()`` of a scanner resumes its share in another process.
 
         Raises:
-            InvalidArgument: n is below 1, or an argument of a wrong type.
+            InvalidArgument: n is below 1, or an argument has a wrong type.
             TableNotFound: The meta servers do not know the table.
-            PegasusError: The routes cannot be had.
+            PegasusError: The client cannot get the routes.
 
         Retries: safe, as for ``scan``.
-        Greenlets: each scanner for one greenlet or for several.
+        Greenlets: one or several may use each scanner.
 
         Example:
             >>> import gevent
@@ -441,27 +443,27 @@ class ScanOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         partitions: Iterable[int] | None = None,
     ) -> int:
-        """Return the number of records in the whole table that are not expired, by counting them in the servers.
+        """Return the number of records in the whole table that are not expired. The servers count them.
 
-        Servers before release 2.5 send their keys to be counted here; so do all for a table that was split, or may have
-        been: their own counts hold rows twice for a while after a split.
+        Servers before 2.5 cannot count, so they send the keys, and the client counts them. The same happens for a table
+        that was split, or may have been: after a split, the servers count some rows twice for a while.
 
         Args:
-            hash_key_filter: Only hash keys that pass this filter.
-            sort_key_filter: Only sort keys that pass this filter.
-            parallel: Partitions that are counted at the same time.
-            timeout: Seconds for one request with its attempts, 1,000 records each; None: the client's default. Use
-                ``client.deadline`` to bound the whole.
+            hash_key_filter: Only hash keys that match this filter.
+            sort_key_filter: Only sort keys that match this filter.
+            parallel: Number of partitions that are counted at the same time.
+            timeout: Seconds for one request with its attempts, for 1,000 records each; None: the client's default.
+                ``client.deadline`` bounds the whole call.
             retry: Retry policy of each request; None never repeats.
             partitions: Only these partitions, by index; None: all.
 
         Raises:
-            InvalidArgument: An argument of a wrong type, or a partition that does not exist.
+            InvalidArgument: An argument has a wrong type, or a partition does not exist.
             PegasusError: A partition cannot be counted.
 
-        Retries: safe; a partition whose count breaks off is counted again from its beginning, after the second time
-            by its keys, which can be counted on from where it broke.
-        Greenlets: a killed caller harms no other call.
+        Retries: safe. If the count of a partition fails, it starts again. After the second failure the client reads the
+            keys instead, because such a count can continue after the last key.
+        Greenlets: a killed caller affects no other call.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -487,18 +489,18 @@ class ScanOperations(TableBase[V]):
         "1",
     )(count)
 
-    # ------------------------------------------------------------------------------------------------------ inside use
+    # ---------------------------------------------------------------------------------------------------- internal
     def _resumed(self, text: str | None, query: Query, plain: Query) -> Token | None:
-        """Return a token that fits what is asked for besides it; a query without any wishes fits all."""
+        """Return a token that fits the arguments of the call. An equal query or a default query fits."""
         if text is None:
             return None
         token = decode(text)
         if token.table != self.name:
-            raise InvalidArgument(f"the token is of table {token.table!r}, not {self.name!r}")
+            raise InvalidArgument(f"the token belongs to table {token.table!r}, not to {self.name!r}")
         if token.query.hash_key != query.hash_key:
-            raise InvalidArgument("the token is of another hash key, or of the other kind of scan")
+            raise InvalidArgument("the token belongs to another hash key or to the other kind of scan")
         if query not in (plain, token.query):
-            raise InvalidArgument(f"the token's scan selects otherwise: {token.query}, not {query}")
+            raise InvalidArgument(f"the token's scan has another selection: {token.query}, not {query}")
         return token
 
     def _work(self, token: Token, batch_size: int, timeout: float | None, retry: RetryPolicy | None) -> Work:
@@ -529,7 +531,7 @@ class ScanOperations(TableBase[V]):
         return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
 
     def _shape(self, query: Query) -> Callable[[Any], Any]:
-        """Return what turns a row as servers send it into one of the application."""
+        """Return the function that converts a row of a server to a row of the application."""
         whole_table, with_ttl = query.hash_key is None, query.with_ttl
         kind: type[tuple[Any, ...]]
         if with_ttl:
@@ -538,7 +540,7 @@ class ScanOperations(TableBase[V]):
             kind = Row if whole_table else HashRow
         decode_value = None if self.codec is None or query.no_value else self.codec.decode
         if decode_value is None and not with_ttl:
-            # Half as dear as calling the class, whose __new__ is Python's.
+            # Half the cost of calling the class, whose __new__ is Python code.
             return partial(tuple.__new__, kind)
         at = 2 if whole_table else 1
 
@@ -551,13 +553,13 @@ class ScanOperations(TableBase[V]):
 
 
 def with_expiry(scanner: Scanner[Any]) -> Scanner[tuple[Any, ...]]:
-    """Have a scanner made with ``with_ttl`` give the expiry as it is stored: seconds since EPOCH, 0 for none."""
-    scanner._shape = tuple  # nothing was read yet
+    """Make a scanner with ``with_ttl`` return the stored expiry: seconds since EPOCH, 0 for none."""
+    scanner._shape = tuple  # no row has been read yet
     return scanner
 
 
 def _seconds_left(expire_ts: int) -> float:
-    # The server compares as unsigned, and what it has sent a moment ago is not expired, whatever our clock says.
+        # Servers compare unsigned. At least 1, even if clocks differ: a row that the server sent is not expired.
     return max((expire_ts & 0xFFFFFFFF) + EPOCH - int(time()), 1) if expire_ts else math.inf
 
 
@@ -565,8 +567,8 @@ def _filter(wanted: Filter | None, name: str) -> Filter:
     if wanted is None:
         return NO_FILTER
     if not isinstance(wanted, Filter):
-        raise InvalidArgument(f"{name} must be a Filter, as Filter.postfix(b'x'), not {wanted!r}")
-    # An empty pattern and no filter are the same thing.
+        raise InvalidArgument(f"{name} must be a Filter, for example Filter.postfix(b'x'), not {wanted!r}")
+    # An empty pattern is the same as no filter.
     return wanted if wanted.type and wanted.pattern else NO_FILTER
 
 

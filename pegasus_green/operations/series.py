@@ -1,4 +1,4 @@
-"""The deadline of a call that consists of several requests."""
+"""The deadline of a call that sends several requests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .base import TableBase
 
 
 class Series:
-    """The time that the requests of one call have together."""
+    """The common deadline of all requests of one call."""
 
     __slots__ = ("deadline", "_table", "_operation")
 
     def __init__(self, table: TableBase[Any], operation: str, timeout: float | None) -> None:
-        """Begin now; a timeout of None is the client's default.
+        """Start the clock. A timeout of None means the client's default.
 
         Raises:
             InvalidArgument: timeout is not a number above 0.
@@ -24,10 +24,10 @@ class Series:
         self._table, self._operation = table.name, operation
 
     def left(self) -> float:
-        """Return the seconds that are left for the next request.
+        """Return the seconds left for the next request.
 
         Raises:
-            RequestTimeout: There are none.
+            RequestTimeout: No time is left.
         """
         left = self.deadline - monotonic()
         if left <= 0:

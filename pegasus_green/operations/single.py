@@ -39,7 +39,7 @@ class SingleOperations(TableBase[V]):
         info: CallInfo | None = None,
     ) -> V | None: ...
 
-    # As for dict.get: the default of a Table[Any] may be an empty list or dict, whose items have no type.
+    # As for dict.get. The default of a Table[Any] can be an empty list or dict, whose item type is unknown.
     @overload
     def get(
         self,
@@ -77,23 +77,23 @@ class SingleOperations(TableBase[V]):
         """Return the value of one record.
 
         Args:
-            hash_key: Chooses the partition; at most 65,534 bytes, may be empty.
-            sort_key: Orders the record under its hash key; no limit of its own, may be empty.
-            default: What to return when the record is absent or expired.
+            hash_key: Determines the partition; at most 65,534 bytes, may be empty.
+            sort_key: Orders the records of the hash key; no limit of its own, may be empty.
+            default: Result if the record is absent or expired.
             timeout: Seconds for the whole call with its attempts; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            The value as bytes (or as the table's codec decodes it), exactly as stored; an empty value is ``b""``.
+            The value as stored, in bytes or decoded by the table's codec. An empty value is ``b""``.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
             RequestTimeout: No success in time.
             PegasusError: Any other failure, see ``pegasus_green.errors``.
 
-        Retries: safe; a read is repeated until the deadline.
-        Greenlets: any number may call at once; a killed caller harms no other call.
+        Retries: safe; repeated until the deadline.
+        Greenlets: any number may call at once; a killed caller affects no other call.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -160,7 +160,7 @@ class SingleOperations(TableBase[V]):
         info: CallInfo | None = None,
     ) -> None: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def set(
         self: SingleOperations[bytes],
@@ -185,28 +185,29 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> None:
-        """Store one value, replacing any previous one with its expiry.
+        """Store one value. It replaces the old value and its expiry.
 
-        Returns when the primary and all its current secondaries have logged the write.
+        The call returns after the primary and all its current secondaries have logged the write.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
-            value: Bytes as they are, str as UTF-8 (or what the table's codec encodes); may be empty.
-            ttl: Seconds until it expires, rounded up to whole ones; None or 0: never (a table may have a default).
+            value: Bytes, or a str, which is stored as UTF-8, or what the table's codec encodes; may be empty.
+            ttl: Seconds until the value expires, rounded up to whole seconds; None or 0: never, unless the table has a
+                default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Raises:
-            InvalidArgument: A wrong type, or a request body over ``max_write_bytes``; nothing was sent.
+            InvalidArgument: A key or the value has a wrong type, or the request body is over ``max_write_bytes``;
+                nothing was sent.
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
             PegasusError: Any other failure.
 
-        Retries: safe; storing twice stores the same value with the same expiry. If another writer writes the
-            same key at the same time, a delayed copy of this write may be applied after the other write; ``retry=None``
-            excludes this.
-        Greenlets: any number may call at once; after a kill the write may or may not have happened.
+        Retries: safe; a second copy stores the same value with the same expiry. If another client writes the same key
+            meanwhile, a delayed copy of this write can be applied after the other write; ``retry=None`` excludes this.
+        Greenlets: any number may call at once. After a kill the write may or may not have been applied.
 
         Example:
             >>> table.set("user:7", "name", "Ada", ttl=60)
@@ -276,8 +277,8 @@ class SingleOperations(TableBase[V]):
             RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
             PegasusError: Any other failure.
 
-        Retries: safe; as with ``set``, a delayed copy may be applied after another writer's write of the same key.
-        Greenlets: any number may call at once; after a kill the removal may or may not have happened.
+        Retries: safe. As with ``set``, a delayed copy can be applied after another client's write of the same key.
+        Greenlets: any number may call at once. After a kill the removal may or may not have been applied.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -321,7 +322,7 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> int | float | None:
-        """Return the time until a record expires.
+        """Return the remaining time to live of a record.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
@@ -331,7 +332,7 @@ class SingleOperations(TableBase[V]):
             info: Filled with facts about the call.
 
         Returns:
-            Whole seconds, at least 1; ``math.inf`` for a record without expiry; None when it is absent or expired.
+            Whole seconds, at least 1; ``math.inf`` for a record without expiry; None if it is absent or expired.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
@@ -351,8 +352,8 @@ class SingleOperations(TableBase[V]):
         frame = self._call(TTL, crc64(hash_key or sort_key), argument, timeout, retry, info)
         response = self._decode(TTL, frame, info)
         if response.error == 0:
-            # Writers that sent a negative expiry made a record that lives until after 2106, by the server's unsigned
-            # count; what is left is then cut to a negative number of 32 bits. Only -1 itself means "none".
+            # A negative stored expiry is unsigned for the server, so the record lives until after 2106. The remaining
+            # time is then a negative 32-bit number. Only -1 means "no expiry".
             return math.inf if response.ttl_seconds == -1 else int(response.ttl_seconds & 0xFFFFFFFF)
         if response.error == 1:
             return None
@@ -373,7 +374,7 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> bool:
-        """Tell whether a record exists and has not expired; its value is not sent.
+        """Tell whether a record exists and has not expired. The server does not send its value.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
@@ -412,32 +413,32 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> int:
-        """Add to the integer that a record holds, atomically, and return the sum.
+        """Add to the integer of a record, in one atomic step, and return the sum.
 
-        An absent, expired or empty record counts as 0. A value is an integer if all of it is a signed 64-bit
-        integer in the notation of C: ``12``, ``-3``, ``0x1F``, and ``010`` is 8. The sum is stored as decimal text; the
-        table's codec does not apply.
+        An absent, expired or empty record counts as 0. The value must be a signed 64-bit integer in the notation of C,
+        and nothing else: ``12``, ``-3``, ``0x1F``; ``010`` is 8. The sum is stored as decimal text. The table's codec
+        does not apply.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
-            increment: The number to add, 64 bits; 0 returns the value and stores it in decimal.
-            ttl: None keeps the record's expiry, 0 clears it, any other number sets it to that many seconds from now. In
-                each case, a record without expiry gets that of the table's env ``default_ttl``.
+            increment: The number to add, 64 bits. 0 returns the value and stores it as decimal text.
+            ttl: None keeps the record's expiry, 0 clears it, any other number sets it to that many seconds from now. A
+                record that then has no expiry gets the table's ``default_ttl``.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Raises:
             NotAnInteger: The value is not an integer; nothing was changed.
-            IntegerOverflow: The sum needs more than 64 bits; nothing was changed, ``old_value`` is the value.
-            InvalidArgument: A wrong type or size; nothing was sent.
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, it may or may not have been added.
+            IntegerOverflow: The sum does not fit into 64 bits; nothing was changed. ``old_value`` is the value.
+            InvalidArgument: An argument has a wrong type or size; nothing was sent.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the sum may or may not have been stored.
             PegasusError: Any other failure.
 
-        Retries: never repeated if its outcome is unknown. A server that refuses the call has not applied it,
-            so the call is then repeated.
-        Greenlets: any number may call at once; after a kill it may or may not have been added.
+        Retries: not repeated if its outcome is unknown. If a server refuses the call, it has not applied it, so the
+            call is repeated.
+        Greenlets: any number may call at once. After a kill the sum may or may not have been stored.
 
         Example:
             >>> table.set("page:1", "views", 41)
@@ -449,8 +450,8 @@ class SingleOperations(TableBase[V]):
         """
         hash_key, sort_key = key_pair(hash_key, sort_key)
         if not isinstance(increment, int) or isinstance(increment, bool) or not -(2**63) <= increment < 2**63:
-            raise InvalidArgument(f"increment must be an integer of 64 bits, not {increment!r}")
-        # On the wire 0 keeps the expiry and a negative number clears it.
+            raise InvalidArgument(f"increment must be a 64-bit integer, not {increment!r}")
+        # In the request, 0 keeps the expiry and a negative number clears it.
         expiry = 0 if ttl is None else expire_ts(ttl) or -1
         request = IncrRequest(encode_key(hash_key, sort_key), increment, expiry)
         frame = self._write(INCR, crc64(hash_key or sort_key), INCR.encode_argument(request), timeout, retry, info)
@@ -459,10 +460,10 @@ class SingleOperations(TableBase[V]):
             return int(response.new_value)
         if response.error != 4:
             raise self._storage_error(INCR, response.error, frame)
-        # With an overflow the server tells the value as it is, which cannot be 0: 0 and any increment fit.
-        error: NotAnInteger | IntegerOverflow = NotAnInteger("the value is no integer of 64 bits", status=4)
+        # After an overflow the server returns the stored value. It cannot be 0, because 0 plus any increment fits.
+        error: NotAnInteger | IntegerOverflow = NotAnInteger("the value is not a 64-bit integer", status=4)
         if response.new_value:
-            text = f"{response.new_value} + {increment} needs more than 64 bits"
+            text = f"{response.new_value} + {increment} does not fit into 64 bits"
             error = IntegerOverflow(text, status=4, old_value=response.new_value)
         raise self._answered(error, INCR, frame)
 

@@ -1,4 +1,4 @@
-"""The verbs that go through any number of records in bounded memory: streams in and out, and emptying a table."""
+"""The verbs for any number of records in bounded memory: streams, and truncate."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from .ranges import PAGE, RangeOperations
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Records of a stream that are in memory at a time.
+# Maximum number of records of a stream in memory.
 BATCH = 10_000
-# Bytes of sort keys in one request of truncate.
+# Maximum bytes of sort keys in one request of truncate.
 KEY_BYTES = 256 * 1024
-# A limited stream goes on in steps of this many seconds.
+# A stream with a rate limit sends in steps of this many seconds.
 STEP = 0.1
 
 
 class _Pace:
-    """Lets no more than so many records a second through."""
+    """Limits the number of records per second."""
 
     def __init__(self, rate: float | None, batch: int) -> None:
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
-            raise InvalidArgument(f"rate must be a number of records a second above 0, or None, not {rate!r}")
+            raise InvalidArgument(f"rate must be a number of records per second above 0, or None, not {rate!r}")
         self._rate = rate
         self._next = monotonic()
         self.batch = batch if rate is None else max(1, min(batch, int(rate * STEP)))
 
     def wait(self, records: int) -> None:
-        """Wait until that many more may go."""
+        """Wait until this many more records may be sent."""
         if self._rate is None:
             return
         now = monotonic()
@@ -52,7 +52,7 @@ class _Pace:
 
 
 class StreamOperations(RangeOperations[V], ManyOperations[V]):
-    """Operations on as many records as an iterable gives, or a table has."""
+    """Operations on the records of an iterable or of the whole table."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         **options: Unpack[ManyOptions],
     ) -> int: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def set_stream(
         self: StreamOperations[bytes],
@@ -90,14 +90,14 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Store the records of an iterable, such as a generator of millions, 10,000 at a time.
+        """Store the records of an iterable, for example of a generator of millions, 10,000 at a time.
 
         Args:
             items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record.
             ttl: As for ``set_many``.
-            rate: Most records a second; None: as fast as the servers take them.
+            rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records stored so far.
-            concurrency: Requests in flight at most.
+            concurrency: Maximum number of requests in flight.
             timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
@@ -105,9 +105,9 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             The number of records stored.
 
         Raises:
-            InvalidArgument: An item that cannot be sent; those of the batches before it are stored.
-            PegasusError: A record could not be stored. Its attribute ``done`` tells how many items the batches had
-                that were stored before; of the batch that failed some may be.
+            InvalidArgument: An item cannot be sent. The batches before it are stored.
+            PegasusError: A record could not be stored. ``done`` is the number of items in the batches before; some
+                items of the failed batch may be stored.
 
         Retries: safe, as for ``set``.
         Greenlets: spawns none. A killed caller abandons its requests in flight.
@@ -137,13 +137,13 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Remove the records that an iterable names, 10,000 at a time; absent ones are fine.
+        """Remove the records that an iterable names, 10,000 at a time. It is no error if a record is absent.
 
         Args:
             keys: (hash key, sort key) of each record.
-            rate: Most records a second; None: as fast as the servers take them.
+            rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records removed so far.
-            concurrency: Requests in flight at most.
+            concurrency: Maximum number of requests in flight.
             timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
@@ -151,7 +151,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             The number of keys.
 
         Raises:
-            InvalidArgument: A key that cannot be sent; those of the batches before it are removed.
+            InvalidArgument: A key cannot be sent. The records of the batches before it are removed.
             PegasusError: As for ``set_stream``.
 
         Retries: safe, as for ``remove``.
@@ -181,21 +181,21 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[V | None]:
-        """Iterate over the values of the records that an iterable names, in its order, read 10,000 at a time.
+        """Iterate over the values of the records that an iterable names, in its order. It reads 10,000 at a time.
 
         Args:
             keys: (hash key, sort key) of each record.
-            rate: Most records a second; None: as fast as the servers give them.
-            concurrency: Requests in flight at most.
+            rate: Maximum number of records per second; None: no limit.
+            concurrency: Maximum number of requests in flight.
             timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            An iterator of values, None for absent and expired records.
+            An iterator of values; None for absent and expired records.
 
         Raises:
-            InvalidArgument: A rate that is none; raised by ``next``: a key that cannot be sent.
-            PegasusError: Raised by ``next``: a record cannot be read.
+            InvalidArgument: The rate is wrong. Raised by ``next`` if a key cannot be sent.
+            PegasusError: Raised by ``next`` if a record cannot be read.
 
         Retries: safe.
         Greenlets: an iterator is for one greenlet.
@@ -225,33 +225,33 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         retry: RetryPolicy | None = DEFAULT,
         resume: str | None = None,
     ) -> int:
-        """Remove all records of the table: scan their keys, remove them batch by batch. Not atomic.
+        """Remove all records of the table: scan their keys and remove them in batches. Not atomic.
 
-        Records that are written while it runs may be removed or not. The table, its settings and routes stay, unlike
+        Records that are written meanwhile may or may not be removed. The table, its settings and routes stay, unlike
         after ``client.admin.drop_table``.
 
         Args:
-            hash_key_filter: Only hash keys that pass this filter.
-            sort_key_filter: Only sort keys that pass this filter.
-            rate: Most records a second; None: as fast as the servers remove them.
-            on_progress: Called after each batch with the number of records removed so far, and a text from which
-                ``resume`` goes on behind them, also in another process.
-            parallel: Partitions that are read at the same time.
-            timeout: Seconds for each request, not for all of it: ``client.deadline`` bounds that. None: the client's
-                default.
+            hash_key_filter: Only hash keys that match this filter.
+            sort_key_filter: Only sort keys that match this filter.
+            rate: Maximum number of records per second; None: no limit.
+            on_progress: Called after each batch with the number of records removed so far and a token. With
+                ``resume=token`` another call continues after them, also in another process.
+            parallel: Number of partitions that are read at the same time.
+            timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
+                the client's default.
             retry: Retry policy of each request; None never repeats.
-            resume: The text of an earlier run with the same filters: go on behind what it removed.
+            resume: The token of an earlier call with the same filters: continue after the records that it removed.
 
         Returns:
             The number of records removed.
 
         Raises:
-            InvalidArgument: An argument of a wrong type, or a text of something else; nothing was sent.
-            PegasusError: A request failed. Its attribute ``deleted`` tells how many records the finished batches
-                had, ``token`` is the newest text for ``resume`` (None: from the beginning).
+            InvalidArgument: An argument has a wrong type, or the token belongs to something else; nothing was sent.
+            PegasusError: A request failed. ``deleted`` is the number of records in the finished batches. ``token`` is
+                the newest token for ``resume`` (None: start from the beginning).
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: a killed one leaves a part of the table.
+        Greenlets: after a kill, a part of the table is left.
 
         Example:
             >>> table.multi_set("user:1", {"name": "Ada", "mail": "a@b"})
@@ -296,7 +296,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
 
 
 def _batches(items: Iterable[Any], pace: _Pace) -> Iterator[list[Any]]:
-    """Cut an iterable into lists, no faster than allowed."""
+    """Cut an iterable into lists, within the rate limit."""
     left = iter(items)
     while batch := list(islice(left, pace.batch)):
         pace.wait(len(batch))
@@ -309,7 +309,7 @@ def _run(
     rate: float | None,
     on_progress: Callable[[int], object] | None,
 ) -> int:
-    """Do something with each batch of an iterable; return how many items there were."""
+    """Call a function for each batch of an iterable; return the number of items."""
     if isinstance(items, (str, bytes)):
         raise InvalidArgument(f"items must be an iterable of tuples, not {items!r}")
     done = 0
@@ -326,7 +326,7 @@ def _run(
 
 
 def _grouped(keys: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
-    """Return (hash key, sort keys) for neighbours, each within the size of a request."""
+    """Return (hash key, sort keys) of adjacent keys; the sort keys of each group fit into one request."""
     groups: list[tuple[bytes, list[bytes]]] = []
     size = 0
     for hash_key, sort_key in keys:

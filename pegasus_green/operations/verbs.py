@@ -17,13 +17,13 @@ class Verbs(
     BatchOperations[V],
     StreamOperations[V],
 ):
-    """Everything that can be done with the records of a table. Each verb has a twin that returns a ``Handle``."""
+    """All operations on the records of a table. Each verb has an ``*_async`` twin that returns a ``Handle``."""
 
     __slots__ = ()
 
 
 def _name_after_table() -> None:
-    """Have TypeErrors and tracebacks name ``Table.set``, not the class that groups the verbs of one record."""
+    """Make TypeErrors and tracebacks name ``Table.set``, not the class that defines the verb."""
     for owner in Verbs.__mro__:
         for name, verb in vars(owner).items():
             if owner.__module__.startswith(__package__) and inspect.isfunction(verb) and not name.startswith("_"):

@@ -1,7 +1,7 @@
-"""Scans: every row exactly once, whatever happens to servers, primaries and partitions meanwhile.
+"""Scans: every row exactly once, also if servers fail, primaries move or the table splits meanwhile.
 
-``query`` says what is wanted, ``parts`` what is left to read, ``work`` who shares it, ``batch`` gets one batch,
-``sources`` decide who reads, ``iterator`` hands the rows out, ``token`` lets another process go on.
+``query`` is the selection, ``parts`` is what is left to read, ``work`` is the state that readers share, ``batch`` reads
+one batch, ``sources`` read parts one by one or in parallel, ``iterator`` returns the rows, ``token`` resumes a scan.
 """
 
 from __future__ import annotations

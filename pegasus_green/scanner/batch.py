@@ -1,4 +1,4 @@
-"""One batch of one part: asked for where the server holds a context, else behind the last key that came."""
+"""One batch of one part: read from the server's open context, or from a new one after the last key."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
 from .work import GOOD_REPLY, Work
 
-# A count that was lost this often goes on with rows, which can be counted on from the last key.
+# If a count is lost this often, the client reads the keys, because it can then continue after the last key.
 MAX_LOST_COUNTS = 2
-# The reply to a scan whose context is gone: status 1 in the usual layout.
+# The reply to a scan if the server does not know the context: status 1 in the usual layout.
 _STATUS_1 = b"\x08\0\1\0\0\0\1"
 
 
 class Batch(NamedTuple):
-    """Rows that came together.
+    """Rows of one reply.
 
     Attributes:
         key: Index and modulus of the part.
-        rows: As ``Query.read`` gives them; may be empty.
-        final: Whether the part ends here.
-        counted: Rows of the whole part, in the final batch of a count.
+        rows: As ``Query.read`` returns them; may be empty.
+        final: Whether the part ends with this batch.
+        counted: In the final batch of a count: the number of rows of the whole part.
     """
 
     key: tuple[int, int]
@@ -46,14 +46,14 @@ class Batch(NamedTuple):
 
 
 def _is_result(rpc: Rpc, frame: Buffer) -> bool:
-    """Tell whether a reply has frame error ERR_OK and a body."""
+    """Tell whether a reply has the frame error ERR_OK and a body."""
     return bytes(frame[4 : rpc.body_offset - 7]) == rpc.ok_head and len(frame) > rpc.body_offset
 
 
 class _Orphan:
-    """Takes the reply to a request that nobody waits for any more, and frees its context.
+    """Receives the reply to an abandoned request and frees its context.
 
-    A request that was refused has not used up the context that it was to go on with.
+    If the server refused the request, it has not used up the context that the request named.
     """
 
     __slots__ = ("_rpc", "_connection", "_route", "_used")
@@ -62,7 +62,7 @@ class _Orphan:
         self._rpc, self._connection, self._route, self._used = rpc, connection, route, used
 
     def switch(self, outcome: Outcome) -> None:
-        """Take the outcome, in the hub."""
+        """Receive the outcome; runs in the hub."""
         context = self._used
         if not isinstance(outcome, PegasusError) and _is_result(self._rpc, outcome):
             try:
@@ -76,13 +76,13 @@ class BatchCall(Attempt):
     """The attempts at one batch.
 
     Attributes:
-        rows: What the successful reply holds.
+        rows: The rows of the successful reply.
     """
 
     __slots__ = ("work", "part", "rows", "_connection", "_route", "_size", "_left", "_used")
 
     def __init__(self, work: Work, part: Part, begin: float) -> None:
-        """Begin the call of a batch."""
+        """Start the call for a batch."""
         deadline = work.dispatcher.cluster.deadline(work.timeout, begin)
         super().__init__(work.dispatcher, GET_SCANNER, part.hash, b"", deadline, work.retry, deadline - begin)
         self.work, self.part = work, part
@@ -94,7 +94,7 @@ class BatchCall(Attempt):
         self._used = NONE
 
     def route(self) -> Route | PegasusError:
-        """Return where the part is served now; a table scan that met a split is planned anew here."""
+        """Return the route of the part's partition. If the table has split, a table scan is planned again here."""
         if not self.part.modulus or self._generation != fork.generation():
             return super().route()
         table = self.owner.routes.get(self.deadline)
@@ -107,7 +107,7 @@ class BatchCall(Attempt):
         return self.no_primary(route) if route.peer is None else route
 
     def send(self) -> Outcome:
-        """Make one attempt: scan where there is a context, else, or when that is gone, get_scanner."""
+        """Make one attempt: a scan if there is a context; else, or if the server does not know it, a get_scanner."""
         self.number += 1
         self.sent_to = None
         if self.owner.limiters and (refusal := await_turn(self.owner, self.deadline)) is not None:
@@ -123,7 +123,7 @@ class BatchCall(Attempt):
                 if outcome is not None:
                     return outcome
             else:
-                # The primary has moved or was dialled anew: the context cannot be reached or is another server's.
+                # The primary has moved or was dialled again. The context is unreachable or belongs to another server.
                 part.clear()
             part.lose()
         self._used = NONE
@@ -131,14 +131,14 @@ class BatchCall(Attempt):
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
             return connection
-        # A server may count the rows of other partitions, too; keys can be looked at.
+        # A server may count rows of other partitions, too. The client can filter keys.
         as_rows = part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)
         part.asked = self.work.rows_a_batch
         argument = self.work.query.open(part.after, part.asked, as_rows=as_rows)
         return self._ask(GET_SCANNER, connection, route, argument)
 
     def _scan(self, route: Route) -> Outcome | None:
-        """Use the context up; None: the server does not know it any more."""
+        """Use the context. None: the server does not know it any more."""
         part = self.part
         context, connection = part.take(), part.connection
         assert context is not None
@@ -148,11 +148,11 @@ class BatchCall(Attempt):
             outcome = self._ask(SCAN, connection, route, SCAN.encode_argument(ScanRequest(context_id=context)))
         except BaseException:
             if not self._left:
-                # Killed before the request could use the context up.
+                # Killed before the request used the context.
                 part.clear(context)
             raise
         if isinstance(outcome, PegasusError) or not _is_result(SCAN, outcome):
-            # Refused, or nobody knows: a context that is left would hold its snapshot for five minutes.
+            # Refused, or outcome unknown. A context that is not freed would hold its snapshot for five minutes.
             part.clear(context)
             part.lose()
             return outcome
@@ -161,7 +161,7 @@ class BatchCall(Attempt):
     def _ask(self, rpc: Rpc, connection: Connection, route: Route, argument: bytes) -> Outcome:
         """Send a request and wait for its outcome.
 
-        A caller that does not stay for the reply leaves somebody behind who frees the context that it brings.
+        If the caller leaves before the reply, an orphan takes the reply and frees its context.
         """
         self.rpc, self._connection, self._route, self._left = rpc, connection, route, False
         movable = route if may_repeat(self.retry, self.number) else None
@@ -181,7 +181,7 @@ class BatchCall(Attempt):
                     self._give_up(connection, seqid, waiter)
                     raise
             except BaseException:
-                # Whatever interrupts the cleaning up, too.
+                # Do this even if the clean-up itself is interrupted.
                 self._give_up(connection, seqid, waiter)
                 raise
             if not seqid:
@@ -192,19 +192,19 @@ class BatchCall(Attempt):
             if isinstance(outcome, (bytes, bytearray, memoryview)):
                 self._size = len(outcome)
             elif isinstance(connection.lost, ProtocolError):
-                # Most likely our batch was larger than a frame may be, and would end the next connection, too.
+                # Probably the batch was larger than max_frame. The same batch would end the next connection, too.
                 self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
             elif isinstance(outcome, PegasusError) and outcome.sent:
-                # Too late, or sent to another primary: a slow server may still answer, in about that time again.
+                # No time, or sent to another primary. A slow server may still answer, in about the same time again.
                 orphan = _Orphan(rpc, connection, route, self._used)
                 connection.leave(seqid, (orphan, monotonic() + self.timeout, None, None))
             return outcome
         return RequestTimeout("no time left to send the request", address=route.primary)
 
     def _give_up(self, connection: Connection, seqid: int, waiter: Any) -> None:
-        """Take the request back, or have an orphan wait for the reply in place of the caller; may be called again."""
+        """Take the request back, or let an orphan wait for the reply in the caller's place; may be called again."""
         if not seqid:
-            # Interrupted before it was known whether it left: nothing waits for what may never come.
+            # Interrupted before it was known whether the request left. Its reply may never come, so nothing waits.
             connection.abandon(0, waiter)
             return
         entry = connection.pending.get(seqid)
@@ -227,28 +227,28 @@ class BatchCall(Attempt):
         except ProtocolError as unreadable:
             return unreadable
         if found.status == 7 and not found.rows:
-            # Out of time without a row: there is no key to go on behind. A count is worth nothing without its end.
+            # The server's time ended without a row, so there is no key to continue after. The partial count is lost.
             self.part.lose()
-            return Incomplete("the server found no row in its time", last_key=self.part.after)
+            return Incomplete("the server found no row within its time limit", last_key=self.part.after)
         if found.status == 7:
             self.rows = found
             return None
         if found.status:
             return storage_error(found.status)
         if found.context_id == NONE and (found.rows or self.rpc is SCAN):
-            return ProtocolError("a batch without the end of the scan and without a context to go on with")
+            return ProtocolError("the batch is not the last one and has no context to continue with")
         self.rows = found
         return None
 
     def _reaction(self, error: PegasusError) -> Reaction | None:
         if isinstance(error, StorageError):
-            # Not to be mixed up with frame errors of the same name. Status 1 of a scan: the context is gone.
+            # Not a frame error of the same name. Status 1 of a scan: the server does not know the context.
             again = isinstance(error, Incomplete) or (error.status == 1 and self.rpc is SCAN)
             return Reaction(retry=True) if again else None
         return super()._reaction(error)
 
     def finish(self) -> Batch:
-        """Take note of the rows, and return them."""
+        """Record the rows, and return them."""
         part, found = self.part, self.rows
         assert found is not None
         assert self._connection is not None
@@ -262,7 +262,7 @@ class BatchCall(Attempt):
         if found.kv_count is not None and not found.rows:
             part.partial += found.kv_count
         else:
-            # Rows count for good: a lost context does not matter to them.
+            # Rows are final, so a lost context does not affect their count.
             part.counted += part.partial + len(rows)
             part.partial = 0
         final = found.context_id in (COMPLETED, NONE)
@@ -276,10 +276,10 @@ class BatchCall(Attempt):
 
 
 def fetch(work: Work, part: Part) -> Batch:
-    """Return a part's next batch, which may be empty; whatever breaks is begun again behind the last key.
+    """Return a part's next batch, which may be empty. After a failure it reads again after the last key.
 
     Raises:
-        PegasusError: The batch cannot be had in time, or at all; the part can be fetched on nevertheless.
+        PegasusError: The batch cannot be read, or not in time. ``fetch`` may be called again for the part.
     """
     if work.query.range.behind(part.after).is_empty:
         part.clear()
@@ -311,5 +311,5 @@ def fetch(work: Work, part: Part) -> Batch:
             listeners.emit(
                 "call_finished", dispatcher.routes.name, "scan", seconds, failure, call.number, False, server
             )
-        # The traceback of an error holds this frame: with the error in it they would be a cycle.
+        # The traceback of an error holds this frame. Without this, frame and error would form a cycle.
         failure = None

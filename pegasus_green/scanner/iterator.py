@@ -23,18 +23,18 @@ Shape = Callable[[Any], R]
 
 
 class Scanner(Iterator[R]):
-    """An iterator over rows, and a context manager that ends the scan when the block is left.
+    """An iterator over rows. It is also a context manager; the end of its block ends the scan.
 
-    Every row that is there during the whole scan is delivered exactly once, also when servers die, primaries move,
-    the server's contexts expire or the table splits meanwhile. Rows that are written or removed meanwhile may be
-    delivered or not.
+    Every row that exists during the whole scan is returned exactly once, also if servers fail, primaries move, contexts
+    on servers expire or the table splits meanwhile. Rows that are written or removed meanwhile may or may not be
+    returned.
 
-    An error in the middle is raised by ``next``; calling it again goes on behind the last row. Leaving the loop,
-    ``close`` or dropping the scanner frees what the server keeps for it.
+    ``next`` raises errors; the next call continues after the last row. If the loop ends early, ``close`` is called or
+    the scanner is dropped, the context on the server is freed.
 
-    Made by ``table.hash_scan``, ``table.scan`` and ``table.scanners``; nothing is read before the first ``next``.
+    ``table.hash_scan``, ``table.scan`` and ``table.scanners`` make scanners. Nothing is read before the first ``next``.
 
-    Greenlets: several may share one scanner, each row goes to one of them. A killed one harms no other.
+    Greenlets: several may share one scanner; each row goes to one of them. A killed greenlet affects no other.
 
     Example:
         >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -70,19 +70,20 @@ class Scanner(Iterator[R]):
         limit: int | None = None,
         shape: Shape[R],
     ) -> None:
-        """Iterate over what a piece of work gives; use the methods of a table.
+        """Iterate over the rows of a scan; use the methods of a table to make a scanner.
 
         Args:
             work: The scan.
-            parallel: How many parts are read at the same time.
-            limit: Most rows; None: all.
-            shape: Makes the application's row of the server's; where it fails, the next call goes on behind that row.
+            parallel: Number of parts that are read at the same time.
+            limit: Maximum number of rows; None: all.
+            shape: Converts a row of the server to a row of the application. If it raises, the next call continues after
+                that row.
         """
         self._work = work
         self._source = Sequential(work) if parallel == 1 else Parallel(work, parallel)
         self._shape = shape
         self._left = limit
-        # What is left of the batch, as the server sent it and as the application gets it; the first can be counted.
+        # The rest of the batch, as the server sent it and as the application gets it. Only _raw has a length.
         self._raw: Iterator[Any] = iter(())
         self._rows: Iterator[R] = iter(())
         self._batch: Batch | None = None
@@ -90,7 +91,7 @@ class Scanner(Iterator[R]):
         self._delivered = 0
         self._ended = limit == 0
         self._lock = Semaphore()
-        # It must not know the scanner, and it runs wherever the last reference goes: the hub does the work.
+        # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
         self._finalizer = weakref.finalize(self, Work.release_soon, work)
         self._finalizer.atexit = False
 
@@ -101,14 +102,14 @@ class Scanner(Iterator[R]):
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
-        raise TypeError("a scanner cannot be pickled or copied: resume another one from its token()")
+        raise TypeError("a scanner cannot be pickled or copied: pass its token() to resume= of another scan")
 
     def __enter__(self) -> Scanner[R]:
         """Return the scanner."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close it."""
+        """Close the scanner."""
         self.close()
 
     def __iter__(self) -> Scanner[R]:
@@ -119,8 +120,8 @@ class Scanner(Iterator[R]):
         """Return the next row.
 
         Raises:
-            StopIteration: There are no more.
-            PegasusError: The next batch cannot be had; the next call tries again, behind the last row.
+            StopIteration: There are no more rows.
+            PegasusError: The next batch cannot be read. The next call tries again, after the last row.
         """
         while True:
             for row in self._rows:
@@ -128,13 +129,13 @@ class Scanner(Iterator[R]):
             self._advance()
 
     def _advance(self) -> None:
-        """Get the next batch with rows; only one greenlet does that at a time."""
+        """Get the next batch with rows. Only one greenlet at a time does this."""
         cluster = self._work.dispatcher.cluster
         now = monotonic()
         if not self._lock.acquire(timeout=max(cluster.deadline(86400.0, now) - now, 0.0)):
             raise RequestTimeout("another greenlet waits for the next batch", table=self._work.dispatcher.routes.name)
         try:
-            # Another greenlet may have been here meanwhile.
+            # Another greenlet may have read a batch meanwhile.
             while not length_hint(self._raw):
                 if self._ended:
                     raise StopIteration
@@ -147,7 +148,7 @@ class Scanner(Iterator[R]):
                 else:
                     self._take(batch)
         except GreenletExit:
-            # The dead greenlet keeps its stack, and so this scanner, for as long as somebody keeps the greenlet.
+            # A greenlet that died from this error keeps its stack, and so this scanner, while somebody references it.
             self._work.suspend()
             raise
         finally:
@@ -173,7 +174,7 @@ class Scanner(Iterator[R]):
         self._work.release_now()
 
     def _settle(self) -> None:
-        """Write down what has been delivered."""
+        """Record in the ledger what has been returned."""
         if self._ledger is None:
             self._ledger = self._position()
         else:
@@ -181,17 +182,17 @@ class Scanner(Iterator[R]):
         self._batch = None
 
     def _position(self) -> Ledger | None:
-        """Return what has been delivered; None: the parts are not known yet."""
+        """Return what has been returned so far; None if the parts are not known yet."""
         if self._ledger is None:
             waiting = self._work.waiting
-            # Before the first batch, what waits is all there is.
+            # Before the first batch, all parts are waiting.
             return None if waiting is None else Ledger((part.index, part.modulus, part.after) for part in waiting)
         ledger = Ledger(self._ledger.parts())
         self._write_down(ledger)
         return ledger
 
     def _write_down(self, ledger: Ledger) -> None:
-        """Add to a ledger what has been delivered of the newest batch."""
+        """Add the returned rows of the newest batch to a ledger."""
         batch = self._batch
         if batch is not None:
             left = length_hint(self._raw)
@@ -202,7 +203,7 @@ class Scanner(Iterator[R]):
 
     @property
     def finished(self) -> bool:
-        """Whether every row has been delivered; False after a limit or ``close`` stopped the scan before.
+        """Whether every row has been returned. It is False after ``limit`` or ``close`` ended the scan early.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -216,11 +217,11 @@ class Scanner(Iterator[R]):
         return ledger is not None and not ledger.after
 
     def token(self) -> str:
-        """Return a text from which ``resume=`` goes on behind the last row that was delivered.
+        """Return a token. ``resume=token`` makes a scan that continues after the last returned row.
 
-        It holds the selection, the partition count and the last key of each unfinished partition, so it outlives the
-        process, and a partition split. It is good at any time: in the middle of a loop, after an error, after ``close``
-        or a limit.
+        The token has the selection, the partition count and the last key of each unfinished partition. It stays valid
+        after the process ends and after a partition split. It can be taken at any time: inside a loop, after an error,
+        after ``close`` or ``limit``.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -236,7 +237,7 @@ class Scanner(Iterator[R]):
         return Token(work.dispatcher.routes.name, work.app_id, work.query, parts, work.only).encode()
 
     def close(self) -> None:
-        """End the scan: free the server's contexts and the greenlets; never yields, idempotent.
+        """End the scan: free the contexts on servers and kill its greenlets. It never yields; idempotent.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})

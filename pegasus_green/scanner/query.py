@@ -1,4 +1,4 @@
-"""What a scan is to deliver: the selection, its bounds as encoded keys, and the requests that ask for it."""
+"""The selection of a scan, its bounds as encoded keys, and its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..protocol.rows import Rows, read_full_rows, read_rows
 from ..protocol.rpc import GET_SCANNER, Rpc
 from ..protocol.rrdb import GetScannerRequest
 
-# Servers return no more rows in one reply, whatever is asked for.
+# Maximum number of rows that a server returns in one reply.
 MAX_BATCH = 1000
 
 
@@ -27,12 +27,12 @@ class Range(NamedTuple):
     upper_inclusive: bool
 
     def behind(self, after: bytes | None) -> Range:
-        """Return what is left of the range behind a key; None: all of it."""
+        """Return the rest of the range after a key; None: the whole range."""
         return self if after is None or after < self.lower else self._replace(lower=after, lower_inclusive=False)
 
     @property
     def is_empty(self) -> bool:
-        """Whether no key can be inside. A server answers such a range with something that looks like a live context."""
+        """Whether no key is inside. For such a range a server returns a context id that looks valid."""
         if self.lower == self.upper:
             return not (self.lower_inclusive and self.upper_inclusive)
         return self.lower > self.upper
@@ -43,17 +43,17 @@ class Query:
     """The selection of a scan.
 
     Attributes:
-        hash_key: The hash key that is scanned; None: the whole table.
-        start: First sort key of one hash key; b"": from the beginning.
+        hash_key: The hash key of the scan; None: the whole table.
+        start: First sort key of a hash key; b"": from the beginning.
         stop: Last sort key; b"": to the end.
-        start_inclusive: Whether start itself is wanted.
-        stop_inclusive: Whether stop itself is wanted.
-        prefix: What all sort keys begin with; kept to by bounds, without a filter.
-        hash_key_filter: Which hash keys are wanted; whole tables only.
-        sort_key_filter: Which sort keys are wanted.
-        no_value: Leave the values out.
-        with_ttl: Add the expiry.
-        count_only: Let the server count instead of sending rows.
+        start_inclusive: Whether the range includes start.
+        stop_inclusive: Whether the range includes stop.
+        prefix: Prefix of all sort keys; it narrows the bounds and is no filter.
+        hash_key_filter: Filter on hash keys; only for whole tables.
+        sort_key_filter: Filter on sort keys.
+        no_value: Omit the values.
+        with_ttl: Add the expiry to each row.
+        count_only: The server counts and sends no rows.
     """
 
     hash_key: bytes | None = None
@@ -69,17 +69,17 @@ class Query:
     count_only: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what servers cannot take."""
+        """Raise InvalidArgument for a query that servers do not support."""
         if len(self.hash_key_filter.pattern) > MAX_HASH_KEY:
             size = len(self.hash_key_filter.pattern)
-            raise InvalidArgument(f"hash_key_filter has {size} bytes; hash keys have {MAX_HASH_KEY} at most")
+            raise InvalidArgument(f"hash_key_filter has {size} bytes; hash keys have at most {MAX_HASH_KEY}")
         if self.hash_key is not None and self.hash_key_filter != NO_FILTER:
-            # With a prefix it can end a real replica server.
-            raise InvalidArgument("hash_key_filter has no use in a scan of one hash key")
+            # Together with a prefix it can crash a real replica server.
+            raise InvalidArgument("hash_key_filter cannot be used in a scan of one hash key")
 
     @cached_property
     def range(self) -> Range:
-        """The bounds; prefixes narrow them here as well as in the server."""
+        """The bounds. Prefixes narrow them, in the client and in the server."""
         if self.hash_key is None:
             return self._table_range()
         key = self.hash_key
@@ -97,7 +97,7 @@ class Query:
         return Range(lower, lower_inclusive, upper, upper_inclusive)
 
     def _table_range(self) -> Range:
-        # Hash keys are ordered by their length first, so a prefix is a bound below and none above.
+        # Hash keys are ordered by their length first, so a prefix gives a lower bound and no upper bound.
         prefix = _prefix_of(self.hash_key_filter)
         return Range(encode_key(prefix, b"") if prefix else FIRST_KEY, True, AFTER_LAST_KEY, False)
 
@@ -105,9 +105,9 @@ class Query:
         """Return the argument of get_scanner.
 
         Args:
-            after: Key behind which to begin; None: at the beginning.
-            batch_size: Rows in one batch.
-            as_rows: Ask for the rows where the query wants a count.
+            after: Begin after this key; None: at the beginning.
+            batch_size: Number of rows in one batch.
+            as_rows: Ask for rows even if the query is a count.
         """
         bounds = self.range.behind(after)
         whole_table = self.hash_key is None
@@ -124,16 +124,16 @@ class Query:
             sort_key_filter_pattern=self.sort_key_filter.pattern,
             validate_partition_hash=whole_table,
             return_expire_ts=True if self.with_ttl else None,
-            # Without it a server ends a table scan that begins at a real key with that key's hash key.
+            # Without this flag a table scan that begins at a key ends with the hash key of that key.
             full_scan=True if whole_table else None,
             only_return_count=True if self.count_only and not as_rows else None,
         )
         return GET_SCANNER.encode_argument(request)
 
     def read(self, rpc: Rpc, frame: Buffer) -> Rows:
-        """Return the rows of a reply: (sort key, value) of one hash key, else (hash key, sort key, value).
+        """Return the rows of a reply: (sort key, value) for one hash key, else (hash key, sort key, value).
 
-        With ``with_ttl`` a row has the expiry behind the value.
+        With ``with_ttl`` the expiry follows the value.
 
         Raises:
             ProtocolError: The body cannot be read.

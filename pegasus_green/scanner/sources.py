@@ -1,4 +1,4 @@
-"""Where a scanner's batches come from: one part after the other, or several at once."""
+"""Sources of batches: parts are read one after the other, or several at the same time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .work import Work
 
 
 class Sequential:
-    """Reads in the caller's greenlet, part by part."""
+    """Reads part by part in the caller's greenlet."""
 
     def __init__(self, work: Work) -> None:
-        """Read for one scan."""
+        """Make a source for one scan."""
         self.work = work
         self._part: Part | None = None
 
     def next(self) -> Batch | None:
-        """Return the next batch, None at the end.
+        """Return the next batch; None at the end.
 
         Raises:
-            PegasusError: The batch cannot be had now; calling again tries again.
+            PegasusError: The batch cannot be read now. The next call tries again.
         """
         work = self.work
         if self._part is None:
@@ -45,23 +45,23 @@ class Sequential:
 
 
 class Parallel:
-    """Reads several parts at the same time, each in a greenlet, and hands their batches out as they come.
+    """Reads several parts at the same time, each in a greenlet. It returns their batches in the order of arrival.
 
-    No more than twice as many batches as greenlets are on their way or wait to be taken.
+    There are at most twice as many batches as greenlets, in flight or waiting to be taken.
     """
 
     def __init__(self, work: Work, width: int) -> None:
-        """Read for one scan with that many greenlets, started when they are needed."""
+        """Make a source for one scan with this many greenlets, which are started when needed."""
         self.work, self.width = work, width
         self._ready: deque[Batch | Exception] = deque()
         self._room = Semaphore(2 * width)
         self._news = Event()
 
     def next(self) -> Batch | None:
-        """Return a batch, None at the end.
+        """Return a batch; None at the end.
 
         Raises:
-            PegasusError: A part cannot be read now; calling again tries again.
+            PegasusError: A part cannot be read now. The next call tries again.
             RequestTimeout: The deadline of a surrounding ``client.deadline`` has passed.
         """
         while not self.work.closed:
@@ -70,12 +70,12 @@ class Parallel:
                 if isinstance(found, Batch):
                     self._room.release()
                     return found
-                # What hit one greenlet mostly hit the others too: the application needs to hear of it once.
+                # An error of one greenlet usually occurs in the others, too. The application needs it only once.
                 self._ready = deque(batch for batch in self._ready if isinstance(batch, Batch))
                 try:
                     raise found
                 finally:
-                    del found  # its traceback holds this frame
+                    del found  # the traceback of the error holds this frame
             if not self._staff():
                 return None
             self._news.clear()
@@ -85,11 +85,11 @@ class Parallel:
         return None
 
     def _staff(self) -> bool:
-        """Have greenlets at work as long as parts wait; False: nobody reads and nothing waits."""
+        """Start greenlets while parts wait. Return False if no greenlet reads and no batch waits."""
         work = self.work
         waiting = work.plan()
         for _ in range(min(len(waiting), self.width - len(work.workers))):
-            # Listeners hear of its requests in the context of the greenlet that wants the rows.
+            # Listeners are called in the context of the greenlet that takes the rows.
             worker = gevent.spawn(copy_context().run, self._read)
             work.workers.add(worker)
             worker.rawlink(self._ended)
@@ -100,7 +100,7 @@ class Parallel:
         self._news.set()
 
     def _read(self) -> None:
-        """Read parts to their ends, in a greenlet of its own."""
+        """Read parts to their ends; runs in its own greenlet."""
         work = self.work
         while work.waiting and not work.closed:
             part = work.waiting.popleft()
@@ -110,10 +110,10 @@ class Parallel:
                 self._read_part(part)
                 finished = True
             except Exception as error:
-                # It belongs to the application's greenlet; when that asks again, the part is read on. A copy of this
-                # greenlet in a forked process makes room for one that reads on with connections of its own.
+                # The application's greenlet gets the error; its next call reads the part again. A forked child has a
+                # copy of this greenlet. The copy ends, so that a new one reads with new connections.
                 if not isinstance(error, ForkedConnection):
-                    # Its frames hold what holds it.
+                    # The frames of its traceback hold the objects of the scan.
                     self._ready.append(without_traceback(error) if isinstance(error, PegasusError) else error)
                 return
             finally:
@@ -124,7 +124,7 @@ class Parallel:
     def _read_part(self, part: Part) -> None:
         final = False
         while not final:
-            # Room first: a batch that has come must be handed over before anybody can kill this greenlet.
+            # Get room first: then nobody can kill this greenlet between the arrival of a batch and its hand-over.
             self._room.acquire()
             try:
                 batch = fetch(self.work, part)

@@ -1,4 +1,4 @@
-"""The text that a scan is resumed from: what was selected, and how far each part was delivered."""
+"""Tokens: the text that a scan is resumed from. It has the selection and the position in each part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Parts = list[tuple[int, int, "bytes | None"]]
 
 
 class Token(NamedTuple):
-    """What a token says.
+    """The content of a token.
 
     Attributes:
         table: The table's name.
-        app_id: Its id; 0 where it was not known yet, or does not matter.
+        app_id: The table's id; 0 if it is unknown or has no meaning.
         query: The selection.
-        parts: Index, modulus and last delivered key of what is unfinished; None: nothing was read yet.
-        only: The partitions that were chosen of a table that was not read yet; None: all.
+        parts: Index, modulus and last returned key of each unfinished part; None: nothing was read yet.
+        only: The chosen partitions, if the table was not read yet; None: all.
     """
 
     table: str
@@ -33,7 +33,7 @@ class Token(NamedTuple):
     only: tuple[int, ...] | None = None
 
     def encode(self) -> str:
-        """Return the token as text: letters, digits, - and _."""
+        """Return the token as text of letters, digits, "-" and "_"."""
         selection = {}
         for field in fields(Query):
             value = getattr(self.query, field.name)
@@ -48,24 +48,24 @@ class Token(NamedTuple):
 
 
 def decode(text: str) -> Token:
-    """Return what a token says.
+    """Return the content of a token.
 
     Raises:
-        InvalidArgument: It is no token, or one of another version.
+        InvalidArgument: The text is not a token, or has another version.
     """
     if not isinstance(text, str):
-        raise InvalidArgument(f"resume must be the text that token() gave, not {type(text).__name__}")
+        raise InvalidArgument(f"resume must be the text that token() returned, not {type(text).__name__}")
     try:
         facts = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         version, table, app_id, selection, parts, only = facts
         if version != _VERSION:
-            raise ValueError(f"version {version}")
+            raise ValueError(f"unknown version {version}")
         query = Query(**{name: _rich(value) for name, value in selection.items()})
         _check(query, table, app_id, only)
         known = None if parts is None else [_part(*part, whole_table=query.hash_key is None) for part in parts]
         return Token(table, app_id, query, known, None if only is None else tuple(only))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InvalidArgument(f"this is no scan token, or not a whole one: {error}") from None
+        raise InvalidArgument(f"not a scan token, or not a complete one: {error}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -86,7 +86,7 @@ def _rich(value: Any) -> Any:
 
 
 def _check(query: Query, table: Any, app_id: Any, only: Any) -> None:
-    """Raise ValueError where a field holds another type than it should."""
+    """Raise ValueError if a field has a wrong type."""
     for field in fields(Query):
         value = getattr(query, field.name)
         if type(value) is not type(field.default) and not (field.name == "hash_key" and type(value) is bytes):
@@ -101,5 +101,5 @@ def _part(index: Any, modulus: Any, after: Any, *, whole_table: bool) -> tuple[i
     if type(index) is not int or type(modulus) is not int or not 0 <= index < max(modulus, 1):
         raise ValueError(f"part {index!r} of {modulus!r}")
     if whole_table != (modulus > 0):
-        raise ValueError("a part that belongs to the other kind of scan")
+        raise ValueError("a part of the other kind of scan")
     return index, modulus, None if after is None else b64decode(after, validate=True)

@@ -1,4 +1,4 @@
-"""What belongs to one scan, whoever reads for it."""
+"""The state of one scan that all its readers share."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from .ownership import holds_no_foreign_rows
 from .parts import Part, key_part, plan
 from .query import MAX_BATCH, Query
 
-# A reply above the one makes the batches smaller, so that they come to about the other; much smaller ones let them
-# grow again (bytes).
+# Bytes. A reply above LARGE_REPLY makes the batches smaller, so that replies have about GOOD_REPLY. If replies are much
+# smaller, the batches grow again.
 LARGE_REPLY = 4 * 1024 * 1024
 GOOD_REPLY = 1024 * 1024
 
 
 class Work:
-    """What belongs to one scan and is shared by everybody who reads for it; it does not know the iterator.
+    """The state of one scan that all its readers share. It does not know the iterator.
 
     Attributes:
-        waiting: Parts that nobody reads now; None: nothing was planned yet.
+        waiting: Parts that nobody reads now; None: the scan is not planned yet.
         active: Parts that are being read.
-        max_rows: Most rows to be asked for in one reply.
-        rows_a_batch: Rows to be asked for now.
-        app_id: The table's id, 0 while it is not known.
-        initial_count: The partition count that the table was created with; 0: unknown.
-        closed: Whether nothing is to be read any more.
+        max_rows: Maximum number of rows in one reply.
+        rows_a_batch: Number of rows that requests ask for now.
+        app_id: The table's id; 0 if it is not known yet.
+        initial_count: The partition count of the table when it was created; 0: unknown.
+        closed: Whether the scan has ended.
         workers: Greenlets that read for this scan.
     """
 
@@ -59,7 +59,7 @@ class Work:
         self.active: set[Part] = set()
         self.closed = False
         self.workers: set[Any] = set()
-        dispatcher.cluster.deadline(timeout, 0.0)  # refuses what is no timeout
+        dispatcher.cluster.deadline(timeout, 0.0)  # raises for an invalid timeout
         if query.hash_key is not None:
             afters = [None] if parts is None else [after for _, _, after in parts]
             self.waiting = deque(key_part(query.hash_key, after) for after in afters)
@@ -67,11 +67,11 @@ class Work:
             self.waiting = deque(Part(index, modulus, after) for index, modulus, after in parts)
 
     def plan(self) -> deque[Part]:
-        """Return the parts that wait, planning them if that has not been done; that may wait for the routes.
+        """Return the waiting parts. The first call plans them and may wait for the routes.
 
         Raises:
-            InvalidArgument: A partition was chosen that does not exist.
-            PegasusError: The routes cannot be had.
+            InvalidArgument: A chosen partition does not exist.
+            PegasusError: The client cannot get the routes.
         """
         if self.waiting is None:
             cluster = self.dispatcher.cluster
@@ -83,7 +83,7 @@ class Work:
                 try:
                     raise table
                 finally:
-                    del table  # its traceback holds this frame
+                    del table  # the traceback of the error holds this frame
             if self.waiting is None:
                 self.waiting = deque(plan(table, self.only))
                 self.app_id = table.app_id
@@ -91,43 +91,44 @@ class Work:
         return self.waiting
 
     def _learn_initial_count(self, table: RoutingTable, deadline: float) -> None:
-        """Find out what may save a look at each row.
+        """Find the initial partition count, which can save the check of each row.
 
-        A count asks the meta servers: they save it to have all keys sent. Rows cost less than a question.
+        For a count, the client asks the meta servers, because this saves the transfer of all keys. For a scan of rows,
+        the check costs less than the question.
         """
         asks = self.query.count_only and not holds_no_foreign_rows(table.count, 0)
         self.initial_count = self.dispatcher.routes.initial_count(table.app_id, deadline if asks else None)
 
     def is_pure(self, part: Part) -> bool:
-        """Tell whether a part's partition holds no rows of other partitions, for certain."""
+        """Tell whether a part's partition certainly holds no rows of other partitions."""
         return not part.modulus or holds_no_foreign_rows(part.modulus, self.initial_count)
 
     def narrow(self, part: Part, table: RoutingTable) -> Route | PegasusError:
-        """Return the partition that serves a part now; what a split has taken off it joins the parts that wait.
+        """Return the route of the partition that serves a part. Parts that a split adds join the waiting parts.
 
-        An error says that it is another table, or that its partition count cannot come from a split. Newer routes may
-        tell otherwise: the token of a process that had them already may be resumed here.
+        An error says that it is another table, or that the partition count is not the result of a split. It may pass
+        with newer routes: the token can come from a process that had them already.
         """
         assert self.waiting is not None
         name = self.dispatcher.routes.name
         if self.app_id != table.app_id and self.app_id:
-            return TableError(f"table {name!r} was dropped and created anew while it was scanned", table=name)
+            return TableError(f"table {name!r} was dropped and created again during the scan", table=name)
         if table.count % part.modulus:
-            what = f"the table has {table.count} partitions now, where the scan has to go on with {part.modulus}"
+            what = f"the table has {table.count} partitions now; the scan was planned for {part.modulus}"
             return TableError(what, table=name)
         self.waiting.extendleft(part.narrow(table))
         return table.routes[part.index]
 
     def adapt(self, asked: int, rows: int, size: int) -> bool:
-        """Adapt the batches to the rows' size; tell whether a scan that asked for so many rows is to be opened anew.
+        """Adapt the batch size to the size of the rows. Return whether the open scan should be opened again.
 
-        A server counts rows, not bytes: 1,000 of 64 KiB are a reply of 64 MiB, which takes memory and keeps the hub
-        busy.
+        A server limits rows, not bytes. 1,000 rows of 64 KiB are a reply of 64 MiB, which takes memory and keeps the
+        hub busy.
 
         Args:
-            asked: Rows that the open scan asks for.
-            rows: Rows that a reply had.
-            size: Its bytes.
+            asked: Number of rows that the open scan asks for.
+            rows: Number of rows in the reply.
+            size: Bytes of the reply.
         """
         if size > LARGE_REPLY:
             wanted = max(rows * GOOD_REPLY // size, 1)
@@ -139,26 +140,26 @@ class Work:
         return wanted != asked
 
     def suspend(self) -> None:
-        """End greenlets and contexts, so that nothing goes on until somebody reads again. Never yields."""
-        # Those killed put their parts back and take themselves off the list.
+        """End greenlets and contexts, so that nothing runs until somebody reads again. Never yields."""
+        # A killed greenlet puts its part back and removes itself from the list.
         for worker in self.workers:
             worker.kill(block=False)
         for part in (*self.active, *(self.waiting or ())):
             part.clear()
 
     def release(self) -> None:
-        """End everything. Never yields; runs in the client's thread."""
+        """End the scan. Never yields; runs in the client's thread."""
         self.closed = True
         self.suspend()
 
     def release_soon(self) -> None:
-        """Have the hub do ``release``; may be called from anywhere, as the garbage collector does."""
+        """Schedule ``release`` in the hub. Any thread and the garbage collector may call it."""
         hub = self.dispatcher.cluster.hub
         if hub is not None and hub.loop is not None and (self.workers or self.active or self.waiting):
             hub.loop.run_callback_threadsafe(self.release)
 
     def release_now(self) -> None:
-        """Do ``release``, at once where that is possible."""
+        """Run ``release``, at once if possible."""
         self.closed = True
         if get_hub() is self.dispatcher.cluster.hub:
             self.release()

@@ -1,4 +1,4 @@
-"""Administration: tables, partitions, nodes, table envs, compaction and splits, by the meta servers."""
+"""Administration by requests to the meta servers: tables, partitions, nodes, table envs, compaction and splits."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ _ALL_PARTITIONS = -1
 
 
 class Admin(ServerAdmin, AccessAdmin):
-    """What an operator does to a cluster; ``client.admin`` is the client's.
+    """Operations of an operator on a cluster. ``client.admin`` is the instance of a client.
 
-    Requests that kill real servers are not sent: the env ``default_ttl`` of a new table is set after its replicas
-    exist, a table is dropped only when all its partitions have a primary, and what this client did not drop is recalled
-    only with ``force``.
+    The client does not send requests that crash real servers. It sets the env ``default_ttl`` of a new table after its
+    replicas exist. It drops a table only if all its partitions have a primary. It recalls a table that it did not drop
+    itself only with ``force``.
 
-    Every method takes ``timeout``, seconds for all of it; None is 10 s, or the client's default if that is longer.
-    Those that wait for health have 60 s. Every method may raise MetaUnreachable (no answer in time), MetaError
-    (refused, ``code`` says why) and InvalidArgument (nothing was sent).
+    Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or the client's default if that is
+    longer. Methods that wait for a healthy table have 60 s. Every method can raise MetaUnreachable (no answer in time),
+    MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
 
-    Retries: what only reads, or sets a value, is asked again until the timeout. To create, drop, recall or rename a
-    table and to start or control a split is not repeated once its outcome is unknown; the error says so then.
+    Retries: requests that read or set a value are repeated until the timeout. Requests that create, drop, recall or
+        rename a table, or start or control a split, are not repeated if their outcome is unknown; the error then has
+        ``outcome_unknown``.
 
     Example:
         >>> client.admin.list_tables()
@@ -46,9 +47,9 @@ class Admin(ServerAdmin, AccessAdmin):
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        """Administer a cluster; use ``client.admin``."""
+        """Make an instance for a cluster; use ``client.admin``."""
         super().__init__(cluster)
-        # Tables that this client dropped when all their replicas existed.
+        # Ids of tables that this client dropped while all their partitions had a primary.
         self._dropped: set[int] = set()
 
     # ----------------------------------------------------------------------------------------------------------- tables
@@ -64,30 +65,30 @@ class Admin(ServerAdmin, AccessAdmin):
         wait: bool = True,
         timeout: float = HEALTH_TIMEOUT,
     ) -> int:
-        """Create a table and wait until it can serve.
+        """Create a table and wait until it serves requests.
 
         Args:
-            name: Letters, digits, and ``. _ :`` only.
-            partitions: Any number from 1; but only a power of two can be split later.
-            replicas: Replicas of each partition, at most as many as there are live servers.
-            envs: The table's environment; ``default_ttl`` is set last, when all replicas exist.
-            atomic_idempotent: Make incr and check-and-* idempotent between replicas (servers after 2.5; others ignore
-                it).
-            exist_ok: Be content with a table of that name that has these numbers of partitions and replicas; its envs
-                stay as they are.
-            wait: Return when every partition has its primary and all its replicas, which takes 20 s on a real cluster.
-                False: as soon as the table is known, which excludes ``default_ttl``.
-            timeout: Seconds for all of it.
+            name: Only letters, digits, and ``. _ :``.
+            partitions: 1 or more. Only a power of two can be split later.
+            replicas: Replicas of each partition; at most as many as there are live servers.
+            envs: The table's envs. ``default_ttl`` is set last, when all replicas exist.
+            atomic_idempotent: Make incr and check-and-* idempotent between replicas (servers after 2.5; older ones
+                ignore it).
+            exist_ok: If there is a table of that name with the same numbers of partitions and replicas, return its id.
+                Its envs stay unchanged.
+            wait: Return when every partition has its primary and all its replicas; this takes 20 s on a real cluster.
+                False: return when the meta servers know the table; not possible with ``default_ttl``.
+            timeout: Seconds for the whole call.
 
         Returns:
             The table's id.
 
         Raises:
-            TableExists: There is one, of other numbers with ``exist_ok``.
+            TableExists: The table exists; with ``exist_ok``: it has other numbers of partitions or replicas.
             MetaError: Refused: ``ERR_INVALID_PARAMETERS`` (more replicas than live servers, a bad env),
                 ``ERR_STATE_FREEZED`` (too few live servers).
-            RequestTimeout: It exists, but is not whole in time.
-            InvalidArgument: A name or number that cannot be; nothing was sent.
+            RequestTimeout: The table exists, but is not healthy in time.
+            InvalidArgument: The name or a number is not possible; nothing was sent.
 
         Example:
             >>> client.admin.create_table("pages", 8, exist_ok=True) > 0
@@ -100,7 +101,7 @@ class Admin(ServerAdmin, AccessAdmin):
         default_ttl = settings.pop(DEFAULT_TTL, None)
         if default_ttl is not None and not wait:
             raise InvalidArgument(
-                f"env {DEFAULT_TTL} needs wait=True: a replica that is opened with it ends its server"
+                f"env {DEFAULT_TTL} needs wait=True: a server crashes if it opens a replica with this env"
             )
         options = meta.CreateAppOptions(partition_count=partitions, replica_count=replicas, envs=settings)
         if atomic_idempotent:
@@ -112,13 +113,13 @@ class Admin(ServerAdmin, AccessAdmin):
         except TableExists:
             if not exist_ok:
                 raise
-            # Asked here, since a server compares the envs as well, and adds some of its own during a split.
+            # Compared here, because a server also compares the envs, and adds envs of its own during a split.
             info = self._find(name, deadline)
             if (info.partition_count, info.replica_count) != (partitions, replicas):
                 raise
             app_id, default_ttl = info.app_id, None
         if wait:
-            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not whole", app_id)
+            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not healthy", app_id)
             if default_ttl is not None:
                 self._update_envs(name, deadline, _ENV_SET, keys=[DEFAULT_TTL], values=[default_ttl])
         return app_id
@@ -132,19 +133,19 @@ class Admin(ServerAdmin, AccessAdmin):
         force: bool = False,
         timeout: float = HEALTH_TIMEOUT,
     ) -> int | None:
-        """Drop a table; its data is kept for a while and can be recalled.
+        """Drop a table. Its data stays for a while and can be recalled.
 
         Args:
-            name: The table; its name is free again at once.
-            missing_ok: Whether there need be no such table.
-            reserve: Seconds for which it can be recalled, above 0, rounded up to whole ones; None: the server's
-                default, 7 days, which it also takes for 0.
-            force: Do not wait first until every partition has a primary. A table whose replicas never existed must
-                not be recalled: a server that tries to open one ends.
-            timeout: Seconds for all of it.
+            name: The table. The name can be used again at once.
+            missing_ok: It is no error if there is no such table.
+            reserve: Seconds during which the table can be recalled; above 0, rounded up to whole seconds. None: the
+                server's default of 7 days. The server also takes 0 as its default.
+            force: Do not wait until every partition has a primary. A table whose replicas never existed must not be
+                recalled: a server that opens such a replica crashes.
+            timeout: Seconds for the whole call.
 
         Returns:
-            The id, for ``recall_table``; None when there was none.
+            The id, for ``recall_table``; None if there was no such table.
 
         Raises:
             TableNotFound: There is no such table.
@@ -168,7 +169,7 @@ class Admin(ServerAdmin, AccessAdmin):
             if force:
                 app_id = self._find(name, deadline).app_id
             else:
-                # A split child that is not ready has none, and makes the server refuse the drop.
+                # A split child that is not ready has no primary; the server then refuses the drop.
                 app_id = self._wait_for(
                     name, deadline, lambda partition: bool(partition.primary) or partition.ballot < 0, "has no primary"
                 )
@@ -190,24 +191,24 @@ class Admin(ServerAdmin, AccessAdmin):
         wait: bool = True,
         timeout: float = HEALTH_TIMEOUT,
     ) -> TableInfo:
-        """Bring a dropped table back with its data.
+        """Recall a dropped table with its data.
 
         Args:
-            app_id: What ``drop_table`` returned, or ``list_tables(TableStatus.DROPPED)`` shows.
-            new_name: Its name from now on; None: the one it had.
-            force: Recall a table that this client did not drop, or without looking at its primaries. If it was dropped
-                before its replicas existed, this ends the replica server that is to open it.
+            app_id: The result of ``drop_table``, or an id from ``list_tables(TableStatus.DROPPED)``.
+            new_name: New name of the table; None: its old name.
+            force: Recall a table that this client did not drop, or that it dropped without waiting for primaries. If
+                the table was dropped before its replicas existed, the replica server that opens it crashes.
             wait: Return when every partition has its primary and all its replicas.
-            timeout: Seconds for all of it.
+            timeout: Seconds for the whole call.
 
         Returns:
-            The table.
+            The recalled table.
 
         Raises:
-            TableNotFound: No such id, or its time has passed.
-            TableExists: It is not dropped, or the name is in use.
-            RequestTimeout: It is back, but not whole in time.
-            InvalidArgument: Not dropped by this client, and no ``force``; nothing was sent.
+            TableNotFound: There is no such id, or its reserve time has passed.
+            TableExists: The table is not dropped, or the name is in use.
+            RequestTimeout: The table is recalled, but not healthy in time.
+            InvalidArgument: This client did not drop the table, and ``force`` is not set; nothing was sent.
 
         Example:
             >>> app_id = client.admin.create_table("pages", 4)
@@ -220,19 +221,19 @@ class Admin(ServerAdmin, AccessAdmin):
         name = "" if new_name is None else new_name_of(new_name)
         if app_id not in self._dropped and not force:
             raise InvalidArgument(
-                f"table {app_id} was not dropped by this client: if that happened before its replicas existed, a recall"
-                " ends a replica server; force=True does it all the same"
+                f"table {app_id} was not dropped by this client: if it was dropped before its replicas existed, a recall"
+                " crashes a replica server; force=True recalls it in spite of that"
             )
         deadline = self._deadline(timeout)
         answer = self._call(rpcs.RECALL_APP, meta.RecallAppRequest(app_id, name), deadline, name, in_use=True)
         self._dropped.discard(app_id)
         info = table_info(answer.info)
         if wait:
-            self._wait_for(info.name, deadline, lambda partition: partition.is_healthy, "is not whole", app_id)
+            self._wait_for(info.name, deadline, lambda partition: partition.is_healthy, "is not healthy", app_id)
         return info
 
     def rename_table(self, old_name: str, new_name: str, *, timeout: float | None = None) -> None:
-        """Give a table another name; for about a second the old one still leads to it.
+        """Rename a table. For about a second the old name still leads to it.
 
         Raises:
             TableNotFound: There is no such table.
@@ -251,11 +252,11 @@ class Admin(ServerAdmin, AccessAdmin):
     def list_tables(
         self, status: TableStatus | None = TableStatus.AVAILABLE, *, timeout: float | None = None
     ) -> list[TableInfo]:
-        """Return the tables by ascending id.
+        """Return the tables, by ascending id.
 
         Args:
-            status: Only tables of this status; None: all, the dropped ones that can still be recalled included.
-            timeout: Seconds for all of it.
+            status: Only tables with this status; None: all, also the dropped ones that can still be recalled.
+            timeout: Seconds for the whole call.
 
         Example:
             >>> [table.name for table in client.admin.list_tables()]
@@ -272,7 +273,7 @@ class Admin(ServerAdmin, AccessAdmin):
         """Return a table that is not dropped.
 
         Raises:
-            TableNotFound: There is none of that name.
+            TableNotFound: There is no such table.
 
         Example:
             >>> client.admin.table_info("temp").partition_count
@@ -281,7 +282,7 @@ class Admin(ServerAdmin, AccessAdmin):
         return self._find(text_of(name, "table name"), self._deadline(timeout))
 
     def partitions(self, name: str, *, timeout: float | None = None) -> list[PartitionInfo]:
-        """Return the partitions of a table by index: where their primary and secondaries are.
+        """Return the partitions of a table by index, with the addresses of their primary and secondaries.
 
         Raises:
             TableNotFound: There is no such table.
@@ -309,25 +310,25 @@ class Admin(ServerAdmin, AccessAdmin):
             return False
 
     def wait_until_healthy(self, name: str, *, timeout: float = HEALTH_TIMEOUT) -> None:
-        """Return when every partition of a table has its primary and all its replicas.
+        """Wait until every partition of a table has its primary and all its replicas.
 
         Raises:
             TableNotFound: There is no such table.
-            RequestTimeout: Not in time; the message tells what is missing.
+            RequestTimeout: The table is not healthy in time; the message names the first such partition.
 
         Example:
             >>> client.admin.wait_until_healthy("temp", timeout=30)
         """
         name = text_of(name, "table name")
-        self._wait_for(name, self._deadline(timeout), lambda partition: partition.is_healthy, "is not whole")
+        self._wait_for(name, self._deadline(timeout), lambda partition: partition.is_healthy, "is not healthy")
 
     # ---------------------------------------------------------------------------------------------------------- cluster
     def nodes(self, *, alive: bool | None = None, timeout: float | None = None) -> list[NodeInfo]:
         """Return the replica servers.
 
         Args:
-            alive: Only those that are, or are not; None: all.
-            timeout: Seconds for all of it.
+            alive: True: only live servers; False: only dead ones; None: all.
+            timeout: Seconds for the whole call.
 
         Example:
             >>> [node.is_alive for node in client.admin.nodes()]
@@ -351,11 +352,11 @@ class Admin(ServerAdmin, AccessAdmin):
         return dict(zip(answer.keys, answer.values))
 
     def set_meta_level(self, level: MetaLevel, *, timeout: float | None = None) -> int:
-        """Set how much the meta servers may change by themselves; return the level before.
+        """Set what the meta servers may change by themselves; return the old level.
 
         Args:
-            level: A ``MetaLevel``; servers would take any number.
-            timeout: Seconds for all of it.
+            level: A ``MetaLevel``. Other numbers are refused here, because servers accept any number.
+            timeout: Seconds for the whole call.
 
         Example:
             >>> MetaLevel(client.admin.set_meta_level(MetaLevel.LIVELY)).name
@@ -370,7 +371,7 @@ class Admin(ServerAdmin, AccessAdmin):
 
     # ------------------------------------------------------------------------------------------------------------- envs
     def get_envs(self, name: str, *, timeout: float | None = None) -> dict[str, str]:
-        """Return the environment of a table.
+        """Return the envs of a table.
 
         Raises:
             TableNotFound: There is no such table.
@@ -383,18 +384,19 @@ class Admin(ServerAdmin, AccessAdmin):
         return dict(self.table_info(name, timeout=timeout).envs)
 
     def set_envs(self, name: str, envs: Mapping[str, str | int], *, timeout: float | None = None) -> None:
-        """Set entries of a table's environment; the others stay. Replicas follow within 30 s.
+        """Set envs of a table; its other envs stay. Replicas apply them within 30 s.
 
         Args:
             name: The table.
-            envs: Values, text or whole numbers, by name; not none. ``default_ttl`` is sent only when all replicas
-                exist: it ends a server that opens a new one.
-            timeout: Seconds for all of it.
+            envs: Values, str or int, by name; not empty. ``default_ttl`` is sent only when all replicas exist, because
+                a server crashes if it opens a new replica with it.
+            timeout: Seconds for the whole call.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: ``ERR_INVALID_PARAMETERS``: the server does not know the env, or not this value; it says why.
-            RequestTimeout: With ``default_ttl``: the table is not whole in time; nothing was set.
+            MetaError: ``ERR_INVALID_PARAMETERS``: the server does not know the env or refuses the value; the message
+                has its reason.
+            RequestTimeout: With ``default_ttl``: the table is not healthy in time; nothing was set.
 
         Example:
             >>> client.admin.set_envs("temp", {"default_ttl": 86400, "replica.slow_query_threshold": 100})
@@ -406,17 +408,17 @@ class Admin(ServerAdmin, AccessAdmin):
             raise InvalidArgument("envs must not be empty")
         deadline = self._deadline(timeout)
         if DEFAULT_TTL in settings:
-            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not whole")
+            self._wait_for(name, deadline, lambda partition: partition.is_healthy, "is not healthy")
         self._update_envs(name, deadline, _ENV_SET, keys=list(settings), values=list(settings.values()))
 
     def delete_envs(self, name: str, names: Iterable[str], *, timeout: float | None = None) -> None:
-        """Delete entries of a table's environment; absent ones are fine.
+        """Delete envs of a table. It is no error if an env is not set.
 
-        Running replicas keep a deleted ``default_ttl``: set it to 0 instead.
+        Running replicas keep a deleted ``default_ttl``. Set it to 0 instead.
 
         Raises:
             TableNotFound: There is no such table.
-            InvalidArgument: No names, or a single text.
+            InvalidArgument: There are no names, or names is a single str.
 
         Example:
             >>> client.admin.set_envs("temp", {"replica.slow_query_threshold": 100})
@@ -432,7 +434,7 @@ class Admin(ServerAdmin, AccessAdmin):
         self._update_envs(text_of(name, "table name"), self._deadline(timeout), _ENV_DELETE, keys=keys)
 
     def clear_envs(self, name: str, prefix: str, *, timeout: float | None = None) -> None:
-        """Delete the entries whose name begins with ``prefix`` and a dot, or with an empty prefix all.
+        """Delete the envs whose name begins with ``prefix`` and a dot; an empty prefix deletes all.
 
         Raises:
             TableNotFound: There is no such table.
@@ -449,7 +451,7 @@ class Admin(ServerAdmin, AccessAdmin):
 
     # ------------------------------------------------------------------------------------- replicas, atomic, compaction
     def get_replica_count(self, name: str, *, timeout: float | None = None) -> int:
-        """Return how many replicas each partition of a table should have.
+        """Return the number of replicas that each partition of a table should have.
 
         Raises:
             TableNotFound: There is no such table.
@@ -463,9 +465,9 @@ class Admin(ServerAdmin, AccessAdmin):
         return int(answer.max_replica_count)
 
     def set_replica_count(self, name: str, replicas: int, *, timeout: float | None = None) -> int:
-        """Set how many replicas each partition of a table should have; return the number before.
+        """Set the number of replicas that each partition of a table should have; return the old number.
 
-        Where the request had to be repeated, the number before may be the new one already.
+        If the request was repeated, the returned number may be the new one.
 
         Raises:
             TableNotFound: There is no such table.
@@ -481,11 +483,11 @@ class Admin(ServerAdmin, AccessAdmin):
         return int(answer.old_max_replica_count)
 
     def get_atomic_idempotent(self, name: str, *, timeout: float | None = None) -> bool:
-        """Tell whether incr and check-and-* are made idempotent between replicas (servers after 2.5).
+        """Tell whether incr and check-and-* are idempotent between replicas (servers after 2.5).
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers do not support it. It is raised when the timeout ends.
 
         Example:
             >>> client.admin.get_atomic_idempotent("temp")
@@ -496,11 +498,11 @@ class Admin(ServerAdmin, AccessAdmin):
         return bool(answer.atomic_idempotent)
 
     def set_atomic_idempotent(self, name: str, enabled: bool, *, timeout: float | None = None) -> bool:  # noqa: FBT001
-        """Make incr and check-and-* idempotent between replicas, or not; return what was before.
+        """Make incr and check-and-* idempotent between replicas, or not; return the old setting.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers are too old for it; it is told when the timeout is over.
+            MetaError: ``ERR_HANDLER_NOT_FOUND``: the servers do not support it. It is raised when the timeout ends.
 
         Example:
             >>> client.admin.set_atomic_idempotent("temp", True)
@@ -520,14 +522,14 @@ class Admin(ServerAdmin, AccessAdmin):
         max_running: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Have the storage of a table compacted: what was removed or has expired gives its space back.
+        """Start a manual compaction of a table. It frees the space of removed and expired records.
 
         Args:
             name: The table.
-            target_level: Level of the storage engine to compact into; None: it decides.
+            target_level: Level of the storage engine to compact into; None: the storage engine chooses it.
             bottommost: Also rewrite the lowest level.
-            max_running: Partitions at the same time on one server; None: no limit.
-            timeout: Seconds for all of it.
+            max_running: Maximum number of partitions that one server compacts at the same time; None: no limit.
+            timeout: Seconds for the whole call.
 
         Raises:
             TableNotFound: There is no such table.
@@ -547,7 +549,7 @@ class Admin(ServerAdmin, AccessAdmin):
         self._call(rpcs.START_MANUAL_COMPACT, request, self._deadline(timeout), name)
 
     def compaction_progress(self, name: str, *, timeout: float | None = None) -> int:
-        """Return how far a manual compaction is, in percent; 0 when there never was one.
+        """Return the progress of a manual compaction in percent; 0 if there was none.
 
         Raises:
             TableNotFound: There is no such table.
@@ -568,17 +570,18 @@ class Admin(ServerAdmin, AccessAdmin):
 
     # ----------------------------------------------------------------------------------------------------------- splits
     def start_split(self, name: str, partitions: int, *, timeout: float | None = None) -> None:
-        """Begin to double the number of partitions; the table goes on serving.
+        """Start to double the number of partitions. The table continues to serve requests.
 
         Args:
             name: The table.
-            partitions: The new number, exactly twice the present one (a split that runs has doubled that already).
-            timeout: Seconds for all of it.
+            partitions: The new number, exactly twice the current one. A running split has already doubled it.
+            timeout: Seconds for the whole call.
 
         Raises:
-            InvalidArgument: Not twice the present number, or that is no power of two: keys would be lost.
+            InvalidArgument: The number is not twice the current one, or the current one is not a power of two, so that
+                keys would be lost.
             TableNotFound: There is no such table.
-            MetaError: ``ERR_BUSY``: it is splitting already.
+            MetaError: ``ERR_BUSY``: the table is already splitting.
 
         Example:
             >>> client.admin.start_split("temp", 16)
@@ -590,13 +593,13 @@ class Admin(ServerAdmin, AccessAdmin):
         deadline = self._deadline(timeout)
         count = self._find(name, deadline).partition_count
         if count & (count - 1):
-            raise InvalidArgument(f"table {name} has {count} partitions, which is no power of two: it cannot be split")
+            raise InvalidArgument(f"table {name} has {count} partitions, which is not a power of two: it cannot be split")
         if partitions != 2 * count:
-            raise InvalidArgument(f"table {name} has {count} partitions and can be split into {2 * count} only")
+            raise InvalidArgument(f"table {name} has {count} partitions and can be split only into {2 * count}")
         self._call(rpcs.START_SPLIT, meta.StartSplitRequest(name, partitions), deadline, name)
 
     def split_status(self, name: str, *, timeout: float | None = None) -> SplitStatus | None:
-        """Return how far a split is, None when the table is not splitting.
+        """Return the progress of a split; None if the table is not splitting.
 
         Raises:
             TableNotFound: There is no such table.
@@ -611,11 +614,11 @@ class Admin(ServerAdmin, AccessAdmin):
     def pause_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
         """Pause the split of one parent partition, or of all (None).
 
-        Of all partitions those are paused whose split is running. The others are left as they are, without an error.
+        With None, it pauses the partitions whose split is running. It is no error if others are not running.
 
         Raises:
-            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or the one partition is paused already.
-                ``ERR_CHILD_REGISTERED``: the split of the one partition is done.
+            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or this one partition is already paused.
+                ``ERR_CHILD_REGISTERED``: the split of this one partition is finished.
 
         Example:
             >>> client.admin.start_split("temp", 16)
@@ -626,12 +629,12 @@ class Admin(ServerAdmin, AccessAdmin):
         self._control_split(name, _PAUSE, partition, timeout)
 
     def resume_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
-        """Go on with the paused split of one parent partition, or of all (None).
+        """Resume the paused split of one parent partition, or of all (None).
 
-        Of all partitions those go on that are paused. The others are left as they are, without an error.
+        With None, it resumes the partitions that are paused. It is no error if others are not paused.
 
         Raises:
-            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or the one partition is not paused.
+            MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or this one partition is not paused.
 
         Example:
             >>> import gevent
@@ -646,10 +649,10 @@ class Admin(ServerAdmin, AccessAdmin):
         self._control_split(name, _RESUME, partition, timeout)
 
     def cancel_split(self, name: str, *, timeout: float | None = None) -> None:
-        """Cancel a split; it is over when the last parent has agreed, a few seconds later.
+        """Cancel a split. It ends a few seconds later, when the last parent has agreed.
 
         Raises:
-            MetaError: Not splitting, or a child is ready already.
+            MetaError: The table is not splitting, or a child is already ready.
 
         Example:
             >>> client.admin.start_split("temp", 16)
@@ -668,6 +671,6 @@ class Admin(ServerAdmin, AccessAdmin):
             status = self._split_status(name, deadline)
             if status is None:
                 raise MetaError("the table is not splitting", code=ERR_INVALID_STATE, table=name)
-            # The server compares it, so that a cancel that comes late does not hit the next split.
+            # The server compares it, so a delayed cancel does not affect the next split.
             request.old_partition_count = status.partition_count // 2
         self._call(rpcs.CONTROL_SPLIT, request, deadline, name)

@@ -1,4 +1,4 @@
-"""What the administrative verbs share: requests to the meta servers, their errors as ours, waiting for health."""
+"""Common parts of the administrative methods: requests to meta servers, error conversion, waiting for health."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from .model import PartitionInfo, SplitStatus, TableInfo, TableStatus
 if TYPE_CHECKING:
     from ..cluster.dispatcher import Cluster
 
-# Meta servers store what they change in ZooKeeper before they answer, so the default of data calls is short for them.
+# Meta servers write changes to ZooKeeper before they answer, so the default timeout of data calls is too short.
 LEAST_TIMEOUT = 10.0
 POLL_FIRST, POLL_LAST = 0.05, 1.0
 _NAME = re.compile(r"[0-9A-Za-z._:]+")
@@ -59,40 +59,40 @@ _ERRORS: dict[str, type[PegasusError]] = {
 
 
 def text_of(value: str | bytes, what: str) -> str:
-    """Return a text; bytes are taken as UTF-8."""
+    """Return a str; bytes are decoded as UTF-8."""
     try:
         return to_bytes(value, what).decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidArgument(f"{what} is no UTF-8: {value!r}") from None
+        raise InvalidArgument(f"{what} is not UTF-8: {value!r}") from None
 
 
 def new_name_of(name: str | bytes) -> str:
-    """Return the name of a new table, as other clients accept it."""
+    """Check and return the name of a new table, by the rule of other clients."""
     text = text_of(name, "table name")
     if not _NAME.fullmatch(text):
-        raise InvalidArgument(f"the name of a table consists of 0-9 A-Z a-z . _ : only, not {text!r}")
+        raise InvalidArgument(f"a table name can contain only 0-9 A-Z a-z . _ : and must not be empty, not {text!r}")
     return text
 
 
 def whole(value: object, what: str, least: int) -> int:
-    """Return a number of 32 bits that is not below least."""
+    """Return a 32-bit number that is not below least."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-        raise InvalidArgument(f"{what} must be a whole number from {least} on, not {value!r}")
+        raise InvalidArgument(f"{what} must be a whole number of at least {least}, not {value!r}")
     return value
 
 
 def envs_of(envs: Mapping[str, str | int]) -> dict[str, str]:
-    """Return envs as the wire has them."""
+    """Return the envs as sent to the server."""
     found = {}
     for name, value in envs.items():
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise InvalidArgument(f"env {name} must be text or a whole number, not {value!r}")
+            raise InvalidArgument(f"env {name} must be a str or a whole number, not {value!r}")
         found[text_of(name, "env")] = str(value)
     return found
 
 
 def table_info(info: meta.AppInfo) -> TableInfo:
-    """Return what a meta server lists."""
+    """Convert a table description of a meta server."""
     return TableInfo(
         app_id=info.app_id,
         name=info.app_name,
@@ -110,7 +110,7 @@ def table_info(info: meta.AppInfo) -> TableInfo:
 
 def _partition_info(partition: meta.PartitionConfiguration) -> PartitionInfo:
     def addresses(names: list[str] | None, raw: list[int]) -> tuple[str, ...]:
-        # Servers after 2.5 name hosts besides IPv4 addresses.
+        # Servers after 2.5 send host names besides IPv4 addresses.
         return tuple(names or filter(None, map(meta.format_address, raw)))
 
     return PartitionInfo(
@@ -124,14 +124,14 @@ def _partition_info(partition: meta.PartitionConfiguration) -> PartitionInfo:
 
 
 def meta_error(err: str, response: Message | None, **details: Any) -> PegasusError:
-    """Return the error for what a meta server answered, with its hint."""
+    """Return the error for the answer of a meta server, with the server's hint."""
     hint = getattr(response, "hint_message", None) or getattr(response, "hint_msg", None)
     text = f"the meta server answered {err}" + (f": {hint}" if hint else "")
     return _ERRORS.get(err, MetaError)(text, code=err, **details)
 
 
 class AdminBase:
-    """The way to the meta servers."""
+    """Requests to the meta servers."""
 
     def __init__(self, cluster: Cluster) -> None:
         """Administer a cluster; use ``client.admin``."""
@@ -139,7 +139,7 @@ class AdminBase:
 
     @property
     def _cluster(self) -> Cluster:
-        """That of the calling thread."""
+        """The cluster object of the calling thread."""
         return self._home.here()
 
     def __repr__(self) -> str:
@@ -147,10 +147,10 @@ class AdminBase:
         return f"<Admin of {','.join(self._cluster.meta.addresses)}>"
 
     def _deadline(self, timeout: float | None) -> float:
-        """Begin a call.
+        """Start a call and return its deadline.
 
         Raises:
-            ClientClosed: It is closed.
+            ClientClosed: The client is closed.
         """
         self._cluster.bind()
         if timeout is None:
@@ -167,24 +167,24 @@ class AdminBase:
         in_use: bool = False,
         accept: str = ERR_OK,
     ) -> Any:
-        """Return the meta servers' answer.
+        """Send a request to the meta servers and return the answer.
 
         Args:
-            rpc: What to call.
+            rpc: The RPC.
             request: Its argument.
             deadline: Monotonic time.
-            table: For errors.
-            in_use: Whether invalid parameters can only mean that a new name is in use.
-            accept: An error that is an answer, too.
+            table: Table name for errors.
+            in_use: Whether ERR_INVALID_PARAMETERS can only mean that the new name is in use.
+            accept: Error name that counts as success.
 
         Raises:
-            PegasusError: The answer's error as ours.
+            PegasusError: The answer is an error.
         """
         client = self._cluster.meta
         asked = False
         try:
             if client.leader is None:
-                # Of all requests only this one has a follower name the leader, for whatever table.
+                # QUERY_CFG is the only request for which a follower names the leader. Any table name will do.
                 client.call(rpcs.QUERY_CFG, meta.QueryCfgRequest(table or ""), deadline)
             asked = True
             answer: Any = client.call(rpc, request, deadline)
@@ -192,10 +192,10 @@ class AdminBase:
             error.table, error.operation = table, rpc.label
             last = error.last_error
             if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
-                text = "the meta servers do not know this request: their release is too old for it"
+                text = "the meta servers do not know this request: their release is too old"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
             if asked and not rpc.repeatable and isinstance(error, MetaUnreachable):
-                # Without an answer, nor a reason why nothing was sent, it may have been executed.
+                # No answer, and no proof that nothing was sent: the request may have been executed.
                 error.outcome_unknown = last is None or bool(getattr(last, "sent", True))
             raise
         if answer.err in (ERR_OK, accept):
@@ -208,7 +208,7 @@ class AdminBase:
         try:
             raise refusal
         finally:
-            # The traceback holds this frame: with the error in it they would be a cycle.
+            # The traceback holds this frame. Without this, frame and error would form a cycle.
             del refusal
 
     def _find(self, name: str, deadline: float) -> TableInfo:
@@ -225,11 +225,11 @@ class AdminBase:
     def _wait_for(
         self, name: str, deadline: float, good: Callable[[PartitionInfo], bool], what: str, app_id: int | None = None
     ) -> int:
-        """Return the table's id when all partitions are good.
+        """Wait until all partitions are good, and return the table's id.
 
         Raises:
-            RequestTimeout: Not before the deadline.
-            TableNotFound: There is no such table, or another one has its name now.
+            RequestTimeout: They are not good before the deadline.
+            TableNotFound: There is no such table, or the name now belongs to another table.
         """
         pause = POLL_FIRST
         while True:
@@ -237,7 +237,7 @@ class AdminBase:
             try:
                 found, partitions = self._partitions(name, deadline)
                 if app_id not in (None, found):
-                    raise TableNotFound(f"table {name} is another one now, with id {found}", table=name)
+                    raise TableNotFound(f"the name {name} now belongs to another table, with id {found}", table=name)
                 bad = [partition for partition in partitions if not good(partition)]
                 if not bad:
                     return found

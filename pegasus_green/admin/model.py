@@ -1,4 +1,4 @@
-"""What the administrative calls return."""
+"""Result types of the administrative methods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class TableStatus(IntEnum):
-    """What the meta servers do with a table."""
+    """Status of a table on the meta servers."""
 
     INVALID = 0
     AVAILABLE = 1
@@ -22,21 +22,21 @@ class TableStatus(IntEnum):
 
 @dataclass(frozen=True)
 class TableInfo:
-    """A table as the meta servers list it.
+    """A table as the meta servers describe it.
 
     Attributes:
-        app_id: Its id, never given to another table.
-        name: Its name; that of a dropped table may be in use again.
-        status: A ``TableStatus``, or a plain number where a newer server has more of them.
-        partition_count: Number of partitions; during a split already the new one.
+        app_id: Its id. No other table ever gets the same id.
+        name: Its name. The name of a dropped table may be in use again.
+        status: A ``TableStatus``, or a plain number if a newer server sends an unknown one.
+        partition_count: Number of partitions. During a split it is the new number.
         replica_count: Replicas that each partition should have.
-        envs: The table's environment.
+        envs: The table's envs.
         created: Unix time of the creation; 0: unknown.
         dropped: Unix time of the drop; 0: not dropped.
-        expires: Unix time until when a dropped table can be recalled; 0: not dropped.
+        expires: Unix time until which a dropped table can be recalled; 0: not dropped.
         duplicating: Whether it is duplicated to another cluster.
-        atomic_idempotent: Whether incr and check-and-* are made idempotent between replicas; None: the server is too
-            old to know.
+        atomic_idempotent: Whether incr and check-and-* are idempotent between replicas; None: the server does not
+            support this setting.
     """
 
     app_id: int
@@ -52,7 +52,7 @@ class TableInfo:
     atomic_idempotent: bool | None = None
 
     def __repr__(self) -> str:
-        """Show what an operator looks for."""
+        """Show the facts that operators need."""
         status = TableStatus(self.status).name if self.status in list(TableStatus) else str(self.status)
         envs = f" envs={dict(self.envs)}" if self.envs else ""
         return (
@@ -66,12 +66,12 @@ class PartitionInfo:
     """One partition of a table.
 
     Attributes:
-        index: Its number, from 0.
-        ballot: Version of its configuration; 0: never had a primary; below 0: a split child that is not ready.
-        primary: "host:port", or "" when it has none now.
+        index: Its index, from 0.
+        ballot: Version of its configuration; 0: it never had a primary; below 0: a split child that is not ready.
+        primary: "host:port", or "" if it has no primary now.
         secondaries: "host:port" of each.
-        replica_count: Replicas that it should have.
-        last_drops: Servers taken out not long ago.
+        replica_count: Number of replicas that it should have.
+        last_drops: Servers that were recently removed from it.
     """
 
     index: int
@@ -87,7 +87,7 @@ class PartitionInfo:
         return bool(self.primary) and len(self.secondaries) + 1 >= self.replica_count
 
     def __repr__(self) -> str:
-        """Show where it is."""
+        """Show the addresses of its replicas."""
         return (
             f"<Partition {self.index} ballot={self.ballot} primary={self.primary or 'none'}"
             f" secondaries={','.join(self.secondaries) or 'none'}>"
@@ -96,7 +96,7 @@ class PartitionInfo:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """A replica server as the meta servers see it."""
+    """A replica server as the meta servers describe it."""
 
     address: str
     is_alive: bool
@@ -107,7 +107,7 @@ class NodeInfo:
 
 
 class MetaLevel(IntEnum):
-    """How much the meta servers may change: from nothing at all to moving replicas for balance."""
+    """What the meta servers may change: from nothing to moving replicas for balance."""
 
     STOPPED = 100
     BLIND = 200
@@ -117,7 +117,7 @@ class MetaLevel(IntEnum):
 
 
 class SplitState(IntEnum):
-    """How far a parent partition is with its split."""
+    """State of a parent partition in a split."""
 
     NOT_SPLIT = 0
     SPLITTING = 1
@@ -128,18 +128,18 @@ class SplitState(IntEnum):
 
 @dataclass(frozen=True)
 class SplitStatus:
-    """A partition split under way.
+    """A running partition split.
 
     Attributes:
         partition_count: The new number of partitions.
-        parents: A ``SplitState`` by index of each parent partition whose child is not ready yet.
+        parents: ``SplitState`` by index, for each parent partition whose child is not ready yet.
     """
 
     partition_count: int
     parents: Mapping[int, int]
 
     def __repr__(self) -> str:
-        """Show how far it is."""
+        """Show the progress."""
         states = {
             SplitState(state).name if state in list(SplitState) else str(state) for state in self.parents.values()
         }
@@ -156,11 +156,11 @@ class DiskInfo:
 
     Attributes:
         tag: Its name in the server's configuration.
-        path: Where it is.
+        path: Its path on the server.
         capacity_mb: Size of the disk.
-        available_mb: What is free of it.
-        primaries: Indices of the partitions whose primary is there, by table id.
-        secondaries: The same of secondaries.
+        available_mb: Free space.
+        primaries: Indices of the partitions whose primary is in it, by table id.
+        secondaries: Indices of the partitions that have a secondary in it, by table id.
     """
 
     tag: str
@@ -172,7 +172,7 @@ class DiskInfo:
 
 
 class ProposalKind(IntEnum):
-    """What a proposal does with a server's replica of a partition; the numbers are the wire's."""
+    """The change that a proposal makes to a server's replica of a partition. The numbers are those of the protocol."""
 
     ASSIGN_PRIMARY = 1
     UPGRADE_TO_PRIMARY = 2
@@ -184,7 +184,7 @@ class ProposalKind(IntEnum):
 
 
 class BalanceKind(IntEnum):
-    """How a replica is moved: the primary to a secondary, to a new replica, or a secondary to a new one."""
+    """How a replica moves: the primary to a secondary, the primary to a new replica, a secondary to a new replica."""
 
     MOVE_PRIMARY = 0
     COPY_PRIMARY = 1
@@ -192,14 +192,14 @@ class BalanceKind(IntEnum):
 
 
 class HotKeyKind(IntEnum):
-    """Whether the key is hot by reads or by writes."""
+    """Whether a key is hot because of reads or writes."""
 
     READ = 0
     WRITE = 1
 
 
 class HotKeyAction(IntEnum):
-    """What is done with the search for a hot key."""
+    """Action on the search for a hot key."""
 
     START = 0
     STOP = 1
@@ -207,7 +207,7 @@ class HotKeyAction(IntEnum):
 
 
 class BulkLoadStatus(IntEnum):
-    """How far a bulk load is."""
+    """Status of a bulk load."""
 
     INVALID = 0
     DOWNLOADING = 1
@@ -225,9 +225,9 @@ class BulkLoad:
     """A bulk load of a table.
 
     Attributes:
-        status: A ``BulkLoadStatus``, or a plain number where a newer server has more of them.
-        partitions: The same of each partition.
-        is_running: Whether it goes on.
+        status: A ``BulkLoadStatus``, or a plain number if a newer server sends an unknown one.
+        partitions: The status of each partition.
+        is_running: Whether the bulk load still runs.
     """
 
     status: int
@@ -241,10 +241,10 @@ class Backup:
 
     Attributes:
         backup_id: Its id.
-        provider: Where it is stored, by the name in the servers' configuration.
-        path: The directory there; "": the default.
-        started: When it began.
-        ended: When it ended; 0: not yet.
+        provider: Name of the storage in the servers' configuration.
+        path: Directory in the storage; "": the default.
+        started: Time of the start.
+        ended: Time of the end; 0: not ended.
         failed: Whether it failed.
     """
 

@@ -1,4 +1,4 @@
-"""What operators ask single servers, and tell the meta servers about single partitions."""
+"""Requests to single servers, and proposals about single partitions."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _ALL = 0xFFFFFFFF
 
 
 class ServerAdmin(AdminBase):
-    """The part of ``client.admin`` that goes to servers and partitions one by one."""
+    """The methods of ``client.admin`` for single servers and partitions."""
 
     def remote_command(
         self, server: str, command: str, arguments: Iterable[str] = (), *, timeout: float | None = None
     ) -> str:
-        """Have a server, meta or replica, run one of its remote commands; return what it prints.
+        """Run a remote command on a meta or replica server; return its output.
 
-        A command that the server does not know is answered by a text, too; ``help`` lists those that it knows.
+        For an unknown command the server returns a text that says so. The command ``help`` lists the known ones.
 
         Args:
             server: "host:port".
-            command: As ``server-info``.
-            arguments: Texts.
-            timeout: Seconds for all of it.
+            command: Name of the command, for example ``server-info``.
+            arguments: Its arguments, as str.
+            timeout: Seconds for the whole call.
 
         Raises:
-            ServerError: The server knows no remote commands.
-            ConnectFailed, RequestTimeout: It cannot be reached, or is silent.
+            ServerError: The server does not support remote commands.
+            ConnectFailed, RequestTimeout: The server cannot be reached, or does not answer.
 
         Example:
             >>> "version" in client.admin.remote_command(client.admin.nodes()[0].address, "server-info")
@@ -58,11 +58,11 @@ class ServerAdmin(AdminBase):
         Args:
             server: "host:port".
             table: Only the replicas of this table.
-            timeout: Seconds for all of it.
+            timeout: Seconds for the whole call.
 
         Raises:
-            ServerError: Refused; ``ERR_OBJECT_NOT_FOUND``: there is no such table there.
-            ConnectFailed, RequestTimeout: It cannot be reached, or is silent.
+            ServerError: Refused; ``ERR_OBJECT_NOT_FOUND``: the server does not know the table.
+            ConnectFailed, RequestTimeout: The server cannot be reached, or does not answer.
 
         Example:
             >>> client.admin.disks(client.admin.nodes()[0].address)[0].capacity_mb > 0
@@ -100,20 +100,20 @@ class ServerAdmin(AdminBase):
         force: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Propose one change of a partition's replicas; the meta servers carry it out, or not, in their time.
+        """Propose one change of a partition's replicas. The meta servers may carry it out later, or not.
 
         Args:
             name: The table.
             partition: Its index.
-            kind: What ``target`` is to do with ``node``.
-            target: "host:port" of the server that acts: mostly the primary.
-            node: "host:port" of the server that is affected.
-            force: Also against the meta server's own plans for the partition.
-            timeout: Seconds for all of it.
+            kind: The change.
+            target: "host:port" of the server that carries it out, usually the primary.
+            node: "host:port" of the server that the change is about.
+            force: Propose it even if the meta server has another plan for the partition.
+            timeout: Seconds for the whole call.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: Refused: ``ERR_INVALID_PARAMETERS``: no such partition, or a plan is under way.
+            MetaError: Refused; ``ERR_INVALID_PARAMETERS``: there is no such partition, or a plan is in progress.
 
         Example:
             >>> nodes = [node.address for node in client.admin.nodes()]
@@ -128,19 +128,19 @@ class ServerAdmin(AdminBase):
     def balance(
         self, name: str, partition: int, kind: BalanceKind, source: str, target: str, *, timeout: float | None = None
     ) -> None:
-        """Move the primary or a secondary of a partition to another server; the meta servers do it in their time.
+        """Move the primary or a secondary of a partition to another server. The meta servers carry it out later.
 
         Args:
             name: The table.
             partition: Its index.
-            kind: MOVE_PRIMARY: target is a secondary already; COPY_PRIMARY and COPY_SECONDARY: it gets a replica first.
-            source: "host:port" of the server that has it.
-            target: "host:port" of the server that is to have it.
-            timeout: Seconds for all of it.
+            kind: MOVE_PRIMARY: target is already a secondary. COPY_PRIMARY, COPY_SECONDARY: target gets a new replica.
+            source: "host:port" of the server that has the replica now.
+            target: "host:port" of the server that gets it.
+            timeout: Seconds for the whole call.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: Refused: ``ERR_INVALID_PARAMETERS``: no such partition, or a plan is under way.
+            MetaError: Refused; ``ERR_INVALID_PARAMETERS``: there is no such partition, or a plan is in progress.
 
         Example:
             >>> first = client.admin.partitions("temp")[0]
@@ -165,11 +165,11 @@ class ServerAdmin(AdminBase):
         """Return the partitions that have lost all their replicas.
 
         Args:
-            name: Only those of this table; None: of all.
-            timeout: Seconds for all of it.
+            name: Only partitions of this table; None: of all tables.
+            timeout: Seconds for the whole call.
 
         Returns:
-            For each the table's id, its index, the meta server's reason, and the servers that may hold a copy.
+            For each partition: the table's id, the index, the meta server's reason, the servers that may hold a copy.
 
         Raises:
             TableNotFound: There is no such table.
@@ -192,11 +192,11 @@ class ServerAdmin(AdminBase):
 
     # ----------------------------------------------------------------------------------------------------------- jobs
     def bulk_load_status(self, name: str, *, timeout: float | None = None) -> BulkLoad | None:
-        """Return how far the bulk load of a table is, None when there is none.
+        """Return the progress of the bulk load of a table; None if there is none.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: Refused, or the bulk load has failed; ``code`` says why.
+            MetaError: Refused, or the bulk load has failed; ``code`` has the reason.
 
         Example:
             >>> client.admin.bulk_load_status("temp") is None
@@ -210,11 +210,11 @@ class ServerAdmin(AdminBase):
         return BulkLoad(answer.app_status, tuple(answer.partitions_status), bool(answer.is_bulk_loading))
 
     def backups(self, name: str, *, timeout: float | None = None) -> list[Backup]:
-        """Return the backups of a table that were made one by one.
+        """Return the backups of a single table, without those of backup policies.
 
         Raises:
             TableNotFound: There is no such table.
-            MetaError: ``ERR_SERVICE_NOT_ACTIVE``: the cluster makes no backups.
+            MetaError: ``ERR_SERVICE_NOT_ACTIVE``: the cluster has no backup service.
 
         Example:
             >>> try:
@@ -226,12 +226,12 @@ class ServerAdmin(AdminBase):
         name = text_of(name, "table name")
         deadline = self._deadline(timeout)
         request = jobs.QueryBackupStatusRequest(self._find(name, deadline).app_id)
-        # Of the leader, which has just answered: what it says here when it has no backup service is what a meta server
-        # that is about to lead says of itself, and would be asked again for.
+        # Asks the leader alone, which has just answered. Without a backup service it answers ERR_SERVICE_NOT_ACTIVE. A
+        # meta server that is becoming the leader answers the same, so a normal call would repeat the request.
         leader = self._cluster.meta.leader or self._cluster.meta.addresses[0]
         answer = self._ask(leader, rpcs.QUERY_BACKUP, request, timeout)
         if answer.err == ERR_INVALID_PARAMETERS:
-            return []  # its way to say that there is none
+            return []  # this means that there is none
         if answer.err != ERR_OK:
             raise meta_error(answer.err, answer, table=name, operation="query_backup")
         return [
@@ -255,21 +255,21 @@ class ServerAdmin(AdminBase):
         *,
         timeout: float | None = None,
     ) -> str | None:
-        """Start or stop the search for a hot key at a partition's primary, or ask what it found.
+        """Start or stop the search for a hot key on a partition's primary, or get its result.
 
         Args:
             name: The table.
             partition: Its index.
             kind: READ or WRITE.
-            action: START, STOP or QUERY. A search that finds nothing ends by itself after some minutes.
-            timeout: Seconds for all of it.
+            action: START, STOP or QUERY. A search without result ends by itself after some minutes.
+            timeout: Seconds for the whole call.
 
         Returns:
-            For QUERY the hash key as the server prints it; None: nothing yet.
+            For QUERY: the hash key as the server prints it, None: no result yet. Otherwise None.
 
         Raises:
             TableNotFound: There is no such table.
-            ServerError: Refused; ``code`` and the text say why. ``ERR_BUSY`` for QUERY: nothing is found yet.
+            ServerError: Refused; ``code`` and the message have the reason. ``ERR_BUSY`` for QUERY: no result yet.
 
         Example:
             >>> client.admin.hot_keys("temp", 0, HotKeyKind.READ, HotKeyAction.START)
@@ -289,7 +289,7 @@ class ServerAdmin(AdminBase):
             raise ServerError(text, code=answer.err, table=name, address=primary, operation="hot_keys")
         return answer.hotkey_result or None
 
-    # ----------------------------------------------------------------------------------------------------- inside use
+    # ------------------------------------------------------------------------------------------------------- internal
     def _ask(self, server: str, rpc: Rpc, request: Message, timeout: float | None) -> Any:
         deadline = self._deadline(timeout)
         address = parse_address(server)
@@ -298,7 +298,7 @@ class ServerAdmin(AdminBase):
         except MetaError as error:
             text = f"the server answered {error.code}"
             if error.code == ERR_HANDLER_NOT_FOUND:
-                text = "the server does not know this request: it is of another kind or release"
+                text = "the server does not know this request: it is another kind of server or another release"
             raise ServerError(text, code=error.code, address=address, operation=rpc.label) from None
 
     def _propose(
@@ -320,7 +320,7 @@ class ServerAdmin(AdminBase):
 
 
 def _action(kind: ProposalKind, target: str, node: str) -> remote.ProposalAction:
-    """Return a step; servers after 2.5 look at the names, older ones at the IPv4 addresses."""
+    """Return one action. Servers after 2.5 read the host names, older ones the IPv4 addresses."""
     action = remote.ProposalAction(type=int(kind))
     if target:
         action.hp_target = parse_address(target)

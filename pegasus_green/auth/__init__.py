@@ -1,8 +1,9 @@
-"""Who a client is: what ``auth=`` takes, and what a mechanism of authentication must be able to do.
+"""Authentication of a client: values for ``auth=``, and the interface of an authentication mechanism.
 
-A server of a secured cluster speaks SASL: each connection names a mechanism and exchanges tokens with it before it may
-carry requests. The transport does that; what the tokens are is the mechanism's. Kerberos (``GSSAPI``) is the one that
-Pegasus has. Another one is a class with the methods of ``Mechanism``, and a value for ``auth=`` that makes one::
+A server of a secured cluster uses SASL: each connection chooses a mechanism and exchanges tokens with the server before
+it may carry requests. The transport layer does the exchange; the mechanism makes the tokens. Pegasus supports Kerberos
+(``GSSAPI``). Another mechanism needs a class with the methods of ``Mechanism`` and a value for ``auth=`` that makes
+it::
 
     @dataclass(frozen=True)
     class Plain:
@@ -23,7 +24,7 @@ from .mechanism import Authentication, Exchange, Identity, Mechanism
 
 __all__ = ["Authentication", "Exchange", "Identity", "Kerberos", "Mechanism"]
 
-# The names in a property file of the Java client, and ours.
+# Names in a property file of the Java client, and the fields of Kerberos.
 _PROPERTIES = {
     "kerberos_service_name": "service_name",
     "kerberos_service_fqdn": "service_fqdn",
@@ -34,22 +35,24 @@ _PROPERTIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kerberos:
-    """Authentication by Kerberos; needs the package gssapi (``pip install gssapi``).
+    """Authentication with Kerberos. It needs the package gssapi (``pip install gssapi``).
 
-    The ticket comes from the first of these that is given: a keytab, a ticket cache, the default ticket cache of MIT's
-    libraries (where ``kinit`` puts it; ``KRB5CCNAME`` and ``KRB5_CLIENT_KTNAME`` name another one or a keytab). The
-    libraries find the realm and its KDCs by ``/etc/krb5.conf`` or the file that ``KRB5_CONFIG`` names.
+    The ticket comes from the first of these that is set: ``keytab``, ``ccache``, the default ticket cache of MIT's
+    libraries. ``kinit`` writes to the default cache. The environment variable ``KRB5CCNAME`` names another cache, and
+    ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs in ``/etc/krb5.conf`` or in the file that
+    ``KRB5_CONFIG`` names.
 
     Attributes:
-        service_fqdn: ``service_fqdn`` in section ``[security]`` of the servers' configuration, the same on all of
-            them. It is a part of a name and need not be a host.
-        service_name: ``service_name`` there.
-        principal: Whose ticket: "alice" or "alice@REALM"; None: the ticket cache's, or the keytab's first.
-        keytab: Path of a file with the principal's key; tickets are got with it and kept in memory.
-        ccache: Ticket cache: a path, or "TYPE:name" as MIT's libraries have it.
+        service_fqdn: ``service_fqdn`` in the section ``[security]`` of the servers' configuration, the same on all
+            servers. It is a part of a name and need not be a host.
+        service_name: ``service_name`` in the same section.
+        principal: Principal of the ticket: "alice" or "alice@REALM". None: the principal of the ticket cache, or the
+            first one of the keytab.
+        keytab: Path of a file with the principal's key. The client gets tickets with it and keeps them in memory.
+        ccache: Ticket cache: a path, or "TYPE:name" in the notation of MIT's libraries.
 
     Raises:
-        InvalidArgument: A name that cannot be one.
+        InvalidArgument: A name is not possible.
 
     Example:
         >>> Kerberos(service_fqdn="pegasus.example.org", principal="app", keytab="/etc/app.keytab")
@@ -63,7 +66,7 @@ class Kerberos:
     ccache: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, naming the option."""
+        """Raise InvalidArgument for an invalid value; the error names the option."""
         for name in ("service_fqdn", "service_name"):
             text = getattr(self, name)
             if not isinstance(text, str) or not text or set(text) & set("/@ \0"):
@@ -76,13 +79,13 @@ class Kerberos:
                 text = os.fspath(text)
                 object.__setattr__(self, name, text)
             if text is not None and (not isinstance(text, str) or not text or "\0" in text):
-                raise InvalidArgument(f"{name} must be text or None, not {text!r}")
+                raise InvalidArgument(f"{name} must be a str or None, not {text!r}")
 
     def mechanism(self) -> Mechanism:
         """Return a new mechanism for one client.
 
         Raises:
-            AuthenticationFailed: The package gssapi or the system's library is not there; ``reason`` is "library".
+            AuthenticationFailed: The package gssapi or the system's library is missing; ``reason`` is "library".
         """
         from .gss import KerberosMechanism
 
@@ -92,18 +95,18 @@ class Kerberos:
 
     @classmethod
     def from_properties(cls, path: str | os.PathLike[str]) -> Kerberos | None:
-        """Read a property file of the Java client; what is not about authentication is passed over.
+        """Read a property file of the Java client. Properties that are not about authentication are ignored.
 
         Args:
-            path: A file with ``auth_protocol`` ("kerberos", or nothing) and ``kerberos_service_name``,
+            path: A file with ``auth_protocol`` ("kerberos", or empty) and ``kerberos_service_name``,
                 ``kerberos_service_fqdn``, ``kerberos_keytab``, ``kerberos_principal``. Without a keytab the ticket
-                cache counts.
+                cache is used.
 
         Returns:
-            None when the file does not ask for authentication.
+            None if the file does not ask for authentication.
 
         Raises:
-            InvalidArgument: The file cannot be read, or one of these has a value that cannot be.
+            InvalidArgument: The file cannot be read, or one of these properties has an invalid value.
 
         Example:
             >>> Kerberos.from_properties("/etc/pegasus/client.properties")  # doctest: +SKIP
@@ -115,7 +118,7 @@ class Kerberos:
         if protocol == "":
             return None
         if protocol.lower() != "kerberos":
-            raise InvalidArgument(f"auth_protocol in {os.fspath(path)!r} is kerberos or empty, not {protocol!r}")
+            raise InvalidArgument(f"auth_protocol in {os.fspath(path)!r} must be kerberos or empty, not {protocol!r}")
         for name in found:
             if name not in _PROPERTIES:
                 raise InvalidArgument(

@@ -1,7 +1,7 @@
-"""Kerberos by the system's GSSAPI library: tickets, tokens, and its errors in words for people.
+"""Kerberos with the system's GSSAPI library: tickets, tokens, and readable error messages.
 
-Nothing here knows gevent: what may ask the KDC blocks, for 54 s when the KDC is silent, and is called in a native
-thread. MIT's library locks what its threads share.
+Nothing here uses gevent. Calls that may ask the KDC block, for up to 54 s if the KDC does not answer, so they run in a
+native thread. MIT's library locks the data that threads share.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from .mechanism import Identity
 
 _numbers = itertools.count(1)
 
-# The offer of the server and our answer, before they are wrapped: the layer "none", and a largest message of 0 bytes.
+# Content of the server's offer and of our answer, before wrapping: the layer "none", and a maximum size of 0 bytes.
 NO_LAYER = 1
 ANSWER = b"\x01\0\0\0"
 
 INSTALL = (
     "pip install gssapi builds the package from source: it needs a C compiler, Python's "
     "headers and those of MIT Kerberos (Debian, Ubuntu: gcc python3-dev libkrb5-dev; Fedora, RHEL: gcc python3-devel "
-    "krb5-devel); at run time libgssapi-krb5-2 (krb5-libs)"
+    "krb5-devel); at run time it needs libgssapi-krb5-2 (krb5-libs)"
 )
-TRACE = "the environment variable KRB5_TRACE=/dev/stderr makes the library tell each of its steps"
-# MIT's error codes are this, plus the number in the RFC where there is one.
+TRACE = "with the environment variable KRB5_TRACE=/dev/stderr the library prints each of its steps"
+# MIT's error codes are this number, plus the number in the RFC if there is one.
 _BASE = -1765328384
-# Not of that table: the ticket cache is another principal's.
+# Outside that table: the ticket cache belongs to another principal.
 _OTHER_PRINCIPAL = 39756032
-# By that number: our reason, whether it may pass, and what to do.
+# By RFC number: reason of AuthenticationFailed, whether it may pass, and a hint.
 _KNOWN: dict[int, tuple[str, bool, str]] = {
     1: ("unknown_client", False, "the principal's entry in the KDC has expired"),
     6: ("unknown_client", False, "the KDC does not know the principal: check its name and realm"),
     7: (
         "unknown_service",
         False,
-        "the KDC does not know the service: service_name and service_fqdn must be those of the servers' [security]",
+        "the KDC does not know the service: service_name and service_fqdn must be the same as in the servers' [security]",
     ),
     18: ("unknown_client", False, "the principal is locked"),
     23: ("keytab", False, "the principal's password has expired"),
-    24: ("keytab", False, "the key in the keytab is not the principal's present one: export the keytab anew"),
-    31: ("keytab", False, "the key in the keytab is not the principal's present one: export the keytab anew"),
-    32: ("expired", False, "get a new ticket with kinit, or use a keytab: its tickets are renewed by the client"),
-    37: ("clock_skew", False, "the clocks of this machine and of the KDC differ by more than the KDC allows (5 min)"),
+    24: ("keytab", False, "the key in the keytab is not the principal's current one: export the keytab again"),
+    31: ("keytab", False, "the key in the keytab is not the principal's current one: export the keytab again"),
+    32: ("expired", False, "get a new ticket with kinit, or use a keytab: the client then renews its tickets"),
+    37: ("clock_skew", False, "the clocks of this machine and of the KDC differ by more than the KDC allows (5 min by default)"),
     141: ("no_ticket", False, "get a ticket with kinit, or pass keytab= and principal="),
     154: ("kdc_unreachable", False, "name the realm's KDCs in /etc/krb5.conf (or the file that KRB5_CONFIG names)"),
-    156: ("kdc_unreachable", True, "the KDCs of the realm, as krb5.conf names them, do not answer"),
+    156: ("kdc_unreachable", True, "the KDCs that krb5.conf names for the realm do not answer"),
     195: ("no_ticket", False, "get a ticket with kinit, or pass keytab= and principal="),
     220: ("kdc_unreachable", True, "the names of the KDCs in krb5.conf cannot be resolved"),
     224: ("no_ticket", False, "give the principal with its realm, or set default_realm in krb5.conf"),
@@ -54,10 +54,10 @@ _KNOWN: dict[int, tuple[str, bool, str]] = {
 
 
 def _load() -> Any:
-    """Return the module gssapi.
+    """Import and return the module gssapi.
 
     Raises:
-        AuthenticationFailed: It is not there, or it is another project of that name.
+        AuthenticationFailed: The module is missing, or another package has its name.
     """
     try:
         import gssapi
@@ -67,7 +67,7 @@ def _load() -> Any:
             f"Kerberos needs the package gssapi, which cannot be imported: {error}", "library", INSTALL
         ) from None
     if not hasattr(gssapi, "SecurityContext"):
-        text = "the package gssapi that is installed is not the one needed (python-gssapi is another, old project)"
+        text = "the installed package is not gssapi, but another one with a module of that name (python-gssapi, for example)"
         raise _failed(text, "library", INSTALL)
     return gssapi
 
@@ -80,7 +80,7 @@ def _failed(text: str, reason: str, hint: str = "", *, passing: bool = False) ->
 
 
 class KerberosMechanism:
-    """Tickets of one client and the contexts made with them.
+    """The tickets of one client, and the security contexts made with them.
 
     Attributes:
         name: The mechanism's name in SASL.
@@ -97,10 +97,10 @@ class KerberosMechanism:
         keytab: str | None = None,
         ccache: str | None = None,
     ) -> None:
-        """Load the library; nothing is asked yet. ``Kerberos`` tells about the arguments.
+        """Load the library; no I/O besides. ``Kerberos`` describes the arguments.
 
         Raises:
-            AuthenticationFailed: The library is not there.
+            AuthenticationFailed: The library is missing.
         """
         self.service = f"{service_name}/{service_fqdn}"
         self._target = f"{service_name}@{service_fqdn}"
@@ -112,14 +112,14 @@ class KerberosMechanism:
         self._inherited: list[Any] = []
 
     def __repr__(self) -> str:
-        """Show whom it speaks to."""
+        """Show the service."""
         return f"<KerberosMechanism {self.service}>"
 
     def acquire(self) -> Identity:
-        """Get a ticket, or read it, and one for the service, so that negotiations need no KDC.
+        """Get or read a ticket, and one for the service, so that negotiations need no KDC.
 
         Raises:
-            AuthenticationFailed: There is none, with the reason.
+            AuthenticationFailed: There is no ticket; the error has the reason.
         """
         self._leave_parent()
         try:
@@ -139,11 +139,11 @@ class KerberosMechanism:
         return KerberosExchange(self, self._context(self._credentials))
 
     def _leave_parent(self) -> None:
-        """Share nothing with the parent process: a lock in its objects may be held by a thread that is not here."""
+        """Drop what the parent process shares: its objects may hold a lock of a thread that does not exist here."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        # Not freed either, for the same reason.
+        # Kept, not freed, for the same reason.
         self._inherited.append(self._credentials)
         self._credentials = None
         self._store = {}
@@ -155,7 +155,7 @@ class KerberosMechanism:
             self._store["client_keytab"] = self._keytab
 
     def _open(self) -> Any:
-        """Return credentials. With a keytab the library gets a new ticket once half of the life of the old has gone."""
+        """Return credentials. With a keytab the library gets a new ticket after half of the old one's lifetime."""
         gssapi, principal = self._gssapi, self._principal
         name = None if principal is None else gssapi.Name(principal, gssapi.NameType.user)
         if self._store:
@@ -171,12 +171,12 @@ class KerberosMechanism:
             mech=gssapi.MechType.kerberos,
             flags=[gssapi.RequirementFlag.mutual_authentication, gssapi.RequirementFlag.out_of_sequence_detection],
         )
-        # Otherwise a failed step returns a token that tells the server of it, and raises at the next step.
+        # With deferred errors, a failed step would return an error token and raise only at the next step.
         context.__DEFER_STEP_ERRORS__ = False
         return context
 
     def _translated(self, error: Any) -> AuthenticationFailed:
-        """Return the library's error in our words: what it says itself misleads (a missing keytab is "no cache")."""
+        """Convert an error of the library. Its own text misleads: a missing keytab is reported as "no cache"."""
         minor = int(error.min_code or 0)
         number = (minor - 2**32 if minor >= 2**31 else minor) - _BASE
         if isinstance(error, self._gssapi.exceptions.ExpiredCredentialsError):
@@ -188,7 +188,7 @@ class KerberosMechanism:
         if minor == _OTHER_PRINCIPAL:
             hint = f"get a ticket of {self._principal} with kinit, name another ticket cache, or pass keytab="
             return _failed(
-                f"the {self._cache_name()} is of another principal than {self._principal}", "no_ticket", hint
+                f"the {self._cache_name()} belongs to another principal than {self._principal}", "no_ticket", hint
             )
         if reason == "no_ticket" and number != 224:
             return _failed(f"there is no ticket: {said} ({self._cache_name()})", reason, hint)
@@ -206,24 +206,24 @@ class KerberosMechanism:
 
 
 class KerberosExchange:
-    """One security context, and the SASL step behind it: which layer protects what follows (none)."""
+    """One security context, and the SASL step after it, which chooses the protection layer (none)."""
 
     def __init__(self, mechanism: KerberosMechanism, context: Any) -> None:
-        """Begin with a context that has made no step."""
+        """Start with a context that has made no step."""
         self._mechanism = mechanism
         self._context = context
         self._error: type[Exception] = mechanism._gssapi.exceptions.GSSError
         self.complete = False
 
     def __repr__(self) -> str:
-        """Show how far it is; tokens are not for logs."""
+        """Show the state, without tokens, because tokens must not be logged."""
         return f"<KerberosExchange {'complete' if self.complete else 'under way'}>"
 
     def initial(self) -> bytes:
-        """Return the AP-REQ; asks the KDC where the service's ticket is not in the cache.
+        """Return the AP-REQ. It asks the KDC if the service's ticket is not in the cache.
 
         Raises:
-            AuthenticationFailed: There is no ticket, or none for the service.
+            AuthenticationFailed: There is no ticket, or no ticket for the service.
         """
         try:
             return self._context.step() or b""
@@ -231,21 +231,21 @@ class KerberosExchange:
             raise self._mechanism._translated(error) from None
 
     def step(self, challenge: bytes) -> bytes:
-        """Answer the AP-REP with nothing, and the offer of layers with "none".
+        """Return the answer to a challenge: empty for the AP-REP, "none" for the offer of layers.
 
         Raises:
-            AuthenticationFailed: Not from the service that was asked for, or an offer without the layer "none".
+            AuthenticationFailed: The challenge does not come from the requested service, or lacks the layer "none".
         """
         context = self._context
         if self.complete:
-            raise _failed("the server goes on after the end of the exchange", "protocol")
+            raise _failed("the server sent a challenge after the end of the exchange", "protocol")
         try:
             if not context.complete:
                 return context.step(challenge) or b""
             offer = context.unwrap(challenge).message
             if len(offer) != 4 or not offer[0] & NO_LAYER:
                 raise _failed(
-                    "the server demands that all traffic is signed or encrypted, which no Pegasus does", "protocol"
+                    "the server requires signed or encrypted traffic, which Pegasus does not support", "protocol"
                 )
             answer: bytes = context.wrap(ANSWER, False).message
         except self._error as error:
@@ -256,23 +256,23 @@ class KerberosExchange:
 
 
 def _short_name(principal: str) -> str:
-    """Return the user's name as the servers take it: up to the last @, then up to the first /."""
+    """Return the user name that servers use: up to the last @, then up to the first /."""
     return principal.rpartition("@")[0].partition("/")[0] if "@" in principal else principal.partition("/")[0]
 
 
 def _minor_text(error: Any) -> str:
-    """Return what the mechanism says, without the general part in front of it."""
+    """Return the mechanism's message, without the general part before it."""
     try:
         texts = [text for text in error.get_all_statuses(error.min_code, False) if text and text != "Success"]
         texts = texts or list(error.get_all_statuses(error.maj_code, True))
     except Exception:
-        # A library that cannot explain its error must not hide it.
+        # The library failed to explain its error. Keep the original error.
         texts = [str(error)]
     return "; ".join(texts)
 
 
 def _keytab_fault(path: str, principal: str | None) -> tuple[str, str, str]:
-    """Return text, reason and hint for a keytab that gave no ticket."""
+    """Return message, reason and hint for a keytab that gave no ticket."""
     try:
         with open(path.removeprefix("FILE:"), "rb") as file:
             data = file.read(1024 * 1024)
@@ -280,18 +280,18 @@ def _keytab_fault(path: str, principal: str | None) -> tuple[str, str, str]:
         return (
             f"the keytab {path} cannot be read: {error.strerror}",
             "keytab",
-            "check the path and who may read the file",
+            "check the path and the file's permissions",
         )
     names = keytab_principals(data)
     if names is None:
-        return f"{path} is not a keytab", "keytab", "a keytab is made with ktadd in kadmin, or with ktutil"
-    whose = f"no key of {principal}" if principal else "no key that can be used"
+        return f"{path} is not a keytab", "keytab", "make a keytab with ktadd in kadmin, or with ktutil"
+    whose = f"no key of {principal}" if principal else "no usable key"
     held = ", ".join(dict.fromkeys(names)) or "nothing"
     return f"the keytab {path} holds {whose}; it holds {held}", "keytab", "name one of its principals, with the realm"
 
 
 def keytab_principals(data: bytes) -> list[str] | None:
-    """Return the principals of a keytab, one for each key, None when it is none."""
+    """Return the principals of a keytab, one for each key; None if the data is not a keytab."""
     if data[:2] != b"\x05\x02":
         return None
     names, pos = [], 2

@@ -1,4 +1,4 @@
-"""What a mechanism of authentication must be able to do; the transport knows no more of it than this."""
+"""The interface of an authentication mechanism. The transport layer uses only this."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Identity:
-    """What a mechanism has acquired.
+    """The result of ``Mechanism.acquire``.
 
     Attributes:
-        user: The name by which the servers know the client.
-        seconds: How long it is good for, from now; None: for ever.
+        user: The name that servers use for the client.
+        seconds: Remaining validity in seconds; None: unlimited.
     """
 
     user: str
@@ -24,10 +24,10 @@ class Exchange(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether the mechanism is content: the server has proved who it is, and nothing more is to be sent."""
+        """Whether the exchange is finished: the server has proved its identity, and no token is left to send."""
 
     def initial(self) -> bytes:
-        """Return the first token. May wait for other machines: it runs in a native thread."""
+        """Return the first token. It may wait for other machines, so it runs in a native thread."""
 
     def step(self, challenge: bytes) -> bytes:
         """Return the answer to a challenge; must not wait.
@@ -38,28 +38,30 @@ class Exchange(Protocol):
 
 
 class Mechanism(Protocol):
-    """A mechanism of one client; ``acquire`` and ``begin`` run in native threads, never two ``acquire`` at a time.
+    """An authentication mechanism of one client.
+
+    ``acquire`` and ``begin`` run in native threads; there are never two ``acquire`` at the same time.
 
     All methods raise AuthenticationFailed, whose text and attributes hold no secret.
 
     Attributes:
-        name: As SASL has it: "GSSAPI".
+        name: Its name in SASL: "GSSAPI".
     """
 
     name: str
 
     def acquire(self) -> Identity:
-        """Get what negotiations need, or get it anew before it ends; may wait for other machines.
+        """Get credentials for negotiations, or renew them before they end; may wait for other machines.
 
-        Called again in the child of a fork, which must not use what the parent has.
+        It is called again in a forked child, which must not use the parent's credentials.
         """
 
     def begin(self) -> Exchange:
-        """Return a new exchange; ``acquire`` has succeeded before."""
+        """Return a new exchange. ``acquire`` has succeeded before."""
 
 
 class Authentication(Protocol):
-    """What ``auth=`` takes: a frozen value whose ``repr`` holds no secret."""
+    """A value for ``auth=``: frozen, with a ``repr`` that holds no secret."""
 
     def mechanism(self) -> Mechanism:
         """Return a new mechanism for one client; no I/O."""

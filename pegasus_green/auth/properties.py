@@ -1,4 +1,4 @@
-"""Property files as Java reads them."""
+"""Java property files."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import re
 
 from ..errors import InvalidArgument
 
-# A real file has some 30 lines.
+# A real file has about 30 lines.
 MAX_SIZE = 1024 * 1024
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _NAMED = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
-# The name ends at the first =, : or blank that no backslash precedes.
+# The name ends at the first =, : or blank without a backslash before it.
 _PAIR = re.compile(r"((?:\\.|[^\\=:\s])*)\s*[=:]?\s*(.*)", re.DOTALL)
 
 
 def read_properties(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return what a property file says, as text without the blanks around it.
+    """Return the properties of a file, with the blanks around their values removed.
 
     Raises:
-        InvalidArgument: It cannot be read.
+        InvalidArgument: The file cannot be read.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -32,7 +32,7 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """Return the pairs of a property file; of two with one name the later counts."""
+    """Return the pairs of a property file. If a name occurs twice, the later one counts."""
     found = {}
     for line in _logical_lines(text):
         match = _PAIR.fullmatch(line)
@@ -42,7 +42,7 @@ def parse_properties(text: str) -> dict[str, str]:
 
 
 def _logical_lines(text: str) -> list[str]:
-    """Return the lines without comments; one that ends with an odd number of backslashes goes on in the next."""
+    """Return the lines without comments. A line with an odd number of backslashes at its end continues in the next."""
     lines, held = [], ""
     for line in text.splitlines():
         line = line.lstrip()

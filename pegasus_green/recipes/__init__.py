@@ -1,7 +1,7 @@
-"""Ready solutions on top of a table: locks, elections, limits, counters, sets, and work that is done once.
+"""Recipes on top of a table: locks, elections, rate limits, counters, sets, and work that runs once.
 
-Each of them is a class that takes a ``Table``, and any number of greenlets and processes may use the same name at the
-same time. The docstrings say which records they write and what happens when a reply is lost; docs/recipes.md compares
+Each recipe is a class that takes a ``Table``. Any number of greenlets and processes may use the same name at the same
+time. The docstrings describe the records that they write and the effect of a lost reply. docs/recipes.md compares
 them.
 
 Example:

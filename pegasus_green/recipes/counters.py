@@ -1,4 +1,4 @@
-"""Counter: a number that many callers add to at the same time."""
+"""Counter: a number that many callers increment at the same time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _SORT_KEY = b"count"
 
 
 class Counter:
-    """A counter in several records, so that no single partition has to take all additions.
+    """A counter in several records, so that the additions are spread over partitions.
 
-    An addition is one ``incr`` of a shard chosen at random; the value is the sum of all shards.
+    An addition is one ``incr`` of a random shard. The value is the sum of all shards.
 
     Records: hash keys ``counter:NAME:000``, ``counter:NAME:001``, ..., sort key ``count``, decimal text.
 
     Args:
         table: Any table; its codec is not used.
-        name: What is counted; bytes or str.
-        shards: Records, 1 to 1,000. It may grow later; with fewer, what the others hold is missing.
-        ttl: Seconds after the last addition to a shard when that shard expires; None: never.
+        name: Name of the counter; bytes or str.
+        shards: Number of records, 1 to 1,000. It may grow later. With a lower number, the value lacks the other shards.
+        ttl: Seconds after the last addition to a shard until that shard expires; None: never.
 
     Example:
         >>> views = Counter(table, "views:/index", shards=8)
@@ -41,23 +41,23 @@ class Counter:
         self._ttl = ttl
 
     def __repr__(self) -> str:
-        """Show the first shard's key and how many there are."""
+        """Show the key of the first shard and the number of shards."""
         return f"<Counter {self._keys[0].decode('utf-8', 'replace')} shards={len(self._keys)}>"
 
     def incr(self, amount: int = 1, *, timeout: float | None = None) -> None:
-        """Add to it. The sum is not returned: it would take a request for each shard.
+        """Add to the counter. The sum is not returned, because it would take a request for each shard.
 
         Args:
-            amount: What to add; negative to take away.
+            amount: The number to add; a negative number subtracts.
             timeout: Seconds; None: the client's default.
 
         Raises:
-            RequestTimeout, ConnectionLost: Where ``outcome_unknown`` is set, it may have been added or not: a caller
-                that tries again may count twice, one that does not may count too little.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the amount may or may not have been added. A
+                caller that tries again may count twice; one that does not may lose the addition.
             PegasusError: Any other failure; nothing was added.
 
-        Retries: not repeated once its outcome is unknown.
-        Greenlets: any number may call at once; after a kill it may have been added or not.
+        Retries: not repeated if its outcome is unknown.
+        Greenlets: any number may call at once. After a kill the amount may or may not have been added.
 
         Example:
             >>> Counter(table, "views:/index").incr()
@@ -65,7 +65,7 @@ class Counter:
         self._table.incr(random.choice(self._keys), _SORT_KEY, amount, ttl=self._ttl, timeout=timeout)
 
     def decr(self, amount: int = 1, *, timeout: float | None = None) -> None:
-        """Take away from it; otherwise like ``incr``.
+        """Subtract from the counter; otherwise the same as ``incr``.
 
         Example:
             >>> Counter(table, "views:/index").decr(2)
@@ -77,7 +77,7 @@ class Counter:
     def value(self, *, timeout: float | None = None) -> int:
         """Return the sum of all shards.
 
-        They are read one after another: additions made meanwhile may be in it or not.
+        The shards are read one after the other. Additions that are made meanwhile may or may not be included.
 
         Args:
             timeout: Seconds for all of them; None: the client's default.
@@ -98,7 +98,7 @@ class Counter:
         return sum(int(value) for value in found if value is not None)
 
     def reset(self, *, timeout: float | None = None) -> None:
-        """Begin at 0 again. Additions made meanwhile may be lost.
+        """Set the counter to 0. Additions that are made meanwhile may be lost.
 
         Args:
             timeout: Seconds for all shards; None: the client's default.

@@ -1,4 +1,4 @@
-"""The errors of the recipes."""
+"""Errors of the recipes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from ..errors import PegasusError
 
 
 class RecipeError(PegasusError):
-    """Root of the errors that the recipes add to those of the client."""
+    """Root of the errors that only recipes raise."""
 
 
 class LockError(RecipeError):
-    """A lock, semaphore or election could not do what it was asked for."""
+    """An operation on a lock, semaphore or election is not possible."""
 
 
 class LockNotOwnedError(LockError):
-    """The lease ended before: it expired, or somebody else holds it now."""
+    """The lease has ended: it expired, and another caller may hold it now."""
 
 
 class AlreadyRunning(RecipeError):
-    """Another caller runs the function of this key now, and the caller does not want to wait."""
+    """Another caller runs the function for this key now, and ``wait`` is off."""

@@ -1,25 +1,26 @@
-"""Leases: records that expire unless their holder renews them; locks, elections and single runs consist of them.
+"""Leases: records that expire unless their holder renews them. Locks, elections and single runs are built on them.
 
-All records of one name lie under one hash key, so that one request changes them together:
+All records of one name have the same hash key, so one request changes them together:
 
-- ``fence``: a number that grows by one with every lease that is granted. It has no expiry.
+- ``fence``: a number that increases by one with every granted lease. It has no expiry.
 - ``owner`` (``owner:0000``, ``owner:0001``, ... of a semaphore): the holder, as ``TOKEN FENCE RENEWALS IDENTITY``,
   with an expiry.
 
-A lease is granted by one ``check_and_mutate``: if ``fence`` still is what was read together with a free place, write
-``fence + 1`` and the owner. Everybody who is granted a lease changes ``fence``. So the check passes only if nobody was
-granted one since the read, and the place is still free.
+A lease is granted by one ``check_and_mutate``: if ``fence`` has not changed since the read that showed a free place,
+write ``fence + 1`` and the owner. Every grant changes ``fence``. So the check passes only if no lease was granted since
+the read, and the place is still free.
 
-Why each step is safe when its reply is lost, or when a copy of it arrives late:
+Each step is safe if its reply is lost, or if a copy of it arrives late:
 
-- grant: the records are read again. The token, which no other call uses, tells whether the request was applied. A copy
-  that arrives later finds another ``fence``, and its check fails.
-- renewal: the owner's value counts the renewals, and the check compares all of it. A late copy of an earlier renewal
-  fails, so it cannot undo a newer one. When a renewal's reply is lost, the holder assumes the earlier end.
-- release: the check compares the token. A second release, or one that comes too late, finds no such token.
+- grant: the records are read again. The token is unique, so it tells whether the request was applied. A copy that
+  arrives later finds another ``fence``, and its check fails.
+- renewal: the owner's value contains the number of renewals, and the check compares the whole value. So a late copy of
+  an earlier renewal fails and cannot undo a newer one. If the reply of a renewal is lost, the holder assumes the
+  earlier end.
+- release: the check compares the token. A second or late release does not find the token.
 
-If a caller ends (by an error or a kill) while a grant is under way, a greenlet in the background releases the token.
-If that fails, too, nobody has the place until the lease expires.
+If the caller ends (by an error or a kill) during a grant, a background greenlet releases the token. If that fails, too,
+the place stays taken without a holder until the lease expires.
 """
 
 from __future__ import annotations
@@ -40,29 +41,29 @@ from .errors import LockError
 from .records import above_zero
 
 FENCE = b"fence"
-# A record with a TTL of n seconds lives between n - 1 and n, since the wire counts whole seconds. One more is room for
-# what the server says is left, which is rounded as well.
+# A record with a TTL of n seconds lives for n - 1 to n seconds, because expiries are whole seconds. One more second is
+# for the remaining time that the server returns, which is rounded, too.
 ROUNDING = 2
 _MOST_SECONDS = 30 * 86400
 
 
 class Hold:
-    """One granted lease, as its holder knows it.
+    """One granted lease, with the holder's knowledge of it.
 
     Attributes:
-        place: The owner record's sort key.
-        token: What identifies this grant.
-        fence: Its fencing token.
-        value: The owner record's value as far as it is known.
-        until: When it ends, in seconds of the monotonic clock, unless it is renewed.
-        skew: Seconds by which the server lets it end earlier than this machine's clock says.
+        place: Sort key of the owner record.
+        token: Unique id of this grant.
+        fence: The fencing token.
+        value: The last known value of the owner record.
+        until: End of the lease in seconds of the monotonic clock, if it is not renewed.
+        skew: Seconds by which the lease ends earlier on the server than by this machine's clock.
         pid: The process that it was granted to.
     """
 
     __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid")
 
     def __init__(self, place: bytes, value: bytes, until: float) -> None:
-        """Note what was granted."""
+        """Store the facts of a grant."""
         token, fence, _ = value.split(b" ", 2)
         self.place, self.token, self.fence = place, token, int(fence)
         self.value = value
@@ -71,15 +72,15 @@ class Hold:
         self.pid = os.getpid()
 
     def left(self) -> float:
-        """Return the seconds that the lease certainly goes on; 0 when it may have ended."""
+        """Return the seconds for which the lease is certainly valid; 0 if it may have ended."""
         return max(self.until - monotonic(), 0.0)
 
 
 def lease_seconds(timeout: float) -> float:
-    """Return the seconds of a lease.
+    """Check and return the seconds of a lease.
 
     Raises:
-        InvalidArgument: Less than a second, or more than 30 days.
+        InvalidArgument: It is less than one second or more than 30 days.
     """
     seconds = above_zero(timeout, "timeout")
     if not 1 <= seconds <= _MOST_SECONDS:
@@ -88,7 +89,7 @@ def lease_seconds(timeout: float) -> float:
 
 
 class Places:
-    """The places under one hash key that can be leased; any number of greenlets may use it."""
+    """The places under one hash key that can be leased. Any number of greenlets may use it."""
 
     __slots__ = ("table", "hash_key", "places", "seconds", "also", "fence_ttl")
 
@@ -104,32 +105,32 @@ class Places:
         """Describe the places.
 
         Args:
-            table: A handle without codec.
-            hash_key: Of all records.
+            table: A handle without a codec.
+            hash_key: Hash key of all records.
             places: Sort keys of the owner records.
-            seconds: How long a lease lives.
+            seconds: Duration of a lease.
             also: Sort keys of further records that ``look`` returns.
-            fence_ttl: Seconds that the fence is kept after a grant, more than ``seconds``; None: for ever.
+            fence_ttl: Seconds that the fence stays after a grant, more than ``seconds``; None: forever.
         """
         self.table, self.hash_key, self.places, self.seconds = table, hash_key, places, seconds
         self.also = also or []
         self.fence_ttl = fence_ttl
 
     def look(self) -> dict[bytes, bytes]:
-        """Return the records that are there, of one moment."""
+        """Return the existing records, all from the same moment."""
         rows = self.table.multi_get(self.hash_key, [FENCE, *self.places, *self.also])
         if not rows.complete:
-            raise LockError("the server does not return all places in one reply: use fewer", table=self.table.name)
+            raise LockError("the server does not return all places in one reply: use fewer places", table=self.table.name)
         return rows
 
     def free(self, rows: dict[bytes, bytes]) -> list[bytes]:
-        """Return the places that nobody holds."""
+        """Return the places without a holder."""
         return [place for place in self.places if place not in rows]
 
     def grant(self, rows: dict[bytes, bytes], place: bytes, token: bytes, identity: bytes = b"") -> Hold | None:
-        """Take a place that was free in these rows; None: somebody else was granted a lease since."""
+        """Take a place that is free in these rows; None if another lease was granted since the read."""
         before = rows.get(FENCE)
-        # Without a record the count begins with the time: should the record be lost, it still grows.
+        # The first fence is the current time in milliseconds. So it increases even if the record was lost.
         fence = int(time() * 1000) if before is None else _number(before) + 1
         value = b"%s %d 0 %s" % (token, fence, identity)
         begun = monotonic()
@@ -141,11 +142,11 @@ class Places:
         return None
 
     def acquire(self, token: bytes, identity: bytes = b"", place: bytes | None = None) -> Hold | dict[bytes, bytes]:
-        """Take a free place, or return the records when none is free.
+        """Take a free place; return the records if there is none.
 
         Raises:
-            LockError: The clocks differ so much that the lease has ended already.
-            PegasusError: Of the requests. What may have been granted is released in the background.
+            LockError: The clocks differ so much that the lease has already ended.
+            PegasusError: A request failed. A lease that may have been granted is released in the background.
         """
         begun: float | None = None
         try:
@@ -165,47 +166,47 @@ class Places:
                 except PegasusError as error:
                     if not error.outcome_unknown:
                         raise
-                    continue  # the next look tells whether it was applied
+                    continue  # the next read tells whether it was applied
                 if granted is not None:
                     self._compare_clocks(granted)
                     return granted
-                gevent.sleep(0)  # somebody else was granted a lease: there may be a free place all the same
+                gevent.sleep(0)  # another lease was granted; there may still be a free place
         except BaseException:
             if begun is not None:
                 self.abandon(token)
             raise
 
     def _compare_clocks(self, hold: Hold) -> None:
-        """Find out how much earlier than here the lease ends by the server's clock.
+        """Measure by how many seconds the lease ends earlier on the server.
 
-        The expiry that goes over the wire is this machine's time plus the TTL; the server compares it with its own.
+        The request carries an expiry: this machine's time plus the TTL. The server compares it with its own clock.
         """
         info = CallInfo()
         asked = monotonic()
         left = self.table.ttl(self.hash_key, hold.place, info=info)
-        if info.hedged:  # a secondary, which may not know the record yet
+        if info.hedged:  # the answer of a secondary, which may not have the record yet
             return
         at_least = asked + (0.0 if left is None else left - 1)
         hold.skew = max(0.0, hold.until - at_least)
         hold.until -= hold.skew
         if hold.left() <= 0:
             raise LockError(
-                f"a lease of {self.seconds:g} s has no time left at the server: this machine's clock is behind"
+                f"a lease of {self.seconds:g} s has already ended on the server: this machine's clock is behind"
                 " the server's, or the machine stalled while the lease was taken; compare the clocks (NTP)",
                 table=self.table.name,
             )
 
     def renew(self, hold: Hold, seconds: float) -> bool:
-        """Let a lease live so many seconds from now; False: it is not there any more.
+        """Extend a lease to this many seconds from now; False if it does not exist any more.
 
         Raises:
-            PegasusError: The records cannot be reached, or a reply was lost; the lease is as it was, or renewed.
+            PegasusError: A request failed or a reply was lost. The lease is unchanged or renewed.
         """
         while True:
             token, fence, count, identity = hold.value.split(b" ", 3)
             value = b"%s %s %d %s" % (token, fence, int(count) + 1, identity)
             until = monotonic() + seconds - hold.skew
-            hold.until = min(hold.until, until)  # where it is made shorter and the reply is lost
+            hold.until = min(hold.until, until)  # in case it becomes shorter and the reply is lost
             result = self.table.check_and_set(
                 self.hash_key,
                 hold.place,
@@ -222,13 +223,13 @@ class Places:
             if found is None or not found.startswith(hold.token + b" "):
                 hold.until = -math.inf
                 return False
-            hold.value = found  # an earlier renewal, whose reply was lost, was applied
+            hold.value = found  # an earlier renewal was applied, and its reply was lost
 
     def release(self, token: bytes, place: bytes, put: tuple[bytes, bytes, float | None] | None = None) -> bool:
-        """Give a place back, and store a record (sort key, value, TTL) in the same step; False: it was not held.
+        """Release a place, and store a record (sort key, value, TTL) in the same step; False if it was not held.
 
-        Retries: repeated twice when the reply is lost, which is harmless. Then a reply that tells of another owner, or
-            of none, means that the first request was applied or the lease had expired; it is taken for applied.
+        Retries: repeated twice if the reply is lost, which is safe. If the next reply shows another owner or none, the
+            first request was applied or the lease had expired; the result is then True.
         """
         changes = Mutations().delete(place)
         if put is not None:
@@ -247,7 +248,7 @@ class Places:
         raise AssertionError("not reached")
 
     def abandon(self, token: bytes) -> None:
-        """Release a token in the background, for a caller that must not wait any more."""
+        """Release a token in the background, for a caller that must not wait."""
         gevent.spawn(self._release_quietly, token)
 
     def _release_quietly(self, token: bytes) -> None:
@@ -263,4 +264,4 @@ def _number(raw: bytes) -> int:
     try:
         return int(raw)
     except ValueError:
-        raise LockError(f"the record {FENCE.decode()!r} holds {raw[:40]!r}, which no lock wrote") from None
+        raise LockError(f"the record {FENCE.decode()!r} holds {raw[:40]!r}, which is not a number of a lock") from None

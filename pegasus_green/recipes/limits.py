@@ -1,4 +1,4 @@
-"""RateLimiter: at most so many hits in so many seconds, for all processes together."""
+"""RateLimiter: a maximum number of hits in a period, for all processes together."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .records import Turns, above_zero, hash_key_of, plain, swap, whole
 
 @dataclass(frozen=True)
 class Allowance:
-    """What a limiter says of a hit; true when it is allowed.
+    """The limiter's answer to a hit. It is true if the hit is allowed.
 
     Attributes:
         allowed: Whether the hit is within the limit.
-        remaining: How many more hits (of cost 1) would be allowed now.
-        retry_after: Seconds after which this hit would be allowed if nobody else hits; 0.0 when it is allowed.
+        remaining: Number of further hits of cost 1 that would be allowed now.
+        retry_after: Seconds until this hit would be allowed if there are no other hits; 0.0 if it is allowed.
     """
 
     allowed: bool
@@ -36,37 +36,37 @@ _Decision = Callable[["bytes | None"], "tuple[bytes | None, Allowance]"]
 
 
 class RateLimiter:
-    """Allows at most ``limit`` hits in ``period`` seconds for each key.
+    """Allows at most ``limit`` hits in ``period`` seconds, for each key.
 
     Three algorithms:
 
-    - ``fixed_window``: time is cut into windows of ``period`` seconds; each has a counter. One ``incr`` for each hit,
-      which never fails because of other callers: the cheapest. Around the end of a window up to twice the limit passes
-      within ``period`` seconds. Denied hits with a cost of 1 count, too.
-    - ``sliding_window``: counts the hits of this window, and a share of the hits of the window before, namely the share
-      of that window that lies within the last ``period`` seconds. Denied hits do not count.
-    - ``token_bucket``: a bucket of ``burst`` tokens that fills up with ``limit`` tokens in ``period`` seconds; a hit
-      takes tokens out. Denied hits do not count.
+    - ``fixed_window``: time is divided into windows of ``period`` seconds, each with a counter. A hit is one ``incr``,
+      which never fails because of other callers, so this is the cheapest algorithm. Around the end of a window, up to
+      twice the limit passes within ``period`` seconds. Denied hits with a cost of 1 count, too.
+    - ``sliding_window``: counts the hits of the current window and a share of the hits of the previous one: the share
+      of the previous window that is within the last ``period`` seconds. Denied hits do not count.
+    - ``token_bucket``: a bucket of ``burst`` tokens. It is refilled with ``limit`` tokens per ``period``. A hit takes
+      tokens. Denied hits do not count.
 
-    The last two read a record and replace it in one step if it has not changed (``check_and_set``); callers of one
-    process take turns at a key, callers of several may have to repeat it.
+    The last two read a record and replace it in one atomic step if it has not changed (``check_and_set``). Callers of
+    one process take turns at a key. Callers of several processes may have to repeat the step.
 
-    A hit whose reply was lost counts as a hit, and the limiter counts it once more. It may use up two of the limit, and
-    the limit is never exceeded.
+    If the reply to a hit is lost, the limiter counts the hit once more. The hit may then use up two of the limit. The
+    limit is never exceeded.
 
-    Time is this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows are shifted by
-    d. In the other algorithms a machine whose clock is behind takes the newest time that the record holds.
+    The limiter uses this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows are
+    shifted by d. In the other algorithms, a machine whose clock is late takes the newest time from the record.
 
     Records: hash key ``limit:NAME:KEY``; sort key ``window:NUMBER`` (a count), ``sliding`` (number of the window, hits
     before, hits in it) or ``bucket`` (tokens, unix time). They expire when they no longer matter.
 
     Args:
         table: Any table; its codec is not used.
-        name: Of this limit; bytes or str.
-        limit: Hits, 1 to 1,000,000,000.
+        name: Name of the limit; bytes or str.
+        limit: Number of hits, 1 to 1,000,000,000.
         period: Seconds.
         algorithm: ``fixed_window``, ``sliding_window`` or ``token_bucket``.
-        burst: Size of the bucket; None: ``limit``. Only for ``token_bucket``.
+        burst: Size of the bucket; None: ``limit``. Only with ``token_bucket``.
 
     Example:
         >>> limiter = RateLimiter(table, "login", limit=2, period=3600, algorithm="token_bucket")
@@ -94,12 +94,12 @@ class RateLimiter:
         if algorithm not in deciders:
             raise InvalidArgument(f"algorithm must be one of {', '.join(deciders)}, not {algorithm!r}")
         if burst is not None and algorithm != "token_bucket":
-            raise InvalidArgument("burst is for token_bucket only")
+            raise InvalidArgument("burst can be used only with token_bucket")
         self.burst = self.limit if burst is None else whole(burst, "burst", 10**9)
         self._decide = deciders[algorithm]
         self._sort_key = {"sliding_window": b"sliding", "token_bucket": b"bucket"}.get(algorithm, b"")
         filled = self.burst * self.period / self.limit
-        # The wire counts whole seconds, so one more is room for that, and one for a small difference of clocks.
+        # One second more because expiries are whole seconds, and one for a small difference of clocks.
         self._ttl = (filled if algorithm == "token_bucket" else 2 * self.period) + 2
         self._turns = Turns()
 
@@ -112,16 +112,16 @@ class RateLimiter:
         """Count a hit and tell whether it is allowed.
 
         Args:
-            key: Whose hit; bytes or str.
-            cost: How much of the limit it takes; at most the limit (of a bucket: its size).
+            key: Key of the limit, for example a user; bytes or str.
+            cost: Number of hits that this one counts as; at most the limit, or the size of the bucket.
             timeout: Seconds for all requests; None: the client's default for each.
 
         Raises:
-            InvalidArgument: A cost that can never be allowed, or an argument of a wrong type.
-            PegasusError: It could not be counted. Whether to let the hit pass then is the caller's decision.
+            InvalidArgument: The cost can never be allowed, or an argument has a wrong type.
+            PegasusError: The hit could not be counted. The caller decides whether to allow it.
 
-        Retries: once more when a reply was lost; the hit may then count twice.
-        Greenlets: any number may call at once; after a kill the hit may count or not.
+        Retries: repeated once if a reply was lost; the hit may then count twice.
+        Greenlets: any number may call at once. After a kill the hit may or may not count.
 
         Example:
             >>> limiter = RateLimiter(table, "mail", limit=100, period=60)
@@ -135,7 +135,7 @@ class RateLimiter:
         return self._swap(hash_key, cost, timeout, self._decide)
 
     def peek(self, key: Key = b"all", *, cost: int = 1, timeout: float | None = None) -> Allowance:
-        """Tell whether a hit would be allowed, and count nothing.
+        """Tell whether a hit would be allowed, without counting it.
 
         Args:
             key: As for ``hit``.
@@ -175,7 +175,7 @@ class RateLimiter:
             PegasusError: The records could not be removed.
 
         Retries: safe.
-        Greenlets: any number may call at once; hits made meanwhile may be forgotten, too.
+        Greenlets: any number may call at once. Hits that are made meanwhile may be forgotten, too.
 
         Example:
             >>> RateLimiter(table, "sms", limit=5, period=60).reset("ada")
@@ -184,7 +184,7 @@ class RateLimiter:
 
     # ------------------------------------------------------------------------------------------------------ algorithms
     def _window(self) -> tuple[bytes, float]:
-        """Return the counter of the present window and the seconds until the next one."""
+        """Return the key of the current window's counter and the seconds until the next window."""
         now = time()
         number = int(now // self.period)
         return b"window:%d" % number, (number + 1) * self.period - now
@@ -200,7 +200,7 @@ class RateLimiter:
         if used <= self.limit:
             return self._verdict(True, self.limit - used, left)
         if cost > 1 and used - cost < self.limit:
-            # A smaller hit may still fit. Should this be lost, fewer hits are allowed, not more.
+            # A smaller hit may still fit. If this request is lost, fewer hits are allowed, not more.
             used = self._table.incr(hash_key, sort_key, -cost, ttl=self._ttl, timeout=timeout)
         return self._verdict(False, self.limit - used, left)
 
@@ -231,9 +231,9 @@ class RateLimiter:
         return decide
 
     def _until_fits(self, before: int, here: int, passed: float, cost: int) -> float:
-        """Return the seconds until a hit fits, while the hits of a window fade during the one after it."""
+        """Return the seconds until a hit fits. The weight of a window's hits decreases during the window after it."""
         room = self.limit - cost
-        if here <= room:  # as soon as enough of the window before has faded
+        if here <= room:  # when the weight of the previous window is low enough
             return self.period * (1 - (room - here) / before) - passed
         return self.period - passed + self.period * (1 - room / here)
 

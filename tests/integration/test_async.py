@@ -144,7 +144,7 @@ def test_get_with_a_timeout_can_be_called_again(table: Table, box: Onebox, hash_
     box.fault("delay", rpc="put", seconds=0.3)
     handle = table.set_async(hash_key, "s", "v")
     watch = Stopwatch()
-    with pytest.raises(errors.RequestTimeout, match="the call goes on"):
+    with pytest.raises(errors.RequestTimeout, match="the call continues"):
         handle.get(timeout=0.1)
     assert watch.elapsed >= 0.09
     assert watch.seconds < 0.15

@@ -30,8 +30,8 @@ def test_arguments_of_a_wrong_kind_are_named(pegasus: Pegasus, hash_key: bytes) 
         ("batch_size", lambda: pegasus.get_unordered_scanners(3, odd)),
         ("batch_size", lambda: pegasus.get_scanner(hash_key, "", "", odd)),
         ("meta_addrs", lambda: Pegasus(5, "temp")),  # type: ignore[arg-type]
-        ("a URL is text", lambda: connect(["h:1"])),  # type: ignore[arg-type]
-        ("a URL is text", lambda: connect(b"pegasus://h:1/t")),  # type: ignore[arg-type]
+        ("a URL must be a str", lambda: connect(["h:1"])),  # type: ignore[arg-type]
+        ("a URL must be a str", lambda: connect(b"pegasus://h:1/t")),  # type: ignore[arg-type]
     ]
     for text, call in wrong:
         with pytest.raises(InvalidArgument, match=text):

@@ -648,5 +648,5 @@ def test_a_multi_get_that_a_server_cuts_is_logged_once(caplog: pytest.LogCapture
                 gevent.sleep(0.01)
             (record,) = caplog.records
             assert record.levelname == "WARNING"
-            assert f"a multi_get of table {name} without limits came back incomplete after 3000 rows" in record.message
+            assert f"a multi_get of table {name} without limits is incomplete after 3000 rows" in record.message
             caplog.clear()

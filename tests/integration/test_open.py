@@ -86,7 +86,7 @@ def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPa
         (lambda: Client(["pegasus://h:1/t"]), "not the URL"),
         (lambda: Client("ada:secret@h:1"), "without a user name before it$"),
         (lambda: Client("::1"), "an IPv6 address is written in brackets"),
-        (lambda: connect("pegasus://h:1/t?codec=xml"), "codec='xml' in the URL is none of json"),
+        (lambda: connect("pegasus://h:1/t?codec=xml"), "codec='xml' in the URL must be json"),
         (lambda: connect("pegasus://h:1/t", time_out=1), "did you mean 'timeout'"),  # type: ignore[call-arg]
     ],
 )

@@ -151,13 +151,13 @@ def test_tokens_of_something_else_are_refused(client: Client, table: Table, hash
     fill(table, hash_key)
     token = table.hash_scan(hash_key).token()
     for call, text in (
-        (lambda: client.table("another").hash_scan(hash_key, resume=token), "is of table"),
+        (lambda: client.table("another").hash_scan(hash_key, resume=token), "belongs to table"),
         (lambda: table.hash_scan(hash_key + b"x", resume=token), "another hash key"),
         (lambda: table.scan(resume=token), "another hash key"),
         (lambda: table.hash_scan(hash_key, resume=table.scan().token()), "another hash key"),
-        (lambda: table.hash_scan(hash_key, resume=token[:-3]), "no scan token"),
-        (lambda: table.hash_scan(hash_key, resume=token[5:]), "no scan token"),
-        (lambda: table.hash_scan(hash_key, resume=""), "no scan token"),
+        (lambda: table.hash_scan(hash_key, resume=token[:-3]), "not a scan token"),
+        (lambda: table.hash_scan(hash_key, resume=token[5:]), "not a scan token"),
+        (lambda: table.hash_scan(hash_key, resume=""), "not a scan token"),
         (lambda: table.hash_scan(hash_key, resume=b"x"), "text"),  # type: ignore[call-overload]
         (lambda: table.scan(resume=table.scan().token(), partitions=[0]), "partitions"),
     ):

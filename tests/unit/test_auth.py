@@ -73,7 +73,7 @@ def test_a_url() -> None:
         ("auth=ntlm", "kerberos, properties:PATH or none"),
         ("service_fqdn=h", "service_fqdn in the URL belongs to auth=kerberos"),
         ("auth=none&keytab=/k", "keytab in the URL belongs to auth=kerberos"),
-        ("auth=kerberos&service_fqdn=h&service_fqdn=i", "stands twice"),
+        ("auth=kerberos&service_fqdn=h&service_fqdn=i", "appears twice"),
         ("auth=kerberos&service_fqdn=a/b", "service_fqdn"),
         ("auth=kerberos&service_fqdn=h&auth_required=maybe", "auth_required"),
         ("auth=properties:/no/such/file", "cannot be read"),

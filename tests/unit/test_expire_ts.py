@@ -28,7 +28,7 @@ def test_seconds_are_rounded_up(ttl: float | None, at: int) -> None:
 
 def test_the_last_second_of_the_wire() -> None:
     assert base.expire_ts(2**31 - 1001) == 2**31 - 1
-    with pytest.raises(InvalidArgument, match="ttl=2147482648 ends 1 s after the last second"):
+    with pytest.raises(InvalidArgument, match="ttl=2147482648 ends 1 s after the latest expiry"):
         base.expire_ts(2**31 - 1000)
 
 

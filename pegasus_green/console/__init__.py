@@ -1,7 +1,7 @@
 """The console: web pages that show a cluster, its tables and rows, and what a client counts.
 
-``wsgi(client)`` returns a WSGI application, to be served by itself or mounted under a path of another application. It
-needs nothing but the standard library and gevent, reads only unless ``write=True``, and works without JavaScript.
+``wsgi(client)`` returns a WSGI application. It can be served alone or mounted under a path of another application. It
+needs only the standard library and gevent, does not change rows without ``write=True``, and works without JavaScript.
 """
 
 from __future__ import annotations

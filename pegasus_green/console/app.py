@@ -1,4 +1,4 @@
-"""The WSGI application: which page, for whom, and what errors look like."""
+"""The WSGI application: dispatch to pages, access checks, error pages."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ StartResponse = Callable[..., Any]
 
 
 class Console:
-    """The WSGI application of the console; ``wsgi()`` makes one.
+    """The WSGI application of the console. ``wsgi()`` makes one.
 
     Attributes:
-        client: Whose cluster and counters it shows.
+        client: The client whose cluster and counters it shows.
         write: Whether rows can be changed.
-        hosts: Names and addresses that the header Host may have, without a port.
+        hosts: Allowed names and addresses in the header Host, without a port.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Console:
         except PegasusError as error:
             found = _error(_status_of(error), str(error), base)
         except Exception as error:
-            # The text of an error nobody expected may hold a key or a value: only its class is logged and shown.
+            # The text of an unexpected error may contain a key or a value, so only its class is logged and shown.
             _log.error("the console failed at %s with %s", path if path in self._pages else "?", type(error).__name__)
             found = _error("500 Internal Server Error", f"The console failed with {type(error).__name__}.", base)
         text = _layout(found, base, path, nonce, write=self.write)
@@ -91,29 +91,29 @@ class Console:
             allowed = "GET, HEAD, POST" if path == "/row" else "GET, HEAD"
             raise Refused("405 Method Not Allowed", f"This page answers {allowed}.", ("Allow", allowed))
         if not self.write:
-            raise Refused("403 Forbidden", "This console reads only. Start it with --write, or wsgi(..., write=True).")
+            raise Refused("403 Forbidden", "This console is read-only. Start it with --write, or wsgi(..., write=True).")
         request = Request(base, query, self._form(environ), write=True, token=self._token)
         with self.client.deadline(self._timeout):
             return browse.change(self.client, request)
 
     def _check_host(self, environ: dict[str, Any]) -> None:
-        """Refuse names that are not the console's: a page from elsewhere may have made its own name lead here."""
+        """Refuse unknown host names. Otherwise a foreign page could reach the console by DNS rebinding."""
         given = str(environ.get("HTTP_HOST", ""))
         name = _host_of(f"//{given}")
         if name not in self.hosts:
             raise Refused(
                 "421 Misdirected Request",
-                f"The console does not answer for the host {given!r}. Other names than localhost are allowed by"
-                " --host NAME, or by wsgi(..., hosts=[NAME]).",
+                f"The console does not answer for the host {given!r}. Allow other names than localhost with"
+                " --host NAME, or with wsgi(..., hosts=[NAME]).",
             )
 
     def _form(self, environ: dict[str, Any]) -> dict[str, str]:
-        """Read the form of a POST, and refuse one that does not come from a page of this console."""
+        """Read the form of a POST. Refuse a form that does not come from a page of this console."""
         length = environ.get("CONTENT_LENGTH") or ""
         if not length.isdecimal():
             raise Refused("411 Length Required", "A form needs a Content-Length.")
         if int(length) > MAX_BODY:
-            raise Refused("413 Content Too Large", f"A form has at most {MAX_BODY:,} bytes.")
+            raise Refused("413 Content Too Large", f"A form can have at most {MAX_BODY:,} bytes.")
         origin = environ.get("HTTP_ORIGIN")
         if origin is not None and urlsplit(origin).netloc.lower() != str(environ.get("HTTP_HOST", "")).lower():
             raise Refused("403 Forbidden", "The form comes from a page of another host. Nothing was changed.")
@@ -125,25 +125,26 @@ class Console:
         if not hmac.compare_digest(form.get("token", "").encode(), self._token.encode()):
             raise Refused(
                 "403 Forbidden",
-                "The form is not of this console, or the console was started again. Nothing was changed: open the row"
+                "The form belongs to another console, or the console was restarted. Nothing was changed: open the row"
                 " again.",
             )
         return form
 
 
 def wsgi(client: Client, *, write: bool = False, hosts: Iterable[str] = (), timeout: float = TIMEOUT) -> Console:
-    """Return a WSGI application that shows a cluster, its tables and rows, and what the client counts; no I/O.
+    """Return a WSGI application that shows a cluster, its tables and rows, and the client's counters; no I/O.
 
-    It has no users of its own: whoever reaches it reads every table. Mount it where only operators come.
+    It has no users of its own: everyone who can reach it can read every table. Mount it where only operators can reach
+    it.
 
     Args:
-        client: Whose cluster and counters are shown; it stays open.
+        client: The client whose cluster and counters are shown. It stays open.
         write: Whether rows can be changed and removed.
-        hosts: Names and addresses, without a port, that requests may name as their host besides loopback.
+        hosts: Names and addresses, without a port, that are allowed as host besides loopback.
         timeout: Seconds for all requests to the cluster that one page needs.
 
-    Greenlets: any number may call it, in the thread of the client's hub. From the first request on, one greenlet
-        notes the client's counters every 2 s, until the client is closed. It does not keep the process alive.
+    Greenlets: any number may call it, in the thread of the client's hub. After the first request, a greenlet stores the
+        client's counters every 2 s, until the client is closed. It does not keep the process alive.
 
     Example:
         >>> from pegasus_green.console import wsgi
@@ -180,7 +181,7 @@ def _error(status: str, text: str, base: str) -> Page:
         "Bad Request": "Wrong input",
     }.get(title, title)
     body = html(
-        '<p class="bad">{text}</p><p><a href="{home}">To the cluster page</a></p>', text=text, home=address(base, "/")
+        '<p class="bad">{text}</p><p><a href="{home}">Back to the cluster page</a></p>', text=text, home=address(base, "/")
     )
     return Page(words, body, status)
 

@@ -1,4 +1,4 @@
-"""The pages of a hash key and of one row, and changes of a row."""
+"""The pages of a hash key and of one row, and the changes of a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .markup import Html, address, html, join, link, table
 from .request import Page, Redirect, Refused, Request, bad, read_key, show_key
 
 PAGE = 50
-# A page shows the first bytes of a longer value.
+# Of a longer value, a page shows this many bytes.
 SHOWN = 64 * 1024
 SHOWN_HEX = 4 * 1024
 _PRE = '<pre tabindex="0">{text}</pre>'
@@ -48,7 +48,7 @@ def _search(client: Client, request: Request, name: str, hash_key: str, sort_key
 
 
 def browse(client: Client, request: Request) -> Page:
-    """List the sort keys of a hash key by page."""
+    """List the sort keys of a hash key, page by page."""
     name, hash_text = request.query.get("table", ""), request.query.get("hash", "")
     sort_text = request.query.get("sort", "")
     if sort_text:
@@ -97,7 +97,7 @@ def _dump(data: bytes) -> str:
 def _forms(value: bytes) -> Html:
     """Show a value as text, JSON and hex."""
     head = value[:SHOWN]
-    # A character may be cut at the end of what is shown.
+    # A character may be cut at the end of the shown part.
     text: str | None = head.decode("utf-8", "ignore")
     try:
         value.decode("utf-8")
@@ -105,11 +105,11 @@ def _forms(value: bytes) -> Html:
         text = None
     parts = [html("<h2>Text</h2>")]
     if text is None:
-        parts.append(html('<p class="note">Not UTF-8; bytes that are no text are escaped.</p>'))
+        parts.append(html('<p class="note">Not UTF-8; bytes that are not text are escaped.</p>'))
     parts.append(html(_PRE, text=show_key(head) if text is None else text))
     pretty = _json_of(text) if len(value) <= SHOWN else None
     parts.append(html("<h2>JSON</h2>"))
-    why = "The value is too long to be read as JSON." if len(value) > SHOWN else "The value is no JSON."
+    why = "The value is too long to be shown as JSON." if len(value) > SHOWN else "The value is not JSON."
     parts.append(html('<p class="note">{why}</p>', why=why) if pretty is None else html(_PRE, text=pretty))
     parts.append(html('<h2>Hex</h2><pre class="hex" tabindex="0">{text}</pre>', text=_dump(value[:SHOWN_HEX])))
     cuts = [f"text {SHOWN:,}"] * (len(value) > SHOWN) + [f"hex {SHOWN_HEX:,}"] * (len(value) > SHOWN_HEX)
@@ -139,7 +139,7 @@ def _editor(request: Request, target: str, value: bytes | None, ttl: float | Non
             '<div class="wide"><label for="value">Value</label>'
             '<textarea id="value" name="value" rows="6" spellcheck="false">\n{value}</textarea></div>'
             '<div><label for="coding">Written as</label><select id="coding" name="coding">{choices}</select></div>'
-            '<div><label for="ttl">Seconds until it expires (empty: never, or as the table says)</label>'
+            '<div><label for="ttl">Seconds until it expires (empty: never, or the default of the table)</label>'
             '<input id="ttl" name="ttl" inputmode="numeric" value="{ttl}"></div><button>Store</button></form>'
             '<p class="note">In text, write \\\\ for a backslash and \\n or \\xNN for other bytes.</p>',
             target=target,
@@ -153,7 +153,7 @@ def _editor(request: Request, target: str, value: bytes | None, ttl: float | Non
         remove = html(
             '<h2>Remove</h2><form method="post" action="{target}">{hidden}<input type="hidden" name="action"'
             ' value="remove"><div><input type="checkbox" id="sure" name="sure" value="yes" required>'
-            ' <label class="inline" for="sure">Remove this row for good</label></div>'
+            ' <label class="inline" for="sure">Remove this row permanently</label></div>'
             '<button class="danger">Remove</button></form>',
             target=target,
             hidden=_hidden(request, value),
@@ -196,7 +196,7 @@ def row(client: Client, request: Request) -> Page:
         shown = _forms(value)
     editor = Html()
     if request.write:
-        # The forms are sent to the row's own address, wherever it was found.
+        # The form goes to the row's own address, whatever the address of this page is.
         target = address(request.base, "/row", sort=show_key(sort_key), **where)
         editor = _editor(request, target, value, ttl)
     body = html("<dl>{head}</dl><p>{back}</p>{shown}{editor}", head=head, back=back, shown=shown, editor=editor)
@@ -204,7 +204,7 @@ def row(client: Client, request: Request) -> Page:
 
 
 def change(client: Client, request: Request) -> Redirect:
-    """Store or remove a row, if it still is what the form's page showed.
+    """Store or remove a row, if it has not changed since the form's page.
 
     Raises:
         Refused: The form is wrong, or the row has changed since.
@@ -222,14 +222,14 @@ def change(client: Client, request: Request) -> Redirect:
             raise bad("Tick the box to remove the row. Nothing was changed.")
         new, ttl = None, None
     else:
-        raise bad("The form says neither to store nor to remove the row.")
+        raise bad("The form has no action: it must be to store or to remove the row.")
     handle = client.table(name)
     old = handle.get(hash_key, sort_key)
     is_same = _seen(old) == form.get("seen", "")
     if is_same and hash_key:
         is_same = bool(handle.compare_exchange(hash_key, sort_key, old, new, ttl=ttl))
     elif is_same and new is not None:
-        # Servers check and set in one step under a hash key alone.
+        # Servers cannot check and set a row with an empty hash key.
         handle.set(hash_key, sort_key, new, ttl=ttl)
     elif is_same:
         handle.remove(hash_key, sort_key)
@@ -246,15 +246,15 @@ def change(client: Client, request: Request) -> Redirect:
 def _new_value(form: dict[str, str]) -> bytes:
     coding = CODINGS.get(form.get("coding", "text"))
     if coding is None:
-        raise bad(f"The value is written as {', '.join(CODINGS)}.")
-    # A form sends each end of a line as CR LF.
+        raise bad(f"The coding of the value must be {', '.join(CODINGS)}.")
+    # A form sends each end of line as CR LF.
     text = form.get("value", "").replace("\r\n", "\n")
     if coding.name == "text":
         return read_key(text, "The value")
     try:
         return coding.decode("".join(text.split()))
     except InvalidArgument:
-        raise bad(f"The value is no {coding.name}. Nothing was changed.") from None
+        raise bad(f"The value is not {coding.name}. Nothing was changed.") from None
 
 
 def _ttl(text: str) -> float | None:
@@ -262,5 +262,5 @@ def _ttl(text: str) -> float | None:
     if not text:
         return None
     if not text.isdecimal() or not 0 < int(text) < 2**31:
-        raise bad("The seconds until the row expires are a whole number above 0, or empty. Nothing was changed.")
+        raise bad("The seconds until the row expires must be a whole number above 0, or empty. Nothing was changed.")
     return float(text)

@@ -1,4 +1,4 @@
-"""The page of the client: what ``client.stats()`` says, with plots of the last minutes."""
+"""The client page: the figures of ``client.stats()``, with plots of the last minutes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def client(client: Client, history: History, _request: Request) -> Page:
     history.take()
     stats = client.stats()
     plots = [
-        line("Calls a second", history.rates("calls")),
-        line("Errors a second", history.rates("errors")),
+        line("Calls per second", history.rates("calls")),
+        line("Errors per second", history.rates("errors")),
         line("Requests in flight", history.levels("in_flight")),
-        line("Bytes a second", history.rates("bytes_both_ways")),
+        line("Bytes per second", history.rates("bytes_both_ways")),
     ]
     servers = table(
         "Connections",
@@ -54,13 +54,13 @@ def client(client: Client, history: History, _request: Request) -> Page:
         plots=join(plots),
         servers=servers,
         calls=calls,
-        latencies=join(latencies) or html('<p class="note">No table was used yet.</p>'),
+        latencies=join(latencies) or html('<p class="note">No table has been used yet.</p>'),
     )
     return Page("Client", body)
 
 
 def _at_most(bound: float) -> str:
-    # Number and unit stay on one line in the narrow tables of a telephone.
+    # No line break between number and unit in the narrow tables of a phone.
     return f"≤\N{NO-BREAK SPACE}{seconds(bound)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 

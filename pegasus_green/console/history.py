@@ -1,4 +1,4 @@
-"""The client's counters of the last minutes."""
+"""The client's counters over the last minutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINUTES = 5
 
 @dataclass(frozen=True)
 class Sample:
-    """The sums of the client's counters at one time."""
+    """The sums of the client's counters at one moment."""
 
     at: float
     calls: int
@@ -30,7 +30,7 @@ class Sample:
 
 
 def sample_of(stats: dict[str, Any], at: float) -> Sample:
-    """Add up what ``client.stats()`` says."""
+    """Sum up the figures of ``client.stats()``."""
     servers, tables = stats["servers"].values(), stats["tables"].values()
     return Sample(
         at,
@@ -42,10 +42,10 @@ def sample_of(stats: dict[str, Any], at: float) -> Sample:
 
 
 class History:
-    """Samples of the last minutes, taken by a greenlet that begins with the first page.
+    """Samples of the last minutes. A greenlet takes them after the first page was requested.
 
     Attributes:
-        samples: The newest one last.
+        samples: The samples, oldest first.
     """
 
     def __init__(self, client: Client) -> None:
@@ -55,18 +55,18 @@ class History:
         self._greenlet: Any = None
 
     def start(self) -> None:
-        """Take samples from now on; a forked child begins its own series."""
+        """Start to take samples. A forked child starts its own series."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.samples.clear()
             self._greenlet = None
         if self._greenlet is None or self._greenlet.dead:
             self.take()
-            # It knows the history only weakly, so that a dropped console ends it.
+            # It holds only a weak reference to the history, so it ends when the console is dropped.
             self._greenlet = gevent.spawn(_run, weakref.ref(self))
 
     def take(self) -> bool:
-        """Note the counters of now; return whether the client is still open."""
+        """Take a sample; return whether the client is still open."""
         client = self._client()
         if client is None or client.closed:
             return False
@@ -74,7 +74,7 @@ class History:
         return True
 
     def rates(self, name: str) -> list[tuple[float, float]]:
-        """Return how fast a counter grew, as (seconds before now, a second)."""
+        """Return the rates of a counter as (seconds before now, increase per second)."""
         samples = list(self.samples)
         if not samples:
             return []
@@ -85,7 +85,7 @@ class History:
         ]
 
     def levels(self, name: str) -> list[tuple[float, float]]:
-        """Return a number of each sample, as (seconds before now, number)."""
+        """Return a figure of each sample as (seconds before now, number)."""
         samples = list(self.samples)
         return [(samples[-1].at - sample.at, float(getattr(sample, name))) for sample in samples]
 

@@ -1,4 +1,4 @@
-"""HTML made of templates that escape what is put into them."""
+"""HTML templates that escape their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 
 class Html(str):
-    """Text that is HTML already and is not escaped again."""
+    """Text that is already HTML. It is not escaped again."""
 
     __slots__ = ()
 
@@ -30,12 +30,12 @@ _FORMATTER = _Escaping()
 
 
 def html(template: str, /, **values: Any) -> Html:
-    """Fill a template of HTML; every value is escaped but ``Html`` and lists of it."""
+    """Fill an HTML template. Every value is escaped, except ``Html`` and lists of it."""
     return Html(_FORMATTER.vformat(template, (), values))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """Put pieces of HTML behind each other."""
+    """Concatenate pieces of HTML."""
     return Html("".join(parts))
 
 
@@ -44,7 +44,7 @@ def _kind(cell: object) -> Html:
 
 
 def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> Html:
-    """Return a table that scrolls by itself where it is too wide; numbers stand to the right."""
+    """Return a table that scrolls horizontally if it is too wide. Numbers are right-aligned."""
     listed = [list(row) for row in rows]
     kinds = [_kind(cell) for cell in listed[0]] if listed else []
     head = join(

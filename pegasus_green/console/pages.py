@@ -17,7 +17,7 @@ from .request import Page, Request, show_key
 
 # Each table costs a request to a meta server.
 MAX_TABLES = 100
-# The picture has a rectangle for each partition and node.
+# The picture has one rectangle for each partition and node.
 MAX_CELLS = 20_000
 SAMPLE = 20
 SAMPLED_PARTITIONS = 4
@@ -138,13 +138,13 @@ def _sample(client: Client, request: Request, name: str, count: int) -> Html:
 
 
 def table(client: Client, request: Request) -> Page:
-    """Show where a table's partitions are, how evenly, its envs and a few rows."""
+    """Show the placement of a table's partitions, its balance, its envs and a few rows."""
     name = request.need("name")
     admin = client.admin
     info, parts = admin.table_info(name), admin.partitions(name)
     nodes: list[NodeInfo] = admin.nodes()
     known = {node.address for node in nodes}
-    # A replica may still be on a server that the meta servers list no more.
+    # A replica may be on a server that the meta servers no longer list.
     used = {part.primary for part in parts if part.primary} | {node for part in parts for node in part.secondaries}
     names = sorted(known | used)
     broken = sum(not part.is_healthy for part in parts)
@@ -173,7 +173,7 @@ def table(client: Client, request: Request) -> Page:
     else:
         sample = html("<p>{link}</p>", link=link(request.base, "/table", "Show some rows", name=name, sample="1"))
     body = html(
-        "{live}<p>{browse}</p><details><summary>Partitions in words</summary>{listed}</details>"
+        "{live}<p>{browse}</p><details><summary>Partitions as a list</summary>{listed}</details>"
         "{envs}<h2>Rows</h2>{sample}",
         live=_live("table", live),
         browse=link(request.base, "/browse", "Browse the rows of this table", table=name),

@@ -1,4 +1,4 @@
-"""Pictures as inline SVG; colours are attributes, as the content policy allows no style of an element."""
+"""Pictures as inline SVG. Colours are attributes, because the content policy allows no style on an element."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def line(title: str, points: Sequence[tuple[float, float]]) -> Html:
     """Draw a line over the last minutes.
 
     Args:
-        title: What is shown, with its unit.
+        title: Title with the unit.
         points: (seconds before now, number), the oldest first.
     """
     newest = points[-1][1] if points else 0.0
@@ -44,7 +44,7 @@ def _number(number: float) -> str:
 
 
 def seconds(number: float) -> str:
-    """Return a time in the unit that fits it."""
+    """Return a duration in a suitable unit."""
     for size, unit in ((1.0, "s"), (1e-3, "ms")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -52,9 +52,9 @@ def seconds(number: float) -> str:
 
 
 def histogram(title: str, counts: Mapping[float, int]) -> Html:
-    """Draw how many calls took how long, a bar for each upper bound in seconds."""
+    """Draw a histogram of call durations, with a bar for each upper bound in seconds."""
     if not counts:
-        return html('<p class="note">{title}: no call has ended well yet.</p>', title=title)
+        return html('<p class="note">{title}: no successful call yet.</p>', title=title)
     most, total = max(counts.values()), sum(counts.values())
     rows = []
     for step, (upper, count) in enumerate(sorted(counts.items())):
@@ -90,7 +90,7 @@ def _key(color: str) -> Html:
 
 
 def placement(partitions: Sequence[PartitionInfo], nodes: Sequence[str]) -> Html:
-    """Draw which node holds which partition: a row for each node, a column for each partition."""
+    """Draw the placement of partitions: a row for each node, a column for each partition."""
     left = 8 + max((len(node) for node in nodes), default=4) * 7
     cells = []
     for y, node in enumerate(nodes):
@@ -117,7 +117,7 @@ def placement(partitions: Sequence[PartitionInfo], nodes: Sequence[str]) -> Html
     return html(
         '<p class="note">{primary} primary {secondary} secondary; a column is a partition</p><div class="scroll"'
         ' tabindex="0" role="region" aria-label="Partitions over nodes"><svg width="{width}" height="{height}"'
-        ' role="img" aria-label="Partitions over nodes; the list below says the same">{cells}</svg></div>',
+        ' role="img" aria-label="Partitions over nodes; the list below has the same content">{cells}</svg></div>',
         primary=_key(PRIMARY),
         secondary=_key(SECONDARY),
         width=left + len(partitions) * CELL + 16,

@@ -1,4 +1,4 @@
-"""A request as the pages see it, and the reasons to refuse one."""
+"""A request of a page, and the errors that refuse one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..cli.text import escape, unescape
 from ..errors import InvalidArgument
 from .markup import Html
 
-# A value of 1 MiB, the usual limit of a server, as percent-encoded hex digits or escapes.
+# A value of 1 MiB, the default limit of a server, as percent-encoded hex digits or escapes.
 MAX_BODY = 8 * 1024 * 1024
 MAX_FIELDS = 20
 
 
 class Refused(Exception):
-    """A request that gets a page with an error status.
+    """A request is refused; the answer is a page with an error status.
 
     Attributes:
-        status: The HTTP status, as "404 Not Found".
-        text: What is wrong and what to do.
+        status: The HTTP status, for example "404 Not Found".
+        text: The reason, and what the user can do.
         headers: Further headers of the answer.
     """
 
@@ -29,13 +29,13 @@ class Refused(Exception):
 
 
 def bad(text: str) -> Refused:
-    """Return the refusal of wrong input."""
+    """Return the error for wrong input."""
     return Refused("400 Bad Request", text)
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page function returns."""
+    """The result of a page function."""
 
     title: str
     body: Html
@@ -44,7 +44,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Redirect:
-    """A page function's wish to show another page."""
+    """A page function's redirect to another page."""
 
     address: str
 
@@ -56,9 +56,9 @@ class Request:
     Attributes:
         base: The path under which the console is mounted, "" at the root.
         query: The parameters of the address.
-        form: Those of the body of a POST.
+        form: The parameters in the body of a POST.
         write: Whether the console may change rows.
-        token: What forms carry to show that they come from this console.
+        token: A token in forms that proves that they come from this console.
     """
 
     base: str
@@ -68,10 +68,10 @@ class Request:
     token: str = ""
 
     def need(self, name: str) -> str:
-        """Return a parameter that must be there.
+        """Return a required parameter.
 
         Raises:
-            Refused: It is missing or empty.
+            Refused: The parameter is missing or empty.
         """
         found = self.query.get(name, "")
         if not found:
@@ -79,10 +79,10 @@ class Request:
         return found
 
     def key(self, name: str) -> bytes:
-        """Return a parameter as the bytes of a key; empty where it is missing.
+        """Return a parameter as the bytes of a key; empty if it is missing.
 
         Raises:
-            Refused: It is no escaped text.
+            Refused: It is not valid escaped text.
         """
         return read_key(self.query.get(name, ""), name)
 
@@ -91,12 +91,12 @@ def read_key(text: str, name: str) -> bytes:
     """Return the bytes of an escaped text.
 
     Raises:
-        Refused: It is none.
+        Refused: It is not valid escaped text.
     """
     try:
         return unescape(text)
     except (InvalidArgument, UnicodeEncodeError):
-        raise bad(f"{name} is no escaped text: write \\\\ for a backslash and \\xNN for a byte.") from None
+        raise bad(f"{name} is not valid escaped text: write \\\\ for a backslash and \\xNN for a byte.") from None
 
 
 def show_key(key: bytes) -> str:
@@ -112,5 +112,5 @@ def fields(text: str, what: str) -> dict[str, str]:
     """
     try:
         return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS))
-    except ValueError:  # UnicodeDecodeError is one
+    except ValueError:  # UnicodeDecodeError is a subclass
         raise bad(f"{what} cannot be read: it must be UTF-8 with at most {MAX_FIELDS} parameters.") from None

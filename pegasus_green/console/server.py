@@ -15,7 +15,7 @@ MAX_REQUESTS = 64
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Tell whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether an address stands for all addresses of the machine."""
+    """Tell whether an address means all addresses of the machine."""
     try:
         return ip_address(host).is_unspecified
     except ValueError:
@@ -31,14 +31,14 @@ def is_wildcard(host: str) -> bool:
 
 
 class ConsoleServer:
-    """Serves the console by gevent's pywsgi; it writes no log of requests, as their addresses hold keys.
+    """Serves the console with gevent's pywsgi. It does not log requests, because their addresses contain keys.
 
     Args:
-        client: Whose cluster and counters are shown; it stays open.
+        client: The client whose cluster and counters are shown. It stays open.
         host: Address to listen on.
-        port: 0: a free one.
+        port: Port to listen on; 0: a free one.
         write: Whether rows can be changed and removed.
-        hosts: Names besides loopback and ``host`` that requests may name.
+        hosts: Names besides loopback and ``host`` that are allowed as host of requests.
 
     Example:
         >>> from pegasus_green.console import ConsoleServer
@@ -64,7 +64,7 @@ class ConsoleServer:
 
     @property
     def url(self) -> str:
-        """Where the console is, once it is started."""
+        """The address of the started console."""
         host, port = str(self._server.server_host), self._server.server_port
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
@@ -72,7 +72,7 @@ class ConsoleServer:
         """Open the port and serve.
 
         Raises:
-            OSError: The address cannot be had.
+            OSError: The address cannot be used.
         """
         self._server.start()
 

@@ -1,4 +1,4 @@
-"""The one style sheet and the one script, both sent inside each page."""
+"""The style sheet and the script of the console. Each page contains both."""
 
 from __future__ import annotations
 

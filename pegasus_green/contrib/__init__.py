@@ -1,7 +1,7 @@
-"""Backends for frameworks: each module here serves one framework and imports only that one.
+"""Backends for frameworks. Each module here serves one framework and imports no other framework.
 
 ===================  ===================================================================  =======================
-module               what it is                                                           extra
+module               content                                                              extra
 ===================  ===================================================================  =======================
 ``django``           cache backend, and sessions through it                               ``[django]``
 ``cachelib``         cache for cachelib, Flask-Session and Flask-Caching                  ``[cachelib]``
@@ -10,9 +10,9 @@ module               what it is                                                 
 ``limits``           storage of ``limits`` and Flask-Limiter                              ``[limits]``
 ``prometheus``       metrics                                                              ``[prometheus]``
 ``opentelemetry``    spans and metrics                                                    ``[opentelemetry]``
-``locust``           a User whose calls are reported as requests                          ``[locust]``
+``locust``           a User whose calls are requests in Locust's statistics               ``[locust]``
 ``requests_cache``   backend of ``requests-cache``                                        ``[requests-cache]``
 ===================  ===================================================================  =======================
 
-Importing a module patches nothing, connects to nothing and registers nothing beyond what its framework asks for.
+The import of a module patches nothing, connects to nothing and registers only what its framework needs.
 """

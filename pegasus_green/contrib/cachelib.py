@@ -1,4 +1,4 @@
-"""A cache for cachelib, and by it for Flask-Session and Flask-Caching.
+"""A cache for cachelib, and so for Flask-Session and Flask-Caching.
 
 ::
 
@@ -10,10 +10,10 @@
     app.config["CACHE_TYPE"] = "pegasus_green.contrib.cachelib.flask_cache"       # Flask-Caching
     app.config["CACHE_OPTIONS"] = {"url": "pegasus://10.0.0.1:34601/flask", "key_prefix": "page:"}
 
-Key layout: the hash key is the prefix and the key, as UTF-8; the sort key is empty. Values: an ``int`` is stored as
-decimal text, so that ``inc`` and ``dec`` are atomic; **everything else is pickled** as by cachelib's Redis cache, ``!``
-and the pickle. Whoever can write to the table can run code in the processes that read it. Another ``serializer`` can be
-set on the instance.
+Keys: the hash key is the prefix and the key, as UTF-8; the sort key is empty. Values: an ``int`` is stored as decimal
+text, so that ``inc`` and ``dec`` are atomic. **All other values are pickled**, as by cachelib's Redis cache: ``!`` and
+the pickle. So a writer of the table can run code in the processes that read it. The attribute ``serializer`` of an
+instance can be set to another one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PegasusSerializer(RedisSerializer):
-    """What cachelib's Redis cache stores, with an int as decimal text, which its releases before 0.14 pickle."""
+    """The format of cachelib's Redis cache, but with an int as decimal text, which cachelib before 0.14 pickles."""
 
     def dumps(self, value: Any, *arguments: Any, **options: Any) -> bytes:
         """Return the bytes to store."""
@@ -50,16 +50,16 @@ class PegasusCache(BaseCache):
     """A cachelib cache in a Pegasus table; all instances with one URL in a process share one client.
 
     Args:
-        url: ``pegasus://host:port,host:port/table``, with options of the client behind ``?``.
+        url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         default_timeout: Seconds (or a timedelta) for values that are stored without a timeout; 0: they never expire.
-        key_prefix: Text before every key, or a function that returns it. ``clear`` removes what begins with it.
-        ignore_delete_many_errors: Leave a key that could not be removed out of the result of ``delete_many``; otherwise
-            the error is raised.
-        ignore_errors: Make a Pegasus that does not answer look like an empty cache: the error is logged as a warning,
-            and a method returns what cachelib documents for an error of the backend (None, False or 0 keys).
+        key_prefix: Text before every key, or a function that returns it. ``clear`` removes the keys with this prefix.
+        ignore_delete_many_errors: Omit a key that could not be removed from the result of ``delete_many``. False: raise
+            the error.
+        ignore_errors: If Pegasus does not answer, behave like an empty cache: the error is logged as a warning, and a
+            method returns what cachelib documents for an error of the backend (None, False or 0 keys).
 
     Raises:
-        InvalidArgument: Not such a URL.
+        InvalidArgument: The URL is wrong.
     """
 
     serializer: Any = PegasusSerializer()
@@ -73,7 +73,7 @@ class PegasusCache(BaseCache):
         ignore_delete_many_errors: bool = True,
         ignore_errors: bool = False,
     ) -> None:
-        """Look the client up, or make it; no I/O."""
+        """Get or make the client of the URL; no I/O."""
         super().__init__(_seconds(default_timeout))
         self.ignore_delete_many_errors = ignore_delete_many_errors
         self.key_prefix = key_prefix or ""
@@ -84,18 +84,18 @@ class PegasusCache(BaseCache):
         return self.key_prefix() if callable(self.key_prefix) else self.key_prefix
 
     def _ttl(self, timeout: int | timedelta | None) -> float | None:
-        """Return the TTL in seconds, None for no expiry; below 0 for what has expired already."""
+        """Return the TTL in seconds; None for no expiry; below 0 for a value that has already expired."""
         seconds = self.default_timeout if timeout is None else _seconds(timeout)
         return bounded_ttl(seconds) or None
 
     def _check_ignorable(self, error: PegasusError, operation: str) -> None:
-        """Log an error that is to be ignored; raise any other."""
+        """Log an error if it is to be ignored; raise any other."""
         if not self.ignore_errors or isinstance(error, (InvalidArgument, IntegerOverflow, NotAnInteger)):
             raise error
         logger.warning("cache %s failed and is ignored: %s", operation, error)
 
     def get(self, key: str) -> Any:
-        """Return the value, None when there is none."""
+        """Return the value; None if there is none."""
         try:
             raw = self._table.get(f"{self._prefix()}{key}", b"")
         except PegasusError as error:
@@ -104,7 +104,7 @@ class PegasusCache(BaseCache):
         return None if raw is None else self.serializer.loads(raw)
 
     def get_many(self, *keys: str) -> list[Any]:
-        """Return the values in the order of the keys, read side by side; None for those that are absent."""
+        """Return the values in the order of the keys, read in parallel; None for absent keys."""
         prefix = self._prefix()
         try:
             found = self._table.get_many([(f"{prefix}{key}", b"") for key in keys], return_errors=self.ignore_errors)
@@ -117,13 +117,13 @@ class PegasusCache(BaseCache):
         return [self.serializer.loads(raw) if isinstance(raw, bytes) else None for raw in found]
 
     def set(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store a value and return True; a timeout of 0 stores it for ever, a negative one removes it."""
+        """Store a value and return True. A timeout of 0 means no expiry; a negative one removes the key."""
         return bool(self.set_many({key: value}, timeout))
 
     def add(self, key: str, value: Any, timeout: int | timedelta | None = None) -> bool:
-        """Store a value if the key is absent, in one step; tell whether it was stored.
+        """Store a value if the key is absent, in one atomic step; return whether it was stored.
 
-        An error with ``outcome_unknown`` means that it may have been stored; it is not repeated.
+        If an error has ``outcome_unknown``, the value may have been stored. The call is not repeated.
         """
         hash_key, raw, ttl = f"{self._prefix()}{key}", self.serializer.dumps(value), self._ttl(timeout)
         if ttl is not None and ttl < 0:
@@ -135,7 +135,7 @@ class PegasusCache(BaseCache):
             return False
 
     def set_many(self, mapping: dict[str, Any], timeout: int | timedelta | None = None) -> list[str]:
-        """Store many values side by side and return the keys that were stored."""
+        """Store many values in parallel and return the keys that were stored."""
         prefix, ttl = self._prefix(), self._ttl(timeout)
         items = [(f"{prefix}{key}", b"", self.serializer.dumps(value)) for key, value in mapping.items()]
         try:
@@ -158,7 +158,7 @@ class PegasusCache(BaseCache):
         return [key for key, error in zip(keys, results) if error is None]
 
     def delete(self, key: str) -> bool:
-        """Remove a key and tell whether it was there, in one step."""
+        """Remove a key and return whether it existed, in one atomic step."""
         removal = Mutations().delete(b"")
         try:
             return bool(self._table.check_and_mutate(f"{self._prefix()}{key}", b"", CheckType.EXIST, mutations=removal))
@@ -167,7 +167,7 @@ class PegasusCache(BaseCache):
             return False
 
     def delete_many(self, *keys: str) -> list[str]:
-        """Remove many keys side by side and return those that are gone, also those that were absent."""
+        """Remove many keys in parallel and return the keys that are absent now, also those that did not exist."""
         prefix = self._prefix()
         try:
             results = self._table.remove_many([(f"{prefix}{key}", b"") for key in keys], return_errors=True)
@@ -180,7 +180,7 @@ class PegasusCache(BaseCache):
         return [key for key, result in zip(keys, results) if result is None]
 
     def has(self, key: str) -> bool:
-        """Tell whether a key is there; the value does not travel."""
+        """Tell whether a key exists, without transferring its value."""
         try:
             return bool(self._table.exist(f"{self._prefix()}{key}", b""))
         except PegasusError as error:
@@ -190,7 +190,7 @@ class PegasusCache(BaseCache):
     def clear(self) -> bool:
         """Remove all keys with this prefix; without a prefix, all keys of the table.
 
-        Slow: the servers look through the whole table. A key that is stored meanwhile may stay or go.
+        Slow: the servers read the whole table. A key that is stored meanwhile may be removed or not.
         """
         try:
             remove_prefix(self._table, self._prefix())
@@ -200,11 +200,11 @@ class PegasusCache(BaseCache):
         return True
 
     def inc(self, key: str, delta: int = 1) -> int | None:
-        """Add to an int, atomically, and return the sum; an absent key counts as 0 and then has no timeout.
+        """Add to an int atomically and return the sum. An absent key counts as 0, and then has no timeout.
 
         Raises:
-            NotAnInteger: The value is no int of 64 bits.
-            PegasusError: With ``outcome_unknown`` it may have been added; it is not repeated.
+            NotAnInteger: The value is not a 64-bit int.
+            PegasusError: If ``outcome_unknown`` is set, the number may have been added. The call is not repeated.
         """
         try:
             return self._table.incr(f"{self._prefix()}{key}", b"", delta)
@@ -213,7 +213,7 @@ class PegasusCache(BaseCache):
             return None
 
     def dec(self, key: str, delta: int = 1) -> int | None:
-        """Subtract from an int, as ``inc`` adds to it."""
+        """Subtract from an int; otherwise the same as ``inc``."""
         return self.inc(key, -delta)
 
 
@@ -223,9 +223,10 @@ def _seconds(timeout: float | timedelta) -> int:
 
 
 def flask_cache(*arguments: Any, **options: Any) -> PegasusCache:
-    """Make the cache of a Flask-Caching extension: its ``CACHE_TYPE``.
+    """Make the cache for a Flask-Caching extension; use it as ``CACHE_TYPE``.
 
-    Releases up to 2.3 pass application, configuration, arguments and options; later ones pass the last two as such.
+    Releases up to 2.3 pass application, configuration, arguments and options. Later ones pass only the arguments and
+    options, as such.
     """
     if len(arguments) == 4:
         _, _, arguments, options = arguments

@@ -1,4 +1,4 @@
-"""Django's cache on Pegasus, and through it Django's sessions.
+"""A cache backend for Django, and so for Django's sessions.
 
 ::
 
@@ -10,10 +10,9 @@
     }
     SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 
-Key layout: the hash key is what Django's ``make_key`` returns, ``prefix:version:key`` as UTF-8, and the sort key is
-empty. Values: an ``int`` is stored as decimal text, so that ``incr`` is atomic; **everything else is pickled**, which
-means that whoever can write to the table can run code in the processes that read it. ``OPTIONS["serializer"]`` names
-another serializer.
+Keys: the hash key is the result of Django's ``make_key``, ``prefix:version:key``, as UTF-8; the sort key is empty.
+Values: an ``int`` is stored as decimal text, so that ``incr`` is atomic. **All other values are pickled**. So a writer
+of the table can run code in the processes that read it. ``OPTIONS["serializer"]`` sets another serializer.
 """
 
 from __future__ import annotations
@@ -36,25 +35,25 @@ from ..shared import bounded_ttl, remove_prefix, shared_table
 
 logger = logging.getLogger(__name__)
 
-# Stands for a key and a version when clear() asks KEY_FUNCTION how its keys begin.
+# clear() passes this as key to KEY_FUNCTION, to find the common prefix of all keys.
 _PROBE = "\N{REPLACEMENT CHARACTER}"
 _OPTIONS = {"serializer", "IGNORE_EXCEPTIONS", "MAX_ENTRIES", "CULL_FREQUENCY"}
 
 
 class PickleSerializer:
-    """The default serializer: an int as decimal text, everything else by pickle.
+    """The default serializer: an int is decimal text, all other values are pickles.
 
     Its interface is that of the serializers of Django's Redis backend.
     """
 
     def dumps(self, value: Any) -> bytes:
-        """Return the bytes to store; a bool is pickled, since an int would come back."""
+        """Return the bytes to store. A bool is pickled, because it would come back as an int otherwise."""
         if type(value) is int:
             return b"%d" % value
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
 
     def loads(self, raw: bytes) -> Any:
-        """Return the value; no pickle looks like an integer."""
+        """Return the value. No pickle looks like an integer."""
         try:
             return int(raw)
         except ValueError:
@@ -62,26 +61,26 @@ class PickleSerializer:
 
 
 class PegasusCache(BaseCache):
-    """A cache backend for ``CACHES``; all instances in a process share one client.
+    """A cache backend for ``CACHES``. All instances in a process with one URL share one client.
 
     Settings:
-        LOCATION: ``pegasus://host:port,host:port/table``, with options of the client behind ``?``.
-        TIMEOUT, KEY_PREFIX, VERSION, KEY_FUNCTION: As for every backend of Django.
+        LOCATION: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
+        TIMEOUT, KEY_PREFIX, VERSION, KEY_FUNCTION: As for every Django backend.
         OPTIONS: ``serializer``: a class, an instance or a dotted name, with ``dumps`` and ``loads``.
-            ``IGNORE_EXCEPTIONS``: True makes a Pegasus that does not answer look like an empty cache: the error is
-            logged as a warning, and the method returns what it returns for an absent key. ``MAX_ENTRIES`` and
-            ``CULL_FREQUENCY`` have no effect: expired records take no room, and nothing else is removed.
+            ``IGNORE_EXCEPTIONS``: if it is True and Pegasus does not answer, the backend behaves like an empty cache:
+            it logs the error as a warning and returns the result for an absent key. ``MAX_ENTRIES`` and
+            ``CULL_FREQUENCY`` have no effect: expired records take no space, and no other record is removed.
 
     Raises:
-        ImproperlyConfigured: LOCATION is no such URL, or an option is unknown.
+        ImproperlyConfigured: LOCATION is not such a URL, or an option is unknown.
     """
 
     def __init__(self, location: Any, params: dict[str, Any]) -> None:
-        """Look the client up, or make it; no I/O."""
+        """Get or make the client of the URL; no I/O."""
         super().__init__(params)
         options = params.get("OPTIONS", {})
         if unknown := sorted(set(options) - _OPTIONS):
-            raise ImproperlyConfigured(f"unknown OPTIONS {', '.join(unknown)}; there are {', '.join(sorted(_OPTIONS))}")
+            raise ImproperlyConfigured(f"unknown OPTIONS {', '.join(unknown)}; known: {', '.join(sorted(_OPTIONS))}")
         try:
             self._table = shared_table(location)
         except InvalidArgument as error:
@@ -90,7 +89,7 @@ class PegasusCache(BaseCache):
         serializer = import_string(serializer) if isinstance(serializer, str) else serializer
         self._serializer = serializer() if callable(serializer) else serializer
         self._ignore = bool(options.get("IGNORE_EXCEPTIONS", False))
-        # A key with less than this many seconds left may expire while incr() is under way.
+        # A key with fewer seconds left may expire during incr().
         self._brink = self._table.client.options.timeout + 2
 
     def _key(self, key: Any, version: int | None) -> bytes:
@@ -101,19 +100,19 @@ class PegasusCache(BaseCache):
         return raw
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
-        """Return the TTL in seconds: None for no expiry, 0 for what is not to be stored at all."""
+        """Return the TTL in seconds: None for no expiry, 0 for a value that is not stored."""
         if timeout is DEFAULT_TIMEOUT:
             timeout = self.default_timeout
         return None if timeout is None else bounded_ttl(max(0, timeout))
 
     def _check_ignorable(self, error: PegasusError, operation: str) -> None:
-        """Log an error that is to be ignored; raise any other."""
+        """Log an error if it is to be ignored; raise any other."""
         if not self._ignore or isinstance(error, (InvalidArgument, IntegerOverflow)):
             raise error
         logger.warning("cache %s failed and is ignored: %s", operation, error)
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
-        """Return the value, or the default when there is none."""
+        """Return the value, or the default if there is none."""
         try:
             raw = self._table.get(self._key(key, version), b"")
         except PegasusError as error:
@@ -133,9 +132,9 @@ class PegasusCache(BaseCache):
             self._check_ignorable(error, "set")
 
     def add(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Store a value if the key is absent, in one step; tell whether it was stored.
+        """Store a value if the key is absent, in one atomic step; return whether it was stored.
 
-        An error with ``outcome_unknown`` means that it may have been stored; it is not repeated.
+        If an error has ``outcome_unknown``, the value may have been stored. The call is not repeated.
         """
         hash_key, raw, ttl = self._key(key, version), self._serializer.dumps(value), self.get_backend_timeout(timeout)
         try:
@@ -147,9 +146,9 @@ class PegasusCache(BaseCache):
             return False
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        """Give a key another timeout and tell whether it is there; 0 or less removes it.
+        """Set another timeout on a key and return whether the key exists. A timeout of 0 or less removes it.
 
-        Pegasus has no such operation: the value is read and written back if it is still the same.
+        Pegasus has no such operation: the client reads the value and writes it back if it has not changed.
         """
         ttl = self.get_backend_timeout(timeout)
         if ttl == 0:
@@ -161,7 +160,7 @@ class PegasusCache(BaseCache):
             return False
 
     def delete(self, key: Any, version: int | None = None) -> bool:
-        """Remove a key and tell whether it was there, in one step."""
+        """Remove a key and return whether it existed, in one atomic step."""
         return self._delete_raw(self._key(key, version), CheckType.EXIST)
 
     def _delete_raw(self, hash_key: bytes, check: CheckType, operand: bytes | None = None) -> bool:
@@ -173,7 +172,7 @@ class PegasusCache(BaseCache):
             return False
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
-        """Tell whether the key is there; the value does not travel."""
+        """Tell whether the key exists, without transferring its value."""
         try:
             return bool(self._table.exist(self._key(key, version), b""))
         except PegasusError as error:
@@ -181,12 +180,12 @@ class PegasusCache(BaseCache):
             return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        """Add to an int and return the sum, atomically; the timeout stays as it is.
+        """Add to an int atomically and return the sum. The timeout does not change.
 
         Raises:
-            ValueError: The key is absent (or Pegasus does not answer and exceptions are ignored).
-            TypeError: The value is no int of 64 bits.
-            PegasusError: With ``outcome_unknown`` it may have been added; it is not repeated.
+            ValueError: The key is absent, or Pegasus does not answer and exceptions are ignored.
+            TypeError: The value is not a 64-bit int.
+            PegasusError: If ``outcome_unknown`` is set, the number may have been added. The call is not repeated.
         """
         hash_key = self._key(key, version)
         try:
@@ -194,27 +193,27 @@ class PegasusCache(BaseCache):
             if left is None:
                 raise ValueError(f"Key {key!r} not found")
             total = self._table.incr(hash_key, b"", delta)
-            # Pegasus creates an absent record, without an expiry. Either sign makes it worth a look.
+            # Pegasus creates an absent record, without an expiry. Both conditions are signs of that.
             if (total == delta or left < self._brink) and self._was_created(hash_key, left):
                 raise ValueError(f"Key {key!r} not found")
         except NotAnInteger:
-            raise TypeError(f"the value of key {key!r} is no integer of 64 bits") from None
+            raise TypeError(f"the value of key {key!r} is not a 64-bit integer") from None
         except PegasusError as error:
             self._check_ignorable(error, "incr")
             raise ValueError(f"Key {key!r} not found: {error}") from error
         return total
 
     def _was_created(self, hash_key: bytes, left: float) -> bool:
-        """Tell whether a key with a timeout ended right before it was added to, and remove what was created then."""
+        """Tell whether the key expired right before the addition, so that it was created. If so, remove it."""
         while left != math.inf and self._table.ttl(hash_key, b"") == math.inf:
-            # Whoever else counted on it in the meantime sees the same, and whoever stored a value of his own keeps it.
+            # Another caller that has counted on the record meanwhile sees the same. A stored value is not removed.
             raw = self._table.get(hash_key, b"")
             if raw is None or not raw.lstrip(b"-").isdigit() or self._delete_raw(hash_key, CheckType.BYTES_EQUAL, raw):
                 return True
         return False
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """Return the values of those keys that are there, read side by side."""
+        """Return the values of the keys that exist, read in parallel."""
         names = {self._key(key, version): key for key in keys}
         try:
             found = self._table.get_many([(raw, b"") for raw in names], return_errors=self._ignore)
@@ -232,7 +231,7 @@ class PegasusCache(BaseCache):
     def set_many(
         self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[Any]:
-        """Store many values side by side; return the keys that failed when exceptions are ignored, else none."""
+        """Store many values in parallel. Return the keys that failed if exceptions are ignored, else an empty list."""
         items = [(self._key(key, version), b"", self._serializer.dumps(value)) for key, value in data.items()]
         ttl = self.get_backend_timeout(timeout)
         try:
@@ -251,7 +250,7 @@ class PegasusCache(BaseCache):
         return failed
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        """Remove many keys side by side."""
+        """Remove many keys in parallel."""
         pairs = [(self._key(key, version), b"") for key in keys]
         try:
             for result in self._table.remove_many(pairs, return_errors=self._ignore):
@@ -261,12 +260,12 @@ class PegasusCache(BaseCache):
             self._check_ignorable(error, "delete_many")
 
     def clear(self) -> bool:
-        """Remove every key of this cache's KEY_PREFIX, in all versions; others in the table stay.
+        """Remove every key with this cache's KEY_PREFIX, in all versions. Other keys in the table stay.
 
-        Slow: the servers look through the whole table. A key that is stored meanwhile may stay or go.
+        Slow: the servers read the whole table. A key that is stored meanwhile may be removed or not.
 
         Raises:
-            NotImplementedError: KEY_FUNCTION makes keys that do not begin alike.
+            NotImplementedError: KEY_FUNCTION makes keys without a common prefix.
         """
         beginning = self._beginning()
         try:
@@ -277,11 +276,11 @@ class PegasusCache(BaseCache):
         return True
 
     def _beginning(self) -> str:
-        """Return what all keys of this cache begin with."""
+        """Return the common prefix of all keys of this cache."""
         made: str = self.key_func(_PROBE, self.key_prefix, _PROBE)
         beginning, found, _ = made.partition(_PROBE)
         if not found or not beginning:
             raise NotImplementedError(
-                "clear() cannot tell this cache's keys from others: KEY_FUNCTION gives them no common beginning"
+                "clear() cannot find this cache's keys: KEY_FUNCTION gives them no common prefix"
             )
         return beginning

@@ -1,4 +1,4 @@
-"""A ``dogpile.cache`` backend with a lock over all processes.
+"""A ``dogpile.cache`` backend with a distributed lock.
 
 ::
 
@@ -10,10 +10,10 @@
 
 The package registers the name ``pegasus_green`` as an entry point of ``dogpile.cache``.
 
-Key layout: the hash key is the key after the region's ``key_mangler``, as UTF-8; the sort key is empty. Values are the
-bytes that the region's serializer makes. **dogpile's own serializer is pickle**: whoever can write to the table can run
-code in the processes that read it; ``make_region(serializer=..., deserializer=...)`` takes another one. A lock is the
-recipe ``pegasus_green.recipes.Lock`` with the key as its name, in the same table.
+Keys: the hash key is the key after the region's ``key_mangler``, as UTF-8; the sort key is empty. Values are the bytes
+from the region's serializer. **dogpile's default serializer is pickle**. So a writer of the table can run code in the
+processes that read it. ``make_region(serializer=..., deserializer=...)`` sets another one. A lock is a
+``pegasus_green.recipes.Lock`` in the same table, with the key as its name.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from ..shared import bounded_ttl, shared_table
 class PegasusBackend(BytesBackend):
     """A backend that stores the serialized values in a Pegasus table.
 
-    Arguments, as keys of ``arguments``:
-        url: ``pegasus://host:port,host:port/table``, with options of the client behind ``?``.
-        ttl: Seconds until the server drops a value, rounded up; it should be above the region's ``expiration_time``.
-            None: never.
-        distributed_lock: Have one caller of all processes create a value while the others wait. Without it dogpile
-            uses a lock of the process.
-        lock_timeout: Seconds until a lock ends whose holder has died; a living holder renews it. The holder must let
-            gevent run for that: one that computes without a pause for longer than this loses the lock.
-        lock_sleep: Seconds between two looks at a lock that others hold.
-        lock_blocking_timeout: Seconds that a caller waits for the lock at most; None: for ever.
+    Keys of ``arguments``:
+        url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
+        ttl: Seconds until the server expires a value, rounded up; use more than the region's ``expiration_time``. None:
+            never.
+        distributed_lock: One caller of all processes creates a value while the others wait. Without it dogpile uses a
+            lock of the process.
+        lock_timeout: Seconds until a lock ends after its holder has died. A living holder renews it, if it lets gevent
+            run: a holder that computes without a pause for longer than this loses the lock.
+        lock_sleep: Seconds between two attempts while others hold the lock.
+        lock_blocking_timeout: Maximum seconds to wait for the lock; None: no limit.
 
     Raises:
-        InvalidArgument: No URL, or not such a URL. Unknown arguments are ignored, as dogpile asks of backends.
+        InvalidArgument: The URL is missing or wrong. Unknown arguments are ignored, as dogpile requires.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        """Look the client up, or make it; no I/O."""
+        """Get or make the client of the URL; no I/O."""
         if "url" not in arguments:
-            raise InvalidArgument("arguments must name a url, pegasus://host:port/table")
+            raise InvalidArgument("arguments must contain the key url, pegasus://host:port/table")
         self._table = shared_table(arguments["url"])
         self._ttl: float | None = arguments.get("ttl")
         self._distributed: bool = arguments.get("distributed_lock", False)
@@ -63,7 +63,7 @@ class PegasusBackend(BytesBackend):
         return None if self._ttl is None else bounded_ttl(self._ttl)
 
     def get_mutex(self, key: str) -> Mutex | None:
-        """Return the lock of a key, or None to have dogpile use one of the process."""
+        """Return the lock of a key, or None if dogpile is to use a lock of the process."""
         return Mutex(Lock(self._table, key, **self._lock_options)) if self._distributed else None
 
     def get_serialized(self, key: str) -> Any:
@@ -71,7 +71,7 @@ class PegasusBackend(BytesBackend):
         return self._table.get(key, b"", default=NO_VALUE)
 
     def get_serialized_multi(self, keys: Iterable[str]) -> list[Any]:
-        """Return the stored bytes in the order of the keys, read side by side, NO_VALUE for those that are absent."""
+        """Return the stored bytes in the order of the keys, read in parallel; NO_VALUE for absent keys."""
         return self._table.get_many([(key, b"") for key in keys], default=NO_VALUE)
 
     def set_serialized(self, key: str, value: bytes) -> None:
@@ -79,15 +79,15 @@ class PegasusBackend(BytesBackend):
         self._table.set(key, b"", value, ttl=self._expiry())
 
     def set_serialized_multi(self, mapping: Mapping[str, bytes]) -> None:
-        """Store many values side by side."""
+        """Store many values in parallel."""
         self._table.set_many([(key, b"", value) for key, value in mapping.items()], ttl=self._expiry())
 
     def delete(self, key: str) -> None:
-        """Remove a value; an absent one is fine."""
+        """Remove a value. It is no error if it is absent."""
         self._table.remove(key, b"")
 
     def delete_multi(self, keys: Iterable[str]) -> None:
-        """Remove many values side by side."""
+        """Remove many values in parallel."""
         self._table.remove_many([(key, b"") for key in keys])
 
 
@@ -99,13 +99,13 @@ class Mutex:
         self._lock = lock
 
     def acquire(self, wait: bool = True) -> bool:  # noqa: FBT001, FBT002 - dogpile's signature
-        """Take it; tell whether that succeeded."""
+        """Acquire it; return whether that succeeded."""
         return self._lock.acquire(blocking=wait)
 
     def release(self) -> None:
-        """Give it back."""
+        """Release it."""
         self._lock.release()
 
     def locked(self) -> bool:
-        """Tell whether anybody holds it."""
+        """Tell whether it is held."""
         return self._lock.locked()

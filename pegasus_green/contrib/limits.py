@@ -1,14 +1,14 @@
-"""A storage of ``limits``, and so of Flask-Limiter, with all three strategies.
+"""A storage for ``limits``, and so for Flask-Limiter, with all three strategies.
 
-Importing this module makes the scheme ``pegasus`` known to ``limits``::
+The import of this module registers the scheme ``pegasus`` with ``limits``::
 
     import pegasus_green.contrib.limits
     limiter = Limiter(get_remote_address, app=app, storage_uri="pegasus://10.0.0.1:34601,10.0.0.2:34601/limits")
 
-One client serves all storages of a process with the same URL.
+All storages of a process with the same URL share one client.
 
-Records of a key of ``limits`` (such as ``LIMITER/10.0.0.7/100/1/minute``), hash key ``limits:KEY``; all of them expire
-some seconds after they have ended:
+The records of a key of ``limits`` (such as ``LIMITER/10.0.0.7/100/1/minute``) have the hash key ``limits:KEY``. All of
+them expire some seconds after they have ended:
 
 ==============  =========================================  ==============================================
 sort key        value                                      strategy
@@ -19,8 +19,8 @@ sort key        value                                      strategy
 ``sliding``     ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
 ==============  =========================================  ==============================================
 
-A hit whose reply was lost counts as a hit, and is counted once more. It may use up two of the limit, and the limit is
-never exceeded. Time is the clock of this machine: run NTP.
+If the reply to a hit is lost, the hit is counted once more. The hit may then use up two of the limit. The limit is
+never exceeded. The storage uses the clock of this machine: run NTP.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from ..recipes.records import Turns, swap
 from ..shared import shared_table
 
 _WINDOW, _MOVING, _SLIDING = b"window", b"moving", b"sliding"
-# TTLs are whole seconds, and clocks differ a little: a record outlives what it says.
+# TTLs are whole seconds, and clocks differ a little, so records live some seconds longer.
 _SPARE = 3
-# Hits of a moving window that are kept one by one.
+# Maximum number of entries of a moving window.
 _STEPS = 1000
-# Windows of so many keys are remembered, which saves a request for each hit.
+# Maximum number of keys whose window is cached. This saves a request for each hit.
 _REMEMBERED = 10_000
 
 
 class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow):
     """Counts hits in a Pegasus table.
 
-    Fixed windows cost one ``incr`` for a hit, which callers never have to repeat because of others. The other
-    strategies replace one record if it has not changed; callers of one process take turns at a key.
+    In a fixed window a hit costs one ``incr``, which never fails because of other callers. The other strategies replace
+    one record if it has not changed. Callers of one process take turns at a key.
 
-    A moving window remembers the time of each hit. Of more than 1,000 hits those that lie within a thousandth of the
-    window become one entry, and count until the newest of them ends.
+    A moving window stores the time of each hit. With more than 1,000 hits, those within a thousandth of the window
+    become one entry, which counts until its newest hit is out of the window.
 
     Args:
-        uri: ``pegasus://host:port,host:port/table``; options of the client stand in it (``?timeout=0.5``).
+        uri: ``pegasus://host:port,host:port/table``, with options of the client after ``?`` (``?timeout=0.5``).
         wrap_exceptions: Whether errors are raised as ``limits.errors.StorageError``.
-        prefix: What the hash keys begin with.
+        prefix: Prefix of the hash keys.
 
     Example:
         >>> from limits import parse, storage, strategies
@@ -80,7 +80,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """What ``limits`` wraps or swallows."""
+        """The exceptions that ``limits`` wraps or ignores."""
         return PegasusError
 
     def check(self) -> bool:
@@ -96,7 +96,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     # ---------------------------------------------------------------------------------------------------- fixed windows
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count hits in the key's window, which begins with the first one; return the hits in it."""
+        """Count hits in the key's window, which begins with the first hit; return the number of hits in it."""
         hash_key, now = self._key(key), _now()
         window = self._windows.get(hash_key)
         if window is None or not window[0] <= now < window[1]:
@@ -110,7 +110,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
             return self._table.incr(hash_key, count, amount, ttl=ttl)
 
     def _window(self, hash_key: bytes, expiry: int) -> tuple[int, int]:
-        """Return the present window, begun now if there is none."""
+        """Return the current window. Begin one now if there is none."""
 
         def decide(found: bytes | None) -> tuple[bytes | None, tuple[int, int]]:
             now = _now()
@@ -128,25 +128,25 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         return window
 
     def get(self, key: str) -> int:
-        """Return the hits in the key's present window."""
+        """Return the number of hits in the key's current window."""
         rows = self._table.multi_get(self._key(key))
         start, end = _pair(rows.get(_WINDOW))
         return int(rows.get(b"count:%d" % start, 0)) if end > _now() else 0
 
     def get_expiry(self, key: str) -> float:
-        """Return when the key's window ends, in unix seconds; now when there is none."""
+        """Return the end of the key's window in unix seconds; the current time if there is none."""
         end = _pair(self._table.get(self._key(key), _WINDOW))[1]
         return max(end / 1000, time())
 
     def clear(self, key: str) -> None:
-        """Forget the hits of a key; a window that other processes count in goes on."""
+        """Forget the hits of a key. A window that other processes count in continues."""
         hash_key = self._key(key)
         counted = [name for name in self._table.multi_get_sort_keys(hash_key) if name not in (_WINDOW, _SLIDING)]
         if counted:
             self._table.multi_del(hash_key, counted)
 
     def reset(self) -> int:
-        """Forget everything under the prefix, by a scan of the whole table; return the number of keys."""
+        """Remove all records with the prefix, by a scan of the whole table; return the number of keys."""
         rows = self._table.scan(hash_key_filter=Filter.prefix(self._prefix), no_value=True)
         keys = {row[0] for row in rows}
         for hash_key in keys:
@@ -156,7 +156,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     # --------------------------------------------------------------------------------------------------- moving windows
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count hits if the last ``expiry`` seconds have room for them; tell whether they had."""
+        """Count hits if the last ``expiry`` seconds have room for them; return whether they were counted."""
         if amount > limit:
             return False
 
@@ -174,7 +174,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         return self._swapped(key, _MOVING, decide, expiry)
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """Return the time of the oldest hit of the last ``expiry`` seconds, and how many there are."""
+        """Return the time of the oldest hit in the last ``expiry`` seconds, and the number of hits."""
         now = _micros()
         entries = _entries(self._table.get(self._key(key), _MOVING))
         entries = [entry for entry in entries if entry[0] >= now - expiry * 1_000_000]
@@ -184,7 +184,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
 
     # -------------------------------------------------------------------------------------------------- sliding windows
     def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count hits if the weighted windows have room for them; tell whether they had."""
+        """Count hits if the weighted windows have room for them; return whether they were counted."""
         if amount > limit:
             return False
 
@@ -197,7 +197,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         return self._swapped(key, _SLIDING, decide, 2 * expiry)
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return hits and seconds left of the window before, and of the present one."""
+        """Return hits and seconds left of the previous window, and of the current one."""
         _, before, hits, passed = _sliding(self._table.get(self._key(key), _SLIDING), expiry)
         left = (1 - passed) * expiry
         return before, left if before else 0.0, hits, left + expiry
@@ -236,7 +236,7 @@ def _entries(found: bytes | None) -> list[tuple[int, int]]:
 
 
 def _merged(entries: list[tuple[int, int]], step: int) -> list[tuple[int, int]]:
-    """Return the entries with those of the same step as one, at the time of the newest: none counts for too short."""
+    """Merge the entries of the same step into one at the time of the newest, so that no hit expires too early."""
     merged = entries[:1]
     for at, hits in entries[1:]:
         newest, before = merged[-1]
@@ -248,7 +248,7 @@ def _merged(entries: list[tuple[int, int]], step: int) -> list[tuple[int, int]]:
 
 
 def _sliding(found: bytes | None, expiry: int) -> tuple[int, int, int, float]:
-    """Return the present window's number, hits in the one before and in it, and which share of it has passed."""
+    """Return the current window's number, hits in the previous and current one, and the elapsed share of it."""
     now = time()
     number, before, hits = map(int, found.split()) if found is not None else (0, 0, 0)
     present = int(now / expiry)

@@ -1,4 +1,4 @@
-"""Load tests with Locust: a User whose calls are reported as requests.
+"""Load tests with Locust: a User whose calls are requests in Locust's statistics.
 
 ::
 
@@ -9,9 +9,9 @@
 
     locust -f locustfile.py --host pegasus://10.0.0.1:34601/temp --headless -u 100 -r 100 -t 1m
 
-Each request of the client is one in Locust's statistics, of type ``pegasus`` and with a name such as ``get temp``. That
-holds for each request of a bulk verb and each batch of a scan, too. A call that fails is a failure with the error's
-class and code. A call that ends because Locust stops its user is no request and no failure.
+Each request of the client is one request in Locust's statistics, with type ``pegasus`` and a name such as ``get temp``.
+This includes each request of a bulk verb and each batch of a scan. A failed call is a failure with the class and code
+of its error. A call that ends because Locust stops its user is neither a request nor a failure.
 
 Importing this module imports Locust, which calls ``gevent.monkey.patch_all()``.
 """
@@ -30,12 +30,12 @@ from ..errors import InvalidArgument, PegasusError
 from ..events import Listener
 from ..shared import shared_table
 
-# What reports to an environment, by its URLs: the users of one process share a client, so they share what reports.
+# Reporters of each environment by URL. The users of one process share a client, so they share its reporter.
 _reporters: WeakKeyDictionary[Environment, dict[str, PegasusReporter]] = WeakKeyDictionary()
 
 
 class PegasusReporter(Listener):
-    """Reports the calls of a client to Locust as requests; for clients that are not of a ``PegasusUser``.
+    """Reports the calls of a client to Locust as requests. Use it for a client that no ``PegasusUser`` made.
 
     Args:
         environment: Locust's environment.
@@ -57,7 +57,7 @@ class PegasusReporter(Listener):
         hedged: bool,  # noqa: FBT001 - the listener's
         server: str,
     ) -> None:
-        """Report a call that ended."""
+        """Report a call that has ended."""
         if isinstance(error, GreenletExit):
             return
         self._fire(
@@ -71,11 +71,11 @@ class PegasusReporter(Listener):
 
 
 class Failed(Exception):
-    """What Locust groups failures by: the error's class and code, without what differs from call to call."""
+    """The exception that Locust groups failures by: class and code of the error, without facts of the single call."""
 
 
 def _told(error: BaseException | None) -> BaseException | None:
-    """Return the error as Locust is to show it: it makes a row for each text."""
+    """Return the error for Locust, which makes a row for each different text."""
     if not isinstance(error, PegasusError):
         return error
     told = Failed(" ".join(filter(None, (type(error).__name__, error.code))))
@@ -86,8 +86,8 @@ def _told(error: BaseException | None) -> BaseException | None:
 class PegasusUser(User):
     """A user of a Pegasus table. Derive from it and add tasks.
 
-    All users of a process with the same URL share one client, as greenlets of an application do. ``--host`` is the URL,
-    or the class attribute ``host``.
+    All users of a process with the same URL share one client, like the greenlets of an application. The URL is
+    ``--host`` or the class attribute ``host``.
 
     Attributes:
         table: The table that the URL names.

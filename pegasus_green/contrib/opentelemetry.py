@@ -1,10 +1,10 @@
-"""Spans and metrics for OpenTelemetry, by its stable semantic conventions for databases.
+"""Spans and metrics for OpenTelemetry, after its stable semantic conventions for databases.
 
 A listener makes one span, and one measurement of ``db.client.operation.duration``, for each call of a client::
 
     client.add_listener(PegasusTelemetry())
 
-Nothing is patched, and a client without the listener pays nothing.
+Nothing is patched. A client without the listener has no extra cost.
 
 =========================== ==============================================================================
 attribute                   value
@@ -12,19 +12,19 @@ attribute                   value
 ``db.system.name``          ``pegasus``
 ``db.collection.name``      the table
 ``db.operation.name``       the request's name in Pegasus: ``get``, ``put`` for a set, ``scan`` for a batch
-``db.namespace``            the cluster's name, where it was given
-``server.address``          the replica server that answered, or that the error is about
+``db.namespace``            the cluster's name, if it is set
+``server.address``          the replica server that answered, or that the error names
 ``server.port``             its port
 ``error.type``              the error's class, such as ``RequestTimeout`` or ``GreenletExit``
 ``db.response.status_code`` the error's code in Pegasus, such as ``ERR_BUSY``
-``pegasus.attempts``        attempts made, where a call was repeated (spans only)
-``pegasus.hedged``          true where a secondary answered (spans only)
-``pegasus.outcome_unknown`` true where a write may have been applied or not (spans only)
+``pegasus.attempts``        number of attempts, if the call was repeated (spans only)
+``pegasus.hedged``          true if a secondary answered (spans only)
+``pegasus.outcome_unknown`` true if a write may or may not have been applied (spans only)
 =========================== ==============================================================================
 
-A span's parent is the span that was current when the call was made: also for calls that are repeated, for handles,
-which end in the event loop, and for the requests of bulk verbs and scans. The span is made when the call has ended,
-with the call's begin as its start, so it never is the current span itself.
+The parent of a span is the span that was current when the call was made. This is also true for calls that are repeated,
+for handles, whose calls end in the event loop, and for the requests of bulk verbs and scans. The span is made after the
+end of the call, with the begin of the call as its start. So it is never the current span.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from .._version import __version__
 from ..errors import PegasusError
 from ..events import Listener
 
-# The boundaries that the conventions advise, and three below, for answers within a millisecond.
+# The boundaries that the conventions recommend, and three lower ones, for answers within a millisecond.
 BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _SCHEMA = "https://opentelemetry.io/schemas/1.33.0"
 
 
 class PegasusTelemetry(Listener):
-    """Makes spans and measurements of the calls of a client. One object may listen to several clients.
+    """Makes spans and measurements for the calls of a client. One object may listen to several clients.
 
     Args:
-        tracer_provider: Where spans go; None: the global provider.
-        meter_provider: Where measurements go; None: the global provider.
+        tracer_provider: Provider for spans; None: the global one.
+        meter_provider: Provider for measurements; None: the global one.
         spans: Whether to make spans.
         durations: Whether to measure durations.
-        cluster: The cluster's name, for ``db.namespace``; None: left out.
+        cluster: The cluster's name, for ``db.namespace``; None: no such attribute.
 
     Example:
         >>> client.add_listener(PegasusTelemetry(cluster="c1"))
@@ -93,7 +93,7 @@ class PegasusTelemetry(Listener):
         hedged: bool,  # noqa: FBT001 - the listener's
         server: str,
     ) -> None:
-        """Export a call that ended."""
+        """Export a call that has ended."""
         attributes = {**self._common, "db.collection.name": table, "db.operation.name": operation}
         if error is not None:
             attributes["error.type"] = type(error).__name__

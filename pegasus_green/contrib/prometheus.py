@@ -1,18 +1,18 @@
-"""Metrics for Prometheus, in two ways with the same names.
+"""Metrics for Prometheus, in two variants with the same names.
 
-``PegasusCollector`` reads ``client.stats()`` when Prometheus scrapes. Calls cost nothing more than without it. It is
-for programs of one process::
+``PegasusCollector`` reads ``client.stats()`` when Prometheus scrapes. It adds no cost to calls. It is for programs of
+one process::
 
     from prometheus_client import REGISTRY
     REGISTRY.register(PegasusCollector(client))
 
-``PegasusMetrics`` is a listener that feeds counters, gauges and histograms of ``prometheus_client``. It is for several
-processes (gunicorn, uWSGI) with the multiprocess mode of ``prometheus_client``, where collectors are not used. It also
-tells operations apart, and its histograms have exact sums::
+``PegasusMetrics`` is a listener that updates counters, gauges and histograms of ``prometheus_client``. It is for
+several processes (gunicorn, uWSGI) with the multiprocess mode of ``prometheus_client``, which ignores collectors. It
+also has the operation as a label, and the sums of its histograms are exact::
 
     client.add_listener(PegasusMetrics())
 
-Use one of them in a process: both export ``pegasus_calls_total``. Neither ever raises into a call or a scrape.
+Use only one of them in a process: both export ``pegasus_calls_total``. Neither ever raises into a call or a scrape.
 
 ================================== ================================================ ========= ========
 metric                             labels                                           collector listener
@@ -41,9 +41,10 @@ metric                             labels                                       
 ``pegasus_dials_total``            server                                           yes
 ================================== ================================================ ========= ========
 
-A histogram of the collector counts calls that ended well; that of the listener counts all. The collector's buckets are
-powers of two (61 us to 16 s), since the client counts so. The client does not add up durations, so the collector's
-``_sum`` is an estimate: ``latency_sum`` of ``stats()``, at most 44 % off. The buckets themselves are exact.
+A histogram of the collector counts successful calls; that of the listener counts all calls. The collector's buckets are
+powers of two (61 us to 16 s), because the client counts in such buckets. The client does not sum up durations, so the
+collector's ``_sum`` is an estimate: ``latency_sum`` of ``stats()``, with an error of at most 44 %. The buckets
+themselves are exact.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ _EXPONENTS = range(-14, 5)
 
 # Name, help text, key in stats().
 _TABLE_COUNTERS = (
-    ("calls", "Calls that ended, well or not", "calls"),
-    ("bulk_calls", "Requests of *_many verbs that ended well", "bulk"),
+    ("calls", "Calls that ended, with or without an error", "calls"),
+    ("bulk_calls", "Successful requests of *_many verbs", "bulk"),
     ("route_queries", "Queries of the table's routes", "refreshes"),
     ("hedges", "Backup requests sent", "hedges"),
     ("hedge_wins", "Reads answered by a secondary", "hedge_wins"),
@@ -84,7 +85,7 @@ _SERVER_COUNTERS = (
     ("replies", "Replies received", "received"),
     ("sent_bytes", "Bytes sent", "bytes_sent"),
     ("received_bytes", "Bytes received", "bytes_received"),
-    ("late_replies", "Replies whose callers had been killed or timed out", "late"),
+    ("late_replies", "Replies whose callers were killed or timed out before", "late"),
     ("timeouts", "Requests whose deadline passed", "timeouts"),
     ("dials", "Attempts to connect", "dials"),
     ("connection_losses", "Connections that ended", "losses"),
@@ -96,11 +97,11 @@ _SERVER_GAUGES = (
 
 
 class PegasusCollector(Collector):
-    """Exports what ``client.stats()`` says, for one process.
+    """Exports the figures of ``client.stats()``, for a program of one process.
 
     Args:
-        clients: The client; or several by a name each, which becomes the label ``cluster`` of all metrics.
-        namespace: What the metrics' names begin with.
+        clients: The client, or several clients by name. The name becomes the label ``cluster`` of all metrics.
+        namespace: Prefix of the metric names.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -121,18 +122,18 @@ class PegasusCollector(Collector):
         self._complained = False
 
     def describe(self) -> list[Any]:
-        """Return the families without samples, so that a registry knows the names and collects nothing yet."""
+        """Return the metric families without samples, so that a registry knows the names without a scrape."""
         return self._families([])
 
     def collect(self) -> list[Any]:
-        """Return the families with the figures of now; nothing at all when they cannot be had."""
+        """Return the metric families with the current figures; an empty list if they cannot be read."""
         try:
             return self._families([(values, client.stats()) for values, client in self._clients])
         except Exception:
-            # A scrape must not fail for it: the other collectors have something to say.
+            # A scrape must not fail because of this, or the metrics of other collectors would be missing.
             if not self._complained:
                 self._complained = True
-                _log.exception("the client's figures cannot be exported; further failures are not logged")
+                _log.exception("the statistics of the client cannot be exported; further failures are not logged")
             return []
 
     def _families(self, stats: list[tuple[list[str], dict[str, Any]]]) -> list[Any]:
@@ -153,7 +154,7 @@ class PegasusCollector(Collector):
         partitions = [(who, f["partitions"]) for who, f in tables]
         opened = [(who, int(f["state"] in ("open", "silent"))) for who, f in servers]
         up = [(who, int(f["state"] not in ("down", "silent"))) for who, f in servers]
-        text = "0: the newest dial failed, or requests wait and nothing has come in for long"
+        text = "0: the newest dial failed, or the server owes replies and has been silent for long"
         return [
             *families,
             self._family(GaugeMetricFamily, "partitions", "Partitions of the table", ["table"], partitions),
@@ -169,7 +170,7 @@ class PegasusCollector(Collector):
         return family
 
     def _histogram(self, tables: list[tuple[list[str], dict[str, Any]]]) -> Any:
-        text = "Durations of calls that ended well, bulk calls left out; the sum is estimated"
+        text = "Durations of successful calls, without bulk calls; the sum is an estimate"
         name = f"{self._namespace}_call_duration_seconds"
         family = HistogramMetricFamily(name, text, labels=[*self._label, "table"])
         for values, figures in tables:
@@ -188,13 +189,13 @@ def _cumulated(latency: dict[float, int]) -> list[tuple[str, float]]:
 
 
 class PegasusMetrics(Listener):
-    """Counts the calls of a client in metrics of ``prometheus_client``, in the multiprocess mode, too.
+    """Counts the calls of a client in metrics of ``prometheus_client``, also in the multiprocess mode.
 
-    A call costs some microseconds more. One object may listen to several clients.
+    It adds some microseconds to each call. One object may listen to several clients.
 
     Args:
-        registry: Where the metrics are registered; None: ``prometheus_client.REGISTRY``.
-        namespace: What the metrics' names begin with.
+        registry: The registry for the metrics; None: ``prometheus_client.REGISTRY``.
+        namespace: Prefix of the metric names.
         buckets: Upper bounds of the histogram, in seconds.
 
     Example:
@@ -215,7 +216,7 @@ class PegasusMetrics(Listener):
     ) -> None:
         common: dict[str, Any] = {"namespace": namespace, "registry": REGISTRY if registry is None else registry}
         call = ["table", "operation"]
-        self._calls = Counter("calls", "Calls that ended, well or not", call, **common)
+        self._calls = Counter("calls", "Calls that ended, with or without an error", call, **common)
         self._errors = Counter("errors", "Calls that failed, by class of the error", [*call, "error"], **common)
         self._retries = Counter("retries", "Repeated attempts", call, **common)
         self._seconds = Histogram(
@@ -223,11 +224,11 @@ class PegasusMetrics(Listener):
         )
         self._hedge_wins = Counter("hedge_wins", "Reads answered by a secondary", ["table"], **common)
         live: dict[str, Any] = {**common, "multiprocess_mode": "livesum"}
-        self._in_flight = Gauge("in_flight", "Calls that have begun and not ended", ["table"], **live)
+        self._in_flight = Gauge("in_flight", "Calls in flight", ["table"], **live)
         self._connections = Gauge("connections", "Open connections", ["server"], **live)
         self._losses = Counter("connection_losses", "Connections that ended or failed", ["server"], **common)
         self._routes = Counter("route_changes", "Partitions whose route changed", ["table"], **common)
-        # The children, since labels() costs more than counting.
+        # Label children by table and operation, because labels() costs more than the counting.
         self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._running: dict[str, Any] = {}
         self._open: dict[str, int] = {}
@@ -249,7 +250,7 @@ class PegasusMetrics(Listener):
         hedged: bool,  # noqa: FBT001 - the listener's
         server: str,
     ) -> None:
-        """Count a call that ended."""
+        """Count a call that has ended."""
         known = self._known.get((table, operation))
         if known is None:
             children = self._calls.labels(table, operation), self._seconds.labels(table, operation)
@@ -271,7 +272,7 @@ class PegasusMetrics(Listener):
         self._connections.labels(address).inc()
 
     def connection_lost(self, address: str, reason: str) -> None:
-        """Count a lost connection; one that could not be made was not counted as open."""
+        """Count a lost connection. A connection that could not be made was never counted as open."""
         self._losses.labels(address).inc()
         if self._open.get(address, 0) > 0:
             self._open[address] -= 1

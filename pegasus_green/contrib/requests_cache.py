@@ -1,13 +1,13 @@
-"""A ``requests-cache`` backend, for crawlers that share one cache.
+"""A ``requests-cache`` backend, for crawlers that share a cache.
 
 ::
 
     cache = PegasusCache("pegasus://10.0.0.1:34601/http?timeout=2", namespace="crawler")
     session = requests_cache.CachedSession(backend=cache, expire_after=3600)
 
-Key layout: the hash key is ``namespace:responses:key`` or ``namespace:redirects:key`` as UTF-8, where ``key`` is what
-requests-cache makes of a request; the sort key is empty. Responses are stored as JSON; ``serializer="pickle"`` is
-smaller and faster, and then whoever can write to the table can run code in the processes that read it.
+Keys: the hash key is ``namespace:responses:key`` or ``namespace:redirects:key`` as UTF-8, where ``key`` is the key of
+requests-cache for a request; the sort key is empty. Responses are stored as JSON. ``serializer="pickle"`` is smaller
+and faster. With it, a writer of the table can run code in the processes that read it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class PegasusCache(BaseCache):
     """A cache for ``CachedSession(backend=...)``; all instances with one URL in a process share one client.
 
     Args:
-        url: ``pegasus://host:port,host:port/table``, with options of the client behind ``?``.
-        namespace: What the hash keys begin with; ``clear`` removes what begins with it.
+        url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
+        namespace: Prefix of the hash keys. ``clear`` removes the keys with this prefix.
         serializer: As for the other backends of requests-cache; None: "json".
-        ttl: Have the server drop a response ``ttl_offset`` seconds after it has expired; False keeps it for ever.
-        ttl_offset: Seconds that an expired response stays, for conditional requests and for use when a site fails.
-        **options: What every backend of requests-cache takes.
+        ttl: The server expires a response ``ttl_offset`` seconds after the response has expired. False: never.
+        ttl_offset: Seconds that an expired response stays, for conditional requests and for use if a site fails.
+        **options: Options that every backend of requests-cache takes.
 
     Raises:
-        InvalidArgument: Not such a URL.
+        InvalidArgument: The URL is wrong.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PegasusCache(BaseCache):
         ttl_offset: int = 3600,
         **options: Any,
     ) -> None:
-        """Look the client up, or make it; no I/O."""
+        """Get or make the client of the URL; no I/O."""
         super().__init__(cache_name=namespace, **options)
         self.responses = PegasusDict(
             url, namespace, "responses", serializer=serializer or "json", ttl=ttl, ttl_offset=ttl_offset, **options
@@ -62,7 +62,7 @@ class PegasusCache(BaseCache):
 class PegasusDict(BaseStorage):
     """The responses, or the redirects, of one namespace as a mutable mapping.
 
-    Iteration and ``len`` look through the whole table in the servers, so they are slow.
+    For iteration and ``len`` the servers read the whole table, so they are slow.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class PegasusDict(BaseStorage):
         ttl_offset: int = 3600,
         **options: Any,
     ) -> None:
-        """Look the client up, or make it; no I/O."""
+        """Get or make the client of the URL; no I/O."""
         super().__init__(serializer=serializer, **options)
         self._table = shared_table(url)
         self._prefix = f"{namespace}:{collection_name}:"
-        # A serializer for text gets back what it made.
+        # A text serializer gets a str, a binary one gets bytes.
         self._is_text = serializer is None or not getattr(self.serializer, "is_binary", True)
         self.ttl = ttl
         self.ttl_offset = ttl_offset
@@ -92,7 +92,7 @@ class PegasusDict(BaseStorage):
         return self.deserialize(key, raw.decode() if self._is_text else raw)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether a key is there; the value does not travel."""
+        """Tell whether a key exists, without transferring its value."""
         return bool(self._table.exist(self._key(key), b""))
 
     def __getitem__(self, key: str) -> Any:
@@ -103,7 +103,7 @@ class PegasusDict(BaseStorage):
         return self._load(key, raw)
 
     def __setitem__(self, key: str, item: Any) -> None:
-        """Store a value. A response that is too large for the table is not cached, and a warning says so."""
+        """Store a value. A response that is too large for the table is not cached; a warning is logged."""
         seconds = getattr(item, "expires_delta", None)
         expiry = None
         if self.ttl and seconds is not None and seconds + self.ttl_offset > 0:
@@ -112,13 +112,13 @@ class PegasusDict(BaseStorage):
         try:
             self._table.set(self._key(key), b"", raw, ttl=expiry)
         except InvalidArgument as error:
-            # A key or a TTL that cannot be sent is an error, and a value of this size is not the reason then.
+            # For a small response the reason is the key or the TTL. That is an error.
             if len(raw) <= (self._table.client.options.max_write_bytes or 0) // 2:
                 raise
             logger.warning("a response is not cached: %s", error)
 
     def __delitem__(self, key: str) -> None:
-        """Remove a value, in one step with the check that it is there."""
+        """Remove a value and check that it exists, in one atomic step."""
         removal = Mutations().delete(b"")
         if not self._table.check_and_mutate(self._key(key), b"", CheckType.EXIST, mutations=removal):
             raise KeyError(key)
@@ -131,32 +131,32 @@ class PegasusDict(BaseStorage):
                 yield hash_key[cut:].decode(), rest[0] if rest else b""
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the keys, in no particular order."""
+        """Iterate over the keys, in no particular order."""
         return (key for key, _ in self._rows(no_value=True))
 
     def __len__(self) -> int:
-        """Count the keys in the servers."""
+        """Count the keys; the servers count."""
         return int(self._table.count(hash_key_filter=Filter.prefix(self._prefix)))
 
     def items(self) -> ItemsView[str, Any]:
-        """Return a view of keys and values; going through it is one scan."""
+        """Return a view of keys and values; each iteration is one scan."""
         return _Items(self)
 
     def values(self) -> ValuesView[Any]:
-        """Return a view of the values; going through it is one scan."""
+        """Return a view of the values; each iteration is one scan."""
         return _Values(self)
 
     def bulk_delete(self, keys: Iterable[str]) -> None:
-        """Remove many values side by side; absent ones are fine."""
+        """Remove many values in parallel. It is no error if one is absent."""
         self._table.remove_many([(self._key(key), b"") for key in keys])
 
     def clear(self) -> None:
-        """Remove all values of this namespace and collection. Slow: the servers look through the whole table."""
+        """Remove all values of this namespace and collection. Slow: the servers read the whole table."""
         remove_prefix(self._table, self._prefix)
 
 
 class _Items(ItemsView[str, Any]):
-    """Keys and values by one scan, where the usual view would read each value by itself."""
+    """Keys and values by one scan. The view of the base class would read each value by itself."""
 
     _mapping: PegasusDict
 

@@ -1,4 +1,4 @@
-"""Lock, Semaphore and Leader: what one of many, or some of many, may do at a time."""
+"""Lock, Semaphore and Leader: one holder, or a limited number of holders, among all processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _L = TypeVar("_L", bound="Leased")
 
 
 class Leased:
-    """What Lock and Semaphore have in common: one lease at a time, renewed while it is held."""
+    """Common base of Lock and Semaphore: one lease at a time, renewed while it is held."""
 
     _kind = ""
     _places: Places
@@ -44,7 +44,7 @@ class Leased:
         on_lost: Callable[[Any], object] | None = None,
         identity: Key = b"",
     ) -> None:
-        """Describe it; nothing is sent."""
+        """Store the arguments; nothing is sent."""
         self.name = to_bytes(name, "name")
         self.timeout = lease_seconds(timeout)
         self.sleep = above_zero(sleep, "sleep")
@@ -64,19 +64,19 @@ class Leased:
         return f"<{type(self).__name__} {self.name.decode('utf-8', 'replace')} {state}>"
 
     def __enter__(self: _L) -> _L:
-        """Acquire it as the constructor says.
+        """Acquire it with the arguments of the constructor.
 
         Raises:
-            LockError: It could not be had in time.
+            LockError: It could not be acquired in time.
         """
         if not self.acquire():
             raise LockError(f"{self!r} could not be acquired: all places are taken", table=self._places.table.name)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        """Release it. That it was lost is raised, unless the block has raised already.
+        """Release it. A lost lease raises LockNotOwnedError, unless the block has raised.
 
-        Where the block was killed or timed out, the release goes on in the background: cleaning up does not wait.
+        If the block was killed or timed out, the release continues in the background, because clean-up must not wait.
         """
         if kind is not None and not issubclass(kind, Exception):
             self._abandon()
@@ -89,24 +89,25 @@ class Leased:
             _log.warning("%r was not released: %s", self, error)
 
     def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
-        """Take it; wait for it where that is wanted.
+        """Acquire it. Wait for it if ``blocking`` is set.
 
         Args:
-            blocking: Whether to wait while others hold it; None: as the constructor says.
-            blocking_timeout: Seconds to wait at most; None: as the constructor says, where None is for ever. The
-                requests' own timeouts come on top.
+            blocking: Whether to wait while others hold it; None: the argument of the constructor.
+            blocking_timeout: Maximum seconds to wait; None: the argument of the constructor, where None means no limit.
+                The timeouts of the requests are added to it.
 
         Returns:
-            True when it is held now; False when others hold it (and still did at the end of the wait).
+            True if it is held now; False if others hold it (after the wait, if there was one).
 
         Raises:
             LockError: The clocks of this machine and of the server differ by more than the lease.
-            PegasusError: The records could not be read or written. A grant whose reply was lost is given back in the
-                background. If that fails, too, the lock stays taken by nobody for at most ``timeout`` + 2 seconds.
+            PegasusError: The records could not be read or written. A grant whose reply was lost is released in the
+                background. If that fails, too, the lock stays taken without a holder for at most ``timeout`` + 2
+                seconds.
 
-        Retries: a request whose reply was lost is followed by a read, which tells whether it was applied.
-        Greenlets: any number may call at once, also of one object: one of them gets it, the others wait. After a kill
-            it is not held.
+        Retries: if the reply to a request is lost, the records are read; they show whether it was applied.
+        Greenlets: any number may call at once, also of one object: one gets it, the others wait. After a kill it is
+            not held.
 
         Example:
             >>> lock = Lock(table, "report:7", timeout=10)
@@ -136,17 +137,17 @@ class Leased:
             self._renewal = gevent.spawn(_keep, weakref.ref(self), hold)
 
     def release(self) -> None:
-        """Give it back, if it is still this object's.
+        """Release it, if this object still holds it.
 
         Raises:
             LockNotOwnedError: The lease had ended before: it expired (the process stalled, or could not reach the
-                servers), and somebody else may have held it since.
-            LockError: It was not acquired, or by the parent of this forked process.
-            PegasusError: It could not be released; it expires by itself.
+                servers), and another process may have held it since.
+            LockError: This object has not acquired it, or the parent of this forked process has.
+            PegasusError: It could not be released. It expires by itself.
 
-        Retries: repeated where the reply was lost, which is harmless: only this grant's token is removed.
-        Greenlets: any greenlet may release what another one acquired, as with ``threading.Lock``. A kill may leave it
-            to expire.
+        Retries: repeated if the reply was lost. This is safe, because only the token of this grant is removed.
+        Greenlets: any greenlet may release it, as with ``threading.Lock``. After a kill it may be released later, by
+            its expiry.
 
         Example:
             >>> lock = Lock(table, "report:7")
@@ -166,12 +167,12 @@ class Leased:
     def _end(self) -> None:
         renewal, self._renewal, self._hold = self._renewal, None, None
         if renewal is not None and renewal is not gevent.getcurrent() and renewal.parent is gevent.get_hub():
-            # One that is under way may still be applied, but not after the release: its check fails then. Another
-            # thread's greenlet must not be touched; it ends when it next wakes.
+            # A renewal in flight may still be applied, but not after the release: its check fails then. A greenlet of
+            # another thread must not be touched. It ends when it wakes next.
             renewal.kill(block=False)
 
     def _abandon(self) -> None:
-        """Give it back in the background, if it is held."""
+        """Release it in the background, if it is held."""
         hold = self._held()
         if hold is not None:
             self._end()
@@ -192,9 +193,9 @@ class Leased:
         return hold
 
     def owned(self) -> bool:
-        """Ask the server whether this object's lease is still there.
+        """Ask the server whether this object still holds the lease.
 
-        The lease may end right after the answer. Use ``fencing_token`` to guard what must not be done twice.
+        The lease may end right after the answer. Use ``fencing_token`` to protect an operation that must not run twice.
 
         Example:
             >>> with Lock(table, "report:7") as lock:
@@ -208,7 +209,7 @@ class Leased:
         return found is not None and found.startswith(hold.token + b" ")
 
     def locked(self) -> bool:
-        """Ask the server whether an ``acquire`` would have to wait, whoever holds it.
+        """Ask the server whether ``acquire`` would have to wait, whoever holds it.
 
         Example:
             >>> with Lock(table, "report:7"):
@@ -218,10 +219,10 @@ class Leased:
         return not self._places.free(self._places.look())
 
     def remaining(self) -> float:
-        """Return for how many seconds it certainly is still held; 0.0 if it may have ended. Sends nothing.
+        """Return the seconds for which it is certainly still held; 0.0 if the lease may have ended. Sends nothing.
 
-        The time counts from before the request that took or renewed the lease, so the result is never too high. A stall
-        that begins after the return can still outlast the lease.
+        The time counts from the start of the request that took or renewed the lease, so the result is never too high. A
+        stall of the process after the return can still outlast the lease.
 
         Example:
             >>> with Lock(table, "report:7", timeout=10) as lock:
@@ -233,14 +234,14 @@ class Leased:
 
     @property
     def fencing_token(self) -> int:
-        """The number of this grant: greater than that of every earlier grant of this name.
+        """The number of this grant. It is greater than the number of every earlier grant of this name.
 
-        Pass it to the resource that the lock guards, and let the resource refuse a number lower than the highest one it
-        has seen. That protects the resource from a holder that stalled for longer than its lease and writes afterwards.
-        A lock with an expiry cannot do that by itself.
+        Pass it to the resource that the lock protects. The resource must refuse a number that is lower than the highest
+        one it has received. This protects the resource from a holder that stalls for longer than its lease and writes
+        afterwards. A lock with an expiry alone cannot do that.
 
         Raises:
-            LockError: It is not held by this object.
+            LockError: This object does not hold it.
 
         Example:
             >>> with Lock(table, "report:7") as lock:
@@ -252,21 +253,21 @@ class Leased:
         return self._owned().fence
 
     def extend(self, additional_time: float, *, replace_ttl: bool = False) -> bool:
-        """Let the lease end later.
+        """Extend the lease.
 
         Args:
-            additional_time: Seconds to add to what remains.
-            replace_ttl: Let it end so many seconds from now instead.
+            additional_time: Seconds to add to the remaining time.
+            replace_ttl: Let the lease end ``additional_time`` seconds from now instead.
 
         Returns:
             True.
 
         Raises:
-            LockNotOwnedError: It has ended.
-            LockError: It is not held by this object.
-            PegasusError: The request failed; the lease ends when it would have, or later.
+            LockNotOwnedError: The lease has ended.
+            LockError: This object does not hold it.
+            PegasusError: The request failed. The lease ends at its old end or at the new one.
 
-        Retries: a renewal is not repeated when its reply is lost; calling again is harmless.
+        Retries: not repeated if the reply is lost. It is safe to call ``extend`` again.
         Greenlets: any number may call at once.
 
         Example:
@@ -281,7 +282,7 @@ class Leased:
         return True
 
     def reacquire(self) -> bool:
-        """Let the lease end ``timeout`` seconds from now; otherwise like ``extend``.
+        """Let the lease end ``timeout`` seconds from now; otherwise the same as ``extend``.
 
         Example:
             >>> with Lock(table, "report:7", timeout=10) as lock:
@@ -292,7 +293,7 @@ class Leased:
 
 
 def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
-    """Renew a lease as long as its holder wants it; tell when it is lost."""
+    """Renew a lease while its lock exists and holds it; report its loss."""
     leased = owner()
     if leased is None:
         return
@@ -300,13 +301,13 @@ def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
     retry = min(pause, max(leased.timeout / 20, 0.05))
     wait = pause
     while True:
-        del leased  # a lock that nobody refers to any more is not kept alive: its lease expires
+        del leased  # do not keep an unreferenced lock alive; its lease expires
         gevent.sleep(wait)
         leased = owner()
         if leased is None or leased._held() is not hold:
             return
         try:
-            # Also when its time seems to be over: the record decides, and it may still be there.
+            # Try even if the time seems to be over: the record may still exist.
             kept = places.renew(hold, max(leased.timeout, hold.left()))
         except PegasusError as error:
             if hold.left() > 0:
@@ -330,32 +331,32 @@ def _lose(leased: Leased, hold: Hold) -> None:
 
 
 class Lock(Leased):
-    """A lock that one holder among all processes has, with an expiry: a holder that dies does not keep it.
+    """A lock with one holder among all processes, and with an expiry: if the holder dies, others get the lock.
 
-    The methods and their names are those of redis-py's Lock. Besides it renews itself, and it has fencing tokens.
+    Its methods have the names of redis-py's Lock. In addition it renews itself, and it has fencing tokens.
 
-    While it is held, a greenlet renews the lease each third of ``timeout``. If the holder's process ends, others get
-    the lock at most ``timeout`` + 2 seconds later. If the process stalls for longer than that (a stopped virtual
-    machine, code that blocks the hub), the lease ends and others get the lock, while the holder does not know yet: it
-    learns of it by ``on_lost``, ``remaining()`` or LockNotOwnedError as soon as it runs again. Until then it may go on
-    writing. Only ``fencing_token`` lets the resource refuse such writes.
+    While it is held, a greenlet renews the lease every third of ``timeout``. If the holder's process ends, others can
+    get the lock at most ``timeout`` + 2 seconds later. If the process stalls for longer than that (a stopped virtual
+    machine, code that blocks the hub), the lease ends, and others get the lock. The holder learns this from
+    ``on_lost``, ``remaining()`` or LockNotOwnedError when it runs again. It may write before that. Only a resource that
+    checks ``fencing_token`` can refuse such writes.
 
-    Time: the client sends the expiry as this machine's time plus ``timeout``. The server compares it with its own
-    clock. ``acquire`` asks the server how much time is left, and takes the difference into account from then on. If no
-    time is left, it raises LockError.
+    Clocks: the client sends the expiry as this machine's time plus ``timeout``. The server compares it with its own
+    clock. ``acquire`` asks the server for the remaining time and uses the difference from then on. If no time is left,
+    it raises LockError.
 
     Records: hash key ``lock:NAME``, sort keys ``fence`` and ``owner``; see ``pegasus_green.recipes.leases``.
 
     Args:
         table: Any table; its codec is not used.
-        name: What is locked; bytes or str.
-        timeout: Seconds that a lease lives without renewal, 1 to 30 days; rounded up to whole ones on the wire.
-        sleep: Seconds between two looks while ``acquire`` waits, at most; half of it at least.
+        name: Name of the lock; bytes or str.
+        timeout: Seconds until the lease ends without renewal, 1 s to 30 days; rounded up to whole seconds.
+        sleep: Maximum seconds between two attempts while ``acquire`` waits; the minimum is half of it.
         blocking: Whether ``acquire`` waits.
-        blocking_timeout: Seconds that it waits at most; None: for ever.
+        blocking_timeout: Maximum seconds that it waits; None: no limit.
         renew: Whether a greenlet renews the lease.
-        on_lost: Called with the lock, in the renewing greenlet, once the lease could not be renewed in time.
-        identity: A text that is stored beside the token, for people who look at the records.
+        on_lost: Called with the lock in the renewing greenlet, if the lease could not be renewed in time.
+        identity: Text that is stored with the token, for people who read the records.
 
     Example:
         >>> with Lock(table, "report:7", timeout=10) as lock:
@@ -393,18 +394,18 @@ class Lock(Leased):
 
 
 class Semaphore(Leased):
-    """At most ``value`` holders among all processes at a time; otherwise like ``Lock``.
+    """At most ``value`` holders among all processes; otherwise the same as ``Lock``.
 
-    One object holds one place; make an object for each holder. All processes must pass the same ``value``: with a lower
-    one a process sees fewer places.
+    One object holds one place; make one object for each holder. All processes must pass the same ``value``. A process
+    with a lower value uses fewer places.
 
     Records: hash key ``semaphore:NAME``, sort keys ``fence`` and ``owner:0000``, ``owner:0001``, ...
 
     Args:
         table: Any table; its codec is not used.
-        name: What is counted; bytes or str.
-        value: Places, 1 to 1,000.
-        timeout: As for ``Lock``, like all that follow.
+        name: Name of the semaphore; bytes or str.
+        value: Number of places, 1 to 1,000.
+        timeout: As for ``Lock``.
         sleep: As for ``Lock``.
         blocking: As for ``Lock``.
         blocking_timeout: As for ``Lock``.
@@ -459,17 +460,17 @@ class _LeaderLock(Lock):
 
 
 class Leader:
-    """An election: of all processes that stand for a name, one leads at a time.
+    """An election: one of all candidates for a name is the leader.
 
-    It is a ``Lock`` (hash key ``leader:NAME``) whose holder runs a function, and which stops that function once the
-    lease is lost. All that is said there of stalls and clocks holds here.
+    It is a ``Lock`` (hash key ``leader:NAME``). Its holder runs a function. If the lease is lost, the function is
+    killed. The notes of ``Lock`` about stalls and clocks apply.
 
     Args:
         table: Any table; its codec is not used.
-        name: The office.
-        identity: Who stands, for ``current()`` and for people; None: ``HOST:PID``.
-        timeout: Seconds without renewal after which another one may lead; 1 to 30 days.
-        sleep: Seconds between two looks of those who wait, at most.
+        name: Name of the election.
+        identity: Name of this candidate, for ``current()`` and for people; None: ``HOST:PID``.
+        timeout: Seconds without renewal after which another candidate can become the leader; 1 s to 30 days.
+        sleep: Maximum seconds between two attempts of a candidate that waits.
 
     Example:
         >>> leader = Leader(table, "cleaner", identity="web1")
@@ -492,12 +493,12 @@ class Leader:
         self._deposed = False
 
     def __repr__(self) -> str:
-        """Show who stands for what."""
+        """Show the candidate and its lock."""
         return f"<Leader {self._lock!r} identity={self.identity.decode('utf-8', 'replace')}>"
 
     @property
     def is_leader(self) -> bool:
-        """Whether this object leads, as far as it can know without asking.
+        """Whether this object is the leader, without asking the server.
 
         Example:
             >>> Leader(table, "cleaner").is_leader
@@ -507,7 +508,7 @@ class Leader:
 
     @property
     def fencing_token(self) -> int:
-        """The number of this term of office, as ``Lock.fencing_token``.
+        """The number of this term, like ``Lock.fencing_token``.
 
         Example:
             >>> leader = Leader(table, "cleaner")
@@ -517,7 +518,7 @@ class Leader:
         return self._lock.fencing_token
 
     def current(self) -> bytes | None:
-        """Ask the server who leads; None: nobody.
+        """Ask the server for the leader's identity; None if there is no leader.
 
         Example:
             >>> Leader(table, "cleaner").current() is None
@@ -528,30 +529,30 @@ class Leader:
         return None if value is None else value.split(b" ", 3)[3]
 
     def run(self, function: Callable[..., _T], *args: Any, blocking_timeout: float | None = None) -> _T:
-        """Wait until this one leads, call the function, and give the office back when it returns.
+        """Wait until this object is the leader, call the function, and resign when it returns.
 
         Args:
-            function: What the leader does. It runs in a greenlet of its own.
+            function: The leader's work. It runs in its own greenlet.
             *args: Its arguments.
-            blocking_timeout: Seconds to wait for the office; None: for ever.
+            blocking_timeout: Maximum seconds to wait; None: no limit.
 
         Returns:
-            What the function returned.
+            The result of the function.
 
         Raises:
             LockNotOwnedError: The lease was lost while the function ran, and the function was killed.
-            LockError: Others led all the time.
+            LockError: Others were leaders during the whole wait.
             PegasusError: The records could not be reached.
 
         Retries: as for ``Lock.acquire``.
-        Greenlets: one call at a time for each object. A kill of the caller ends the function and the office.
+        Greenlets: one call at a time for each object. A kill of the caller kills the function and ends the term.
 
         Example:
             >>> Leader(table, "cleaner").run(lambda: "cleaned")
             'cleaned'
         """
         if not self._lock.acquire(blocking_timeout=blocking_timeout):
-            raise LockError(f"{self!r}: somebody else leads", table=self._lock._table_name)
+            raise LockError(f"{self!r}: another candidate is the leader", table=self._lock._table_name)
         self._deposed = False
         work = self._work = gevent.spawn(_attempt, function, args)
         try:
@@ -567,7 +568,7 @@ class Leader:
         return result  # type: ignore[no-any-return]
 
     def _end_term(self, work: Greenlet[..., Any]) -> None:
-        """End what the caller of ``run``, who was killed, does not wait for; nobody else leads before that."""
+        """Kill the function after its caller was killed, then resign. Nobody else is the leader before that."""
         work.kill()
         self._work = None
         self._lock._abandon()
@@ -578,7 +579,7 @@ class Leader:
         except PegasusError as error:
             if isinstance(error, LockNotOwnedError) and not quietly:
                 raise
-            _log.warning("%r: the office could not be given back: %s", self, error)
+            _log.warning("%r: the leader's lock could not be released: %s", self, error)
 
     def _depose(self, _lock: Leased) -> None:
         self._deposed = True
@@ -587,7 +588,7 @@ class Leader:
 
 
 def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-    """Return what a function returned or raised; gevent would print what a greenlet raises."""
+    """Return the function's result and exception. gevent would print an exception of a greenlet."""
     try:
         return function(*args), None
     except Exception as error:

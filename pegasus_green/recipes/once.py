@@ -1,4 +1,4 @@
-"""Once and Singleflight: of many callers one runs a function, and all get its result."""
+"""Once and Singleflight: one of many callers runs a function, and all get its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RESULT, _OWNER = b"result", b"owner"
 
 
 class _Run(Leased):
-    """One run of a function, by the holder of the lease of its key."""
+    """One run of a function by the holder of the key's lease."""
 
     def __init__(self, places: Places, timeout: float) -> None:
         super().__init__(places.table, b"run", places=[_OWNER], timeout=timeout, sleep=1.0)
@@ -29,7 +29,7 @@ class _Run(Leased):
         self.name = places.hash_key
 
     def begin(self) -> bytes | None:
-        """Take the lease, None, or return the result that is there; b"" while another one runs."""
+        """Take the lease and return None; or return the stored result, or b"" while another caller runs."""
         taken = self._places.acquire(new_token())
         if isinstance(taken, Hold):
             self._begin(taken)
@@ -37,13 +37,13 @@ class _Run(Leased):
         return taken.get(_RESULT, b"")
 
     def store(self, value: bytes, ttl: float | None) -> bool:
-        """Store the result and give the lease back in one step; False: the lease had ended."""
+        """Store the result and release the lease in one step; False if the lease had ended."""
         hold = self._owned()
         self._end()
         return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))
 
     def give_up(self, error: BaseException) -> None:
-        """Give the lease back without a result, unless it has been given back; a killed caller does not wait for it."""
+        """Release the lease without a result, unless it is released. A killed caller does not wait for this."""
         if self._held() is not None:
             self.__exit__(type(error))
 
@@ -63,7 +63,7 @@ class _Results:
         return hash_key_of(self.kind, self.name, key)
 
     def run(self, hash_key: bytes) -> _Run:
-        # The fence may go once no request that has seen it can arrive any more with a lease that has not expired.
+        # The fence may expire after the last request that can have read it, with a lease that is still valid.
         kept = None if self.ttl is None else self.ttl + 2 * (self.timeout + ROUNDING)
         return _Run(Places(self.table, hash_key, [_OWNER], self.timeout, [_RESULT], kept), self.timeout)
 
@@ -82,32 +82,32 @@ class _Results:
 
 
 class Once:
-    """Runs a function once for each key, and tells everybody its result: for idempotency keys of requests and messages.
+    """Runs a function once for each key and returns its result to all callers, for example for idempotency keys.
 
-    The first caller of a key runs the function; its result is stored in the same step that ends the run. Callers that
-    come while it runs wait for the result (or get AlreadyRunning); callers that come later get the stored one.
+    The first caller of a key runs the function. Its result is stored in the step that ends the run. Callers that come
+    meanwhile wait for the result (or get AlreadyRunning). Later callers get the stored result.
 
-    What "once" means where things fail:
+    What "once" means if something fails:
 
-    - The function raises: nothing is stored, the error passes to its caller, and the next caller runs it again.
-    - The process dies, or stalls for longer than ``timeout``: the lease expires after ``timeout`` + 2 seconds, and the
-      next caller runs the function again, though the first run may have done all of its work but for the last step.
-      When the first process goes on, its result is not stored, and its caller gets LockNotOwnedError.
-    - A reply of Pegasus is lost: the next step reads what was applied; no run is lost or doubled for that.
+    - The function raises: nothing is stored. Its caller gets the error, and the next caller runs the function again.
+    - The process dies or stalls for longer than ``timeout``: the lease expires after ``timeout`` + 2 seconds. The next
+      caller runs the function again, although the first run may have done nearly all of its work. If the first process
+      continues, its result is not stored, and its caller gets LockNotOwnedError.
+    - A reply of Pegasus is lost: the next step reads what was applied. No run is lost or repeated.
 
-    So the function runs at least once, and again only after a death or a stall. What must not even then happen twice
-    needs a check of its own at the place where it happens.
+    So the function runs at least once, and it runs again only after the process dies or stalls. If an effect of the
+    function must not happen twice even then, the function needs its own check for it.
 
     Records: hash key ``once:NAME:KEY``; sort key ``result``: ``=`` and the value, or ``-`` for None; ``owner`` and
     ``fence`` as in ``pegasus_green.recipes.leases``.
 
     Args:
         table: Any table. Results go through its codec; without one they are bytes, str (read back as bytes) or None.
-        name: Of this kind of work; bytes or str.
-        ttl: Seconds that a result is kept; None: for ever.
-        timeout: Seconds that the lease of a run lives without renewal, 1 to 30 days. A greenlet renews it.
-        wait: Whether a caller waits while another one runs the function.
-        sleep: Seconds between two looks of a caller that waits, at most.
+        name: Name of this kind of work; bytes or str.
+        ttl: Seconds that a result is kept; None: forever.
+        timeout: Seconds until the lease of a run ends without renewal, 1 s to 30 days. A greenlet renews it.
+        wait: Whether a caller waits while another caller runs the function.
+        sleep: Maximum seconds between two reads of a caller that waits.
 
     Example:
         >>> charge = Once(table, "charge", ttl=86400)
@@ -134,21 +134,21 @@ class Once:
         return f"<Once {self._results.name.decode('utf-8', 'replace')}>"
 
     def run(self, key: Key, function: Callable[..., Any], *args: Any) -> Any:
-        """Return the result of the key's function, from the run that there was, or from a run now.
+        """Return the result for the key: the stored one, or that of a run now.
 
         Args:
-            key: What is done once; bytes or str.
-            function: Does it.
+            key: Key of the work; bytes or str.
+            function: The function to run.
             *args: Its arguments.
 
         Returns:
-            The result as it is stored: all callers get the same.
+            The result as it is stored. All callers get the same.
 
         Raises:
-            AlreadyRunning: Another caller runs it, and ``wait`` is off.
-            LockNotOwnedError: The function ran, but the lease had ended before; the result was not stored.
-            PegasusError: The records could not be reached. If the function had run, its result may be lost, and the
-                next caller runs it again after the lease.
+            AlreadyRunning: Another caller runs the function, and ``wait`` is off.
+            LockNotOwnedError: The function ran, but the lease ended before its end; the result was not stored.
+            PegasusError: The records could not be read or written. If the function has run, its result may be lost, and
+                the next caller runs it again after the lease.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: any number may call at once. After a kill the next caller runs the function.
@@ -173,7 +173,7 @@ class Once:
             raw = results.encode(function(*args))
             if not run.store(raw, results.ttl):
                 raise LockNotOwnedError(
-                    f"{self!r}: {key!r} was run, but its lease had ended before; the result was not stored",
+                    f"{self!r}: {key!r} was run, but its lease ended before its end; the result was not stored",
                     table=results.table.name,
                 )
             return results.decode(raw)
@@ -186,7 +186,7 @@ class Once:
 
         Args:
             key: As for ``run``.
-            default: What to return when there is none.
+            default: Result if there is no stored one.
             timeout: Seconds; None: the client's default.
 
         Raises:
@@ -203,7 +203,7 @@ class Once:
         return default if raw is None else self._results.decode(raw)
 
     def forget(self, key: Key, *, timeout: float | None = None) -> None:
-        """Forget a result: the next caller runs the function. A run that is under way then stores nothing.
+        """Forget a result. The next caller runs the function. A run in progress then stores nothing.
 
         Args:
             key: As for ``run``.
@@ -222,7 +222,7 @@ class Once:
 
 
 class _Flight:
-    """A computation that greenlets of this process wait for together."""
+    """A computation that several greenlets of this process wait for."""
 
     __slots__ = ("over", "raw", "error", "trace")
 
@@ -234,24 +234,24 @@ class _Flight:
 
 
 class Singleflight:
-    """Returns a stored value, or computes it: one of many greenlets and one of many processes does, the others wait.
+    """Returns a stored value or computes it. One greenlet of one process computes; the others wait for the value.
 
-    Without it, all callers that miss a value at the same moment compute it (the dogpile effect, a cache stampede).
+    Without it, all callers that miss a value at the same time compute it (the dogpile effect, a cache stampede).
 
-    The greenlets of one process share one look into the table and one computation. Of several processes one is granted
-    a lease, the others look again each ``sleep`` seconds. When the computing process dies or stalls for longer than
-    ``timeout``, its lease expires, another one computes, and a result that comes after that is returned to its callers
-    but not stored. The same holds for a result whose key was deleted while it was computed. When the computation
-    raises, all greenlets that wait in that process get the same error; other processes try for themselves.
+    The greenlets of one process share one read and one computation. Of several processes, one gets a lease; the others
+    read again every ``sleep`` seconds. If the computing process dies or stalls for longer than ``timeout``, its lease
+    expires, and another process computes. A result that comes after that is returned to its callers and not stored. The
+    same applies if the key is deleted during the computation. If the computation raises, all greenlets that wait in
+    that process get the same error; other processes compute again.
 
     Records: hash key ``flight:NAME:KEY``; sort keys as for ``Once``.
 
     Args:
         table: Any table. Values go through its codec; without one they are bytes, str (read back as bytes) or None.
-        name: Of this kind of value; bytes or str.
+        name: Name of this kind of value; bytes or str.
         ttl: Seconds that a value is kept.
-        timeout: Seconds that the lease of a computation lives without renewal, 1 to 30 days. A greenlet renews it.
-        sleep: Seconds between two looks while another process computes, at most.
+        timeout: Seconds until the lease of a computation ends without renewal, 1 s to 30 days. A greenlet renews it.
+        sleep: Maximum seconds between two reads while another process computes.
 
     Example:
         >>> pages = Singleflight(table, "pages", ttl=60)
@@ -265,11 +265,11 @@ class Singleflight:
         self._flights: dict[tuple[int, bytes], _Flight] = {}
 
     def __repr__(self) -> str:
-        """Show the name and what is under way."""
+        """Show the name and the number of running computations."""
         return f"<Singleflight {self._results.name.decode('utf-8', 'replace')} under_way={len(self._flights)}>"
 
     def get(self, key: Key, compute: Callable[..., Any], *args: Any) -> Any:
-        """Return the value of a key, computed where it is absent.
+        """Return the value of a key. Compute it if it is absent.
 
         Args:
             key: Bytes or str.
@@ -277,14 +277,14 @@ class Singleflight:
             *args: Its arguments.
 
         Returns:
-            The value as it is stored: all callers get equal ones.
+            The value as it is stored. All callers get equal values.
 
         Raises:
-            PegasusError: The records could not be read or written. Where a value had been computed it is not lost
-                on its callers: they get it, and the failure to store it is no error.
+            PegasusError: The records could not be read or written. If a value has been computed, the callers get it,
+                and a failure to store it is no error.
 
         Retries: as for ``Lock.acquire``.
-        Greenlets: any number may call at once. When the one that computes is killed, one of those who wait computes.
+        Greenlets: any number may call at once. If the computing greenlet is killed, one of the waiting ones computes.
 
         Example:
             >>> Singleflight(table, "pages", ttl=60).get("/about", lambda: "text")
@@ -328,14 +328,14 @@ class Singleflight:
             try:
                 run.store(raw, results.ttl)
             except PegasusError:
-                return raw  # the value is what the callers want; somebody computes it again
+                return raw  # the callers get the value; a later caller computes it again
             return raw
         except BaseException as error:
             run.give_up(error)
             raise
 
     def delete(self, key: Key, *, timeout: float | None = None) -> None:
-        """Remove a value; one that is being computed is not stored.
+        """Remove a value. A value that is being computed is not stored.
 
         Args:
             key: As for ``get``.
@@ -345,7 +345,7 @@ class Singleflight:
             PegasusError: The records could not be removed.
 
         Retries: safe.
-        Greenlets: any number may call at once. A ``get`` that this greenlet begins afterwards does not share a
+        Greenlets: any number may call at once. If this greenlet calls ``get`` afterwards, it does not share a
             computation that began before.
 
         Example:

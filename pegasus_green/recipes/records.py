@@ -1,4 +1,4 @@
-"""What the recipes share: a handle without codec, names of records, and a compare-and-swap of one record."""
+"""Common parts of the recipes: a handle without codec, record names, a compare-and-swap of one record."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..model import CheckType
 
 
 def plain(table: Table[Any]) -> Table[bytes]:
-    """Return a handle on the same table that stores bytes as they are.
+    """Return a handle on the same table without a codec.
 
     Raises:
-        InvalidArgument: table is no Table.
+        InvalidArgument: table is not a Table.
     """
     if not isinstance(table, Table):
         raise InvalidArgument(f"table must be a Table, not {type(table).__name__}")
@@ -34,7 +34,7 @@ def hash_key_of(kind: str, *names: Key) -> bytes:
     """Return ``kind:name`` or ``kind:name:key`` as a hash key.
 
     Raises:
-        InvalidArgument: A name that is empty, or neither bytes nor str.
+        InvalidArgument: A name is empty, or neither bytes nor str.
     """
     parts = [to_bytes(name, "name") for name in names]
     if not all(parts):
@@ -43,7 +43,7 @@ def hash_key_of(kind: str, *names: Key) -> bytes:
 
 
 def above_zero(value: float, name: str) -> float:
-    """Return a number of seconds.
+    """Check and return a number of seconds.
 
     Raises:
         InvalidArgument: It is not a number above 0.
@@ -54,10 +54,10 @@ def above_zero(value: float, name: str) -> float:
 
 
 def whole(value: int, name: str, most: int) -> int:
-    """Return a whole number from 1 to a limit.
+    """Check and return a whole number from 1 to a limit.
 
     Raises:
-        InvalidArgument: It is none.
+        InvalidArgument: It is not such a number.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise InvalidArgument(f"{name} must be a whole number from 1 to {most:,}, not {value!r}")
@@ -65,17 +65,17 @@ def whole(value: int, name: str, most: int) -> int:
 
 
 def new_token() -> bytes:
-    """Return a text that no other call of any process uses."""
+    """Return a unique text. No other call of any process gets the same."""
     return uuid4().hex.encode()
 
 
 def doze(seconds: float) -> None:
-    """Wait for about so long: callers that failed at the same time do not come back at the same time."""
+    """Wait for about this long. The time is random, so that callers that failed together do not return together."""
     sleep(seconds * random.uniform(0.5, 1.0))
 
 
 class Turns:
-    """Lets one greenlet of a thread at a time work on a key, so that they do not fail each other's compare-and-swap."""
+    """Lets one greenlet of a thread at a time work on a key, so that their compare-and-swaps do not conflict."""
 
     __slots__ = ("_turns",)
 
@@ -83,7 +83,7 @@ class Turns:
         self._turns: WeakValueDictionary[tuple[int, bytes], BoundedSemaphore] = WeakValueDictionary()
 
     def of(self, key: bytes) -> AbstractContextManager[Any]:
-        """Return the lock of a key for the calling thread; it is gone when nobody uses it."""
+        """Return the lock of a key for the calling thread. It exists while it is used."""
         place = (id(get_hub()), key)
         turn = self._turns.get(place)
         if turn is None:
@@ -100,22 +100,22 @@ def swap(
     ttl: float | None,
     timeout: float | None = None,
 ) -> Any:
-    """Change one record in one step, whatever others do to it at the same time.
+    """Change one record atomically, also if others change it at the same time.
 
     Args:
-        table: A handle without codec.
-        hash_key: The record's.
-        sort_key: The record's.
-        decide: Takes the record's value (None: absent) and returns the new value (None: leave it) and the result. It is
-            called again when another caller was faster. It must not wait.
+        table: A handle without a codec.
+        hash_key: Hash key of the record.
+        sort_key: Sort key of the record.
+        decide: Takes the record's value (None: absent), and returns the new value (None: do not write) and the result.
+            It is called again if another caller has changed the record meanwhile. It must not wait.
         ttl: Seconds that the record lives after the change; None: no expiry.
         timeout: Seconds for all requests together; None: the client's default for each request.
 
     Returns:
-        The result that ``decide`` returned last.
+        The result of the last call of ``decide``.
 
-    Retries: a change whose reply was lost may or may not have been applied. It is decided again from the value that is
-        there then, so it may be applied twice. It is never left out.
+    Retries: if the reply to a change is lost, the change may or may not have been applied. ``decide`` is called again
+        with the current value. So the change is applied once or twice, and never omitted.
     """
     until = None if timeout is None else monotonic() + timeout
 
@@ -141,7 +141,7 @@ def swap(
         except PegasusError as error:
             if not error.outcome_unknown:
                 raise
-            # The next read may meet a dead server, too; its error then ends this.
+            # If this read fails, too, its error ends the call.
             found = table.get(hash_key, sort_key, timeout=left())
             continue
         if done:

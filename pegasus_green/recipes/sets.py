@@ -1,4 +1,4 @@
-"""SeenSet and Frontier: what was met before, and what is still to be done."""
+"""SeenSet and Frontier: items that were seen, and items that still have to be processed."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from .records import hash_key_of, new_token, plain, whole
 
 
 class _Rows:
-    """Items as sort keys under hash keys ``kind:name:SHARD``, the shard by CRC-32 of the item."""
+    """Items as sort keys under the hash keys ``kind:name:SHARD``. The CRC-32 of the item determines the shard."""
 
     def __init__(self, kind: str, table: Table[Any], name: Key, shards: int, ttl: float | None) -> None:
         self.table, self.ttl = plain(table), ttl
         digits = len(str(whole(shards, "shards", 10_000) - 1))
         self.keys = [hash_key_of(kind, name, f"{shard:0{max(digits, 2)}}") for shard in range(shards)]
-        # Whoever writes a row knows it again by this; process, because a fork copies it.
+        # Identifies the writer of a row. The pid is stored because a fork copies the object.
         self._writer, self._pid, self._steps = b"", 0, count()
 
     def key(self, item: bytes) -> bytes:
         return self.keys[zlib.crc32(item) % len(self.keys)]
 
     def mark(self) -> bytes:
-        """Return a text that no other step of any process has."""
+        """Return a unique text. No other step of any process gets the same."""
         if self._pid != os.getpid():
             self._writer, self._pid = new_token()[:16], os.getpid()
         return b"%s.%d" % (self._writer, next(self._steps))
 
     def write(self, item: bytes, value: bytes, check: CheckType, operand: bytes | None, timeout: float | None) -> bool:
-        """Write a row if it passes a check; False: it did not. No two calls may write the same value.
+        """Write a row if it passes a check; False if it does not pass. No two calls may write the same value.
 
-        Where a reply is lost the request is repeated. Then the row itself tells which of the two was applied.
+        If a reply is lost, the request is repeated. The row then shows whether the first request was applied.
         """
         doubt = False
         for last in (False, False, True):
@@ -71,16 +71,16 @@ def _item(item: Key) -> bytes:
 
 
 class SeenSet:
-    """A set in which exactly one of all callers, of all processes, learns that an item is new.
+    """A set. If several callers add the same item, exactly one of all processes gets the answer that it is new.
 
-    Records: hash key ``seen:NAME:SHARD`` with the shard as CRC-32 of the item modulo ``shards``, sort key the item,
-    value the mark of who added it.
+    Records: hash key ``seen:NAME:SHARD``, where the shard is the CRC-32 of the item modulo ``shards``; sort key: the
+    item; value: a mark of the caller that added it.
 
     Args:
         table: Any table; its codec is not used.
-        name: Of the set; bytes or str.
-        shards: Hash keys that it is spread over, 1 to 10,000. It must not change later.
-        ttl: Seconds after which an item is forgotten; None: never.
+        name: Name of the set; bytes or str.
+        shards: Number of hash keys, 1 to 10,000. It must not change later.
+        ttl: Seconds until an item is forgotten; None: never.
 
     Example:
         >>> seen = SeenSet(table, "mails")
@@ -97,17 +97,17 @@ class SeenSet:
         return f"<SeenSet {self._rows.keys[0].decode('utf-8', 'replace')} shards={len(self._rows.keys)}>"
 
     def add(self, item: Key, *, timeout: float | None = None) -> bool:
-        """Add an item; True: it is new, and only this caller was told so.
+        """Add an item; return True if it is new. Only one caller gets True for an item.
 
         Args:
             item: Bytes or str, not empty.
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: Where ``outcome_unknown`` is set, it may have been added: then nobody is told that it is new.
+            PegasusError: If ``outcome_unknown`` is set, the item may have been added. Then no caller gets True for it.
 
-        Retries: repeated twice when the reply was lost; each call writes a mark of its own and knows its row again.
-        Greenlets: any number may call at once. After a kill it may have been added, and nobody is told.
+        Retries: repeated twice if the reply was lost. Each call writes its own mark and recognizes its row by it.
+        Greenlets: any number may call at once. After a kill the item may have been added without a True.
 
         Example:
             >>> isinstance(SeenSet(table, "mails").add("c@d"), bool)
@@ -116,14 +116,14 @@ class SeenSet:
         return self._rows.write(_item(item), self._rows.mark(), CheckType.NOT_EXIST, None, timeout)
 
     def __contains__(self, item: object) -> bool:
-        """Ask whether an item is in it."""
+        """Tell whether an item is in the set."""
         if not isinstance(item, (bytes, str)) or not item:
             return False
         raw = _item(item)
         return self._rows.table.exist(self._rows.key(raw), raw)
 
     def discard(self, item: Key, *, timeout: float | None = None) -> None:
-        """Forget an item, if it is there.
+        """Remove an item. It is no error if it is absent.
 
         Args:
             item: Bytes or str, not empty.
@@ -142,13 +142,13 @@ class SeenSet:
         self._rows.table.remove(self._rows.key(raw), raw, timeout=timeout)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Read all items: a scan of each shard."""
+        """Iterate over all items: a scan of each shard."""
         for key in self._rows.keys:
             for item, _ in self._rows.table.hash_scan(key, no_value=True):
                 yield item
 
     def clear(self, *, timeout: float | None = None) -> None:
-        """Forget all items. Those added meanwhile may stay.
+        """Remove all items. Items that are added meanwhile may stay.
 
         Args:
             timeout: Seconds for each shard; None: the client's default.
@@ -166,11 +166,11 @@ class SeenSet:
 
 
 class Job(NamedTuple):
-    """An item that one caller has to work on.
+    """An item that one caller has to process.
 
     Attributes:
         item: The item.
-        value: The row as this caller knows it.
+        value: The last known value of the row.
     """
 
     item: bytes
@@ -181,27 +181,27 @@ _TODO, _BUSY, _DONE = b"todo", b"busy", b"done"
 
 
 class Frontier:
-    """Work that is found while it is done, each item exactly once, over any number of processes and their deaths.
+    """A list of work that grows while it is processed. Each item is processed once, by any number of processes.
 
-    One row for each item is to-do list and seen-set at once. Its value begins with the state, and every change of the
-    state is one step that only one caller can do::
+    Each item has one row, which serves as to-do list and as set of seen items. Its value begins with the state. Each
+    change of the state is one atomic step, and only one caller succeeds in it::
 
         absent --add--> todo --claim--> busy --done--> done
                                         busy --again--> todo
 
-    Whoever adds an item that is new has it in a queue in memory, for the greenlets of this process: the cluster is not
-    asked what is next. When a process dies, its items stay in the table as todo or busy, and ``resume`` queues them in
-    another process. Those that were busy may have been worked on already: only they may be done twice.
+    A caller that adds a new item puts it into a queue in memory, for the greenlets of this process. So no request is
+    needed to find the next item. If a process dies, its items stay in the table as todo or busy. ``resume`` puts them
+    into the queue of another process. The busy ones may have been processed already; only they can be processed twice.
 
-    Its queue belongs to the thread that made it: make one in each thread, as in each process.
+    The queue belongs to the thread that made it: make one object for each thread and process.
 
     Records: hash key ``frontier:NAME:SHARD`` as in ``SeenSet``, sort key the item, value ``STATE MARK UNIXTIME``.
 
     Args:
         table: Any table; its codec is not used.
-        name: Of the work; bytes or str.
-        shards: Hash keys that it is spread over, 1 to 10,000. It must not change later.
-        ttl: Seconds after its last change when an item is forgotten; None: never.
+        name: Name of the list; bytes or str.
+        shards: Number of hash keys, 1 to 10,000. It must not change later.
+        ttl: Seconds after its last change until an item is forgotten; None: never.
 
     Example:
         >>> frontier = Frontier(table, "crawl")
@@ -219,15 +219,15 @@ class Frontier:
         self._rows = _Rows("frontier", table, name, shards, ttl)
         self._queue: Queue[Job | None] = Queue()
         self._open = 0
-        self._hands: set[bytes] = set()  # values of the rows that callers of this process work on
+        self._hands: set[bytes] = set()  # values of the rows that this process is working on
 
     def __repr__(self) -> str:
-        """Show the first hash key and what is open here."""
+        """Show the first hash key and the number of open items of this process."""
         return f"<Frontier {self._rows.keys[0].decode('utf-8', 'replace')} open={self._open}>"
 
     @property
     def open(self) -> int:
-        """Items of this process that are queued, or taken and neither done nor given back.
+        """Number of items of this process that are queued, or taken and not yet done or given back.
 
         Example:
             >>> Frontier(table, "crawl").open
@@ -236,17 +236,17 @@ class Frontier:
         return self._open
 
     def add(self, item: Key, *, timeout: float | None = None) -> bool:
-        """Add an item; if it is new, queue it here and return True.
+        """Add an item. If it is new, put it into the queue of this process and return True.
 
         Args:
             item: Bytes or str, not empty.
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: Where ``outcome_unknown`` is set, it may have been added: ``resume`` finds it then.
+            PegasusError: If ``outcome_unknown`` is set, the item may have been added; ``resume`` then finds it.
 
         Retries: as for ``SeenSet.add``.
-        Greenlets: any number may call at once; after a kill ``resume`` finds what was added.
+        Greenlets: any number may call at once. After a kill, ``resume`` finds an item that was added.
 
         Example:
             >>> isinstance(Frontier(table, "crawl").add("http://example.org/a"), bool)
@@ -260,16 +260,16 @@ class Frontier:
         return True
 
     def take(self, *, timeout: float | None = None) -> Job | None:
-        """Return a job that is this caller's alone; waits while the queue is empty. None: the end was announced.
+        """Return the next job, for this caller alone. Wait while the queue is empty. None: ``stop`` was called.
 
         Args:
-            timeout: Seconds for each request; None: the client's default. Waiting for the queue is not limited.
+            timeout: Seconds for each request; None: the client's default. The wait for the queue has no limit.
 
         Raises:
             PegasusError: The job could not be claimed; ``resume`` finds it again.
 
         Retries: as for ``SeenSet.add``.
-        Greenlets: any number may call at once. After a kill ``resume`` finds the job again.
+        Greenlets: any number may call at once. After a kill, ``resume`` finds the job again.
 
         Example:
             >>> frontier = Frontier(table, "crawl")
@@ -293,14 +293,14 @@ class Frontier:
             self._open -= 1  # another process has taken it over
 
     def done(self, job: Job, *, timeout: float | None = None) -> bool:
-        """Say that a job is done; False: another process has taken it over, and does it again.
+        """Mark a job as done; False if another process has taken it over. That process then does it again.
 
         Args:
             job: From ``take``.
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: It could not be noted; ``resume`` finds the job again.
+            PegasusError: The state could not be stored; ``resume`` finds the job again.
 
         Retries: as for ``SeenSet.add``.
         Greenlets: any number may call at once.
@@ -319,14 +319,14 @@ class Frontier:
             self._let_go(job)
 
     def again(self, job: Job, *, timeout: float | None = None) -> bool:
-        """Give a job back to be done later, by this process; False: another process has taken it over.
+        """Give a job back, to be done later by this process; False if another process has taken it over.
 
         Args:
             job: From ``take``.
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: It could not be noted; ``resume`` finds the job again.
+            PegasusError: The state could not be stored; ``resume`` finds the job again.
 
         Retries: as for ``SeenSet.add``.
         Greenlets: any number may call at once.
@@ -349,7 +349,7 @@ class Frontier:
             self._let_go(job)
 
     def stop(self, takers: int = 1) -> None:
-        """Have so many callers of ``take`` get None, after what is queued.
+        """Make this many callers of ``take`` return None, after the queued items.
 
         Example:
             >>> Frontier(table, "crawl").stop(100)
@@ -358,18 +358,18 @@ class Frontier:
             self._queue.put(None)
 
     def resume(self, *, busy_for: float = 0.0) -> dict[str, int]:
-        """Queue what other processes left; return how many items there are in each state.
+        """Queue the items that other processes left; return the number of items in each state.
 
         Args:
-            busy_for: Take over busy items only after so many seconds, by this machine's clock, so that those which
-                living processes work on are left to them. Items to do are queued always: of several processes that
-                queue one, one can claim it.
+            busy_for: Take over only items that have been busy for this many seconds, by this machine's clock. So items
+                that other processes are working on can be left to them. Items to do are always queued. If several
+                processes queue the same item, only one can claim it.
 
         Raises:
             PegasusError: A shard could not be read.
 
         Retries: safe.
-        Greenlets: call it once at the start, and from time to time where processes may die.
+        Greenlets: call it once at the start, and regularly if processes may die.
 
         Example:
             >>> sorted(Frontier(table, "crawl").resume())
@@ -386,7 +386,7 @@ class Frontier:
         return dict(states)
 
     def states(self) -> dict[str, int]:
-        """Read all rows; return how many items there are in each state.
+        """Read all rows; return the number of items in each state.
 
         Example:
             >>> isinstance(Frontier(table, "crawl").states(), dict)
@@ -395,7 +395,7 @@ class Frontier:
         return dict(Counter(value.split()[0].decode() for _, value in self._all()))
 
     def clear(self, *, timeout: float | None = None) -> None:
-        """Forget all items, of all processes. Those added meanwhile may stay.
+        """Remove all items, also those of other processes. Items that are added meanwhile may stay.
 
         Args:
             timeout: Seconds for each shard; None: the client's default.

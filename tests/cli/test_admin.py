@@ -202,7 +202,7 @@ def test_a_split_is_controlled(tool, capfd):
     tool.run(capfd, "create", "splits", "-p", "2")
     assert "splits to 4 partitions" in tool.process("split", "splits", "--to", "4").out
     assert tool.run(capfd, "split", "splits", "--wait").out == "no split is under way; the table has 4 partitions\n"
-    assert "can be split into 8 only" in tool.run(capfd, "split", "splits", "--to", "7", status=2).err
+    assert "can be split only into 8" in tool.run(capfd, "split", "splits", "--to", "7", status=2).err
     assert "give one of" in tool.run(capfd, "split", "splits", "--pause", "--resume", status=2).err
     assert "ERR_INVALID_STATE" in tool.run(capfd, "split", "splits", "--cancel", "--yes", "-o", "json", status=3).err
 

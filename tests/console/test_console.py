@@ -133,7 +133,7 @@ def test_a_row_as_text_json_and_hex(read):
     binary = read("/row", {"table": "temp", "hash": "user:7", "sort": "\\x00\\xff"}).text
     assert "Not UTF-8" in binary
     assert r">\x00\x01\xff</pre>" in binary
-    assert "The value is no JSON" in binary
+    assert "The value is not JSON" in binary
     assert "00 01 ff" in binary
     assert "000000  7b 22" in read("/browse", ROW).text, "a sort key leads to the row"
 
@@ -256,7 +256,7 @@ def test_wrong_addresses_get_pages_that_say_so(read):
         ("/row", {**ROW, "table": "nosuch"}, 404, "nosuch"),
         ("/table", "", 400, "no parameter &#x27;name&#x27;"),
         ("/row", {"table": "temp"}, 400, "neither a hash key nor a sort key"),
-        ("/row", {**ROW, "hash": "\\q"}, 400, "hash is no escaped text"),
+        ("/row", {**ROW, "hash": "\\q"}, 400, "hash is not valid escaped text"),
         ("/browse", "table=temp&hash=%ff", 400, "must be UTF-8"),
         ("/browse", "&".join(f"a{number}=1" for number in range(50)), 400, "at most 20 parameters"),
         ("/browse", {"table": "temp", "hash": "x" * 70_000}, 400, "65534"),

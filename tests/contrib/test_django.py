@@ -177,7 +177,7 @@ def test_what_cannot_be_configured_says_why(url: str) -> None:
         PegasusCache("pegasus://127.0.0.1:34601", {})
     with pytest.raises(ImproperlyConfigured, match="LOCATION: a URL"):
         PegasusCache(["a", "b"], {})
-    with pytest.raises(ImproperlyConfigured, match="unknown OPTIONS ignore; there are"):
+    with pytest.raises(ImproperlyConfigured, match="unknown OPTIONS ignore; known"):
         PegasusCache(url, {"OPTIONS": {"ignore": True}})
 
 

@@ -62,5 +62,5 @@ def test_one_of_several_processes_creates(url: str) -> None:
 
 
 def test_a_url_has_to_be_named() -> None:
-    with pytest.raises(InvalidArgument, match="must name a url"):
+    with pytest.raises(InvalidArgument, match="must contain the key url"):
         PegasusBackend({})

@@ -37,7 +37,7 @@ def test_a_server_that_is_not_there(client: Client) -> None:
 
 
 def test_a_request_of_the_other_kind_is_refused(client: Client, cluster: Cluster) -> None:
-    with pytest.raises(ServerError, match="another kind or release") as caught:
+    with pytest.raises(ServerError, match="another kind of server or another release") as caught:
         client.admin.disks(cluster.metas[0])
     assert caught.value.code == "ERR_HANDLER_NOT_FOUND"
 

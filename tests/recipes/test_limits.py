@@ -148,7 +148,7 @@ def test_wrong_arguments_are_named(table: Table) -> None:
         ({"limit": 0}, "limit must be a whole number from 1"),
         ({"period": 0}, "period must be a number above 0"),
         ({"algorithm": "leaky"}, "algorithm must be one of fixed_window, sliding_window, token_bucket, not 'leaky'"),
-        ({"burst": 3}, "burst is for token_bucket only"),
+        ({"burst": 3}, "burst can be used only with token_bucket"),
     ]
     for changes, text in wrong:
         with pytest.raises(InvalidArgument, match=text):

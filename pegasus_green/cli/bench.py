@@ -1,4 +1,4 @@
-"""``bench``: load a cluster with calls from many greenlets, and say how it did."""
+"""``bench``: load a cluster with calls from many greenlets, and report rates, latencies and errors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .latencies import Latencies
 if TYPE_CHECKING:
     from ..client import Table
 
-# What a run leaves behind when it is killed goes away by itself.
+# If a run is killed, its records expire by themselves.
 LEFTOVER_TTL = 3600.0
-# A call that fails at once shall not become a loop that keeps everything else from running.
+# A pause, so that a caller whose calls fail at once does not keep all others from running.
 PAUSE_AFTER_ERROR = 0.01
 CLEAN_UP_TIMEOUT = 30.0
 SORT_KEY = b"bench"
@@ -36,18 +36,18 @@ OPERATIONS = ("get", "set", "exist", "ttl", "remove", "incr")
 
 
 def parse_mix(text: str) -> dict[str, int]:
-    """Return weights by operation of ``get:9,set:1``.
+    """Parse ``get:9,set:1`` and return the weights by operation.
 
     Raises:
-        argparse.ArgumentTypeError: An unknown operation, or no whole number above 0.
+        argparse.ArgumentTypeError: An operation is unknown, or a weight is not a whole number above 0.
     """
     mix: dict[str, int] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
         if name not in OPERATIONS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OPERATIONS)}")
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OPERATIONS)}")
         if weight and not (weight.isdigit() and 0 < int(weight) <= 1000):
-            raise argparse.ArgumentTypeError(f"the weight of {name} is a whole number from 1 to 1000, not {weight!r}")
+            raise argparse.ArgumentTypeError(f"the weight of {name} must be a whole number from 1 to 1000, not {weight!r}")
         mix[name] = mix.get(name, 0) + int(weight or 1)
     return mix
 
@@ -76,32 +76,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--meta", metavar="HOST:PORT[,HOST:PORT]", help="meta servers [PEGASUS_URL, else the config file's default]"
     )
     parser.add_argument(
-        "--table", metavar="NAME", help="an existing table; keys of other names are safe [that of the URL or the file]"
+        "--table", metavar="NAME", help="an existing table; its other keys are not touched [the table of the URL or the file]"
     )
-    parser.add_argument("--callers", type=whole, default=64, metavar="N", help="greenlets that call [%(default)s]")
-    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="how long [%(default)s]")
+    parser.add_argument("--callers", type=whole, default=64, metavar="N", help="number of greenlets that make calls [%(default)s]")
+    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="duration of the run [%(default)s]")
     parser.add_argument(
         "--mix", type=parse_mix, default={"get": 9, "set": 1}, metavar="OP:N,...",
-        help=f"operations and their weights, of {', '.join(OPERATIONS)} [get:9,set:1]",
+        help=f"operations and their weights; operations: {', '.join(OPERATIONS)} [get:9,set:1]",
     )  # fmt: skip
     parser.add_argument(
         "--value-bytes", type=_not_negative, default=100, metavar="N", help="size of a value [%(default)s]"
     )
-    parser.add_argument("--keys", type=whole, default=1000, metavar="N", help="records to spread over [%(default)s]")
+    parser.add_argument("--keys", type=whole, default=1000, metavar="N", help="number of records [%(default)s]")
     parser.add_argument("--timeout", type=seconds, default=2.0, metavar="S", help="deadline of a call [%(default)s]")
-    parser.add_argument("--keep", action="store_true", help="leave the records there (they expire after an hour)")
+    parser.add_argument("--keep", action="store_true", help="do not remove the records (they expire after an hour)")
     parser.add_argument("--plot", metavar="FILE", help="draw the run: .png or .svg (needs the extra plot)")
-    parser.add_argument("--json", action="store_true", help="the report as one line of JSON, nothing else on stdout")
+    parser.add_argument("--json", action="store_true", help="print the report as one line of JSON and nothing else on stdout")
 
 
 class Load:
-    """The records, the callers and what they counted.
+    """The records, the callers and their counters.
 
     Attributes:
         latencies: Successful calls of this run by operation.
-        recent: Those since the last live line.
+        recent: Successful calls since the last live line.
         errors: Failed calls by the error's name and code.
-        wrong: Values that were not what had been stored.
+        wrong: Number of values that differed from the stored ones.
     """
 
     def __init__(self, table: Table[bytes], arguments: argparse.Namespace) -> None:
@@ -120,7 +120,7 @@ class Load:
         self.running = False
 
     def fill(self) -> None:
-        """Store every record, so that reads find something.
+        """Store every record, so that all reads find a value.
 
         Raises:
             PegasusError: A record could not be stored.
@@ -136,7 +136,7 @@ class Load:
         return sum(error is not None for error in removed)
 
     def operations(self) -> dict[str, Callable[[int], Any]]:
-        """Return what each operation does to the record of that number."""
+        """Return the function of each operation; it takes the number of a record."""
         table, keys, values = self.table, self.keys, self.values
         removes = "remove" in self.mix
 
@@ -155,7 +155,7 @@ class Load:
         }
 
     def call(self, seed: int) -> None:
-        """Make calls, one after the other, as long as the load runs: one caller."""
+        """Run one caller: make calls one after the other until the load ends."""
         chance = random.Random(seed)
         operations = self.operations()
         pattern = [(operations[name], self.latencies[name]) for name, weight in self.mix.items() for _ in range(weight)]
@@ -178,10 +178,10 @@ class Load:
             self.recent.add(took)
 
     def run(self, seconds: float, live: Callable[[int, Latencies, int], None]) -> float:
-        """Let the callers call, with a live line every second, until the time is over or SIGINT or SIGTERM comes.
+        """Run the callers, with a live line every second, until the time ends or SIGINT or SIGTERM comes.
 
         Returns:
-            The seconds it took.
+            The duration in seconds.
         """
         stop = Event()
         watchers = [gevent.signal_handler(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -206,7 +206,7 @@ class Load:
 
 
 class _Watching:
-    """Takes every second of a run: a chart on a terminal, else a line; quiet: neither."""
+    """Shows every second of a run: in a chart on a terminal, else as a line; nothing if quiet."""
 
     def __init__(self, *, chart: LiveChart | None, quiet: bool) -> None:
         self._chart, self._quiet = chart, quiet
@@ -227,7 +227,7 @@ class _Watching:
 
 
 def _report(load: Load, took: float, cpu: float, connections: int) -> dict[str, Any]:
-    """Return the whole result as plain values."""
+    """Return the result as plain values."""
     everything = Latencies()
     for latencies in load.latencies.values():
         everything.merge(latencies)
@@ -258,7 +258,7 @@ def _print_report(report: dict[str, Any]) -> None:
     print(
         f"\n{report['calls']:,} calls in {report['seconds']:.1f} s by {report['callers']:,} callers over"
         f" {report['connections']} connections: {report['per_second']:,.0f}/s,"
-        f" {report['cpu_us_per_call']:.1f} us of CPU a call (user + system)\n"
+        f" {report['cpu_us_per_call']:.1f} us of CPU per call (user + system)\n"
     )
     shares = [*SHARES, "max"]
     print(f"{'':8} {'calls':>12} {'calls/s':>10} " + " ".join(f"{share + ' ms':>10}" for share in shares))
@@ -272,15 +272,15 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _place(arguments: argparse.Namespace) -> Place:
-    """Return the cluster and the table that are meant.
+    """Return the cluster and the table of the arguments.
 
     Raises:
-        InvalidArgument: None is named.
+        InvalidArgument: There is no table.
     """
     place = find_place(arguments.meta, None, None, None)
     table = arguments.table or place.table
     if not table:
-        raise InvalidArgument("no table is named: give --table NAME")
+        raise InvalidArgument("no table given: use --table NAME")
     return replace(place, table=table)
 
 

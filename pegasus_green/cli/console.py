@@ -1,4 +1,4 @@
-"""``console``: pages to look at the cluster with a browser."""
+"""``console``: serve web pages about the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .frame import OK, App, command, options, pass_app
 def _listen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:]+)):(\d{1,5})", text)
     if not found or int(found[3]) > 65535:
-        raise click.BadParameter(f"{text!r} is not HOST:PORT, as 127.0.0.1:8080 or [::1]:8080")
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, for example 127.0.0.1:8080 or [::1]:8080")
     return found[1] or found[2], int(found[3])
 
 
@@ -27,21 +27,21 @@ def _listen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[st
         callback=_listen,
         default="127.0.0.1:8080",
         metavar="HOST:PORT",
-        help="Where to serve [127.0.0.1:8080]; port 0: a free one.",
+        help="Address to listen on; port 0: a free one [127.0.0.1:8080].",
     ),
-    click.option("--host", "hosts", multiple=True, metavar="NAME", help="A further name of this host, repeatable."),
-    click.option("--write", is_flag=True, help="Allow to change and remove rows."),
+    click.option("--host", "hosts", multiple=True, metavar="NAME", help="Another host name that browsers may use; repeatable."),
+    click.option("--write", is_flag=True, help="Allow changes and removals of rows."),
 )
 @pass_app
 def console(app: App, listen: tuple[str, int], hosts: tuple[str, ...], write: bool) -> int:
     """Serve web pages about the cluster, its tables and rows until Ctrl-C.
 
-    The console has no users of its own: whoever reaches it reads every table, and with --write changes it.
+    The console has no users of its own: everyone who can reach it can read every table, and with --write change it.
     """
     host, port = listen
     if is_wildcard(host) and not hosts:
         raise click.UsageError(
-            f"--listen {host} is every address of this machine: name the host that browsers ask for by --host NAME"
+            f"--listen {host} means all addresses of this machine: give the host name that browsers use with --host NAME"
         )
     server = ConsoleServer(app.client, host, port, write=write, hosts=hosts)
     ended = Event()
@@ -53,7 +53,7 @@ def console(app: App, listen: tuple[str, int], hosts: tuple[str, ...], write: bo
             raise click.UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         if not is_loopback(host):
             what = "read and change" if write else "read"
-            click.echo(f"warning: everybody who reaches {host}:{port} can {what} all tables", err=True)
+            click.echo(f"warning: everyone who can reach {host}:{port} can {what} all tables", err=True)
         click.echo(f"console {server.url}")
         ended.wait()
     finally:

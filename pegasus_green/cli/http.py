@@ -1,4 +1,4 @@
-"""A GET of one of the HTTP pages that servers have on their ports; cooperative, no redirects."""
+"""HTTP GET for the pages that servers serve on their ports; cooperative, without redirects."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def get(server: str, path: str, query: Mapping[str, str | None], timeout: float)
 
     Args:
         server: "host:port", IPv6 in brackets.
-        path: As ``/metrics``.
+        path: For example ``/metrics``.
         query: Names and values.
-        timeout: Seconds for all of it.
+        timeout: Seconds for the whole request.
 
     Raises:
-        OSError: The server cannot be reached, is silent, or answers another status than 200, with what it says.
+        OSError: The server cannot be reached, does not answer, or answers a status other than 200; the message has its
+            text.
     """
     host, _, port = server.rpartition(":")
     target = path + ("?" + urlencode({name: value or "" for name, value in query.items()}) if query else "")
@@ -47,7 +48,7 @@ def _read(connection: socket.socket, target: str) -> str:
     head, _, body = bytes(data).partition(b"\r\n\r\n")
     words = head.split(b"\r\n")[0].split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/"):
-        raise OSError(f"{target}: the server speaks no HTTP")
+        raise OSError(f"{target}: the server does not speak HTTP")
     text = body.decode("utf-8", "replace")
     if words[1] != b"200":
         raise OSError(f"{target}: status {words[1].decode('ascii', 'replace')}: {text.strip()[:200]}")

@@ -6,11 +6,11 @@ from collections import Counter
 
 
 class Latencies:
-    """A histogram of latencies: microseconds exact up to 63, then in steps of 3 %, up to hours.
+    """A histogram of latencies: exact up to 63 microseconds, then in steps of 3 %, up to hours.
 
     Attributes:
-        counts: Calls by step.
-        total: Calls.
+        counts: Number of calls by step.
+        total: Number of calls.
         worst: Largest latency in microseconds.
     """
 
@@ -31,13 +31,13 @@ class Latencies:
         self.worst = max(self.worst, micros)
 
     def merge(self, other: Latencies) -> None:
-        """Take in the calls of another one."""
+        """Add the calls of another histogram."""
         self.counts.update(other.counts)
         self.total += other.total
         self.worst = max(self.worst, other.worst)
 
     def percentile(self, share: float) -> float:
-        """Return the milliseconds within which that share of the calls ended; 0.0 without calls."""
+        """Return the milliseconds within which this share of the calls ended; 0.0 without calls."""
         left = share * self.total
         for step in sorted(self.counts):
             left -= self.counts[step]

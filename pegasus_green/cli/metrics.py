@@ -1,4 +1,4 @@
-"""What replica servers count about themselves at ``/metrics`` (releases after 2.5)."""
+"""Counters of replica servers from ``/metrics`` (releases after 2.5)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class NodeMetrics:
 
     Attributes:
         node: "host:port".
-        error: Why there are none; "": there are.
-        at: Unix time of the server's clock.
-        asked: Unix time here, in the middle of the request.
+        error: Why the counters could not be read; "": they were read.
+        at: Unix time by the server's clock.
+        asked: Unix time by the local clock, in the middle of the request.
         calls: Requests for rows since the server started.
-        calls_by_table: The same by table id, where the server tells.
+        calls_by_table: Requests by table id, if the server has this counter.
         keys: Estimated rows by table id and partition.
     """
 
@@ -43,7 +43,7 @@ class NodeMetrics:
 
 
 def read_metrics(node: str, timeout: float = HTTP_TIMEOUT) -> NodeMetrics:
-    """Ask a server; an error is noted."""
+    """Read a server's counters. An error is stored in the result."""
     found = NodeMetrics(node)
     began = time()
     try:
@@ -73,12 +73,12 @@ def _take(found: NodeMetrics, entity: dict[str, Any]) -> None:
 
 
 def read_all(nodes: Iterable[str]) -> dict[str, NodeMetrics]:
-    """Ask several servers at once."""
+    """Read the counters of several servers at the same time."""
     return {found.node: found for found in Pool(16).imap_unordered(read_metrics, list(nodes))}
 
 
 def estimate(app: App, table: str) -> tuple[int, list[str]]:
-    """Return how many rows the servers believe a table to have, and what kept the number from being whole."""
+    """Return the servers' estimate of the rows of a table, and the reasons why it is incomplete."""
     admin = app.client.admin
     app_id = admin.table_info(table).app_id
     partitions = [part for part in admin.partitions(table) if part.ballot >= 0]
@@ -91,7 +91,7 @@ def estimate(app: App, table: str) -> tuple[int, list[str]]:
         elif found.error:
             problems.append(f"{part.primary}: {found.error}")
         elif (app_id, part.index) not in found.keys:
-            problems.append(f"{part.primary} does not tell of partition {part.index}")
+            problems.append(f"{part.primary} has no estimate for partition {part.index}")
         else:
             total += found.keys[app_id, part.index]
     return total, sorted(set(problems))

@@ -67,8 +67,8 @@ def _names(kind: type[Limits | Settings]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those that have a default get it in ``run``, behind the configuration file."""
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with options; the command line goes before it")
+    """Declare the options. ``run`` sets the defaults, after it has read the configuration file."""
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with options; the command line overrides it")
     parser.add_argument("--host", help="IPv4 address to listen on; 0.0.0.0 needs --advertise [127.0.0.1]")
     parser.add_argument("--port", type=_port, help="port of the first meta server, 0: a free one [34601]")
     parser.add_argument("--metas", type=int, metavar="N", help="meta servers [1]")
@@ -78,14 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{kind}-ports",
             type=_ports,
             metavar="PORTS",
-            help=f"the ports of all {kind} servers, as many as there are: 34601-34603 or 34601,34602 [free ones]",
+            help=f"the ports of all {kind} servers, one for each: 34601-34603 or 34601,34602 [free ones]",
         )
     parser.add_argument(
         "--table",
         type=_table,
         action="append",
         metavar="NAME:PARTITIONS",
-        help=f"a table, repeatable; at most {MAX_PARTITIONS} partitions of all together [temp:8]",
+        help=f"a table, repeatable; at most {MAX_PARTITIONS} partitions in all tables together [temp:8]",
     )
     parser.add_argument("--no-table", action="store_true", help="start without any table")
     parser.add_argument("--release", choices=RELEASES, help="2.6: with host_port fields, 2.5: without [2.6]")
@@ -98,15 +98,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=8080,
         metavar="PORT",
-        help="serve web pages about the cluster on 127.0.0.1, 0: a free port [none; without PORT 8080]",
+        help="serve web pages about the cluster on 127.0.0.1; 0: a free port [none; without PORT: 8080]",
     )
-    parser.add_argument("--advertise", metavar="NAME", help="host name or address that clients are told [the address]")
+    parser.add_argument("--advertise", metavar="NAME", help="host name or address that the servers send to clients [the address]")
     secured.add_arguments(parser)
-    parser.add_argument("--data", metavar="DIR", help="keep the data here, also beyond the end of the process [memory]")
+    parser.add_argument("--data", metavar="DIR", help="keep the data in this directory, also after the end of the process [in memory]")
     parser.add_argument(
-        "--sync", action="store_true", default=None, help="with --data: survive the loss of power, too (an fsync)"
+        "--sync", action="store_true", default=None, help="with --data: fsync each write, so that it survives a loss of power"
     )
-    parser.add_argument("--seed", type=int, help="for whatever is random [random]")
+    parser.add_argument("--seed", type=int, help="seed of all random numbers [random]")
     for option, fields, what in (
         ("--set", Settings, "a delay or limit"),
         ("--limit", Limits, "a limit of the storage engine"),
@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="NAME=VALUE",
             help=f"{what}, repeatable: {_names(fields)}",
         )
-    # For OneboxProcess: ends when the other end of stdin does, or the parent process.
+    # For OneboxProcess: ends when its parent closes stdin or ends.
     parser.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -128,7 +128,7 @@ OPTION_NAMES = (
     "data", "sync", "seed",
 )  # fmt: skip
 DEFAULTS: dict[str, Any] = {"host": "127.0.0.1", "release": "2.6"}
-# What a configuration file may have besides the tables [tables], [settings] and [limits].
+# Keys of a configuration file besides the tables [tables], [settings] and [limits].
 CONFIG_KEYS: dict[str, type | tuple[type, ...]] = {
     "host": str,
     "port": int,
@@ -146,11 +146,11 @@ CONFIG_KEYS: dict[str, type | tuple[type, ...]] = {
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Read a TOML file; keys are named like the options, with ``-`` or ``_``.
+    """Read a TOML file. Its keys are the names of the options, with ``-`` or ``_``.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no TOML, or has what no option is; the message names the key.
+        OSError: The file cannot be read.
+        ValueError: The file is not TOML, or has an unknown key or a wrong value; the message names the key.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -172,9 +172,9 @@ def read_config(path: str) -> dict[str, Any]:
                 raise ValueError(f"{path}: [{name}] must be a table of names and values, not {value!r}")
         elif name not in CONFIG_KEYS:
             names = ", ".join([*CONFIG_KEYS, "[tables]", "[settings]", "[limits]"])
-            raise ValueError(f"{path}: there is no option {key!r}; there are {names}")
+            raise ValueError(f"{path}: unknown option {key!r}; known: {names}")
         elif not isinstance(value, CONFIG_KEYS[name]) or (isinstance(value, bool) and CONFIG_KEYS[name] is not bool):
-            raise ValueError(f"{path}: {key} cannot be {value!r}")
+            raise ValueError(f"{path}: {key} has the invalid value {value!r}")
         values[name.replace("-", "_")] = value
     for name in ("meta_ports", "replica_ports"):
         if name in values:
@@ -188,7 +188,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of the onebox: of the command line, else of the file, else the defaults."""
+    """Return the arguments of the onebox: from the command line, else from the file, else the defaults."""
     config: dict[str, Any] = read_config(arguments.config) if arguments.config else {"tables": None}
     names = [name for name, _ in arguments.table or ()]
     if len(set(names)) < len(names):
@@ -207,7 +207,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Progress:
-    """Shows on stderr how far the data is read, once a second."""
+    """Shows on stderr once a second how much of the data is read."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + 1.0
@@ -219,7 +219,7 @@ class _Progress:
 
 
 class _Console:
-    """The console of the cluster, with a client of its own."""
+    """The console of the cluster, with its own client."""
 
     def __init__(self, metas: Sequence[str], port: int) -> None:
         from ..client import Client
@@ -251,7 +251,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:
         print(f"onebox: {error}", file=sys.stderr)
         return 2
-    # Before the ports are open: a signal at any time ends it with status 0.
+    # Set before the ports open: a signal at any time ends the process with status 0.
     watchers = [gevent.signal_handler(number, box.stop) for number in (signal.SIGTERM, signal.SIGINT)]
     control: ControlServer | None = None
     console: _Console | None = None
@@ -260,7 +260,7 @@ def run(arguments: argparse.Namespace) -> int:
             secured.start(kdc, arguments.kdc_user or [])
         box.start()
         if control_port is not None:
-            # Whoever reaches it can do anything to the onebox: only from this machine.
+            # A control connection can do anything to the onebox, so only this machine can connect.
             control = ControlServer(box, "127.0.0.1", control_port)
         if arguments.console is not None:
             console = _Console(box.meta_addresses, arguments.console)
@@ -290,7 +290,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _end_with_parent(box: Any, parent: int) -> None:
-    """Stop the onebox when stdin ends or the parent is gone; a forked child may hold the other end of stdin open."""
+    """Stop the onebox at the end of stdin or of the parent; a forked child may keep the other end of stdin open."""
     watcher = gevent.get_hub().loop.io(0, 1, ref=False)
     os.set_blocking(0, False)
 
@@ -303,7 +303,7 @@ def _end_with_parent(box: Any, parent: int) -> None:
             ended = True
         if ended:
             watcher.stop()
-            # With a data directory it waits, which the hub cannot.
+            # With a data directory, stop() waits, which the hub cannot do.
             gevent.spawn(box.stop)
 
     watcher.start(on_readable)

@@ -1,4 +1,4 @@
-"""What a command prints: a table for people, JSON, JSON lines, CSV, or raw bytes."""
+"""Output formats of commands: a table for people, JSON, JSON lines, CSV, or raw bytes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .text import Coding
 from .threads import in_thread
 
 FORMATS = ("table", "json", "jsonl", "csv", "raw")
-# Widths of a table's columns come from this many rows; what is wider later shifts its line.
+# The first rows determine the column widths of a table. A wider cell later shifts the rest of its line.
 WIDTH_ROWS = 200
 FLUSH_BYTES, FLUSH_SECONDS = 64 * 1024, 0.1
 
 
 class PipeClosed(Exception):
-    """Nobody reads stdout any more."""
+    """The reader of stdout is gone."""
 
 
 class Sink:
-    """Bytes on their way to stdout; a slow reader makes only the writer wait, not the hub."""
+    """A buffer before stdout. If the reader is slow, only the writing greenlet waits, not the hub."""
 
     def __init__(self) -> None:
-        """Write to the stdout of this moment."""
+        """Write to the current stdout."""
         self._parts: list[bytes] = []
         self._size = 0
         self._flushed = monotonic()
@@ -43,7 +43,7 @@ class Sink:
             self._fd = None  # a test's StringIO
 
     def write(self, text: str | bytes) -> None:
-        """Take text or bytes; what has gathered leaves after 64 KiB or 0.1 s.
+        """Take text or bytes. They are written after 64 KiB or 0.1 s.
 
         Raises:
             PipeClosed: The reader is gone.
@@ -55,7 +55,7 @@ class Sink:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered.
+        """Write the buffered bytes.
 
         Raises:
             PipeClosed: The reader is gone.
@@ -77,18 +77,18 @@ class Sink:
             except BrokenPipeError:
                 raise PipeClosed from None
             except BlockingIOError:
-                gevent.sleep(0.01)  # somebody else made the terminal non-blocking
+                gevent.sleep(0.01)  # another process has made the terminal non-blocking
 
 
 class Column(NamedTuple):
     """A column of rows.
 
     Attributes:
-        name: In the heading, and the key in JSON.
+        name: Heading, and key in JSON.
         kind: "key" or "value": bytes in the coding of keys or values; "plain": anything else.
-        show: Text for people; None: ``str``.
-        style: Colour by cell, as ``click.style`` takes it; None: none.
-        right: Whether it is a number, which stands on the right.
+        show: Formats a cell for people; None: ``str``.
+        style: Colour of a cell, for ``click.style``; None: none.
+        right: Whether it is a number, which is right-aligned.
     """
 
     name: str
@@ -114,13 +114,13 @@ def number(name: str, show: Callable[[Any], str] | None = None) -> Column:
 
 
 def state(name: str, good: Iterable[Any], bad: Iterable[Any]) -> Column:
-    """Return a column that is green for some contents and red for others."""
+    """Return a column that is green for some values and red for others."""
     green, red = set(good), set(bad)
     return Column(name, style=lambda cell: "green" if cell in green else "red" if cell in red else None)
 
 
 def plain(cell: Any) -> Any:
-    """Return what JSON can hold: an infinite TTL is null."""
+    """Return a value that JSON can express: an infinite TTL becomes null."""
     if isinstance(cell, float) and math.isinf(cell):
         return None
     if isinstance(cell, (tuple, set, frozenset)):
@@ -129,15 +129,15 @@ def plain(cell: Any) -> Any:
 
 
 class Output:
-    """Prints what commands find, in the form that was asked for."""
+    """Prints the results of commands in the chosen format."""
 
     def __init__(self, form: str, keys: Coding, values: Coding, *, color: bool) -> None:
-        """Print in a form.
+        """Set the format.
 
         Args:
             form: One of ``FORMATS``.
-            keys: How keys are written.
-            values: How values are written.
+            keys: Coding of keys.
+            values: Coding of values.
             color: Whether a table may be coloured.
         """
         self.form, self.keys, self.values, self.color = form, keys, values, color
@@ -145,18 +145,18 @@ class Output:
 
     @property
     def for_people(self) -> bool:
-        """Whether a person is to read it."""
+        """Whether the output is for a person."""
         return self.form == "table"
 
     def text(self, column: Column, cell: Any) -> Any:
-        """Return a cell as JSON holds it."""
+        """Return a cell in its JSON form."""
         if isinstance(cell, bytes):
             return (self.keys if column.kind == "key" else self.values).encode(cell)
         return plain(cell)
 
     # -------------------------------------------------------------------------------------------------------- printing
     def rows(self, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
-        """Print rows as they come; return how many there were."""
+        """Print rows as they come; return their number."""
         counted = 0
 
         def counting() -> Iterator[Sequence[Any]]:
@@ -170,7 +170,7 @@ class Output:
         return counted
 
     def item(self, fields: Mapping[str, Any], columns: Mapping[str, Column] | None = None) -> None:
-        """Print one thing with named facts."""
+        """Print one object with named fields."""
         known = columns or {}
         listed = [known.get(name, Column(name)) for name in fields]
         if self.form == "json":
@@ -185,7 +185,7 @@ class Output:
         self.sink.flush()
 
     def one(self, name: str, cell: Any, kind: str = "plain", **facts: Any) -> None:
-        """Print a single result: bare for people and as raw bytes, with facts about it in JSON and CSV."""
+        """Print one result: only the value for people and in raw form, with further fields in JSON and CSV."""
         column = Column(name, kind)
         if self.form == "raw" and isinstance(cell, bytes):
             self.sink.write(cell)
@@ -199,13 +199,13 @@ class Output:
         self.sink.flush()
 
     def facts(self, fields: Mapping[str, Any], keys: Iterable[str] = ()) -> None:
-        """Print facts among which there are keys and values."""
+        """Print fields, some of which are keys and values."""
         names = set(keys)
         kinds = {name: Column(name, "key" if name in names else "value") for name in fields}
         self.item(fields, kinds)
 
     def done(self, message: str, **facts: Any) -> None:
-        """Say that something was done: a sentence for people, the facts for scripts."""
+        """Report success: a sentence for people, the fields for scripts."""
         if self.form in ("table", "raw"):
             self.sink.write(message + "\n")
             self.sink.flush()
@@ -213,7 +213,7 @@ class Output:
             self.item(facts, {name: key(name) for name, found in facts.items() if isinstance(found, bytes)})
 
     def note(self, message: str) -> None:
-        """Say something beside the result, on stderr."""
+        """Print a message on stderr."""
         click.echo(message, err=True)
 
     # ----------------------------------------------------------------------------------------------------------- forms

@@ -1,4 +1,4 @@
-"""The options of ``onebox`` that make a secured cluster, with a realm of its own if that is wanted."""
+"""The options of ``onebox`` for a secured cluster, optionally with its own Kerberos realm."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from ..onebox.runtime.auth import ALLOW_LIST
 def add_arguments(parser: Any) -> None:
     """Declare the options."""
     group = parser.add_argument_group(
-        "a secured cluster", "--auth-keytab and --auth-fqdn, or --kdc, make it one; the others change it"
+        "a secured cluster", "enabled by --kdc, or by --auth-keytab and --auth-fqdn; the others modify it"
     )
     group.add_argument("--kdc", metavar="FOLDER", help="start a KDC with its files in this new folder, and use it")
     group.add_argument(
-        "--kdc-user", action="append", metavar="NAME", help="a user to make there, with FOLDER/NAME.keytab, repeatable"
+        "--kdc-user", action="append", metavar="NAME", help="a user to create in the KDC, with FOLDER/NAME.keytab; repeatable"
     )
-    group.add_argument("--auth-keytab", metavar="PATH", help="file with the key of the servers")
+    group.add_argument("--auth-keytab", metavar="PATH", help="keytab file of the servers")
     group.add_argument(
-        "--auth-fqdn", metavar="NAME", help="second part of the service's principal [of --kdc: onebox.test]"
+        "--auth-fqdn", metavar="NAME", help="second part of the service's principal [with --kdc: onebox.test]"
     )
-    group.add_argument("--auth-service", metavar="NAME", default="pegasus", help="its first part [%(default)s]")
-    group.add_argument("--auth-optional", action="store_true", help="serve clients without authentication, too")
-    group.add_argument("--acl", action="store_true", help="restrict users by table envs and by the meta allow list")
-    group.add_argument("--super-user", action="append", metavar="NAME", help="a user who may do everything, repeatable")
+    group.add_argument("--auth-service", metavar="NAME", default="pegasus", help="first part of the service's principal [%(default)s]")
+    group.add_argument("--auth-optional", action="store_true", help="also serve clients without authentication")
+    group.add_argument("--acl", action="store_true", help="restrict users with table envs and the meta servers' allow list")
+    group.add_argument("--super-user", action="append", metavar="NAME", help="a user with all permissions; repeatable")
     group.add_argument(
-        "--meta-allow", action="append", metavar="RPC", help="an RPC of the meta servers for every user, repeatable"
+        "--meta-allow", action="append", metavar="RPC", help="an RPC of the meta servers that every user may call; repeatable"
     )
 
 
 def of(arguments: argparse.Namespace) -> tuple[OneboxAuth | None, Kdc | None]:
-    """Return what makes a secured cluster and the realm to start before it, None where that is not asked for.
+    """Return the authentication of the cluster and the KDC to start before it; None for each that is not wanted.
 
     Raises:
-        ValueError: A part of it is missing, or two do not go together.
+        ValueError: An option is missing, or two options exclude each other.
     """
     asked = arguments.auth_optional or arguments.acl or arguments.super_user or arguments.meta_allow
     kdc = None
     keytab, fqdn = arguments.auth_keytab, arguments.auth_fqdn
     if arguments.kdc:
         if keytab:
-            raise ValueError("--kdc makes a keytab of its own; leave --auth-keytab out")
+            raise ValueError("--kdc makes its own keytab; omit --auth-keytab")
         fqdn = fqdn or "onebox.test"
         kdc = Kdc(service_fqdn=fqdn, service_name=arguments.auth_service, folder=arguments.kdc)
         keytab = kdc.service_keytab
@@ -66,11 +66,11 @@ def of(arguments: argparse.Namespace) -> tuple[OneboxAuth | None, Kdc | None]:
 
 
 def start(kdc: Kdc, users: list[str]) -> None:
-    """Start a realm with users and have this process find it.
+    """Start a KDC with users, and make this process use it.
 
     Raises:
         RuntimeError: A program is missing or did not start.
-        OSError: Its folder is there already.
+        OSError: The folder exists already.
     """
     kdc.start()
     os.environ.update(kdc.environment)

@@ -1,4 +1,4 @@
-"""Commands for tables: what there is, create, drop, recall, rename, envs, split, compact, replicas."""
+"""Commands for tables: list, create, drop, recall, rename, envs, split, compact, replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .frame import DURATION, NO, OK, App, No, command, complete_tables, options,
 from .output import Column, number, state
 
 table_argument = click.argument("table", metavar="TABLE", shell_complete=complete_tables)
-wait_option = click.option("--wait", is_flag=True, help="Return when it is done.")
+wait_option = click.option("--wait", is_flag=True, help="Wait until it is done.")
 wait_time_option = click.option(
     "--wait-time", type=DURATION, default="60", metavar="TIME", help="Longest time to wait for health [60 s]."
 )
@@ -24,12 +24,12 @@ POLL_SECONDS = 0.5
 
 
 def name_of(status: Any, found: int) -> str:
-    """Return the name of a number of an enum, or the number where a newer server has more of them."""
+    """Return the name of an enum's number, or the number if a newer server sends an unknown one."""
     return str(status(found).name.lower()) if found in list(status) else str(found)
 
 
 def when(seconds: float) -> str | None:
-    """Return a Unix time as text in UTC; None for 0."""
+    """Return a Unix time as UTC text; None for 0."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") if seconds else None
 
 
@@ -49,8 +49,8 @@ STATUS = state("status", ["available"], ["create_failed", "drop_failed", "droppe
 
 
 @command("tables")
-@click.option("--all", "everything", is_flag=True, help="Also those that are dropped and can be recalled.")
-@click.option("--health", is_flag=True, help="Add how many partitions are healthy.")
+@click.option("--all", "everything", is_flag=True, help="Also list dropped tables that can be recalled.")
+@click.option("--health", is_flag=True, help="Also show the number of healthy partitions.")
 @pass_app
 def tables(app: App, everything: bool, health: bool) -> int:
     """List the tables."""
@@ -79,7 +79,7 @@ def _role(partition: PartitionInfo) -> str:
 @options(table_argument)
 @pass_app
 def table(app: App, table: str) -> int:
-    """Show a table: its facts, and where the replicas of its partitions are."""
+    """Show a table: its settings, and the servers of each partition."""
     admin = app.client.admin
     info, partitions = admin.table_info(table), admin.partitions(table)
     columns = [
@@ -115,9 +115,9 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 @options(
     table_argument,
     click.option("--partitions", "-p", type=click.IntRange(1), default=8, metavar="N", help="Partitions [8]."),
-    click.option("--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each [3]."),
-    click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="An entry of its environment; repeatable."),
-    click.option("--exist-ok", is_flag=True, help="Be content with one that is like this already."),
+    click.option("--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each partition [3]."),
+    click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="A table env; repeatable."),
+    click.option("--exist-ok", is_flag=True, help="No error if the table exists with the same numbers."),
     click.option("--no-wait", is_flag=True, help="Do not wait until all replicas exist."),
     wait_time_option,
 )
@@ -132,7 +132,7 @@ def create(
     no_wait: bool,
     wait_time: float,
 ) -> int:
-    """Create a table and wait until it can serve."""
+    """Create a table and wait until it serves requests."""
     app_id = app.client.admin.create_table(
         table, partitions, replicas, envs=_pairs(envs), exist_ok=exist_ok, wait=not no_wait, timeout=wait_time
     )
@@ -144,18 +144,18 @@ def create(
 @options(
     table_argument,
     click.option("--reserve", type=DURATION, metavar="TIME", help="Time for which it can be recalled [7 d]."),
-    click.option("--missing-ok", is_flag=True, help="Be content if there is none."),
-    click.option("--force", is_flag=True, help="Also if partitions have no primary; a recall may end a server then."),
+    click.option("--missing-ok", is_flag=True, help="No error if there is no such table."),
+    click.option("--force", is_flag=True, help="Also if partitions have no primary; a later recall can then crash a server."),
 )
 @pass_app
 def drop(app: App, table: str, reserve: float | None, missing_ok: bool, force: bool) -> int:
-    """Drop a table; its data can be recalled for a while. Asks first."""
+    """Drop a table. Its data can be recalled for a while. Asks first."""
     app.confirm(f"drops table {table} with all its rows")
     app_id = app.client.admin.drop_table(table, missing_ok=missing_ok, reserve=reserve, force=force)
     if app_id is None:
         app.out.done(f"there is no table {table}", name=table, id=None)
     else:
-        app.out.done(f"dropped table {table}; pegasus-green recall {app_id} brings it back", name=table, id=app_id)
+        app.out.done(f"dropped table {table}; pegasus-green recall {app_id} restores it", name=table, id=app_id)
     return OK
 
 
@@ -168,11 +168,11 @@ def drop(app: App, table: str, reserve: float | None, missing_ok: bool, force: b
 )
 @pass_app
 def recall(app: App, app_id: int, new_name: str | None, no_wait: bool, wait_time: float) -> int:
-    """Bring a dropped table back; "tables --all" shows the ids. Asks first.
+    """Recall a dropped table. "tables --all" shows the ids. Asks first.
 
-    A table that was dropped before its replicas existed must not be recalled: a server that opens one ends.
+    A table that was dropped before its replicas existed must not be recalled: a server that opens it crashes.
     """
-    app.confirm(f"recalls table {app_id}, which ends a replica server if its replicas never existed,")
+    app.confirm(f"recalls table {app_id}, which crashes a replica server if its replicas never existed,")
     info = app.client.admin.recall_table(app_id, new_name, force=True, wait=not no_wait, timeout=wait_time)
     app.out.done(f"recalled table {info.name}, id {info.app_id}", name=info.name, id=info.app_id)
     return OK
@@ -182,7 +182,7 @@ def recall(app: App, app_id: int, new_name: str | None, no_wait: bool, wait_time
 @options(table_argument, click.argument("new_name", metavar="NEW_NAME"))
 @pass_app
 def rename(app: App, table: str, new_name: str) -> int:
-    """Give a table another name."""
+    """Rename a table."""
     app.client.admin.rename_table(table, new_name)
     app.out.done(f"renamed table {table} to {new_name}", old_name=table, name=new_name)
     return OK
@@ -192,16 +192,16 @@ def rename(app: App, table: str, new_name: str) -> int:
 @options(
     table_argument,
     click.argument("settings", nargs=-1, metavar="[NAME=VALUE]..."),
-    click.option("--delete", "names", multiple=True, metavar="NAME", help="Delete this entry; repeatable."),
-    click.option("--clear", "prefix", metavar="PREFIX", help='Delete the entries that begin so; "": all.'),
+    click.option("--delete", "names", multiple=True, metavar="NAME", help="Delete this env; repeatable."),
+    click.option("--clear", "prefix", metavar="PREFIX", help='Delete the envs whose names begin with PREFIX and a dot; "": all.'),
 )
 @pass_app
 def envs(app: App, table: str, settings: tuple[str, ...], names: tuple[str, ...], prefix: str | None) -> int:
-    """Show the environment of a table, or change it."""
+    """Show or change the envs of a table."""
     admin = app.client.admin
     if prefix is not None:
-        which = f"that begin with {prefix}" if prefix else "of all names"
-        app.confirm(f"deletes the entries {which} from the environment of table {table}")
+        which = f"that begin with {prefix}." if prefix else "of every name"
+        app.confirm(f"deletes the envs {which} of table {table}")
         admin.clear_envs(table, prefix)
     if names:
         admin.delete_envs(table, names)
@@ -219,7 +219,7 @@ def envs(app: App, table: str, settings: tuple[str, ...], names: tuple[str, ...]
 @options(table_argument, click.argument("count", type=click.IntRange(1), required=False, metavar="[COUNT]"))
 @pass_app
 def replicas(app: App, table: str, count: int | None) -> int:
-    """Show how many replicas each partition of a table should have, or change it."""
+    """Show or change the number of replicas that each partition of a table should have."""
     admin = app.client.admin
     if count is None:
         app.out.one("replicas", admin.get_replica_count(table), table=table)
@@ -230,26 +230,26 @@ def replicas(app: App, table: str, count: int | None) -> int:
 
 
 def _poll(seconds: float, what: str) -> Iterator[None]:
-    """Yield every half second until the time is over.
+    """Yield every half second until the time ends.
 
     Raises:
-        RequestTimeout: It is.
+        RequestTimeout: The time has ended.
     """
     end = monotonic() + seconds
     while monotonic() < end:
         yield
         gevent.sleep(POLL_SECONDS)
-    raise RequestTimeout(f"{what} is not done after {seconds:g} s; it goes on")
+    raise RequestTimeout(f"{what} is not done after {seconds:g} s; it continues")
 
 
 @command("split")
 @options(
     table_argument,
-    click.option("--to", "partitions", type=click.IntRange(2), metavar="N", help="Begin; twice as many as now."),
+    click.option("--to", "partitions", type=click.IntRange(2), metavar="N", help="Start a split; N must be twice the current number."),
     click.option("--pause", is_flag=True, help="Pause it."),
-    click.option("--resume", is_flag=True, help="Go on with it."),
-    click.option("--cancel", is_flag=True, help="Give it up. Asks first."),
-    click.option("--partition", type=click.IntRange(0), metavar="INDEX", help="Pause or go on with this one only."),
+    click.option("--resume", is_flag=True, help="Resume it."),
+    click.option("--cancel", is_flag=True, help="Cancel it. Asks first."),
+    click.option("--partition", type=click.IntRange(0), metavar="INDEX", help="Pause or resume only this partition."),
     wait_option,
     wait_time_option,
 )
@@ -265,7 +265,7 @@ def split(
     wait: bool,
     wait_time: float,
 ) -> int:
-    """Show how far the split of a table's partitions is, or begin and control one."""
+    """Show the progress of the split of a table's partitions, or start and control one."""
     admin = app.client.admin
     if [partitions is not None, pause, resume, cancel].count(True) > 1:
         raise click.UsageError("give one of --to, --pause, --resume and --cancel")
@@ -276,7 +276,7 @@ def split(
     elif resume:
         admin.resume_split(table, partition)
     elif cancel:
-        app.confirm(f"gives up the split of table {table}")
+        app.confirm(f"cancels the split of table {table}")
         admin.cancel_split(table)
     status = admin.split_status(table)
     if wait:
@@ -286,7 +286,7 @@ def split(
                 break
     if status is None:
         count = admin.table_info(table).partition_count
-        app.out.done(f"no split is under way; the table has {count} partitions", splitting=False, partitions=count)
+        app.out.done(f"no split is running; the table has {count} partitions", splitting=False, partitions=count)
         return OK
     states = [name_of(SplitState, found) for found in status.parents.values()]
     half = status.partition_count // 2
@@ -300,9 +300,9 @@ def split(
 @command("compact")
 @options(
     table_argument,
-    click.option("--start", is_flag=True, help="Begin a manual compaction."),
+    click.option("--start", is_flag=True, help="Start a manual compaction."),
     click.option("--bottommost", is_flag=True, help="Also rewrite the lowest level."),
-    click.option("--running", type=click.IntRange(1), metavar="N", help="Most replicas that compact at a time."),
+    click.option("--running", type=click.IntRange(1), metavar="N", help="Maximum number of replicas that compact at the same time."),
     wait_option,
     wait_time_option,
 )
@@ -310,7 +310,7 @@ def split(
 def compact(
     app: App, table: str, start: bool, bottommost: bool, running: int | None, wait: bool, wait_time: float
 ) -> int:
-    """Show how far the manual compaction of a table is, or begin one."""
+    """Show the progress of the manual compaction of a table, or start one."""
     admin = app.client.admin
     if start:
         settings: dict[str, Any] = {"bottommost": bottommost} if bottommost else {}
@@ -318,7 +318,7 @@ def compact(
             settings["max_running"] = running
         admin.start_compaction(table, **settings)
     elif bottommost or running is not None:
-        raise click.UsageError("--bottommost and --running are for --start")
+        raise click.UsageError("--bottommost and --running need --start")
     progress = admin.compaction_progress(table)
     if wait:
         for _ in _poll(wait_time, f"the compaction of table {table}"):
@@ -340,9 +340,9 @@ _WELL = Column("state", style=lambda cell: "green" if cell in ("alive", "healthy
 )
 @pass_app
 def health(app: App, names: tuple[str, ...], wait: bool, wait_time: float) -> int:
-    """Tell whether nodes and tables are well; exit status 1 if not.
+    """Tell whether nodes and tables are healthy; exit status 1 if not.
 
-    A table is well when every partition has its primary and all its replicas. Without names all tables are looked at.
+    A table is healthy if every partition has its primary and all its replicas. Without names, all tables are checked.
     """
     admin = app.client.admin
     wanted = names or tuple(info.name for info in admin.list_tables())

@@ -43,7 +43,7 @@ def test_tables_are_created_dropped_and_recalled(tool, capfd):
     assert "ERR_APP_EXIST" in tool.run(capfd, "create", "pages", "-o", "json", status=3).err
     refused = tool.run(capfd, "drop", "pages", status=2)
     assert "drops table pages with all its rows" in refused.err
-    assert f"recall {app_id} brings it back" in tool.run(capfd, "drop", "pages", "--yes").out
+    assert f"recall {app_id} restores it" in tool.run(capfd, "drop", "pages", "--yes").out
     assert tool.run(capfd, "drop", "pages", "--missing-ok", "--yes").out == "there is no table pages\n"
     dropped = [row for row in tool.run(capfd, "tables", "--all", "-o", "json").json if row["status"] == "dropped"]
     assert [row["name"] for row in dropped] == ["pages"]
@@ -201,7 +201,7 @@ def test_replicas_move(tool, capfd):
 def test_a_split_is_controlled(tool, capfd):
     tool.run(capfd, "create", "splits", "-p", "2")
     assert "splits to 4 partitions" in tool.process("split", "splits", "--to", "4").out
-    assert tool.run(capfd, "split", "splits", "--wait").out == "no split is under way; the table has 4 partitions\n"
+    assert tool.run(capfd, "split", "splits", "--wait").out == "no split is running; the table has 4 partitions\n"
     assert "can be split only into 8" in tool.run(capfd, "split", "splits", "--to", "7", status=2).err
     assert "give one of" in tool.run(capfd, "split", "splits", "--pause", "--resume", status=2).err
     assert "ERR_INVALID_STATE" in tool.run(capfd, "split", "splits", "--cancel", "--yes", "-o", "json", status=3).err

@@ -49,8 +49,8 @@ def test_the_command_serves_and_takes_a_host():
     [
         (("--listen", "8080"), "is not HOST:PORT"),
         (("--listen", "127.0.0.1:99999"), "is not HOST:PORT"),
-        (("--listen", "0.0.0.0:0"), "name the host that browsers ask for by --host NAME"),
-        (("--listen", "[::]:0"), "name the host that browsers ask for by --host NAME"),
+        (("--listen", "0.0.0.0:0"), "give the host name that browsers use with --host NAME"),
+        (("--listen", "[::]:0"), "give the host name that browsers use with --host NAME"),
     ],
 )
 def test_wrong_addresses_are_refused(words, told):

@@ -82,7 +82,7 @@ def test_incr_keeps_the_timeout_and_refuses_what_is_absent(cache: PegasusCache, 
         cache.incr("absent")
     assert cache.get("absent") is None
     cache.set("text", "1")
-    with pytest.raises(TypeError, match="no integer"):
+    with pytest.raises(TypeError, match="not a 64-bit integer"):
         cache.incr("text")
 
 

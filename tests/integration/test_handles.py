@@ -98,7 +98,7 @@ def test_the_twin_looks_like_the_verb(name: str) -> None:
     assert inspect.signature(twin) == inspect.signature(verb)
     assert twin.__qualname__ == f"Table.{name}_async"
     assert verb.__qualname__ == f"Table.{name}"
-    assert f"Begin ``{name}``" in (inspect.getdoc(twin) or "")
+    assert f"Start ``{name}``" in (inspect.getdoc(twin) or "")
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "count"])

@@ -248,7 +248,9 @@ class ZstdCodec(Generic[V]):
         if len(raw) < self.least and not framed:
             return raw
         if len(raw) > self.max_size:
-            raise InvalidArgument(f"value has {len(raw)} bytes; ZstdCodec decompresses at most max_size={self.max_size}")
+            raise InvalidArgument(
+                f"value has {len(raw)} bytes; ZstdCodec decompresses at most max_size={self.max_size}"
+            )
         try:
             compressor = self._compressors.pop()
         except IndexError:

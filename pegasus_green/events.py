@@ -29,7 +29,7 @@ class Listener:
     """
 
     def call_started(self, table: str, operation: str) -> None:
-        """A call begins."""
+        """Hear that a call begins."""
 
     def call_finished(
         self,
@@ -41,7 +41,7 @@ class Listener:
         hedged: bool,
         server: str,
     ) -> None:
-        """A call has ended. The context variables are those of the greenlet that made the call.
+        """Hear that a call has ended. The context variables are those of the greenlet that made the call.
 
         Args:
             table: The table's name.
@@ -56,13 +56,13 @@ class Listener:
         """
 
     def connection_opened(self, address: str) -> None:
-        """A connection to a server is open."""
+        """Hear that a connection to a server is open."""
 
     def connection_lost(self, address: str, reason: str) -> None:
-        """A connection has ended or could not be made."""
+        """Hear that a connection has ended or could not be made."""
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
-        """The routes of ``changed`` partitions of a table have changed."""
+        """Hear that the routes of ``changed`` partitions of a table have changed."""
 
 
 def _nobody(*_details: object) -> None:

@@ -222,7 +222,7 @@ class Admin(ServerAdmin, AccessAdmin):
         if app_id not in self._dropped and not force:
             raise InvalidArgument(
                 f"table {app_id} was not dropped by this client: if it was dropped before its replicas existed, a recall"
-                " crashes a replica server; force=True recalls it in spite of that"
+                " crashes a replica server; force=True recalls it anyway"
             )
         deadline = self._deadline(timeout)
         answer = self._call(rpcs.RECALL_APP, meta.RecallAppRequest(app_id, name), deadline, name, in_use=True)
@@ -593,7 +593,9 @@ class Admin(ServerAdmin, AccessAdmin):
         deadline = self._deadline(timeout)
         count = self._find(name, deadline).partition_count
         if count & (count - 1):
-            raise InvalidArgument(f"table {name} has {count} partitions, which is not a power of two: it cannot be split")
+            raise InvalidArgument(
+                f"table {name} has {count} partitions, which is not a power of two: it cannot be split"
+            )
         if partitions != 2 * count:
             raise InvalidArgument(f"table {name} has {count} partitions and can be split only into {2 * count}")
         self._call(rpcs.START_SPLIT, meta.StartSplitRequest(name, partitions), deadline, name)

@@ -36,14 +36,18 @@ _KNOWN: dict[int, tuple[str, bool, str]] = {
     7: (
         "unknown_service",
         False,
-        "the KDC does not know the service: service_name and service_fqdn must be the same as in the servers' [security]",
+        "the KDC does not know the service: service_name and service_fqdn must be as in the servers' [security]",
     ),
     18: ("unknown_client", False, "the principal is locked"),
     23: ("keytab", False, "the principal's password has expired"),
     24: ("keytab", False, "the key in the keytab is not the principal's current one: export the keytab again"),
     31: ("keytab", False, "the key in the keytab is not the principal's current one: export the keytab again"),
     32: ("expired", False, "get a new ticket with kinit, or use a keytab: the client then renews its tickets"),
-    37: ("clock_skew", False, "the clocks of this machine and of the KDC differ by more than the KDC allows (5 min by default)"),
+    37: (
+        "clock_skew",
+        False,
+        "the clocks of this machine and of the KDC differ by more than the KDC allows (5 min by default)",
+    ),
     141: ("no_ticket", False, "get a ticket with kinit, or pass keytab= and principal="),
     154: ("kdc_unreachable", False, "name the realm's KDCs in /etc/krb5.conf (or the file that KRB5_CONFIG names)"),
     156: ("kdc_unreachable", True, "the KDCs that krb5.conf names for the realm do not answer"),
@@ -67,7 +71,7 @@ def _load() -> Any:
             f"Kerberos needs the package gssapi, which cannot be imported: {error}", "library", INSTALL
         ) from None
     if not hasattr(gssapi, "SecurityContext"):
-        text = "the installed package is not gssapi, but another one with a module of that name (python-gssapi, for example)"
+        text = "the installed module gssapi is of another package (python-gssapi, for example)"
         raise _failed(text, "library", INSTALL)
     return gssapi
 

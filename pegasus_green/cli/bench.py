@@ -47,7 +47,9 @@ def parse_mix(text: str) -> dict[str, int]:
         if name not in OPERATIONS:
             raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(OPERATIONS)}")
         if weight and not (weight.isdigit() and 0 < int(weight) <= 1000):
-            raise argparse.ArgumentTypeError(f"the weight of {name} must be a whole number from 1 to 1000, not {weight!r}")
+            raise argparse.ArgumentTypeError(
+                f"the weight of {name} must be a whole number from 1 to 1000, not {weight!r}"
+            )
         mix[name] = mix.get(name, 0) + int(weight or 1)
     return mix
 
@@ -76,9 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--meta", metavar="HOST:PORT[,HOST:PORT]", help="meta servers [PEGASUS_URL, else the config file's default]"
     )
     parser.add_argument(
-        "--table", metavar="NAME", help="an existing table; its other keys are not touched [the table of the URL or the file]"
+        "--table",
+        metavar="NAME",
+        help="an existing table; its other keys are not touched [the table of the URL or the file]",
     )
-    parser.add_argument("--callers", type=whole, default=64, metavar="N", help="number of greenlets that make calls [%(default)s]")
+    parser.add_argument(
+        "--callers", type=whole, default=64, metavar="N", help="number of greenlets that make calls [%(default)s]"
+    )
     parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="duration of the run [%(default)s]")
     parser.add_argument(
         "--mix", type=parse_mix, default={"get": 9, "set": 1}, metavar="OP:N,...",
@@ -91,7 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=seconds, default=2.0, metavar="S", help="deadline of a call [%(default)s]")
     parser.add_argument("--keep", action="store_true", help="do not remove the records (they expire after an hour)")
     parser.add_argument("--plot", metavar="FILE", help="draw the run: .png or .svg (needs the extra plot)")
-    parser.add_argument("--json", action="store_true", help="print the report as one line of JSON and nothing else on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as one line of JSON and nothing else on stdout"
+    )
 
 
 class Load:

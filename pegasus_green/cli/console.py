@@ -29,7 +29,9 @@ def _listen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[st
         metavar="HOST:PORT",
         help="Address to listen on; port 0: a free one [127.0.0.1:8080].",
     ),
-    click.option("--host", "hosts", multiple=True, metavar="NAME", help="Another host name that browsers may use; repeatable."),
+    click.option(
+        "--host", "hosts", multiple=True, metavar="NAME", help="Another host name that browsers may use; repeatable."
+    ),
     click.option("--write", is_flag=True, help="Allow changes and removals of rows."),
 )
 @pass_app
@@ -41,7 +43,8 @@ def console(app: App, listen: tuple[str, int], hosts: tuple[str, ...], write: bo
     host, port = listen
     if is_wildcard(host) and not hosts:
         raise click.UsageError(
-            f"--listen {host} means all addresses of this machine: give the host name that browsers use with --host NAME"
+            f"--listen {host} means all addresses of this machine: give the host name that browsers use with"
+            " --host NAME"
         )
     server = ConsoleServer(app.client, host, port, write=write, hosts=hosts)
     ended = Event()

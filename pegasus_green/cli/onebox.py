@@ -100,11 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="serve web pages about the cluster on 127.0.0.1; 0: a free port [none; without PORT: 8080]",
     )
-    parser.add_argument("--advertise", metavar="NAME", help="host name or address that the servers send to clients [the address]")
-    secured.add_arguments(parser)
-    parser.add_argument("--data", metavar="DIR", help="keep the data in this directory, also after the end of the process [in memory]")
     parser.add_argument(
-        "--sync", action="store_true", default=None, help="with --data: fsync each write, so that it survives a loss of power"
+        "--advertise", metavar="NAME", help="host name or address that the servers send to clients [the address]"
+    )
+    secured.add_arguments(parser)
+    parser.add_argument(
+        "--data", metavar="DIR", help="keep the data in this directory, also after the end of the process [in memory]"
+    )
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        default=None,
+        help="with --data: fsync each write, so that it survives a loss of power",
     )
     parser.add_argument("--seed", type=int, help="seed of all random numbers [random]")
     for option, fields, what in (

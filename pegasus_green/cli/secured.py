@@ -17,18 +17,28 @@ def add_arguments(parser: Any) -> None:
     )
     group.add_argument("--kdc", metavar="FOLDER", help="start a KDC with its files in this new folder, and use it")
     group.add_argument(
-        "--kdc-user", action="append", metavar="NAME", help="a user to create in the KDC, with FOLDER/NAME.keytab; repeatable"
+        "--kdc-user",
+        action="append",
+        metavar="NAME",
+        help="a user to create in the KDC, with FOLDER/NAME.keytab; repeatable",
     )
     group.add_argument("--auth-keytab", metavar="PATH", help="keytab file of the servers")
     group.add_argument(
         "--auth-fqdn", metavar="NAME", help="second part of the service's principal [with --kdc: onebox.test]"
     )
-    group.add_argument("--auth-service", metavar="NAME", default="pegasus", help="first part of the service's principal [%(default)s]")
+    group.add_argument(
+        "--auth-service", metavar="NAME", default="pegasus", help="first part of the service's principal [%(default)s]"
+    )
     group.add_argument("--auth-optional", action="store_true", help="also serve clients without authentication")
-    group.add_argument("--acl", action="store_true", help="restrict users with table envs and the meta servers' allow list")
+    group.add_argument(
+        "--acl", action="store_true", help="restrict users with table envs and the meta servers' allow list"
+    )
     group.add_argument("--super-user", action="append", metavar="NAME", help="a user with all permissions; repeatable")
     group.add_argument(
-        "--meta-allow", action="append", metavar="RPC", help="an RPC of the meta servers that every user may call; repeatable"
+        "--meta-allow",
+        action="append",
+        metavar="RPC",
+        help="an RPC of the meta servers that every user may call; repeatable",
     )
 
 

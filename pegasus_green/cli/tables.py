@@ -115,7 +115,9 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 @options(
     table_argument,
     click.option("--partitions", "-p", type=click.IntRange(1), default=8, metavar="N", help="Partitions [8]."),
-    click.option("--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each partition [3]."),
+    click.option(
+        "--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each partition [3]."
+    ),
     click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="A table env; repeatable."),
     click.option("--exist-ok", is_flag=True, help="No error if the table exists with the same numbers."),
     click.option("--no-wait", is_flag=True, help="Do not wait until all replicas exist."),
@@ -145,7 +147,9 @@ def create(
     table_argument,
     click.option("--reserve", type=DURATION, metavar="TIME", help="Time for which it can be recalled [7 d]."),
     click.option("--missing-ok", is_flag=True, help="No error if there is no such table."),
-    click.option("--force", is_flag=True, help="Also if partitions have no primary; a later recall can then crash a server."),
+    click.option(
+        "--force", is_flag=True, help="Also if partitions have no primary; a later recall can then crash a server."
+    ),
 )
 @pass_app
 def drop(app: App, table: str, reserve: float | None, missing_ok: bool, force: bool) -> int:
@@ -193,7 +197,9 @@ def rename(app: App, table: str, new_name: str) -> int:
     table_argument,
     click.argument("settings", nargs=-1, metavar="[NAME=VALUE]..."),
     click.option("--delete", "names", multiple=True, metavar="NAME", help="Delete this env; repeatable."),
-    click.option("--clear", "prefix", metavar="PREFIX", help='Delete the envs whose names begin with PREFIX and a dot; "": all.'),
+    click.option(
+        "--clear", "prefix", metavar="PREFIX", help='Delete the envs whose names begin with PREFIX and a dot; "": all.'
+    ),
 )
 @pass_app
 def envs(app: App, table: str, settings: tuple[str, ...], names: tuple[str, ...], prefix: str | None) -> int:
@@ -245,7 +251,13 @@ def _poll(seconds: float, what: str) -> Iterator[None]:
 @command("split")
 @options(
     table_argument,
-    click.option("--to", "partitions", type=click.IntRange(2), metavar="N", help="Start a split; N must be twice the current number."),
+    click.option(
+        "--to",
+        "partitions",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Start a split; N must be twice the current number.",
+    ),
     click.option("--pause", is_flag=True, help="Pause it."),
     click.option("--resume", is_flag=True, help="Resume it."),
     click.option("--cancel", is_flag=True, help="Cancel it. Asks first."),
@@ -302,7 +314,12 @@ def split(
     table_argument,
     click.option("--start", is_flag=True, help="Start a manual compaction."),
     click.option("--bottommost", is_flag=True, help="Also rewrite the lowest level."),
-    click.option("--running", type=click.IntRange(1), metavar="N", help="Maximum number of replicas that compact at the same time."),
+    click.option(
+        "--running",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Maximum number of replicas that compact at the same time.",
+    ),
     wait_option,
     wait_time_option,
 )

@@ -91,7 +91,9 @@ class Console:
             allowed = "GET, HEAD, POST" if path == "/row" else "GET, HEAD"
             raise Refused("405 Method Not Allowed", f"This page answers {allowed}.", ("Allow", allowed))
         if not self.write:
-            raise Refused("403 Forbidden", "This console is read-only. Start it with --write, or wsgi(..., write=True).")
+            raise Refused(
+                "403 Forbidden", "This console is read-only. Start it with --write, or wsgi(..., write=True)."
+            )
         request = Request(base, query, self._form(environ), write=True, token=self._token)
         with self.client.deadline(self._timeout):
             return browse.change(self.client, request)
@@ -181,7 +183,9 @@ def _error(status: str, text: str, base: str) -> Page:
         "Bad Request": "Wrong input",
     }.get(title, title)
     body = html(
-        '<p class="bad">{text}</p><p><a href="{home}">Back to the cluster page</a></p>', text=text, home=address(base, "/")
+        '<p class="bad">{text}</p><p><a href="{home}">Back to the cluster page</a></p>',
+        text=text,
+        home=address(base, "/"),
     )
     return Page(words, body, status)
 

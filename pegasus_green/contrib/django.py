@@ -280,7 +280,5 @@ class PegasusCache(BaseCache):
         made: str = self.key_func(_PROBE, self.key_prefix, _PROBE)
         beginning, found, _ = made.partition(_PROBE)
         if not found or not beginning:
-            raise NotImplementedError(
-                "clear() cannot find this cache's keys: KEY_FUNCTION gives them no common prefix"
-            )
+            raise NotImplementedError("clear() cannot find this cache's keys: KEY_FUNCTION gives them no common prefix")
         return beginning

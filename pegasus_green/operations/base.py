@@ -62,7 +62,9 @@ def expire_ts(ttl: float | None) -> int:
         raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
     at = int(time()) - EPOCH + math.ceil(ttl)
     if at > MAX_EXPIRE:
-        raise InvalidArgument(f"ttl={ttl} ends {at - MAX_EXPIRE} s after the latest expiry that servers can store (in 2084)")
+        raise InvalidArgument(
+            f"ttl={ttl} ends {at - MAX_EXPIRE} s after the latest expiry that servers can store (in 2084)"
+        )
     return at
 
 
@@ -112,7 +114,9 @@ def only_hash_key(hash_key: Key) -> bytes:
     """
     raw = to_bytes(hash_key, "hash_key")
     if not raw:
-        raise InvalidArgument("hash_key must not be empty: only get, set, remove, ttl, exist and incr accept an empty one")
+        raise InvalidArgument(
+            "hash_key must not be empty: only get, set, remove, ttl, exist and incr accept an empty one"
+        )
     if len(raw) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(raw)} bytes; the limit is {MAX_HASH_KEY}")
     return raw

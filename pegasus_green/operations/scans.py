@@ -172,6 +172,7 @@ class ScanOperations(TableBase[V]):
             resume: A ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
                 the selection of that scan, so the other arguments can be omitted; if they are given, they must be the
                 same.
+
         Returns:
             A ``Scanner``: an iterator of named tuples ``HashRow(sort_key, value)``, or with ``with_ttl`` of
             ``HashRowWithTtl(sort_key, value, ttl)``. ``ttl`` is in whole seconds, ``math.inf`` if there is no expiry.
@@ -559,7 +560,7 @@ def with_expiry(scanner: Scanner[Any]) -> Scanner[tuple[Any, ...]]:
 
 
 def _seconds_left(expire_ts: int) -> float:
-        # Servers compare unsigned. At least 1, even if clocks differ: a row that the server sent is not expired.
+    # Servers compare unsigned. At least 1, even if clocks differ: a row that the server sent is not expired.
     return max((expire_ts & 0xFFFFFFFF) + EPOCH - int(time()), 1) if expire_ts else math.inf
 
 

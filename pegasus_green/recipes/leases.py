@@ -120,7 +120,9 @@ class Places:
         """Return the existing records, all from the same moment."""
         rows = self.table.multi_get(self.hash_key, [FENCE, *self.places, *self.also])
         if not rows.complete:
-            raise LockError("the server does not return all places in one reply: use fewer places", table=self.table.name)
+            raise LockError(
+                "the server does not return all places in one reply: use fewer places", table=self.table.name
+            )
         return rows
 
     def free(self, rows: dict[bytes, bytes]) -> list[bytes]:

@@ -149,7 +149,7 @@ def plan(table: RoutingTable, only: Iterable[int] | None = None) -> list[Part]:
         InvalidArgument: A chosen partition does not exist, or is a child that is not ready.
     """
     half = table.count // 2
-        # Only an even count can be the result of a split.
+    # Only an even count can be the result of a split.
     waiting = {route.index for route in table.routes if route.ballot < 0 and route.index >= half == table.count - half}
     chosen = range(table.count) if only is None else sorted(set(only))
     for index in chosen:

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments behind the program's name; None: the process's own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_files()
     if (words and words[0] in COMMANDS) and "_PEGASUS_GREEN_COMPLETE" not in os.environ:
         return light(words)
     try:
@@ -45,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return light(words, f"The other commands: the program {MISSING % missing}")
     print(f"pegasus-green: error: the command {wanted} {MISSING % missing}", file=sys.stderr)
     return 2
+
+
+def _open_standard_files() -> None:
+    """Open what the caller has closed of stdin, stdout and stderr; else a socket would take the number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # A new file takes the lowest free number, and the numbers below are open by now.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the process ends
 
 
 def light(words: Sequence[str], epilog: str | None = None) -> int:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import click
+import gevent
 
 from .._version import __version__
 from .frame import EXIT_STATUSES, App, run, shared_options
@@ -161,7 +162,12 @@ def main(words: Sequence[str]) -> int:
     app, program = App(), make_program()
     # Answers the completion scripts of the shells; returns when none of them asks.
     program._main_shell_completion({"obj": app}, "pegasus-green", "_PEGASUS_GREEN_COMPLETE")
+    hub = gevent.get_hub()
+    told = hub.NOT_ERROR
+    # Ctrl-C is told in one word; the hub would print its name and the time first.
+    hub.NOT_ERROR = (*told, KeyboardInterrupt)
     try:
         return run(program, words, app)
     finally:
         app.close()
+        hub.NOT_ERROR = told

@@ -77,11 +77,13 @@ def find_place(meta: str | None, url: str | None, cluster: str | None, config: s
         raise InvalidArgument(f"{' and '.join(given)} name a cluster each: give one of them")
     if meta:
         return Place(tuple(part.strip() for part in meta.split(",") if part.strip()))
-    if url is None and cluster is None:
+    # A file that is named on the command line counts before the environment.
+    named = load_config(config) if config else None
+    if url is None and cluster is None and not (named and named[1].get("default")):
         url = os.environ.get("PEGASUS_URL") or None
     if url:
         return _of_url(url)
-    path, content = load_config(config)
+    path, content = named or load_config(None)
     name = cluster or content.get("default")
     if not name:
         raise InvalidArgument(

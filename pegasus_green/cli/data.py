@@ -9,12 +9,14 @@ import click
 
 from ..model import CheckType
 from .frame import DURATION, NO, OK, App, No, command, options, pass_app
-from .text import show_duration
+from .text import counted, show_duration
 
 hash_key_argument = click.argument("hash_key", metavar="HASH_KEY")
 sort_key_argument = click.argument("sort_key", metavar="SORT_KEY", default="")
 ttl_option = click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live: 90, 15m, 12h, 7d; never.")
-file_option = click.option("--file", "path", metavar="FILE", help="Read the value's bytes from a file; -: stdin.")
+file_option = click.option(
+    "--file", "path", type=click.Path(), metavar="FILE", help="Read the value's bytes from a file; -: stdin."
+)
 
 
 def _absent(app: App) -> No:
@@ -51,7 +53,7 @@ def set_(app: App, hash_key: str, sort_key: str, value: str | None, path: str | 
     first, second = app.key(hash_key), app.key(sort_key)
     data = app.value(value, path)
     app.table.set(first, second, data, ttl=ttl)
-    app.out.done(f"stored, {len(data):,} bytes", hash_key=first, sort_key=second, bytes=len(data))
+    app.out.done(f"stored, {counted(len(data), 'byte')}", hash_key=first, sort_key=second, bytes=len(data))
     return OK
 
 
@@ -85,7 +87,7 @@ def _whole(seconds: float | None) -> Any:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def ttl(app: App, hash_key: str, sort_key: str) -> int:
-    """Print how long a row still lives, in seconds; "never" (null in JSON) for one that does not expire."""
+    """Print how many seconds a row still lives. A row that does not expire has "never", in JSON null."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.ttl(first, second)
     if found is None:
@@ -110,8 +112,8 @@ def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
     first, second = app.key(hash_key), app.key(sort_key)
     if not app.table.touch(first, second, time or None):
         raise _absent(app)
-    text = f"expires in {show_duration(time)}" if time else "never expires"
-    app.out.done(text, hash_key=first, sort_key=second, ttl=int(time) or None)
+    text = f"expires in {show_duration(math.ceil(time))}" if time else "never expires"
+    app.out.done(text, hash_key=first, sort_key=second, ttl=math.ceil(time) or None)
     return OK
 
 
@@ -124,10 +126,7 @@ def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
 )
 @pass_app
 def incr(app: App, hash_key: str, sort_key: str, by: int, ttl: float | None) -> int:
-    """Add a number to a row that holds one, and print the sum; a row that is not there counts as 0.
-
-    A negative number stands behind --, as in: incr user:7 visits -- -1.
-    """
+    """Add a number to that of a row, and print the sum. A row that is not there counts as 0."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.incr(first, second, by, ttl=ttl)
     app.out.one("value", found, hash_key=first, sort_key=second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,9 +87,16 @@ class App:
         return App(self.settings, self.clients, in_shell=True, known_tables=self.known_tables)
 
     def set(self, name: str, found: Any) -> None:
-        """Take a shared option."""
+        """Take a shared option.
+
+        Raises:
+            UsageError: It is empty, as "$TABLE" of a script is that nobody has set, or names a second cluster.
+        """
         if found is None or found is False:
             return
+        if found == "":
+            # Another table or cluster must not be meant by mistake.
+            raise click.UsageError(f"--{name} is empty: name one, or leave the option out")
         if name in ("meta", "url", "cluster"):
             # A later one replaces what the shell or the words before the command said.
             others = {other: None for other in ("meta", "url", "cluster") if other != name}
@@ -263,7 +271,8 @@ def complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-def _complete_clusters(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_clusters(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the clusters of the config file that begin so."""
     return [CompletionItem(name) for name in cluster_names() if name.startswith(incomplete)]
 
 
@@ -278,8 +287,10 @@ def shared_options() -> list[click.Parameter]:
     return [
         option("--meta", metavar="HOST:PORT,...", help="Meta servers."),
         option("--url", metavar="URL", help="pegasus://HOST:PORT,.../TABLE?timeout=2 [PEGASUS_URL]"),
-        option("--cluster", metavar="NAME", help="A cluster of the config file.", shell_complete=_complete_clusters),
-        option("--config", metavar="FILE", help="Config file [~/.config/pegasus-green/config.toml]."),
+        option("--cluster", metavar="NAME", help="A cluster of the config file.", shell_complete=complete_clusters),
+        option(
+            "--config", type=click.Path(), metavar="FILE", help="Config file [~/.config/pegasus-green/config.toml]."
+        ),
         option("-t", "--table", metavar="NAME", help="The table.", shell_complete=complete_tables),
         option("--timeout", type=DURATION, metavar="TIME", help="Time for each request [2 s]."),
         option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output [table]."),
@@ -290,13 +301,24 @@ def shared_options() -> list[click.Parameter]:
     ]
 
 
+_NUMBER = re.compile(r"-\.?\d[\d.]*")
+
+
 class Command(click.Command):
-    """A command with the shared options behind its own."""
+    """A command with the shared options behind its own; a negative number is an argument and no option."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Add the shared options."""
         settings["params"] = [*(settings.get("params") or []), *shared_options()]
         super().__init__(*args, **settings)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words, among which negative numbers are no options."""
+        if any(map(_NUMBER.fullmatch, args)):
+            # Without the numbers an unknown option is refused; with them, what looks like one can only be a number.
+            self.make_parser(ctx).parse_args(["0" if _NUMBER.fullmatch(word) else word for word in args])
+            ctx.ignore_unknown_options = True
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options first, the shared ones apart."""
@@ -330,14 +352,42 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 # --------------------------------------------------------------------------------------------------------------- errors
-def _fail(app: App, status: int, text: str, **facts: Any) -> int:
-    """Print an error for people, or as JSON for scripts; return the exit status."""
+def _fail(app: App, status: int, text: str, usage: str = "", **facts: Any) -> int:
+    """Print an error for people, below the usage if there is one, or as JSON for scripts; return the exit status."""
     if app.settings.output in ("json", "jsonl"):
         click.echo(json.dumps({"error": text, "exit_status": status, **facts}, ensure_ascii=False), err=True)
         return status
+    if usage:
+        click.echo(usage, err=True)
     is_terminal = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     click.echo(f"{click.style('error:', fg='red', bold=True) if is_terminal else 'error:'} {text}", err=True)
     return status
+
+
+# What to do about answers of a cluster whose text names only the code.
+_HINTS = {
+    "ERR_APP_EXIST": "a table of this name is there already: pegasus-green tables lists them",
+    "ERR_BUSY_CREATING": "the table is being created: try again in some seconds",
+    "ERR_BUSY_DROPPING": "the table is being dropped: try again in some seconds",
+}
+
+
+def _of_click(error: click.ClickException) -> str:
+    """Return the text of an error of the command line; an unknown option may be meant as a key or value."""
+    text = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--"):
+        text += "; a key or value that begins with - stands behind --, as in: get -- -key"
+    return text
+
+
+def _asks_for_json(words: Sequence[str]) -> bool:
+    """Tell whether words that could not be read as a whole ask for JSON."""
+    following = zip(words, [*words[1:], ""])
+    return any(
+        word in ("-ojson", "-ojsonl", "--output=json", "--output=jsonl")
+        or (word in ("-o", "--output") and after in ("json", "jsonl"))
+        for word, after in following
+    )
 
 
 def _status_of(error: PegasusError) -> int:
@@ -368,11 +418,11 @@ def explain(app: App, error: BaseException) -> int:
         click.echo("interrupted" if isinstance(error, KeyboardInterrupt) else "not done", err=True)
         return INTERRUPTED if isinstance(error, KeyboardInterrupt) else NO
     if isinstance(error, click.ClickException):
-        if isinstance(error, click.UsageError) and error.ctx is not None and not app.in_shell:
-            click.echo(error.ctx.get_usage(), err=True)
-        return _fail(app, USAGE, error.format_message())
+        context = None if app.in_shell else getattr(error, "ctx", None)
+        return _fail(app, USAGE, _of_click(error), context.get_usage() if context else "")
     if isinstance(error, PegasusError):
-        facts = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
+        facts: dict[str, Any] = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
+        error.hint = _HINTS.get(str(error.code), error.hint)
         if isinstance(error, TableNotFound):
             error.hint = "pegasus-green tables lists the tables that are there"
         return _fail(app, _status_of(error), str(error), **facts)
@@ -389,4 +439,6 @@ def run(group: click.Command, words: Sequence[str], app: App, prog: str = "pegas
             found = group.invoke(ctx)
         return found if isinstance(found, int) else OK
     except (Exception, KeyboardInterrupt) as error:
+        if app.settings.output is None and _asks_for_json(words):
+            app.settings = replace(app.settings, output="json")
         return explain(app, error)

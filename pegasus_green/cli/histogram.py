@@ -13,7 +13,7 @@ from ..results import Row
 from ..scanner import Scanner
 from .frame import App
 from .output import Column, key, number
-from .text import show_size
+from .text import counted, show_size
 
 
 class Sizes:
@@ -151,7 +151,7 @@ def measure(app: App, parallel: int, largest: int, **filters: Any) -> None:
             }
         )
         return
-    out.done(f"{total:,} rows, {found.rows_each.rows:,} hash keys")
+    out.done(f"{counted(total, 'row')}, {counted(found.rows_each.rows, 'hash key')}")
     for title, sizes in parts.items():
         show = f"{sizes.largest:,}" if title.startswith("rows") else show_size(sizes.largest)
         facts = sizes.facts()

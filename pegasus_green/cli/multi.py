@@ -13,6 +13,7 @@ from ..operations.atomic import Mutations
 from .data import CHECKS, hash_key_argument, ttl_option
 from .frame import NO, OK, App, No, command, options, pass_app
 from .output import key, value
+from .text import counted
 
 range_options = options(
     click.option("--start", metavar="SORT_KEY", help="First sort key."),
@@ -103,7 +104,7 @@ def mset(app: App, hash_key: str, pairs: tuple[str, ...], ttl: float | None) -> 
     rows = {app.key(name): app.value(text) for name, text in zip(pairs[::2], pairs[1::2])}
     first = app.key(hash_key)
     app.table.multi_set(first, rows, ttl=ttl)
-    app.out.done(f"stored {len(rows):,} rows", hash_key=first, rows=len(rows))
+    app.out.done(f"stored {counted(len(rows), 'row')}", hash_key=first, rows=len(rows))
     return OK
 
 
@@ -128,7 +129,7 @@ def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, 
         what = "all rows" if everything else "the selected rows"
         app.confirm(f"removes {what} of hash key {app.out.keys.encode(first)} in table {app.table_name}")
         removed = app.table.del_range(first, **selected)
-    app.out.done(f"removed {removed:,} rows", hash_key=first, removed=removed)
+    app.out.done(f"removed {counted(removed, 'row')}", hash_key=first, removed=removed)
     return OK
 
 
@@ -155,7 +156,7 @@ def mutate(
     deletes: tuple[str, ...],
     ttl: float | None,
 ) -> int:
-    """Store and remove rows of a hash key in one step, if a check passes; exit status 1 if it does not."""
+    """Store and remove rows of a hash key in one step, if a check passes. Exit status 1: it does not pass."""
     mutations = Mutations()
     for name, text in puts:
         mutations.put(app.key(name), app.value(text), ttl=ttl)

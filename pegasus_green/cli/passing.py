@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import click
+import argparse
+from importlib import import_module
 
-from . import light
+import click
+from click.shell_completion import CompletionItem
+
+from . import COMMANDS, light
 from .frame import App, pass_app
 
 _SETTINGS = {"ignore_unknown_options": True, "help_option_names": []}
@@ -19,14 +23,24 @@ def _given(app: App) -> list[str]:
     return [*words, "--table", app.table_name]
 
 
-@click.command("onebox", context_settings=_SETTINGS)
+class _Passing(click.Command):
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the options of the command's own parser."""
+        del ctx
+        parser = argparse.ArgumentParser()
+        import_module(COMMANDS[str(self.name)][0]).add_arguments(parser)
+        known = ((name, action.help) for action in parser._actions for name in action.option_strings)
+        return [CompletionItem(name, help=told) for name, told in known if name.startswith(incomplete or "--")]
+
+
+@click.command("onebox", cls=_Passing, context_settings=_SETTINGS)
 @click.argument("words", nargs=-1, metavar="[OPTION]...", type=click.UNPROCESSED)
 def onebox(words: tuple[str, ...]) -> int:
     """Serve an embedded cluster."""
     return light(["onebox", *words])
 
 
-@click.command("bench", context_settings=_SETTINGS)
+@click.command("bench", cls=_Passing, context_settings=_SETTINGS)
 @click.argument("words", nargs=-1, metavar="[OPTION]...", type=click.UNPROCESSED)
 @pass_app
 def bench(app: App, words: tuple[str, ...]) -> int:

@@ -13,6 +13,7 @@ from gevent.pool import Pool
 from .frame import OK, PARTLY, App, command, options, pass_app
 from .multi import is_whole, range_options, selection, sort_filter_option
 from .output import Column, key, number, show, value
+from .text import counted
 
 PAGE = 1000
 
@@ -43,7 +44,7 @@ partition_option = click.option(
 )
 @pass_app
 def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
-    """Print the sort keys of a hash key; without one, the hash keys of the table with their numbers of rows."""
+    """Print the sort keys of a hash key, or the hash keys of the table. Those come with their numbers of rows."""
     selected = selection(app, **ranges)
     table = app.table
     if hash_key is not None:
@@ -59,8 +60,8 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
     )
     with rows:
         # Rows of one hash key stand together; those of the empty one lie in all partitions.
-        counted = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
-        app.out.rows([key("hash_key"), number("rows")], islice(counted, limit))
+        groups = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
+        app.out.rows([key("hash_key"), number("rows")], islice(groups, limit))
     return OK
 
 
@@ -204,10 +205,10 @@ def count(
     def one(index: int) -> tuple[int, int]:
         return index, table.count(partitions=[index], **filters)
 
-    counted = list(pool.imap(one, indices))
-    out.rows([number("partition"), number("rows")], counted)
+    found_each = list(pool.imap(one, indices))
+    out.rows([number("partition"), number("rows")], found_each)
     if out.for_people:
-        out.note(f"{sum(rows for _, rows in counted):,} rows in {len(counted)} partitions")
+        out.note(f"{counted(sum(rows for _, rows in found_each), 'row')} in {counted(len(found_each), 'partition')}")
     return OK
 
 

@@ -75,15 +75,24 @@ def _space(app: App, address: str) -> list[Any]:
 @pass_app
 def cluster(app: App) -> int:
     """Show the facts that the meta servers tell of the cluster."""
-    app.out.item(app.client.admin.cluster_info())
+    # Some facts are JSON themselves.
+    app.out.item({name: _parsed_object(text) for name, text in app.client.admin.cluster_info().items()})
     return OK
+
+
+def _parsed_object(text: str) -> Any:
+    found = _parsed(text) if text.startswith("{") else text
+    return found if isinstance(found, dict) else text
 
 
 @command("meta-level")
 @click.argument("level", type=click.Choice(_words(MetaLevel)), required=False, metavar="[LEVEL]")
 @pass_app
 def meta_level(app: App, level: str | None) -> int:
-    """Show how much the meta servers change by themselves, or set it: stopped, blind, freezed, steady, lively."""
+    """Show how much the meta servers change by themselves, or set it.
+
+    LEVEL is stopped, blind, freezed, steady or lively.
+    """
     admin = app.client.admin
     if level is None:
         app.out.one("level", admin.cluster_info().get("meta_function_level", "unknown"))
@@ -121,9 +130,11 @@ def _ask_all(app: App, servers: list[str], command_name: str, arguments: tuple[s
 
     def ask(server: str) -> tuple[str, str, str]:
         try:
-            return server, admin.remote_command(server, command_name, arguments), ""
+            text = admin.remote_command(server, command_name, arguments)
         except PegasusError as error:
             return server, "", str(error).splitlines()[0]
+        # Servers answer so, in place of an error code.
+        return (server, "", text.strip()) if text.startswith("unknown command") else (server, text, "")
 
     answers = list(Pool(16).imap(ask, servers))
     failed = [answer for answer in answers if answer[2]]
@@ -176,7 +187,7 @@ def server_info(app: App, servers: tuple[str, ...], metas: bool, everything: boo
 @server_options
 @pass_app
 def server_stat(app: App, servers: tuple[str, ...], metas: bool, everything: bool) -> int:
-    """Show the counters of servers; releases after 2.5 have them at http://SERVER/metrics instead."""
+    """Show the counters of servers. Releases after 2.5 have them at http://SERVER/metrics instead."""
     return _ask_all(app, _servers(app, servers, metas, everything), "server-stat", ())
 
 
@@ -197,9 +208,10 @@ def config(
     metas: bool,
     everything: bool,
 ) -> int:
-    """Show the configuration of servers (all, or one option), or set an option until they are started again.
+    """Show the configuration of servers, all or one option, or set an option.
 
-    Servers take it at http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE. Setting asks first.
+    What is set holds until the server is started again. Setting asks first. Servers take it at
+    http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE.
     """
     found = _servers(app, servers, metas, everything)
     query: dict[str, str | None]
@@ -260,7 +272,7 @@ def _configuration_lines(answer: Any) -> list[str]:
 )
 @pass_app
 def disks(app: App, server: str | None, of_table: str | None) -> int:
-    """Show the data directories of replica servers: space, and how many primaries and secondaries each holds."""
+    """Show the data directories of replica servers with their space and replicas."""
     admin = app.client.admin
     found = [parse_address(server)] if server else [node.address for node in admin.nodes(alive=True)]
     columns = [
@@ -336,7 +348,7 @@ def propose(app: App, table: str, partition: int, kind: str, target: str, node: 
 @options(click.argument("table", metavar="[TABLE]", required=False))
 @pass_app
 def lost(app: App, table: str | None) -> int:
-    """List the partitions that have lost all their replicas, and the servers that may hold a copy."""
+    """List the partitions that have lost all replicas, and the servers that may hold a copy."""
     columns = [number("table_id"), number("partition"), Column("reason"), Column("servers")]
     app.out.rows(columns, app.client.admin.lost_partitions(table))
     return OK
@@ -374,7 +386,10 @@ def hash_(app: App, hash_key: str, sort_key: str) -> int:
 )
 @pass_app
 def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> int:
-    """Search for the hot key of a partition: KIND is read or write, ACTION start, stop or query [query]."""
+    """Search for the hot key of a partition.
+
+    KIND is read or write; ACTION is start, stop or query [query].
+    """
     found = app.client.admin.hot_keys(table, partition, _chosen(HotKeyKind, kind), _chosen(HotKeyAction, action))
     text = {"start": "the search begins", "stop": "the search ends"}.get(action, found or "nothing found yet")
     app.out.done(text, table=table, partition=partition, kind=kind, action=action, found=found)

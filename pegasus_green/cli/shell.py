@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from glob import escape, glob
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,10 @@ class Shell:
         if words[0] in ("exit", "quit"):
             return False
         began = perf_counter()
-        status = self._builtin(words) if words[0] in BUILTINS else self._command(words)
+        try:
+            status = self._builtin(words) if words[0] in BUILTINS else self._command(words)
+        except click.UsageError as error:
+            status = self._note(USAGE, f"error: {error.format_message()}")
         if self.timing:
             click.echo(click.style(f"{(perf_counter() - began) * 1000:,.1f} ms", dim=sys.stderr.isatty()), err=True)
         self.status = self.status or status
@@ -100,10 +104,7 @@ class Shell:
             if rest:
                 self.app.set("table", rest[0])
                 return OK
-            try:
-                click.echo(self.app.table_name)
-            except click.UsageError as error:
-                return self._note(USAGE, f"error: {error.format_message()}")
+            click.echo(self.app.table_name)
             return OK
         if name == "connect":
             return self._connect(rest)
@@ -165,7 +166,10 @@ class Shell:
         elif words[0] in self.program.list_commands(click.Context(self.program)):
             complete = ShellComplete(self.program, {"obj": self.app.child()}, "pegasus-green", "")
             for item in complete.get_completions(words, last):
-                yield item.value, item.help or "", len(last)
+                if item.type in ("file", "dir"):
+                    yield from ((name, "", len(last)) for name in sorted(glob(f"{escape(last)}*")))
+                else:
+                    yield item.value, item.help or "", len(last)
 
     # ------------------------------------------------------------------------------------------------------------ input
     def prompt_text(self) -> str:

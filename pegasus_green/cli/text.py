@@ -124,6 +124,11 @@ def parse_size(text: str) -> int:
     return int(float(found[1]) * _SIZES[found[2]])
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def show_size(size: float) -> str:
     """Return bytes for people: ``1,023 B``, ``4.2 KiB``, ``1.0 GiB``."""
     if size < 1024:

@@ -257,7 +257,7 @@ def picture(found: dict[str, Any], metas: Sequence[str]) -> Any:
 )
 @pass_app
 def top(app: App, once: bool, interval: float, rounds: int | None) -> int:
-    """Watch a cluster: nodes, tables, partitions, calls a second, the latency of a probe, errors.
+    """Watch a cluster: nodes, tables, calls a second, the latency of a probe, and errors.
 
     The probe reads a row that does not exist at every primary of --table, or of the first table. Calls and estimated
     rows come from the servers' /metrics, which releases after 2.5 have.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -96,7 +97,9 @@ def test_what_is_no_row_is_told_and_passed_over(tool, capfd, name, tmp_path):
     done = tool.run(capfd, "import", str(path), status=5)
     assert tool.run(capfd, "count", name).out == "3\n"
     assert done.err.count("error: ") == 6
-    assert "line 2:" in done.err
+    assert "line 2 is no JSON object" in done.err
+    assert "line 6: hash_key is no text" in done.err
+    assert len(max(done.err.splitlines(), key=len)) < 200
     assert "hash_key has 70000 bytes" in done.err
     assert "1 skipped" in done.out
     tool.run(capfd, "set", name, "0", "mine")
@@ -106,9 +109,45 @@ def test_what_is_no_row_is_told_and_passed_over(tool, capfd, name, tmp_path):
     csv.write_text("hash_key,value\na,b\n")
     assert "names no column 'sort_key'" in tool.run(capfd, "import", str(csv), status=2).err
     csv.write_text(f"value,hash_key,sort_key\nv,{name},from csv\nv,{name}\n")
-    assert "row 2" in tool.run(capfd, "import", str(csv), status=5).err
+    assert "row 2 has 2 of 3 columns" in tool.run(capfd, "import", str(csv), status=5).err
     assert tool.run(capfd, "get", name, "from csv").out == "v\n"
     assert "cannot be read" in tool.run(capfd, "import", str(tmp_path / "none"), status=2).err
+
+
+def test_times_blank_lines_and_marks_of_spreadsheets():
+    text = CODINGS["text"]
+
+    def read(form: str, data: bytes, skip: int = 0) -> list[Any]:
+        return list(decoder(form, io.BytesIO(data), text, text, skip))
+
+    lines = b'{"hash_key": "a", "value": "1"}\n  \n\n{"hash_key": "b", "value": "2"}\n'
+    assert [row[0] for row in read("jsonl", lines)] == [b"a", b"b"]
+    assert [row[0] for row in read("jsonl", lines, 1)] == [b"b"]
+    heading = b"\xef\xbb\xbfhash_key,sort_key,value,expires_at\r\n"
+    rows = read("csv", heading + b"a,b,c,\r\na,b,c,-5\r\na,b,c,99999999999\r\na,b,c,7\r\n")
+    assert (rows[0], rows[3]) == ((b"a", b"b", b"c", 0), (b"a", b"b", b"c", 7))
+    assert "'-5' is no Unix time" in str(rows[1])
+    assert "'99999999999' is no Unix time" in str(rows[2])
+    assert "True is no Unix time" in str(read("jsonl", b'{"hash_key": "a", "value": "", "expires_at": true}')[0])
+
+
+def test_a_cut_or_damaged_compressed_file_is_noticed(tool, capfd, name, tmp_path):
+    path, state = tmp_path / "rows.jsonl.zst", tmp_path / "state"
+    tool.run(capfd, "mset", name, *(str(at) for at in range(600)))
+    tool.run(capfd, "export", str(path), "--hash-filter", f"prefix:{name}", "--quiet")
+    whole = path.read_bytes()
+    words = ["import", str(path), "--state", str(state), "--quiet", "-t", "other"]
+    path.write_bytes(whole + whole[:-20])
+    done = tool.run(capfd, *words, status=5)
+    assert "is cut off; the rest of the file is left out" in done.err
+    assert done.out.startswith("imported 300 rows")
+    path.write_bytes(whole + whole)
+    assert tool.run(capfd, *words, "--resume", status=None).out.startswith("imported 600 rows")
+    path.write_bytes(whole[:-3] + b"xxx")
+    assert "is damaged" in tool.run(capfd, *words, status=2).err
+    assert not state.exists()
+    tool.run(capfd, "clear", name, "--yes")
+    tool.run(capfd, "clear", name, "--yes", "-t", "other")
 
 
 @pytest.mark.parametrize("cut", [3, 30, 40])
@@ -151,7 +190,7 @@ def test_copy_and_clear(tool, capfd, name):
     tool.run(capfd, "mset", name, "a", "1", "b", "2", "c", "3")
     mine = ["--hash-filter", f"prefix:{name}"]
     assert tool.process("copy", "--to-table", "other", *mine, "--sort-filter", "prefix:b").out.startswith(
-        "copied 1 rows"
+        "copied 1 row,"
     )
     tool.run(capfd, "set", name, "b", "theirs", "-t", "other")
     there = f"pegasus://{tool.metas[0]}/other"
@@ -162,7 +201,7 @@ def test_copy_and_clear(tool, capfd, name):
     refused = tool.process("clear", *mine, status=2)
     assert "removes the rows that pass the filters of table temp" in refused.err
     assert tool.run(capfd, "clear", name, "--start", "b", "--yes").out.startswith("removed 2 rows")
-    assert tool.run(capfd, "clear", *mine, "--yes").out.startswith("removed 1 rows")
+    assert tool.run(capfd, "clear", *mine, "--yes").out.startswith("removed 1 row,")
     assert tool.run(capfd, "clear", "-t", "other", *mine, "--yes", "-o", "json").json["rows"] == 3
     for wrong in ([], ["--all", *mine], [name, "--all"], ["--prefix", "x"]):
         tool.run(capfd, "clear", *wrong, "--yes", status=2)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from base64 import b64encode
 
 import pytest
@@ -46,6 +49,7 @@ def test_every_command_has_a_help_with_the_shared_options(tool, capfd, name):
 def test_the_help_lists_every_command(tool):
     text = tool.process("--help").out
     assert [name for name in COMMANDS if f"\n  {name} " not in text] == []
+    assert "..." not in text.partition("\nRows:")[2]  # no summary is cut
     assert r"\xNN for other bytes and \\ for" in " ".join(text.split())
     assert tool.process("--version").out.startswith("pegasus_green ")
 
@@ -106,6 +110,65 @@ def test_errors_and_exit_statuses(tool, capfd, name):
     assert (as_json["code"], as_json["exit_status"]) == ("ERR_APP_NOT_EXIST", 3)
     assert "begins no escape" in tool.run(capfd, "get", "\\d", status=2).err
     assert "no time" in tool.run(capfd, "touch", name, "a", "soon", status=2).err
+    assert "HINT: a table of this name is there already" in tool.run(capfd, "create", "temp", status=3).err
+
+
+@pytest.mark.parametrize("words", [["get"], ["get", "a", "--nosuch"], ["clear"], ["clear", "--all"], ["nosuch"]])
+def test_an_error_is_one_object_for_scripts(tool, capfd, words):
+    for form in (["-o", "json"], ["--output=jsonl"]):
+        assert json.loads(tool.run(capfd, *words[:1], *form, *words[1:], status=2).err)["exit_status"] == 2
+
+
+def test_a_negative_number_is_no_option(tool, capfd, name):
+    assert tool.run(capfd, "incr", name, "n", "-3", "--ttl", "1h").out == "-3\n"
+    tool.run(capfd, "set", name, "-1", "-2.5")
+    assert tool.run(capfd, "get", name, "-1").out == "-2.5\n"
+    assert tool.run(capfd, "cas", name, "-1", "-7", "--if", "int-less", "--operand", "-1", status=3).err
+    assert "stands behind --" in tool.run(capfd, "incr", name, "n", "-x", "-3", status=2).err
+    assert tool.run(capfd, "get", "--", name, "-x", status=1).err
+
+
+@pytest.mark.parametrize("option", ["--table", "--meta", "--url", "--cluster", "--config"])
+def test_an_empty_name_never_means_the_default(tool, capfd, option):
+    # As in a script with a variable that nobody has set.
+    assert f"{option} is empty" in tool.run(capfd, "clear", "--all", "--yes", option, "", status=2).err
+
+
+def test_a_named_config_file_counts_before_the_environment(tool, capfd, tmp_path, name):
+    path = tmp_path / "mine.toml"
+    assert f"{path} does not exist" in tool.run(capfd, "get", "a", "--config", str(path), status=2).err
+    path.write_text(f'default = "x"\n[clusters.x]\nmeta = {json.dumps(tool.metas)}\ntable = "other"\n')
+    tool.run(capfd, "set", name, "a", "1", "--config", str(path))
+    assert tool.run(capfd, "get", name, "a", "-t", "other").out == "1\n"
+
+
+def test_closed_standard_files(tool):
+    """Daemons and cron jobs may have none of them."""
+
+    def close():
+        for number in (0, 1, 2):
+            os.close(number)
+
+    for words, status in ((["tables"], 0), (["clear", "a"], 2), (["get", "nobody", "a"], 1)):
+        process = tool.start(*words, stdin=None, stdout=None, stderr=None, preexec_fn=close)
+        assert process.wait(120) == status
+
+
+def test_an_interruption_is_told_in_one_line(tool, name, tmp_path):
+    rows = "".join(json.dumps({"hash_key": name, "sort_key": str(at), "value": ""}) + "\n" for at in range(5000))
+    path, state = tmp_path / "rows.jsonl", tmp_path / "state"
+    path.write_text(rows)
+    process = tool.start("import", str(path), "--state", str(state), "--rows-per-second", "10", "--quiet")
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.decode().splitlines() == [
+        f"{state} keeps how far it is: the same command with --resume goes on",
+        "interrupted",
+    ]
 
 
 def test_what_destroys_asks_first(tool, capfd, name):
@@ -122,6 +185,12 @@ def test_completion(tool):
         assert tool.process().out.split() == ["plain,scan"]
         tool.environment.update(COMP_WORDS="pegasus-green get --table ot", COMP_CWORD="3")
         assert tool.process().out.split() == ["plain,other"]
+        tool.environment.update(COMP_WORDS="pegasus-green copy --to-table ot", COMP_CWORD="3")
+        assert tool.process().out.split() == ["plain,other"]
+        tool.environment.update(COMP_WORDS="pegasus-green import ro", COMP_CWORD="2")
+        assert tool.process().out.split() == ["file,ro"]
+        tool.environment.update(COMP_WORDS="pegasus-green onebox --rep", COMP_CWORD="2")
+        assert tool.process().out.split() == ["plain,--replicas", "plain,--replica-ports"]
     finally:
         tool.environment = {}
 

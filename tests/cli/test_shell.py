@@ -41,6 +41,7 @@ def test_a_pipe(tool, name):
         timing on
         exists {name} "a b"
         connect nowhere
+        use ""
         onebox
         set "a
         exit
@@ -56,6 +57,7 @@ def test_a_pipe(tool, name):
     assert " ms\n" in done.err
     assert "cluster 'nowhere' is not in" in done.err
     assert "run pegasus-green onebox" in done.err
+    assert "--table is empty" in done.err
     assert "a quote is not closed" in done.err
     assert "not run" not in done.err + done.out
     stopped = tool.process("shell", "-e", stdin="get nobody a\nuse\n", status=1)
@@ -86,7 +88,7 @@ def test_a_terminal_has_a_prompt_history_and_completion(tool, name, tmp_path):
     def talk(terminal):
         terminal.wait_for("temp>")
         terminal.send(f"set {name} a 1\r")
-        terminal.wait_for("stored, 1 bytes")
+        terminal.wait_for("stored, 1 byte")
         terminal.wait_for(" ms")
         terminal.wait_for("temp>")
         terminal.send("meta-l\t")

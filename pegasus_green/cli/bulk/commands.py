@@ -12,7 +12,18 @@ import click
 import gevent
 
 from ...errors import PegasusError
-from ..frame import DURATION, OK, PARTLY, SIZE, App, command, options, pass_app
+from ..frame import (
+    DURATION,
+    OK,
+    PARTLY,
+    SIZE,
+    App,
+    command,
+    complete_clusters,
+    complete_tables,
+    options,
+    pass_app,
+)
 from ..multi import is_whole, range_options, selection
 from ..output import Sink
 from ..scans import filter_options, parallel_option
@@ -29,7 +40,7 @@ speed_options = options(
     click.option("--quiet", is_flag=True, help="Show no progress."),
 )
 state_options = options(
-    click.option("--state", "state_path", metavar="FILE", help="Where to keep how far it is."),
+    click.option("--state", "state_path", type=click.Path(), metavar="FILE", help="Where to keep how far it is."),
     click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or killed."),
     click.option("--checkpoint", type=DURATION, default="1", metavar="TIME", help="Time between checkpoints [1 s]."),
 )
@@ -138,7 +149,7 @@ def _sync(file: IO[bytes]) -> None:
 
 @command("export")
 @options(
-    click.argument("path", metavar="FILE"),
+    click.argument("path", type=click.Path(), metavar="FILE"),
     format_option,
     click.option("--zstd", "compressed", is_flag=True, help="Compress; a name that ends in .zst does so, too."),
     filter_options,
@@ -185,7 +196,10 @@ def export(
     before = state.done
     filters = {"hash_key_filter": app.filter(hash_filter), "sort_key_filter": app.filter(sort_filter)}
     file = _File(path, before.get("offset", 0), compressed=compressed)
-    with Progress("export", before.get("rows", 0), before.get("bytes", 0), quiet=quiet) as progress:
+    with (
+        state.kept(app.out.note),
+        Progress("export", before.get("rows", 0), before.get("bytes", 0), quiet=quiet) as progress,
+    ):
         limit = Limit(rows_per_second, bytes_per_second, CHUNK_ROWS)
         token = before.get("token")
         source = Source(app.table, progress.note, parallel=parallel, **({"resume": token} if token else filters))
@@ -217,7 +231,7 @@ def export(
 # --------------------------------------------------------------------------------------------------------------- import
 @command("import")
 @options(
-    click.argument("path", metavar="FILE"),
+    click.argument("path", type=click.Path(), metavar="FILE"),
     format_option,
     click.option("--zstd", "compressed", is_flag=True, default=None, help="It is compressed [seen by its content]."),
     click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live of all rows [that of each in the file]."),
@@ -254,21 +268,28 @@ def import_(
     before = state.done
     form, counted, data = open_rows(path, form, compressed)
     progress = Progress("import", before.get("rows", 0), before.get("bytes", 0), quiet=quiet)
-    with closing(counted), closing(data), progress:
+    with state.kept(app.out.note), closing(counted), closing(data), progress:
         if path != "-":
             progress.total, progress.done = os.path.getsize(path), lambda: counted.count
         limit = Limit(rows_per_second, bytes_per_second, CHUNK_ROWS)
         target = _target(progress, app.table, concurrency, if_absent=if_absent, ttl=ttl)
-        read = before.get("read", 0)
+        read, cut = before.get("read", 0), False
 
         def rows() -> Iterator[Any]:
             nonlocal read
-            for found in decoder(form, data, app.out.keys, app.out.values, read):
-                read += 1
-                if isinstance(found, Malformed):
-                    progress.error(str(found.args[0]))
-                else:
-                    yield found
+            nonlocal cut
+            try:
+                for found in decoder(form, data, app.out.keys, app.out.values, read):
+                    read += 1
+                    if isinstance(found, Malformed):
+                        progress.error(str(found.args[0]))
+                    else:
+                        yield found
+            except Malformed as error:
+                if not read:
+                    raise
+                cut = True
+                progress.error(f"{error.args[0]}; the rest of the file is left out")
 
         def position() -> dict[str, Any]:
             return {"read": read, "rows": progress.rows, "bytes": progress.size, "errors": progress.errors}
@@ -281,24 +302,34 @@ def import_(
             target.write(part)
             progress.add(len(part), size)
             checkpoints.maybe()
-    state.end()
+        if cut:
+            state.save(**position())
+    if not cut:
+        state.end()
     return _report(app, progress, "imported", skipped=target.skipped)
 
 
 def _target(progress: Progress, table: Any, concurrency: int, **settings: Any) -> Target:
     def refuse(key: tuple[bytes, bytes], error: PegasusError) -> None:
-        progress.error(f"row {escape(key[0])} {escape(key[1])}: {error.args[0]}")
+        progress.error(f"row {_short(key[0])} {_short(key[1])}: {error.args[0]}")
 
     return Target(table, concurrency=concurrency, note=progress.note, refuse=refuse, **settings)
+
+
+def _short(key: bytes) -> str:
+    text = escape(key[:100])
+    return text if len(key) <= 100 else f"{text}..."
 
 
 # ----------------------------------------------------------------------------------------------------------------- copy
 @command("copy")
 @options(
-    click.option("--to-table", metavar="NAME", help="The other table [the same name]."),
+    click.option("--to-table", metavar="NAME", help="The other table [the same name].", shell_complete=complete_tables),
     click.option("--to-meta", metavar="HOST:PORT,...", help="Meta servers of the other cluster [the same]."),
     click.option("--to-url", metavar="URL", help="URL of the other cluster, perhaps with the table."),
-    click.option("--to-cluster", metavar="NAME", help="Other cluster of the config file."),
+    click.option(
+        "--to-cluster", metavar="NAME", help="Other cluster of the config file.", shell_complete=complete_clusters
+    ),
     filter_options,
     if_absent_option,
     parallel_option,
@@ -348,7 +379,10 @@ def copy(
     state = State(state_path, job, resume=resume)
     before = state.done
     filters = {"hash_key_filter": app.filter(hash_filter), "sort_key_filter": app.filter(sort_filter)}
-    with Progress("copy", before.get("rows", 0), before.get("bytes", 0), quiet=quiet) as progress:
+    with (
+        state.kept(app.out.note),
+        Progress("copy", before.get("rows", 0), before.get("bytes", 0), quiet=quiet) as progress,
+    ):
         limit = Limit(rows_per_second, bytes_per_second, CHUNK_ROWS)
         token = before.get("token")
         source = Source(source_table, progress.note, parallel=parallel, **({"resume": token} if token else filters))

@@ -12,6 +12,7 @@ import json
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,8 @@ _HEAD = struct.Struct(">HIII")
 # No key or value of a real table is longer: a request has 1 MiB by default.
 MAX_FIELD = 1 << 30
 READ_BYTES = 1 << 20
+# Compressed bytes at a time; of zeros they become 32,000 times as many.
+FEED_BYTES = 2048
 
 
 def guess(path: str) -> tuple[str | None, bool]:
@@ -97,7 +100,8 @@ class Compressor:
             InvalidArgument: zstandard is not installed.
         """
         self._frame: Any = None
-        self._new = zstd().ZstdCompressor().compressobj
+        # With a checksum, so that damage is seen.
+        self._new = zstd().ZstdCompressor(write_checksum=True).compressobj
 
     def compress(self, data: bytes) -> bytes:
         """Return the compressed bytes that are ready."""
@@ -154,6 +158,43 @@ class Counted(io.RawIOBase):
         super().close()
 
 
+class _Decompressed(io.RawIOBase):
+    """The content of frames of zstd; unlike zstandard's own reader it tells of a frame that is cut off."""
+
+    def __init__(self, source: io.BufferedReader) -> None:
+        self._source = source
+        self._zstd = zstd()
+        self._frame: Any = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = b""
+            if self._frame is not None and self._frame.eof:
+                data, self._frame = self._frame.unused_data, None
+            data = data or self._source.read1(FEED_BYTES)
+            if not data:
+                if self._frame is not None:
+                    raise Malformed("the compressed file is cut off")
+                return 0
+            if self._frame is None:
+                self._frame = self._zstd.ZstdDecompressor().decompressobj()
+            try:
+                self._ready = memoryview(self._frame.decompress(data))
+            except self._zstd.ZstdError as error:
+                raise Malformed(f"the compressed file is damaged: {error}") from None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._source.close()
+        super().close()
+
+
 def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str, Counted, IO[bytes]]:
     """Open a file of rows, or stdin for "-"; what its name does not tell is told by its first bytes.
 
@@ -171,8 +212,7 @@ def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str
     counted = Counted(raw)
     data: Any = io.BufferedReader(counted, READ_BYTES)
     if compressed or squeezed or (compressed is None and data.peek(4)[:4] == b"\x28\xb5\x2f\xfd"):
-        reader = zstd().ZstdDecompressor().stream_reader(data, read_across_frames=True)
-        data = io.BufferedReader(reader, READ_BYTES)
+        data = io.BufferedReader(_Decompressed(data), READ_BYTES)
     if form is None:
         begin = data.peek(len(MAGIC))
         form = named or ("binary" if begin.startswith(MAGIC) else "csv" if begin[:8] == b"hash_key" else "jsonl")
@@ -193,8 +233,13 @@ def decoder(form: str, file: IO[bytes], keys: Coding, values: Coding, skip: int)
         Malformed: The rest of the file cannot be read.
     """
     if form == "binary":
-        return _read_binary(file, skip)
-    return _read_csv(file, keys, values, skip) if form == "csv" else _read_json(file, keys, values, skip)
+        rows = _read_binary(file, skip)
+    else:
+        rows = _read_csv(file, keys, values, skip) if form == "csv" else _read_json(file, keys, values, skip)
+    try:
+        yield from rows
+    except (OSError, csv.Error) as error:
+        raise Malformed(f"the file cannot be read further: {error}") from None
 
 
 def _read_binary(file: IO[bytes], skip: int) -> Iterator[Row | Malformed]:
@@ -216,44 +261,72 @@ def _read_binary(file: IO[bytes], skip: int) -> Iterator[Row | Malformed]:
 
 
 def _read_json(file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
-    for number, line in enumerate(file, 1):
-        if number > skip:
-            yield _row_of_json(line, number, keys, values)
+    lines = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+    for number, line in islice(lines, skip, None):
+        yield _row_of_json(line, number, keys, values)
 
 
 def _row_of_json(line: bytes, number: int, keys: Coding, values: Coding) -> Row | Malformed:
     try:
         found = json.loads(line)
-        expires = found.get("expires_at") or 0
-        if type(expires) is not int or not 0 <= expires < 2**32:
-            raise ValueError(f"expires_at {expires!r} is no Unix time")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        return Malformed(f"line {number} is no JSON object")
+    texts = {"sort_key": "", **found}
+    for name in FIELDS[:3]:
+        if name not in texts:
+            return Malformed(f"line {number}: there is no {name}")
+        if not isinstance(texts[name], str):
+            return Malformed(f"line {number}: {name} is no text")
+    try:
         return (
-            keys.decode(found["hash_key"]),
-            keys.decode(found.get("sort_key", "")),
-            values.decode(found["value"]),
-            expires,
+            keys.decode(texts["hash_key"]),
+            keys.decode(texts["sort_key"]),
+            values.decode(texts["value"]),
+            _expiry(found.get("expires_at")),
         )
-    except KeyError as error:
-        return Malformed(f"line {number}: there is no {error.args[0]}")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         return Malformed(f"line {number}: {error}")
+
+
+def _expiry(found: Any) -> int:
+    """Return the Unix time in which a row expires; 0: it does not.
+
+    Raises:
+        ValueError: That is no time, or one that rows cannot have.
+    """
+    if found is None or found == "":
+        return 0
+    text = str(found)
+    if isinstance(found, bool) or not text.isascii() or not text.isdecimal() or int(text) >= 2**32:
+        raise ValueError(f"expires_at {found!r} is no Unix time below 2**32")
+    return int(text)
 
 
 def _read_csv(file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
     csv.field_size_limit(MAX_FIELD)
     lines = csv.reader(io.TextIOWrapper(file, "utf-8", "surrogateescape", newline=""))
     heading = next(lines, [])
+    if heading:
+        heading[0] = heading[0].removeprefix("\ufeff")  # spreadsheets begin a file so
     try:
         places = [heading.index(name) for name in FIELDS[:3]]
     except ValueError as error:
         raise Malformed(f"the first line names no column {str(error).split()[0]}: {','.join(heading)}") from None
     until = heading.index("expires_at") if "expires_at" in heading else None
-    for number, cells in enumerate(lines, 1):
-        if number <= skip:
-            continue
+    for number, cells in islice(enumerate(lines, 1), skip, None):
         try:
             first, second, value = (cells[at] for at in places)
-            expires = int(cells[until]) if until is not None and cells[until] else 0
-            yield keys.decode(first), keys.decode(second), values.decode(value), expires
-        except (ValueError, IndexError) as error:
+            row = (
+                keys.decode(first),
+                keys.decode(second),
+                values.decode(value),
+                _expiry(cells[until] if until is not None else ""),
+            )
+        except IndexError:
+            yield Malformed(f"row {number} has {len(cells)} of {len(heading)} columns")
+        except ValueError as error:
             yield Malformed(f"row {number}: {error}")
+        else:
+            yield row

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import gevent
 
-from ..text import show_duration, show_size
+from ..text import counted, show_duration, show_size
 
 # Without a terminal a line tells how far it is.
 LINE_SECONDS = 10.0
@@ -127,7 +127,7 @@ class Progress:
     def _text(self) -> str:
         share = self._share()
         parts = [
-            f"{self.title}: {self.rows:,} rows",
+            f"{self.title}: {counted(self.rows, 'row')}",
             show_size(self.size),
             f"{self.rate:,.0f} rows/s",
             f"{show_size((self.size - self._first[1]) / self.seconds)}/s",
@@ -135,7 +135,7 @@ class Progress:
         if share:
             parts.insert(1, f"{share:.0%}")
             parts.append(f"{show_duration(self.seconds * (1 - share) / share)} left")
-        parts.append(f"{self.errors:,} errors")
+        parts.append(counted(self.errors, "error"))
         return ", ".join(parts)
 
     def _picture(self) -> Any:
@@ -148,9 +148,10 @@ class Progress:
 
     def report(self, verb: str) -> tuple[str, dict[str, Any]]:
         """Return what was done, as a sentence and as facts."""
+        errors = f", {counted(self.errors, 'error')}" if self.errors else ""
         text = (
-            f"{verb} {self.rows:,} rows, {show_size(self.size)}, in {self.seconds:.1f} s"
-            f" ({self.rate:,.0f} rows/s{f', {self.errors:,} errors' if self.errors else ''})"
+            f"{verb} {counted(self.rows, 'row')}, {show_size(self.size)}, in {self.seconds:.1f} s"
+            f" ({self.rate:,.0f} rows/s{errors})"
         )
         facts = {"rows": self.rows, "bytes": self.size, "seconds": round(self.seconds, 3), "errors": self.errors}
         return text, facts

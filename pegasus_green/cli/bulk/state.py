@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ...errors import PegasusError
 from ..threads import in_thread
 
 VERSION = 1
@@ -70,6 +72,16 @@ class State:
         if self.path is not None:
             text = json.dumps({"version": VERSION, "job": self.job, "done": done}, indent=1)
             in_thread(_replace, self.path, text)
+
+    @contextlib.contextmanager
+    def kept(self, note: Callable[[str], object]) -> Iterator[None]:
+        """Tell how to go on when the command is interrupted or fails."""
+        try:
+            yield
+        except (KeyboardInterrupt, PegasusError, OSError):
+            if self.path is not None and self.path.exists():
+                note(f"{self.path} keeps how far it is: the same command with --resume goes on")
+            raise
 
     def end(self) -> None:
         """Remove the file: there is nothing to resume."""

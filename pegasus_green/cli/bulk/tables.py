@@ -13,6 +13,7 @@ from ...errors import InvalidArgument, PegasusError, TableError
 from ...model import CheckType
 from ...operations.base import EPOCH
 from ...operations.scans import with_expiry
+from ..text import counted
 from .formats import Row
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Target:
             error = next(iter(failed.values()))
             if pause is None or any(map(is_final, failed.values())):
                 raise next(filter(is_final, failed.values()), error)
-            self._note(f"{len(failed):,} rows: {str(error).splitlines()[0]}; again in {pause:g} s")
+            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; again in {pause:g} s")
             gevent.sleep(pause)
             wanted = {key: wanted[key] for key in failed}
 
@@ -215,7 +216,7 @@ class Target:
             error = next(iter(failed.values()))
             if pause is None or is_final(error):
                 raise error
-            self._note(f"{len(failed):,} rows: {str(error).splitlines()[0]}; again in {pause:g} s")
+            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; again in {pause:g} s")
             gevent.sleep(pause)
             keys = list(failed)
 

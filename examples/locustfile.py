@@ -1,6 +1,6 @@
 """A load test of a Pegasus table with Locust.
 
-    pip install 'pegasus_green[locust]'
+    pip install '.[locust]'  # in a checkout of this project
     python -m pegasus_green onebox --port 34601 --table temp:8
     locust -f examples/locustfile.py --host pegasus://127.0.0.1:34601/temp --headless -u 100 -r 100 -t 30s
 

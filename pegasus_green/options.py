@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
@@ -277,6 +278,16 @@ _URL_PARTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "retry_busy_factor": ("retry", "busy_factor", float),
     "hedge_max_ratio": ("hedge", "max_ratio", float),
 }
+# What each reader accepts, in words for errors.
+_URL_WORDS: dict[Callable[[str], Any], str] = {
+    float: "a number",
+    int: "a whole number",
+    _number_or_none: "a number or none",
+    _size_or_none: "a whole number or none",
+    _retry: "on or off",
+    _hedge: "a number of seconds or off",
+    _flag: "true or false",
+}
 _FORM = "pegasus://host:port,host:port/table?timeout=2"
 
 
@@ -312,7 +323,7 @@ def parse_url(url: str) -> ParsedUrl:
     if not isinstance(url, str):
         raise InvalidArgument(f"a URL must be a str like {_FORM}, not {url!r}")
     scheme, separator, rest = url.partition("://")
-    if separator and scheme != "pegasus":
+    if separator and scheme.lower() != "pegasus":
         raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL has the form {_FORM}, not {url!r}")
     if not separator or not rest:
         raise InvalidArgument(f"a URL must have the form {_FORM}, not {url!r}")
@@ -334,6 +345,8 @@ def _url_table(path: str, url: str) -> str:
     path = path.removesuffix("/")
     if "/" in path or "#" in path:
         raise InvalidArgument(f"a URL names one table, not more, in {url!r}; write / as %2F and # as %23 in its name")
+    if found := re.search("%(?![0-9A-Fa-f]{2})", path):
+        raise InvalidArgument(f"{path[found.start() :][:3]!r} in {url!r} is not a percent-encoding; write % as %25")
     try:
         from urllib.parse import unquote
 
@@ -351,6 +364,7 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
     credentials: dict[str, str] = {}
     seen: set[str] = set()
     for name, text in parse_qsl(query, keep_blank_values=True):
+        read: Callable[[str], Any] = _URL_TYPES.get(name, float)
         _refuse_unknown([name], *_URL_PARTS, *_AUTH_PARTS, "codec")
         if name in seen:
             raise InvalidArgument(f"option {name} appears twice in the URL")
@@ -365,11 +379,11 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
                 option, field, read = _URL_PARTS[name]
                 parts.append((option, field, read(text)))
             else:
-                found[name] = _URL_TYPES.get(name, float)(text)
+                found[name] = read(text)
         except InvalidArgument:
             raise
         except ValueError:
-            raise InvalidArgument(f"option {name}={text!r} in the URL has an invalid value") from None
+            raise InvalidArgument(f"option {name} in the URL must be {_URL_WORDS[read]}, not {text!r}") from None
     if "auth" in found or credentials:
         found["auth"] = _auth(found.get("auth", "none"), credentials)
     options = ClientOptions(**found)

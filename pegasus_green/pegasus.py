@@ -28,7 +28,7 @@ from .options import ClientOptions
 from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type, name_of
 
 if TYPE_CHECKING:
-    from .results import MultiGetResult
+    from .results import HashRow, MultiGetResult, Row
     from .scanner import Scanner
 
 __all__ = ["MultiGetOptions", "Pegasus", "PegasusScanner", "ScanOptions", "error_types", "filter_type"]
@@ -641,7 +641,9 @@ class PegasusScanner:
         >>> scanner.close()
     """
 
-    def __init__(self, rows: Scanner[Any] | None, hash_key: bytes | None = None) -> None:
+    def __init__(
+        self, rows: Scanner[Row[bytes]] | Scanner[HashRow[bytes]] | None, hash_key: bytes | None = None
+    ) -> None:
         """Wrap a scan; hash_key completes the rows of a hash scan. With rows=None every ``get_next`` raises."""
         self._rows = rows
         self._hash_key = hash_key
@@ -680,9 +682,7 @@ class PegasusScanner:
                 raise ClientClosed("the scanner was closed")
             self._ended = True
             return None
-        if self._hash_key is None:
-            return (row[0], row[1]), row[2]
-        return (self._hash_key, row[0]), row[1]
+        return (row[0] if self._hash_key is None else self._hash_key, row[-2]), row[-1]
 
     def close(self) -> None:
         """End the scan and free the scan context on the server; idempotent.

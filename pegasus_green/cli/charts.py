@@ -92,7 +92,7 @@ def check_plot(path: str) -> str:
     if not path.endswith(FORMATS):
         raise InvalidArgument(f"a plot ends in {' or '.join(FORMATS)}, not {path!r}")
     if find_spec("matplotlib") is None:
-        raise InvalidArgument("a plot needs matplotlib: pip install 'pegasus_green[plot]'")
+        raise InvalidArgument("a plot needs matplotlib: pip install matplotlib")
     return path
 
 

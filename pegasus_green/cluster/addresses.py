@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ..errors import InvalidArgument
@@ -21,6 +22,8 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
     else:
         raise InvalidArgument(f'a meta server is "host:port" or (host, port), not {text!r}')
     host = host.strip("[]")
+    if found := re.search(r"[\s;|/\[\]]", host):
+        raise InvalidArgument(f"a host name without {found[0]!r} is needed, not {text!r}; commas separate meta servers")
     # isdigit() alone takes superscripts too, and int() refuses thousands of digits.
     port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 10 else 0
     if not host or not 0 < port < 65536:
@@ -30,6 +33,8 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
 
 def _split(text: str, default_port: int) -> tuple[str, str]:
     if text.startswith("["):
+        if "]" not in text:
+            raise InvalidArgument(f"the bracket of an IPv6 address is not closed in {text!r}: write [::1]:{default_port}")
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
     if "://" in text:

@@ -76,7 +76,9 @@ def pegasus_table(pegasus_onebox: OneboxProcess) -> Iterator[Table[bytes]]:
         with Client(pegasus_onebox.meta_addresses) as client:
             yield client.table(name)
     finally:
-        pegasus_onebox.drop_table(name, reserve_seconds=0)
+        # A test may have dropped it, or have reset the cluster.
+        if pegasus_onebox.has_table(name):
+            pegasus_onebox.drop_table(name, reserve_seconds=0)
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,7 @@ def test_completion(tool):
 
 def test_the_page_names_every_command_and_no_other():
     page = (ROOT / "docs" / "cli.md").read_text()
-    ours, official = page.split("## Beside the official tools")
+    ours, official = page.split("## Comparison with the official tools")
     assert [name for name in COMMANDS if not re.search(rf"`(pegasus-green )?{name}\b", ours)] == []
     rows = [line.strip("|").split("|")[1] for line in official.splitlines() if line.startswith("| `")]
     named = {words.split()[0] for cell in rows for words in re.findall(r"`([a-z][a-z -]*)", cell)}

@@ -136,6 +136,10 @@ def test_threads(pegasus_table, pegasus_onebox):
     thread.start()
     thread.join(60)
     assert found == [(b"v", 1)]
+
+def test_reset(pegasus_table, pegasus_onebox):
+    pegasus_onebox.reset()
+    assert not pegasus_onebox.has_table(pegasus_table.name)
 """
 
 
@@ -146,7 +150,7 @@ def test_the_fixture_of_a_table(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", *plugins, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True,
         timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_what_the_fixture_hands_out_is_a_table(pegasus_table: Table[bytes]) -> None:

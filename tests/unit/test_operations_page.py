@@ -45,7 +45,7 @@ ROWS = [
 
 # What else our column names: options, a method of scanners, a function.
 OTHER_NAMES = {"max_count", "max_bytes", "timeout", "retry", "resume", "hedge", "return_errors", "limit", "batch_size"}
-OTHER_NAMES |= {"auth", "token", "connect", "no_value", "next"}
+OTHER_NAMES |= {"auth", "token", "connect", "no_value", "next", "shared_client"}
 
 # All that is not offered by any way.
 LEFT_OUT = {

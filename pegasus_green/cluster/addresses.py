@@ -34,7 +34,9 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
 def _split(text: str, default_port: int) -> tuple[str, str]:
     if text.startswith("["):
         if "]" not in text:
-            raise InvalidArgument(f"the bracket of an IPv6 address is not closed in {text!r}: write [::1]:{default_port}")
+            raise InvalidArgument(
+                f"the bracket of an IPv6 address is not closed in {text!r}: write [::1]:{default_port}"
+            )
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
     if "://" in text:

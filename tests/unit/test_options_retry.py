@@ -257,7 +257,10 @@ def test_checkers_know_every_option() -> None:
         ("pegasus://ada@h:1", "^a pegasus:// URL cannot have a user name"),
         ("pegasus://h:1/t?codec=xml&codec=json", "option codec appears twice"),
         ("pegasus://h:1/t?max_attempts=0", "retry max_attempts must be None or a whole number above 0"),
-        ("pegasus://h:1/t?max_attempts=many", "option max_attempts in the URL must be a whole number or none, not 'many'"),
+        (
+            "pegasus://h:1/t?max_attempts=many",
+            "option max_attempts in the URL must be a whole number or none",
+        ),
         ("pegasus://h:1/t?retry=off&max_attempts=3", "a URL that switches retry off cannot set its max_attempts"),
         ("pegasus://h:1/t?hedge_max_ratio=0.5", "a URL that switches hedge off cannot set its max_ratio"),
         ("pegasus://h:1/t?max_attempt=3", "unknown option 'max_attempt'; did you mean 'max_attempts'"),

@@ -138,6 +138,9 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     if _area(request.node) not in LEAK_CHECKED or request.node.get_closest_marker("leaks_ok"):
         yield
         return
+    # The check looks at every object that is not frozen: only at those of this test.
+    gc.collect()
+    gc.freeze()
     before = Snapshot.take()
     yield
     leaks = before.leaks()

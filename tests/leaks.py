@@ -16,6 +16,7 @@ from greenlet import greenlet
 # The onebox of a module or session serves on; its greenlets come and go with connections.
 _NOT_CLIENT = "pegasus_green.onebox"
 _SETTLE_SECONDS = 2.0
+_LONGEST_PAUSE = 0.02
 
 
 def _modules(g: greenlet) -> Iterator[str]:
@@ -83,9 +84,11 @@ class Snapshot:
 
     def leaks(self) -> list[str]:
         """Return what is left beyond the state before, once things that end by themselves had their time."""
-        waited = 0.0
+        waited, pause = 0.0, 0.001  # most servers close their end within a millisecond
         while (excess := self._excess()) and waited < _SETTLE_SECONDS:
-            gevent.sleep(0.02)
-            gc.collect()
-            waited += 0.02
+            gevent.sleep(pause)
+            waited += pause
+            if pause == _LONGEST_PAUSE:
+                gc.collect()
+            pause = min(2 * pause, _LONGEST_PAUSE)
         return excess

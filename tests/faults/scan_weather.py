@@ -13,40 +13,41 @@ import gevent
 from pegasus_green import Client, Table
 from pegasus_green.onebox import Onebox
 
-ROWS = 50_000
-# Expired rows come on top: they make batches small or empty.
-EXPIRED = 4_000
+ROWS, FEW_ROWS = 50_000, 15_000
 Row = tuple[bytes, bytes, bytes]
 
 
 @cache
-def some_rows() -> tuple[list[Row], list[Row]]:
-    """Return rows to be stored and rows that expire: large hash keys and lone rows, empty keys, any bytes."""
-    random = Random(ROWS)
+def some_rows(count: int) -> tuple[list[Row], list[Row]]:
+    """Return so many rows, and some more that expire: large hash keys and lone rows, empty keys, any bytes."""
+    random = Random(count)
+    # Expired rows make batches small or empty.
+    total = count + count // 12
     rows: dict[tuple[bytes, bytes], bytes] = {}
 
     def add(hash_key: bytes, sort_key: bytes) -> None:
         rows[hash_key, sort_key] = b"%d" % len(rows)
 
     for number in range(12):
-        for _ in range(1_500):
+        for _ in range(count // 33):
             add(b"large-%d" % number, random.randbytes(random.randrange(1, 6)))
     for _ in range(300):
         add(b"", random.randbytes(4))
-    while len(rows) < ROWS + EXPIRED:
+    while len(rows) < total:
         hash_key = random.randbytes(random.choice((1, 2, 7, 8, 30))) + random.choice((b"", b"\xff", b"\0"))
         for _ in range(random.choice((1, 1, 40, 200))):
             add(hash_key, random.choice((b"", b"\xff\xff", random.randbytes(3))))
-    flat = [(hash_key, sort_key, value) for (hash_key, sort_key), value in rows.items()][: ROWS + EXPIRED]
+    flat = [(hash_key, sort_key, value) for (hash_key, sort_key), value in rows.items()][:total]
     # Runs of neighbours, so that whole batches are empty, and single ones.
-    doomed = {*range(1_000), *random.sample(range(1_000, ROWS + EXPIRED), EXPIRED - 1_000)}
+    run = count // 50
+    doomed = {*range(run), *random.sample(range(run, total), total - count - run)}
     live = [row for number, row in enumerate(flat) if number not in doomed]
     return live, [row for number, row in enumerate(flat) if number in doomed]
 
 
-def load(box: Onebox, table: Table) -> Counter[Row]:
+def load(box: Onebox, table: Table, count: int) -> Counter[Row]:
     """Store rows and return the multiset of those that a scan has to deliver."""
-    live, doomed = some_rows()
+    live, doomed = some_rows(count)
     for rows, ttl in ((doomed, 1), (live, None)):
         table.set_many([row for row in rows if not row[0]], ttl=ttl)
         grouped: dict[bytes, dict[bytes, bytes]] = {}
@@ -153,7 +154,7 @@ class Weather:
 
 
 def compare(delivered: Counter[Row], stored: Counter[Row]) -> None:
-    """Fail with numbers, not with 50,000 rows."""
+    """Fail with the numbers of rows and a sample of them."""
     lost, twice = stored - delivered, delivered - stored
     sample = [*lost][:3], [*twice][:3]
     assert (lost.total(), twice.total()) == (0, 0), (
@@ -194,8 +195,8 @@ def resumed(metas: list[str], name: str, batch_size: int, weather: Weather, para
                     return
 
 
-def scan_in_bad_weather(seed: int, *, partitions: int, how: str) -> Counter[str]:
-    """Scan 50,000 rows while everything goes wrong, compare, and return what went wrong.
+def scan_in_bad_weather(seed: int, *, partitions: int, how: str, count: int = ROWS) -> Counter[str]:
+    """Scan rows while everything goes wrong, compare, and return what went wrong.
 
     With every second seed the servers do not leave out the rows of other partitions after the split.
     """
@@ -211,8 +212,8 @@ def scan_in_bad_weather(seed: int, *, partitions: int, how: str) -> Counter[str]
     )
     with box, Client(box.meta_addresses, refresh_interval=0.02) as client:
         table = client.table("scanned")
-        stored = load(box, table)
-        split_at = random.randrange(ROWS // 4, ROWS // 2) if partitions == 8 else None
+        stored = load(box, table, count)
+        split_at = random.randrange(count // 4, count // 2) if partitions == 8 else None
         weather = Weather(box, "scanned", seed, split_at=split_at)
         parallel = 4 if "parallel" in how else 1
         if "resumed" in how:

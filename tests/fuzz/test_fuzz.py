@@ -97,7 +97,7 @@ def test_whole_frames_are_all_read(target: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_damaged_streams(target: str, data: st.DataObject) -> None:
     TARGETS[target](data.draw(damaged(FRAMES[target])))

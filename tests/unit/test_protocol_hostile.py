@@ -33,12 +33,12 @@ def tolerated(act: Callable[..., Any], *args: Any) -> Any:
         return None
 
 
-def damaged(raw: bytes) -> Iterator[bytes]:
-    """Yield raw with every byte, and every four bytes, replaced by what hurts most."""
-    for at in range(len(raw)):
+def damaged(raw: bytes, step: int = 1) -> Iterator[bytes]:
+    """Yield raw with one byte, or four bytes, replaced by the worst values, at every offset or every step-th one."""
+    for at in range(0, len(raw), step):
         for byte in BYTES:
             yield raw[:at] + bytes([byte]) + raw[at + 1 :]
-    for at in range(len(raw) - 3):
+    for at in range(0, len(raw) - 3, step):
         for number in NUMBERS:
             yield raw[:at] + struct.pack(">I", number) + raw[at + 4 :]
 
@@ -112,7 +112,9 @@ def test_every_request_cut_at_every_offset(name: str, version: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_struct_gives_a_message_or_a_protocol_error(kind: str) -> None:
     cls = idl.CLASSES[kind]
-    for raw in damaged(idl.encode(kind, idl.sample(kind))):
+    whole = idl.encode(kind, idl.sample(kind))
+    # The structs inside a long one are tried at every offset by themselves.
+    for raw in damaged(whole, step=1 + len(whole) // 200):
         found = tolerated(cls.decode, raw)
         if found is not None:
             assert 0 < found[1] <= len(raw)

@@ -1,1 +1,1 @@
-"""Who serves what: meta servers, routes, and the way of one call through them."""
+"""Meta servers, routes, and the dispatch of calls."""

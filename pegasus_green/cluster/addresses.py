@@ -10,24 +10,24 @@ from ..options import DEFAULT_META_PORT
 
 
 def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
-    """Return "host:port" ("[v6]:port") of a text or a (host, port) pair.
+    """Return "host:port" ("[v6]:port") of a str or a (host, port) pair.
 
     Raises:
-        InvalidArgument: No host, or a port that is not 1 to 65535.
+        InvalidArgument: There is no host, or the port is not from 1 to 65535.
     """
     if isinstance(text, (tuple, list)) and len(text) == 2:
         host, port_text = str(text[0]), str(text[1])
     elif isinstance(text, str):
         host, port_text = _split(text.strip(), default_port)
     else:
-        raise InvalidArgument(f'a meta server is "host:port" or (host, port), not {text!r}')
+        raise InvalidArgument(f'a meta server must be "host:port" or (host, port), not {text!r}')
     host = host.strip("[]")
     if found := re.search(r"[\s;|/\[\]]", host):
-        raise InvalidArgument(f"a host name without {found[0]!r} is needed, not {text!r}; commas separate meta servers")
-    # isdigit() alone takes superscripts too, and int() refuses thousands of digits.
+        raise InvalidArgument(f"a host name cannot contain {found[0]!r}: {text!r}; commas separate meta servers")
+    # isdigit() alone also accepts superscripts, and int() refuses thousands of digits.
     port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 10 else 0
     if not host or not 0 < port < 65536:
-        raise InvalidArgument(f'a meta server is "host:port" with a port from 1 to 65535, not {text!r}')
+        raise InvalidArgument(f'a meta server must be "host:port" with a port from 1 to 65535, not {text!r}')
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -40,21 +40,21 @@ def _split(text: str, default_port: int) -> tuple[str, str]:
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
     if "://" in text:
-        raise InvalidArgument(f'a meta server is "host:port", not the URL {text!r}: connect() takes a pegasus:// URL')
+        raise InvalidArgument(f'a meta server must be "host:port", not the URL {text!r}: use connect() for a URL')
     if "@" in text:
-        # The text before the @ may hold a password, which belongs into no log.
-        raise InvalidArgument('a meta server is "host:port", without a user name before it')
+        # The text before the @ can hold a password, so it is not in the message.
+        raise InvalidArgument('a meta server must be "host:port", without a user name before it')
     if text.count(":") > 1:
-        raise InvalidArgument(f"an IPv6 address is written in brackets, like [::1]:{default_port}, not {text!r}")
+        raise InvalidArgument(f"an IPv6 address must be in brackets, like [::1]:{default_port}, not {text!r}")
     host, colon, port = text.partition(":")
     return host, port if colon else str(default_port)
 
 
 def parse_addresses(metas: object) -> list[str]:
-    """Return the addresses of a list, or of one comma-separated text, without repetition.
+    """Return the addresses of a list or of one comma-separated string, without duplicates.
 
     Raises:
-        InvalidArgument: An address cannot be understood, or there is none.
+        InvalidArgument: An address is invalid, or there is none.
     """
     items: Iterable[object]
     if isinstance(metas, str):
@@ -62,7 +62,7 @@ def parse_addresses(metas: object) -> list[str]:
     elif isinstance(metas, Iterable):
         items = metas
     else:
-        raise InvalidArgument(f"meta servers are a list of addresses, not {metas!r}")
+        raise InvalidArgument(f"meta servers must be a list of addresses, not {metas!r}")
     found = list(dict.fromkeys(parse_address(item) for item in items))
     if not found:
         raise InvalidArgument("no meta server was given")

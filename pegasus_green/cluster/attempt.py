@@ -1,4 +1,4 @@
-"""The attempts of one call: where the next goes, what its outcome asks for, and how long to wait before another."""
+"""The attempts of one call: choose the target, classify the outcome, wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from .refresher import TableRoutes
 from .routing import Route
 from .stats import TableStats
 
-# Means "the client's policy", where None means "never".
+# Default of ``retry``: the client's policy. None means "never repeat".
 DEFAULT: Any = type("Default", (), {"__repr__": lambda _self: "DEFAULT"})()
 
 
 class Shared(Protocol):
-    """What the tables of one client share."""
+    """The parts that all tables of a client share."""
 
     @property
     def options(self) -> ClientOptions:
@@ -52,15 +52,15 @@ class Shared(Protocol):
 
     @property
     def pool(self) -> Pool:
-        """Its servers."""
+        """The client's servers."""
 
 
 class Owner(Protocol):
-    """The table that a call is for."""
+    """The table of a call."""
 
     @property
     def cluster(self) -> Shared:
-        """What it shares with other tables."""
+        """The parts that it shares with other tables."""
 
     @property
     def routes(self) -> TableRoutes:
@@ -72,22 +72,22 @@ class Owner(Protocol):
 
     @property
     def notices(self) -> Notices:
-        """Its log lines."""
+        """The writer of its log lines."""
 
     @property
     def hedge(self) -> HedgePolicy | None:
-        """When its reads are hedged."""
+        """The hedge policy of its reads."""
 
     @property
     def limiters(self) -> tuple[RequestLimiter, ...]:
-        """What limits its requests per second."""
+        """The limiters of its requests per second."""
 
 
 def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
-    """Tell whether a policy allows another attempt after so many.
+    """Tell whether a policy allows another attempt after this many.
 
     Raises:
-        InvalidArgument: It is none.
+        InvalidArgument: The argument is not a policy.
     """
     if policy is not None and not isinstance(policy, RetryPolicy):
         raise InvalidArgument(f"retry must be a RetryPolicy or None (off), not {policy!r}")
@@ -95,10 +95,10 @@ def may_repeat(policy: RetryPolicy | None, number: int) -> bool:
 
 
 def await_turn(owner: Owner, deadline: float) -> RequestTimeout | None:
-    """Wait as long as a table's limits of requests per second demand; yields.
+    """Wait for a turn, if the table's limits of requests per second require it; yields.
 
     Returns:
-        The error of a request that has no turn before the deadline; None: it may be sent.
+        The error of a request that gets no turn before the deadline; None: the request may be sent.
     """
     for limiter in owner.limiters:
         if not limiter.wait_for_turn(owner.cluster.pool.ended, deadline):
@@ -107,15 +107,15 @@ def await_turn(owner: Owner, deadline: float) -> RequestTimeout | None:
 
 
 class Attempt:
-    """The state of one call over its attempts.
+    """The state of one call during its attempts.
 
     Attributes:
-        number: Attempts made.
-        sent_to: Where the newest attempt went; None: nowhere.
-        unanswered: Whether an attempt left that no answer is known for.
+        number: Number of attempts so far.
+        sent_to: Route of the newest attempt; None: it was not sent.
+        unanswered: Whether an attempt was sent and no answer to it is known.
         hedged: Whether the outcome came from a secondary.
         last: The error of the newest attempt.
-        timeout: Seconds that the call has, for the error at its end.
+        timeout: Seconds of the whole call, for the error at its end.
     """
 
     __slots__ = (
@@ -146,7 +146,7 @@ class Attempt:
         retry: RetryPolicy | None,
         timeout: float,
     ) -> None:
-        """Begin a call, or go on with one."""
+        """Start a call, or continue one."""
         self.owner, self.rpc, self.hash, self.argument = owner, rpc, partition_hash, argument
         self.deadline = deadline
         self.retry = owner.cluster.options.retry if retry is DEFAULT else retry
@@ -160,7 +160,7 @@ class Attempt:
         self._generation = fork.generation()
 
     def send(self) -> Outcome:
-        """Make one attempt and return its outcome; waits for routes and connection as long as the deadline allows."""
+        """Make one attempt and return its outcome. It waits for routes and connection until the deadline."""
         self.number += 1
         self.sent_to = None
         if self.owner.limiters and (refusal := await_turn(self.owner, self.deadline)) is not None:
@@ -186,9 +186,9 @@ class Attempt:
         return outcome
 
     def route(self) -> Route | PegasusError:
-        """Return where to send the call now, or why that is not known."""
+        """Return the current route of the call, or the reason why it is unknown."""
         if self._generation != fork.generation():
-            return ForkedConnection("the process forked while the call waited; the parent goes on with it")
+            return ForkedConnection("the process forked while the call waited; the call continues in the parent")
         table = self.owner.routes.get(self.deadline)
         if isinstance(table, PegasusError):
             return table
@@ -196,14 +196,14 @@ class Attempt:
         return self.no_primary(route) if route.peer is None else route
 
     def no_primary(self, route: Route) -> PegasusError:
-        """Return the error for a partition that nobody serves now."""
+        """Return the error for a partition without a primary."""
         return TableUnavailable(f"partition {route.index} has no primary now", code="ERR_INVALID_STATE")
 
     def decide(self, outcome: Outcome) -> Buffer | None:
-        """Return the frame of a success, None when another attempt is to be made.
+        """Return the frame of a success; None if another attempt is to be made.
 
         Raises:
-            PegasusError: The call has failed for good.
+            PegasusError: The call has finally failed.
         """
         error = outcome if isinstance(outcome, PegasusError) else self._refusal(outcome)
         if error is None:
@@ -214,28 +214,28 @@ class Attempt:
             self.unanswered = True
         what = self._reaction(error)
         if what is not None and what.refresh:
-            # Also where this call is not repeated: the next one is to find its way.
+            # Also if this call is not repeated: the next call needs the new routes.
             self.owner.routes.request()
         if what is not None and what.retry and may_repeat(self.retry, self.number):
             self.last = error
             self._next = what
             owner, code = self.owner, error.code or type(error).__name__
             owner.stats.retries[code] += 1
-            text = "%s of table %s is repeated after %s from %s"
+            text = "repeating %s of table %s after %s from %s"
             owner.notices.info(code, text, self.rpc.label, owner.routes.name, code, error.address or "no server")
             return None
         try:
             if (what is None or not what.retry) and isinstance(error, RequestTimeout) and not error.sent and self.last:
-                # The deadline came before the next attempt could leave: the last one tells more.
+                # The deadline ended this attempt before it was sent. The error of the previous one says more.
                 error = None
                 self.give_up()
             raise self._final(error)
         finally:
-            # The traceback holds this frame: with the error in it they would be a cycle.
+            # The traceback holds this frame. Without this, frame and error would form a cycle.
             error = outcome = None  # type: ignore[assignment]
 
     def _refusal(self, frame: Buffer) -> PegasusError | None:
-        """Return the error that a frame stands for, None for a result."""
+        """Return the error in a frame; None for a result."""
         rpc = self.rpc
         try:
             reply = parse_reply(frame)
@@ -248,7 +248,7 @@ class Attempt:
         if reply.offset is None:
             if rpc.is_write:
                 return WriteRejected(
-                    "the server said ERR_OK without a result: the write was not applied", code="ERR_OK"
+                    "the server answered ERR_OK without a result: the write was not applied", code="ERR_OK"
                 )
             return ProtocolError("a reply without a result", sent=True, code="ERR_OK")
         return None
@@ -257,7 +257,7 @@ class Attempt:
         return ProtocolError(why, sent=True)
 
     def _reaction(self, error: PegasusError) -> Reaction | None:
-        """Return what an error asks for; None: nothing helps."""
+        """Return the reaction to an error; None: the call cannot be repeated."""
         if isinstance(error, Moved):
             return Reaction(retry=True)
         if isinstance(error, (ClientClosed, ForkedConnection, ProtocolError, TableNotFound)):
@@ -275,7 +275,7 @@ class Attempt:
         return reaction(error.code)
 
     def _final(self, error: PegasusError) -> PegasusError:
-        """Complete an error before it is raised to the caller."""
+        """Add the facts of the call to an error before it is raised."""
         error.table = self.owner.routes.name
         error.operation = self.rpc.label
         error.attempts = self.number
@@ -289,10 +289,10 @@ class Attempt:
         return error
 
     def pause(self) -> None:
-        """Wait before the next attempt: for the back-off's time, or until there are new routes where that helps.
+        """Wait before the next attempt: for the back-off time, or until there are new routes if they can help.
 
         Raises:
-            RequestTimeout: The deadline comes first.
+            RequestTimeout: The deadline is earlier.
         """
         what, last, policy = self._next, self.last, self.retry
         assert what is not None
@@ -308,25 +308,25 @@ class Attempt:
                 wait(self.owner.cluster.pool.ended, delay)
             return
         if left > 0:
-            # A try after the deadline is no use, but news may come before it.
+            # There is no time for another attempt after the back-off, but new routes may come before the deadline.
             if what.refresh and routes.wait_for_news(left):
                 return
             if not what.refresh:
                 wait(self.owner.cluster.pool.ended, left)
-        # It may be what is raised, and the traceback holds this frame: see decide.
+        # The raised error may be this one, and its traceback holds this frame: see decide.
         last = None
         self.give_up()
 
     def give_up(self) -> NoReturn:
-        """Raise the error at the deadline."""
+        """Raise the error of the deadline."""
         try:
             raise self.too_late()
         finally:
-            # It may be what is raised, and the traceback holds this attempt.
+            # The raised error may be this one, and its traceback holds this attempt.
             self.last = None
 
     def too_late(self) -> PegasusError:
-        """Return the error at the deadline: the server's refusal as itself when it throttles, else a timeout."""
+        """Return the error of the deadline: the server's refusal itself if it throttles, else a timeout."""
         last = self.last
         assert last is not None
         if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):

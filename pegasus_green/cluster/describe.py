@@ -1,4 +1,4 @@
-"""What a client counts, as plain values for people and metrics."""
+"""The counters of a client as plain values, for people and metrics."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .stats import TableStats
 if TYPE_CHECKING:
     from ..transport.authenticator import Authenticator
 
-# What stands in a server's entry and is no count.
+# The entries of a server that are states and not counters, by priority.
 _STATES = ("open", "silent", "negotiating", "dialling", "down", "idle")
 
 
 def describe(clusters: list[Cluster]) -> dict[str, Any]:
-    """Return all counters of a client, of all threads together, as plain values.
+    """Return all counters of a client, summed over its threads, as plain values.
 
-    Any thread may, while servers, tables and threads come and go.
+    Any thread may call it, while servers, tables and threads come and go.
     """
     servers: dict[str, dict[str, Any]] = {}
     tables: dict[str, list[Dispatcher]] = {}
@@ -38,7 +38,7 @@ def describe(clusters: list[Cluster]) -> dict[str, Any]:
 
 
 def _auth(authenticators: list[Authenticator]) -> dict[str, Any]:
-    """Return what the threads count of authentication; the credentials are the same in all."""
+    """Return the sum of the threads' authentication counters. They share the credentials."""
     credentials = authenticators[0].credentials
     errors = [one.error for one in authenticators if one.error is not None]
     left = credentials.ends - monotonic()
@@ -56,7 +56,7 @@ def _auth(authenticators: list[Authenticator]) -> dict[str, Any]:
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Add what two threads count of a server; of their states the one that comes first in ``_STATES``."""
+    """Add up the counters of a server in two threads. The state is the one that is first in ``_STATES``."""
     total = {name: value + other[name] for name, value in one.items() if name != "state"}
     return {"state": min(one["state"], other["state"], key=_STATES.index), **total}
 

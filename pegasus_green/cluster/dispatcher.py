@@ -1,4 +1,4 @@
-"""The way of one call: route, send, look at the outcome, and again if that is right, within one deadline."""
+"""The dispatch of one call: route, send, classify, and repeat if that is safe, within one deadline."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ from .scopes import Scope, Scopes
 from .stats import TableStats
 from .tables import Tables
 
-# What gevent's ``hub.switch`` ends in, behind a check that nobody waits in the hub itself.
+# The last step of gevent's ``hub.switch``, after its check that the caller is not the hub.
 _switch: Any = greenlet.switch
-# Servers that no route names are forgotten after one to two refresh periods, or these, where routes are not refreshed.
+# Servers without a route are forgotten after one to two refresh periods, or after this time if refresh is off.
 FORGET_PERIOD = 30.0
 _page = fork.page
 _INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
 
 
 class CallInfo:
-    """What is known about one call beyond its result; pass an instance as ``info=`` to have it filled in.
+    """Facts about one call besides its result. Pass an instance as ``info=``; the call fills it in.
 
     Attributes:
         app_id: The table's id.
-        partition: Index of the partition; -1, like app_id, before there is an answer.
+        partition: Index of the partition. It is -1, like app_id, until there is an answer.
         decree: The partition's commit number after a write; -1 for reads.
-        server: "host:port" of the replica that answered, as it calls itself; "" before there is an answer.
-        attempts: Attempts made.
-        hedged: Whether a secondary's answer counted; it may be stale.
+        server: "host:port" of the replica that answered, in its own words; "" until there is an answer.
+        attempts: Number of attempts.
+        hedged: Whether the answer of a secondary was used; it may be stale.
     """
 
     app_id = partition = decree = -1
@@ -71,28 +71,28 @@ class CallInfo:
     hedged = False
 
     def __repr__(self) -> str:
-        """Show everything."""
+        """Show all attributes."""
         return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in _INFO)})"
 
 
 class Cluster:
-    """What the tables of one client share in one thread: pool, meta servers, options, listeners, and the hub."""
+    """The parts that all tables of a client share in one thread: pool, meta servers, options, listeners, hub."""
 
     def __init__(self, metas: list[str], options: ClientOptions, like: Cluster | None = None) -> None:
-        """Put the parts together; no I/O, no hub.
+        """Create the parts; no I/O, no hub.
 
         Args:
             metas: Addresses of the meta servers.
-            options: The client's.
-            like: The cluster of another thread, whose listeners, scopes and knowledge this one shares.
+            options: The client's options.
+            like: The cluster of another thread. Listeners, scopes and knowledge are shared with it.
 
-        ``hub`` is the hub of the first call. ``open_hub`` is the same hub, or None if calls may not take the short way:
-        the client drains, hedges reads or limits requests. ``observed`` tells whether a listener hears of calls.
-        ``way`` is what the shortest way in the compiled core must know of all that, or None.
-        ``running`` holds weakly the calls that are under way without having a request out.
+        ``hub`` is the hub of the first call. ``open_hub`` is the same hub, or None if calls cannot use the fast path:
+        the client drains, hedges reads or limits requests. ``observed`` tells whether a listener observes calls.
+        ``way`` is the data for the fast path in the compiled core, or None. ``running`` holds weak references to calls
+        that run without a request in flight.
         """
         self.options = options
-        # By table ("": all of them) and rate.
+        # By table ("" means all tables) and rate.
         self.limiters: dict[tuple[str, float], RequestLimiter] = {} if like is None else like.limiters
         self.limiter = self.limit("", options.max_rate)
         self.timeout = options.timeout
@@ -113,7 +113,7 @@ class Cluster:
         self.started, self.finished = self.listeners.of_calls()
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()
         self.repeats = may_repeat(options.retry, 1)
-        # Set by whoever has clusters in several threads: the calling thread's; routes were learnt; were lately.
+        # Threads replaces these: the calling thread's cluster; routes were learnt; routes were queried recently.
         self.here: Callable[[], Cluster] = lambda: self
         self.learnt: Callable[[Cluster, str], None] = lambda _cluster, _name: None
         self.is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False
@@ -127,13 +127,13 @@ class Cluster:
         return f"<Cluster {self.meta!r} {self.pool!r} tables={','.join(self.tables) or 'none'}>"
 
     def bind(self) -> None:
-        """Belong to the calling thread's hub from the first call on.
+        """Bind the cluster to the hub of the calling thread at the first call.
 
-        A forked process may have a hub of its own, and the client goes over to it with its first call there.
+        A forked process may have another hub. The first call there binds the client to it.
 
         Raises:
-            WrongThread: It belongs to another thread: a handle or a scanner is used there.
-            ClientClosed: It is closed.
+            WrongThread: The cluster belongs to another thread: a handle or a scanner is used in the wrong thread.
+            ClientClosed: The client is closed.
         """
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
@@ -143,19 +143,19 @@ class Cluster:
             self.reopen()
         self._generation = fork.generation()
         if self.hub is not hub:
-            raise WrongThread("this belongs to the thread that made it")
+            raise WrongThread("this object can be used only in the thread that made it")
 
     def _may_go_over(self) -> bool:
-        """Tell whether no hub has the client, or one of the parent process, or one that ended with nothing open."""
+        """Tell whether the client can be bound to a hub: it has none, its hub is the parent's, or its hub has ended."""
         hub = self.hub
-        # destroy() takes the loop away; what the hub's greenlet is then depends on where it was.
+        # destroy() removes the loop. Whether the hub's greenlet is dead then depends on where it was.
         over = hub is not None and (hub.loop is None or bool(hub.dead))
         if over and self._generation == fork.generation():
             self.pool.leave_dead_hub()
         return hub is None or self._generation != fork.generation() or over
 
     def deadline(self, timeout: float | None, now: float) -> float:
-        """Return the monotonic deadline of a call that begins now.
+        """Return the monotonic deadline of a call that starts now.
 
         Raises:
             InvalidArgument: timeout is not a number above 0.
@@ -164,20 +164,20 @@ class Cluster:
         return self.scopes.earliest(deadline) if self.scopes else deadline
 
     def scope(self, seconds: float) -> AbstractContextManager[None]:
-        """Return a context manager that bounds every call inside its block; nested ones take the minimum.
+        """Return a context manager that bounds every call inside its block. If nested, the earliest deadline counts.
 
         Raises:
             InvalidArgument: seconds is not a number above 0.
         """
         if seconds is None:
-            raise InvalidArgument("a deadline is a number of seconds above 0, not None")
+            raise InvalidArgument("a deadline must be a number of seconds above 0, not None")
         return Scope(self.scopes, self._seconds(seconds))
 
     def _seconds(self, timeout: float) -> float:
-        """Return a timeout that is a number above 0, and a day at most."""
+        """Check a timeout and return it, or one day if it is longer."""
         if not isinstance(timeout, (int, float)) or not timeout > 0:
             raise InvalidArgument(f"timeout must be a number of seconds above 0, not {timeout!r}")
-        # No call waits for ever: a lost wake-up must not become a hang.
+        # No call waits forever: a lost wake-up must not become a hang.
         return min(timeout, 86400.0)
 
     def table(self, name: str) -> Dispatcher:
@@ -185,7 +185,7 @@ class Cluster:
         return self.tables.table(name)
 
     def limit(self, name: str, rate: float | None) -> RequestLimiter | None:
-        """Return the limiter of a table ("": all tables) with a rate, the same one in every thread."""
+        """Return the limiter of a table ("" means all tables) for a rate. All threads share it."""
         return None if rate is None else self.limiters.setdefault((name, rate), RequestLimiter(rate))
 
     def _make(self, name: str) -> Dispatcher:
@@ -200,12 +200,12 @@ class Cluster:
         return self.is_fresh(name, seconds)
 
     def take_routes(self, name: str, table: RoutingTable, generation: int) -> None:
-        """Take routes over that another thread has learnt; runs in the hub."""
+        """Use the routes that another thread has learnt; runs in the hub."""
         if name in self.tables and generation == fork.generation() and not self.pool.closed:
             self.tables[name].routes.take(table)
 
     def _learnt(self, name: str, exists: bool) -> None:
-        """Take note of what a query said of a table; now and then forget the servers that no route names any more."""
+        """Record the result of a query for a table. Regularly forget the servers that no route names any more."""
         self.tables.note(name, exists)
         self.learnt(self, name)
         now = monotonic()
@@ -224,7 +224,7 @@ class Cluster:
                 dispatcher.routes.request()
 
     def reopen(self) -> None:
-        """Let the shortest way be taken where nobody listens and the client is in use."""
+        """Enable the fast path if there is no listener and the client is in use."""
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
         special = self.options.hedge is not None or self.limiter is not None or self.pool.draining
@@ -236,16 +236,16 @@ class Cluster:
 
     @property
     def is_busy(self) -> bool:
-        """Whether calls are under way."""
+        """Whether calls are running."""
         return bool(self.running) or any(connection.in_flight for connection in self.pool.connections)
 
     def refuse_calls(self) -> None:
-        """Let no new call begin; those in flight go on."""
+        """Refuse new calls; calls in flight continue."""
         self.way = self.open_hub = None
         self.pool.draining = True
 
     def leave(self) -> None:
-        """End what belongs to a thread that ends; runs in it."""
+        """Close what belongs to a thread that ends; runs in it."""
         self.way = self.open_hub = None
         self.pool.leave_dead_hub()
         for dispatcher in self.tables.known().values():
@@ -262,12 +262,12 @@ class Cluster:
             self.table(name).stats.add(dispatcher.stats)
 
     def close(self) -> None:
-        """Close everything; calls that wait get ClientClosed. Never yields; runs in its thread."""
+        """Close everything. Waiting calls get ClientClosed. Never yields; runs in its thread."""
         self.refuse_calls()
         try:
             self._end()
         except BaseException:
-            # Every step may be done again.
+            # Every step can be repeated.
             self._end()
             raise
 
@@ -306,17 +306,17 @@ class Dispatcher:
         self.notices = Notices("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
-        # What the shortest way of get and put in the compiled core must know; None without it.
+        # Data for the fast path of get and put in the compiled core; None without the core.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
         lane = self, cluster, routes, routes.name, self._histogram, shape(GET), shape(PUT), largest
         self.lane = lane if core else None
 
     def __repr__(self) -> str:
-        """Show the table's name and what became of its calls."""
+        """Show the table's name and the numbers of calls and errors."""
         failed = sum(self.stats.errors.values())
         return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
-    def call(  # noqa: C901 - the way of nearly every call, written out
+    def call(  # noqa: C901 - the path of nearly every call, inlined
         self,
         rpc: Rpc,
         partition_hash: int,
@@ -325,18 +325,18 @@ class Dispatcher:
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> Buffer:
-        """Return the whole reply frame of a successful exchange; its result struct is at ``rpc.body_offset``.
+        """Return the reply frame of a successful exchange. Its result struct is at ``rpc.body_offset``.
 
         Args:
-            rpc: What to call.
-            partition_hash: Unsigned hash that picks the partition.
+            rpc: The RPC.
+            partition_hash: Unsigned hash that determines the partition.
             argument: The encoded argument struct.
-            timeout: Seconds for everything; None: the client's.
-            retry: Policy; None never repeats.
-            info: Filled in on the way.
+            timeout: Seconds for the whole call; None: the client's default.
+            retry: Retry policy; None never repeats.
+            info: Filled with facts about the call.
 
         Raises:
-            PegasusError: Any of its kinds; what the storage engine says in the body is not looked at here.
+            PegasusError: Any subclass. A status of the storage engine in the body is not checked here.
         """
         cluster = self.cluster
         now = monotonic()
@@ -359,15 +359,15 @@ class Dispatcher:
         if observed:
             self._started(rpc)
         table = self.routes.table
-        # The way of nearly every call, written out: known routes, an open connection, an OK reply. Anything else goes
-        # the general way; so does a call whose scope has no time left, which is not sent.
+        # The path of nearly every call, inlined: known routes, an open connection, an OK reply. All other calls take
+        # the general path, also a call whose scope has no time left and which is not sent.
         if table is not None and deadline > now and hub is not None:
             route = table.targets[partition_hash % table.count]
             connection = route.peer.connection if route.peer is not None else None
             if connection is not None:
                 repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
                 movable = route if repeats and rpc.repeatable else None
-                # See transport/handover.py: the reply comes only to who waits in this very context.
+                # See transport/handover.py: only a greenlet that waits in this context gets the reply.
                 context = Context() if ordinary else None
                 taker: Any = caller if ordinary else Waiter(hub)
                 seqid = 0
@@ -382,12 +382,12 @@ class Dispatcher:
                         connection.abandon(seqid, taker if context is None else context)
                         raise
                 except BaseException as error:
-                    # Whatever interrupts the cleaning up, too.
+                    # Do this even if the clean-up itself is interrupted.
                     connection.abandon(seqid, taker if context is None else context)
                     if observed:
                         self._finished(rpc, monotonic() - now, error, 1, False, route.primary)
                     raise
-                # ERR_OK without a result is a rejected write, so the length counts too.
+                # ERR_OK without a result is a rejected write, so the length is checked, too.
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
                     self._histogram[frexp(connection.heard - now)[1]] += 1
                     if info is not None:
@@ -402,7 +402,7 @@ class Dispatcher:
         try:
             return go_on(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
         finally:
-            # The traceback of an error holds this frame: with the error in it they would be a cycle.
+            # The traceback of an error holds this frame. Without this, frame and error would form a cycle.
             outcome = None
 
     def rest_of_call(
@@ -421,7 +421,7 @@ class Dispatcher:
         seqid: int | None,
         observed: bool,
     ) -> Buffer:
-        """Go on with a call of the compiled core whose first outcome was unusual; seqid None: it was not sent."""
+        """Continue a call of the compiled core after an unusual first outcome; seqid None: it was not sent."""
         if seqid is not None:
             connection.checked(outcome, seqid)
         if value is None:
@@ -436,33 +436,33 @@ class Dispatcher:
             outcome = None  # see call
 
     def here(self) -> Dispatcher:
-        """Return what sends the calls of the calling thread."""
+        """Return the dispatcher of the calling thread."""
         cluster = self.cluster.here()
         return self if cluster is self.cluster else cluster.table(self.routes.name)
 
     def variant(self, hedge: HedgePolicy | None, max_rate: float | None) -> Dispatcher:
-        """Return a dispatcher for the same table that hedges and limits as given."""
+        """Return a dispatcher for the same table with this hedge policy and limit."""
         key = hedge, max_rate
         found = self._variants.get(key)
         return found or self._variants.setdefault(key, Variant(self, hedge, max_rate))
 
     def is_plain(self, rpc: Rpc) -> bool:
-        """Tell whether a call needs no more than its request: it is neither hedged nor limited."""
+        """Tell whether a call consists of one request only: it is neither hedged nor limited."""
         return not self.limiters and (self.hedge is None or rpc not in HEDGED)
 
     @staticmethod
     def _may_wait(caller: Any, hub: Any) -> bool:
-        """Tell whether this hub serves a greenlet that is no child of it, such as a thread's main greenlet.
+        """Tell whether this hub serves a greenlet that is not its child, such as a thread's main greenlet.
 
         Raises:
-            BlockingSwitchOutError: The caller is the hub: nothing may wait in its callbacks, so nothing is sent.
+            BlockingSwitchOutError: The caller is the hub. Its callbacks must not wait, so nothing is sent.
         """
         if caller is hub:
             raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
         return get_hub_if_exists() is hub
 
     def warm_up(self, timeout: float | None) -> int:
-        """Learn the routes and dial every primary at the same time; return how many there are."""
+        """Get the routes and dial every primary at the same time; return the number of primaries."""
         self.cluster.bind()
         deadline = self.cluster.deadline(timeout, monotonic())
         table = self.routes.get(deadline)
@@ -470,11 +470,11 @@ class Dispatcher:
             try:
                 raise table
             finally:
-                del table  # its traceback holds this frame
+                del table  # the traceback of the error holds this frame
         peers = list({id(route.peer): route.peer for route in table.routes if route.peer is not None}.values())
         dials = [self._pool.spawn(peer.connect, deadline) for peer in peers]
         try:
-            # All of them are waited for: one dead server must not leave the others undialled.
+            # Wait for all dials: a dead server must not keep the others from being dialled.
             failures = [outcome for dial in dials if isinstance(outcome := dial.get(), PegasusError)]
         finally:
             gevent.killall(dials, block=False)
@@ -483,18 +483,18 @@ class Dispatcher:
         return len(peers)
 
     def partition_of(self, partition_hash: int, timeout: float | None) -> int:
-        """Return the partition that answers for a hash now."""
+        """Return the partition that serves a hash now."""
         self.cluster.bind()
         table = self.routes.get(self.cluster.deadline(timeout, monotonic()))
         if isinstance(table, PegasusError):
             try:
                 raise table
             finally:
-                del table  # its traceback holds this frame
+                del table  # the traceback of the error holds this frame
         return table.target(partition_hash).index
 
     def _started(self, rpc: Rpc) -> None:
-        """Tell the listeners of a call's begin."""
+        """Call the listeners at the begin of a call."""
         cluster = self.cluster
         try:
             cluster.started(self.routes.name, rpc.label)
@@ -504,7 +504,7 @@ class Dispatcher:
     def _finished(
         self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
     ) -> None:
-        """Tell the listeners of a call's end."""
+        """Call the listeners at the end of a call."""
         cluster = self.cluster
         try:
             cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
@@ -512,7 +512,7 @@ class Dispatcher:
             cluster.listeners.complain("call_finished", cluster.finished)
 
     def complain(self, event: str, error: Exception) -> None:
-        """Log what a listener has raised under the compiled core."""
+        """Log an exception that a listener raised in the compiled core."""
         cluster = self.cluster
         try:
             raise error
@@ -533,9 +533,9 @@ class Dispatcher:
         outcome: Outcome | None,
         sent_to: Route | None,
     ) -> Buffer:
-        """Go on with a call that listeners hear of."""
+        """Continue a call that listeners observe."""
         info = info or CallInfo()
-        info.server = ""  # what is told is this call's, also where it reaches no server
+        info.server = ""  # listeners get the facts of this call, also if it reaches no server
         failure: BaseException | None = None
         try:
             return self.persist(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
@@ -559,12 +559,13 @@ class Dispatcher:
         sent_to: Route | None,
         wanted: Callable[[], object] | None = None,
     ) -> Buffer:
-        """Go on with a call whose first attempt was unusual, or was not made yet, until it is decided.
+        """Continue a call until it has an outcome, after an unusual first attempt or none.
 
-        That attempt, if there was one, has the outcome and was sent to ``sent_to``.
+        If there was a first attempt, ``outcome`` is its outcome and ``sent_to`` its route.
 
-        Where ``wanted`` returns None nobody waits for the result any more, and nothing is repeated. A call with it has
-        begun before, maybe before ``close(drain)``, so it is not asked again whether it may.
+        If ``wanted`` returns None, nobody waits for the result any more, and nothing is repeated. A call with
+        ``wanted`` has started earlier, maybe before ``close(drain)``, so it is not checked again whether new calls are
+        refused.
         """
         cluster = self.cluster
         if outcome is None and wanted is None:
@@ -588,7 +589,7 @@ class Dispatcher:
                 outcome = None
         except PegasusError as error:
             self.stats.errors[type(error).__name__] += 1
-            # Its traceback holds this frame: what stays would make a cycle with the error in it.
+            # The traceback holds this frame. Without this, frame and error would form a cycle.
             outcome = None
             raise
         finally:
@@ -597,22 +598,22 @@ class Dispatcher:
                 info.attempts, info.hedged = attempt.number, attempt.hedged
                 at = attempt.sent_to
                 if at is not None:
-                    # An answer that can be read says the same, or better, in its body.
+                    # If the answer can be read, its body overwrites these facts.
                     info.app_id, info.partition, info.server = at.app_id, at.index, at.primary
             del attempt
 
 
 class Variant(Dispatcher):
-    """Sends the calls of a table handle that has a hedge policy or a limit of its own.
+    """The dispatcher of a table handle with its own hedge policy or limit.
 
-    Routes, connections and counters are those of the table's other handles. Calls go the general way, so the short way
-    of the other handles has nothing to check.
+    Routes, connections and counters are shared with the table's other handles. Its calls take the general path, so the
+    fast path of the other handles needs no checks for them.
     """
 
     __slots__ = ("_home", "_key")
 
     def __init__(self, home: Dispatcher, hedge: HedgePolicy | None, max_rate: float | None) -> None:
-        """Share everything but hedge policy and limits."""
+        """Share everything except the hedge policy and the limits."""
         cluster, name = home.cluster, home.routes.name
         self.cluster, self.routes, self.notices, self._pool = cluster, home.routes, home.notices, cluster.pool
         self.stats, self._histogram = home.stats, home.stats.histogram
@@ -631,7 +632,7 @@ class Variant(Dispatcher):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> Buffer:
-        """Do as a dispatcher does, by the general way."""
+        """Make a call by the general path."""
         if not _page[0]:
             fork.notice()
         there = self.here()
@@ -646,7 +647,7 @@ class Variant(Dispatcher):
         return go_on(rpc, partition_hash, argument, now, deadline, retry, info, None, None)
 
     def here(self) -> Dispatcher:
-        """Return what sends the calls of the calling thread."""
+        """Return the dispatcher of the calling thread."""
         there = self._home.here()
         return self if there is self._home else there.variant(*self._key)
 

@@ -1,4 +1,4 @@
-"""Hedged reads: what is slow at the primary also goes to a secondary, and the first good answer counts."""
+"""Hedged reads: a read that is slow at the primary is also sent to a secondary; the first good answer counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS = struct.Struct(">3sBi")
 
 
 class _Leg:
-    """Takes the outcome of one of the two requests, in the hub."""
+    """Receives the outcome of one of the two requests, in the hub."""
 
     __slots__ = ("race", "backup", "connection", "seqid", "outcome")
 
@@ -41,15 +41,15 @@ class _Leg:
 
 
 class Race:
-    """One read, sent to the primary and perhaps to a secondary.
+    """One read, sent to the primary and possibly to a secondary.
 
-    The secondary's "not found" and its empty rows are no answer, since it may lag behind; its errors neither, and a
-    throttled one is never answered at all. An error of the primary waits for the secondary's answer, as long again as
-    the policy waited before: a silent secondary must not keep the call from its next attempt.
+    A secondary may lag behind, so its "not found" and its empty results do not count, and its errors do not count
+    either. If the secondary throttles, it never answers. An error of the primary waits for the secondary's answer, as
+    long as the delay of the policy. A silent secondary must not keep the call from its next attempt.
     """
 
     def __init__(self, stats: TableStats, pool: Pool, policy: HedgePolicy) -> None:
-        """Prepare; nothing is sent yet."""
+        """Prepare the race; nothing is sent."""
         self._stats = stats
         self._pool = pool
         self._policy = policy
@@ -58,7 +58,7 @@ class Race:
         self._hub: Any = None
 
     def wake(self) -> None:
-        """Have the caller look again; runs in the hub."""
+        """Make the caller check again; runs in the hub."""
         if self._sleeper is not None:
             self._sleeper.switch(None)
 
@@ -72,7 +72,7 @@ class Race:
         deadline: float,
         movable: Route | None,
     ) -> tuple[Outcome, bool]:
-        """Return the outcome and whether it is the secondary's; yields, and cleans up whatever ends the wait."""
+        """Return the outcome and whether it is the secondary's; yields, and cleans up however the wait ends."""
         now = monotonic()
         self._hub = connection.hub
         first = _Leg(self, False, connection)
@@ -84,20 +84,20 @@ class Race:
                 if first.seqid:
                     self._legs.append(first)
                     self._sleep_for(self._policy.delay, lambda: first.outcome is None)
-                    # Lost: a fork's copy of the call, or one whose error is on its way.
+                    # Lost: this is a forked copy of the call, or its error is on the way.
                     if first.outcome is None and connection.lost is None:
                         self._send_backup(rpc, route, partition_hash, argument, deadline)
                     return self._finish(first, rpc)
             finally:
                 self._abandon(first)
         except BaseException:
-            # Whatever interrupts the cleaning up, too.
+            # Do this even if the clean-up itself is interrupted.
             self._abandon(first)
             raise
         return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
 
     def _abandon(self, first: _Leg) -> None:
-        """Give up what nobody waits for any more; may be called again."""
+        """Abandon the requests that are still in flight; may be called again."""
         for leg in (first, *self._legs):
             if leg.outcome is None:
                 leg.connection.abandon(leg.seqid, leg)
@@ -118,7 +118,7 @@ class Race:
                 return first.outcome, False
 
     def _send_backup(self, rpc: Rpc, route: Route, partition_hash: int, argument: bytes, deadline: float) -> None:
-        """Send the backup request where the rate allows it and a secondary is connected; never yields."""
+        """Send the backup request if max_ratio allows it and a secondary is connected; never yields."""
         stats, pool = self._stats, self._pool
         if stats.hedges >= self._policy.max_ratio * max(stats.hedgeable, 1):
             return
@@ -127,11 +127,11 @@ class Race:
         for address in secondaries:
             peer = pool.peer(address, route.others.get(address, ""))
             if peer.connection is None:
-                # Dialling would make this call wait; the next one finds the connection.
+                # A dial would make this call wait. A later call uses the connection.
                 pool.spawn(_connect, peer, deadline)
                 continue
             leg = _Leg(self, True, peer.connection)
-            # Known before it is sent, so that whatever interrupts this finds it.
+            # Stored before it is sent, so that an interrupted send is cleaned up, too.
             self._legs.append(leg)
             milliseconds = left_ms(deadline, monotonic())
             leg.seqid = peer.connection.start(
@@ -143,13 +143,13 @@ class Race:
             self._legs.remove(leg)
 
     def _is_open(self) -> bool:
-        """Tell whether an outcome is still to come."""
+        """Tell whether an outcome is still outstanding."""
         return any(leg.outcome is None for leg in self._legs)
 
     def _sleep_for(self, seconds: float, waiting: Callable[[], bool]) -> None:
-        """Yield while waiting() holds, for so long at most."""
+        """Yield while waiting() is true, for at most this many seconds."""
         until = monotonic() + seconds
-        # A timer may fire early, by as much as the loop's idea of now is behind.
+        # A timer may fire early, because the loop's clock may lag behind.
         while waiting() and (left := until - monotonic()) > 0:
             timer = self._hub.loop.timer(delay(left))
             try:
@@ -159,12 +159,12 @@ class Race:
                 timer.close()
 
     def _sleep(self, waiting: Callable[[], bool], timer: Any = None) -> None:
-        """Yield until there is an outcome, or the timer fires."""
+        """Yield until there is an outcome or the timer fires."""
         sleeper = self._sleeper = Waiter(self._hub)
         try:
             if timer is not None:
                 timer.start(sleeper.switch, None)
-            # An outcome that came before there was a sleeper woke nobody.
+            # An outcome that came before _sleeper was set has woken nobody.
             if waiting():
                 sleeper.get()
         finally:
@@ -182,7 +182,7 @@ def _is_ok(rpc: Rpc, outcome: Outcome) -> bool:
 
 
 def _answers(rpc: Rpc, outcome: Outcome) -> bool:
-    """Tell whether a secondary's reply is a find: status 0, and rows where the reply is a list of rows."""
+    """Tell whether a secondary's reply has a result: status 0, and rows if the reply is a list of rows."""
     if not _is_ok(rpc, outcome):
         return False
     assert isinstance(outcome, (bytes, memoryview))

@@ -1,7 +1,7 @@
 """A limit of requests per second, shared by all greenlets and native threads of a client.
 
-Time is cut into slots, ``rate`` of them in a second, and each request takes one. A request may take a free slot of the
-last tenth of a second at once, otherwise it waits for the next free slot. So any period of T seconds has at most
+Time is divided into slots, ``rate`` per second. Each request takes one. A request may take a free slot of the last
+tenth of a second at once; otherwise it waits for the next free slot. So in any period of T seconds there are at most
 ``rate * (T + 0.1) + 2`` requests.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from ..transport.waits import wait
 
-# Slots that nobody took stay free for this many seconds; one slot always does.
+# Unused slots stay free for this many seconds, and at least one slot does.
 BURST_SECONDS = 0.1
-# Slots that have passed are dropped when so many are known.
+# Above this number of entries, past slots are dropped.
 SWEEP_AT = 1000
 
 
 class RequestLimiter:
-    """Gives out the slots; no lock is needed, because ``dict.setdefault`` decides in one step who has a slot.
+    """Assigns the slots. It needs no lock, because ``dict.setdefault`` assigns a slot in one atomic step.
 
     Attributes:
         rate: Requests per second.
@@ -28,11 +28,11 @@ class RequestLimiter:
     __slots__ = ("rate", "_burst", "_taken", "_free")
 
     def __init__(self, rate: float) -> None:
-        """Begin with all slots free."""
+        """Start with all slots free."""
         self.rate = rate
         self._burst = max(1, int(rate * BURST_SECONDS))
         self._taken: dict[int, object] = {}
-        # No slot before this one is free, as far as is known.
+        # All slots before this one are known to be taken.
         self._free = 0
 
     def __repr__(self) -> str:
@@ -44,10 +44,10 @@ class RequestLimiter:
 
         Args:
             ended: An event that ends the wait: the client is closed.
-            deadline: No slot at or after this monotonic time is taken.
+            deadline: Monotonic time; the slot must be before it.
 
         Returns:
-            Whether the request has a slot. False comes at once, since the wait would be no use.
+            Whether the request has a slot. If there is none before the deadline, False is returned at once.
         """
         slot = self._take(deadline)
         if slot is None:
@@ -62,7 +62,7 @@ class RequestLimiter:
         return True
 
     def _take(self, deadline: float) -> int | None:
-        """Return the number of a slot that is now the caller's, or None if all before the deadline are taken."""
+        """Take a slot and return its number; None if there is none before the deadline."""
         first = int(monotonic() * self.rate) - self._burst + 1
         if len(self._taken) > SWEEP_AT + self._burst:
             self._sweep(first)
@@ -76,12 +76,12 @@ class RequestLimiter:
         return None
 
     def _give_back(self, slot: int) -> None:
-        """Free the slot of a request that is not sent."""
+        """Free the slot of a request that was not sent."""
         self._taken.pop(slot, None)
         self._free = min(self._free, slot)
 
     def _sweep(self, first: int) -> None:
-        """Drop the slots before the first one that can still be taken."""
+        """Drop the slots before the first one that can be taken."""
         for slot in self._taken.copy():
             if slot < first:
                 self._taken.pop(slot, None)

@@ -1,4 +1,4 @@
-"""Asking the meta servers: the leader first, the next one when it is silent, whoever is named on the way."""
+"""Requests to the meta servers: first to the leader, then to the next one if it does not answer."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from ..transport.waits import wait
 from .metas import Metas
 
 _META = Target(0, 0, gpid_part(0, 0))
-# A leader that is still loading, or waits for its operator: the same server is asked again.
+# The leader is still loading or waits for an operator: the same server is asked again.
 _NOT_YET = ("ERR_SERVICE_NOT_ACTIVE", "ERR_UNDER_RECOVERY")
 PAUSE_BASE = 0.05
 PAUSE_CAP = 0.5
 
 
-# What a laptop without a cluster gets to read.
+# Hint for a user without a cluster.
 HERE = (
     "nothing answers on this machine: start a cluster with `python -m pegasus_green onebox` (its meta server is"
     " 127.0.0.1:34601), or name the meta servers of another machine"
@@ -56,10 +56,10 @@ def _is_here(address: str) -> bool:
 
 
 class _Answers:
-    """The answers to one call, as they come.
+    """The answers to one call.
 
     Attributes:
-        owed: Servers that were asked and have not answered, with the greenlets that ask; they are not asked again
+        owed: Servers that were asked and have not answered, with the greenlets that ask them. They are not asked again
             meanwhile.
     """
 
@@ -73,18 +73,18 @@ class _Answers:
         self._arrived.set()
 
     def wake(self) -> None:
-        """Have the call look again, as names have been resolved."""
+        """Make the call check again after names were resolved."""
         self._arrived.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is an answer, for at most that long."""
+        """Wait until there is an answer, for at most this many seconds."""
         if not self._all:
             self._arrived.clear()
             wait(self._arrived, seconds)
 
     def take(self, seconds: float) -> tuple[str, Message | PegasusError] | None:
-        """Return the next answer, None when none comes in time, or within a quarter of a second."""
-        # A greenlet that was interrupted may have lost its answer, and the wake-up: that costs a moment, not the call.
+        """Return the next answer; None if none comes in time or within a quarter of a second."""
+        # An interrupted greenlet may lose its answer and the wake-up. This costs a moment, not the whole call.
         self.wait(min(seconds, TICK))
         if self._all:
             address, answer = self._all.popleft()
@@ -93,7 +93,7 @@ class _Answers:
         for address, greenlet in self.owed.items():
             if greenlet.ready():
                 del self.owed[address]
-                return address, ConnectionLost("what asked it was interrupted", address=address, sent=True)
+                return address, ConnectionLost("the greenlet that asked it was interrupted", address=address, sent=True)
         return None
 
 
@@ -102,12 +102,12 @@ class MetaClient:
 
     Attributes:
         metas: Their addresses.
-        leader: The server that answered last, asked first next time.
-        failure: Why the newest answer did not count; None when it did.
+        leader: The server that answered last. It is asked first next time.
+        failure: Why the newest answer did not count; None if it did.
     """
 
     def __init__(self, addresses: list[str], pool: Pool, options: ClientOptions) -> None:
-        """Know the servers; no I/O."""
+        """Store the addresses; no I/O."""
         self.metas = Metas(addresses)
         self.leader: str | None = None
         self.failure: PegasusError | None = None
@@ -115,17 +115,17 @@ class MetaClient:
         self._options = options
         self._notices = Notices("meta")
         self._calls: WeakSet[_Answers] = WeakSet()
-        # The names that are being resolved; whether they still are is their greenlets' word.
+        # Greenlets that resolve names, by name. A name is being resolved while its greenlet runs.
         self._resolving: dict[str, Any] = {}
         self._generation = fork.generation()
 
     @property
     def addresses(self) -> list[str]:
-        """The configured servers, and those learnt from forwards behind them."""
+        """The configured servers, followed by those learnt from forwards."""
         return self.metas.known()
 
     def uses(self, address: str) -> bool:
-        """Tell whether that is the address of a meta server."""
+        """Tell whether a meta server has this address."""
         return address == self.leader or address in self.metas.all()
 
     def __repr__(self) -> str:
@@ -133,17 +133,17 @@ class MetaClient:
         return f"<MetaClient {','.join(self.addresses)} leader={self.leader or 'unknown'}>"
 
     def call(self, rpc: Rpc, request: Message, deadline: float) -> Message:
-        """Return the leader's answer, whatever error it carries in its body.
+        """Return the leader's answer, also if its body has an error.
 
-        A repeatable request goes to the next server when one has been silent for ``meta_stagger`` seconds, without
-        giving up the first; the first good answer counts. When the whole list has failed or is silent, names are
-        resolved again and those that owe no answer are asked once more, until the deadline. Yields; a killed caller
-        leaves nothing behind but requests that nobody waits for.
+        If a server sends no answer for ``meta_stagger`` seconds, a repeatable request is also sent to the next one. The
+        first good answer counts. If all servers have failed or do not answer, names are resolved again, and all servers
+        that owe no answer are asked again, until the deadline. Yields. A killed caller leaves only requests that nobody
+        waits for.
 
         Raises:
-            AuthenticationFailed: No connection can be authenticated, and no repeat would change that.
-            MetaUnreachable: No usable answer before the deadline; ``last_error`` tells the last reason. A request that
-                is not repeatable and may have been executed says so in ``outcome_unknown``.
+            AuthenticationFailed: No connection can be authenticated, and a repetition would not help.
+            MetaUnreachable: There was no usable answer before the deadline. ``last_error`` has the last reason. If a
+                request that is not repeatable may have been executed, ``outcome_unknown`` is set.
             ClientClosed: The client was closed.
         """
         answers = _Answers()
@@ -156,12 +156,12 @@ class MetaClient:
             try:
                 raise found
             finally:
-                # The traceback holds this frame: with the error in it they would be a cycle.
+                # The traceback holds this frame. Without this, frame and error would form a cycle.
                 del found
         return found
 
     def _persist(self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
-        """Ask around until there is a good answer; return it, or the error of the call."""
+        """Ask all servers until there is a good answer; return it, or the error of the call."""
         failed: PegasusError | None = None
         pause = PAUSE_BASE
         self._resolve(again=False)
@@ -181,18 +181,18 @@ class MetaClient:
             if left <= 0:
                 error = self.unreachable("no answer in time from", failed or self._unresolved())
                 error.operation = rpc.label
-                # What is still owed an answer may have been executed.
+                # A request without an answer may have been executed.
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
                 return error
-            # All have failed: their names may stand for others now.
+            # All have failed. Their names may have other addresses now.
             self._resolve(again=True)
             answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
 
     def _resolve(self, *, again: bool) -> None:
-        """Have the configured names resolved, those that were before only if that is wanted; never yields."""
+        """Start to resolve the configured names; with again=True also those that were resolved before. Never yields."""
         if self._generation != fork.generation():
-            # What is under way is the parent's.
+            # Running greenlets belong to the parent.
             self._generation = fork.generation()
             self._resolving.clear()
         for name in self.metas.names:
@@ -204,14 +204,14 @@ class MetaClient:
         return greenlet is not None and not greenlet.ready()
 
     def _unresolved(self) -> PegasusError | None:
-        """Return the error for names that the resolver has not answered for; None: there are none."""
+        """Return the error for names that the resolver has not answered yet; None if there are none."""
         names = sorted(filter(self._is_resolving, list(self._resolving)))
         if not names:
             return None
         return ConnectFailed(f"the name server has not answered for {', '.join(names)}", address=names[0])
 
     def _look_up(self, name: str) -> None:
-        """Find out what a name stands for, in a greenlet of its own."""
+        """Resolve a name; runs in its own greenlet."""
         mine = fork.generation()
         found: list[str] = []
         try:
@@ -226,7 +226,7 @@ class MetaClient:
                     answers.wake()
 
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
-        """Return the error for a call that got no usable answer from any meta server; why: the last reason."""
+        """Return the error for a call without a usable answer from any meta server; why: the last reason."""
         error = MetaUnreachable(f"{text} {', '.join(self.addresses)}", last_error=why)
         peers = [peer for peer in map(self._pool.peers.get, self.addresses) if peer is not None]
         if why is not None and why.hint:
@@ -234,21 +234,21 @@ class MetaClient:
         elif any(peer.demands_auth for peer in peers):
             error.hint = DEMANDS_AUTH
         elif any(peer.state == "negotiating" for peer in peers):
-            # The call's deadline is over before ``auth_timeout``; a server that refuses looks like this.
+            # The call's deadline is earlier than ``auth_timeout``. A server that refuses does not answer.
             error.hint = SILENT_HINT
         elif all(_is_here(address) for address in self.addresses):
             error.hint = HERE
         return error
 
     def close(self) -> None:
-        """End all calls: the greenlets that ask may have been killed before they could answer. Never yields."""
+        """End all calls. The greenlets that ask may have been killed before an answer came. Never yields."""
         for answers in list(self._calls):
             answers.put("", ClientClosed("the client was closed"))
 
     def _ask_around(
         self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float
     ) -> Message | PegasusError | None:
-        """Ask every server that owes no answer once; return the answer, or the last failure, or None in silence."""
+        """Ask once every server that owes no answer; return the answer, or the last failure, or None without any."""
         mine = fork.generation()
         waiting = deque([self.leader] if self.leader else ())
         seen = {*answers.owed, *waiting}
@@ -256,7 +256,7 @@ class MetaClient:
         failed: PegasusError | None = None
         start_next = 0.0
         while True:
-            # Names that have been resolved meanwhile bring more servers.
+            # Names that were resolved meanwhile add servers.
             new = [address for address in self.metas.all() if address not in seen]
             waiting.extend(new)
             seen.update(new)
@@ -264,7 +264,7 @@ class MetaClient:
                 return failed
             now = monotonic()
             if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
+                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
             if now >= deadline:
                 return failed
             if waiting and (not answers.owed or (rpc.repeatable and now >= start_next)):
@@ -278,7 +278,7 @@ class MetaClient:
             if got is None:
                 if waiting or not rpc.repeatable or monotonic() < start_next:
                     continue
-                # Those that are silent may stay so: the others can have learnt meanwhile who leads.
+                # The silent servers may stay silent. The others may know the leader now.
                 return failed
             address, answer = got
             verdict = self.failure = self._judge(address, answer, waiting, asked)
@@ -293,7 +293,7 @@ class MetaClient:
     def _judge(
         self, address: str, answer: Message | PegasusError, waiting: deque[str], asked: set[str]
     ) -> PegasusError | None:
-        """Return None for an answer of the leader, else why it does not count; a forward changes who is asked next."""
+        """Return None for an answer of the leader, else why it does not count. A forward changes the next server."""
         if isinstance(answer, PegasusError):
             self.metas.failed(address)
             if self.leader == address:
@@ -322,17 +322,17 @@ class MetaClient:
         return None
 
     def _leave(self, address: str) -> None:
-        """Close the connection to a server that named another one the leader, unless somebody waits on it."""
+        """Close the connection to a server that named another leader, unless a call waits on it."""
         connection = self._pool.peer(address).connection
         if connection is not None and not connection.in_flight:
-            connection.close(ClientClosed("this meta server does not lead"))
+            connection.close(ClientClosed("this meta server is not the leader"))
 
     def call_server(self, address: str, rpc: Rpc, request: Message, deadline: float) -> Message:
-        """Return the answer of one server, meta or replica, whoever leads; nothing is repeated.
+        """Return the answer of one meta or replica server, leader or not. Nothing is repeated.
 
         Raises:
-            MetaError: The server refused; ``code`` says why.
-            PegasusError: It cannot be reached, is silent, or answers what cannot be read.
+            MetaError: The server refused; ``code`` has the reason.
+            PegasusError: The server cannot be reached, does not answer, or its answer cannot be read.
         """
         outcome = self._outcome(address, rpc, rpc.encode_argument(request), deadline)
         if isinstance(outcome, PegasusError):
@@ -345,11 +345,11 @@ class MetaClient:
         return outcome
 
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
-        """Ask one server, in a greenlet of its own."""
+        """Ask one server; runs in its own greenlet."""
         answers.put(address, self._outcome(address, rpc, argument, deadline))
 
     def _outcome(self, address: str, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
-        """Return what one server answers."""
+        """Return the outcome of a request to one server."""
         outcome: Any = self._pool.peer(address, self.metas.other(address)).connect(deadline)
         if not isinstance(outcome, PegasusError):
             outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
@@ -357,7 +357,7 @@ class MetaClient:
             try:
                 outcome = _decode(rpc, outcome, address)
             except PegasusError as error:
-                # Whoever answers what cannot be read has had the request; one with a frame error has refused it.
+                # A server with an unreadable answer has received the request. One with a frame error has refused it.
                 error.sent = isinstance(error, ProtocolError)
                 outcome = without_traceback(error)
         found: Message | PegasusError = outcome
@@ -373,14 +373,14 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame
+            del error  # the traceback of the error holds this frame
     if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
-        raise ProtocolError(f"an answer to {reply.name} without the expected body", address=address)
+        raise ProtocolError(f"the answer to {reply.name} has not the expected body", address=address)
     return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)
 
 
 def _forward_of(answer: Message) -> tuple[str, str]:
-    """Return the leader that an answer names, and its address in digits where the first is a host name."""
+    """Return the leader that an answer names, and its IP address if the first is a host name."""
     if not isinstance(answer, QueryCfgResponse) or not answer.partitions:
         return "", ""
     partition = answer.partitions[0]

@@ -1,62 +1,62 @@
-"""Which meta servers there are: what the configured names stand for now, and those that others have named."""
+"""The set of meta servers: the addresses of the configured names, and servers that other servers have named."""
 
 from __future__ import annotations
 
 from ..transport.reach import in_digits
 
-# Servers that were not configured and are remembered at most.
+# Maximum number of remembered servers that were not configured.
 MAX_LEARNT = 4
 
 
 class Metas:
     """The addresses of a cluster's meta servers; no I/O.
 
-    A name that stands for several addresses stands for several servers, each of which is asked like a listed one.
+    A name with several addresses stands for several servers. Each of them is asked like a configured one.
 
     Attributes:
-        configured: What the application named.
+        configured: The servers from the application.
         names: Those of them that are host names.
     """
 
     def __init__(self, configured: list[str]) -> None:
-        """Know the configured servers."""
+        """Store the configured servers."""
         self.configured = list(configured)
         self.names = [address for address in configured if not in_digits(address)]
         self._resolved: dict[str, list[str]] = {}
         self._learnt: list[str] = []
-        # Learnt servers whose newest call failed, and the addresses in digits of those known by their names.
+        # Learnt servers whose newest call failed; and IP addresses of servers that are known by name.
         self._failed: set[str] = set()
         self._others: dict[str, str] = {}
 
     def all(self) -> list[str]:
-        """Return the addresses that are known now; a name that was never resolved has none yet."""
+        """Return the addresses that are known now. A name that has not been resolved yet has none."""
         found: list[str] = []
         for address in self.configured:
             found += self._resolved.get(address, ()) if address in self.names else (address,)
         return list(dict.fromkeys([*found, *self._learnt]))
 
     def known(self) -> list[str]:
-        """Return the configured and learnt servers as people know them: names stay names."""
+        """Return the configured and learnt servers; names stay names."""
         return list(dict.fromkeys([*self.configured, *self._learnt]))
 
     def is_resolved(self, name: str) -> bool:
-        """Tell whether it is known what a name stands for."""
+        """Tell whether the addresses of a name are known."""
         return name in self._resolved
 
     def resolved(self, name: str, addresses: list[str]) -> None:
-        """Take over what a name stands for now; [] where that cannot be found out."""
+        """Store the addresses of a name; [] if it cannot be resolved."""
         if len(addresses) > 1:
             self._resolved[name] = addresses
         elif addresses or name not in self._resolved:
-            # The name itself is resolved at each dial, and tells people more.
+            # Keep the name itself: each dial resolves it, and it is clearer for people.
             self._resolved[name] = [name]
 
     def learn(self, address: str, other: str) -> bool:
-        """Remember a server that another one has named; tell whether it is new.
+        """Remember a server that another server has named; return whether it is new.
 
         Args:
-            address: As it was named.
-            other: Its address in digits, "": unknown.
+            address: Its address in the answer.
+            other: Its IP address; "": unknown.
         """
         if other:
             self._others[address] = other
@@ -71,16 +71,16 @@ class Metas:
         return new
 
     def other(self, address: str) -> str:
-        """Return the address in digits of a server that others have named by its name; "": unknown."""
+        """Return the IP address of a learnt server that has a name; "": unknown."""
         return self._others.get(address, "")
 
     def failed(self, address: str) -> None:
-        """Note that a server did not answer."""
+        """Record that a server did not answer."""
         if address in self._learnt:
             self._failed.add(address)
 
     def answered(self, address: str) -> None:
-        """Note that a server leads: those learnt ones that have failed since their last answer are forgotten."""
+        """Record that a server is the leader. Learnt servers that have failed since their last answer are forgotten."""
         self._failed.discard(address)
         for gone in list(self._failed):
             self._forget(gone)

@@ -1,8 +1,8 @@
-"""Keeping the routes of the tables up to date.
+"""Refresh of the tables' routes.
 
-A query runs in a greenlet of its own, one at a time per table; whoever needs a newer answer waits for it. Queries come
-when something asks for one (coalesced, at least ``refresh_interval`` apart) and periodically (with jitter, on a timer
-that does not keep the loop alive). A refresh never touches a connection.
+A query runs in its own greenlet, at most one per table; callers that need a newer answer wait for it. A query is made
+on demand (demands are coalesced, at least ``refresh_interval`` apart) and periodically (with jitter, on a timer that
+does not keep the loop alive). A refresh never touches a connection.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from .meta import MetaClient
 from .routing import RoutingTable, build
 
 JITTER = 0.2
-# A query goes on for this long at most, so that a hanging one does not block newer ones.
+# Maximum duration of a query, so that a hanging query does not block newer ones.
 QUERY_SECONDS = 5.0
-# How long a scan waits for the count that a table was created with; it can do without.
+# How long a scan waits for the initial partition count of a table. The scan also works without it.
 INITIAL_SECONDS = 1.0
 _AVAILABLE = 1
 _MATCH_EXACT = 2
-# A table with such an env copies its partitions from another cluster, split ones included.
+# A table with such an env copies its partitions from another cluster, also those that come from a split.
 _COPIED = "duplication.master_"
 
 
@@ -58,9 +58,9 @@ class TableRoutes:
 
     Attributes:
         name: The table's name.
-        table: The newest routing table, None before the first answer.
-        error: Why the newest query gave no routes; None when it did.
-        refreshes: Queries made.
+        table: The newest routing table; None before the first answer.
+        error: Why the newest query returned no routes; None if it did.
+        refreshes: Number of queries.
     """
 
     def __init__(
@@ -72,15 +72,15 @@ class TableRoutes:
         learnt: Callable[[str, bool], None] = lambda _name, _exists: None,
         is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False,
     ) -> None:
-        """Know the table's name; no I/O.
+        """Store the table's name; no I/O.
 
         Args:
             name: The table's name.
-            meta: Whom to ask.
-            pool: Gives the peers of the servers.
-            options: The client's.
+            meta: The meta servers.
+            pool: Returns the peer of a server.
+            options: The client's options.
             learnt: Called after each query with the name and whether there are routes; must not yield.
-            is_fresh: Tells whether some thread has asked for the table in the last seconds.
+            is_fresh: Tells whether any thread has queried the table in the last seconds.
         """
         self.name = name
         self.table: RoutingTable | None = None
@@ -93,13 +93,13 @@ class TableRoutes:
         self._is_fresh = is_fresh
         self._notices = Notices("routing")
         self._news = Event()
-        # The greenlet that asks; whether it still does is its own word.
+        # The greenlet of the query. A query is in progress while it runs.
         self._query_greenlet: Any = None
         self._wanted = False
         self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
-        # The id of the table that was last asked for, and the partition count that it was created with.
+        # Table id of the last request for the initial partition count, and that count.
         self._initial = (0, 0)
         self._generation = fork.generation()
 
@@ -108,13 +108,13 @@ class TableRoutes:
         return f"<TableRoutes {self.name} {self.table!r}{f' {self.error}' if self.error else ''}>"
 
     def get(self, deadline: float) -> RoutingTable | PegasusError:
-        """Return the routes, waiting for the first answer if there is none yet, or why there are none.
+        """Return the routes, or the error. If there are no routes yet, it waits for the first answer.
 
         Raises:
-            BlockingSwitchOutError: The caller is a greenlet of the client, for which the answer may have to wait.
+            BlockingSwitchOutError: The caller is a greenlet of the client that the answer may depend on.
         """
         if self._generation != fork.generation():
-            # The parent's timer is not this process's.
+            # The timer of the parent does not run in this process.
             self.request()
         mine = fork.generation()
         asked = -1
@@ -128,10 +128,10 @@ class TableRoutes:
             if asked != seen or not (self._is_querying() or self._is_due()):
                 asked = seen
                 self.request()
-            # A wake-up that an interrupted query has lost costs a moment, not the call.
+            # If an interrupted query loses a wake-up, it costs a moment, not the whole call.
             wait(news, min(deadline - monotonic(), TICK))
             if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
+                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
             if monotonic() >= deadline and self.table is None and self.refreshes == seen:
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
@@ -139,7 +139,7 @@ class TableRoutes:
                 error = self._meta.unreachable("no routes of the table in time from", why)
                 error.table = self.name
                 return error
-            # What the meta servers say for good is final for those that waited for this answer.
+            # A final error of the meta servers is raised to callers that have waited for this answer.
             if self.table is None and self.refreshes > seen and self.error is not None and not self._passing():
                 final = copy_of(self.error)
                 final.table = self.name
@@ -147,11 +147,11 @@ class TableRoutes:
         return self.table
 
     def initial_count(self, app_id: int, deadline: float | None = None) -> int:
-        """Return the partition count that the table was created with; 0 where that is unknown or proves nothing.
+        """Return the initial partition count of the table; 0 if it is unknown or of no use.
 
         Args:
             app_id: The table's id.
-            deadline: Until when the meta servers may be asked; None: they are not asked.
+            deadline: Until when the meta servers may be asked; None: do not ask.
         """
         if self._initial[0] != app_id and deadline is not None:
             now = monotonic()
@@ -163,7 +163,7 @@ class TableRoutes:
             except PegasusError:
                 return 0
             assert isinstance(reply, ListAppsResponse)
-            # Servers before 2.6 send all tables. One that the caller may not list stays unknown.
+            # Servers before 2.6 return all tables. If the user may not list a table, its count stays unknown.
             for info in reply.infos:
                 if info.app_id == app_id:
                     copied = any(name.startswith(_COPIED) for name in info.envs)
@@ -171,17 +171,17 @@ class TableRoutes:
         return self._initial[1] if self._initial[0] == app_id else 0
 
     def _passing(self) -> bool:
-        """Tell whether the newest query may succeed when it is repeated."""
+        """Tell whether the newest query may succeed if it is repeated."""
         if isinstance(self.error, AuthenticationFailed):
             return self.error.passing
         return not isinstance(self.error, TableNotFound) and getattr(self.error, "code", "") != "ERR_ACL_DENY"
 
     def request(self) -> None:
-        """Have the routes queried as soon as the least interval allows; never yields."""
+        """Schedule a query as soon as ``refresh_interval`` allows it; never yields."""
         if self._pool.closed:
             return
         if self._generation != fork.generation():
-            # What was under way belongs to the parent process.
+            # Running queries belong to the parent process.
             self._generation = fork.generation()
             self._query_greenlet = None
             self._stop_timer()
@@ -193,7 +193,7 @@ class TableRoutes:
         return self._query_greenlet is not None and not self._query_greenlet.ready()
 
     def _is_due(self) -> bool:
-        """Tell whether the timer runs, by its own word."""
+        """Tell whether the timer runs."""
         try:
             return self._timer is not None and bool(self._timer.active)
         except ValueError:
@@ -201,8 +201,8 @@ class TableRoutes:
             return False
 
     def wait_for_news(self, seconds: float) -> bool:
-        """Wait until the routes changed or a query failed, for at most that long; tell whether anything came."""
-        # After close() there are no news to wait for, and the next attempt tells its caller so.
+        """Wait until the routes change or a query fails, for at most this long; return whether that happened."""
+        # After close() there is no news. The next attempt raises ClientClosed.
         return self._pool.closed or wait(self._news, seconds)
 
     def _schedule(self, at: float) -> None:
@@ -213,18 +213,18 @@ class TableRoutes:
         if hub is None:
             # The thread ends. A new hub would outlive it.
             return
-        # It repeats: a callback that is interrupted at its first step is called again.
+        # The timer repeats, so a callback that is interrupted at its first step runs again.
         timer = reference(hub.loop.timer(delay(at - monotonic()), TICK), wanted=False)
         timer.start(self._due, timer)
         self._timer, self._timer_at = timer, at
 
     def _due(self, timer: Any) -> None:
-        """Begin a query, in the hub."""
+        """Start a query; runs in the hub."""
         if timer is self._timer and not (
             self._pool.closed or self._is_querying() or self._generation != fork.generation()
         ):
             if not self._wanted and self._is_fresh(self.name, self._options.refresh_period * (1 - JITTER)):
-                # Another thread has asked, and passed on what it learnt.
+                # Another thread has made the query and shared the result.
                 self._timer = None
                 self._plan()
             else:
@@ -233,7 +233,7 @@ class TableRoutes:
         stop(timer)
 
     def take(self, table: RoutingTable) -> None:
-        """Take routes over that another thread has learnt; in this one's hub, or before its first call."""
+        """Use routes that another thread has learnt; runs in this thread's hub or before its first call."""
         table = table.bound_to(self._pool.peer, self.table)
         if table.changes(self.table):
             self.table = table
@@ -244,7 +244,7 @@ class TableRoutes:
             self._plan()
 
     def stop(self) -> None:
-        """Refresh no more until somebody asks; the thread ends."""
+        """Stop the refresh until the next demand; the thread ends."""
         self._query_greenlet = None
         self._stop_timer()
 
@@ -255,7 +255,7 @@ class TableRoutes:
             self._learn(self._started + QUERY_SECONDS)
         except PegasusError as error:
             if generation == fork.generation():
-                # Its frames hold what holds it.
+                # The frames of its traceback hold the objects of the call.
                 self.error = without_traceback(error)
                 self._notices.info("none", "no routes of %s: %s", self.name, error.args[0])
         finally:
@@ -269,7 +269,7 @@ class TableRoutes:
                     self._plan()
 
     def _tell(self) -> None:
-        """Wake everybody who waits for news, and only those."""
+        """Wake those who wait for news now, and not those who begin to wait later."""
         news, self._news = self._news, Event()
         news.set()
 
@@ -280,16 +280,16 @@ class TableRoutes:
         if self._wanted:
             self._schedule(self._started + self._options.refresh_interval)
         elif self._options.refresh_period and self.table is not None:
-            # Whoever needs a table that is missing now asks for it again.
+            # A missing table is not queried periodically. The next call queries it.
             jitter = 1 + JITTER * (2 * random.random() - 1)
             self._schedule(monotonic() + self._options.refresh_period * jitter)
 
     def _learn(self, deadline: float) -> None:
-        """Ask the meta servers and take over what they answer."""
+        """Ask the meta servers and store the routes."""
         reply = self._meta.call(QUERY_CFG, QueryCfgRequest(app_name=self.name), deadline)
         assert isinstance(reply, QueryCfgResponse)
         if reply.err in ("ERR_OBJECT_NOT_FOUND", "ERR_BUSY_DROPPING"):
-            # Dropped, perhaps created anew later: the old routes are of no use to anybody.
+            # The table was dropped, and may be created again. The old routes are useless.
             self.table = None
             raise TableNotFound(f"table {self.name!r} does not exist", table=self.name)
         if reply.err != "ERR_OK":
@@ -300,7 +300,7 @@ class TableRoutes:
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame
+                del error  # the traceback of the error holds this frame
         table = build(reply, self._pool.peer, self.table)
         changed = table.changes(self.table)
         self.error = None
@@ -315,7 +315,7 @@ class TableRoutes:
         self._move_from_silent()
 
     def _move_from_silent(self) -> None:
-        """Have calls that wait at a silent server go to the new primary, from the hub."""
+        """Move calls that wait at a silent server to the new primary; runs in the hub."""
         loop = get_hub().loop
         now = monotonic()
         for connection in self._pool.connections:
@@ -328,11 +328,11 @@ class TableRoutes:
         if table is None or target.app_id != table.app_id or target.index >= table.count:
             return False
         peer = table.targets[target.index].peer
-        # Two names of one server share a connection.
+        # Two names of a server can share a connection.
         return peer is not None and peer is not at.peer and peer.connection is not at
 
     def uses(self, peer: Peer) -> bool:
-        """Tell whether a partition's primary is there."""
+        """Tell whether the server is the primary of a partition."""
         return self.table is not None and any(route.peer is peer for route in self.table.routes)
 
     def servers(self) -> set[str]:
@@ -341,7 +341,7 @@ class TableRoutes:
         return {address for route in routes for address in (route.primary, *route.secondaries)}
 
     def close(self) -> None:
-        """Stop refreshing and wake those who wait."""
+        """Stop the refresh and wake the waiting callers."""
         self._stop_timer()
         self._tell()
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Route(Target):
-    """One partition: where its primary and secondaries are.
+    """The route of one partition: its primary and secondaries.
 
     Attributes:
         ballot: Version of the partition's configuration; below 0: a split child that is not ready.
-        primary: "host:port", or "" when there is none now.
+        primary: "host:port", or "" if there is none now.
         peer: The primary's peer, or None.
         secondaries: "host:port" of each.
-        others: The address in digits of each server that is named by its host name.
+        others: The IP address of each server that has a host name.
     """
 
     __slots__ = ("ballot", "primary", "peer", "secondaries", "others")
@@ -47,7 +47,7 @@ class Route(Target):
         return f"<Route {self.app_id}.{self.index} ballot={self.ballot} primary={self.primary or 'none'}>"
 
     def same_as(self, other: Route) -> bool:
-        """Tell whether nothing differs."""
+        """Tell whether two routes are equal."""
         return (self.app_id, self.index, self.ballot, self.primary, self.secondaries, self.others) == (
             other.app_id,
             other.index,
@@ -62,11 +62,11 @@ class RoutingTable:
     """The routes of one table at one moment.
 
     Attributes:
-        app_id: The table's id; a table created anew under the same name has another one.
-        count: Number of partitions, any number from 1.
+        app_id: The table's id. If a table is dropped and created again, it has another id.
+        count: Number of partitions, 1 or more.
         routes: All partitions by index.
-        targets: Where a key of partition i goes: route i, or its parent i - count/2 while i is a split child that is
-            not ready.
+        targets: Route for the keys of each partition: routes[i], or that of the parent i - count/2 while i is a split
+            child that is not ready.
     """
 
     __slots__ = ("app_id", "count", "routes", "targets")
@@ -86,11 +86,11 @@ class RoutingTable:
         return f"<RoutingTable app_id={self.app_id} partitions={self.count}>"
 
     def bound_to(self, peer_of: Callable[[str, str], Peer], before: RoutingTable | None) -> RoutingTable:
-        """Return the same routes for another thread, whose peers lead to its own connections.
+        """Return the same routes for another thread, with the peers of its own connections.
 
         Args:
             peer_of: As for ``build``.
-            before: The routes that are known there; one with a higher ballot stays.
+            before: The routes that this thread knows. A route with a higher ballot stays.
         """
         comparable = before is not None and before.app_id == self.app_id and before.count == self.count
         routes = []
@@ -106,38 +106,38 @@ class RoutingTable:
         return RoutingTable(self.app_id, routes)
 
     def target(self, partition_hash: int) -> Route:
-        """Return where a key with that hash is served."""
+        """Return the route for a key with this hash."""
         return self.targets[partition_hash % self.count]
 
     def changes(self, other: RoutingTable | None) -> int:
-        """Return in how many partitions this table differs from an older one."""
+        """Return the number of partitions that differ from an older table."""
         if other is None or other.app_id != self.app_id or other.count != self.count:
             return self.count
         return sum(not new.same_as(old) for new, old in zip(self.routes, other.routes))
 
 
 def build(reply: QueryCfgResponse, peer_of: Callable[[str, str], Peer], before: RoutingTable | None) -> RoutingTable:
-    """Make a routing table of a meta server's answer.
+    """Make a routing table from the answer of a meta server.
 
-    Where the answer is older than what is known (a lower ballot of the same partition), the known route stays.
+    If the answer has a lower ballot for a partition than the known route, the known route stays.
 
     Args:
         reply: The answer.
-        peer_of: Gives the peer for a server's address, and its address in digits where the first is a host name.
-        before: The routes that are known.
+        peer_of: Returns the peer for a server's address, and its IP address if the first is a host name.
+        before: The known routes.
 
     Raises:
-        MetaError: The answer does not name every partition once.
+        MetaError: The answer does not contain every partition exactly once.
     """
     by_index: dict[int, PartitionConfiguration] = {}
     for partition in reply.partitions:
         by_index[partition.pid >> 32] = partition
-    # Compared without a list of that count: it may be a billion where somebody plays a meta server.
+    # Compared without a list of this length: a hostile server may announce a billion.
     count = reply.partition_count
     if count < 1 or len(by_index) != count or len(reply.partitions) != count:
-        raise MetaError(f"routes of {len(reply.partitions)} partitions where the table has {count}")
+        raise MetaError(f"the answer has {len(reply.partitions)} partitions, but the table has {count}")
     if min(by_index) < 0 or max(by_index) >= count:
-        raise MetaError(f"routes of partitions {min(by_index)} to {max(by_index)} where the table has {count}")
+        raise MetaError(f"the answer has partitions {min(by_index)} to {max(by_index)}, but the table has {count}")
     comparable = before is not None and before.app_id == reply.app_id and before.count == reply.partition_count
     routes = []
     for index in range(reply.partition_count):
@@ -154,7 +154,7 @@ def build(reply: QueryCfgResponse, peer_of: Callable[[str, str], Peer], before: 
 
 
 def _servers(partition: PartitionConfiguration) -> tuple[str, tuple[str, ...], dict[str, str]]:
-    """Return the primary, the secondaries, and the addresses in digits of those that are named by host names."""
+    """Return the primary, the secondaries, and the IP addresses of those with host names."""
     in_digits = format_address(partition.primary)
     primary = partition.hp_primary or in_digits
     others = {primary: in_digits} if in_digits and in_digits != primary else {}

@@ -1,11 +1,12 @@
-"""The bounds that ``client.deadline()`` puts on calls: which scope is open for whom.
+"""The deadlines of ``client.deadline()``: which scope applies to which code.
 
-A scope bounds the calls that are made inside the frames of its ``with`` block. A plain function can only leave its
-``with`` block by ending it, so its scope belongs to the greenlet until then. A generator can be suspended inside the
-block, and its consumer must not be bounded meanwhile; it can also go on in another greenlet. Its scope belongs to the
-generator's frame, and bounds a call that has this frame on its stack.
+A scope bounds the calls that are made inside the frames of its ``with`` block. A plain function leaves its ``with``
+block before it ends, so its scope belongs to the greenlet until then. A generator can be suspended inside the block.
+Meanwhile the scope must not bound its consumer, and the generator may continue in another greenlet. So its scope
+belongs to the frame of the generator. It bounds a call if this frame is on the stack of the call.
 
-Context variables fit neither case: a generator shares its consumer's context, and a token cannot be reset in another.
+Context variables are not suitable: a generator shares the context of its consumer, and a token cannot be reset in
+another context.
 """
 
 from __future__ import annotations
@@ -22,40 +23,40 @@ from typing import Any
 from greenlet import getcurrent
 
 _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-# Both enter a scope for the function that calls them.
+# Both functions enter a scope on behalf of their caller.
 _MANAGER_ENTER = contextlib._GeneratorContextManager.__enter__.__code__
 _STACK_ENTER = contextlib.ExitStack.enter_context.__code__
 
-# By id of the scope: its deadline, and the greenlet that it bounds (None: the frame decides).
+# By id of the scope: its deadline, and the greenlet that it bounds (None: the frame determines it).
 _Bounds = dict[int, tuple[float, Any]]
 
 
 class Scopes(dict[int, float]):
-    """The open scopes of one client: the deadline of each by its id; any thread.
+    """The open scopes of one client: deadlines by the id of the scope; usable from any thread.
 
-    It holds no frame and no scope, so an abandoned generator is collected as usual, and its scope ends with it. Each
-    step is one operation on a dict: a finalizer that ends another scope between two steps does no harm.
+    It holds no frame and no scope. So an abandoned generator is collected as usual, and its scope ends with it. Each
+    step is one dict operation, so a finalizer may end another scope between two steps.
 
     Attributes:
-        greenlets: The scopes that bound a greenlet, by its id.
-        frames: The scopes that bound a generator, by the id of its frame.
+        greenlets: The scopes that belong to a greenlet, by its id.
+        frames: The scopes that belong to a generator, by the id of its frame.
     """
 
     __slots__ = ("greenlets", "frames")
 
     def __init__(self) -> None:
-        """Start without any."""
+        """Start without scopes."""
         super().__init__()
         self.greenlets: dict[int, _Bounds] = {}
         self.frames: dict[int, _Bounds] = {}
 
     def earliest(self, deadline: float) -> float:
-        """Return the earliest among a deadline and those of the scopes that bound the calling code."""
+        """Return the earliest of a deadline and those of the scopes that bound the calling code."""
         caller = getcurrent()
         bounds = self.greenlets.get(id(caller))
         if bounds:
             for at, owner in bounds.copy().values():
-                # The id may have been that of a greenlet that has ended.
+                # The id may have belonged to a greenlet that has ended.
                 if at < deadline and owner() is caller:
                     deadline = at
         if self.frames:
@@ -69,27 +70,27 @@ class Scopes(dict[int, float]):
 
 
 class Scope(AbstractContextManager[None]):
-    """One ``with client.deadline(...)``; may be left in any order, in any greenlet, or by the garbage collector.
+    """One ``with client.deadline(...)``. It may end in any order, in any greenlet, or by garbage collection.
 
-    Dropping a scope leaves it.
+    Dropping a scope ends it.
     """
 
     __slots__ = ("_scopes", "_seconds", "_place")
 
     def __init__(self, scopes: Scopes, seconds: float) -> None:
-        """Prepare; it bounds nothing before it is entered."""
+        """Prepare the scope; it bounds calls after ``__enter__``."""
         self._scopes = scopes
         self._seconds = seconds
         self._place: tuple[dict[int, _Bounds], int] | None = None
 
     def __enter__(self) -> None:
-        """Begin to bound the calls of the caller's frame.
+        """Start to bound the calls of the caller's frame.
 
         Raises:
-            RuntimeError: It is entered already.
+            RuntimeError: The scope was entered before.
         """
         if self._place is not None:
-            raise RuntimeError("this deadline is entered already: call client.deadline() for each block")
+            raise RuntimeError("this deadline was entered before: call client.deadline() for each block")
         frame = _owner(sys._getframe(1))
         owner = None
         if frame is not None and frame.f_code.co_flags & _SUSPENDABLE:
@@ -104,14 +105,14 @@ class Scope(AbstractContextManager[None]):
             bounds[id(self)] = at, owner
             if places.get(key) is bounds:
                 return
-            # A finalizer has ended the last other scope of that place between the two steps, and the place with it.
+            # Between the two steps, a finalizer has ended the last other scope of this place and removed the place.
 
     def __exit__(self, *_error: object) -> None:
-        """Bound nothing any more."""
+        """Stop bounding calls."""
         self._leave()
 
     def __del__(self) -> None:
-        """Leave a scope that was abandoned, such as that of a generator that did not end."""
+        """End an abandoned scope, for example that of a generator that was not finished."""
         self._leave()
 
     def _leave(self) -> None:
@@ -124,12 +125,12 @@ class Scope(AbstractContextManager[None]):
             if not bounds:
                 places.pop(key, None)
         self._scopes.pop(id(self), None)
-        # Last: what interrupts a step before leaves the rest to be done when the scope is dropped.
+        # Last: if an earlier step is interrupted, the rest is done when the scope is dropped.
         self._place = None
 
 
 def _owner(frame: FrameType | None) -> FrameType | None:
-    """Return the frame whose ``with`` block a scope is entered for."""
+    """Return the frame whose ``with`` block the scope belongs to."""
     while frame is not None:
         back = frame.f_back
         entered_for_caller = frame.f_code is _STACK_ENTER or frame.f_code.co_name == "__enter__"

@@ -1,4 +1,4 @@
-"""Which tables a client knows: those that exist for as long as the client lives, wrong names for a while."""
+"""The tables that a client knows. Existing tables stay known for the client's life; unknown names for a while."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import TypeVar
 
 D = TypeVar("D")
 
-# Names that are no tables (any more, or as far as is known) and are remembered at most. A name that is used again is
-# asked for again no sooner than ``refresh_interval`` after the last time, as long as it is remembered.
+# Maximum number of remembered names of tables that do not exist, or are not known to exist. A remembered name is
+# queried again at least ``refresh_interval`` after the last query.
 MAX_UNKNOWN = 128
 
 
 class Tables(Mapping[str, D]):
-    """The dispatchers (D) of one client by table name; any thread may read.
+    """The dispatchers (D) of one client by table name; any thread may read it.
 
-    A table that exists stays. A name that no server knows is dropped when others have been asked for since, so that an
-    application which takes names from its requests does not grow; whoever holds such a table's handle keeps it alive,
-    and it is the same one for all.
+    A table that exists stays. A name that no server knows is dropped when enough other names have been queried since.
+    So the client does not grow if an application takes table names from its requests. A handle keeps its table, and all
+    handles of a name share one dispatcher.
     """
 
     def __init__(self, make: Callable[[str], D]) -> None:
-        """Start empty; make: gives the dispatcher of a new name."""
+        """Start empty; make: returns the dispatcher of a new name."""
         self._make = make
         self._all: dict[str, weakref.ref[D]] = {}
         self._existing: dict[str, D] = {}
         self._unknown: dict[str, D] = {}
 
     def __repr__(self) -> str:
-        """Show how many there are."""
+        """Show the numbers of tables."""
         return f"<Tables existing={len(self._existing)} unknown={len(self._unknown)}>"
 
     def __getitem__(self, name: str) -> D:
-        """Return a known one."""
+        """Return the dispatcher of a known table."""
         found = self._find(name)
         if found is None:
             raise KeyError(name)
@@ -44,7 +44,7 @@ class Tables(Mapping[str, D]):
         return iter([name for name in self._all.copy() if self._find(name) is not None])
 
     def __len__(self) -> int:
-        """Return how many are known."""
+        """Return the number of known tables."""
         return sum(1 for _ in self)
 
     def _find(self, name: str) -> D | None:
@@ -52,16 +52,16 @@ class Tables(Mapping[str, D]):
         return known() if known is not None else None
 
     def existing(self) -> list[D]:
-        """Return those of the tables that exist."""
+        """Return the dispatchers of existing tables."""
         return list(self._existing.values())
 
     def known(self) -> dict[str, D]:
-        """Return a snapshot of all."""
+        """Return a snapshot of all known tables."""
         alive = {name: known() for name, known in self._all.copy().items()}
         return {name: found for name, found in alive.items() if found is not None}
 
     def table(self, name: str) -> D:
-        """Return the dispatcher of a table, making it if it is new."""
+        """Return the dispatcher of a table. Make one for a new name."""
         found = self._find(name)
         if found is None:
             found = self._make(name)
@@ -72,7 +72,7 @@ class Tables(Mapping[str, D]):
         return found
 
     def note(self, name: str, exists: bool) -> None:
-        """Take note of what a query said of a table."""
+        """Record the result of a query."""
         found = self._find(name)
         if found is None:
             return
@@ -84,14 +84,14 @@ class Tables(Mapping[str, D]):
             self._remember(name, found)
 
     def _remember(self, name: str, found: D) -> None:
-        """Keep a name that may be none for a while."""
+        """Remember for a while a name that may not exist."""
         self._unknown.pop(name, None)
         self._unknown[name] = found
         for oldest in list(self._unknown)[:-MAX_UNKNOWN]:
             self._unknown.pop(oldest, None)
 
     def _sweep(self) -> None:
-        """Drop the names of those that nobody holds any more."""
+        """Drop the names whose dispatchers nobody references."""
         for name, known in self._all.copy().items():
             if known() is None and self._all.get(name) is known:
                 del self._all[name]

@@ -1,11 +1,11 @@
-"""One client in any number of native threads: what belongs to a hub is made for each, the rest is shared.
+"""One client in any number of native threads. Each thread has its own hub objects; the rest is shared.
 
-A gevent hub belongs to one thread. So each thread that calls has a ``Cluster`` of its own: connections, dials, and the
-route tables that lead to its own connections. Options, listeners, deadlines, the meta servers' addresses and what is
-learnt of routes are the client's. Shared state changes by single steps. There are no locks. Of another thread's hub
-only ``loop.run_callback_threadsafe`` is used.
+A gevent hub belongs to one thread. So each calling thread has its own ``Cluster``: connections, dials, and routing
+tables for its own connections. Options, listeners, deadlines, the addresses of meta servers and learnt routes belong to
+the client. Shared state changes in single atomic steps, without locks. Of another thread's hub, only
+``loop.run_callback_threadsafe`` is used.
 
-This is the one module that knows of native threads. Under monkey patching too it means native ones, whose greenlets all
+Only this module knows native threads. Under monkey patching, too, a thread means a native thread. All its greenlets
 share one hub and one set of connections.
 """
 
@@ -30,10 +30,10 @@ _thread_id: Callable[[], int] = get_original("_thread", "get_ident")
 
 
 class _OwnedHub:
-    """Ends a hub that exists only because of a call of ours, when its thread ends: gevent would leave it open.
+    """Destroys a hub at the end of its thread, if a call of the client has created it. gevent would leave it open.
 
-    Python ends the thread-locals of a thread in any order, and the hub's greenlet with them. So the clients are told
-    before the loop is destroyed: a connection that is still open would take the end of the greenlet for a failure.
+    Python clears the thread-locals of a thread in any order, and with them the hub's greenlet. So the clients are told
+    before the loop is destroyed. Otherwise an open connection would take the end of the greenlet for a failure.
     """
 
     __slots__ = ("hub", "thread", "members")
@@ -53,7 +53,7 @@ _owned_hubs: Any = _native_local()
 
 
 class _Member:
-    """A thread's share in a client; dropped when the thread ends."""
+    """A thread's membership in a client; dropped when the thread ends."""
 
     __slots__ = ("threads", "cluster", "thread", "left", "__weakref__")
 
@@ -62,8 +62,8 @@ class _Member:
         self.left = False
 
     def leave(self) -> None:
-        """Take leave of the client, once."""
-        # Dropped with the client in another thread, it leaves the closing to that thread's hub.
+        """Leave the client, once."""
+        # If it is dropped with the client in another thread, the hub of the own thread closes the connections.
         if self.thread == _thread_id() and not self.left and not sys.is_finalizing():
             self.left = True
             self.threads.leave(self.cluster)
@@ -76,15 +76,15 @@ class Threads:
     """The clusters of one client, by thread.
 
     Attributes:
-        first: That of the thread that called first; it passes to another when that one ends.
+        first: The cluster of the thread that called first. If that thread ends, another cluster takes its place.
         closed: Whether the client was closed.
     """
 
     def __init__(self, make: Callable[[Cluster | None], Cluster]) -> None:
-        """Begin with one cluster that no thread has; no I/O.
+        """Start with one cluster that no thread uses yet; no I/O.
 
         Args:
-            make: Makes a cluster that shares what can be shared with the given one.
+            make: Makes a cluster that shares with a given one what can be shared.
         """
         self._make = make
         self.closed = False
@@ -92,7 +92,7 @@ class Threads:
         self._others: list[Cluster] = []
         self._owner: dict[str, int] = {}
         self._local = _native_local()
-        # When each table was last asked for, by whomever.
+        # Time of the last query of each table, by any thread.
         self._asked: dict[str, float] = {}
         self._join(self.first)
         self.first.listeners.on_change = self._reopen
@@ -102,11 +102,11 @@ class Threads:
 
     @property
     def all(self) -> list[Cluster]:
-        """Those of all threads."""
+        """Return the clusters of all threads."""
         return [self.first, *self._others]
 
     def here(self) -> Cluster:
-        """Return the calling thread's cluster, made when it first calls."""
+        """Return the calling thread's cluster; its first call makes it."""
         member = getattr(self._local, "member", None)
         if member is not None:
             cluster: Cluster = member.cluster
@@ -115,10 +115,10 @@ class Threads:
             return self.first
         if get_hub_if_exists() is None:
             hub = get_hub()
-            # The main thread, which has the default loop, ends with the process.
+            # The main thread has the default loop and ends with the process.
             if not hub.loop.default:
                 _owned_hubs.hub = _OwnedHub(hub)
-        # One step decides whose the first one is.
+        # One atomic step decides which thread gets the first cluster.
         if self._owner.setdefault("first", _thread_id()) == _thread_id():
             cluster = self.first
         else:
@@ -132,7 +132,7 @@ class Threads:
         return cluster
 
     def leave(self, cluster: Cluster) -> None:
-        """Take leave of a thread that ends; runs in it. Its calls have ended, its connections are closed."""
+        """Remove a thread that ends; runs in it. Its calls have ended, and its connections are closed."""
         cluster.leave()
         if cluster is self.first:
             self._owner.pop("first", None)
@@ -141,12 +141,12 @@ class Threads:
             self.first.inherit(cluster)
 
     def refuse_calls(self) -> None:
-        """Let no new call begin in any thread; those in flight go on."""
+        """Refuse new calls in all threads; calls in flight continue."""
         for cluster in self.all:
             cluster.refuse_calls()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new calls and wait until those that run have ended in all threads, for so long at most."""
+        """Refuse new calls, and wait for the running ones in all threads, for at most this many seconds."""
         self.refuse_calls()
         until = monotonic() + seconds
         while not self.closed and any(cluster.is_busy for cluster in self.all):
@@ -156,13 +156,13 @@ class Threads:
             gevent.sleep(min(0.005, left))
 
     def close(self) -> None:
-        """Close everything, in every thread; calls that wait get ClientClosed. Never yields, in any thread."""
+        """Close everything in all threads. Waiting calls get ClientClosed. Never yields in any thread."""
         self.closed = True
         self.refuse_calls()
         for cluster in self.all:
             cluster.pool.closed = True
             hub = cluster.hub
-            # Read once: a thread that ends takes its loop away at any moment.
+            # Read once: a thread that ends can remove its loop at any moment.
             loop = None if hub is None else hub.loop
             if loop is None or hub is get_hub_if_exists():
                 cluster.close()
@@ -170,29 +170,29 @@ class Threads:
                 loop.run_callback_threadsafe(cluster.close)
 
     def drop(self) -> bool:
-        """Close everything from the garbage collector, by the hubs; tell whether anything was open."""
+        """Close everything from the garbage collector, by the hubs; return whether anything was open."""
         was_open = False
         for cluster in self.all:
             hub = cluster.hub
             if hub is not None and not cluster.pool.closed:
                 was_open = True
-                # A thread that has ended took its loop along, and with it everything that could still happen.
+                # If the thread has ended, its loop and all pending work are gone.
                 loop = hub.loop
                 if loop is not None:
                     loop.run_callback_threadsafe(cluster.close)
         return was_open
 
     def _reopen(self) -> None:
-        """Have the calls of all threads follow a change of the listeners."""
+        """Apply a change of the listeners in all threads."""
         for cluster in self.all:
             cluster.reopen()
 
     def _is_fresh(self, name: str, seconds: float) -> bool:
-        """Tell whether some thread has asked for a table in the last seconds."""
+        """Tell whether any thread has queried a table in the last seconds."""
         return monotonic() - self._asked.get(name, -1e9) < seconds
 
     def _learnt(self, cluster: Cluster, name: str) -> None:
-        """Pass the routes that one thread has learnt to the others."""
+        """Share the routes that one thread has learnt with the others."""
         self._asked[name] = monotonic()
         if not self._others or name not in cluster.tables:
             return

@@ -1,7 +1,7 @@
-"""Authentication in one thread of a client: it has credentials acquired and renewed, and begins each negotiation.
+"""Authentication in one thread of a client: acquire and renew credentials, and start negotiations.
 
-The credentials are the client's, see ``credentials``. What a mechanism does may wait for a KDC in C code and would stop
-the hub for so long, so it runs in native threads.
+The credentials belong to the client, see ``credentials``. A mechanism may wait for a KDC in C code, which would block
+the hub. So it runs in native threads.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Pause before credentials are asked for again, doubling up to the cap, with jitter.
+# First pause before another attempt to acquire credentials; it doubles up to the cap, with jitter.
 RETRY_BASE = 0.25
 RETRY_CAP = 5.0
-# The pauses of a renewal go on to this: the old credentials are still good.
+# Cap of the pauses of a renewal. It is longer, because the old credentials are still valid.
 RENEWAL_CAP = 60.0
-# Credentials that end so soon are not begun with.
+# No negotiation starts with credentials that end within this many seconds.
 LEAST_LIFE = 0.5
 
 
 class Authenticator:
-    """How the connections of one client in one thread authenticate.
+    """Authentication of the connections of one client in one thread.
 
     Attributes:
-        credentials: The client's.
-        failures: Attempts to acquire them that failed; error: the newest failure, None after a success.
-        negotiated: Connections that were authenticated; refused: negotiations that failed.
+        credentials: The client's credentials.
+        failures: Failed attempts to acquire them; error: the newest failure, None after a success.
+        negotiated: Authenticated connections; refused: failed negotiations.
     """
 
     def __init__(self, credentials: Credentials, spawn: Callable[..., Any]) -> None:
-        """Use credentials; no I/O.
+        """Store the credentials; no I/O.
 
         Args:
-            credentials: Those of the client.
-            spawn: Runs a function in a greenlet that the client's ``close`` ends.
+            credentials: The client's credentials.
+            spawn: Runs a function in a greenlet that the client's ``close`` kills.
         """
         self.credentials = credentials
         self.failures = 0
@@ -67,7 +67,7 @@ class Authenticator:
         self._generation = fork.generation()
 
     def __repr__(self) -> str:
-        """Show the user and how long the credentials are good for."""
+        """Show the user and the validity of the credentials."""
         return f"<Authenticator {self.name} user={self.user or 'unknown'} {self.credentials.left()}>"
 
     @property
@@ -77,7 +77,7 @@ class Authenticator:
 
     @property
     def user(self) -> str | None:
-        """The name that the servers know the client by; None before credentials were acquired."""
+        """The name that servers use for the client; None before credentials are acquired."""
         return self.credentials.user
 
     def inherit(self, other: Authenticator) -> None:
@@ -86,12 +86,12 @@ class Authenticator:
         self.negotiated += other.negotiated
         self.refused += other.refused
 
-    # ------------------------------------------------------------------------------------------------- what dials use
+    # -------------------------------------------------------------------------------------------------- used by dials
     def ready(self) -> None:
-        """Return once there are credentials; waits for whoever acquires them, who is one for the whole client.
+        """Wait until there are credentials. One greenlet of the whole client acquires them.
 
         Raises:
-            AuthenticationFailed: There are none, with the reason; an instance of the caller's own.
+            AuthenticationFailed: There are none; the error has the reason. Each caller gets its own instance.
         """
         self._look_for_fork()
         mine = self._generation
@@ -110,12 +110,12 @@ class Authenticator:
             if mine != fork.generation():
                 raise AuthenticationFailed("the process forked meanwhile", passing=True)
             if self.credentials.ends > monotonic():
-                # However short its life is: nothing better is to be had.
+                # Use them although they end soon: there are no better ones.
                 break
             if self.failures > before and self.error is not None:
                 raise cast(AuthenticationFailed, copy_of(self.error))
         if self._timer is None and self._job is None:
-            # Another thread has acquired them, which may end before they do.
+            # Another thread has acquired them. That thread may end before they do.
             self._plan_renewal()
 
     def begin(self) -> tuple[Exchange, bytes]:
@@ -131,7 +131,7 @@ class Authenticator:
         except AuthenticationFailed as error:
             if error.reason not in ("expired", "no_ticket"):
                 raise
-        # Somebody has emptied the ticket cache, or the machine slept: what is there counts, not what we remember.
+        # The ticket cache was emptied, or the machine slept. Read the credentials again.
         self.credentials.forget(used)
         self.ready()
         return self._in_thread(self.credentials.first_step)
@@ -142,7 +142,7 @@ class Authenticator:
         self._spawn(self._acquire, self._job)
 
     def _acquire(self, job: Event) -> None:
-        """Get credentials, in a greenlet of its own: those who asked may have left when they come."""
+        """Acquire credentials; runs in its own greenlet. The greenlets that asked may have left meanwhile."""
         generation = self._generation
         known_until = self.credentials.ends
         try:
@@ -179,7 +179,7 @@ class Authenticator:
         self._cool_until = monotonic() + pause
         self._notices.warning("failed", "no new credentials: %s; %s", error.args[0], self.credentials.left())
         if left > 0:
-            # Renewals go on by themselves; without credentials it is the next dial that asks again.
+            # Renewals continue by themselves. Without credentials, the next dial asks again.
             self._plan(pause)
 
     def _plan_renewal(self) -> None:
@@ -187,14 +187,14 @@ class Authenticator:
             self._plan(self.credentials.renew_at - monotonic())
 
     def _plan(self, seconds: float) -> None:
-        """Renew after so many seconds, by a timer that does not keep the loop alive."""
+        """Schedule a renewal after this many seconds, on a timer that does not keep the loop alive."""
         self._stop_timer()
         if not self._closed:
             self._timer = get_hub().loop.timer(max(seconds, 0.05), ref=False)
             self._timer.start(self._due)
 
     def _due(self) -> None:
-        """Begin a renewal, in the hub; one that another thread has done already is waited for anew."""
+        """Start a renewal, in the hub. If another thread has renewed already, schedule the next renewal instead."""
         self._stop_timer()
         if self._closed or self._job is not None or self._generation != fork.generation():
             return
@@ -209,10 +209,10 @@ class Authenticator:
 
     # --------------------------------------------------------------------------------------------------------- threads
     def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run what may block in a thread and return its result; yields.
+        """Run a blocking function in a native thread and return its result; yields.
 
         Raises:
-            AuthenticationFailed: It said so, or it failed in another way, which is told without its text.
+            AuthenticationFailed: The function raised it, or raised another error, whose text is not repeated.
         """
         try:
             return self._threads.run(work)
@@ -222,7 +222,7 @@ class Authenticator:
             raise AuthenticationFailed(f"the mechanism {self.name} failed with {type(error).__name__}") from None
 
     def _look_for_fork(self) -> None:
-        """Begin anew in the child of a fork: timer and job are the parent's, and so are its credentials."""
+        """Start again in a forked child: timer, job and credentials belong to the parent."""
         if self._generation != fork.generation():
             self._generation = fork.generation()
             self._job = self._timer = None
@@ -230,11 +230,11 @@ class Authenticator:
             self.error = None
 
     def leave_dead_hub(self) -> None:
-        """Forget timer and job of a hub that was destroyed; the next caller's hub has its own."""
+        """Forget timer and job of a hub that was destroyed. The next caller's hub gets its own."""
         self._timer = self._job = None
 
     def close(self) -> None:
-        """End the renewals; a thread that waits for the KDC ends by itself. Never yields."""
+        """Stop renewals. A thread that waits for the KDC ends by itself. Never yields."""
         self._closed = True
         if self._generation == fork.generation():
             self._stop_timer()

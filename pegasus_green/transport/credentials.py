@@ -1,7 +1,7 @@
-"""The credentials of one client, for all its native threads: one of them acquires, the others use what it got.
+"""The credentials of one client, for all its native threads. One thread acquires them, and all use them.
 
-``acquire`` blocks and runs in a native thread of a threadpool, never in a hub. A lock lets one call of it at a time ask
-the mechanism; those that waited for the lock find the new credentials and ask nobody.
+``acquire`` blocks, so it runs in a native thread of a threadpool, never in a hub. A lock allows one call of the
+mechanism at a time. Threads that have waited for the lock find the new credentials and do not call the mechanism.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from .handover import FOREVER
 if TYPE_CHECKING:
     from ..auth import Authentication, Exchange, Mechanism
 
-# Credentials are renewed when this share of their life has passed, or up to so much of it earlier: the clients of a
-# cluster that were started together are not to ask the KDC together.
+# Credentials are renewed at a random time up to this share of their lifetime. Without jitter, the clients of a cluster
+# that started together would ask the KDC together.
 RENEW_AT = 0.8
 JITTER = 0.05
 
-# A native lock also under monkey patching: those who wait for it are native threads.
+# A native lock, also under monkey patching, because native threads wait for it.
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
 
 
 class Credentials:
-    """What the connections of one client prove who they are with.
+    """The credentials of one client's connections.
 
     Attributes:
         name: The mechanism's name.
-        user: The name that the servers know the client by; None before credentials were acquired.
-        acquired: Times that credentials were acquired; renewals: those of them that replaced others.
-        renew_at: When they are to be renewed, on the clock of ``monotonic``; ``FOREVER``: never.
+        user: The name that servers use for the client; None before credentials are acquired.
+        acquired: How often credentials were acquired; renewals: how often they replaced older ones.
+        renew_at: Time of the next renewal on the clock of ``monotonic``; ``FOREVER``: never.
     """
 
     def __init__(self, auth: Authentication) -> None:
         """Make the mechanism; no I/O.
 
         Raises:
-            AuthenticationFailed: The mechanism cannot work here, as its library is missing.
+            AuthenticationFailed: The mechanism cannot work here, for example because its library is missing.
         """
         self._mechanism: Mechanism = auth.mechanism()
         self.name = self._mechanism.name
@@ -53,36 +53,36 @@ class Credentials:
         self._ends = 0.0
         self._life = 0.0
         self._generation = fork.generation()
-        # By process: the parent's lock may be held by a thread that a child does not have.
+        # By process id: in a child, the parent's lock may be held by a thread that does not exist.
         self._locks: dict[int, Any] = {}
 
     def __repr__(self) -> str:
-        """Show the user and how long the credentials are good for."""
+        """Show the user and the validity of the credentials."""
         return f"<Credentials {self.name} user={self.user or 'unknown'} {self.left()}>"
 
     @property
     def ends(self) -> float:
-        """When they end, on the clock of ``monotonic``; 0: there are none. Those of a parent process do not count."""
+        """End of the credentials on the clock of ``monotonic``; 0 if there are none. Those of a parent do not count."""
         return self._ends if self._generation == fork.generation() else 0.0
 
     def left(self) -> str:
-        """Tell how long they are good for, for people."""
+        """Return the validity as text."""
         left = self.ends - monotonic()
         return "no credentials" if left <= 0 else "no end" if left == FOREVER else f"ends in {left:.0f} s"
 
     def forget(self, ends: float) -> None:
-        """Have credentials acquired anew, unless others have replaced those that end then."""
+        """Discard the credentials that end at this time, so that new ones are acquired."""
         if self._ends == ends:
             self._ends = 0.0
 
     def acquire(self, known_until: float) -> bool:
-        """Acquire credentials, unless somebody has replaced those that end at ``known_until``; blocks.
+        """Acquire credentials, unless those that end at ``known_until`` were replaced meanwhile; blocks.
 
         Returns:
-            Whether the mechanism was asked.
+            Whether the mechanism was called.
 
         Raises:
-            AuthenticationFailed: There are none; or they are still the old ones, which end as they did.
+            AuthenticationFailed: There are none, or they are still the old ones with the old end.
         """
         generation = fork.generation()
         with self._locks.setdefault(generation, _allocate_lock()):
@@ -92,7 +92,7 @@ class Credentials:
             identity = self._mechanism.acquire()
             now = monotonic()
             ends = FOREVER if identity.seconds is None else now + identity.seconds
-            # Kerberos counts whole seconds: the same ticket seems to end up to one second later when it is read again.
+            # Kerberos counts whole seconds. Read again, the same ticket can seem to end up to one second later.
             replaced = not (before > now and ends < before + min(1.5, self._life / 5))
             self.user = identity.user
             self._generation = generation

@@ -1,14 +1,14 @@
-"""What fork() does to connections.
+"""Connections at fork().
 
 The child inherits the descriptors, the greenlets and the hub. A reader in the child would take replies that belong to
-the parent (a naive one steals about half of them). So the child cuts its copies of all connections off before it reads
-or writes anything: their watchers are stopped, its copies of the descriptors closed, and the pools forget them. It
-dials anew when it first needs a connection. Nothing here yields, logs, locks or makes a hub.
+the parent (a naive one takes about half of them). So before the child reads or writes anything, it cuts off its copies
+of all connections: it stops their watchers, closes its copies of the descriptors, and the pools forget them. The child
+dials when it first needs a connection. Nothing here yields, logs, locks or makes a hub.
 
-Two ways lead here. Importing the package registers a hook with ``os.register_at_fork``. A fork in C that runs no hooks
-of Python (uWSGI's, that of an embedding program), and a hook of the application that runs before ours, is noticed by
-the first byte of ``page``: the kernel fills that page with zeros in every child. Whoever is about to use a socket or
-to begin a call looks at it; that costs 35 ns.
+There are two ways to notice a fork. The import of the package registers a hook with ``os.register_at_fork``. Some forks
+run no Python hooks (uWSGI, embedding programs), and a hook of the application can run before ours. For these cases
+there is the first byte of ``page``: the kernel fills this page with zeros in every child. Code that is about to use a
+socket or to start a call checks it, which costs 35 ns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import weakref
 from typing import Any
 
-# MADV_WIPEONFORK of Linux 4.14, for which the mmap module has no name.
+# MADV_WIPEONFORK of Linux 4.14; the mmap module has no name for it.
 _WIPE_ON_FORK = 18
 
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -26,7 +26,7 @@ _generation = 0
 
 
 class _ByPid:
-    """Stands in for the page where the system cannot wipe one: compares the process id."""
+    """Replaces the page on systems that cannot wipe one: it compares the process id."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -48,32 +48,32 @@ def _make_page() -> Any:
     return made
 
 
-# Its first item is 1, and 0 in a child that has not called notice().
+# Item 0 is 1. In a child it is 0 until notice() is called.
 page = _make_page()
 
 
 def generation() -> int:
-    """Return how many forks lie between this process and the first; greenlets end when it is not theirs any more."""
+    """Return the number of forks between this process and the first one. A greenlet of an older one must end."""
     if not page[0]:
         notice()
     return _generation
 
 
 def look_at(other: Any) -> None:
-    """Use a page that somebody else has made; before anybody has taken ``page``."""
+    """Use a page that another module has made. Call it before any code reads ``page``."""
     global page
     page = other
 
 
 def register(connection: Any) -> None:
-    """Have connection.poison called in a forked child."""
+    """Make a forked child call connection.poison."""
     _connections.add(connection)
 
 
 def notice() -> None:
-    """Cut this process's copies of the parent's connections off.
+    """Cut off this process's copies of the parent's connections.
 
-    Every step may be done twice: a signal handler that makes a call here comes here, too.
+    Every step may run twice: a signal handler that makes a call during this function calls it, too.
     """
     global _generation
     _generation += 1
@@ -85,7 +85,7 @@ def notice() -> None:
 
 
 def _after_in_child() -> None:
-    # A hook of the application that ran earlier may have made a call, and this process connections of its own.
+    # An earlier hook of the application may have made a call, so this process may have its own connections already.
     if not page[0]:
         notice()
 

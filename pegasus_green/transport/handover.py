@@ -1,13 +1,13 @@
-"""Handing outcomes to the callers that wait on a connection.
+"""Delivery of outcomes to the callers that wait on a connection.
 
-An outcome belongs to the call, not to the greenlet. Any exception, and any call that a signal handler or finalizer
-makes, may come between two steps of a caller, so "this greenlet waits" is no fact that a caller can note. What the hub
-checks instead becomes true and false by single steps of C: a greenlet waits inside ``Context.run`` of a context that
-only this call has, and the hub switches into it only while ``greenlet.gr_context`` is that one. Otherwise the outcome
-is parked until it is. Callers in other places wait in a gevent Waiter of their own, which does the same for more time.
+An outcome belongs to a call, not to a greenlet. Between two steps of a caller there can be an exception, or a call of a
+signal handler or finalizer. So a caller cannot store "this greenlet waits" as a fact. Instead the hub checks a
+condition that changes in single steps of C: a greenlet waits inside ``Context.run`` of a context that only this call
+has, and the hub switches into it only while ``greenlet.gr_context`` is that context. Otherwise the outcome is parked
+and tried again. Callers in other places wait in their own gevent Waiter, which has the same property at a higher cost.
 
-So a caller may be killed or interrupted anywhere: it takes its entry away, and its late reply finds nobody. A callback
-of the hub that is interrupted hands over what it held before it passes on what interrupted it.
+So a caller can be killed or interrupted anywhere. It removes its entry, and a late reply finds no entry. If a callback
+of the hub is interrupted, it first delivers the outcomes that it holds and then passes on the interruption.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from .outbox import Outbox, Server, stop
 
-# Waking 20,000 callers at once would hold the hub for a quarter of a second.
+# To wake 20,000 callers at once would block the hub for a quarter of a second.
 FAILURES_A_PASS = 256
 SECONDS_BETWEEN_FAILURES = 0.001
-# Parked outcomes are tried again this often: their callers are in a signal handler that waits for something else.
+# Interval of attempts to deliver parked outcomes. Their callers are in a signal handler that waits for something else.
 SECONDS_PARKED = 0.005
 FOREVER = float("inf")
 
@@ -39,48 +39,48 @@ Entry: TypeAlias = "tuple[Any, float, Any, Context | None]"
 
 
 def left_ms(deadline: float, now: float) -> int:
-    """Return the time left as a header carries it: whole milliseconds, never 0."""
+    """Return the remaining time for a header: whole milliseconds, never 0."""
     return max(int((deadline - now) * 1000), 1)
 
 
 def why_interrupted(hub: Any, address: str) -> PegasusError:
-    """Return why a callback of a hub was interrupted: at the end of its thread the hub is ended, wherever it is."""
+    """Return the reason why a callback of a hub was interrupted. The end of its thread ends the hub at any point."""
     if get_hub_if_exists() is hub:
         return ConnectionLost("interrupted while replies were read", address=address)
     return ClientClosed("the hub or its thread has ended", address=address)
 
 
 class Taker(Protocol):
-    """Who takes an outcome: a greenlet that waits in its call's context, or an object with such a method."""
+    """A receiver of an outcome: a greenlet that waits in the call's context, or an object with this method."""
 
     def switch(self, outcome: Any) -> object:
-        """Take the outcome, in the hub.
+        """Receive the outcome, in the hub.
 
-        An object may be told the same again, where it is unknown whether it was told: that is to do nothing.
+        An object may get the same outcome again, if it is unknown whether it has received it. It must ignore that.
         """
 
 
 class Moved(PegasusError):
-    """Internal: the partition has another primary now; the call is to be sent there. Never reaches an application."""
+    """Internal: the partition has a new primary, and the call must be sent there. Applications never get it."""
 
 
 class Target:
-    """What a connection must know of a partition: the constant part of the header, and the ids for header v0."""
+    """Facts about a partition that a connection needs: the constant part of the header, and the ids for header v0."""
 
     __slots__ = ("app_id", "index", "header_part")
 
     def __init__(self, app_id: int, index: int, header_part: bytes) -> None:
-        """Describe a partition; (0, 0) stands for a meta server."""
+        """Describe a partition; (0, 0) means a meta server."""
         self.app_id, self.index, self.header_part = app_id, index, header_part
 
 
 class Handover(Outbox):
-    """The calls that wait on a connection, and what gives them their outcomes."""
+    """The calls that wait on a connection, and the delivery of their outcomes."""
 
     __slots__ = ("_parked", "_has_moved", "_unsent_at_end")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
-        """Begin with nobody waiting."""
+        """Start without waiting calls."""
         super().__init__(fd, peer, options)
         self._parked: dict[int, Outcome] = {}
         self._has_moved: Callable[[Target], bool] | None = None
@@ -88,33 +88,33 @@ class Handover(Outbox):
         self._wake_at = FOREVER
 
     def _wake(self, at: float, now: float) -> None:
-        """Have the deadlines looked at."""
+        """Make the timer check the deadlines."""
         raise NotImplementedError
 
     def abandon(self, seqid: int, owner: object = None) -> None:
-        """Give up a started request: it is not sent if it has not begun to leave, else its reply will be dropped.
+        """Give up a request: it is not sent if no byte of it was sent; otherwise its reply will be dropped.
 
-        May be called again. Where ``start`` was interrupted its id is not known (0): the requests of the owner, its
-        taker or context, are looked for then.
+        May be called again. If ``start`` was interrupted, the sequence id is unknown (0). Then the requests of the
+        owner, its taker or context, are searched.
         """
         if not seqid and owner is not None:
             for known, entry in list(self.pending.items()):
                 if entry[0] is owner or entry[3] is owner:
                     self.abandon(known)
             return
-        # The frame first: interrupted in between, an entry without a frame is dropped at its deadline.
+        # The frame first. If this is interrupted in between, the entry without a frame is dropped at its deadline.
         self.withdraw(seqid)
         self.pending.pop(seqid, None)
 
     def leave(self, seqid: int, entry: Entry) -> None:
-        """Have somebody else take the reply to a started request, in place of the caller that gives it up."""
+        """Give the reply to another receiver, in place of the caller that gives the request up."""
         if self.lost is None:
             self.pending[seqid] = entry
             if entry[1] < self._wake_at:
                 self._wake(entry[1], monotonic())
 
     def _hand_over(self, pending: dict[int, Entry], seqid: int, outcome: Outcome) -> None:
-        """Hand an outcome to whoever waits under an id, in the hub; nobody may wait there any more."""
+        """Deliver an outcome to the receiver of a sequence id, in the hub; ignore it if there is none any more."""
         entry = pending.get(seqid)
         if entry is None:
             return
@@ -129,33 +129,33 @@ class Handover(Outbox):
             self._hand_again(seqid, entry, outcome, sys.exc_info())
 
     def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome, failure: tuple[Any, ...]) -> None:
-        """Finish a handing over that was interrupted, and tell the hub.
+        """Finish an interrupted delivery, and tell the hub.
 
-        A raw greenlet that dies of an error hands it to us, too, its parent's running callback.
+        A raw greenlet that ends with an error also raises it in its parent, which is this running callback.
         """
         taker, _, _, context = entry
         if context is None or taker.gr_context is context:
             self.pending.pop(seqid, None)
-            # Whoever has it already takes no notice.
+            # A receiver that already has it ignores it.
             taker.switch(outcome)
         self.hub.handle_error(self, *failure)
 
     def _park(self, seqid: int, outcome: Outcome) -> None:
-        """Keep an outcome whose caller is not where it waits for it: in a signal handler that waits, say."""
+        """Keep an outcome whose caller is elsewhere, for example in a signal handler that waits."""
         if seqid not in self._parked:
             timer = self.hub.loop.timer(SECONDS_PARKED, SECONDS_PARKED)
             timer.start(self._unpark, timer, seqid)
             self._parked[seqid] = outcome
 
     def _unpark(self, timer: Any, seqid: int) -> None:
-        """Hand a parked outcome over once its caller waits for it, in the hub."""
+        """Deliver a parked outcome when its caller waits for it; runs in the hub."""
         outcome, entry = self._parked.get(seqid), self.pending.get(seqid)
         if outcome is not None and entry is not None:
             taker, deadline, movable, context = entry
             if context is not None and taker.gr_context is not context and not taker.dead:
                 if monotonic() < deadline:
                     return
-                # Late: does the call still run, or was its cleaning up interrupted? Its frame holds the context.
+                # Late. Either the call still runs, or its clean-up was interrupted. Its frame holds the context.
                 known = weakref.ref(context)
                 del self.pending[seqid], entry, context
                 context = known()
@@ -168,31 +168,31 @@ class Handover(Outbox):
             self._hand_over(self.pending, seqid, outcome)
 
     def move(self, has_moved: Callable[[Target], bool]) -> int:
-        """Hand repeatable calls whose partition has another primary back to be sent there; runs in the hub."""
+        """Return repeatable calls to their callers if their partition has a new primary; runs in the hub."""
         moved = 0
-        waiting = self.pending  # bound once: see poison
+        waiting = self.pending  # read once: see poison
         for seqid, (_, _, movable, _) in list(waiting.items()):
             if movable is not None and seqid in waiting and seqid not in self._parked and has_moved(movable):
                 moved += 1
                 sent = not self.withdraw(seqid)
                 self._hand_over(waiting, seqid, Moved("another primary", address=self.peer.address, sent=sent))
         if self._room is not None and self.lost is None:
-            # Those who wait for room ask for themselves.
+            # Callers that wait for room check this themselves.
             self._has_moved = has_moved
             room, self._room = self._room, None
             room.set()
         return moved
 
     def _fail_soon(self) -> None:
-        """Have the hub fail what waits, once timers and the sockets of others had their turn."""
+        """Make the hub fail the waiting calls, after timers and other sockets had their turn."""
         loop = self.hub.loop
-        # Nobody can be woken any more where the hub was destroyed.
+        # If the hub was destroyed, nobody can be woken.
         if loop is not None:
             timer = loop.timer(0.0, SECONDS_BETWEEN_FAILURES)
             timer.start(self._fail_pending, timer)
 
     def _fail_pending(self, timer: Any) -> None:
-        """Give up to 256 waiting callers their error, in the hub; the timer comes back for the others."""
+        """Give up to 256 waiting callers their error, in the hub. The timer repeats for the others."""
         pending, parked, unsent = self.pending, self._parked, self._unsent_at_end or ()
         some = [seqid for seqid in pending if seqid not in parked][:FAILURES_A_PASS]
         if not some:
@@ -207,5 +207,5 @@ class Handover(Outbox):
         text = str(reason.args[0]) if reason is not None else "the connection is lost"
         error = kind(text, address=self.peer.address, sent=sent)
         if isinstance(reason, ProtocolError):
-            error.hint = "what answers there is not such a server of Pegasus: check host and port"
+            error.hint = "the server at this address is not the expected Pegasus server: check host and port"
         return error

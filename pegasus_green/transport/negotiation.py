@@ -1,15 +1,15 @@
-"""SASL on a new connection, before it carries requests: one message at a time, each after the answer to the last.
+"""SASL on a new connection, before it carries requests. Each message is sent after the answer to the previous one.
 
-A server that refuses anything says nothing: it keeps the socket open and ignores what follows. So every negotiation has
-a time limit and ends the connection when it passes, and since each failed one costs the server a socket, the next
-attempt waits longer than after a failed dial.
+A server that refuses a message does not answer: it keeps the socket open and ignores further messages. So every
+negotiation has a time limit and closes the connection at its end. Each failed negotiation costs the server a socket, so
+the pause before the next attempt is longer than after a failed dial.
 """
 
 from __future__ import annotations
 
 import os
 
-# The plain one, which knows no hub.
+# The plain socket, which knows no hub.
 from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from typing import TYPE_CHECKING, Any
 
@@ -26,57 +26,57 @@ if TYPE_CHECKING:
     from ..options import ClientOptions
     from .authenticator import Authenticator
 
-# Tokens have some hundred bytes; with the groups of a Windows domain in them some ten thousand.
+# Tokens have some hundred bytes, or some ten thousand if they contain the groups of a Windows domain.
 MAX_ANSWER = 256 * 1024
 
 SILENT_HINT = (
-    "a server that refuses says nothing: compare service_name, service_fqdn and the clock with the server's section "
+    "a server that refuses does not answer: compare service_name, service_fqdn and the clock with the server's section "
     "[security], its keytab and its clock"
 )
-DEMANDS_AUTH = "the server answers no request without authentication: pass auth=Kerberos(service_fqdn=...)"
-DISABLED_HINT = "a cluster without authentication is used without auth=, or with auth_required=False"
+DEMANDS_AUTH = "the server does not answer without authentication: pass auth=Kerberos(service_fqdn=...)"
+DISABLED_HINT = "for a cluster without authentication, omit auth=, or set auth_required=False"
 
 
 class Silent(Exception):
-    """No answer came in time."""
+    """No answer arrived in time."""
 
 
 class Dialogue:
     """Messages and answers on one socket.
 
     Attributes:
-        waits_for: What the server is to answer now, for people.
-        said: Messages sent.
+        waits_for: The expected answer, as text for errors.
+        said: Number of messages sent.
     """
 
     __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "__weakref__")
 
     def __init__(self, sock: Any, options: ClientOptions) -> None:
-        """Take a connected gevent socket; it stays the caller's to close."""
+        """Wrap a connected gevent socket. The caller closes it."""
         self.waits_for = ""
         self.said = 0
         self._socket = sock
-        # The dial's limit is not the negotiation's: whoever has a dialogue bounds it.
+        # The limit of the dial does not apply. The caller sets a limit for the negotiation.
         sock.settimeout(None)
         self._version = options.header_version
         self._milliseconds = max(int(options.auth_timeout * 1000), 1)
-        # A copy of this greenlet in the child of a fork would take the answers from the parent.
+        # In a forked child, a copy of this greenlet would take the answers from the parent.
         fork.register(self)
 
     def poison(self) -> None:
-        """Cut the child of a fork off the parent's socket; must not yield."""
-        # The plain socket: the loop of the gevent one may have been destroyed.
+        """Cut a forked child off the parent's socket; must not yield."""
+        # The plain socket, because the loop of the gevent socket may have been destroyed.
         sock = self._socket._sock
         if sock.fileno() < 0:
             return
         try:
             dead, other = socketpair(AF_UNIX, SOCK_STREAM)
             other.close()
-            # Whoever waits for an answer there sees its end.
+            # A greenlet that waits for an answer there sees the end of the connection.
             os.dup2(dead.fileno(), sock.fileno())
             dead.close()
         except OSError:
-            # No descriptor is left, or the child has closed this one.
+            # There is no free descriptor, or the child has closed this one.
             sock.close()
 
     def ask(self, status: SaslStatus, message: bytes = b"") -> Negotiation:
@@ -84,12 +84,12 @@ class Dialogue:
 
         Raises:
             OSError: The connection ended.
-            AuthenticationFailed: The answer is none.
+            AuthenticationFailed: The answer is invalid.
         """
         self.said += 1
         self.waits_for = f"the answer to {status.name} of the negotiation"
         argument = NEGOTIATION.encode_argument(Negotiation(status, message))
-        # app_id 0 always: another one ends the process of a meta server.
+        # app_id is always 0: another one crashes a meta server.
         frame = encode_request(
             NEGOTIATION,
             self.said,
@@ -115,7 +115,7 @@ class Dialogue:
         if reply.seqid != self.said:
             raise self._wrong(f"an answer to message {reply.seqid} instead of {self.said}")
         if reply.error == ERR_HANDLER_NOT_FOUND:
-            # Servers of long ago, which know no authentication.
+            # Very old servers, which do not know authentication.
             return Negotiation(SaslStatus.AUTH_DISABLE)
         if reply.error != ERR_OK or reply.offset is None or reply.name != NEGOTIATION.name + "_ACK":
             raise self._wrong(f"{reply.error} for {reply.name}")
@@ -124,7 +124,7 @@ class Dialogue:
         return answer
 
     def _exactly(self, size: int) -> bytes:
-        """Read so many bytes and not one more: what follows is not the negotiation's."""
+        """Read exactly this many bytes: the bytes after them do not belong to the negotiation."""
         data = b""
         while len(data) < size:
             more = self._socket.recv(size - len(data))
@@ -139,10 +139,10 @@ class Dialogue:
 
 
 def have_credentials(who: Authenticator, options: ClientOptions) -> None:
-    """Return once there are credentials, so that no socket of a server is spent without; yields.
+    """Wait until there are credentials, so that no socket of a server is used without them; yields.
 
     Raises:
-        AuthenticationFailed: There are none, or none within ``auth_timeout`` seconds.
+        AuthenticationFailed: There are none, or they did not come within ``auth_timeout`` seconds.
     """
     try:
         with gevent.Timeout(options.auth_timeout, Silent):
@@ -153,11 +153,11 @@ def have_credentials(who: Authenticator, options: ClientOptions) -> None:
 
 
 def authenticate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -> None:
-    """Negotiate on a new connection; yields, for ``auth_timeout`` seconds at most.
+    """Negotiate on a new connection; yields, for at most ``auth_timeout`` seconds.
 
     Raises:
         AuthenticationFailed: The connection is not authenticated and must be closed.
-        OSError: It ended.
+        OSError: The connection ended.
     """
     try:
         with gevent.Timeout(options.auth_timeout, Silent):
@@ -182,12 +182,12 @@ def _silence(dialogue: Dialogue, seconds: float) -> AuthenticationFailed:
 
 
 def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -> None:
-    """Go through the exchange; where authentication is a must, the first token is there before the first message."""
+    """Run the exchange. If authentication is required, the first token is made before the first message is sent."""
     begun = who.begin() if options.auth_required else None
     answer = dialogue.ask(SaslStatus.LIST)
     if answer.status == SaslStatus.AUTH_DISABLE:
         if options.auth_required:
-            text = "the server runs without authentication, so it proves nothing about itself"
+            text = "the server runs without authentication, so it does not prove its identity"
             error = AuthenticationFailed(text, reason="disabled")
             error.hint = DISABLED_HINT
             raise error
@@ -213,8 +213,8 @@ def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -
         raise AuthenticationFailed("the server refuses the client", reason="refused", costly=True)
     _expect(answer, SaslStatus.SUCC, dialogue)
     if not exchange.complete:
-        # Whoever says so has not shown that it knows the service's key.
-        text = "the server ended the negotiation before it had proved who it is"
+        # The sender of this answer has not proved that it knows the service's key.
+        text = "the server ended the negotiation before it had proved its identity"
         raise AuthenticationFailed(text, reason="refused", costly=True)
 
 
@@ -231,9 +231,9 @@ def _unexpected(answer: Negotiation, dialogue: Dialogue) -> AuthenticationFailed
 
 
 def demands_authentication(sock: Any, options: ClientOptions) -> bool:
-    """Ask a server whether it offers mechanisms, on a connection of its own that carries nothing else; yields.
+    """Ask a server for its mechanisms, on a separate connection that carries nothing else; yields.
 
     Raises:
-        OSError: The connection ended, or the answer is none.
+        OSError: The connection ended, or the answer is invalid.
     """
     return Dialogue(sock, options).ask(SaslStatus.LIST).status == SaslStatus.LIST_RESP

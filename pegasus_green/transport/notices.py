@@ -1,8 +1,8 @@
-"""Log lines that may repeat: a few of a kind at once, then their number, and never written by the event loop.
+"""Rate-limited log lines, written outside the event loop: a few lines of a kind, then only their number.
 
-A handler of the application may wait: for a disk, a socket, or a lock that a suspended greenlet holds. In a callback
-of the hub that is an error, and in a caller's greenlet a place to be killed at. So lines are handed to a greenlet of
-their own. They hold addresses, table names, counts and reasons; keys and values are not for logs.
+A log handler of the application may wait for a disk, a socket, or a lock that a suspended greenlet holds. In a callback
+of the hub this is an error, and in a caller's greenlet it is a point where the caller can be killed. So a separate
+greenlet writes the lines. They contain addresses, table names, counts and reasons, but no keys and no values.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import Any
 
 import gevent
 
-# Lines of one kind that are written in a period; the others are counted.
+# Lines of one kind that are written per period. Further lines are counted.
 BURST = 5
 PERIOD = 10.0
-# Kinds that are remembered; a cluster has fewer servers and tables than this.
+# Maximum number of kinds in memory. A cluster has fewer servers and tables.
 MAX_KINDS = 1000
 MAX_WAITING = 1000
 
 
 class Notices:
-    """Writes the log lines of one concern.
+    """Writes the log lines of one topic.
 
     Attributes:
-        dropped: Lines that were counted instead of written, since the start.
+        dropped: Number of lines that were counted and not written, since the start.
     """
 
     def __init__(self, name: str) -> None:
-        """Write to the logger ``pegasus_green.NAME``."""
+        """Use the logger ``pegasus_green.NAME``."""
         self.dropped = 0
         self._log = logging.getLogger(f"pegasus_green.{name}")
-        # By kind: begin of the period, lines in it.
+        # By kind: start of the period, number of lines in it.
         self._kinds: dict[str, list[float]] = {}
         self._waiting: deque[tuple[int, str, tuple[object, ...]]] = deque(maxlen=MAX_WAITING)
-        # Whether it still writes is its own word.
+        # The writing greenlet.
         self._writer: Any = None
 
     def info(self, kind: str, text: str, *details: object) -> None:
-        """Have a line written at INFO; never yields, never raises."""
+        """Log a line at INFO; never yields, never raises."""
         self._note(logging.INFO, kind, text, details)
 
     def warning(self, kind: str, text: str, *details: object) -> None:
-        """Have a line written at WARNING; never yields, never raises."""
+        """Log a line at WARNING; never yields, never raises."""
         self._note(logging.WARNING, kind, text, details)
 
     def debug(self, kind: str, text: str, *details: object) -> None:
-        """Have a line written at DEBUG; never yields, never raises."""
+        """Log a line at DEBUG; never yields, never raises."""
         self._note(logging.DEBUG, kind, text, details)
 
     def _note(self, level: int, kind: str, text: str, details: tuple[object, ...]) -> None:
@@ -77,5 +77,5 @@ class Notices:
             try:
                 self._log.log(level, text, *details)
             except Exception:
-                # A handler that fails is the application's; it must not end this greenlet with lines left.
+                # A failing handler belongs to the application. It must not end this greenlet while lines are left.
                 continue

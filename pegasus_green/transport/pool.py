@@ -1,4 +1,4 @@
-"""The servers a client knows, with at most one connection to each."""
+"""The servers that a client knows, with at most one connection to each."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
     from .authenticator import Authenticator
     from .credentials import Credentials
 
-# Pause before a server that could not be reached is dialled again, doubling up to the cap, with jitter.
+# First pause before an unreachable server is dialled again; it doubles up to the cap, with jitter.
 REDIAL_BASE = 0.02
 REDIAL_CAP = 0.5
-# The same after a negotiation that failed: the server keeps its end of that connection until it restarts.
+# The same pause after a failed negotiation: the server keeps its end of that connection until it restarts.
 RENEGOTIATE_BASE = 1.0
 RENEGOTIATE_CAP = 30.0
-# A server that owes replies for so long and has never sent one on this connection is asked whether it demands
-# authentication, at most this often.
+# If a server has never sent a reply on a connection and owes replies for this long, the client asks it whether it
+# requires authentication, and not more often than this.
 PROBE_SILENCE = 1.5
 PROBE_INTERVAL = 30.0
 PROBE_SECONDS = 1.0
 
 
 class Peer:
-    """One server: its connection, and what is known of it beyond that.
+    """One server: its connection and its history.
 
-    Dialling is single-flight: the first caller that needs a connection starts it, in a greenlet of its own, so that a
-    killed caller leaves no half-made connection behind; everybody else waits for the same attempt.
+    Dialling is single-flight: the first caller that needs a connection starts the dial in its own greenlet, and all
+    callers wait for it. So a killed caller leaves no half-open connection.
 
     Attributes:
-        address: "host:port" as the routes name it.
-        other: The same server's address in digits where the routes tell both; "": none.
-        unused_since: When it was first noticed that nothing names the server any more; 0: something does.
+        address: "host:port" from the routes.
+        other: IP address of the same server if the routes have both; "": unknown.
+        unused_since: Since when nothing names the server any more; 0: it is in use.
         connection: The open connection, or None.
-        dials: Attempts to connect; opened: those that succeeded; losses: connections that ended.
-        failures: Attempts in a row that failed, or gave a connection that ended at once without a reply.
+        dials: Attempts to connect; opened: successful ones; losses: connections that ended.
+        failures: Consecutive attempts that failed, or whose connection ended at once without a reply.
         bytes_sent, bytes_received, late, timeouts: Counters over all connections.
         demands_auth: Whether it ignored requests of a client without authentication and offers mechanisms.
     """
@@ -86,7 +86,7 @@ class Peer:
     )
 
     def __init__(self, address: str, pool: Pool) -> None:
-        """Know a server; no I/O."""
+        """Store the address; no I/O."""
         self.address = address
         self.other = ""
         self.pool = pool
@@ -96,7 +96,7 @@ class Peer:
         self.sent_before = self.received_before = 0
         self.unused_since = 0.0
         self._reached_by = address
-        # The greenlet that dials; whether it still does is its own word.
+        # The greenlet of the dial. A dial is in progress while it runs.
         self._dialling: Any = None
         self._cool_until = 0.0
         self._error = ""
@@ -121,34 +121,34 @@ class Peer:
         return "dialling" if self._is_dialling() else "down" if self._error else "idle"
 
     def inherit(self, other: Peer) -> None:
-        """Add the counters of the same server in another thread that has ended."""
+        """Add the counters of this server from a thread that has ended."""
         for name in ("dials", "opened", "losses", "bytes_sent", "bytes_received", "late", "timeouts"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.sent_before += other.sent_before
         self.received_before += other.received_before
 
     def forget_dial(self) -> None:
-        """Let the next caller dial: the greenlet that did cannot go on."""
+        """Forget the dialling greenlet, which cannot continue, so that the next caller dials."""
         self._dialling, self._cool_until = None, 0.0
 
     def _is_dialling(self) -> bool:
         return self._dialling is not None and not self._dialling.ready()
 
     def connect(self, deadline: float) -> Connection | PegasusError:
-        """Return the open connection, dialling if needed, or the error; yields until deadline at the latest.
+        """Return the open connection or the error. Dial if needed; yields, at most until deadline.
 
         Raises:
             BlockingSwitchOutError: The caller is the greenlet that dials.
         """
         if self._generation != fork.generation():
-            # The dial that is under way is the parent's.
+            # A dial in progress belongs to the parent.
             self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
             self._dialogue = None
         mine = self._generation
         patience = (deadline - monotonic()) / 2
         while True:
             if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the parent goes on with it")
+                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
             connection = self._open_connection()
             if connection is not None:
                 return connection
@@ -160,12 +160,12 @@ class Peer:
             dialling = self._dialling
             if dialling is None or dialling.ready():
                 if self._cool_until > now:
-                    # Dialled and failed a moment ago: wait for the pause to end, if the deadline allows it.
+                    # The last dial has just failed. Wait for the pause to end, if the deadline allows it.
                     if self._cool_until >= deadline:
                         return self._failure(f"cannot connect{self._because()}")
                     wait(self.pool.ended, self._cool_until - now)
                     continue
-                # Not by the deadline of whoever is first here: the dial is everybody's.
+                # Not limited by the deadline of the first caller, because all callers share the dial.
                 dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
             if dialling is getcurrent():
                 raise BlockingSwitchOutError("a call cannot wait in the greenlet that dials: spawn a greenlet for it")
@@ -182,20 +182,20 @@ class Peer:
     def _open_connection(self) -> Connection | None:
         connection = self.connection
         if connection is not None and connection.lost is not None:
-            # Its closing was interrupted.
+            # The close of this connection was interrupted.
             connection.close(connection.lost)
             self.connection = connection = None
         return connection
 
     def _because(self) -> str:
-        """Return what a negotiation that is under way waits for, and how the last attempt ended."""
+        """Return what a running negotiation waits for, and how the last attempt ended."""
         if self._dialogue is None:
             return f": {self._error}" if self._error else ""
         before = f"; before that {self._error}" if self._error else ""
         return f": waiting for {self._dialogue.waits_for}{before}"
 
     def _failure(self, text: str) -> ConnectFailed:
-        """Return an error for one caller: of the kind of the last failure, where that was one of authentication."""
+        """Return an error for one caller. If the last failure was one of authentication, it has the same type."""
         if self._refusal is None:
             return ConnectFailed(text, address=self.address)
         error = AuthenticationFailed(text, address=self.address)
@@ -205,7 +205,7 @@ class Peer:
         return error
 
     def _dial(self, limit: float) -> None:
-        """Make the connection, in a greenlet of its own."""
+        """Make the connection; runs in its own greenlet."""
         self.dials += 1
         mine = fork.generation()
         sock: Any = None
@@ -216,7 +216,7 @@ class Peer:
                 self._negotiate(sock)
             if mine == fork.generation() and not self.pool.closed:
                 self.pool.adopt(self, sock)
-        except (OSError, UnicodeError) as error:  # the latter for a name that no resolver takes
+        except (OSError, UnicodeError) as error:  # UnicodeError: the resolver rejects the name
             if mine != fork.generation():
                 return
             self._refusal = error if isinstance(error, AuthenticationFailed) else None
@@ -233,16 +233,16 @@ class Peer:
             self._cool_until = 0.0
         finally:
             if sock is not None:
-                # A connection that took it over has left it empty.
+                # If a connection has taken it over, it is empty.
                 sock.close()
 
     def _names(self) -> list[str]:
-        """Return the names to reach the server by, first the one that did last time."""
+        """Return the server's names, first the one that worked last time."""
         names = [self.address, self.other] if self.other and self.other != self.address else [self.address]
         return sorted(names, key=lambda name: name != self._reached_by)
 
     def _negotiate(self, sock: Any) -> None:
-        """Authenticate a dialled socket, unless it leads where a connection is open already."""
+        """Authenticate a dialled socket, unless there is already a connection to its address."""
         who = self.pool.authenticator
         assert who is not None
         if self.pool.open_to(sock) is None:
@@ -254,7 +254,7 @@ class Peer:
                     self._dialogue = None
 
     def _probe(self) -> None:
-        """Find out, on a connection of its own, whether the server ignores requests for want of authentication."""
+        """Find out on a separate connection whether the server ignores requests because it requires authentication."""
         sock: Any = None
         mine = fork.generation()
         try:
@@ -264,18 +264,18 @@ class Peer:
             if mine == fork.generation():
                 self.demands_auth = demands
         except OSError:
-            # Whatever it does, it does not ask for authentication.
+            # The server does not ask for authentication.
             return
         finally:
             if sock is not None:
                 sock.close()
 
     def forget(self, connection: Connection) -> None:
-        """Have nothing to do with a connection any more: it is the parent's."""
+        """Forget a connection that belongs to the parent process."""
         self.pool.forget(connection)
 
     def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
-        """Take note of the end of a connection; called by it, must not yield."""
+        """Record the end of a connection; the connection calls it; must not yield."""
         if self.connection is not connection:
             return
         names = self.pool.names_of(connection)
@@ -283,8 +283,8 @@ class Peer:
         self.losses += 1
         self.sent_before += connection.session.issued
         self.received_before += connection.session.received
-        # A server that accepts and closes at once (its limit of connections per address) must not be hammered: a dial
-        # alone is no success. One that has answered is given little time, so that a crash costs no second.
+        # A server may accept and close at once (limit of connections per address). It must not be dialled in a loop,
+        # so a dial alone is no success. A server that has answered gets a short pause, so a crash costs little time.
         if connection.session.received or monotonic() - connection.born >= REDIAL_CAP:
             self.failures = 0
         if monotonic() - connection.born < REDIAL_CAP:
@@ -294,7 +294,7 @@ class Peer:
             self.pool.tell_lost(self, str(reason.args[0]), names)
 
     def _cool(self) -> None:
-        """Have nobody dial for a while, longer with every failure."""
+        """Start a pause without dials. It gets longer with every failure."""
         self.failures += 1
         costly = self._refusal is not None and self._refusal.costly
         base, cap = (RENEGOTIATE_BASE, RENEGOTIATE_CAP) if costly else (REDIAL_BASE, REDIAL_CAP)
@@ -302,7 +302,7 @@ class Peer:
         self._cool_until = monotonic() + pause * (0.5 + random.random() / 2)
 
     def silent(self, connection: Connection) -> None:
-        """Take note that requests are out and nothing comes in; called in the hub."""
+        """Record that requests wait and nothing arrives; runs in the hub."""
         self.pool.tell_silent(self.pool.names_of(connection))
         unheard = not connection.session.received and connection.silence >= PROBE_SILENCE
         if unheard and self.pool.authenticator is None and monotonic() >= self._probe_at and not self.pool.closed:
@@ -320,9 +320,9 @@ class Pool:
         """Start empty; no I/O.
 
         Args:
-            options: The client's.
-            listeners: The client's.
-            credentials: What the client's other threads authenticate with; None: this is the first.
+            options: The client's options.
+            listeners: The client's listeners.
+            credentials: The credentials of the client's other threads; None: this is the first thread.
 
         Raises:
             AuthenticationFailed: The mechanism of the option ``auth`` cannot work here.
@@ -344,20 +344,20 @@ class Pool:
         self.on_silent: Callable[[Peer], None] = _ignore
         self._by_sockaddr: dict[Any, Connection] = {}
         self._greenlets: set[Any] = set()
-        # The plain sockets of dials; weakly, as a connection takes the descriptor out of its own.
+        # The plain sockets of dials. Weak references, because a connection takes over the descriptor.
         self._dialled: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __repr__(self) -> str:
-        """Show how many servers are known and connected."""
+        """Show the numbers of known and connected servers."""
         state = "closed" if self.closed else f"connections={len(self._by_sockaddr)}"
         return f"<Pool peers={len(self.peers)} {state}>"
 
     def peer(self, address: str, other: str = "") -> Peer:
-        """Return the peer of that address, making it if it is new.
+        """Return the peer of an address. Make one for a new address.
 
         Args:
             address: "host:port" of the server.
-            other: Its address in digits where that is known besides; tried where the first leads nowhere.
+            other: Its IP address if it is known; it is tried if the first address does not work.
         """
         peer = self.peers.get(address)
         if peer is None:
@@ -367,9 +367,9 @@ class Pool:
         return peer
 
     def forget_peers(self, used: set[str], grace: float) -> None:
-        """Forget servers that are not used, with their counters, once that has been so for grace seconds.
+        """Forget servers that have been unused for ``grace`` seconds, with their counters.
 
-        Their connections are closed; one with requests in flight stays, and its server is remembered.
+        Their connections are closed. A connection with requests in flight stays, and so does its server.
         """
         now = monotonic()
         for address, peer in list(self.peers.items()):
@@ -386,28 +386,28 @@ class Pool:
                 self.peers.pop(address, None)
 
     def spawn(self, run: Callable[..., Any], *args: Any) -> Any:
-        """Run in a greenlet that ``close`` ends, and return it.
+        """Run a function in a greenlet that ``close`` kills; return the greenlet.
 
-        In the child of a fork one that has not begun yet returns ForkedConnection at once: its work is the parent's.
+        If the process forks before the greenlet has started, its copy in the child returns ForkedConnection.
         """
         greenlet: Any = gevent.Greenlet(_unless_forked, fork.generation(), run, *args)
         greenlet.rawlink(self._greenlets.discard)
         greenlet.start()
         self._greenlets.add(greenlet)
         if greenlet.ready():
-            # A signal handler has let it run before it was known.
+            # A signal handler let the greenlet finish before it was registered.
             self._greenlets.discard(greenlet)
         return greenlet
 
     def runs_here(self) -> bool:
-        """Tell whether the running greenlet is one of ours: a signal handler or a finalizer may make a call in it."""
+        """Tell whether the running greenlet is one of these. A signal handler or finalizer may make a call in it."""
         return getcurrent() in self._greenlets
 
     def prepare(self) -> None:
-        """Get ready to dial: without credentials no server is troubled; yields.
+        """Prepare a dial: get credentials first, because no server is dialled without them; yields.
 
         Raises:
-            AuthenticationFailed: There are none, and they are needed.
+            AuthenticationFailed: There are none, and they are required.
         """
         if self.authenticator is not None and self.options.auth_required:
             have_credentials(self.authenticator, self.options)
@@ -421,12 +421,12 @@ class Pool:
         return dial(sockaddr, family, timeout, self._dialled.add)
 
     def open_to(self, sock: Any) -> Connection | None:
-        """Return the open connection to the address that a dialled socket leads to."""
+        """Return the open connection to the address that a dialled socket is connected to."""
         known = self._by_sockaddr.get(sock.getpeername())
         return known if known is not None and known.lost is None else None
 
     def adopt(self, peer: Peer, sock: Any) -> None:
-        """Give a peer the connection of a dialled socket, or the one that leads to the same address already."""
+        """Give a peer a connection: a new one on the dialled socket, or the open one to the same address."""
         known = self.open_to(sock)
         if known is not None:
             peer.connection = known
@@ -444,24 +444,24 @@ class Pool:
             self.listeners.emit("connection_opened", peer.address)
 
     def forget(self, connection: Connection) -> None:
-        """Drop a lost connection from all names of its server."""
+        """Remove a lost connection from all names of its server."""
         if self._by_sockaddr.get(connection.sockaddr) is connection:
             del self._by_sockaddr[connection.sockaddr]
         for peer in self.names_of(connection):
             peer.connection = None
 
     def names_of(self, connection: Connection) -> list[Peer]:
-        """Return the peers that share a connection: routes may name its server by any of their addresses."""
+        """Return the peers that share a connection. Routes can name a server by any of its addresses."""
         return [peer for peer in self.peers.copy().values() if peer.connection is connection]
 
     def tell_lost(self, peer: Peer, reason: str, names: list[Peer], *, loud: bool = False) -> None:
-        """Pass on that a server was lost or cannot be reached, under all its names; must not yield.
+        """Report that a server was lost or cannot be reached, under all its names; must not yield.
 
         Args:
             peer: The server.
-            reason: Why.
-            names: The names that it goes by.
-            loud: Log a warning. A server that stays dead is dialled again and again: the first dial is worth one.
+            reason: The reason.
+            names: The names of the server.
+            loud: Log a warning. A dead server is dialled again and again; only the first failure is a warning.
         """
         if self.closed:
             return
@@ -473,13 +473,13 @@ class Pool:
             self.listeners.emit("connection_lost", peer.address, reason)
 
     def tell_silent(self, names: list[Peer]) -> None:
-        """Pass on that a server owes replies and sends nothing, under all its names; must not yield."""
+        """Report that a server owes replies and sends nothing, under all its names; must not yield."""
         if not self.closed:
             for name in names:
                 self.on_silent(name)
 
     def leave_dead_hub(self) -> None:
-        """End what belonged to a hub that was destroyed: nobody waits there any more."""
+        """Clean up after a hub that was destroyed: nobody waits there any more."""
         for connection in self.connections:
             connection.close(ClientClosed("the hub or its thread has ended", address=connection.peer.address))
         for peer in self.peers.values():
@@ -487,20 +487,20 @@ class Pool:
         if self.authenticator is not None:
             self.authenticator.leave_dead_hub()
         self._greenlets.clear()
-        # The greenlets of dials never run again, and would keep these open.
+        # The greenlets of dials never run again and would keep these sockets open.
         for sock in list(self._dialled):
             sock.close()
-        # Nobody may be woken there, by whoever closes the client.
+        # The closing thread must not wake waiters of the old event.
         self.ended = Event()
 
     @property
     def credentials(self) -> Credentials | None:
-        """What connections authenticate with, None: they do not."""
+        """The credentials of connections; None: no authentication."""
         return None if self.authenticator is None else self.authenticator.credentials
 
     @property
     def user(self) -> str | None:
-        """The name that the servers know the client by: "" without authentication, None as long as it is unknown."""
+        """The name that servers use for the client: "" without authentication, None while it is unknown."""
         return "" if self.authenticator is None else self.authenticator.user
 
     @property
@@ -509,7 +509,7 @@ class Pool:
         return list(self._by_sockaddr.values())
 
     def close(self) -> None:
-        """Close all connections and end all dialling; every waiting call gets ClientClosed. May be called again."""
+        """Close all connections and end all dials. Every waiting call gets ClientClosed. May be called again."""
         self.closed = True
         for connection in self.connections:
             connection.close(ClientClosed("the client was closed"))
@@ -526,5 +526,5 @@ def _ignore(_peer: Peer) -> None:
 
 def _unless_forked(generation: int, run: Callable[..., Any], *args: Any) -> Any:
     if generation != fork.generation():
-        return ForkedConnection("the process forked meanwhile; the parent goes on with it")
+        return ForkedConnection("the process forked meanwhile; this continues in the parent")
     return run(*args)

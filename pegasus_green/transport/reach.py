@@ -1,8 +1,8 @@
-"""From the names of a server to a connected socket: names are resolved, and the ways are tried beside each other."""
+"""From the names of a server to a connected socket: resolve the names, and try several of them in parallel."""
 
 from __future__ import annotations
 
-# The real one, which never waits where the host stands in digits.
+# The real function. It never waits for an IP address.
 from _socket import getaddrinfo
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,25 +16,25 @@ from gevent.event import Event
 from . import fork
 from .outbox import delay
 
-# The next name of a server is tried when one has been silent for so long (seconds); the first goes on meanwhile.
+# If a name gives no connection within this many seconds, the next one is tried, too; the first attempt continues.
 STAGGER = 0.25
 
-# From socket address, family and seconds to a connected socket.
+# Takes socket address, family and seconds; returns a connected socket.
 Dial: TypeAlias = Callable[[tuple[Any, ...], int, float], Any]
 
 
 class TooLong(OSError):
-    """The time for all names and addresses of a server has passed."""
+    """The time limit for all names and addresses of a server has passed."""
 
 
 def resolve(address: str) -> list[Any]:
-    """Return what ``getaddrinfo`` says of "host:port"; yields for a name.
+    """Return the result of ``getaddrinfo`` for "host:port"; yields for a name.
 
-    Digits do not go through gevent's few resolver threads, which a name server that does not answer may keep busy.
+    IP addresses do not use gevent's few resolver threads, which a silent name server may keep busy.
 
     Raises:
         OSError: The name cannot be resolved.
-        UnicodeError: No resolver takes such a name.
+        UnicodeError: The resolver rejects such a name.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -45,7 +45,7 @@ def resolve(address: str) -> list[Any]:
 
 
 def in_digits(address: str) -> bool:
-    """Tell whether the host of "host:port" is an address and not a name; never yields."""
+    """Tell whether the host of "host:port" is an IP address; never yields."""
     host, _, port = address.rpartition(":")
     try:
         getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM, 0, gsocket.AI_NUMERICHOST)
@@ -55,17 +55,17 @@ def in_digits(address: str) -> bool:
 
 
 def addresses_of(address: str) -> list[str]:
-    """Return the addresses in digits that the name in "host:port" stands for; yields.
+    """Return the IP addresses of the name in "host:port"; yields.
 
     Raises:
-        OSError, UnicodeError: As ``resolve``.
+        OSError, UnicodeError: As for ``resolve``.
     """
     found = [sockaddr[:2] for _, _, _, _, sockaddr in resolve(address)]
     return list(dict.fromkeys(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found))
 
 
 class _Race:
-    """Several names of one server, tried beside each other until one of them gives a socket."""
+    """Several names of one server, tried in parallel until one of them gives a socket."""
 
     def __init__(self, names: Sequence[str], limit: float, dial: Dial) -> None:
         self._dial = dial
@@ -98,7 +98,7 @@ class _Race:
                 sock.close()
 
     def _try(self, name: str) -> None:
-        """Try one name, in a greenlet of its own."""
+        """Try one name; runs in its own greenlet."""
         try:
             sock = _reach_one(name, self._limit, self._dial)
         except (OSError, UnicodeError) as error:
@@ -112,16 +112,16 @@ class _Race:
 
 
 def reach(names: Sequence[str], limit: float, dial: Dial) -> tuple[str, Any]:
-    """Return the name that led to a server, and a connected socket; yields for limit seconds at most.
+    """Return the name that worked, and a connected socket; yields, for at most ``limit`` seconds.
 
     Args:
-        names: "host:port" in the order of preference; all of them are names of one server.
-        limit: Seconds for everything.
+        names: "host:port" in the order of preference, all of the same server.
+        limit: Seconds for all attempts.
         dial: Connects to one socket address; yields.
 
     Raises:
-        OSError: None of them leads to a connection in time.
-        UnicodeError: The only one is no name that a resolver takes.
+        OSError: None of them gives a connection in time.
+        UnicodeError: There is only one name, and the resolver rejects it.
     """
     with gevent.Timeout(limit, TooLong(f"no connection within {limit:.2f} s")):
         if len(names) == 1:
@@ -130,11 +130,11 @@ def reach(names: Sequence[str], limit: float, dial: Dial) -> tuple[str, Any]:
 
 
 def _reach_one(name: str, limit: float, dial: Dial) -> Any:
-    """Resolve a name, off the hub, and dial its addresses in turn."""
+    """Resolve a name without blocking the hub, and dial its addresses one after the other."""
     mine = fork.generation()
     found = resolve(name)
     if mine != fork.generation():
-        raise OSError("the process forked meanwhile; it dials when it needs a connection itself")
+        raise OSError("the process forked meanwhile; the child dials when it needs a connection")
     error: OSError = OSError("the name has no address")
     for family, _, _, _, sockaddr in found:
         try:

@@ -1,4 +1,4 @@
-"""Connected sockets, with the options that a connection wants."""
+"""Connected sockets with the options that connections need."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     """Return a connected gevent socket; yields.
 
     Args:
-        sockaddr: The server.
+        sockaddr: The server's socket address.
         family: The address family.
         timeout: Seconds for the connection.
-        opened: Called with the plain socket below the gevent socket before it is connected.
+        opened: Called with the plain socket inside the gevent socket, before it connects.
 
     Raises:
         OSError: Refused, unreachable or not answered within timeout seconds.
@@ -34,13 +34,13 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
 
 
 def notice_dead_paths(sock: Any, seconds: float | None) -> None:
-    """Have the kernel end a connection whose packets nobody acknowledges: a firewall forgot it, a cable is out."""
+    """Make the kernel end a connection whose packets are not acknowledged (a firewall or cable failed)."""
     if seconds is None:
         return
     probe = max(int(seconds / 3), 1)
-    # TCP_KEEPALIVE is TCP_KEEPIDLE where that is missing.
+    # On systems without TCP_KEEPIDLE it is called TCP_KEEPALIVE.
     idle = "TCP_KEEPIDLE" if hasattr(gsocket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
-    # Linux compares it when a probe or a repetition is due, and counts from the first repetition of a request.
+    # Linux checks the limit when a probe or retransmission is due, and counts from the first retransmission.
     limit = int((seconds - probe) * 1000)
     wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": limit}
     for name, value in wanted.items():
@@ -49,5 +49,5 @@ def notice_dead_paths(sock: Any, seconds: float | None) -> None:
             try:
                 sock.setsockopt(gsocket.IPPROTO_TCP, option, value)
             except OSError:
-                # Known to Python and not to the system, or no TCP socket.
+                # Python knows the option and the system does not, or this is not a TCP socket.
                 continue

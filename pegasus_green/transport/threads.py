@@ -1,11 +1,12 @@
-"""Native threads for work that blocks in a C library, and forks that wait a moment for it.
+"""Native threads for work that blocks in a C library, and a short wait of fork() for it.
 
-They are not the hub's, where names are resolved: a KDC that is silent holds one for 54 s. Each ends with its work, and
-nobody waits for them when the process ends. They touch nothing of a hub but ``loop.run_callback_threadsafe``.
+These are not the threads of the hub, which resolve names, because a silent KDC holds a thread for 54 s. Each thread
+ends with its work, and the end of the process does not wait for it. Of a hub they use only
+``loop.run_callback_threadsafe``.
 
-A fork copies the library's memory as it is. What a thread was about to change stays half changed in the child, whose
-next call into the library may crash or hang. So ``fork()`` lets such work end first, for a fifth of a second at most:
-work that takes longer waits for the network, where libraries have nothing half changed.
+A fork copies the memory of the library as it is. If a thread is changing a structure at that moment, the structure is
+inconsistent in the child, whose next call into the library may crash or hang. So ``fork()`` waits for such work for up
+to a fifth of a second. Work that takes longer waits for the network, where libraries have no inconsistent structures.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ T = TypeVar("T")
 THREADS = 2
 FORK_SECONDS = 0.2
 FORK_STEP = 0.001
-# A timer of this period keeps the loop going while a greenlet waits for a thread.
+# Period of a timer that keeps the loop alive while a greenlet waits for a thread.
 KEEP_SECONDS = 3600.0
 
 _start_new_thread: Callable[..., int] = get_original("_thread", "start_new_thread")
-# The work that is under way in threads of this process.
+# The work that runs now in threads of this process.
 _under_way: set[object] = set()
 
 
 def _run(work: Callable[[], T], then: Callable[[tuple[T | None, Exception | None]], object]) -> None:
-    """Run work in a native thread, and there ``then`` with its result or error."""
+    """Run work in a native thread, and then call ``then`` there with its result or error."""
     mark = object()
     _under_way.add(mark)
     result, failure = None, None
@@ -47,31 +48,31 @@ def _run(work: Callable[[], T], then: Callable[[tuple[T | None, Exception | None
     except Exception as error:
         failure = error
     except BaseException as error:
-        # Whoever waits must hear of it, and is not to be ended by it.
+        # The waiting greenlet must get an error, and must not be ended by this exception.
         failure = RuntimeError(f"{type(error).__name__} in a native thread")
     finally:
         _under_way.discard(mark)
     then((result, failure))
     hub = get_hub_if_exists()
     if hub is not None:
-        # Work that used gevent has made one, which gevent would leave open.
+        # Work that used gevent has created a hub. gevent would leave it open.
         hub.destroy(destroy_loop=True)
 
 
 def _tell(loop: Any, call: Callable[..., object], *args: object) -> None:
-    """Have the loop of another thread call a function; a loop that was destroyed does not."""
+    """Make the loop of another thread call a function; do nothing if the loop was destroyed."""
     try:
         loop.run_callback_threadsafe(call, *args)
     except (ValueError, AttributeError, TypeError):
-        # gevent has several loops, which raise different errors once they are destroyed.
+        # The loops of gevent raise different errors after they are destroyed.
         return
 
 
 class Threads:
-    """Up to two native threads of one hub at a time; more work waits for its turn."""
+    """Up to two native threads of one hub at a time. Further work waits for a free one."""
 
     def __init__(self) -> None:
-        """Start none."""
+        """Start without threads."""
         self._begin_anew(None)
 
     def _begin_anew(self, loop: Any) -> None:
@@ -80,14 +81,14 @@ class Threads:
         self._queue: deque[tuple[Callable[[], Any], Any]] = deque()
 
     def run(self, work: Callable[[], T]) -> T:
-        """Run work in a thread and return its result, or raise what it raises; yields.
+        """Run work in a thread and return its result, or raise its error; yields.
 
-        A caller that is killed leaves the work to itself; its thread counts until it ends.
+        If the caller is killed, the work continues. Its thread counts until it ends.
         """
         hub = get_hub()
         _have_forks_wait()
         if self._pid != os.getpid() or self._loop is not hub.loop:
-            # The threads of a parent process are not here; those of a hub that was destroyed tell nobody.
+            # The threads of a parent process do not exist here. Those of a destroyed hub report to nobody.
             self._begin_anew(hub.loop)
         waiter: Any = Waiter(hub)
         task = work, waiter
@@ -115,7 +116,7 @@ class Threads:
                 self._loop.run_callback(self._ended, waiter, (None, error))
 
     def _ended(self, waiter: Any, outcome: tuple[Any, Exception | None]) -> None:
-        """Hand an outcome over, in the hub."""
+        """Deliver an outcome, in the hub."""
         self._busy -= 1
         self._begin()
         waiter.switch(outcome)
@@ -123,7 +124,7 @@ class Threads:
 
 @cache
 def _have_forks_wait() -> None:
-    # The real one: a greenlet that slept would let others run in the middle of a fork.
+    # The real sleep: with gevent's, other greenlets would run in the middle of a fork.
     sleep = get_original("time", "sleep")
 
     def wait() -> None:

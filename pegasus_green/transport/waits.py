@@ -1,8 +1,7 @@
-"""Waiting for an event or a greenlet, for so long at most.
+"""Wait for an event or a greenlet, for a limited time.
 
-What gevent has for that uses ``gevent.Timeout``. An exception of a signal handler that strikes inside of it leaves a
-Timeout behind, which is raised later, in whatever the greenlet does then. Here at most a timer is left, which wakes
-nobody.
+gevent's own functions for this use ``gevent.Timeout``. If a signal handler raises inside them, a Timeout can stay
+active, and it is raised later at any point of the greenlet. Here at most a timer stays, which wakes nobody.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ def wait(until: Any, seconds: float) -> bool:
     """Wait until a gevent Event or Greenlet is ready; yields.
 
     Args:
-        until: What is waited for.
-        seconds: Time to wait at most.
+        until: The event or greenlet.
+        seconds: Maximum time to wait.
 
     Returns:
         Whether it is ready.

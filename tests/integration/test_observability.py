@@ -93,8 +93,8 @@ def test_one_logger_for_each_concern(box: Onebox, client: Client, caplog: pytest
     for line in (
         r"connection connected to 127\.0\.0\.1:\d+",
         r"connection connection to 127\.0\.0\.1:\d+: ",
-        r"retry put of table temp is repeated after ERR_NOT_ENOUGH_MEMBER from 127\.0\.0\.1:\d+",
-        r"retry get of table temp is repeated after ERR_INVALID_STATE from 127\.0\.0\.1:\d+",
+        r"retry repeating put of table temp after ERR_NOT_ENOUGH_MEMBER from 127\.0\.0\.1:\d+",
+        r"retry repeating get of table temp after ERR_INVALID_STATE from 127\.0\.0\.1:\d+",
         r"routing routes of temp changed in \d of 8 partitions",
         r"meta meta server 127\.0\.0\.1:\d+ ",
     ):
@@ -122,7 +122,7 @@ def test_lines_that_repeat_are_counted(box: Onebox, client: Client, caplog: pyte
     servers = {line.partition(" from ")[2] for line in lines}
     assert servers <= set(box.replica_addresses)
     assert [line.partition(" from ")[0] for line in lines] == [
-        "put of table temp is repeated after ERR_BUSY"
+        "repeating put of table temp after ERR_BUSY"
     ] * notices_module.BURST
     assert table._dispatcher.notices.dropped == 400 - notices_module.BURST
 

@@ -19,8 +19,8 @@ AUTH = (
         "12-proof",
         "a success before the server's proof is none",
         "transport/negotiation.py",
-        "if not exchange.complete:\n        # Whoever",
-        "if False:\n        # Whoever",
+        "if not exchange.complete:\n        # The sender",
+        "if False:\n        # The sender",
         (NEGOTIATION, "-k", "no_repeat_changes"),
     ),
     Mutation(

@@ -322,7 +322,7 @@ def test_a_lost_connection_asks_for_routes_under_all_its_names(stage: Stage) -> 
 @pytest.mark.parametrize(
     ("handler", "hint"),
     [
-        (lambda link, _: link.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "is not such a server"),
+        (lambda link, _: link.send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "is not the expected Pegasus server"),
         (lambda link, request: link.reply(request, error="ERR_HANDLER_NOT_FOUND"), "this is a replica server"),
     ],
     ids=["http", "replica server"],

@@ -31,7 +31,7 @@ def routes(count: int, waiting: set[int] = frozenset()) -> RoutingTable:  # type
 def test_routes_that_do_not_name_every_partition_once(indexes: list[int]) -> None:
     partitions = [PartitionConfiguration(pid=(index << 32) | 1) for index in indexes]
     reply = QueryCfgResponse(app_id=1, partition_count=2, partitions=partitions)
-    with pytest.raises(MetaError, match="where the table has 2"):
+    with pytest.raises(MetaError, match="but the table has 2"):
         build(reply, lambda _address, _other: None, None)  # type: ignore[arg-type, return-value]
 
 

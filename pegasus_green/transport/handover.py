@@ -207,5 +207,5 @@ class Handover(Outbox):
         text = str(reason.args[0]) if reason is not None else "the connection is lost"
         error = kind(text, address=self.peer.address, sent=sent)
         if isinstance(reason, ProtocolError):
-            error.hint = "the server at this address is not the expected Pegasus server: check host and port"
+            error.hint = "the peer is not the expected Pegasus server: check host and port"
         return error

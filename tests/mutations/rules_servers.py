@@ -300,9 +300,9 @@ SERVERS = (
         "3-own-instance",
         "everybody gets an error of his own",
         "transport/handover.py",
-        '            error.hint = "the server at this address is not the expected Pegasus server: check host and port"\n'
+        '            error.hint = "the peer is not the expected Pegasus server: check host and port"\n'
         "        return error",
-        '            error.hint = "the server at this address is not the expected Pegasus server: check host and port"\n'
+        '            error.hint = "the peer is not the expected Pegasus server: check host and port"\n'
         '        return vars(self.peer.pool).setdefault("shared", error)',
         ("tests/transport/test_shutdown.py", "-k", "in_flight or middle_of_many"),
     ),

@@ -82,7 +82,7 @@ def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPa
         (lambda: open_table("pegasus://h:1"), "names one"),
         (lambda: Client("h:1").table("t", codec=7), "codec must have the methods encode and decode"),  # type: ignore[call-overload]
         (lambda: Client("h:1").table(""), "must not be empty"),
-        (lambda: Client("http://h:1"), "not the URL 'http://h:1': connect"),
+        (lambda: Client("http://h:1"), "not the URL 'http://h:1': use connect"),
         (lambda: Client(["pegasus://h:1/t"]), "not the URL"),
         (lambda: Client("ada:secret@h:1"), "without a user name before it$"),
         (lambda: Client("::1"), "an IPv6 address must be in brackets"),

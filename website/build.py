@@ -54,6 +54,7 @@ def page_of(path: Path) -> str:
 def rewrite(text: str, page: str) -> str:
     """Return a page for the site: links that leave docs/ become text, diagrams become elements.
 
+    A link whose text is the name of a file gets the title of that page.
     A picture from outside of docs/ is expected in ``pictures``.
     """
     here = posixpath.dirname(page)
@@ -66,6 +67,8 @@ def rewrite(text: str, page: str) -> str:
             if found[1]:
                 return f"![{words}]({'../' * page.count('/')}pictures/{posixpath.basename(target)})"
             return f"`{words}`" if re.fullmatch(r"\w+", words) else words
+        if re.fullmatch(r"[\w/-]+(\.md|/)", words):
+            words = title_of(DOCS / here / target) or words
         return f"{found[1]}[{words}]({target.replace('README.md', 'index.md')}{mark}{anchor})"
 
     text, diagrams = DIAGRAM.subn(r'<pre class="mermaid">\n\1</pre>\n', LINK.sub(link, text))
@@ -74,6 +77,12 @@ def rewrite(text: str, page: str) -> str:
         start = 'mermaid.initialize({startOnLoad: true, theme: "neutral"});'
         text += f'\n<script src="{static}"></script>\n<script>{start}</script>\n'
     return text
+
+
+def title_of(path: Path) -> str:
+    """Return the first heading of a page, "" without one."""
+    found = re.match(r"# (.+)", path.read_text()) if path.is_file() else None
+    return found[1] if found else ""
 
 
 def pictures(path: Path) -> list[Path]:

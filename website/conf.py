@@ -17,7 +17,7 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 
-def setup(app):
+def setup(_app: object) -> None:
     """Let the search find Chinese words."""
     from sphinx.search import languages
     from sphinx.search.en import SearchEnglish
@@ -27,7 +27,7 @@ def setup(app):
     class Search(SearchEnglish):
         js_splitter_code = JAVASCRIPT
 
-        def split(self, text):
-            return words(text)
+        def split(self, input: str) -> list[str]:  # noqa: A002 - the name of the base class
+            return words(input)
 
     languages["en"] = Search

@@ -110,7 +110,7 @@ def test_the_reference_shows_overloads_docstrings_and_twins() -> None:
     assert "### `Table.multi_get_async`" in text
     assert "Start `multi_get` and return its handle" in text
     assert "```pycon\n>>> table.set(" in text
-    assert "- `ttl`: Seconds until it expires" in text
+    assert "- `ttl`: Seconds until the value expires" in text
     for name in vars(pegasus_green.Table):
         assert name.startswith("_") or f"### `Table.{name}`" in text or name == "client"
 

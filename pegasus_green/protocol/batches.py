@@ -1,4 +1,4 @@
-"""Requests of many rows and the reply to batch_get, coded in one step; the tests hold them against Message."""
+"""Fast encoders for requests with many rows, and a fast decoder for batch_get. Tests compare them with Message."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FIELD_3_I32 = b"\x08\0\3"
 _FIELD_3_I64 = b"\x0a\0\3"
 _FIELD_1_STRUCTS = b"\x0f\0\1\x0c"
 _FIELD_2_STRUCTS = b"\x0f\0\2\x0c"
-# What a row adds to a multi_put besides its bytes (two blob fields, STOP), and a key to a multi_remove.
+# Bytes of a row in a multi_put besides its data (two blob fields, STOP), and of a key in a multi_remove.
 ROW_SIZE = 15
 KEY_SIZE = 4
 
 
 def multi_put_argument(hash_key: bytes, rows: Iterable[tuple[bytes, bytes]], expire_ts: int) -> bytes:
-    """Return the argument of multi_put: its rows are (sort key, value), and one expiry is for all."""
+    """Return the argument of multi_put. Rows are (sort key, value); all have the same expiry."""
     head = _HEAD.pack
     parts = [b"", b""]
     add = parts.extend
@@ -67,7 +67,7 @@ def batch_get_argument(keys: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def read_batch(frame: Buffer) -> tuple[int, dict[tuple[bytes, bytes], bytes], int]:
-    """Return status, values by (hash key, sort key), and the partition that answered batch_get.
+    """Return status, values by (hash key, sort key), and the partition that answered a batch_get.
 
     Raises:
         ProtocolError: The body cannot be read.
@@ -81,7 +81,7 @@ def read_batch(frame: Buffer) -> tuple[int, dict[tuple[bytes, bytes], bytes], in
 
 
 def _usual_batch(frame: Buffer) -> tuple[int, dict[tuple[bytes, bytes], bytes], int] | None:
-    """Read the layout that servers write; None: it is another one, or broken."""
+    """Read the layout that servers write; None if the layout differs or the data is damaged."""
     unpack = _HEAD.unpack_from
     fields = (_FIELD_1_STRUCT, _FIELD_2_BLOB, _FIELD_3_BLOB)
     rows: dict[tuple[bytes, bytes], bytes] = {}
@@ -90,7 +90,7 @@ def _usual_batch(frame: Buffer) -> tuple[int, dict[tuple[bytes, bytes], bytes], 
         pos = BATCH_GET.body_offset + _STATUS_AND_LIST.size
         if first != _FIELD_1_I32 or second != _FIELD_2_STRUCTS or count < 0:
             return None
-        # The count is not believed: each turn uses up 22 bytes, and the loop ends with the data.
+        # A wrong count does no harm: each turn uses 22 bytes, and the loop ends with the data.
         for _ in range(count):
             row = []
             for field in fields:

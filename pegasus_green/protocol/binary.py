@@ -1,12 +1,11 @@
-"""Thrift binary values, as Pegasus writes them.
+"""Thrift binary values in the format of Pegasus.
 
-A ``WireType`` knows one kind of value: its type byte, how it is laid out in TBinaryProtocol, and how the same value
-passes through any Apache Thrift ``TProtocol`` (the second way is for interoperation and is what the tests hold the
-first against).
+A ``WireType`` describes one kind of value: its type byte, its layout in TBinaryProtocol, and its conversion through any
+Apache Thrift ``TProtocol``. The second way is for interoperation; tests compare the two.
 
-Pegasus declares ``blob``, ``error_code``, ``gpid``, ``rpc_address`` and ``host_port`` as empty structs and fills them
-by hand: on the wire the field type byte says STRUCT (0x0C), the payload is a bare primitive without field headers and
-without STOP. A generic skip of such a field desynchronises the parser, so an unknown field of that type ends the
+Pegasus declares ``blob``, ``error_code``, ``gpid``, ``rpc_address`` and ``host_port`` as empty structs and writes their
+content itself. The type byte of the field is STRUCT (0x0C), but the payload is a bare primitive without field headers
+and without STOP. A generic skip of such a field desynchronises the parser. So an unknown field of type STRUCT ends the
 decoding (``UnskippableField``), see ``message.Message.decode``.
 """
 
@@ -21,11 +20,11 @@ Buffer = bytes | bytearray | memoryview
 
 STOP, BOOL, BYTE, DOUBLE, I16, I32, I64, STRING, STRUCT, MAP, SET, LIST = 0, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15
 
-# Sizes in bytes of the types that a reader can pass without looking inside.
+# Sizes in bytes of the types with a fixed size.
 _FIXED_SIZE = {BOOL: 1, BYTE: 1, DOUBLE: 8, I16: 2, I32: 4, I64: 8}
-# No Pegasus message nests deeper than 5; the bound keeps hostile input from exhausting the stack.
+# No Pegasus message nests deeper than 5 levels. The limit protects the stack from hostile input.
 MAX_DEPTH = 32
-# A count up to this is believed as long as every element has one byte: a list may hold structs without any field.
+# Up to this count, a list is accepted if every element has at least one byte: a list may hold empty structs.
 FREE_ELEMENTS = 1024
 
 _I32 = struct.Struct(">i")
@@ -38,24 +37,24 @@ _LIST_HEAD = struct.Struct(">Bi")
 
 
 class UnskippableField(ProtocolError):
-    """A field of STRUCT type that this version does not know, so its end cannot be found."""
+    """An unknown field of type STRUCT, whose end cannot be found."""
 
 
 class WireType(Protocol):
-    """One kind of value on the wire."""
+    """One kind of value in the protocol."""
 
     code: int
-    # Bytes of the smallest payload: what a count claims is held against the bytes that are there.
+    # Bytes of the smallest payload. The reader uses it to check counts against the remaining bytes.
     smallest: int
 
     def default(self) -> Any:
-        """Return the value that an absent field has."""
+        """Return the value of an absent field."""
 
     def write(self, value: Any, out: bytearray) -> None:
         """Append the payload of value."""
 
     def read(self, data: Buffer, pos: int) -> tuple[Any, int]:
-        """Return the value at pos and the position behind it."""
+        """Return the value at pos and the position after it."""
 
     def to_thrift(self, value: Any, protocol: Any) -> None:
         """Write value through an Apache Thrift TProtocol."""
@@ -65,10 +64,10 @@ class WireType(Protocol):
 
 
 def need(data: Buffer, pos: int, size: int) -> int:
-    """Return the end of size bytes at pos, or raise ProtocolError when they are not all there."""
+    """Return the end of size bytes at pos; raise ProtocolError if the message is shorter."""
     end = pos + size
     if size < 0 or end > len(data):
-        raise ProtocolError(f"truncated: {size} bytes wanted at offset {pos}, the message ends at {len(data)}")
+        raise ProtocolError(f"truncated: {size} bytes expected at offset {pos}, but the message ends at {len(data)}")
     return end
 
 
@@ -86,7 +85,7 @@ def read_binary(data: Buffer, pos: int) -> tuple[bytes, int]:
 
 
 def read_text(data: Buffer, pos: int) -> tuple[str, int]:
-    """Read a length-prefixed UTF-8 text."""
+    """Read a length-prefixed UTF-8 string."""
     raw, pos = read_binary(data, pos)
     try:
         return raw.decode("utf-8"), pos
@@ -101,13 +100,13 @@ def write_binary(value: bytes, out: bytearray) -> None:
 
 
 def check_count(count: int, smallest: int, left: int, what: str) -> None:
-    """Refuse a count of elements that cannot be in the bytes left, before anything is allocated for them."""
+    """Refuse an element count that the remaining bytes cannot hold, before memory is allocated for it."""
     if not 0 <= count <= left or (count > FREE_ELEMENTS and count * smallest > left):
         raise ProtocolError(f"{what} of {count} elements in a message with {left} bytes left")
 
 
 def read_list_head(data: Buffer, pos: int, smallest: int = 1) -> tuple[int, int, int]:
-    """Read element type and count; a count that cannot fit into the rest of the message is refused."""
+    """Read element type and count. A count that the rest of the message cannot hold is refused."""
     end = need(data, pos, 5)
     code, count = _LIST_HEAD.unpack_from(data, pos)
     check_count(count, smallest, len(data) - end, "a list")
@@ -125,7 +124,7 @@ def read_map_head(data: Buffer, pos: int, smallest: int = 1) -> tuple[int, int, 
 def _skip_elements(codes: tuple[int, ...], count: int, data: Buffer, pos: int, what: str, depth: int) -> int:
     sizes = [_FIXED_SIZE.get(code, 0) for code in codes]
     if all(sizes):
-        # Millions of numbers are passed in one step.
+        # Elements of fixed size are skipped in one step.
         return need(data, pos, count * sum(sizes))
     for _ in range(count):
         for code in codes:
@@ -134,11 +133,11 @@ def _skip_elements(codes: tuple[int, ...], count: int, data: Buffer, pos: int, w
 
 
 def skip(code: int, data: Buffer, pos: int, what: str, depth: int = 0) -> int:
-    """Return the position behind a value of a plain type.
+    """Return the position after a value of a plain type.
 
     Raises:
         UnskippableField: The value is, or holds, a STRUCT. ``what`` names the field.
-        ProtocolError: The type does not exist, or the value is cut off.
+        ProtocolError: The type does not exist, or the value is truncated.
     """
     size = _FIXED_SIZE.get(code)
     if size is not None:
@@ -160,7 +159,7 @@ def skip(code: int, data: Buffer, pos: int, what: str, depth: int = 0) -> int:
 
 
 def skip_thrift(protocol: Any, code: int, what: str) -> None:
-    """Skip a value in an Apache Thrift TProtocol, whose own skip would take a STRUCT for field headers.
+    """Skip a value in an Apache Thrift TProtocol. Its own skip would read a STRUCT as field headers.
 
     Raises:
         UnskippableField: The value is, or holds, a STRUCT. ``what`` names the field.
@@ -168,7 +167,7 @@ def skip_thrift(protocol: Any, code: int, what: str) -> None:
     if code == STRUCT:
         raise UnskippableField(f"unknown field {what} has type STRUCT and cannot be skipped")
     if code == STRING:
-        protocol.readBinary()  # a generic skip decodes it
+        protocol.readBinary()  # a generic skip would decode it as UTF-8
     elif code == MAP:
         key, value, count = protocol.readMapBegin()
         for _ in range(count):
@@ -285,7 +284,7 @@ class _Text:
 
 
 class _ErrorCode(_Text):
-    """An error_code: the error's name under type STRUCT; absent means ERR_OK never was said, so ERR_UNKNOWN."""
+    """An error_code: the error's name under type STRUCT. An absent one is ERR_UNKNOWN."""
 
     code = STRUCT
 
@@ -345,7 +344,7 @@ class _HostPortType:
 
     @staticmethod
     def _join(host: str, port: int, kind: int) -> str:
-        # Nobody can dial without a host, nor what is neither address nor name: the IPv4 field counts then.
+        # An entry without host, or of another type, cannot be dialled. The IPv4 field is used instead.
         return f"{host}:{port}" if kind == 1 and host else ""
 
     @staticmethod
@@ -363,7 +362,7 @@ class ListOf:
     smallest = 5
 
     def __init__(self, element: WireType) -> None:
-        """Remember the element type."""
+        """Store the element type."""
         self.element = element
 
     def default(self) -> list[Any]:
@@ -382,7 +381,7 @@ class ListOf:
         element = self.element
         code, count, pos = read_list_head(data, pos, element.smallest)
         if count and code != element.code:
-            raise ProtocolError(f"a list of type {code} where {element.code} is expected")
+            raise ProtocolError(f"a list of type {code}; {element.code} is expected")
         items = []
         for _ in range(count):
             item, pos = element.read(data, pos)
@@ -400,20 +399,20 @@ class ListOf:
         """Read through a TProtocol."""
         code, count = protocol.readListBegin()
         if count and code != self.element.code:
-            raise ProtocolError(f"a list of type {code} where {self.element.code} is expected")
+            raise ProtocolError(f"a list of type {code}; {self.element.code} is expected")
         items = [self.element.from_thrift(protocol) for _ in range(count)]
         protocol.readListEnd()
         return items
 
 
 class SetOf:
-    """A set of one element type; a sorted list here, so that equal sets have equal bytes."""
+    """A set of one element type. In Python it is a sorted list, so that equal sets have equal bytes."""
 
     code = SET
     smallest = 5
 
     def __init__(self, element: WireType) -> None:
-        """Remember the element type."""
+        """Store the element type."""
         self.element = element
         self._list = ListOf(element)
 
@@ -422,7 +421,7 @@ class SetOf:
         return []
 
     def write(self, value: Any, out: bytearray) -> None:
-        """Append element type, count and elements: the same bytes as a list's."""
+        """Append element type, count and elements: the same bytes as for a list."""
         self._list.write(sorted(set(value)), out)
 
     def read(self, data: Buffer, pos: int) -> tuple[list[Any], int]:
@@ -442,7 +441,7 @@ class SetOf:
         """Read through a TProtocol."""
         code, count = protocol.readSetBegin()
         if count and code != self.element.code:
-            raise ProtocolError(f"a set of type {code} where {self.element.code} is expected")
+            raise ProtocolError(f"a set of type {code}; {self.element.code} is expected")
         items = [self.element.from_thrift(protocol) for _ in range(count)]
         protocol.readSetEnd()
         return sorted(set(items))
@@ -455,7 +454,7 @@ class MapOf:
     smallest = 6
 
     def __init__(self, key: WireType, value: WireType) -> None:
-        """Remember both types."""
+        """Store both types."""
         self.key, self.value = key, value
 
     def default(self) -> dict[Any, Any]:
@@ -500,7 +499,7 @@ class MapOf:
 
     def _check(self, key: int, value: int, count: int) -> None:
         if count and (key, value) != (self.key.code, self.value.code):
-            raise ProtocolError(f"a map of {key} to {value} where {self.key.code} to {self.value.code} is expected")
+            raise ProtocolError(f"a map of {key} to {value}; {self.key.code} to {self.value.code} is expected")
 
 
 BOOL_TYPE: WireType = _Bool()
@@ -515,7 +514,7 @@ HOST_PORT_TYPE: WireType = _HostPortType()
 
 
 def read_field_head(data: Buffer, pos: int) -> tuple[int, int, int]:
-    """Return type, id and the position behind a field header; type STOP has no id (0)."""
+    """Return type, id and the position after a field header. Type STOP has no id (0)."""
     end = need(data, pos, 1)
     if data[pos] == STOP:
         return STOP, 0, end

@@ -1,7 +1,7 @@
-"""Numbers and names that Pegasus answers with.
+"""Numbers and names in the answers of Pegasus.
 
-Two number spaces must never be mixed: a *storage status* is the RocksDB status in the body of a data reply; a *frame
-error* is a name in front of a reply, and only the name travels.
+There are two separate number spaces: a *storage status* is the RocksDB status in the body of a data reply; a *frame
+error* is a name before the body, and its number is never sent.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class StorageStatus(IntEnum):
     TRY_AGAIN = 13
 
 
-# Names of frame errors and of `err` in meta replies that this package compares with; any other name is legal too.
+# Names of frame errors, and of `err` in meta replies, that this package compares with. Other names are valid, too.
 
 
 class SaslStatus(IntEnum):
-    """What a message of the negotiation is."""
+    """Type of a message of the negotiation."""
 
     INVALID = 0
     LIST = 1

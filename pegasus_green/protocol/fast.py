@@ -1,7 +1,7 @@
-"""The layouts that real servers and clients use nearly always, coded in one step.
+"""Fast encoders and decoders for the usual layouts of real servers and clients.
 
-Each function has the general codec behind it: a reply that is laid out in any other way (fields in another order, left
-out, added) is decoded by ``Message.decode_reply``, with the same result. The tests hold the two against each other.
+The general codec is the fallback of each function. A reply with another layout (fields in another order, missing or
+additional) is decoded by ``Message.decode_reply``, with the same result. Tests compare both.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _BLOB_IN_ONE = struct.Struct(">3siH")
 _PUT = struct.Struct(">6siH")
 _EXPIRY = struct.Struct(">3si2s")
 _NO_EXPIRY = b"\x08\0\3\0\0\0\0\0\0"
-# From this size on a copy of the value costs more than what parts cost.
+# From this size on, a copy of the value costs more than sending it in parts.
 LARGE = 48 * 1024
 _I32 = struct.Struct(">i")
 _I32_AT = _I32.unpack_from
-# Status 0 and the head of the value; the value's bytes begin behind its length.
+# Status 0 and the head of the value. The value's bytes begin after its length.
 _OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
 _OK_VALUE_SIZE = struct.Struct(f">{len(_OK_VALUE)}si").unpack_from
 _BODY_AT = GET.body_offset - 3
@@ -44,15 +44,15 @@ if core:
 
 
 class Parts:
-    """Bytes in parts, for a value so large that it had better not be copied on its way to the socket.
+    """Bytes in parts, for a large value that should not be copied on its way to the socket.
 
-    Stands for an argument, and with a header put before it (``header + argument``) for a whole frame.
+    It is used in place of an argument. With a header before it (``header + argument``) it is a whole frame.
     """
 
     __slots__ = ("parts", "size")
 
     def __init__(self, *parts: bytes) -> None:
-        """Remember the parts."""
+        """Store the parts."""
         self.parts = parts
         self.size = sum(map(len, parts))
 
@@ -61,12 +61,12 @@ class Parts:
         return self.size
 
     def __radd__(self, head: bytes) -> Parts:
-        """Return the same with a head before the first part."""
+        """Return the parts with a header before the first one."""
         first, *others = self.parts
         return Parts(head + first, *others)
 
     def join(self) -> bytes:
-        """Return all in one."""
+        """Return all parts as one bytes object."""
         return b"".join(self.parts)
 
 
@@ -79,25 +79,25 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
     head += _FIELD_2_BLOB + _I32.pack(length)
     tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
     if length >= LARGE:
-        # Where it goes its length is taken and a header is put in front, as with bytes.
+        # Its users take the length and prepend a header, which works as with bytes.
         return Parts(head, value, tail)  # type: ignore[return-value]
     return head + value + tail
 
 
-# What stands behind the value (app_id, partition, server, two STOPs) is the same for every reply of a replica: an
-# ending that the general decoder has accepted once need not be looked at again.
+# The bytes after the value (app_id, partition, server, two STOPs) are the same in all replies of a replica. An ending
+# that the general decoder has accepted once is not checked again.
 _known_endings: set[bytes] = set()
-# The same for replies to updates with status 0, before and behind the decree, the one part that always changes.
+# The same for replies to updates with status 0, before and after the decree, the only part that always differs.
 _known_update_heads: set[bytes] = set()
 _known_update_ends: set[bytes] = set()
-# Where the decree stands, from the body's begin: behind status, app_id, partition and its own field head.
+# Offset of the decree in the body: after status, app_id, partition and its own field head.
 _DECREE = 24
 _MOST_ENDINGS = 10_000
 _LONGEST_ENDING = 300
 
 
 def usual_value(frame: Buffer) -> bytes | None:
-    """Return the value of a reply to get with status 0 that is laid out as usual; of others ``read_value`` knows."""
+    """Return the value of a reply to get with status 0 and the usual layout; None otherwise (see ``read_value``)."""
     if type(frame) is bytes and len(frame) > _VALUE_AT:
         head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
         if head == _OK_VALUE and size >= 0:
@@ -108,7 +108,7 @@ def usual_value(frame: Buffer) -> bytes | None:
 
 
 def read_value(frame: Buffer) -> tuple[int, bytes]:
-    """Return status and value of any reply to get: also large ones, with another status, or with a new ending.
+    """Return status and value of any reply to get, also of large ones, with another status, or with a new ending.
 
     Raises:
         ProtocolError: The body cannot be read.
@@ -123,7 +123,7 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
     response = decode(GET, frame)
     value, response.value = response.value, b""
     ending = bytes(frame[end : end + _LONGEST_ENDING + 1])
-    # Only what encodes back to the same bytes is an ending without surprises, such as an unknown field.
+    # Remember an ending only if it encodes to the same bytes, so it has no unknown field.
     if usual and len(ending) <= _LONGEST_ENDING and response.encode()[14:] + b"\0" == ending:
         if len(_known_endings) >= _MOST_ENDINGS:
             _known_endings.clear()
@@ -148,7 +148,7 @@ def read_status(rpc: Rpc, frame: Buffer) -> int:
 
 
 def _read_any_status(rpc: Rpc, frame: Buffer) -> int:
-    """Read what ``read_status`` does not know yet."""
+    """Read a reply that is not yet known to ``read_status``."""
     response = decode(rpc, frame)
     start = rpc.body_offset
     if response.error == 0 and response.encode() + b"\0" == bytes(frame[start:]):
@@ -161,7 +161,7 @@ def _read_any_status(rpc: Rpc, frame: Buffer) -> int:
 
 
 def decode(rpc: Rpc, frame: Buffer) -> Any:
-    """Return the result struct of a reply by the general decoder.
+    """Return the result struct of a reply, by the general decoder.
 
     Raises:
         ProtocolError: The body cannot be read.

@@ -1,7 +1,7 @@
-"""Whole frames: requests with header v0 or v1, replies, and the bounds that hostile bytes run into.
+"""Whole frames: requests with header v0 or v1, replies, and limits against hostile input.
 
-A request is ``THFT``, a header, a Thrift message begin and the argument struct; a reply is its own length, the frame
-error's name, a message begin and, unless a replica server rejected the request, the result struct.
+A request is ``THFT``, a header, a Thrift message begin and the argument struct. A reply is its length, the name of the
+frame error, a message begin, and the result struct, unless a replica server rejected the request.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MAGIC = b"THFT"
 V0_HEADER = struct.Struct(">4siiiIiiiiiQ")
 V1_HEADER = struct.Struct(">4sIII")
 _U32 = struct.Struct(">I")
-# A v1 request of ours always has a meta struct of 37 bytes: app_id, partition_index, timeout, hash, backup flag.
+# The meta struct of a v1 request always has 37 bytes: app_id, partition_index, timeout, hash, backup flag.
 V1_START = MAGIC + struct.pack(">II", 1, 37)
 V1_HASH_FIELD = struct.pack(">BH", I64, 4)
 _GPID_PART = struct.Struct(">BHiBHiBH")
-# Length word, error name and message name of at least one character, message begin, sequence id.
+# Length, error name and message name of at least one character each, message begin, sequence id.
 MIN_REPLY = 4 + 4 + 1 + 8 + 1 + 4
 DEFAULT_MAX_FRAME = 64 * 1024 * 1024
-# Real names are shorter than 48 characters; anything beyond this is garbage.
+# Real names are shorter than 48 characters. A longer one than this is garbage.
 MAX_NAME = 255
 RESULT_HEAD = struct.pack(">BH", STRUCT, 0)
 
@@ -42,18 +42,18 @@ class RequestMeta(Message):
 
 
 def shape(rpc: Rpc) -> tuple[Any, ...]:
-    """Return what the compiled core knows of an RPC."""
+    """Return the facts about an RPC for the compiled core."""
     head = rpc.head.pack(V1_START, 0, b"", 0, V1_HASH_FIELD, 0, rpc.v1_tail, 0)
     return rpc, rpc.label, head, rpc.ok_head, rpc.body_base, rpc.body_offset, rpc.repeatable
 
 
 def gpid_part(app_id: int, partition_index: int) -> bytes:
-    """Return the 17 bytes of a v1 meta struct that depend on the partition only."""
+    """Return the 17 bytes of a v1 meta struct that depend only on the partition."""
     return _GPID_PART.pack(I32, 1, app_id, I32, 2, partition_index, I32, 3)
 
 
 def thread_hash(app_id: int, partition_index: int) -> int:
-    """Return what header v0 must carry: it picks the server's write thread, a wrong value aborts the server."""
+    """Return the thread hash of header v0. It determines the server's write thread; a wrong one crashes the server."""
     value = (app_id * 7919 + partition_index) & 0xFFFFFFFF
     return value - (1 << 32) if value >= 1 << 31 else value
 
@@ -73,15 +73,15 @@ def encode_request(
     """Return a whole request frame.
 
     Args:
-        rpc: What to call.
+        rpc: The RPC.
         seqid: Signed 32-bit number that the reply repeats.
-        argument: The argument struct, as ``rpc.encode_argument`` gives it.
+        argument: The argument struct, from ``rpc.encode_argument``.
         app_id: The table's id; 0 for meta servers.
         partition_index: The partition; 0 for meta servers.
         partition_hash: Unsigned hash of the key; 0 for meta servers.
-        timeout_ms: Milliseconds left, at least 1.
+        timeout_ms: Remaining milliseconds, at least 1.
         version: Header version, 0 or 1.
-        backup: Ask a secondary for a possibly stale read; header v1 only.
+        backup: The request is a possibly stale read at a secondary; header v1 only.
 
     Raises:
         ValueError: A backup request with header v0, or an unknown version.
@@ -121,7 +121,7 @@ def encode_request(
 
 
 class Request(NamedTuple):
-    """A request as a server sees it; the argument struct begins at ``offset`` of ``data``."""
+    """A request for a server. The argument struct begins at ``offset`` of ``data``."""
 
     version: int
     app_id: int
@@ -138,9 +138,9 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A reply's envelope; the result struct begins at ``offset`` of the frame, None: there is no body.
+    """The envelope of a reply. The result struct begins at ``offset`` of the frame; None: there is no body.
 
-    The offset of a body that does not begin with a result is the frame's end, so that decoding it raises ProtocolError.
+    If the body does not begin with a result, the offset is the frame's end, so that decoding it raises ProtocolError.
     """
 
     error: str
@@ -156,7 +156,7 @@ def parse_body(data: Buffer, pos: int = 0) -> tuple[str, int, bool, int]:
         Name, sequence id, whether it is T_ONEWAY, position of the argument struct.
 
     Raises:
-        ProtocolError: Not a call.
+        ProtocolError: The message is not a call.
     """
     word, pos = read_i32(data, pos)
     if word < 0:
@@ -174,7 +174,7 @@ def parse_body(data: Buffer, pos: int = 0) -> tuple[str, int, bool, int]:
         if kind not in (1, 4):
             raise ProtocolError(f"message type {kind} is not a call")
     seqid, pos = read_i32(data, pos)
-    # A server takes any bytes for a name, and answers that it has no handler for them.
+    # A server accepts any bytes as a name, and answers that it has no handler for them.
     return raw.decode("utf-8", "surrogateescape"), seqid, kind == 4, pos
 
 
@@ -182,12 +182,12 @@ def parse_request(frame: Buffer) -> Request:
     """Read one whole request frame.
 
     Raises:
-        ProtocolError: Not a request; a server closes the connection.
+        ProtocolError: The data is not a request. A server then closes the connection.
     """
     data = bytes(frame)
     size = request_size(data, len(data), max_frame=sys.maxsize)
     if size is None or size != len(data):
-        raise ProtocolError(f"{len(data)} bytes are not one whole request frame")
+        raise ProtocolError(f"{len(data)} bytes are not exactly one request frame")
     if data[7] == 0:
         fields = V0_HEADER.unpack_from(data)
         app_id, index, timeout, thread, hashed = fields[6:11]
@@ -204,7 +204,7 @@ def parse_request(frame: Buffer) -> Request:
 
 
 def request_size(data: Buffer, end: int, pos: int = 0, max_frame: int = DEFAULT_MAX_FRAME) -> int | None:
-    """Return the size of the request frame at pos, None while too little of it is there to know.
+    """Return the size of the request frame at pos; None if there are too few bytes to know it.
 
     Raises:
         ProtocolError: Wrong magic, version or header length.
@@ -216,7 +216,7 @@ def request_size(data: Buffer, end: int, pos: int = 0, max_frame: int = DEFAULT_
     version = _U32.unpack_from(data, pos + 4)[0] if have >= 8 else 0
     if version > 1:
         raise ProtocolError(f"header version {version} does not exist")
-    # The body's length is the last of what is needed: at 12 in header v1, at 16 in v0.
+    # The length of the body is the last word that is needed: at offset 12 in header v1, at 16 in v0.
     if have < (20 if version == 0 else 16):
         return None
     _, _, second, third = V1_HEADER.unpack_from(data, pos)
@@ -225,7 +225,7 @@ def request_size(data: Buffer, end: int, pos: int = 0, max_frame: int = DEFAULT_
     elif second == 48:
         size = 48 + int(_U32.unpack_from(data, pos + 16)[0])
     else:
-        raise ProtocolError(f"a v0 header has 48 bytes, this one says {second}")
+        raise ProtocolError(f"a v0 header must have 48 bytes, not {second}")
     if size > max_frame:
         raise FrameTooLarge(f"a request of {size} bytes; the limit is {max_frame}")
     return size
@@ -235,10 +235,10 @@ def encode_reply(name: str, seqid: int, error: str = "ERR_OK", result: bytes | N
     """Return a reply frame.
 
     Args:
-        name: The request's RPC name; the reply's is this + "_ACK".
+        name: The RPC name of the request; the name of the reply is this + "_ACK".
         seqid: The request's sequence id.
         error: The frame error.
-        result: The encoded result struct; None sends no body at all, as replica servers reject.
+        result: The encoded result struct; None: no body, as in a rejection by a replica server.
     """
     raw_error, raw_name = error.encode(), name.encode("utf-8", "surrogateescape") + b"_ACK"
     head = b"%b%b%b%b%b" % (
@@ -257,7 +257,7 @@ def parse_reply(frame: Buffer) -> Reply:
     """Read a reply's envelope.
 
     Raises:
-        ProtocolError: Frame error, message begin or sequence id cannot be read; the connection cannot go on.
+        ProtocolError: Frame error, message begin or sequence id cannot be read. The connection must be closed.
     """
     error, pos = _read_name(frame, 4, "frame error")
     word, pos = read_i32(frame, pos)
@@ -265,7 +265,7 @@ def parse_reply(frame: Buffer) -> Reply:
         raise ProtocolError(f"message begin 0x{word & 0xFFFFFFFF:08x} is not a reply")
     name, pos = _read_name(frame, pos, "message name")
     seqid, pos = read_i32(frame, pos)
-    # None tells that the request was rejected and nothing applied: not to be read into a body that is garbage.
+    # None means that the request was rejected and not applied. A damaged body must not be taken for that.
     if bytes(frame[pos : pos + 2]) in (b"", b"\0"):
         return Reply(error, name, seqid, None)
     offset = pos + 3 if bytes(frame[pos : pos + 3]) == RESULT_HEAD else len(frame)
@@ -276,11 +276,11 @@ def read_name_size(data: Buffer, pos: int, what: str) -> int:
     """Return the length of a name.
 
     Raises:
-        ProtocolError: No name has it.
+        ProtocolError: The length is not that of a name.
     """
     size, _ = read_i32(data, pos)
     if not 0 < size <= MAX_NAME:
-        raise ProtocolError(f"{what} of {size} bytes; 1 to {MAX_NAME} are possible")
+        raise ProtocolError(f"{what} of {size} bytes; it must have 1 to {MAX_NAME}")
     return size
 
 

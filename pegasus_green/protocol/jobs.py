@@ -1,4 +1,4 @@
-"""The structs by which operators ask for long jobs of servers: bulk load, backup, and the search for hot keys.
+"""The structs of long administrative jobs: bulk load, backup, and the search for hot keys.
 
 They come from ``idl/bulk_load.thrift``, ``backup.thrift`` and ``replica_admin.thrift`` of Pegasus.
 """
@@ -10,7 +10,7 @@ from .message import Message, StructOf, boolean, error_name, gpid, i32, i64, lis
 
 
 class ReplicaBulkLoad(Message):
-    """How far the bulk load of one replica is."""
+    """The progress of the bulk load of one replica."""
 
     download_progress: int | None = i32(1, optional=True)
     download_status: str | None = error_name(2, optional=True, default=None)
@@ -20,7 +20,7 @@ class ReplicaBulkLoad(Message):
 
 
 class QueryBulkLoadResponse(Message):
-    """How far the bulk load of a table is: its status, that of each partition, and of each replica by server."""
+    """The progress of the bulk load of a table: its status, that of each partition, and of each replica by server."""
 
     err: str = error_name(1)
     app_name: str = text(2)
@@ -71,7 +71,7 @@ class DetectHotkeyRequest(Message):
 
 
 class DetectHotkeyResponse(Message):
-    """What became of it; the result is the hash key."""
+    """The outcome; the result is the hash key."""
 
     err: str = error_name(1)
     err_hint: str | None = text(2, optional=True)

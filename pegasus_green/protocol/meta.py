@@ -1,7 +1,7 @@
 """The structs of the meta server: routing, tables, nodes, splits.
 
 They come from ``idl/dsn.layer2.thrift``, ``meta_admin.thrift`` and ``partition_split.thrift`` of Pegasus. gpids and
-addresses are raw unsigned 64-bit numbers here; the functions at the end give them meaning.
+addresses are raw unsigned 64-bit numbers here. The functions at the end convert them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .message import (
 
 
 class PartitionConfiguration(Message):
-    """Who serves one partition. ``ballot`` -1: a split child that is not ready; ``primary`` 0: none now.
+    """The servers of one partition. ``ballot`` -1: a split child that is not ready; ``primary`` 0: no primary now.
 
-    Fields 9 to 11 come from servers after 2.5; a generic skip cannot pass them.
+    Servers after 2.5 send the fields 9 to 11. A generic skip cannot skip them.
     """
 
     pid: int = gpid(1)
@@ -44,7 +44,7 @@ class PartitionConfiguration(Message):
 
 
 class QueryCfgRequest(Message):
-    """Asks for the routes of a table; no indices means all partitions."""
+    """Asks for the routes of a table; without indices for all partitions."""
 
     app_name: str = text(1)
     partition_indices: list[int] = list_of(2, I32_TYPE)
@@ -61,7 +61,7 @@ class QueryCfgResponse(Message):
 
 
 class AppInfo(Message):
-    """A table as the meta server lists it."""
+    """A table as the meta server describes it."""
 
     status: int = i32(1)
     app_type: str = text(2)
@@ -81,7 +81,7 @@ class AppInfo(Message):
 
 
 class CreateAppOptions(Message):
-    """Options of create; ``atomic_idempotent`` is known to servers after 2.5 only."""
+    """Options of create; only servers after 2.5 know ``atomic_idempotent``."""
 
     partition_count: int = i32(1)
     replica_count: int = i32(2)
@@ -134,14 +134,14 @@ class RenameAppRequest(Message):
 
 
 class HintResponse(Message):
-    """An error with a text for people: the reply to rename, update_app_env and start of compaction or split."""
+    """An error with a text: the reply to rename, update_app_env, start of compaction and start of split."""
 
     err: str = error_name(1)
     hint_message: str = text(2)
 
 
 class RecallAppRequest(Message):
-    """Brings a dropped table back, under a new name unless that is empty."""
+    """Recalls a dropped table, with a new name unless that is empty."""
 
     app_id: int = i32(1)
     new_app_name: str = text(2)
@@ -171,7 +171,7 @@ class ListAppsResponse(Message):
 
 
 class NodeInfo(Message):
-    """A replica server as the meta server sees it."""
+    """A replica server as the meta server describes it."""
 
     status: int = i32(1)
     node: int = address(2)
@@ -185,7 +185,7 @@ class ListNodesRequest(Message):
 
 
 class ListNodesResponse(Message):
-    """Replica servers, alive ones first."""
+    """Replica servers, live ones first."""
 
     err: str = error_name(1)
     infos: list[NodeInfo] = list_of(2, NodeInfo)
@@ -204,7 +204,7 @@ class ClusterInfoResponse(Message):
 
 
 class UpdateAppEnvRequest(Message):
-    """Sets (op 1), deletes (2) or clears (3) environment entries of a table."""
+    """Sets (op 1), deletes (2) or clears (3) envs of a table."""
 
     app_name: str = text(1)
     op: int = i32(2)
@@ -224,13 +224,13 @@ class StartManualCompactRequest(Message):
 
 
 class AppNameRequest(Message):
-    """A request that is just a table's name: query of compaction, split, replica count, atomic_idempotent."""
+    """A request with only a table's name: query of compaction, split, replica count, atomic_idempotent."""
 
     app_name: str = text(1)
 
 
 class QueryManualCompactResponse(Message):
-    """How far a manual compaction is, in percent."""
+    """The progress of a manual compaction in percent."""
 
     err: str = error_name(1)
     hint_msg: str = text(2)
@@ -244,7 +244,7 @@ class MetaControlRequest(Message):
 
 
 class MetaControlResponse(Message):
-    """The level before."""
+    """The old level."""
 
     err: str = error_name(1)
     old_level: int = i32(2)
@@ -266,7 +266,7 @@ class SetMaxReplicaCountRequest(Message):
 
 
 class SetMaxReplicaCountResponse(Message):
-    """The replica count before."""
+    """The old replica count."""
 
     err: str = error_name(1)
     old_max_replica_count: int = i32(2)
@@ -289,7 +289,7 @@ class SetAtomicIdempotentRequest(Message):
 
 
 class SetAtomicIdempotentResponse(Message):
-    """atomic_idempotent before."""
+    """The old atomic_idempotent."""
 
     err: str = error_name(1)
     old_atomic_idempotent: bool = boolean(2)
@@ -297,7 +297,7 @@ class SetAtomicIdempotentResponse(Message):
 
 
 class StartSplitRequest(Message):
-    """Starts a partition split; the new count is exactly twice the present one."""
+    """Starts a partition split; the new count must be twice the current one."""
 
     app_name: str = text(1)
     new_partition_count: int = i32(2)
@@ -349,13 +349,13 @@ def make_address(host: str, port: int) -> int:
     """Return the raw number of an IPv4 address and port.
 
     Raises:
-        ValueError: host is not four numbers up to 255, or port not one up to 65535.
+        ValueError: host is not four numbers up to 255, or port is not from 0 to 65535.
     """
     parts = host.split(".")
     if len(parts) != 4 or not all(part.isascii() and part.isdigit() and int(part) < 256 for part in parts):
         raise ValueError(f"not an IPv4 address: {host!r}")
     if not 0 <= port <= 0xFFFF:
-        raise ValueError(f"port {port} is not between 0 and 65535")
+        raise ValueError(f"port {port} is not from 0 to 65535")
     return int.from_bytes(bytes(map(int, parts)), "big") << 32 | port << 16 | 1
 
 

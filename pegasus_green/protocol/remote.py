@@ -1,4 +1,4 @@
-"""The structs of the RPCs by which operators' tools look into servers: remote commands, disks, proposals, diagnosis.
+"""The structs of administrative RPCs to single servers: remote commands, disks, proposals, diagnosis.
 
 They come from ``idl/command.thrift``, ``replica_admin.thrift`` and ``meta_admin.thrift`` of Pegasus.
 """
@@ -18,13 +18,13 @@ class CommandRequest(Message):
 
 
 class CommandReply(Message):
-    """The text that a command printed. It is the reply's result struct itself, not a struct inside it."""
+    """The output of a command. It is the reply's result struct itself, not a field of it."""
 
     success: str = text(0)
 
 
 class QueryDiskInfoRequest(Message):
-    """Asks a replica server for its disks; a name restricts the replicas to those of a table. ``node`` is unused."""
+    """Asks a replica server for its disks. With a name, only for the replicas of that table. ``node`` is unused."""
 
     node: int = address(1)
     app_name: str = text(2)
@@ -52,7 +52,7 @@ class QueryDiskInfoResponse(Message):
 
 
 class ProposalAction(Message):
-    """One step of a proposal: ``target`` does ``type`` with ``node``. An empty target stands for the primary."""
+    """One step of a proposal: ``target`` applies ``type`` to ``node``. An empty target means the primary."""
 
     target: int = address(1)
     node: int = address(2)
@@ -71,13 +71,13 @@ class BalancerRequest(Message):
 
 
 class BalancerResponse(Message):
-    """Whether a proposal was taken; the steps follow later."""
+    """Whether a proposal was accepted; the steps are done later."""
 
     err: str = error_name(1)
 
 
 class DiagnoseRequest(Message):
-    """Asks which partitions have lost all their replicas; app id -1: of all tables, index -1: of the whole table."""
+    """Asks for partitions that have lost all replicas; app id -1: of all tables, index -1: of the whole table."""
 
     pid: int = gpid(1)
 

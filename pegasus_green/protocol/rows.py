@@ -1,8 +1,8 @@
-"""The rows of multi_get, get_scanner and scan, cut out of a reply in one tight loop.
+"""Fast decoder of the rows in replies to multi_get, get_scanner and scan.
 
-Batches of 1,000 rows are where a client spends its time, so the layout that servers write (fields in the order of
-their ids, none left out) is read by hand. A reply that is laid out in any other way goes to the general decoder, with
-the same result or the same error; the tests hold the two against each other.
+Decoding batches of 1,000 rows takes most of a client's time. So the layout that servers write (all fields, in the order
+of their ids) is decoded directly. A reply with another layout goes to the general decoder, with the same result or the
+same error. Tests compare both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .rpc import MULTI_GET, Rpc
 
 # Status, head of the list of structs, number of rows.
 _START = struct.Struct(">3si4sI")
-# A row is read with the byte before it: the STOP of the row before it, or the last byte of the count.
+# A row is read together with the byte before it: the STOP of the previous row, or the last byte of the count.
 _KEY = struct.Struct(">4sI")
 _FULL_KEY = struct.Struct(">4sIH")
 _VALUE = struct.Struct(">3sI")
@@ -37,13 +37,13 @@ _FIELD_3_I32 = b"\x08\0\3"
 
 
 class Rows(NamedTuple):
-    """What a reply holds.
+    """The content of a reply.
 
     Attributes:
         status: The storage status.
         rows: Tuples of bytes, see the functions that return them.
-        context_id: Where a scan goes on: -1 nowhere, it is finished; 0 none was given. 0 for multi_get.
-        kv_count: Rows of this batch of a count-only scan; None: the server does not know count-only scans.
+        context_id: The context of a scan; -1: the scan is finished, 0: no context. 0 for multi_get.
+        kv_count: Rows of this batch of a count-only scan; None: the server does not support count-only scans.
     """
 
     status: int
@@ -58,9 +58,9 @@ def read_rows(rpc: Rpc, frame: Buffer, skip: int = 0, with_expiry: bool = False)
     Args:
         rpc: MULTI_GET, GET_SCANNER or SCAN.
         frame: The whole reply.
-        skip: Bytes to leave out of every key: 0 where it is a bare sort key; 2 and the hash key's length turn an
-            encoded key into its sort key.
-        with_expiry: Make the rows (key, value, expire_ts), 0 being no expiry.
+        skip: Bytes to omit from every key: 0 for a bare sort key; 2 plus the length of the hash key for an encoded key,
+            of which the sort key remains.
+        with_expiry: Return rows (key, value, expire_ts); 0 means no expiry.
 
     Raises:
         ProtocolError: The body cannot be read, or a key is shorter than ``skip``.
@@ -76,10 +76,10 @@ def read_full_rows(rpc: Rpc, frame: Buffer, with_expiry: bool = False) -> Rows:
     Args:
         rpc: GET_SCANNER or SCAN.
         frame: The whole reply.
-        with_expiry: Make the rows (hash key, sort key, value, expire_ts), 0 being no expiry.
+        with_expiry: Return rows (hash key, sort key, value, expire_ts); 0 means no expiry.
 
     Raises:
-        ProtocolError: The body cannot be read, or a key is no encoded key.
+        ProtocolError: The body cannot be read, or a key is not an encoded key.
     """
     data = frame if type(frame) is bytes else bytes(frame)
     found = _usual(rpc, data, None, with_expiry)
@@ -87,7 +87,7 @@ def read_full_rows(rpc: Rpc, frame: Buffer, with_expiry: bool = False) -> Rows:
 
 
 def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows | None:
-    """Read the usual layout; None: it is another one, or broken."""
+    """Read the usual layout; None if the layout differs or the data is damaged."""
     try:
         field_1, status, field_2, count = _START.unpack_from(data, rpc.body_offset)
         if field_1 != b"\x08\0\1" or field_2 != b"\x0f\0\2\x0c":
@@ -95,7 +95,7 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
         pos = rpc.body_offset + _START.size - 1
         rows: list[Any] = []
         if count:
-            # A count is not believed: each turn of the loops uses up 15 bytes or more, and they end with the data.
+            # A wrong count does no harm: each turn uses at least 15 bytes, and the loops end with the data.
             if core:
                 pos = core.cut_rows(data, pos, count, -1 if skip is None else skip, with_expiry, rows)
             elif skip is None:
@@ -112,7 +112,7 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
 
 
 def _cut_rows(data: bytes, pos: int, count: int, skip: int, with_expiry: bool, rows: list[Any]) -> int:
-    """Append the rows behind pos; return where the STOP of the last one is, -1: an unusual layout."""
+    """Append the rows after pos. Return the position of the last row's STOP, or -1 for an unusual layout."""
     add, key_head, value_head = rows.append, _KEY.unpack_from, _VALUE.unpack_from
     for _ in range(count):
         mark, size = key_head(data, pos)
@@ -136,7 +136,7 @@ def _cut_rows(data: bytes, pos: int, count: int, skip: int, with_expiry: bool, r
 
 
 def _cut_full_rows(data: bytes, pos: int, count: int, with_expiry: bool, rows: list[Any]) -> int:
-    """Do as ``_cut_rows`` for encoded keys, which begin with the length of their hash key."""
+    """Do the same as ``_cut_rows`` for encoded keys, which begin with the length of the hash key."""
     add, key_head, value_head = rows.append, _FULL_KEY.unpack_from, _VALUE.unpack_from
     for _ in range(count):
         mark, size, middle = key_head(data, pos)
@@ -160,7 +160,7 @@ def _cut_full_rows(data: bytes, pos: int, count: int, with_expiry: bool, rows: l
 
 
 def _multi_get_end(data: bytes, pos: int, status: int, rows: list[Any]) -> Rows | None:
-    """Read what follows the rows of a multi_get."""
+    """Read the fields after the rows of a multi_get."""
     mark, _, field_4, _, field_6, size = _MULTI_GET_END.unpack_from(data, pos)
     pos += _MULTI_GET_END.size + size
     if mark != b"\0\x08\0\3" or field_4 != b"\x08\0\4" or field_6 != b"\x0b\0\6" or data[pos:] != _END:
@@ -169,7 +169,7 @@ def _multi_get_end(data: bytes, pos: int, status: int, rows: list[Any]) -> Rows 
 
 
 def _scan_end(data: bytes, pos: int, status: int, rows: list[Any]) -> Rows | None:
-    """Read what follows the rows of a scan."""
+    """Read the fields after the rows of a scan."""
     mark, context_id, field_4, _, field_5, _, field_6, size = _SCAN_END.unpack_from(data, pos)
     if mark != b"\0\x0a\0\3" or field_4 != b"\x08\0\4" or field_5 != b"\x08\0\5" or field_6 != b"\x0b\0\6":
         return None
@@ -194,7 +194,7 @@ def _general(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows
             except ValueError as error:
                 raise ProtocolError(f"{rpc.label}: {error}") from None
         elif len(row.key) < skip:
-            raise ProtocolError(f"{rpc.label}: a key of {len(row.key)} bytes; {skip} come before the sort key")
+            raise ProtocolError(f"{rpc.label}: a key of {len(row.key)} bytes; {skip} bytes precede the sort key")
         else:
             rows.append((row.key[skip:], *tail))
     return Rows(response.error, rows, getattr(response, "context_id", 0), getattr(response, "kv_count", None))

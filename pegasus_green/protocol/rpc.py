@@ -1,4 +1,4 @@
-"""The table of remote procedures: one row tells everything that the rest of the package knows about an RPC."""
+"""The table of RPCs. One entry has all facts that the package needs about an RPC."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ class Rpc:
     """One remote procedure.
 
     Attributes:
-        name: The name on the wire; its reply is called name + "_ACK".
-        label: The short name for people, in statistics and errors.
+        name: The name in the protocol; the name of its reply is name + "_ACK".
+        label: The short name in statistics and errors.
         argument: Wire type of field 1 of the argument struct.
-        response: The reply's struct; None where no reply ever comes (clear_scanner).
-        is_write: Whether it goes the write path of the primary.
-        repeatable: Whether executing it twice is harmless: reads, and writes that the server calls idempotent.
-        to_meta: Whether it is administration: header app_id 0, answered by meta servers (some also by replica servers).
-        bare: Whether ``response`` is the reply's result struct itself; else it is field 0 of that.
+        response: The reply's struct; None: there is never a reply (clear_scanner).
+        is_write: Whether the primary handles it as a write.
+        repeatable: Whether it can be executed twice: reads, and writes that the server calls idempotent.
+        to_meta: Whether it is administrative: app_id 0 in the header, answered by meta servers (some also by replica
+            servers).
+        bare: Whether ``response`` is the reply's result struct itself; otherwise it is field 0 of it.
         call_tail: Message begin of a request up to the sequence id.
-        v1_tail: The same behind the end of the v1 meta struct, as ``head`` takes it.
+        v1_tail: The same after the end of the v1 meta struct, for ``head``.
         head: A whole v1 request up to its argument: constant start, body length, gpid part of the meta struct, timeout,
             field 4, partition hash, v1_tail, sequence id.
-        body_base: Length of a request's body less its argument.
-        ok_head: The start of a reply with frame error ERR_OK, from behind the frame's length up to the sequence id.
-        body_offset: Where the result struct of such a reply begins in its frame, behind ``0C 00 00`` (bare: at once).
+        body_base: Length of a request's body without its argument.
+        ok_head: The start of a reply with frame error ERR_OK, from after the frame's length to the sequence id.
+        body_offset: Offset of the result struct in the frame of such a reply: after ``0C 00 00``, if it is not bare.
     """
 
     __slots__ = (
@@ -97,10 +98,10 @@ class Rpc:
         return bytes(out)
 
     def decode_argument(self, data: Buffer, pos: int = 0) -> object:
-        """Return the argument. As in the real server, id and type of the outer field do not matter.
+        """Return the argument. Like a real server, it ignores id and type of the outer field.
 
         Raises:
-            ProtocolError: The argument is cut off or inconsistent.
+            ProtocolError: The argument is truncated or inconsistent.
         """
         _, _, pos = read_field_head(data, pos)
         value, _ = self.argument.read(data, pos)
@@ -124,7 +125,8 @@ MULTI_GET = _rrdb("MULTI_GET", rrdb.MultiGetRequest, rrdb.MultiGetResponse)
 BATCH_GET = _rrdb("BATCH_GET", rrdb.BatchGetRequest, rrdb.BatchGetResponse)
 SORTKEY_COUNT = _rrdb("SORTKEY_COUNT", BLOB_TYPE, rrdb.CountResponse)
 GET_SCANNER = _rrdb("GET_SCANNER", rrdb.GetScannerRequest, rrdb.ScanResponse)
-# A scan consumes its context: repeated after a lost reply it answers "not found", and the scanner starts a new one.
+# A scan uses up its context. If it is repeated after a lost reply, the server answers "not found", and the scanner
+# opens a new context.
 SCAN = _rrdb("SCAN", rrdb.ScanRequest, rrdb.ScanResponse)
 CLEAR_SCANNER = _rrdb("CLEAR_SCANNER", I64_TYPE, None)
 PUT = _rrdb("PUT", rrdb.UpdateRequest, rrdb.UpdateResponse, write=True)
@@ -200,7 +202,7 @@ NEGOTIATION = Rpc("RPC_NEGOTIATION", meta.Negotiation, meta.Negotiation, label="
 
 PROPOSE_BALANCER = _meta("PROPOSE_BALANCER", "propose", remote.BalancerRequest, remote.BalancerResponse, False)
 DIAGNOSE = _meta("DDD_DIAGNOSE", "diagnose", remote.DiagnoseRequest, remote.DiagnoseResponse)
-# Both kinds of servers have remote commands; what repeating one does depends on the command.
+# Meta and replica servers have remote commands. The effect of a repetition depends on the command.
 CLI_CALL = Rpc(
     "RPC_CLI_CLI_CALL",
     remote.CommandRequest,
@@ -252,7 +254,7 @@ META_RPCS = (
     QUERY_BULK_LOAD,
     QUERY_BACKUP,
 )
-# What servers answer by themselves, whoever leads.
+# RPCs that each server answers itself, leader or not.
 NODE_RPCS = (CLI_CALL, QUERY_DISK_INFO, DETECT_HOTKEY)
 
 BY_NAME: dict[str, Rpc] = {rpc.name: rpc for rpc in (*RRDB_RPCS, *META_RPCS, *NODE_RPCS, NEGOTIATION)}

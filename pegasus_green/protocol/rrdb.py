@@ -1,4 +1,4 @@
-"""The data plane's structs (``idl/rrdb.thrift`` of Pegasus): requests and replies of the storage RPCs.
+"""The structs of the data RPCs (``idl/rrdb.thrift`` of Pegasus): requests and replies.
 
 Keys named ``key`` in put, get, remove, ttl, incr and scans are encoded keys (see ``pegasus_green.keys``); the ``key``
 of a ``KeyValue`` in multi_get and multi_put is a bare sort key.
@@ -15,14 +15,14 @@ _I32 = struct.Struct(">i")
 
 
 class KeyValue(Message):
-    """One record in a list; ``expire_ts_seconds`` only where a scan asked for it."""
+    """One record in a list; ``expire_ts_seconds`` is set only if a scan asked for it."""
 
     key: bytes = blob(1)
     value: bytes = blob(2)
     expire_ts_seconds: int | None = i32(3, optional=True)
 
     def encode_to(self, out: bytearray) -> None:
-        """Append the struct's bytes; by hand, as replies to scans have thousands of them."""
+        """Append the struct's bytes. It is written for speed, because replies to scans have thousands of them."""
         key, value, expire = self.key, self.value, self.expire_ts_seconds
         if type(key) is not bytes or type(value) is not bytes or expire is not None:
             super().encode_to(out)
@@ -33,14 +33,14 @@ class KeyValue(Message):
 
 
 class FullKey(Message):
-    """A hash key and sort key."""
+    """A hash key and a sort key."""
 
     hash_key: bytes = blob(1)
     sort_key: bytes = blob(2)
 
 
 class FullData(Message):
-    """A record with its whole key."""
+    """A record with its full key."""
 
     hash_key: bytes = blob(1)
     sort_key: bytes = blob(2)
@@ -48,7 +48,7 @@ class FullData(Message):
 
 
 class UpdateRequest(Message):
-    """Argument of put. Fields 4 to 7 are the servers' own: a put of another type than 0 is never answered."""
+    """Argument of put. Only servers use the fields 4 to 7: a put with a type other than 0 is never answered."""
 
     key: bytes = blob(1)
     value: bytes = blob(2)
@@ -60,7 +60,7 @@ class UpdateRequest(Message):
 
 
 class MultiPutRequest(Message):
-    """Argument of multi_put; one expiry for all."""
+    """Argument of multi_put; all rows have the same expiry."""
 
     hash_key: bytes = blob(1)
     kvs: list[KeyValue] = list_of(2, KeyValue)
@@ -76,7 +76,7 @@ class MultiRemoveRequest(Message):
 
 
 class MultiGetRequest(Message):
-    """Argument of multi_get: exactly ``sort_keys``, or a range when that is empty."""
+    """Argument of multi_get: exactly ``sort_keys``, or a range if that is empty."""
 
     hash_key: bytes = blob(1)
     sort_keys: list[bytes] = list_of(2, BLOB_TYPE)
@@ -99,7 +99,7 @@ class BatchGetRequest(Message):
 
 
 class IncrRequest(Message):
-    """Argument of incr; ``expire_ts_seconds`` 0 keeps, > 0 sets, < 0 clears the expiry."""
+    """Argument of incr; ``expire_ts_seconds`` 0 keeps the expiry, > 0 sets it, < 0 clears it."""
 
     key: bytes = blob(1)
     increment: int = i64(2)
@@ -141,7 +141,7 @@ class CheckAndMutateRequest(Message):
 
 
 class GetScannerRequest(Message):
-    """Argument of get_scanner; the unset optional fields have the server's defaults (validate: true, others false)."""
+    """Argument of get_scanner. Unset optional fields have the server's defaults (validate: true, others: false)."""
 
     start_key: bytes = blob(1)
     stop_key: bytes = blob(2)
@@ -196,7 +196,7 @@ class TtlResponse(Message):
 
 
 class CountResponse(Message):
-    """Reply to sortkey_count; -1 means the server's time limit was exceeded."""
+    """Reply to sortkey_count; -1 means that the server reached its time limit."""
 
     error: int = i32(1)
     count: int = i64(2)
@@ -206,7 +206,7 @@ class CountResponse(Message):
 
 
 class MultiRemoveResponse(Message):
-    """Reply to multi_remove; ``count`` is the number of keys asked for."""
+    """Reply to multi_remove; ``count`` is the number of keys in the request."""
 
     error: int = i32(1)
     count: int = i64(2)
@@ -274,7 +274,7 @@ class CheckAndMutateResponse(Message):
 
 
 class ScanResponse(Message):
-    """Reply to get_scanner and scan; ``kv_count`` only for count-only scans of servers from 2.5 on."""
+    """Reply to get_scanner and scan; ``kv_count`` only for count-only scans of servers since 2.5."""
 
     error: int = i32(1)
     kvs: list[KeyValue] = list_of(2, KeyValue)

@@ -1,8 +1,8 @@
-"""The state of one connection at either end, without I/O: bytes in, matched replies or requests out.
+"""The state of one connection at either end, without I/O: bytes go in, matched replies or requests come out.
 
-``ClientSession`` gives out sequence ids, keeps what waits for a reply and matches replies to it. ``ServerSession``
-cuts requests out of the stream. Neither ever holds more than one incomplete frame, and that grows with the bytes that
-have really come, never with what a length word promises.
+``ClientSession`` assigns sequence ids, stores the pending requests and matches replies to them. ``ServerSession`` cuts
+requests out of the stream. Both store at most one incomplete frame. Its memory grows with the bytes that have arrived,
+not with the announced length.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ from .rpc import REPLY_HEAD
 
 _I32 = struct.Struct(">i")
 MAX_SEQID = 0x7FFFFFFF
-# A chunk that begins with a frame of this size is not copied as a whole before its frames are cut out of it.
+# A chunk that begins with a frame of this size is not copied as a whole before its frames are cut out.
 LARGE_FRAME = 16 * 1024
-# An incomplete frame above this size is collected in its own buffer; below, its bytes go in front of the next chunk.
+# An incomplete frame above this size has its own buffer. The bytes of a smaller one are prepended to the next chunk.
 COLLECT_FROM = 16 * 1024
 FIRST_RESERVE = 1024 * 1024
 
 
-# Behind the length of a reply without an error: length and text of the frame error, message begin; then comes the
-# length of the name.
+# The bytes after the length of a reply without an error: length and text of the frame error, message begin. The length
+# of the name follows.
 _OK = b"\0\0\0\6ERR_OK" + struct.pack(">I", REPLY_HEAD)
 
 
 @cache
 def _heads(name_size: int) -> tuple[Any, bytes, int]:
-    """Return the reader of a reply's head, what it finds where nothing is wrong, and the least size of such a reply.
+    """Return the reader of a reply's head, its constant result for a usual reply, and the minimum size of such a reply.
 
-    It reads the frame length, all up to the name, and behind the name the sequence id.
+    It reads the frame length, all bytes up to the name, and the sequence id after the name.
     """
     return struct.Struct(f">i18s{name_size}xi").unpack_from, _OK + name_size.to_bytes(4, "big"), 26 + name_size
 
 
 class ClientSession:
-    """Sequence ids and pending requests of a client's connection.
+    """Sequence ids and pending requests of a client connection.
 
     Attributes:
-        pending: What waits for a reply, by sequence id. The session does not look into the entries; whoever takes a
-            reply out of ``feed`` also takes its entry out of here, so an entry that was given up meanwhile is not met.
-        ids: Gives out the next id by one step, whatever comes in between; ``free_id`` where that one cannot be used.
-        fresh: An id up to this one was never used before; of others ``free_id`` knows.
-        received: Reply frames cut out of the stream so far.
-        broken: Why the stream cannot go on behind the replies handed out last; the next ``feed`` raises it.
+        pending: Entries of requests that wait for a reply, by sequence id. The session does not read the entries. The
+            user of ``feed`` removes the entry of each reply; if the entry was removed before, the reply is dropped.
+        ids: Returns the next id in one atomic step; ``free_id`` is used if that id cannot be used.
+        fresh: Ids up to this one were never used; for other ids ``free_id`` checks this.
+        received: Number of reply frames cut out of the stream.
+        broken: Why the stream cannot continue after the last returned replies; the next ``feed`` raises it.
     """
 
     __slots__ = (
@@ -77,10 +77,10 @@ class ClientSession:
     )
 
     def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
-        """Start with nothing pending.
+        """Start without pending requests.
 
         Args:
-            max_frame: Largest reply in bytes; a larger one ends the connection before memory is taken for it.
+            max_frame: Largest reply in bytes. A larger one ends the connection before memory is allocated for it.
         """
         self.pending: dict[int, Any] = {}
         self.ids = count(1)
@@ -95,7 +95,7 @@ class ClientSession:
         self._heads = _heads(len("RPC_RRDB_RRDB_GET_ACK"))
 
     def free_id(self, seqid: int = 0) -> int:
-        """Return the sequence id to issue next, passing over those that still wait; seqid: one from ``ids`` to try."""
+        """Return the next sequence id that is not pending; seqid: an id from ``ids`` to try first."""
         while not seqid or seqid > MAX_SEQID or seqid in self.pending:
             if seqid > MAX_SEQID:
                 self.go_on_behind(0)
@@ -103,35 +103,35 @@ class ClientSession:
         return seqid
 
     def go_on_behind(self, seqid: int) -> None:
-        """Issue the ids behind this one next."""
+        """Continue with the ids after this one."""
         self.fresh = 0
         self.ids = count(seqid + 1)
 
     @property
     def issued(self) -> int:
-        """The newest sequence id; ids run from 1 to 2^31-1 and around."""
-        # A counter tells its state only in its text.
+        """The newest sequence id; ids go from 1 to 2^31-1 and start again."""
+        # The state of itertools.count is visible only in its repr.
         return int(repr(self.ids)[6:-1]) - 1
 
     def buffer(self) -> memoryview | None:
-        """Return where the rest of a large incomplete frame is to be read to; None: read a chunk and ``feed`` it."""
+        """Return the memory for the rest of a large incomplete frame; None: read a chunk and ``feed`` it."""
         large = self._large
         if large is None:
             return None
         if self._filled == len(large):
-            # Grow by doubling as the bytes arrive: a promised length alone never makes us take memory.
+            # Double the memory as bytes arrive: an announced length alone must not allocate memory.
             large.extend(bytes(min(len(large), self._size - len(large))))
         return memoryview(large)[self._filled :]
 
     def missing(self) -> int:
-        """Return how many bytes of a large incomplete frame are still to come; more may be on their way behind it."""
+        """Return the number of missing bytes of a large incomplete frame. Bytes of other frames may follow them."""
         return self._size - self._filled
 
     def filled(self, size: int, behind: Buffer = b"") -> list[tuple[int, Buffer]]:
-        """Take note of size bytes read into ``buffer()``, and of what was read behind the end of the frame.
+        """Process size bytes that were read into ``buffer()``, and the bytes after the end of the frame.
 
         Returns:
-            The replies that are complete, as ``feed`` does.
+            The complete replies, as from ``feed``.
         """
         self._filled += size
         if self._large is None or self._filled < self._size:
@@ -142,25 +142,25 @@ class ClientSession:
 
     @property
     def at_rest(self) -> bool:
-        """Whether the next byte begins a reply."""
+        """Whether the next byte is the first of a reply."""
         return not self._tail and self._large is None and self.broken is None
 
     def feed(self, data: Buffer) -> list[tuple[int, Buffer]]:
-        """Take the next bytes of the stream and return the whole replies in them as (sequence id, frame).
+        """Take the next bytes of the stream and return the complete replies in them as (sequence id, frame).
 
-        Of a view nothing is kept: what it looks at may change afterwards. Only the envelope is looked at; whether a
+        The session keeps no reference to a memoryview, so its content may change later. Only the envelope is read. The
+        user checks whether the sequence id is pending and whether the body can be read.
         sequence id waits, and whether the body can be read, is found out by those who take the replies.
 
-        Raises:
-            ProtocolError: The stream cannot be understood any more; the connection has to end. Whole replies in front
-                of the bad one are returned first, and ``broken`` is set.
+            ProtocolError: The stream is invalid, and the connection must be closed. Complete replies before the invalid
+                one are returned first, and ``broken`` is set.
         """
         if self.broken is not None:
             raise self.broken
         return self._cut(data, [])
 
     def _cut(self, data: Buffer, frames: list[tuple[int, Buffer]]) -> list[tuple[int, Buffer]]:
-        """Append the whole replies in data to frames."""
+        """Append the complete replies in data to frames."""
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -183,13 +183,13 @@ class ClientSession:
         return frames
 
     def _feed_usual(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
-        """Take replies with frame error ERR_OK; return where another kind, or an incomplete one, begins."""
+        """Cut replies with frame error ERR_OK; return the position of the first other or incomplete one."""
         largest = self.max_frame
         if core and type(data) is bytes:
             return core.cut(data, pos, largest, frames)  # type: ignore[no-any-return]
         head, mark, shape = self._heads
-        # Written for speed, since it runs once for every reply: the sequence id is read at the place where the last
-        # reply's name put it, and again when this name turns out to have another length.
+        # Optimized, because it runs once for every reply: the sequence id is read at the offset that the length of the
+        # previous reply's name gives, and read again if this name has another length.
         while end - pos >= shape:
             size, found, seqid = head(data, pos)
             stop = pos + size
@@ -206,12 +206,12 @@ class ClientSession:
         return pos
 
     def _feed_any(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
-        """Take one reply of any kind, or keep it when it is incomplete; return the position behind it."""
+        """Cut one reply of any kind, or keep it if it is incomplete; return the position after it."""
         size = _I32.unpack_from(data, pos)[0] if end - pos >= 4 else MIN_REPLY
         if size > self.max_frame:
             raise FrameTooLarge(f"a reply of {size} bytes; the limit is {self.max_frame}")
         if size < MIN_REPLY:
-            raise ProtocolError(f"a reply of {size} bytes; the smallest possible has {MIN_REPLY}")
+            raise ProtocolError(f"a reply of {size} bytes; a reply has at least {MIN_REPLY}")
         stop = pos + size
         if stop > end:
             self._keep(data, pos, size)
@@ -224,10 +224,10 @@ class ClientSession:
         return stop
 
     def _keep(self, data: Buffer, pos: int, size: int) -> None:
-        """Keep the beginning of a reply of that size: in front of the next chunk, or in its own buffer if large."""
+        """Keep the beginning of a reply of that size: before the next chunk, or in its own buffer if it is large."""
         have = len(data) - pos
         if have >= 8:
-            # Garbage often begins with a length that a reply might have: waiting for its end would swallow all replies.
+            # Garbage often begins with a plausible length. To wait for its end would swallow all replies.
             read_name_size(data, pos + 4, "frame error")
         if size <= COLLECT_FROM or have < 8:
             self._tail = bytes(data[pos:])
@@ -243,17 +243,17 @@ class ServerSession:
     __slots__ = ("max_frame", "_chunks", "_have", "_want")
 
     def __init__(self, max_frame: int = DEFAULT_MAX_FRAME) -> None:
-        """Start at the beginning of a stream; a request above max_frame bytes ends it."""
+        """Start at the beginning of a stream. A request above max_frame bytes ends it."""
         self.max_frame = max_frame
         self._chunks: list[bytes] = []
         self._have = 0
         self._want = 4
 
     def feed(self, data: bytes) -> list[Request]:
-        """Take the next bytes and return the whole requests in them.
+        """Take the next bytes and return the complete requests in them.
 
         Raises:
-            ProtocolError: Not the THFT protocol, or a request that cannot be understood; close the connection.
+            ProtocolError: The stream is not the THFT protocol, or a request is invalid; close the connection.
         """
         self._chunks.append(data)
         self._have += len(data)
@@ -269,6 +269,6 @@ class ServerSession:
             pos += size
         self._chunks = [data[pos:]] if pos < end else []
         self._have = end - pos
-        # Below 4 bytes the magic cannot be checked yet; an incomplete frame is looked at again when it is whole.
+        # Below 4 bytes the magic cannot be checked. An incomplete frame is checked again when it is complete.
         self._want = max(size or 0, 4 if self._have < 4 else self._have + 1)
         return requests

@@ -144,7 +144,7 @@ def test_what_is_no_call_is_refused(kind: int, strict: bool) -> None:
         (b"RDSN", "it starts with b'RDSN'"),
         (b"THFT\0\0\0\2", "version 2 does not exist"),
         (b"THFT\xff\xff\xff\xff", "version 4294967295 does not exist"),
-        (b"THFT" + struct.pack(">iiii", 0, 47, 0, 0), "this one says 47"),
+        (b"THFT" + struct.pack(">iiii", 0, 47, 0, 0), "must have 48 bytes, not 47"),
     ],
 )
 def test_wrong_headers_are_refused_as_soon_as_they_are_there(data: bytes, words: str) -> None:
@@ -159,7 +159,7 @@ def test_wrong_headers_are_refused_as_soon_as_they_are_there(data: bytes, words:
 def test_a_request_is_exactly_one_frame() -> None:
     frame = encode_request(rpc.GET, 1, rpc.GET.encode_argument(b"\0\0"))
     for wrong in (b"", frame[:15], frame[:-1], frame + b"\0"):
-        with pytest.raises(ProtocolError, match="not one whole request frame"):
+        with pytest.raises(ProtocolError, match="not exactly one request frame"):
             parse_request(wrong)
 
 

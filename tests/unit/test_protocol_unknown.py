@@ -161,7 +161,7 @@ def test_a_known_field_of_another_type_is_passed_over() -> None:
 @pytest.mark.parametrize(
     ("cls", "raw", "words"),
     [
-        (rrdb.MultiGetResponse, b"\x0f\0\2\x08\0\0\0\1\0\0\0\1\0", "kvs: a list of type 8 where 12 is expected"),
+        (rrdb.MultiGetResponse, b"\x0f\0\2\x08\0\0\0\1\0\0\0\1\0", "kvs: a list of type 8; 12 is expected"),
         (meta.AppInfo, b"\x0d\0\6\x0b\x08\0\0\0\1\0\0\0\0\0\0\0\0\0", "envs: a map of 11 to 8 where 11 to 11"),
     ],
 )

@@ -1,7 +1,7 @@
-"""The embedded cluster: a whole Pegasus over real TCP, for tests and for trying things out.
+"""The embedded cluster: a complete Pegasus over real TCP, for tests and trials.
 
-As in ``pegasus_green``, what a name needs is loaded when the name is first used: pytest loads the plugin in here into
-every run of its environment, and a test suite that patches itself must be able to do so before gevent is there.
+As in ``pegasus_green``, each public name is loaded when it is first used. pytest loads the plugin of this package in
+every run, and a test suite that patches itself must do so before gevent is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .runtime.settings import Settings
     from .wire.faults import Fault
 
-# Where each public name lives.
+# The module of each public name.
 _HOMES = {
     "Fault": "wire.faults",
     "Kdc": "kdc",
@@ -33,10 +33,10 @@ _HOMES = {
 
 __all__ = ["Fault", "Kdc", "Limits", "Onebox", "OneboxAuth", "OneboxProcess", "SecuredOnebox", "Settings"]
 
-if not TYPE_CHECKING:  # a checker is to find a misspelt name
+if not TYPE_CHECKING:  # so that type checkers find misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Load a public name, once: it is an ordinary attribute from then on."""
+        """Load a public name and store it as a module attribute."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,7 +1,7 @@
 """A Kerberos realm for tests: MIT's krb5kdc on loopback, with its files in a temporary folder.
 
-Needs the programs of the Debian packages krb5-kdc, krb5-admin-server and krb5-user; ``missing_programs`` tells which of
-them are not there. Nothing outside the folder is read or written, and the KDC ends with ``stop``::
+It needs the programs of the Debian packages krb5-kdc, krb5-admin-server and krb5-user. ``missing_programs`` returns the
+packages that are not installed. Nothing outside the folder is read or written. ``stop`` ends the KDC::
 
     with Kdc() as kdc:
         keytab = kdc.add("alice")
@@ -23,7 +23,7 @@ import gevent
 from gevent import socket
 from gevent.subprocess import DEVNULL, PIPE, STDOUT, Popen
 
-# Debian keeps the servers' programs where only root has its path.
+# Debian installs the servers' programs in folders that only root has in its path.
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"))
 _PROGRAMS = {
     "krb5kdc": "krb5-kdc",
@@ -70,7 +70,7 @@ _KDC_CONF = """\
 
 
 def missing_programs() -> list[str]:
-    """Return the Debian packages whose programs are not there; empty when a KDC can be started."""
+    """Return the Debian packages that are not installed; empty if a KDC can be started."""
     return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program, path=_PATH) is None})
 
 
@@ -81,7 +81,7 @@ class Kdc:
         realm: The realm's name.
         service_fqdn: The name of the cluster in its service's principal; need not resolve.
         port: The KDC's port on 127.0.0.1.
-        folder: Where everything is.
+        folder: The folder with all its files.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Kdc:
         Args:
             realm: The realm's name.
             service_fqdn: The second part of the service's principal.
-            service_name: Its first part.
+            service_name: The first part of the service's principal.
             ticket_life: Longest life of a ticket in seconds.
-            clockskew: Seconds by which clocks may differ; a ticket counts that much longer at the servers.
-            port: The KDC's; 0: a free one.
-            folder: Where its files go; it must not be there yet, and ``stop`` removes it. None: a temporary one.
+            clockskew: Seconds by which clocks may differ. Servers accept a ticket for this much longer.
+            port: Port of the KDC; 0: a free one.
+            folder: Folder for its files; it must not exist, and ``stop`` removes it. None: a temporary folder.
         """
         self.realm, self.service_fqdn, self.service_name = realm, service_fqdn, service_name
         self.port = port
@@ -117,17 +117,17 @@ class Kdc:
         return f"<Kdc {self.realm} 127.0.0.1:{self.port} {'running' if self.running else 'stopped'}>"
 
     def __enter__(self) -> Kdc:  # noqa: PYI034 - Self is not in Python 3.10
-        """Start it."""
+        """Start the KDC."""
         return self.start()
 
     def __exit__(self, *_error: object) -> None:
-        """End it."""
+        """Stop the KDC."""
         self.stop()
 
     # ------------------------------------------------------------------------------------------------------------ life
     @property
     def running(self) -> bool:
-        """Whether the KDC's process runs, perhaps paused."""
+        """Whether the KDC's process exists; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Kdc:
@@ -135,7 +135,7 @@ class Kdc:
 
         Raises:
             RuntimeError: A program is missing, failed or did not answer in time.
-            OSError: The folder is there already, or cannot be made.
+            OSError: The folder exists, or cannot be made.
         """
         if not self._started:
             if missing := missing_programs():
@@ -158,14 +158,14 @@ class Kdc:
         return self
 
     def stop(self) -> None:
-        """End the KDC and remove its files."""
+        """Stop the KDC and remove its files."""
         self.kill()
         if self._started:
             self._started = False
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """End the KDC's process: connections to it are refused. ``resume`` starts it anew, with all principals."""
+        """Kill the KDC's process: connections to it are refused. ``resume`` starts it again, with all principals."""
         process, self._process = self._process, None
         if process is not None:
             if process.poll() is None:
@@ -173,11 +173,11 @@ class Kdc:
             process.wait()
 
     def pause(self) -> None:
-        """Stop the KDC without an end: its port takes connections, and nobody answers."""
+        """Pause the KDC: its port accepts connections, but it does not answer."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Go on after ``pause``, or start it again after ``kill``.
+        """Continue after ``pause``, or start it again after ``kill``.
 
         Raises:
             RuntimeError: It does not answer.
@@ -202,7 +202,7 @@ class Kdc:
         return True
 
     def log(self) -> str:
-        """Return what the KDC has logged: who asked for which ticket."""
+        """Return the KDC's log, which has the requests for tickets."""
         path = Path(self.folder, "kdc.log")
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -224,11 +224,11 @@ class Kdc:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables for whoever is to use this realm and nothing else."""
+        """Environment variables for a process that uses this realm and no other."""
         return {
             "KRB5_CONFIG": self.config,
             "KRB5CCNAME": f"FILE:{self.folder}/ccache",
-            # The servers remember used tokens in a file.
+            # The servers store used tokens in this file.
             "KRB5RCACHENAME": f"file2:{self.folder}/rcache",
         }
 
@@ -237,7 +237,7 @@ class Kdc:
 
         Args:
             principal: Its name without the realm.
-            keytab: Where the key goes; None: a file of its own in the folder.
+            keytab: Path of the keytab; None: a new file in the folder.
         """
         path = keytab or f"{self.folder}/{principal.replace('/', '_')}.keytab"
         self._admin("addprinc", "-randkey", principal)
@@ -245,25 +245,25 @@ class Kdc:
         return path
 
     def remove(self, principal: str) -> None:
-        """Remove a principal; tickets that it has go on."""
+        """Remove a principal. Its tickets stay valid."""
         self._admin("delprinc", "-force", principal)
 
     def change_key(self, principal: str) -> None:
-        """Give a principal another key: keytabs of it are of no use any more."""
+        """Change the key of a principal: its keytabs become useless."""
         self._admin("cpw", "-randkey", principal)
 
     def set_ticket_life(self, principal: str, seconds: int) -> None:
-        """Limit the life of the tickets of one principal: of a user, or of a service."""
+        """Limit the lifetime of the tickets of one principal, a user or a service."""
         self._admin("modprinc", "-maxlife", f"{seconds} seconds", principal)
 
     def ticket(self, principal: str, keytab: str, ccache: str | None = None, life: int | None = None) -> str:
-        """Put a ticket into a cache as ``kinit`` does, and return the cache's path.
+        """Write a ticket to a cache, as ``kinit`` does, and return the path of the cache.
 
         Args:
-            principal: Whose.
+            principal: The principal of the ticket.
             keytab: Path of its keytab.
             ccache: Path; None: the default one of ``environment``.
-            life: Seconds; None: as long as the realm allows.
+            life: Seconds; None: the longest lifetime that the realm allows.
         """
         path = ccache or f"{self.folder}/ccache"
         options = [] if life is None else ["-l", f"{life}s"]
@@ -292,14 +292,14 @@ class Kdc:
         path = shutil.which(program, path=_PATH) or program
         process = Popen([path, *realm, *words], env=self._environment(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
         out, _ = process.communicate(timeout=RUN_SECONDS)
-        # kadmin.local ends with 0 whatever happens; what went wrong stands in its output.
+        # kadmin.local always exits with 0; an error is only in its output.
         said = out.decode(errors="replace")
         if process.returncode or "while " in said or "failed" in said:
             raise RuntimeError(f"{program} {' '.join(words)} failed: {said.strip()}")
 
 
 def _free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody has; MIT's KDC does not tell which one the system would choose."""
+    """Return a free port of 127.0.0.1. MIT's KDC does not report the port if the system chooses it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

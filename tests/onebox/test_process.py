@@ -141,7 +141,7 @@ WRONG_OPTIONS = {
     "--set strict": "strict must be true or false, not ''",
     "--limit nope=3": "argument --limit: there is no 'nope'; there are multi_get_rows, ",
     "--limit scan_rows=null": "scan_rows must be a number from 0 on, not 'null'",
-    "--replicas 0": "a cluster has at least one replica server",
+    "--replicas 0": "a cluster needs at least one replica server",
     "--port 65536": "argument --port: a port is a number from 0 to 65535, not '65536'",
     "--control-port x": "argument --control-port: a port is a number from 0 to 65535, not 'x'",
 }
@@ -152,8 +152,8 @@ WRONG_OPTIONS |= {
     "--meta-ports 34603-34601": "ports must be one or more, each of them once, not '34603-34601'",
     "--replica-ports 34801,34801": "ports must be one or more, each of them once, not '34801,34801'",
     "--metas 2 --port 0 --meta-ports 34601-34603": "meta_ports names 3 ports for 2 meta servers",
-    "--port 34600 --meta-ports 34601-34603": "port and meta_ports cannot be given together",
-    "--meta-ports 34601-34603 --replica-ports 34603": "a port is given twice",
+    "--port 34600 --meta-ports 34601-34603": "port and meta_ports cannot be combined",
+    "--meta-ports 34601-34603 --replica-ports 34603": "a port is used twice",
     "--host 0.0.0.0": "host 0.0.0.0 needs advertise: the name or address by which clients reach this machine",
     "--config nosuch.toml": "No such file or directory: 'nosuch.toml'",
 }

@@ -1,1 +1,1 @@
-"""Owns the handles by which a program or test uses a onebox; never answers a client's request."""
+"""Owns the handles that programs and tests use for a onebox; never answers a client's request."""

@@ -1,4 +1,4 @@
-"""The servers of a onebox put together: opened, closed, and found by what a caller names them."""
+"""All servers of a onebox: open and close them, and find them by index or address."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def check_ports(
     """Return the ports of the meta servers and of the replica servers; 0: a free one.
 
     Raises:
-        ValueError: There is no server of a kind, or numbers of servers and ports contradict each other.
+        ValueError: A kind has no server, or the numbers of servers and ports contradict each other.
     """
     found = []
     for kind, count, given, default in (("meta", metas, meta_ports, 1), ("replica", replicas, replica_ports, 3)):
         ports = [0] * (default if count is None else count) if given is None else parse_ports(given)
         if not ports:
-            raise ValueError("a cluster has at least one replica server and one meta server")
+            raise ValueError("a cluster needs at least one replica server and one meta server")
         if count is not None and count != len(ports):
             raise ValueError(f"{kind}_ports names {len(ports)} ports for {count} {kind} servers: {given!r}")
         found.append(ports)
     if port and meta_ports is not None:
-        raise ValueError("port and meta_ports cannot be given together: port is that of the first meta server")
+        raise ValueError("port and meta_ports cannot be combined: port is the port of the first meta server")
     if meta_ports is None:
         found[0][0] = port
     taken = [number for ports in found for number in ports if number]
     if len(set(taken)) < len(taken):
-        raise ValueError(f"a port is given twice: {found[0]} for meta servers, {found[1]} for replica servers")
+        raise ValueError(f"a port is used twice: {found[0]} for meta servers, {found[1]} for replica servers")
     return found[0], found[1]
 
 
@@ -64,9 +64,9 @@ class Assembly(Cluster):
     """A cluster with its servers.
 
     Attributes:
-        hub: The hub that it runs in once it is started.
-        on_progress: Called with rows read and all rows while a data directory is read.
-        generation: How often the data directory was opened, this time included.
+        hub: The hub that it runs in, after it is started.
+        on_progress: Called with the rows read and the number of all rows, while a data directory is read.
+        generation: How often the data directory was opened, with this time.
     """
 
     generation = 1
@@ -92,7 +92,7 @@ class Assembly(Cluster):
         sync: bool = False,
         **settings: Any,
     ) -> None:
-        """Describe a cluster; nothing is opened before ``open``. ``Onebox`` tells about the arguments."""
+        """Describe a cluster; ``open`` opens it. ``Onebox`` describes the arguments."""
         of_metas, of_replicas = check_ports(replicas, metas, port, meta_ports, replica_ports)
         super().__init__(release, host, port, seed, limits, advertise, settings)
         self.metas = [MetaServer(self, index, host, port) for index, port in enumerate(of_metas)]
@@ -148,7 +148,7 @@ class Assembly(Cluster):
             self.groups.assign(table)
 
     def start_again(self) -> None:
-        """Make everything as at the start, but for the ports and the ids of tables."""
+        """Restore the state after the start, except for the ports and the ids of tables."""
         self.faults.remove()
         self.settings.__dict__.update(Settings().__dict__)
         self.settings.change(**self._settings)
@@ -174,13 +174,13 @@ class Assembly(Cluster):
         self.errors.clear()
 
     def _learn_address(self) -> None:
-        """Find out the IPv4 address to tell where the listeners have none of their own."""
+        """Find the IPv4 address for clients if the listeners have none of their own."""
         if self.host != ANY or self.name is None:
             return
         try:
             self.tell(socket.gethostbyname(self.name))
         except OSError as error:
-            raise OSError(error.errno, f"cannot resolve {self.name!r}, which clients are to be told: {error}") from None
+            raise OSError(error.errno, f"cannot resolve {self.name!r}, the name for clients: {error}") from None
 
     # ------------------------------------------------------------------------------------------------------- the files
     def _load(self) -> None:
@@ -206,11 +206,11 @@ class Assembly(Cluster):
                 self.on_progress(done, total)
 
     def _restore(self) -> None:
-        """Give the tables that were read their replicas."""
+        """Create the replicas of the tables that were read."""
         for table in list(self.tables):
             for partition in table.partitions:
                 if partition.ballot != NOT_READY:
-                    # Higher than any that clients have seen.
+                    # Higher than any ballot that clients know.
                     partition.ballot = (self.generation - 1) * BALLOTS_PER_OPENING
             is_dropped, moment = table.status == DROPPED, (table.dropped, table.expires)
             if table.served:
@@ -225,7 +225,7 @@ class Assembly(Cluster):
         self.kept.clear()
 
     def close(self) -> None:
-        """Close everything; the data is gone unless there is a directory for it."""
+        """Close everything. Without a data directory, the data is lost."""
         if not self.running:
             return
         self.running = False
@@ -282,7 +282,7 @@ class Assembly(Cluster):
         for server in self.servers:
             if which in (server.index, server.address) or which is server:
                 return server
-        raise LookupError(f"no replica server {which!r}; there are {self.replica_addresses}")
+        raise LookupError(f"no replica server {which!r}; known: {self.replica_addresses}")
 
     def meta_server(self, which: Which) -> MetaServer:
         """Return a meta server by index or address.
@@ -293,4 +293,4 @@ class Assembly(Cluster):
         for server in self.metas:
             if which in (server.index, server.address) or which is server:
                 return server
-        raise LookupError(f"no meta server {which!r}; there are {self.meta_addresses}")
+        raise LookupError(f"no meta server {which!r}; known: {self.meta_addresses}")

@@ -1,4 +1,4 @@
-"""The handle of the embedded cluster in this process: what a program or test says to it."""
+"""The handle of an embedded cluster in this process, for programs and tests."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from .tables import TableMethods
 
 
 class Onebox(TableMethods, FailureMethods, FactMethods):
-    """A Pegasus cluster: meta and replica servers, each on a port of its own, made for faults.
+    """A Pegasus cluster for tests: meta and replica servers, each on its own port, with injectable faults.
 
-    It runs in the hub of the thread that starts it and answers whenever the program waits for something; with
-    ``process=True`` it is a process of its own, with the same methods (see ``OneboxProcess``). Use it as a context
-    manager, or ``start`` and ``stop`` it.
+    It runs in the hub of the thread that starts it, and answers whenever the program waits for something. With
+    ``process=True`` it is a separate process with the same methods (see ``OneboxProcess``). Use it as a context
+    manager, or call ``start`` and ``stop``.
 
-    Its methods can be called from any native thread: they run in the hub of the thread that has started it.
+    Its methods can be called from any native thread. They run in the hub of the thread that has started it.
 
-    Servers are named by index or by address, "host:port". Nothing here blocks: what takes time in a cluster goes on
-    by timers, see ``Settings``.
+    Servers are named by index or by address, "host:port". No method blocks: processes that take time in a cluster run
+    on timers, see ``Settings``.
 
     Args:
         replicas: Number of replica servers; None: 3, or as many as replica_ports has.
-        metas: Number of meta servers, of which the first one leads; None: 1, or as many as meta_ports has.
-        tables: Partition counts by table name, 4096 at most together; None: a table "temp" with 8 partitions.
-        release: "2.6" sends the host_port fields and knows what came with them; "2.5" does not.
-        host: IPv4 address to listen on; "0.0.0.0", all of the machine's, needs advertise.
+        metas: Number of meta servers, the first one is the leader; None: 1, or as many as meta_ports has.
+        tables: Partition counts by table name, at most 4096 together; None: a table "temp" with 8 partitions.
+        release: "2.6" sends the host_port fields and supports the features of that release; "2.5" does not.
+        host: IPv4 address to listen on; "0.0.0.0", all addresses of the machine, needs advertise.
         port: Port of the first meta server; 0: a free one.
-        seed: For whatever is random here; None: a random one, see ``seed``.
+        seed: Seed of all random numbers; None: a random one, see ``seed``.
         limits: Limits of the storage engines.
-        advertise: Host name for the host_port fields and the replies' server names; None: the address.
-            With host "0.0.0.0" also the name or address whose IPv4 address clients are told in all other places.
+        advertise: Host name for the host_port fields and the server names in replies; None: the address. With host
+            "0.0.0.0" also the name or address whose IPv4 address the servers send to clients.
         meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
         replica_ports: The same for the replica servers.
-        auth: Makes it a secured cluster, whose clients authenticate by Kerberos; None: it is none.
-        data: A directory for the data, which then survives the end of the process, also a sudden one: tables, envs,
-            rows, decrees. None: it is only in memory. One onebox at a time has a directory.
-        sync: With data: an fsync for every commit, so that it also survives the loss of power.
-        process: Run it as a process of its own.
+        auth: The cluster is secured, and its clients authenticate with Kerberos; None: it is not secured.
+        data: A directory for tables, envs, rows and decrees. They survive the end of the process, also a kill. None:
+            the data is only in memory. Only one onebox at a time can use a directory.
+        sync: With data: fsync every commit, so that it also survives a loss of power.
+        process: Run the cluster in a separate process.
         settings: Delays and limits by name, see ``Settings``.
 
     Example:
@@ -57,7 +57,7 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
     """
 
     def __new__(cls, *args: Any, process: bool = False, **options: Any) -> Onebox:  # noqa: PYI034
-        """Create one in this process or, with process=True, as its own."""
+        """Create one in this process or, with process=True, in a separate one."""
         if process:
             return OneboxProcess(*args, **options)  # type: ignore[return-value]
         return super().__new__(cls)
@@ -81,7 +81,7 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         process: bool = False,
         **settings: Any,
     ) -> None:
-        """Describe a cluster; nothing is opened before ``start``."""
+        """Describe a cluster; ``start`` opens it."""
         cluster = (replicas, metas, tables, release, host, port, seed, limits, advertise, meta_ports, replica_ports)
         super().__init__(*cluster, auth, data, sync, **settings)
 
@@ -98,9 +98,9 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         return self
 
     def stop(self) -> None:
-        """Close everything; the data is gone unless there is a directory for it.
+        """Close everything. Without a data directory, the data is lost.
 
-        With a directory the calling greenlet waits until the last writes are there.
+        With a data directory, the calling greenlet waits until the last writes are stored.
 
         Example:
             >>> box = Onebox().start()
@@ -109,10 +109,10 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         self.close()
 
     def reset(self) -> None:
-        """Make it as it was when it started: its first tables and nothing in them, no faults, all servers alive.
+        """Restore the state after the start: the first tables without rows, no faults, all servers alive.
 
-        Tables get new ids, so that clients with old routes ask again. Settings, clock, counted executions, client bugs
-        and errors are as at the start, too.
+        Tables get new ids, so clients with old routes query them again. Settings, clock, execution counters, client
+        bugs and errors are restored, too.
 
         Example:
             >>> box.create_table("pages", 4)
@@ -124,14 +124,14 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         self.start_again()
 
     def __enter__(self) -> Onebox:  # noqa: PYI034 - Self is not in Python 3.10
-        """Start."""
+        """Start the cluster."""
         return self.start()
 
     def __exit__(self, *_exc: object) -> None:
-        """Stop."""
+        """Stop the cluster."""
         self.stop()
 
 
-# What goes over the control port can also be called from any thread.
+# The methods of the control port can also be called from any thread.
 for _name in METHODS:
     setattr(Onebox, _name, from_any_thread(getattr(Onebox, _name)))

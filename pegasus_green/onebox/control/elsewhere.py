@@ -1,7 +1,7 @@
-"""Calls from native threads other than the one in whose hub a onebox, or its handle, lives.
+"""Calls from native threads other than the thread of the onebox or of its handle.
 
-Nothing of a hub may be touched from another thread. There is no hub in a thread that only calls a onebox, and none is
-made here: it would leave two descriptors behind when the thread ends. So these calls block their thread.
+Another thread must not touch a hub. A thread that only calls a onebox has no hub, and none is made here, because it
+would leave two descriptors open when the thread ends. So these calls block their thread.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from gevent import monkey, socket
 from gevent._hub_local import get_hub_if_exists
 
 F = TypeVar("F", bound=Callable[..., Any])
-# How long the thread of the onebox may be busy with something else.
+# Maximum time that the onebox's thread may be busy with other work.
 ANSWER_SECONDS = 60.0
 
 
 def is_in(hub: Any) -> bool:
-    """Tell whether the calling thread is the one of a hub."""
+    """Tell whether the calling thread is the thread of a hub."""
     return get_hub_if_exists() is hub
 
 
 def exchange(host: str, port: int, line: bytes) -> bytes:
-    """Send a line over a connection of its own and return the line that answers it; blocks the thread."""
+    """Send a line over a new connection and return the answer line; blocks the thread."""
     with monkey.get_original("socket", "socket")(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.settimeout(ANSWER_SECONDS)
         sock.connect((host, port))
@@ -35,10 +35,10 @@ def exchange(host: str, port: int, line: bytes) -> bytes:
 
 
 def run_in(hub: Any, act: Callable[[], Any]) -> Any:
-    """Run a function in another thread's hub and return what it returns; blocks the thread until then.
+    """Run a function in another thread's hub and return its result; blocks the thread until then.
 
     Raises:
-        RuntimeError: The other thread does not get to it: it is blocked, or does something that does not end.
+        RuntimeError: The other thread does not run the function: it is blocked or busy.
     """
     lock = monkey.get_original("_thread", "allocate_lock")()
     outcome: list[Any] = []
@@ -56,7 +56,7 @@ def run_in(hub: Any, act: Callable[[], Any]) -> Any:
     if not lock.acquire(timeout=ANSWER_SECONDS):
         raise RuntimeError(
             f"the thread in which the onebox runs did not answer for {ANSWER_SECONDS:g} seconds; "
-            "a onebox as a process of its own (process=True) does not depend on that"
+            "a onebox in a separate process (process=True) does not depend on that"
         )
     result, error = outcome
     if error is not None:
@@ -65,7 +65,7 @@ def run_in(hub: Any, act: Callable[[], Any]) -> Any:
 
 
 def from_any_thread(method: F) -> F:
-    """Let a method of a onebox be called from any native thread."""
+    """Make a method of a onebox callable from any native thread."""
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a program or test asks of a onebox: executions, rows, figures; and its clock."""
+"""Queries about a onebox: executions, rows, statistics; and its clock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .assembly import Assembly, Which
 
 
 class FactMethods(Assembly):
-    """The methods that tell about a onebox."""
+    """The methods that return facts about a onebox."""
 
     def executions(self, mark: bytes | str) -> int:
-        """Return how often a request that contains mark was executed, over all servers.
+        """Return how often a request that contains mark was executed, on all servers together.
 
-        A write is executed once, at the primary that evaluates it; that its copies apply it too does not count.
+        A write is executed once, at the primary that evaluates it. Its application at secondaries does not count.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -25,7 +25,7 @@ class FactMethods(Assembly):
         return self.journal.count(mark.encode() if isinstance(mark, str) else mark)
 
     def execution_counts(self, pattern: bytes | str) -> dict[bytes, int]:
-        """Return how often requests were executed, by what a regular expression matches in them.
+        """Return how often requests were executed, by the text that a regular expression matches in them.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -36,7 +36,7 @@ class FactMethods(Assembly):
         return self.journal.counts(pattern.encode() if isinstance(pattern, str) else pattern)
 
     def forget_executions(self) -> None:
-        """Count executions from zero.
+        """Set the execution counters to zero.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -47,9 +47,9 @@ class FactMethods(Assembly):
         self.journal.clear()
 
     def advance(self, seconds: float) -> None:
-        """Move the cluster's clock ahead: TTLs, scan contexts, throttling, reserves of dropped tables.
+        """Move the cluster's clock forward. It is used for TTLs, scan contexts, throttling, reserves of dropped tables.
 
-        Timers, such as the failover delay, are not moved; only the group check comes when it would have been due.
+        Timers, such as the failover delay, do not move, except the group check, which runs if it is due.
 
         Example:
             >>> table.set("user:7", "name", "Ada", ttl=60)
@@ -63,7 +63,7 @@ class FactMethods(Assembly):
             self.check_groups()
 
     def now(self) -> float:
-        """Return the cluster's time in unix seconds, what was skipped included.
+        """Return the cluster's time in unix seconds, with skipped time.
 
         Example:
             >>> before = box.now()
@@ -74,7 +74,7 @@ class FactMethods(Assembly):
         return self.clock()
 
     def settle(self) -> None:
-        """Let all secondaries apply what is committed, as a group check does.
+        """Make all secondaries apply what is committed, as a group check does.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -85,7 +85,7 @@ class FactMethods(Assembly):
         self.check_groups()
 
     def row_count(self, table: str, server: Which | None = None) -> int:
-        """Return the records of a table at its primaries, or in all replicas of one server; expired ones count.
+        """Return the number of records of a table on its primaries, or on one server; expired ones count.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -103,7 +103,7 @@ class FactMethods(Assembly):
         return total
 
     def stats(self) -> dict[str, Any]:
-        """Return figures: per server connections and requests, refresh queries, client bugs, internal errors.
+        """Return statistics: connections and requests per server, route queries, client bugs, internal errors.
 
         Example:
             >>> table.set("user:7", "name", "Ada")

@@ -1,4 +1,4 @@
-"""What a program or test does to the servers of a onebox: deaths, silence, leaders, faults by rule."""
+"""Failures of the servers of a onebox: crashes, silence, leader changes, faults by rule."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Servers = Which | Iterable[Which] | None
 
 
 class FailureMethods(Assembly):
-    """The methods that disturb a onebox."""
+    """The methods that cause failures."""
 
     def kill(self, server: Which) -> None:
-        """Kill a replica server: connections are reset, its port closed; its partitions fail over after a while.
+        """Kill a replica server: its connections are reset, its port is closed. Its partitions fail over after a delay.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -39,7 +39,7 @@ class FailureMethods(Assembly):
         self.lives.restart(self.replica_server(server), lose_disk=lose_disk)
 
     def pause(self, server: Which, accept: bool = True) -> None:
-        """Let a replica server fall silent, as SIGSTOP does; accept=False: connections are not even accepted.
+        """Pause a replica server, as SIGSTOP does; accept=False: it does not even accept connections.
 
         Example:
             >>> box.pause(0)
@@ -49,7 +49,7 @@ class FailureMethods(Assembly):
         self.lives.pause(self.replica_server(server), accept=accept)
 
     def resume(self, server: Which) -> None:
-        """Let a silent replica server go on.
+        """Continue a paused replica server.
 
         Example:
             >>> box.pause(0)
@@ -60,7 +60,7 @@ class FailureMethods(Assembly):
         self.lives.resume(self.replica_server(server))
 
     def kill_meta(self, server: Which = 0) -> None:
-        """Kill a meta server; if it was the leader another one leads after a while.
+        """Kill a meta server. If it is the leader, another one becomes the leader after a delay.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -71,7 +71,7 @@ class FailureMethods(Assembly):
         self.lives.kill_meta(self.meta_server(server))
 
     def restart_meta(self, server: Which = 0) -> None:
-        """Start a meta server again on its port, as a follower where there is a leader.
+        """Start a meta server again on its port. It is a follower if there is a leader.
 
         Example:
             >>> box.kill_meta()
@@ -82,7 +82,7 @@ class FailureMethods(Assembly):
         self.lives.restart_meta(self.meta_server(server))
 
     def pause_meta(self, server: Which = 0, accept: bool = True) -> None:
-        """Let a meta server fall silent; accept=False: connections are not even accepted.
+        """Pause a meta server; accept=False: it does not even accept connections.
 
         Example:
             >>> box.pause_meta()
@@ -93,7 +93,7 @@ class FailureMethods(Assembly):
         self.lives.pause_meta(self.meta_server(server), accept=accept)
 
     def resume_meta(self, server: Which = 0) -> None:
-        """Let a silent meta server go on.
+        """Continue a paused meta server.
 
         Example:
             >>> box.pause_meta()
@@ -104,11 +104,11 @@ class FailureMethods(Assembly):
         self.lives.resume_meta(self.meta_server(server))
 
     def set_leader(self, server: Which | None, known: bool = True) -> None:
-        """Make a meta server the leader, None: none is.
+        """Make a meta server the leader; None: there is no leader.
 
         Args:
             server: Index or address.
-            known: Whether the followers name it to clients.
+            known: Whether followers tell clients the leader.
 
         Example:
             >>> with Onebox(metas=2) as box, Client(box.meta_addresses) as client:
@@ -120,7 +120,7 @@ class FailureMethods(Assembly):
         self.lives.lead(None if server is None else self.meta_server(server))
 
     def set_meta_state(self, state: str, server: Which = 0) -> None:
-        """Let a leader answer as "active", "loading" (ERR_SERVICE_NOT_ACTIVE) or "recovering" (ERR_UNDER_RECOVERY).
+        """Set the state of a leader: "active", "loading" (ERR_SERVICE_NOT_ACTIVE), "recovering" (ERR_UNDER_RECOVERY).
 
         Raises:
             ValueError: There is no such state.
@@ -133,31 +133,33 @@ class FailureMethods(Assembly):
             >>> box.set_meta_state("active")
         """
         if state not in (ACTIVE, LOADING, RECOVERING):
-            raise ValueError(f"no state {state!r}; there are {ACTIVE}, {LOADING}, {RECOVERING}")
+            raise ValueError(f"no state {state!r}; known: {ACTIVE}, {LOADING}, {RECOVERING}")
         self.meta_server(server).state = state
 
     # ----------------------------------------------------------------------------------------------------------- rules
     def fault(self, action: str, *, server: Servers = None, **options: Any) -> Fault:
-        """Add a rule: requests that meet all its conditions get its fault.
+        """Add a rule. Its fault applies to requests that meet all its conditions.
 
-        Conditions: ``rpc`` ("get", "read", "write", "data", "meta", a wire name, or several), ``table``, ``partition``,
-        ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains`` (bytes in the request),
-        ``probability``, ``count`` (how many at most), ``after`` (how many pass first). Without ``server`` meta RPCs are
-        caught at meta servers, the others at replica servers.
+        Conditions: ``rpc`` ("get", "read", "write", "data", "meta", a protocol name, or several), ``table``,
+        ``partition``, ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains`` (bytes in the
+        request), ``probability``, ``count`` (maximum number of faults), ``after`` (number of requests that pass before
+        the first fault). Without ``server``, the rule applies to meta RPCs at meta servers and to others at replica
+        servers.
 
-        Actions: "drop", "delay" (``seconds``), "cut" (``reset``; when="during": half read), "half" (``size`` bytes at
-        most), "error" (``error``, ``body``), "no_body", "duplicate", "reorder" (behind ``replies`` others, or after
-        ``seconds``), "unknown_id" (``instead`` of the reply or beside it), "garbage" (``data``), "oversize" (``size``),
-        "corrupt", "trickle" (``size`` bytes, 16 at most, each ``seconds``). With when="before" the request is not
-        executed, with "after" it is; without ``when`` "cut" and "error" come before, the others after. Several rules
-        that catch one request all work on its reply, in the order they were added. Defaults: seconds=0.1,
-        error="ERR_BUSY", replies=1, reset=True.
+        Actions: "drop", "delay" (``seconds``), "cut" (``reset``; when="during": after half of the request), "half" (at
+        most ``size`` bytes), "error" (``error``, ``body``), "no_body", "duplicate", "reorder" (after ``replies`` other
+        replies, or after ``seconds``), "unknown_id" (``instead`` of the reply or in addition), "garbage" (``data``),
+        "oversize" (``size``), "corrupt", "trickle" (``size`` bytes, at most 16, one each ``seconds``).
+
+        With when="before" the request is not executed, with "after" it is. Without ``when``, "cut" and "error" come
+        before the execution, the others after it. If several rules apply to a request, all of them change its reply, in
+        the order in which they were added. Defaults: seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
 
         Returns:
             The rule, with ``hits`` and ``remove()``.
 
         Raises:
-            ValueError: There is no such action, moment or RPC.
+            ValueError: The action, moment or RPC is unknown.
 
         Example:
             >>> rule = box.fault("cut", rpc="incr", when="after", count=1)
@@ -213,7 +215,7 @@ class FailureMethods(Assembly):
         return [rule.describe() for rule in self.faults.rules.values()]
 
     def drop_scan_contexts(self, table: str | None = None) -> None:
-        """Let all replica servers forget their open scans, of one table or all.
+        """Make all replica servers forget their open scans, of one table or of all.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})

@@ -1,4 +1,4 @@
-"""The control port: the onebox's methods over loopback TCP, one JSON object a line in each direction.
+"""The control port: the onebox's methods over loopback TCP, one JSON object per line in each direction.
 
 A request is ``{"id": 1, "method": "kill", "args": [0], "kwargs": {}}``, the answer ``{"id": 1, "result": null}`` or
 ``{"id": 1, "error": {"type": "LookupError", "message": "..."}}``. Bytes are ``{"hex": "..."}`` in both directions.
@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from gevent import socket
 
-# What can be asked for, in this process or over the port. The same names everywhere.
+# The methods that can be called, in this process or over the port, with the same names.
 METHODS = (
     "advance",
     "balance",
@@ -54,18 +54,18 @@ METHODS = (
     "stats",
 )
 VALUES = ("client_bugs", "errors", "meta_addresses", "release", "replica_addresses", "seed")
-# Errors that come back as themselves.
+# Errors that are raised with their own type.
 ERRORS: dict[str, type[Exception]] = {
     cls.__name__: cls for cls in (LookupError, KeyError, IndexError, ValueError, TypeError, RuntimeError, OSError)
 }
 
 
 def to_json(value: Any) -> Any:
-    """Return a value as what JSON has."""
+    """Convert a value to JSON types."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"hex": bytes(value).hex()}
     if isinstance(value, dict):
-        # Keys may be numbers or bytes, which JSON's cannot be.
+        # Keys can be numbers or bytes, which cannot be JSON keys.
         if all(isinstance(key, str) for key in value):
             return {key: to_json(item) for key, item in value.items()}
         return {"pairs": [[to_json(key), to_json(item)] for key, item in value.items()]}
@@ -77,7 +77,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Return what ``to_json`` was given."""
+    """Convert the result of ``to_json`` back."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
     if isinstance(value, dict):
@@ -90,10 +90,10 @@ def from_json(value: Any) -> Any:
 
 
 def perform(box: object, method: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Do what a request asks for.
+    """Execute a request.
 
     Raises:
-        LookupError: There is no such method or value.
+        LookupError: There is no such method or attribute.
     """
     if method == "get":
         if args and args[0] in VALUES:
@@ -104,10 +104,10 @@ def perform(box: object, method: str, args: list[Any], kwargs: dict[str, Any]) -
 
 
 class ControlServer:
-    """Listens for control connections, each served by a greenlet of its own."""
+    """Listens for control connections. A greenlet serves each of them."""
 
     def __init__(self, box: object, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Open the port; 0 takes a free one."""
+        """Open the port; 0: a free one."""
         self._box = box
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,7 +121,7 @@ class ControlServer:
         self._greenlets: set[Any] = {gevent.spawn(self._accept)}
 
     def close(self) -> None:
-        """Close the port and all its connections."""
+        """Close the port and all connections."""
         gevent.killall(list(self._greenlets))
         self._greenlets.clear()
         self._listener.close()

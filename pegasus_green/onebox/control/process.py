@@ -1,4 +1,4 @@
-"""The embedded cluster as a process of its own, with the methods of ``Onebox``."""
+"""The embedded cluster in a separate process, with the methods of ``Onebox``."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .port import ERRORS, METHODS, VALUES, from_json, to_json
 if TYPE_CHECKING:
     from ..wire.faults import Fault
 
-# To import and start takes half a second; a machine that is busy with tests may need long.
+# Import and start take half a second, and much longer on a machine that is busy with tests.
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 
 
 class RemoteFault:
-    """A rule in the other process."""
+    """A fault rule in the other process."""
 
     def __init__(self, process: OneboxProcess, facts: dict[str, Any]) -> None:
-        """Keep its number."""
+        """Store its id."""
         self.id: int = facts["id"]
         self.action: str = facts["action"]
         self._process = process
 
     def __repr__(self) -> str:
-        """Show number and action."""
+        """Show id and action."""
         return f"<RemoteFault {self.id} {self.action}>"
 
     def _facts(self) -> dict[str, Any]:
@@ -49,25 +49,25 @@ class RemoteFault:
 
     @property
     def hits(self) -> int:
-        """How many requests it has caught; 0 once it is removed."""
+        """Number of requests with this fault; 0 after it is removed."""
         return int(self._facts().get("hits", 0))
 
     @property
     def seen(self) -> int:
-        """How many requests met its conditions; 0 once it is removed."""
+        """Number of requests that met its conditions; 0 after it is removed."""
         return int(self._facts().get("seen", 0))
 
     def remove(self) -> None:
-        """Let it catch nothing more."""
+        """Remove the rule."""
         self._process.call("remove_fault", self.id)
 
 
 class OneboxProcess:
-    """A Onebox in its own process: it does not share the caller's hub, and ends when the caller's process does.
+    """A Onebox in a separate process. It does not share the caller's hub, and ends when the caller's process ends.
 
-    Takes the arguments of ``Onebox`` and has its methods and values (``meta_addresses``, ``client_bugs``, ...); those
-    go over its control port, so their arguments and results are plain values, and ``fault`` returns a handle.
-    Only the greenlet that calls waits. Other native threads can call, too: such a call blocks its thread.
+    It takes the arguments of ``Onebox`` and has its methods and attributes (``meta_addresses``, ``client_bugs``, ...).
+    They use the control port, so arguments and results are plain values; ``fault`` returns a handle. Only the calling
+    greenlet waits. Other native threads can call it, too; such a call blocks its thread.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class OneboxProcess:
         sync: bool = False,
         **settings: Any,
     ) -> None:
-        """Describe it; ``start`` starts it."""
+        """Describe the cluster; ``start`` starts it."""
         check_release(release)
         options: dict[str, object] = {"replicas": replicas, "metas": metas, "release": release, "host": host}
         options |= {"seed": seed, "advertise": advertise, "port": port if meta_ports is None else None}
@@ -99,7 +99,7 @@ class OneboxProcess:
         self._arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
         if sync:
             self._arguments.append("--sync")
-        # Made over the control port: the command line takes fewer names than ``Onebox`` and has errors of its own.
+        # Created over the control port: the command line accepts fewer names than ``Onebox`` and has other errors.
         self._tables = None if tables is None else dict(tables)
         if self._tables is not None:
             self._arguments.append("--no-table")
@@ -124,10 +124,10 @@ class OneboxProcess:
 
     # ------------------------------------------------------------------------------------------------------------ life
     def start(self) -> OneboxProcess:
-        """Start the process and wait until it serves.
+        """Start the process and wait until it serves requests.
 
         Raises:
-            RuntimeError: It ended, or did not get ready in time.
+            RuntimeError: The process ended, or was not ready in time.
         """
         if self.process is not None:
             return self
@@ -158,7 +158,7 @@ class OneboxProcess:
         line = raw.decode()
         if not line.startswith("ready "):
             status = self.process.poll()
-            raise RuntimeError(f"the onebox did not get ready; status {status}, it said {line!r}")
+            raise RuntimeError(f"the onebox did not become ready: status {status}, output {line!r}")
         return line
 
     def _connect(self, line: str) -> None:
@@ -170,10 +170,10 @@ class OneboxProcess:
         self._stream = self._socket.makefile("rwb")
 
     def stop(self) -> None:
-        """End the process.
+        """Stop the process.
 
         Raises:
-            RuntimeError: Another thread has started it; that one has to stop it, too.
+            RuntimeError: Another thread has started it, so that thread must stop it.
         """
         if self.process is not None and self._hub is not None and not is_in(self._hub):
             raise RuntimeError("a onebox process must be stopped by the thread that started it")
@@ -195,11 +195,11 @@ class OneboxProcess:
         process.stdout.close()
 
     def __enter__(self) -> OneboxProcess:  # noqa: PYI034 - Self is not in Python 3.10
-        """Start."""
+        """Start the process."""
         return self.start()
 
     def __exit__(self, *_exc: object) -> None:
-        """Stop."""
+        """Stop the process."""
         self.stop()
 
     # ----------------------------------------------------------------------------------------------------------- calls
@@ -207,7 +207,7 @@ class OneboxProcess:
         """Call a method of the onebox.
 
         Raises:
-            RuntimeError: The process is not running, or what the method raised has no builtin type.
+            RuntimeError: The process is not running, or the method raised an exception that is not a builtin one.
         """
         request = {"method": method, "args": to_json(args), "kwargs": to_json(kwargs)}
         if self._stream is None:
@@ -237,16 +237,16 @@ class OneboxProcess:
             return b""
 
     def reset(self) -> None:
-        """Make it as it was when it started, see ``Onebox.reset``."""
+        """Restore the state after the start, see ``Onebox.reset``."""
         self.call("reset")
         self._create_tables()
 
     def fault(self, action: str, **options: Any) -> RemoteFault | Fault:
-        """Add a rule, see ``Onebox.fault``."""
+        """Add a fault rule, see ``Onebox.fault``."""
         return RemoteFault(self, self.call("fault", action, **options))
 
     def __getattr__(self, name: str) -> Any:
-        """Return a method or value of the onebox."""
+        """Return a method or attribute of the onebox."""
         if name in METHODS:
             return partial(self.call, name)
         if name in VALUES:

@@ -1,4 +1,4 @@
-"""A secured cluster for tests: a realm with users, and a onebox of its own process that authenticates them."""
+"""A secured cluster for tests: a Kerberos realm with users, and a onebox in a separate process that uses it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .process import OneboxProcess
 
 
 class SecuredOnebox:
-    """A KDC on loopback and an embedded cluster that demands Kerberos; use it as a context manager.
+    """A KDC on loopback and an embedded cluster that requires Kerberos; use it as a context manager.
 
-    While it runs, the environment of this process names the realm (``KRB5_CONFIG`` and its kin), so that clients here
-    and in processes started from here find it.
+    While it runs, the environment of this process names the realm (``KRB5_CONFIG`` and related variables). So clients
+    in this process and in its child processes find it.
 
     Attributes:
         kdc: The realm, see ``Kdc``.
@@ -39,15 +39,15 @@ class SecuredOnebox:
         kdc: Kdc | None = None,
         **options: Any,
     ) -> None:
-        """Describe it.
+        """Describe the cluster.
 
         Args:
-            users: Principals to make, each with a keytab; super users come in addition.
-            super_users: Users who may do everything.
-            mandatory: Whether clients without authentication are ignored.
-            enable_acl: Whether users are restricted by table envs and the meta allow list.
-            kdc: The realm; None: one with tickets of ten hours.
-            options: Those of ``Onebox``.
+            users: Principals to create, each with a keytab; super users are created, too.
+            super_users: Users with all permissions.
+            mandatory: Whether the servers ignore clients without authentication.
+            enable_acl: Whether table envs and the meta servers' allow list restrict users.
+            kdc: The realm; None: a new one with tickets of ten hours.
+            options: Options of ``Onebox``.
         """
         self.kdc = kdc or Kdc()
         self.box: OneboxProcess = OneboxProcess()
@@ -66,7 +66,7 @@ class SecuredOnebox:
         return self._keytabs[user]
 
     def kerberos(self, user: str) -> Kerberos:
-        """Return the option ``auth`` of a client that is to be this user."""
+        """Return the option ``auth`` for a client with this user."""
         return Kerberos(
             service_fqdn=self.kdc.service_fqdn,
             service_name=self.kdc.service_name,
@@ -75,7 +75,7 @@ class SecuredOnebox:
         )
 
     def start(self) -> SecuredOnebox:
-        """Start both, with the environment that names the realm.
+        """Start both, and set the environment variables.
 
         Raises:
             RuntimeError: A program or package is missing, or did not start.
@@ -101,7 +101,7 @@ class SecuredOnebox:
         return self
 
     def stop(self) -> None:
-        """End both and restore the environment."""
+        """Stop both and restore the environment."""
         self.box.stop()
         for name, value in self._before.items():
             if value is None:
@@ -112,9 +112,9 @@ class SecuredOnebox:
         self.kdc.stop()
 
     def __enter__(self) -> SecuredOnebox:  # noqa: PYI034 - Self is not in Python 3.10
-        """Start."""
+        """Start the cluster."""
         return self.start()
 
     def __exit__(self, *_exc: object) -> None:
-        """Stop."""
+        """Stop the cluster."""
         self.stop()

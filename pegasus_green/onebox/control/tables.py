@@ -1,4 +1,4 @@
-"""What a program or test says to a onebox about its tables: making, dropping, envs, primaries, splits."""
+"""The methods of a onebox for its tables: create, drop, envs, primaries, splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .assembly import DEFAULT_REPLICAS, Assembly, Which
 
 
 class TableMethods(Assembly):
-    """The methods on tables."""
+    """The methods for tables."""
 
     def create_table(
         self,
@@ -21,17 +21,17 @@ class TableMethods(Assembly):
         envs: Mapping[str, str] | None = None,
         atomic_idempotent: bool = False,
     ) -> int:
-        """Create a table that can serve at once, and return its id.
+        """Create a table that serves requests at once, and return its id.
 
         Args:
             name: Any name that is not in use.
             partitions: From 1 to 4096.
             replicas: Copies of each partition; None: 3, or as many as there are servers.
-            envs: Table envs; unlike in a create request default_ttl is harmless here.
+            envs: Table envs. Unlike in a create request of a client, default_ttl is allowed here.
             atomic_idempotent: The table's attribute.
 
         Raises:
-            ValueError: The name is in use, or the number of partitions is out of its limits.
+            ValueError: The name is in use, or the number of partitions is out of range.
 
         Example:
             >>> box.create_table("pages", 4)
@@ -58,7 +58,7 @@ class TableMethods(Assembly):
         return self.tables.find(name) is not None
 
     def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
-        """Drop a table; its name is free at once, its data is kept for a recall for so many seconds.
+        """Drop a table. Its name can be used at once; its data can be recalled for this many seconds.
 
         Example:
             >>> box.drop_table("temp")
@@ -108,7 +108,7 @@ class TableMethods(Assembly):
 
     # ------------------------------------------------------------------------------------------------------ primaries
     def move_primary(self, table: str, partition: int, to: Which) -> None:
-        """Make another server the primary of a partition; it learns the partition first if it has no copy.
+        """Make another server the primary of a partition. If it has no replica, it gets one first.
 
         Raises:
             RuntimeError: The partition has no primary now, or the server does not answer.
@@ -122,7 +122,7 @@ class TableMethods(Assembly):
         self.groups.move_primary(found, found.partitions[partition], self.replica_server(to))
 
     def clear_primary(self, table: str, partition: int, seconds: float = 0.3) -> None:
-        """Leave a partition without a primary for a while; one of its secondaries becomes the next one.
+        """Leave a partition without a primary for a while. Then one of its secondaries becomes the primary.
 
         Example:
             >>> box.clear_primary("temp", 0, seconds=0.1)
@@ -136,7 +136,7 @@ class TableMethods(Assembly):
         self.later(seconds, lambda: self.groups.elect(found, config))
 
     def balance(self) -> None:
-        """Spread the primaries evenly over the servers that answer.
+        """Distribute the primaries evenly over the servers that answer.
 
         Example:
             >>> box.kill(0)
@@ -153,16 +153,16 @@ class TableMethods(Assembly):
         window: float | None = None,
         stepwise: bool = False,
     ) -> None:
-        """Start a partition split: the count doubles at once, the children get ready one by one.
+        """Start a partition split: the count doubles at once, the children become ready one by one.
 
         Args:
             table: A table's name.
-            seconds: Until the first child, and from child to child; None: the setting.
-            window: How long a parent answers ERR_SPLITTING before its child is there; None: the setting.
-            stepwise: Nothing happens but by ``split_step``.
+            seconds: Time to the first child, and between children; None: the setting.
+            window: How long a parent answers ERR_SPLITTING before its child is ready; None: the setting.
+            stepwise: Steps are done only by ``split_step``.
 
         Raises:
-            ValueError: The table is splitting already.
+            ValueError: The table is already splitting.
 
         Example:
             >>> box.split("temp", seconds=0.1)
@@ -171,18 +171,18 @@ class TableMethods(Assembly):
         """
         found = self.tables.get(table)
         if found.split is not None:
-            raise ValueError(f"table {table!r} is splitting already")
+            raise ValueError(f"table {table!r} is already splitting")
         self.splits.start(found, seconds=seconds, window=window, stepwise=stepwise)
 
     def split_step(self, table: str, partition: int | None = None) -> str:
-        """Do a parent's next step: "window" (it answers ERR_SPLITTING), then "ready" (its child is there).
+        """Do the next step of a parent: "window" (it answers ERR_SPLITTING), then "ready" (its child is ready).
 
         Args:
             table: A table that is splitting.
-            partition: The parent; None: the first that is not done.
+            partition: The parent; None: the first one that is not finished.
 
         Returns:
-            What was done, "blocked" when the parent cannot go on now, "done" when nothing is left.
+            The step; "blocked" if the parent cannot continue now; "done" if no step is left.
 
         Example:
             >>> box.split("temp", stepwise=True)
@@ -192,10 +192,10 @@ class TableMethods(Assembly):
         return self.splits.step(self.tables.get(table), partition)
 
     def finish_split(self, table: str) -> None:
-        """Do all the steps that are left, at once.
+        """Do all remaining steps at once.
 
         Raises:
-            RuntimeError: A parent cannot go on now.
+            RuntimeError: A parent cannot continue now.
 
         Example:
             >>> box.split("temp", stepwise=True)
@@ -205,10 +205,10 @@ class TableMethods(Assembly):
         """
         while (done := self.split_step(table)) != "done":
             if done == "blocked":
-                raise RuntimeError(f"the split of {table!r} cannot go on now")
+                raise RuntimeError(f"the split of {table!r} cannot continue now")
 
     def split_status(self, table: str) -> dict[int, int]:
-        """Return the split_status of each parent whose child is not there yet; empty: no split, or finished.
+        """Return the split_status of each parent whose child is not ready; empty: no split, or a finished one.
 
         Example:
             >>> box.create_table("pages", 2)
@@ -221,7 +221,7 @@ class TableMethods(Assembly):
         return dict(split.status) if split is not None else {}
 
     def control_split(self, table: str, kind: str, parent: int = -1) -> None:
-        """Pause ("pause"), go on with ("restart") or cancel ("cancel") a split.
+        """Pause ("pause"), continue ("restart") or cancel ("cancel") a split.
 
         Raises:
             RuntimeError: It is not possible now; the message is the error's name.

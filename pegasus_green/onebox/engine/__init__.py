@@ -1,4 +1,4 @@
-"""Owns the records of one replica and every read and write on them; never knows servers, sockets or a clock of its own.
+"""Owns the records of one replica and all reads and writes of them; never knows servers, sockets or a clock of its own.
 
-``storage.Engine`` is what the rooms above use. A scan context pins a state of the records, so a scan is consistent.
+The rooms above use ``storage.Engine``. A scan context pins a state of the records, so a scan is consistent.
 """

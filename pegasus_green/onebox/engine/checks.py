@@ -1,4 +1,4 @@
-"""What reads, writes and scans check alike: keys, filters, and what would kill a real server."""
+"""Common checks of reads, writes and scans: keys, filters, and requests that would crash a real server."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ Filter = Callable[[bytes], bool]
 
 
 def client_bug(what: str) -> int:
-    """Log a request that kills a real server; return the status that the onebox answers instead."""
+    """Log a request that crashes a real server; return the status that the onebox answers instead."""
     log.warning("client bug: %s; a real replica server aborts on this", what)
     return INVALID_ARGUMENT
 
 
 def key_fault(key: bytes) -> str | None:
-    """Return what is wrong with an encoded key, None: nothing."""
+    """Return the fault of an encoded key; None if there is none."""
     if len(key) < 2:
-        return f"an encoded key of {len(key)} bytes, at least 2 are needed"
+        return f"an encoded key of {len(key)} bytes; at least 2 are needed"
     if key[0] << 8 | key[1] > len(key) - 2:
         return f"an encoded key whose hash key has {key[0] << 8 | key[1]} bytes in only {len(key) - 2}"
     return None
 
 
 def hash_key_fault(hash_key: bytes) -> str | None:
-    """Return what is wrong with a hash key that the server has to encode, None: nothing."""
+    """Return the fault of a hash key that the server must encode; None if there is none."""
     if len(hash_key) > MAX_HASH_KEY:
-        return f"a hash key of {len(hash_key)} bytes, the limit is {MAX_HASH_KEY}"
+        return f"a hash key of {len(hash_key)} bytes; the limit is {MAX_HASH_KEY}"
     return None
 
 
 def make_filter(kind: int, pattern: bytes) -> Filter | None:
-    """Return the test of a supported filter type; None where everything passes."""
+    """Return the test function of a supported filter type; None if all keys pass."""
     if not kind or not pattern:
         return None
     if kind == MATCH_ANYWHERE:
@@ -53,6 +53,6 @@ def make_filter(kind: int, pattern: bytes) -> Filter | None:
 
 
 def to_i32(value: int) -> int:
-    """Cut a number to a signed 32-bit one, as an assignment in the server does."""
+    """Truncate a number to a signed 32-bit one, as an assignment in the server does."""
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value > INT_MAX else value

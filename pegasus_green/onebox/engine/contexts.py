@@ -1,4 +1,4 @@
-"""Scan contexts: the options of an open scan, its position, and the ids by which clients go on with it."""
+"""Scan contexts: the options of an open scan, its position, and the ids that clients continue it with."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .checks import make_filter
 
 
 class Scan:
-    """What a scan context keeps between two batches: the options of get_scanner and where the iterator stands.
+    """The state of a scan context between two batches: the options of get_scanner and the position of the iterator.
 
     Attributes:
-        position: The next key to look at, None when the iterator has nothing left.
-        end: Where the iterator itself ends (exclusive); None: with the partition.
+        position: The next key to read; None at the end.
+        end: The end of the iterator (exclusive); None: the end of the partition.
         sequence: The pinned state of the records.
     """
 
@@ -35,7 +35,7 @@ class Scan:
     )
 
     def __init__(self, request: rrdb.GetScannerRequest, batch_limit: int) -> None:
-        """Take the options over; unset ones have the server's defaults."""
+        """Store the options; unset ones have the server's defaults."""
         self.position: bytes | None = request.start_key
         self.end: bytes | None = None
         self.sequence = -1
@@ -51,25 +51,25 @@ class Scan:
 
 
 class Contexts:
-    """The live scan contexts of a replica by id. Ids count up; each is used once."""
+    """The open scan contexts of a replica by id. Ids increase; each is used once."""
 
     def __init__(self, random: Random, life: float) -> None:
-        """Begin with a random upper half of an i64, as the server does: every second replica's ids are negative.
+        """Start with a random upper half of an i64, as the server does, so half of all replicas have negative ids.
 
-        0 is left out, it would be taken for the answer to an empty range. -1 ("finished") is never reached.
+        0 is skipped, because it is the answer to an empty range. -1 ("finished") is never reached.
         """
         first = random.randrange(1, 1 << 32) << 32
         self._next = first - (1 << 64) if first >= 1 << 63 else first
         self._life = life
         self._live: dict[int, Scan] = {}
-        # No context's time is over before this.
+        # No context expires before this time.
         self._due = math.inf
 
     def __len__(self) -> int:
         return len(self._live)
 
     def put(self, scan: Scan, now: float) -> int:
-        """Keep a scan for five minutes from now and return its new id."""
+        """Store a scan for five minutes from now and return its new id."""
         context_id = self._next
         self._next = context_id + 1
         scan.deadline = now + self._life
@@ -83,12 +83,12 @@ class Contexts:
         return self._live.pop(context_id, None)
 
     def take_overdue(self, now: float) -> list[Scan]:
-        """Remove and return the contexts whose time is over."""
+        """Remove and return the contexts that have expired."""
         if now < self._due:
             return []
         overdue = []
         self._due = math.inf
-        # They stand in the order of their deadlines.
+        # They are in the order of their deadlines.
         for context_id, scan in tuple(self._live.items()):
             if scan.deadline > now:
                 self._due = scan.deadline
@@ -97,7 +97,7 @@ class Contexts:
         return overdue
 
     def clear(self) -> list[Scan]:
-        """Remove and return all."""
+        """Remove and return all contexts."""
         scans = list(self._live.values())
         self._live.clear()
         return scans

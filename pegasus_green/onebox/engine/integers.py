@@ -1,4 +1,4 @@
-"""Numbers as the server reads them out of stored values: C ``strtoll`` with base 0 over the whole string."""
+"""Integers as the server parses them from stored values: C ``strtoll`` with base 0 over the whole string."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
 
-# ``int()`` is no substitute: it takes underscores, digits of other scripts and trailing blanks, and refuses "010".
+# ``int()`` differs: it accepts underscores, digits of other scripts and trailing blanks, and refuses "010".
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
-# 2^63 in octal has 22 digits. What is longer is out of range, and int() must not be given a megabyte of digits.
+# 2^63 in octal has 22 digits. A longer number is out of range, and int() must not get a megabyte of digits.
 _MAX_DIGITS = 22
 
 
 def parse_int64(text: bytes) -> int | None:
-    """Return the number that text spells, None where the server says invalid: not a number, or not 64 bits."""
+    """Return the number in a text; None if the server calls it invalid: not a number, or more than 64 bits."""
     match = _NUMBER.fullmatch(text)
     if match is None:
         return None

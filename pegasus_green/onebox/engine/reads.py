@@ -40,7 +40,7 @@ def get(engine: State, key: bytes) -> rrdb.ReadResponse:
 
 
 def ttl(engine: State, key: bytes) -> rrdb.TtlResponse:
-    """Return the seconds that a record has left, -1 for one without expiry."""
+    """Return the remaining seconds of a record; -1 for one without expiry."""
     response = engine.reply(rrdb.TtlResponse)
     fault = key_fault(key)
     if fault is not None:
@@ -73,7 +73,7 @@ def batch_get(engine: State, request: rrdb.BatchGetRequest) -> rrdb.BatchGetResp
 
 
 def sortkey_count(engine: State, hash_key: bytes) -> rrdb.CountResponse:
-    """Count the live records of a hash key, -1 when the time limit is exceeded."""
+    """Count the live records of a hash key; -1 if the time limit is exceeded."""
     response = engine.reply(rrdb.CountResponse)
     fault = hash_key_fault(hash_key)
     if fault is not None:
@@ -120,7 +120,7 @@ def _named(engine: State, request: rrdb.MultiGetRequest, response: rrdb.MultiGet
         record = engine.find(head + sort_key)
         if record is None:
             continue
-        # Only a further record that exists makes the answer incomplete.
+        # The answer is incomplete only if there is a further existing record.
         if len(kvs) >= max_count or size >= max_size:
             response.error = INCOMPLETE
             return
@@ -150,12 +150,12 @@ class _Range:
                 self.stop, self.stop_inclusive = behind, False
 
     def is_empty(self) -> bool:
-        """Tell whether no key can lie between the bounds."""
+        """Tell whether no key can be between the bounds."""
         both = self.start_inclusive and self.stop_inclusive
         return self.start > self.stop or (self.start == self.stop and not both)
 
     def ends(self, reverse: bool) -> tuple[bytes, bool, bytes, bool]:
-        """Return where the walk begins and whether that is part of it, then the same of its end."""
+        """Return the start of the iteration and whether it is included, and the same for its end."""
         start, stop = (self.start, self.start_inclusive), (self.stop, self.stop_inclusive)
         return (*stop, *start) if reverse else (*start, *stop)
 
@@ -164,9 +164,9 @@ def _range(engine: State, request: rrdb.MultiGetRequest, response: rrdb.MultiGet
     bounds = _Range(request)
     if bounds.is_empty():
         return
-    # What differs between the directions is where the iterator itself ends: forward with the hash key (the server's
-    # prefix filter), in reverse only with the partition's first key. So in reverse any smaller record, even the hidden
-    # empty key, makes a limit that was used up exactly look incomplete.
+    # The two directions end differently: forward at the end of the hash key (the server's prefix filter), in reverse
+    # only at the partition's first key. So in reverse, if a limit is used up exactly, any smaller record makes the
+    # result incomplete, even the hidden empty key.
     if request.reverse:
         response.error = _walk(engine, request, engine.records.backward(bounds.stop), bounds, response.kvs)
         response.kvs.reverse()

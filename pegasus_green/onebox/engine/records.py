@@ -1,8 +1,8 @@
-"""The ordered map under a replica: records by encoded key, with as many old versions as open scans still need.
+"""The ordered map of a replica: records by encoded key, with the old versions that open scans need.
 
-Every batch of writes gets a number, the *sequence*. A scan pins the sequence it began at; an entry that a later batch
-replaces stays reachable behind its successor while a pin is old enough to see it. So a scan context is a position and
-a number, and an open scan costs writers nothing but the memory of what they replace meanwhile.
+Every batch of writes gets a number, the *sequence*. A scan pins the sequence at its start. If a later batch replaces an
+entry, the old entry stays linked to the new one while a pin can see it. So a scan context is a position and a number.
+An open scan costs writers only the memory of the entries that they replace meanwhile.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from sortedcontainers import SortedList
 
 # Value and expiry (u32, seconds since 2016, 0: never).
 Record = tuple[bytes, int]
-# Value (None: removed, kept for old pins only), expiry, sequence, the entry that this one replaced.
+# Value (None: removed, kept only for old pins), expiry, sequence, the replaced entry.
 Entry = tuple[bytes | None, int, int, Any]
 Row = tuple[bytes, bytes, int]
 
-# No sweep for fewer kept versions than this: below, memory is not worth the pass.
+# There is no sweep below this number of old versions, because the saved memory is not worth it.
 SWEEP_FROM = 4096
-# When the last pin is gone the past goes too, but not at once: 100,000 rows of it would hold up the caller for 0.15 s.
+# Without pins old versions are dropped, but in small steps: 100,000 rows at once would block the caller for 0.15 s.
 FORGET_AT_ONCE, FORGET_PER_BATCH = 1000, 20
 
 
 class Records:
-    """An ordered map with cheap, consistent views of the past.
+    """An ordered map with cheap, consistent views of old states.
 
     Attributes:
-        sequence: Number of batches begun so far.
-        kept: Old versions kept since the last sweep.
+        sequence: Number of batches so far.
+        kept: Number of old versions kept since the last sweep.
     """
 
     __slots__ = ("sequence", "kept", "_entries", "_keys", "_pins", "_newest_pin", "_stale", "_sweep_at")
 
     def __init__(self, rows: Iterable[tuple[bytes, Record]] = ()) -> None:
-        """Start with rows, which are quickest to take in ascending order of their keys."""
+        """Start with rows. Rows in ascending order of their keys are fastest."""
         self._entries: dict[bytes, Entry] = {key: (value, expire, 0, None) for key, (value, expire) in rows}
         self._keys = SortedList(self._entries)
         self.sequence = 0
@@ -44,7 +44,7 @@ class Records:
         self._sweep_at = SWEEP_FROM
         self._pins: dict[int, int] = {}
         self._newest_pin = -1
-        # Keys whose entry has older versions behind it or is a removal mark.
+        # Keys whose entry has older versions or is a removal mark.
         self._stale: set[bytes] = set()
 
     def __contains__(self, key: bytes) -> bool:
@@ -57,11 +57,11 @@ class Records:
         return len(self._entries) - sum(self._entries[key][0] is None for key in self._stale)
 
     def get(self, key: bytes) -> Entry | None:
-        """Return the newest entry, None when there is none; an entry without value is a removed one."""
+        """Return the newest entry; None if there is none. An entry without value is removed."""
         return self._entries.get(key)
 
     def apply(self, batch: Iterable[tuple[bytes, Record | None]]) -> None:
-        """Take in one batch, in order; None removes."""
+        """Apply one batch, in order; None removes a record."""
         self.sequence = sequence = self.sequence + 1
         entries, newest_pin = self._entries, self._newest_pin
         for key, record in batch:
@@ -77,7 +77,7 @@ class Records:
                 older: Any = old
                 self.kept += 1
             else:
-                # No pin is young enough to see old itself, but one may still see what old replaced.
+                # No pin is new enough to see the old entry, but one may see the entry that it replaced.
                 older = old[3] if newest_pin >= 0 else None
             if older is not None:
                 self._stale.add(key)
@@ -95,7 +95,7 @@ class Records:
         self._stale.discard(key)
 
     def _forget(self, limit: int) -> None:
-        """Let the past of so many keys go, now that no pin is left."""
+        """Drop the old versions of this many keys; there is no pin any more."""
         entries, stale = self._entries, self._stale
         for _ in range(min(limit, len(stale))):
             key = stale.pop()
@@ -106,7 +106,7 @@ class Records:
                 entries[key] = (value, expire, sequence, None)
 
     def copy(self) -> Records:
-        """Return an independent map of the present records, without anything of the past; quick: rows are shared."""
+        """Return an independent map of the current records, without old versions; fast, because rows are shared."""
         other = Records()
         other._entries = entries = self._entries.copy()
         for key in self._stale:
@@ -120,14 +120,14 @@ class Records:
         return other
 
     def pin(self) -> int:
-        """Keep the present state readable; return its number for the other methods."""
+        """Keep the current state readable; return its number for the other methods."""
         sequence = self.sequence
         self._pins[sequence] = self._pins.get(sequence, 0) + 1
         self._newest_pin = sequence
         return sequence
 
     def unpin(self, sequence: int) -> None:
-        """Give one pin back."""
+        """Release a pin."""
         count = self._pins[sequence] - 1
         if count:
             self._pins[sequence] = count
@@ -138,12 +138,12 @@ class Records:
             self.kept, self._sweep_at = 0, SWEEP_FROM
             self._forget(FORGET_AT_ONCE)
         elif sequence == self._newest_pin:
-            # Pins are made in ascending order, so the last one left is the newest.
+            # Pins are made in ascending order, so the last remaining one is the newest.
             self._newest_pin = next(reversed(self._pins))
 
     @property
     def wants_sweep(self) -> bool:
-        """Whether enough old versions have gathered that a sweep pays."""
+        """Whether there are enough old versions for a sweep."""
         return self.kept >= self._sweep_at
 
     def sweep(self) -> None:
@@ -165,7 +165,7 @@ class Records:
                 older = older[3]
         self._stale = stale
         self.kept = kept
-        # Twice what could not be dropped: the cost of sweeping stays a constant per write.
+        # Twice the versions that could not be dropped, so that the cost of sweeps per write is constant.
         self._sweep_at = max(SWEEP_FROM, 2 * kept)
 
     @staticmethod
@@ -173,14 +173,14 @@ class Records:
         needed = []
         newer, older = entry[2], entry[3]
         while older is not None:
-            # Needed if the oldest pin that can see this version does not already see the one that replaced it.
+            # Needed if the oldest pin that can see this version cannot see the one that replaced it.
             at = bisect_left(pins, older[2])
             if at < len(pins) and pins[at] < newer:
                 needed.append(older)
             newer, older = older[2], older[3]
         kept: Any = None
         for value, expire, sequence, _ in reversed(needed):
-            # A removal with nothing behind it says as much as no version at all.
+            # A removal without older versions is the same as no version.
             if value is not None or kept is not None:
                 kept = (value, expire, sequence, kept)
         return (*entry[:3], kept)

@@ -1,4 +1,4 @@
-"""get_scanner, scan and clear_scanner: contexts of a replica, each a position in a pinned view of its records."""
+"""get_scanner, scan and clear_scanner. Each context of a replica is a position in a pinned view of its records."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def get_scanner(engine: State, request: rrdb.GetScannerRequest, partition_count:
         if fault is not None:
             response.error = client_bug(f"get_scanner with a filter for {fault}")
             return response
-        # Hash keys are ordered by length first: the prefix bounds the range below, never above.
+        # Hash keys are ordered by length first: the prefix is a lower bound, not an upper one.
         first = encode_key(request.hash_key_filter_pattern, b"")
         if first > start:
             start, inclusive = first, True
@@ -52,7 +52,7 @@ def get_scanner(engine: State, request: rrdb.GetScannerRequest, partition_count:
                 response.error = client_bug("get_scanner with a hash key prefix inside one hash key, without full_scan")
                 return response
     if start > scan.stop or (start == scan.stop and not (inclusive and scan.stop_inclusive)):
-        # The context id stays 0, which is neither "finished" nor a context: clients have to know empty ranges.
+        # The context id stays 0, which is neither "finished" nor a context. Clients must handle empty ranges.
         return response
     if not total_order:
         scan.end = next_key(start[: 2 + hash_key_size])
@@ -63,14 +63,14 @@ def get_scanner(engine: State, request: rrdb.GetScannerRequest, partition_count:
 
 
 def scan(engine: State, context_id: int, partition_count: int) -> rrdb.ScanResponse:
-    """Return the next batch of an open scan; its context is used up, the reply names a new one."""
+    """Return the next batch of an open scan. Its context is used up; the reply has a new one."""
     response = engine.reply(rrdb.ScanResponse)
     response.kvs = []
     found = engine.contexts.take(context_id)
     if found is None:
         response.error = NOT_FOUND
     else:
-        # Unlike the first batch, later ones look at no more rows than they may return.
+        # Unlike the first batch, later ones visit at most as many rows as they may return.
         _batch(engine, found, response, partition_count, found.batch_size, None)
     return response
 
@@ -92,7 +92,7 @@ def _batch(
 def _walk(
     engine: State, scan: Scan, response: rrdb.ScanResponse, partition_count: int, max_visited: int, skip: bytes | None
 ) -> bool:
-    """Fill in a batch and move the position; return whether the (forced) time limit ended it."""
+    """Fill a batch and move the position; return whether the (forced) time limit ended it."""
     assert scan.position is not None
     rows: Iterator[Row] = engine.records.forward(scan.position, scan.end, scan.sequence)
     scan.position = None

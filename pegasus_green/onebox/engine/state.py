@@ -1,4 +1,4 @@
-"""The state of one replica's engine, and what all its operations ask of it: time, expiry, limits, live records."""
+"""The state of one replica's engine, and what all its operations need: time, expiry, limits, live records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...protocol.message import Message
 from .contexts import Contexts
 from .records import Record, Records
 
-# Seconds from the Unix epoch to that of all expiry times on the wire, 2016-01-01 UTC.
+# Seconds from the Unix epoch to 2016-01-01 UTC, the epoch of expiry times in the protocol.
 EPOCH = 1451606400
 
 M = TypeVar("M", bound=Message)
@@ -20,15 +20,15 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server's shipped configuration.
+    """The limits in the shipped configuration of a server.
 
     Attributes:
-        multi_get_rows: Rows that one multi_get looks at and returns at most.
-        multi_get_bytes: Sort keys and values of a range multi_get in bytes, exceeded by at most one row.
-        scan_rows: Rows of a scan batch.
-        threshold_ms: Time limit of a range read in milliseconds; 0: none. The table env goes before it.
-        rows_per_ms: How many rows a range read is taken to look at in a millisecond: the engine has no clock for it.
-        context_seconds: Life of a scan context from its latest batch.
+        multi_get_rows: Maximum number of rows that one multi_get visits and returns.
+        multi_get_bytes: Maximum bytes of sort keys and values in a range multi_get; the last row may exceed it.
+        scan_rows: Maximum number of rows in a scan batch.
+        threshold_ms: Time limit of a range read in milliseconds; 0: none. The table env overrides it.
+        rows_per_ms: Assumed number of rows per millisecond in a range read, because the engine has no clock for it.
+        context_seconds: Lifetime of a scan context after its latest batch.
     """
 
     multi_get_rows: int = 3000
@@ -43,14 +43,14 @@ class State:
     """One replica's records and scan contexts.
 
     Attributes:
-        server: What replies name as the answering node.
-        clock: Returns Unix seconds; every expiry follows it.
+        server: Name of the answering node in replies.
+        clock: Returns Unix seconds; all expiries use it.
         envs: The table's envs, a live view.
         records: The ordered map.
         contexts: The open scans.
-        filters_from: Until this Unix time scans do not leave out the rows of other partitions.
-        last_decree: Decree of the batch applied last.
-        time_limit_rows: For tests: range multi_get and sortkey_count run out of time after this many rows.
+        filters_from: Until this Unix time, scans also return rows of other partitions.
+        last_decree: Decree of the last applied batch.
+        time_limit_rows: For tests: range multi_get and sortkey_count reach their time limit after this many rows.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class State:
         )
 
     def __len__(self) -> int:
-        """Count the records, expired ones included, the hidden empty key not."""
+        """Count the records, with expired ones, without the hidden empty key."""
         return len(self.records) - (b"" in self.records)
 
     def drop_contexts(self) -> None:
-        """Forget all open scans: their ids answer "not found" from now on."""
+        """Forget all open scans. Their ids answer "not found" from now on."""
         for scan in self.contexts.clear():
             self.records.unpin(scan.sequence)
 
     def reply(self, cls: type[M]) -> M:
-        """Return a response with the fields that every response has. Its lists are not set: a third of the cost."""
+        """Return a response with the common fields. Its lists are not set, because that is a third of the cost."""
         response = cls.__new__(cls)
         fields = response.__dict__
         fields["app_id"], fields["partition_index"], fields["server"] = self.app_id, self.partition_index, self.server
@@ -103,7 +103,7 @@ class State:
         return int(self.clock()) - EPOCH
 
     def find(self, key: bytes) -> Record | None:
-        """Return value and expiry of a live record, None when absent or expired."""
+        """Return value and expiry of a live record; None if it is absent or expired."""
         entry = self.records.get(key)
         if entry is None or entry[0] is None:
             return None
@@ -113,20 +113,20 @@ class State:
         return entry[0], expire
 
     def adopt_default_ttl(self) -> None:
-        """Take the env default_ttl over: deleting it does not reset a running replica, setting it to 0 does."""
+        """Apply the env default_ttl. Deleting the env does not reset a running replica; setting it to 0 does."""
         env = self.envs.get("default_ttl")
         if env is not None:
             self._default_ttl = _number(env)
 
     def expiry(self, expire_ts: int) -> int:
-        """Return the expiry that a write stores: the server keeps a u32 and fills the env default_ttl in for 0."""
+        """Return the expiry that a write stores: the server keeps a u32 and replaces 0 by the env default_ttl."""
         self.adopt_default_ttl()
         if expire_ts == 0 and self._default_ttl > 0:
             expire_ts = self.now() + self._default_ttl
         return expire_ts & 0xFFFFFFFF
 
     def row_budget(self) -> int | None:
-        """Return how many rows a range read may look at before it runs out of time, None: any number."""
+        """Return how many rows a range read may visit before its time limit; None: any number."""
         if self.time_limit_rows is not None:
             return self.time_limit_rows
         env = self.envs.get("replica.rocksdb_iteration_threshold_time_ms")
@@ -134,19 +134,19 @@ class State:
         return threshold * self.limits.rows_per_ms if threshold > 0 else None
 
     def next_scan_time_limit(self) -> int | None:
-        """Return after how many rows the coming scan batch runs out of time, None: never.
+        """Return after how many rows the next scan batch reaches its time limit; None: never.
 
-        Never is the rule: on a real server a batch of 1000 rows is done even where the limit is a millisecond.
+        None is the normal case: on a real server, a batch of 1000 rows completes even with a limit of a millisecond.
         """
         return self._scan_time_limits.popleft() if self._scan_time_limits else None
 
     def validates_hash(self) -> bool:
-        """Tell whether scans leave out rows whose hash belongs to another partition."""
+        """Tell whether scans omit rows whose hash belongs to another partition."""
         wanted = self.envs.get("replica.split.validate_partition_hash") == "true"
         return wanted and self.clock() >= self.filters_from
 
     def expire_contexts(self) -> None:
-        """Forget the scans whose time is over, and what they pinned."""
+        """Forget the expired scans and release their pins."""
         for scan in self.contexts.take_overdue(self.clock()):
             self.records.unpin(scan.sequence)
 

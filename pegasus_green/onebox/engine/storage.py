@@ -1,4 +1,4 @@
-"""The storage engine of one replica of one partition: every data RPC, without I/O, gevent or a clock of its own."""
+"""The storage engine of one replica of one partition: every data RPC, without I/O, gevent or its own clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Evaluate = Callable[[State, Any, int], tuple[Message, WriteBatch]]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All records of a replica at one decree, expired ones and the hidden empty key included; nobody changes it."""
+    """All records of a replica at one decree, with expired ones and the hidden empty key; immutable."""
 
     decree: int
     records: Records
@@ -36,7 +36,7 @@ class Engine(State):
 
     Example:
         ``response, batch = engine.write(rpc.PUT, request, decree)`` on the primary, then
-        ``engine.apply(batch, decree)`` there and, whenever a secondary gets to it, on the secondary's engine.
+        ``engine.apply(batch, decree)`` there and later on the engine of each secondary.
     """
 
     def read(self, rpc: Rpc, argument: Any, *, partition_count: int) -> Message | None:
@@ -45,15 +45,15 @@ class Engine(State):
         Args:
             rpc: One of the eight reads.
             argument: Its decoded argument.
-            partition_count: The table's present count, for scans that leave out what a split gave to others.
+            partition_count: The table's current count, for scans that omit the rows that a split gave to others.
 
         Returns:
-            The response; None for clear_scanner, which has none.
+            The response; None for clear_scanner, which has no response.
         """
         answer = _READS.get(rpc)
         if answer is not None:
             return answer(self, argument)
-        # Only scans depend on contexts: those whose time is over go now, together with what they pinned.
+        # Only scans depend on contexts. Drop the expired ones now, with their pins.
         self.expire_contexts()
         if rpc is rpcs.GET_SCANNER:
             return scans.get_scanner(self, argument, partition_count)
@@ -69,16 +69,16 @@ class Engine(State):
     def write(
         self, rpc: Rpc, argument: Any, decree: int, *, atomic_idempotent: bool = False
     ) -> tuple[Message, WriteBatch]:
-        """Evaluate a write on the present state; nothing changes before ``apply``.
+        """Evaluate a write on the current state. Nothing changes before ``apply``.
 
         Args:
             rpc: One of the seven writes.
             argument: Its decoded argument.
-            decree: The number that the write gets; all earlier ones are applied.
-            atomic_idempotent: The table's attribute: there a failed incr or check has decree -1 and is not replicated.
+            decree: The decree of the write; all earlier ones are applied.
+            atomic_idempotent: The table's setting. With it, a failed incr or check has decree -1 and is not replicated.
 
         Returns:
-            The response and the batch to replicate and apply. An empty batch: do neither, the decree stays free.
+            The response and the batch to replicate and apply. If the batch is empty, do neither; the decree stays free.
         """
         response, batch = _WRITES[rpc](self, argument, decree)
         if atomic_idempotent and batch is writes.EMPTY_WRITE and not rpc.repeatable:
@@ -99,7 +99,7 @@ class Engine(State):
         return Snapshot(self.last_decree, self.records.copy())
 
     def load(self, snapshot: Snapshot) -> None:
-        """Replace everything by a snapshot; open scans are gone."""
+        """Replace all records by a snapshot; open scans are lost."""
         self.drop_contexts()
         self.records = snapshot.records.copy()
         self.last_decree = snapshot.decree
@@ -107,11 +107,12 @@ class Engine(State):
     def compact(self, partition_count: int) -> WriteBatch:
         """Do what a manual compaction does to the records.
 
-        Expired records and, after a split, those of other partitions go; with the env ``default_ttl`` those without
+        Expired records are removed, and after a split those of other partitions. With the env ``default_ttl``, records
+        without expiry get one.
         expiry get one.
 
         Returns:
-            The records that went or got another expiry.
+            The records that were removed or got another expiry.
         """
         now, mask, validates = self.now(), partition_count - 1, self.validates_hash()
         batch: WriteBatch = []
@@ -126,20 +127,20 @@ class Engine(State):
         return batch
 
     def close(self) -> None:
-        """Give the memory back; the engine is not usable any more."""
+        """Release the memory. The engine cannot be used any more."""
         self.drop_contexts()
         self.records = Records()
 
     def force_incomplete(self, *rows: int) -> None:
-        """Let the next scan batches run out of time (status 7), each after so many rows looked at.
+        """Make the next scan batches reach their time limit (status 7), each after this many visited rows.
 
-        A batch that is complete or full before that is answered as usual and uses its entry up too.
+        A batch that is complete or full before that is answered as usual, and uses up its entry, too.
         """
         self._scan_time_limits.extend(rows)
 
 
 def wrong_key_hash(rpc: Rpc, argument: Any, hashed: int) -> bool:
-    """Tell whether a put or remove comes with a partition hash that is neither 0 nor its key's.
+    """Tell whether the partition hash of a put or remove is neither 0 nor that of its key.
 
     A real primary aborts on such a write.
     """

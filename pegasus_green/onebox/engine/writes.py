@@ -1,7 +1,7 @@
-"""The writes: each is evaluated on the primary's state and becomes a reply and a batch of changed records.
+"""Writes. Each is evaluated on the primary's state and gives a reply and a batch of changed records.
 
-A write that fails, with status 4 or 13, still goes through replication as an empty one: its batch puts the hidden
-record with the empty key, which no legal range holds.
+A write that fails with status 4 or 13 is still replicated, as an empty one: its batch puts the hidden record with the
+empty key, which no valid range contains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .state import State
 
 TRY_AGAIN = int(StorageStatus.TRY_AGAIN)
 
-# Encoded key and its new record, None: removed. An empty batch needs no replication and uses no decree.
+# Encoded key and its new record (None: removed). An empty batch needs no replication and no decree.
 WriteBatch = list[tuple[bytes, Record | None]]
 CheckRequest = rrdb.CheckAndSetRequest | rrdb.CheckAndMutateRequest
 CheckResponse = rrdb.CheckAndSetResponse | rrdb.CheckAndMutateResponse
@@ -50,7 +50,7 @@ def remove(engine: State, key: bytes, decree: int) -> tuple[rrdb.UpdateResponse,
 
 
 def multi_put(engine: State, request: rrdb.MultiPutRequest, decree: int) -> tuple[rrdb.UpdateResponse, WriteBatch]:
-    """Store records of one hash key with one expiry; of equal sort keys the last wins."""
+    """Store records of one hash key with one expiry. If sort keys are equal, the last one counts."""
     response = engine.reply(rrdb.UpdateResponse)
     response.decree = decree
     response.error = _check_many("multi_put", request.hash_key, request.kvs)
@@ -63,7 +63,7 @@ def multi_put(engine: State, request: rrdb.MultiPutRequest, decree: int) -> tupl
 def multi_remove(
     engine: State, request: rrdb.MultiRemoveRequest, decree: int
 ) -> tuple[rrdb.MultiRemoveResponse, WriteBatch]:
-    """Remove records of one hash key; the count is that of the request."""
+    """Remove records of one hash key. The count is the number of keys in the request."""
     response = engine.reply(rrdb.MultiRemoveResponse)
     response.decree = decree
     response.error = _check_many("multi_remove", request.hash_key, request.sort_keys)
@@ -130,7 +130,7 @@ def check_and_set(
 def check_and_mutate(
     engine: State, request: rrdb.CheckAndMutateRequest, decree: int
 ) -> tuple[rrdb.CheckAndMutateResponse, WriteBatch]:
-    """Store and remove records of one hash key if the check passes; of equal sort keys the last wins."""
+    """Store and remove records of one hash key if the check passes. If sort keys are equal, the last one counts."""
     response = engine.reply(rrdb.CheckAndMutateResponse)
     response.decree = decree
     mutations = request.mutate_list
@@ -157,7 +157,7 @@ def _mutated(engine: State, mutation: rrdb.Mutate) -> Record | None:
     return mutation.value, engine.expiry(mutation.set_expire_ts_seconds)
 
 
-# A check gets the value (None: absent) and the operand; None: one of them is not a number.
+# A check gets the value (None: absent) and the operand. It returns None if one of them is not a number.
 Check = Callable[[bytes | None, bytes], bool | None]
 
 

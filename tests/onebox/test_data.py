@@ -223,7 +223,7 @@ def test_data_of_another_version_is_refused(folder: Path) -> None:
     files = Files(folder)
     files._db.execute("UPDATE facts SET value = '7' WHERE name = 'version'")
     files.close()
-    with pytest.raises(ValueError, match="has data of version 7, this onebox reads version 1"):
+    with pytest.raises(ValueError, match="has data of version 7; this onebox reads version 1"):
         Files(folder)
 
 

@@ -130,7 +130,7 @@ WRONG_OPTIONS = {
     "--table a-b:3": "the name of a table consists of 0-9 A-Z a-z . _ : only, not 'a-b'",
     "--table :3": "the name of a table consists of 0-9 A-Z a-z . _ : only, not ''",
     "--table a:8 --table b:1 --table a:3": "--table names a table twice: a, b, a",
-    "--table a:4000 --table b:97": "tables made at once must have 4096 partitions at most, not 4097: a, b",
+    "--table a:4000 --table b:97": "tables created together can have at most 4096 partitions, not 4097: a, b",
     "--release foo": "argument --release: invalid choice: 'foo' (choose from 2.5, 2.6)",
     "--release 9": "argument --release: invalid choice: '9' (choose from 2.5, 2.6)",
     "--release 3.1": "argument --release: invalid choice: '3.1' (choose from 2.5, 2.6)",
@@ -148,9 +148,9 @@ WRONG_OPTIONS = {
 
 
 WRONG_OPTIONS |= {
-    "--meta-ports 34601-x": "ports are numbers from 0 to 65535, like 34601-34603 or 34601,34602, not '34601-x'",
-    "--meta-ports 34603-34601": "ports must be one or more, each of them once, not '34603-34601'",
-    "--replica-ports 34801,34801": "ports must be one or more, each of them once, not '34801,34801'",
+    "--meta-ports 34601-x": "ports must be numbers from 0 to 65535, like 34601-34603 or 34601,34602, not '34601-x'",
+    "--meta-ports 34603-34601": "there must be at least one port, and each port only once, not '34603-34601'",
+    "--replica-ports 34801,34801": "there must be at least one port, and each port only once, not '34801,34801'",
     "--metas 2 --port 0 --meta-ports 34601-34603": "meta_ports names 3 ports for 2 meta servers",
     "--port 34600 --meta-ports 34601-34603": "port and meta_ports cannot be combined",
     "--meta-ports 34601-34603 --replica-ports 34603": "a port is used twice",
@@ -181,7 +181,7 @@ WRONG_CONFIGS = {
     "[tables]\na = 0": "a must have 1 to 4096 partitions, not 0",
     "[settings]\nnope = 1": "there is no 'nope'; there are failover_delay, ",
     "[limits]\nscan_rows = 'x'": "scan_rows must be a number from 0 on",
-    "meta-ports = [1, true]": "ports are numbers from 0 to 65535",
+    "meta-ports = [1, true]": "ports must be numbers from 0 to 65535",
 }
 
 
@@ -379,7 +379,7 @@ def test_process_option_and_limits() -> None:
 def test_does_not_start_twice(free_box: Onebox) -> None:
     with free_box:
         assert free_box.start() is free_box
-    with pytest.raises(RuntimeError, match="does not start again"):
+    with pytest.raises(RuntimeError, match="cannot start again"):
         free_box.start()
 
 

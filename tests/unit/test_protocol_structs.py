@@ -252,7 +252,7 @@ def test_what_is_no_ipv4_address(host: str) -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_ports_of_addresses_have_16_bits(port: int) -> None:
-    with pytest.raises(ValueError, match="between 0 and 65535"):
+    with pytest.raises(ValueError, match="from 0 to 65535"):
         meta.make_address("127.0.0.1", port)
 
 

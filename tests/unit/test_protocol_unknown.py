@@ -162,7 +162,7 @@ def test_a_known_field_of_another_type_is_passed_over() -> None:
     ("cls", "raw", "words"),
     [
         (rrdb.MultiGetResponse, b"\x0f\0\2\x08\0\0\0\1\0\0\0\1\0", "kvs: a list of type 8; 12 is expected"),
-        (meta.AppInfo, b"\x0d\0\6\x0b\x08\0\0\0\1\0\0\0\0\0\0\0\0\0", "envs: a map of 11 to 8 where 11 to 11"),
+        (meta.AppInfo, b"\x0d\0\6\x0b\x08\0\0\0\1\0\0\0\0\0\0\0\0\0", "envs: a map of 11 to 8; 11 to 11"),
     ],
 )
 def test_containers_of_another_type_are_refused(cls: Any, raw: bytes, words: str) -> None:

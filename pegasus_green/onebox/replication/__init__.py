@@ -1,1 +1,1 @@
-"""Owns tables, partitions and replicas, and how they change; never answers a request of a client by itself."""
+"""Owns tables, partitions and replicas, and how they change; never answers a client's request itself."""

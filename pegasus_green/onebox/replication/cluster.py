@@ -1,4 +1,4 @@
-"""The state of one onebox: its tables with their replica groups, splits and faults, and which meta server leads."""
+"""The state of one onebox: tables with their replica groups, splits and faults, and the leader of the meta servers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LEVELS = {100: "stopped", 200: "blind", 300: "freezed", 400: "steady", 500: "liv
 
 
 class Cluster(Registry):
-    """What the servers of one onebox have in common.
+    """The state that all servers of one onebox share.
 
     Attributes:
         metas: The meta servers.
-        leader: The meta server that leads, None: none does.
+        leader: The meta server that is the leader; None: there is none.
         leader_is_known: Whether followers name the leader.
         function_level: The meta servers' function level.
     """
@@ -73,7 +73,7 @@ class Cluster(Registry):
         return table
 
     def remove_table(self, table: Table, reserve_seconds: float) -> None:
-        """Drop a table; its replicas are taken out of service now or after the set delay."""
+        """Drop a table. Its replicas stop serving now or after the configured delay."""
         table.split = None
         now = int(self.clock())
         table.status, table.dropped, table.expires = DROPPED, now, now + int(reserve_seconds)
@@ -85,7 +85,7 @@ class Cluster(Registry):
             self.stop_serving(table, now)
 
     def stop_serving(self, table: Table, dropped: int) -> None:
-        """Keep the replicas of a dropped table aside for a recall, unless it was recalled since."""
+        """Keep the replicas of a dropped table for a recall, unless it was recalled meanwhile."""
         if table.status != DROPPED or table.dropped != dropped:
             return
         for partition in table.partitions:
@@ -99,7 +99,7 @@ class Cluster(Registry):
         self.changed()
 
     def restore_table(self, table: Table, name: str) -> None:
-        """Bring a dropped table back; its primaries come after a moment."""
+        """Recall a dropped table. Its primaries are assigned shortly after."""
         self.stop_serving(table, table.dropped)
         table.status, table.name, table.dropped, table.expires = AVAILABLE, name, 0, 0
         for replica in table.stash:
@@ -110,13 +110,13 @@ class Cluster(Registry):
         self.later(self.settings.assign_delay, self.groups.keep_healing)
 
     def forget_expired_tables(self) -> None:
-        """Let go of dropped tables whose reserve time is over."""
+        """Forget dropped tables whose reserve time has ended."""
         for table in list(self.tables):
             if table.status == DROPPED and table.expires <= self.clock():
                 self.forget_table(table)
 
     def forget_table(self, table: Table) -> None:
-        """Let go of a dropped table; its id is not used again."""
+        """Forget a dropped table. Its id is not used again."""
         table.stash.clear()
         self.tables.remove(table)
         if self.keeper is not None:
@@ -124,7 +124,7 @@ class Cluster(Registry):
         self.changed()
 
     def change_replica_count(self, table: Table, count: int) -> None:
-        """Change how many replicas a table has: those too many go, missing ones come."""
+        """Change the number of replicas of a table: remove surplus replicas, add missing ones."""
         table.replica_count = count
         self.changed()
         for partition in table.partitions:
@@ -135,7 +135,7 @@ class Cluster(Registry):
 
     # ------------------------------------------------------------------------------------------------------ compaction
     def compact(self, table: Table) -> None:
-        """Compact all replicas of a table, one server after the other within the setting's time."""
+        """Compact all replicas of a table, one server after the other, within the configured time."""
         run = table.compaction = Compaction()
         seconds = self.settings.compaction_seconds
         for turn, server in enumerate(self.servers, 1):
@@ -148,7 +148,7 @@ class Cluster(Registry):
         if table.compaction is not run or table.status != AVAILABLE:
             return
         if not server.reachable:
-            # It learns of the compaction when it is back.
+            # The server starts the compaction when it is back.
             self.later(max(self.settings.compaction_seconds, RETRY), partial(self._compact_on, table, run, server))
             return
         for replica in server.replicas.values():
@@ -159,17 +159,17 @@ class Cluster(Registry):
         run.done.add(server)
 
     def compaction_progress(self, table: Table) -> int | None:
-        """Return the progress of a compaction in percent; None: all replicas that the table wants are idle."""
+        """Return the progress of a compaction in percent; None: all replicas that the table should have are idle."""
         wanted = table.partition_count * table.replica_count
         members = [server for partition in table.partitions for server in partition.members]
         if table.compaction is None:
-            # A table that lacks replicas is not known to be idle.
+            # If replicas are missing, it is unknown whether they are idle.
             return None if len(members) == wanted else 0
         return sum(server in table.compaction.done for server in members) * 100 // wanted
 
     # ----------------------------------------------------------------------------------------------------------- facts
     def facts(self) -> dict[str, str]:
-        """Return what CLUSTER_INFO tells, in its order."""
+        """Return the facts of CLUSTER_INFO, in its order."""
         primaries, replicas = self.spread()
         moves = self.groups.moves_left()
         counts = {"copy_pri": 0, "copy_sec": 0, "move_pri": moves, "total": moves}
@@ -195,7 +195,7 @@ class Cluster(Registry):
 
     # ----------------------------------------------------------------------------------------------------------- level
     def set_level(self, level: int) -> int:
-        """Set the function level, and balance from time to time while it is "lively"; return the level before."""
+        """Set the function level; balance regularly while it is "lively"; return the old level."""
         old, self.function_level = self.function_level, level
         if level >= LIVELY > old:
             self.later(self.settings.assign_delay, self._keep_balancing)

@@ -1,7 +1,7 @@
-"""Replication groups: who is primary and secondary of what, and how that changes.
+"""Replication groups: the primary and secondaries of each partition, and how they change.
 
 A change of a partition's configuration is one step here: the meta servers' view and the replicas' roles change
-together. What takes time in a real cluster (to notice a death, to learn a copy) are timers around such steps.
+together. Timers around such steps stand for what takes time in a real cluster (detect a death, learn a replica).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .registry import Registry
 from .replica import Replica
 from .tables import AVAILABLE, MAX_DROPS, NOT_READY, Partition, Table
 
-# Partitions that get replicas in one pass of the loop: 30 ms at most.
+# Number of partitions that get replicas in one pass of the loop; this takes at most 30 ms.
 PARTITIONS_PER_PASS = 128
-# How soon partitions are looked at again that lack replicas and have nobody to learn from.
+# Delay until partitions are checked again that lack replicas and have no server to learn from.
 RETRY = 0.05
 
 
@@ -24,13 +24,13 @@ class Groups:
     """Changes the configurations of a cluster's partitions."""
 
     def __init__(self, box: Registry) -> None:
-        """Work on a cluster's tables and servers."""
+        """Store the cluster."""
         self.box = box
         self._healing = False
 
     # -------------------------------------------------------------------------------------------------------- the step
     def configure(self, table: Table, partition: Partition, primary: Node | None, secondaries: Sequence[Node]) -> None:
-        """Give a partition another configuration; every member must have a replica of it."""
+        """Set the configuration of a partition. Every member must have a replica of it."""
         gpid = (table.app_id, partition.index)
         before = partition.members
         partition.ballot += 1
@@ -50,7 +50,7 @@ class Groups:
         table.touch()
 
     def create_replica(self, server: Node, table: Table, index: int, count: int | None = None) -> Replica:
-        """Make an empty replica, in the place of one that the server may have."""
+        """Make an empty replica. It replaces the one that the server may have."""
         replica = Replica(server, table, index, count or table.partition_count)
         replica.engine.filters_from = table.filters_from
         server.replicas[table.app_id, index] = replica
@@ -58,26 +58,26 @@ class Groups:
 
     # ------------------------------------------------------------------------------------------------------- placement
     def placement(self, table: Table, index: int) -> list[Node]:
-        """Return the servers for a new partition, the primary first: spread evenly over those that answer."""
+        """Return the servers for a new partition, the primary first, evenly distributed over those that answer."""
         servers = [server for server in self.box.servers if server.reachable]
         if not servers:
             return []
         start = (table.app_id - 1 + index) % len(servers)
-        # The round that fills the servers a second time begins its secondaries elsewhere, so that the primaries of a
-        # dead server do not all move to the same one.
+        # When all servers have a primary, the secondaries of the next round start at another server. So the primaries
+        # of a dead server do not all move to the same one.
         others = servers[start + 1 :] + servers[:start]
         turn = index // len(servers) % max(len(others), 1)
         chosen = [servers[start], *others[turn:], *others[:turn]]
         return chosen[: table.replica_count]
 
     def assign(self, table: Table, *, in_steps: bool = False) -> None:
-        """Give all partitions of a new table their replicas; in steps: others are served between, secondaries later."""
+        """Assign replicas to all partitions of a new table; in_steps: in several passes, and secondaries later."""
         table.served = True
         self.box.changed()
         if in_steps:
             self._assign_some(table, 0)
         elif not all(self._assign(table, partition, whole=True) for partition in table.partitions):
-            # No server answers: looked at again, as for a table just created.
+            # No server answers: try again later, as for a new table.
             self.assign_later(table)
 
     def _assign(self, table: Table, partition: Partition, *, whole: bool) -> bool:
@@ -111,7 +111,7 @@ class Groups:
             self.box.later(self.box.settings.assign_delay, self.keep_healing)
 
     def assign_later(self, table: Table) -> None:
-        """Give a table its replicas after a moment, as a real cluster does."""
+        """Assign replicas to a table after a delay, as a real cluster does."""
 
         def assign() -> None:
             if table.status == AVAILABLE:
@@ -120,30 +120,30 @@ class Groups:
         self.box.later(self.box.settings.assign_delay, assign)
 
     def complete(self, table: Table, partition: Partition, servers: Sequence[Node]) -> bool:
-        """Add secondaries, one configuration after the other; return whether that was possible."""
+        """Add secondaries, one configuration change each; return whether that was possible."""
         return all([self.add_secondary(table, partition, server) for server in servers])  # noqa: C419 - try all
 
     def add_secondary(self, table: Table, partition: Partition, server: Node) -> bool:
-        """Let a server learn a partition and become its secondary; False: there is nobody to learn from now."""
+        """Make a server learn a partition and become its secondary; False if there is no server to learn from now."""
         primary = partition.primary
         if primary is None or not primary.reachable or not server.reachable or server in partition.members:
             return False
         source = primary.replicas[table.app_id, partition.index]
         if source.count == 0:
-            # A parent that registers its child takes no new members.
+            # A parent that registers its child accepts no new members.
             return False
         self.create_replica(server, table, partition.index).learn(source)
         self.configure(table, partition, primary, [*partition.secondaries, server])
         return True
 
     def keep_healing(self) -> None:
-        """Give partitions the replicas they lack, again and again while some have nobody to learn from."""
+        """Add missing replicas to partitions, repeatedly while some have no server to learn from."""
         self._heal_some(iter([(table, part) for table in self.box.tables.served() for part in table.partitions]), True)
 
     def _heal_some(self, rest: Iterator[tuple[Table, Partition]], whole: bool) -> None:
         left = PARTITIONS_PER_PASS
         for table, partition in rest:
-            # A table without any replica yet is about to be assigned some; one dropped meanwhile needs none.
+            # A table without any replica is about to be assigned some. A table that was dropped meanwhile needs none.
             if partition.ballot <= 0 or table.status != AVAILABLE:
                 continue
             self.revive(table, partition)
@@ -155,7 +155,7 @@ class Groups:
             whole = self.complete(table, partition, free) and whole
             left -= 1
             if left == 0:
-                # Others are served before the next ones.
+                # Let other callbacks run before the next ones.
                 self.box.later(0.0, partial(self._heal_some, rest, whole))
                 return
         if not whole and not self._healing:
@@ -168,7 +168,7 @@ class Groups:
             self.box.later(max(self.box.settings.rejoin_delay, RETRY), again)
 
     def placement_order(self, table: Table, partition: Partition) -> list[Node]:
-        """Return the answering servers, those with the fewest replicas of the table first."""
+        """Return the servers that answer, in ascending order of their number of replicas of the table."""
         load = dict.fromkeys(self.box.servers, 0)
         for other in table.partitions:
             for member in other.members:
@@ -179,7 +179,7 @@ class Groups:
 
     # ------------------------------------------------------------------------------------------------ death and return
     def fail_over(self, server: Node) -> None:
-        """Replace a server that does not answer wherever it is primary."""
+        """Replace a server that does not answer, in all partitions whose primary it is."""
         gap = self.box.settings.failover_gap
         for table in list(self.box.tables.served()):
             for partition in table.partitions:
@@ -189,7 +189,7 @@ class Groups:
     def _replace_primary(self, table: Table, partition: Partition, server: Node, gap: float) -> None:
         rest = partition.secondaries
         if not any(secondary.reachable for secondary in rest):
-            # Every one of these copies holds all acknowledged writes: the first to come back leads.
+            # Each of these replicas has all acknowledged writes. The first server to come back becomes the primary.
             partition.last_members = [server, *rest]
             self.configure(table, partition, None, [])
         elif gap > 0:
@@ -199,13 +199,13 @@ class Groups:
             self.elect(table, partition)
 
     def elect(self, table: Table, partition: Partition) -> None:
-        """Promote the secondary that has logged most."""
+        """Promote the secondary with the longest log."""
         gpid = (table.app_id, partition.index)
         candidates = [server for server in partition.secondaries if server.reachable]
         if partition.primary is not None and partition.primary.reachable:
             return
         if not candidates:
-            # One that has lost all of them already still knows who they were.
+            # If all members were lost before, last_members is still known.
             partition.last_members = partition.members or partition.last_members
             self.configure(table, partition, None, [])
             return
@@ -216,14 +216,14 @@ class Groups:
         self.configure(table, partition, partition.primary, [s for s in partition.secondaries if s is not server])
 
     def remove_secondary(self, server: Node, *, force: bool = False) -> bool:
-        """Drop a server wherever it is secondary.
+        """Remove a server from all partitions whose secondary it is.
 
         Args:
-            server: One that does not answer.
-            force: Also where the primary does not answer either; else a secondary is dropped on its primary's word.
+            server: A server that does not answer.
+            force: Also if the primary does not answer either. Otherwise the primary must confirm the removal.
 
         Returns:
-            False where that has to wait.
+            False if a partition has to wait.
         """
         whole = True
         for table in list(self.box.tables.served()):
@@ -236,7 +236,7 @@ class Groups:
         return whole
 
     def revive(self, table: Table, partition: Partition) -> None:
-        """Let one of the last members lead a partition that has lost all of them, if it is back."""
+        """If a partition has lost all members, make one of the last members the primary, if it is back."""
         gpid = (table.app_id, partition.index)
         if partition.primary is not None or not partition.last_members:
             return
@@ -247,7 +247,7 @@ class Groups:
             self.configure(table, partition, best, [])
 
     def catch_up(self, server: Node) -> None:
-        """After a silence: bring the secondaries of this server's primaries, and its own secondaries, up to date."""
+        """Update the secondaries of this server's primaries, and its own secondaries, after it was silent."""
         for replica in list(server.replicas.values()):
             table = self.box.tables.by_id.get(replica.table.app_id)
             if table is None or replica.index >= table.partition_count:
@@ -258,7 +258,7 @@ class Groups:
 
     # ----------------------------------------------------------------------------------------------------------- moves
     def move_primary(self, table: Table, partition: Partition, to: Node) -> None:
-        """Make another server the primary; the present one becomes a secondary.
+        """Make another server the primary; the current one becomes a secondary.
 
         Raises:
             RuntimeError: The partition has no primary, or the other server does not answer.
@@ -270,7 +270,7 @@ class Groups:
             raise RuntimeError(f"{partition!r} of {table.name} cannot move to {to!r}")
         if to not in partition.members and not self.add_secondary(table, partition, to):
             raise RuntimeError(f"{to!r} cannot learn {partition!r} of {table.name} from {primary!r}")
-        # As a real cluster does it: first a secondary like the others, then the other one is promoted.
+        # As in a real cluster: first the primary becomes a secondary, then the other one is promoted.
         self.configure(table, partition, None, [primary, *partition.secondaries])
         self.configure(table, partition, to, [server for server in partition.secondaries if server is not to])
         extra = partition.secondaries[table.replica_count - 1 :]
@@ -278,24 +278,24 @@ class Groups:
             self._remove(table, partition, server)
 
     def promote(self, table: Table, partition: Partition, server: Node) -> None:
-        """Make a secondary the primary; the one before, if there is one, becomes a secondary."""
+        """Make a secondary the primary; the current primary, if there is one, becomes a secondary."""
         if server in partition.secondaries and server.reachable:
             self.configure(table, partition, None, partition.members)
             self.configure(table, partition, server, [s for s in partition.secondaries if s is not server])
 
     def demote(self, table: Table, partition: Partition, server: Node) -> None:
-        """Make the primary a secondary; unless somebody is promoted, one of the members leads after a moment."""
+        """Make the primary a secondary. If no server is promoted, one of the members becomes the primary later."""
         if partition.primary is server:
             self.configure(table, partition, None, [server, *partition.secondaries])
             self.box.later(self.box.settings.assign_delay, lambda: self.elect(table, partition))
 
     def drop(self, table: Table, partition: Partition, server: Node) -> None:
-        """Take a secondary out of a partition."""
+        """Remove a secondary from a partition."""
         if server in partition.secondaries:
             self._remove(table, partition, server)
 
     def balance(self) -> None:
-        """Spread the primaries of each table evenly over the servers that answer."""
+        """Distribute the primaries of each table evenly over the servers that answer."""
         for table in list(self.box.tables.served()):
             for partition in table.partitions:
                 best = self._better_primary(table, partition)
@@ -303,7 +303,7 @@ class Groups:
                     self.move_primary(table, partition, best)
 
     def moves_left(self) -> int:
-        """Return how many partitions have a primary on a server that has too many."""
+        """Return the number of partitions with a primary on a server that has too many."""
         tables = self.box.tables.served()
         return sum(self._better_primary(table, part) is not None for table in tables for part in table.partitions)
 

@@ -1,4 +1,4 @@
-"""A replica server as its replicas and the tables know it: what it holds, not what it answers."""
+"""A replica server as its replicas and the tables see it: its data, without its request handling."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Node(Server):
 
     Attributes:
         replicas: By app id and partition index.
-        keeper: What keeps the data, None: it is only in memory.
-        lagging: Primaries of the whole cluster whose secondaries may be behind.
+        keeper: The writer of the data files; None: the data is only in memory.
+        lagging: Primaries of the whole cluster whose secondaries may lag behind.
     """
 
     kind = "replica"
@@ -30,14 +30,14 @@ class Node(Server):
 
     # ----------------------------------------------------------------------------------------------------------- envs
     def envs_of(self, table: TableFacts) -> dict[str, str]:
-        """Return what this server knows of a table's envs, a live view."""
+        """Return the envs of a table that this server knows, as a live view."""
         envs = self._envs.get(table.app_id)
         if envs is None:
             envs = self._envs[table.app_id] = dict(table.envs)
         return envs
 
     def learn_envs(self, table: TableFacts) -> None:
-        """Take a table's present envs over."""
+        """Store the current envs of a table."""
         envs = self.envs_of(table)
         envs.clear()
         envs.update(table.envs)
@@ -46,5 +46,5 @@ class Node(Server):
                 replica.adopt_envs()
 
     def forget_envs(self) -> None:
-        """Know nothing, as after a start."""
+        """Forget all envs, as after a start."""
         self._envs.clear()

@@ -1,4 +1,4 @@
-"""What a table's envs make a replica check before it serves a request: denials, throttling, hashes."""
+"""The checks that a table's envs require before a replica serves a request: denials, throttling, hashes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DENIALS = frozenset(f"{how}*{what}" for how in ("timeout", "reconfig") for what 
 
 Verdict = tuple[Literal["pass", "delay", "reject"], int]
 PASS: Verdict = ("pass", 0)
-# Of release 2.6; up to 2.5 they were powers of ten.
+# In release 2.6. Up to 2.5 they were powers of ten.
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 _U64 = 1 << 64
 
 
 def _units(text: str) -> int | str:
-    """Return the number of "200", "20K" or "2M", or the hint of a real server for what is none."""
+    """Return the number in "200", "20K" or "2M", or a real server's hint for another text."""
     factor = _UNITS.get(text[-1:], 1)
     digits = text[:-1] if factor > 1 else text
     number = _unsigned(digits)
@@ -37,7 +37,7 @@ def _unsigned(text: str) -> int | None:
 
 
 class Throttle(NamedTuple):
-    """A parsed throttling env: thresholds per second and the milliseconds that go with them; 0: not used."""
+    """A parsed throttling env: thresholds per second and their delays in milliseconds; 0: not used."""
 
     delay_from: int = 0
     delay_ms: int = 0
@@ -46,7 +46,7 @@ class Throttle(NamedTuple):
 
 
 def _parse_throttle(text: str) -> Throttle | str:
-    """Return what "2000*delay*100,3000*reject*200" says, or the hint of a real server for what says nothing legal."""
+    """Parse an env such as "2000*delay*100,3000*reject*200"; return a real server's hint for an invalid one."""
     found: dict[str, tuple[int, int]] = {}
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
@@ -70,7 +70,7 @@ def _parse_throttle(text: str) -> Throttle | str:
 
 
 def _parse_read_size(text: str) -> int | str:
-    """Return the bytes per second of "2000", "20M" or "2000*reject*0", 0: no limit; or a real server's hint."""
+    """Return the bytes per second of "2000", "20M" or "2000*reject*0" (0: no limit), or a real server's hint."""
     units = _units(text)
     if isinstance(units, int) and units > 0:
         return units
@@ -78,40 +78,40 @@ def _parse_read_size(text: str) -> int | str:
     if isinstance(throttle, str):
         return throttle
     if not throttle.reject_from:
-        # A delay alone is taken and means nothing.
+        # A delay alone is accepted and has no effect.
         return 0 if "*delay*" in text and "," not in text else "reject value should be greater than 0"
     return throttle.reject_from
 
 
 def fault_in_throttle(text: str) -> str | None:
-    """Return why a meta server refuses a throttling env, None when it takes it."""
+    """Return why a meta server refuses a throttling env; None if it accepts it."""
     found = _parse_throttle(text)
     return found if isinstance(found, str) else None
 
 
 def fault_in_read_size(text: str) -> str | None:
-    """Return why a meta server refuses an env that limits reads by size, None when it takes it."""
+    """Return why a meta server refuses an env that limits reads by size; None if it accepts it."""
     found = _parse_read_size(text)
     return found if isinstance(found, str) else None
 
 
 class Counter:
-    """Throttling by units per second of one partition."""
+    """Throttling of one partition by units per second."""
 
     __slots__ = ("text", "_throttle", "_second", "_units", "_delay_from", "_reject_from")
 
     def __init__(self, text: str, throttle: Throttle, partition_count: int) -> None:
-        """Take over the partition's share of the table's thresholds."""
+        """Compute the partition's share of the table's thresholds."""
         self.text = text
         self._throttle = throttle
         self._second = -1
         self._units = 0
-        # The server's own arithmetic: each partition gets its share and one more.
+        # The server computes it the same way: each partition gets its share plus one.
         self._delay_from = throttle.delay_from // partition_count + 1 if throttle.delay_from else 0
         self._reject_from = throttle.reject_from // partition_count + 1 if throttle.reject_from else 0
 
     def judge(self, now: float, units: int, timeout_ms: int) -> Verdict:
-        """Count a request and tell what happens to it, with the milliseconds until then."""
+        """Count a request; return its verdict and the delay in milliseconds."""
         second = int(now)
         if second != self._second:
             self._second, self._units = second, 0
@@ -129,7 +129,7 @@ class Counter:
 
 
 class Bucket:
-    """Throttling of reads by size: a bucket of as many bytes as it gets in a second."""
+    """Throttling of reads by size: a bucket with the bytes of one second."""
 
     __slots__ = ("rate", "_left", "_at")
 
@@ -140,14 +140,14 @@ class Bucket:
         self._at = -1.0
 
     def available(self, now: float) -> bool:
-        """Tell whether anything is left."""
+        """Tell whether bytes are left."""
         if self._at >= 0:
             self._left = min(float(self.rate), self._left + (now - self._at) * self.rate)
         self._at = now
         return self._left > 0
 
     def take(self, size: int) -> None:
-        """Take what a read returned, into debt if need be; one larger than the whole bucket takes nothing."""
+        """Take the bytes that a read returned; the bucket may get below zero. A read above its size takes nothing."""
         if size <= self.rate:
             self._left -= size
 
@@ -156,8 +156,8 @@ class Policy:
     """The checks of one replica.
 
     Attributes:
-        trivial: None at all.
-        deny: "timeout*read" and the like, "" for none.
+        trivial: Whether there is no check.
+        deny: "timeout*read" and similar values; "": none.
         validate_hash: Whether the header's partition hash must belong to the partition.
     """
 
@@ -174,7 +174,7 @@ class Policy:
     )
 
     def __init__(self, envs: Mapping[str, str], partition_count: int, before: Policy | None = None) -> None:
-        """Compile envs; counters whose env has not changed go on counting."""
+        """Compile envs. Counters whose env has not changed keep their counts."""
         deny = envs.get(DENY, "")
         self.deny = deny if deny in DENIALS else ""
         self.validate_hash = envs.get(VALIDATE_HASH) == "true"
@@ -192,7 +192,7 @@ class Policy:
         self.trivial = not self.deny and not self.validate_hash and all(check is None for check in checks)
 
     def denies(self, kind: str) -> str:
-        """Return how requests of a kind ("read", "write") are denied: "timeout", "reconfig", "" for not at all."""
+        """Return how requests of a kind ("read", "write") are denied: "timeout", "reconfig"; "": they are not."""
         how, _, what = self.deny.partition("*")
         return how if what in (kind, "all") else ""
 

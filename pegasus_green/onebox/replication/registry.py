@@ -1,4 +1,4 @@
-"""The tables and replica servers of one onebox, and what can be said and done about them without moving a replica."""
+"""The tables and replica servers of one onebox, and the operations on them that move no replica."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Registry(Runtime):
     """Tables and replica servers.
 
     Attributes:
-        tables: What the meta servers know of tables.
+        tables: The tables that the meta servers know.
         servers: The replica servers.
-        known_dead: The replica servers that the meta servers have given up.
-        keeper: What keeps the data, None: it is only in memory.
-        lagging: Primaries whose secondaries may be behind.
+        known_dead: The replica servers that the meta servers consider dead.
+        keeper: The writer of the data files; None: the data is only in memory.
+        lagging: Primaries whose secondaries may lag behind.
     """
 
     servers: Sequence[Node]
@@ -49,14 +49,14 @@ class Registry(Runtime):
         self.known_dead: set[Node] = set()
         self.lagging: set[Replica] = set()
         self.keeper: Keeper | None = None
-        # The rows and decree that a new replica begins with, by app id and index: taken out when it is made.
+        # Initial rows and decree of new replicas, by app id and index; removed when the replica is made.
         self.kept: dict[Part, tuple[list[tuple[bytes, Record]], int]] = {}
         self._saved = ""
         self._is_dirty = False
 
     # ------------------------------------------------------------------------------------------------------- the files
     def changed(self) -> None:
-        """Note that tables have changed: they are saved at the end of the pass."""
+        """Record that tables have changed. They are saved at the end of the pass."""
         if self.keeper is not None and not self._is_dirty:
             self._is_dirty = True
             self.later(0.0, self.save)
@@ -72,12 +72,12 @@ class Registry(Runtime):
             self.keeper.save_tables(text)
 
     def app_id(self, name: str) -> int | None:
-        """Return the id of the table that has the name now."""
+        """Return the id of the table with this name."""
         table = self.tables.find(name)
         return None if table is None else table.app_id
 
     def change_envs(self, table: Table, envs: Mapping[str, str | None]) -> None:
-        """Change envs (None: delete); the replica servers hear of it now or after the set delay."""
+        """Change envs (None: delete). The replica servers get them now or after the configured delay."""
         for name, value in envs.items():
             if value is None:
                 table.envs.pop(name, None)
@@ -92,7 +92,7 @@ class Registry(Runtime):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether too few servers live for the meta servers to change anything."""
+        """Whether there are too few live servers for the meta servers to change anything."""
         live = len(self.servers) - len(self.known_dead)
         return live < min(3, len(self.servers)) or live < 0.65 * len(self.servers)
 
@@ -108,11 +108,11 @@ class Registry(Runtime):
         return statistics.pstdev(primaries.values()), statistics.pstdev(replicas.values())
 
     def primaries_of(self, server: Server) -> int:
-        """Return how many partitions a server is primary of."""
+        """Return the number of partitions whose primary is on a server."""
         return sum(partition.primary is server for table in self.tables.served() for partition in table.partitions)
 
     def check_groups(self) -> None:
-        """Let the secondaries apply what is committed, of every partition written to since the last time."""
+        """Make the secondaries apply what is committed, in every partition with writes since the last check."""
         lagging = list(self.lagging)
         self.lagging.clear()
         for replica in lagging:
@@ -122,6 +122,6 @@ class Registry(Runtime):
                 self.lagging.add(replica)
 
     def keep_checking(self) -> None:
-        """Check the groups now and at each interval of the settings."""
+        """Check the groups now and at each configured interval."""
         self.check_groups()
         self.later(self.settings.group_check_interval, self.keep_checking)

@@ -1,9 +1,9 @@
-"""One replica of one partition: its copy of the records, its log, its part in replication.
+"""One replica of one partition: its records, its log, its part in replication.
 
-A primary gives each write the next decree and has all secondaries log it. When they all have, the write is evaluated,
-applied and answered. A secondary applies a mutation when a later one shows that it was committed, or at the group
-check, so it stays one mutation behind. Everything happens within one process: "sending" is a method call that does
-not happen while the other server is dead or silent.
+A primary gives each write the next decree and makes all secondaries log it. Then it evaluates, applies and answers the
+write. A secondary applies a mutation when a later one shows that it was committed, or at the group check. So it lags
+one mutation behind. All replicas are in one process: "sending" is a method call, which does not happen if the other
+server is dead or silent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INACTIVE, SECONDARY, PRIMARY = "inactive", "secondary", "primary"
 
 
 class TableFacts(Protocol):
-    """What a replica asks of its table."""
+    """The facts about its table that a replica needs."""
 
     app_id: int
     name: str
@@ -36,12 +36,12 @@ class TableFacts(Protocol):
 
     @property
     def partition_count(self) -> int:
-        """The present count."""
+        """The current partition count."""
         ...
 
 
 class Host(Protocol):
-    """What a replica asks of the server that it is on."""
+    """The server of a replica, as the replica sees it."""
 
     reachable: bool
     lagging: set[Replica]
@@ -60,11 +60,11 @@ class Host(Protocol):
 
     @property
     def public(self) -> str:
-        """The address as clients are told it."""
+        """The address for clients."""
         ...
 
     def envs_of(self, table: TableFacts) -> dict[str, str]:
-        """Return what the server knows of a table's envs, a live view."""
+        """Return the envs of a table that the server knows, as a live view."""
         ...
 
     def send(self, call: Call, frame: bytes) -> None:
@@ -78,14 +78,14 @@ class Mutation:
     Attributes:
         frame: The whole request.
         argument: The decoded argument; None for one that could not be decoded, which changes nothing.
-        call: Who is to be answered, None: nobody any more.
-        batch: What it changes, once a primary has evaluated it.
+        call: The call to answer; None: there is none any more.
+        batch: Its changes, after a primary has evaluated it.
     """
 
     __slots__ = ("decree", "rpc", "argument", "frame", "call", "batch")
 
     def __init__(self, decree: int, rpc: Rpc, argument: Any, call: Call) -> None:
-        """Describe a write that is not evaluated yet."""
+        """Describe a write that is not yet evaluated."""
         self.decree = decree
         self.rpc = rpc
         self.argument = argument
@@ -95,15 +95,15 @@ class Mutation:
 
 
 class Replica:
-    """One server's copy of one partition.
+    """One server's replica of one partition.
 
     Attributes:
-        log: What is logged and not applied, in order of decrees.
-        logged: The newest decree in the log, or applied.
-        secondaries: A primary's view of its group.
-        count: The partition count in force here, for the check of hashes; 0 while a parent registers its child.
-        policy: The checks that the table's envs ask for.
-        plain: A primary without any such check: the quick path.
+        log: Mutations that are logged and not applied, in the order of their decrees.
+        logged: The newest decree that is logged or applied.
+        secondaries: The secondaries, at a primary.
+        count: The partition count for the check of hashes; 0 while a parent registers its child.
+        policy: The checks that the table's envs require.
+        plain: A primary without such checks, which takes the fast path.
     """
 
     __slots__ = (
@@ -122,7 +122,7 @@ class Replica:
     )
 
     def __init__(self, server: Host, table: TableFacts, index: int, count: int) -> None:
-        """Create an empty copy."""
+        """Create an empty replica."""
         box = server.box
         self.server = server
         self.table = table
@@ -147,7 +147,7 @@ class Replica:
         self.adopt_envs()
 
     def __repr__(self) -> str:
-        """Show which copy of what this is."""
+        """Show table, partition, role and server."""
         return f"<Replica {self.table.app_id}.{self.index} {self.role} at {self.server.address} logged={self.logged}>"
 
     @property
@@ -156,7 +156,7 @@ class Replica:
         return self.engine.last_decree
 
     def adopt_envs(self) -> None:
-        """Take the envs over that this server knows of the table."""
+        """Apply the envs of the table that this server knows."""
         self.policy = Policy(self.server.envs_of(self.table), self.table.partition_count, self.policy)
         self.engine.adopt_default_ttl()
         self._classify()
@@ -165,15 +165,15 @@ class Replica:
         self.plain = self.role == PRIMARY and self.policy.trivial and self.count > 0
 
     def set_count(self, count: int) -> None:
-        """Change the partition count in force; 0: answer ERR_SPLITTING."""
+        """Set the partition count; 0: answer ERR_SPLITTING."""
         self.count = count
         self._classify()
 
     def write_empty_record(self) -> None:
-        """Begin with the hidden record that the primary of an idle partition writes at its first group check.
+        """Start with the hidden record, which the primary of an idle partition writes at its first group check.
 
-        The recorded answers have it from the first call on in the tables of several partitions (a reverse multi_get
-        shows it), which had waited for all their replicas; the fresh table of one partition did not have it.
+        In the recordings, tables with several partitions have it from the first call on (a reverse multi_get shows it);
+        they had waited for all replicas. The new table with one partition did not have it.
         """
         self.logged = 1
         self.engine.apply(EMPTY_WRITE, self.logged)
@@ -181,13 +181,13 @@ class Replica:
             self.server.keeper.write((self.table.app_id, self.index), self.logged, EMPTY_WRITE)
 
     def restore(self, rows: Iterable[tuple[bytes, Record]], decree: int) -> None:
-        """Begin with what was kept, in ascending order of the keys."""
+        """Start with stored rows, in ascending order of the keys."""
         self.engine.load(Snapshot(decree, Records(rows)))
         self.logged = decree
 
     # ---------------------------------------------------------------------------------------------------------- roles
     def lead(self, secondaries: list[Replica]) -> None:
-        """Be the primary of these secondaries; a promoted secondary first applies all that it has logged."""
+        """Become the primary of these secondaries. A promoted secondary first applies its whole log."""
         promoted = self.role != PRIMARY
         self.role = PRIMARY
         self.secondaries = secondaries
@@ -202,16 +202,16 @@ class Replica:
         self.server.lagging.add(self)
 
     def follow(self) -> None:
-        """Be a secondary."""
+        """Become a secondary."""
         self._leave_role(SECONDARY)
 
     def retire(self) -> None:
-        """Serve nobody until told otherwise; records and log stay."""
+        """Stop serving until the next role; records and log stay."""
         self._leave_role(INACTIVE)
 
     def _leave_role(self, role: str) -> None:
         if self.role == PRIMARY:
-            # A primary that loses its role drops what is in flight without an answer; the next one may commit it.
+            # A primary that loses its role does not answer its writes in flight. The next primary may commit them.
             for mutation in self.log:
                 mutation.call = None
         self.role = role
@@ -220,7 +220,7 @@ class Replica:
 
     # -------------------------------------------------------------------------------------------- logs of secondaries
     def prepare(self, mutation: Mutation, committed: int) -> None:
-        """Log a mutation of the primary's and apply those that it has committed meanwhile."""
+        """Log a mutation of the primary, and apply the mutations that the primary has committed meanwhile."""
         log = self.log
         while log and log[0].decree <= committed:
             self._apply(log.popleft())
@@ -228,13 +228,13 @@ class Replica:
         self.logged = mutation.decree
 
     def apply_log(self, up_to: int) -> None:
-        """Apply what is logged, up to a decree."""
+        """Apply the log up to a decree."""
         log = self.log
         while log and log[0].decree <= up_to:
             self._apply(log.popleft())
 
     def _apply(self, mutation: Mutation) -> bytes | None:
-        """Apply a mutation; the first replica to do so evaluates it and gets the encoded answer."""
+        """Apply a mutation. The first replica that applies it evaluates it and gets the encoded answer."""
         engine, answer = self.engine, None
         if mutation.batch is None:
             answer = self._evaluate(mutation)
@@ -262,7 +262,7 @@ class Replica:
             keeper.write((self.table.app_id, self.index), mutation.decree, mutation.batch or ())
 
     def agree(self, primary: Replica) -> None:
-        """Make the log the primary's: what it has beyond is dropped, what is missing is taken over or learned."""
+        """Make the log equal to the primary's: drop surplus mutations, add missing ones, or learn all records."""
         if not self.applied <= primary.applied <= self.logged:
             self.learn(primary)
             return
@@ -284,7 +284,7 @@ class Replica:
         if self.log or not all(secondary.server.reachable for secondary in self.secondaries):
             self._submit_slowly(mutation)
             return
-        # All at hand: evaluated first, so that what needs no replication leaves no trace in the logs.
+        # All secondaries answer: evaluate first, so that a write without replication leaves no trace in the logs.
         decree = mutation.decree
         answer = self._evaluate(mutation)
         if mutation.batch or argument is None:
@@ -302,13 +302,13 @@ class Replica:
         self.logged = mutation.decree
         self.log.append(mutation)
         for secondary in self.secondaries:
-            # In order only: one that missed a mutation gets it, and this one, when it answers again.
+            # Only in order: a secondary that missed a mutation gets it, and this one, when it answers again.
             if secondary.server.reachable and secondary.logged == mutation.decree - 1:
                 secondary.prepare(mutation, committed)
         self.commit()
 
     def commit(self) -> None:
-        """Apply and answer what all secondaries have logged."""
+        """Apply and answer the writes that all secondaries have logged."""
         log = self.log
         while log and self._is_logged(log[0].decree):
             mutation = log.popleft()
@@ -328,7 +328,7 @@ class Replica:
         if keeper is None:
             self.server.send(call, frame)
         else:
-            # Not before it is kept: what is answered survives the end of this process.
+            # Answer after the write is stored: an answered write survives the end of this process.
             keeper.after(lambda kept: self.server.send(call, frame if kept else self._refusal(call)))
 
     @staticmethod
@@ -336,7 +336,7 @@ class Replica:
         return reply_frame(call, codes.ERR_DISK_IO_ERROR)
 
     def catch_up(self) -> None:
-        """Bring the secondaries that answer up to date and commit what waited for them."""
+        """Update the secondaries that answer, and commit the writes that waited for them."""
         if self.role is not PRIMARY:
             return
         for secondary in self.secondaries:
@@ -345,7 +345,7 @@ class Replica:
         self.commit()
 
     def group_check(self) -> None:
-        """Tell the secondaries what is committed."""
+        """Tell the secondaries which decree is committed."""
         for secondary in self.secondaries:
             if secondary.server.reachable:
                 secondary.apply_log(self.applied)

@@ -1,4 +1,4 @@
-"""Tables as they are saved: to JSON, and back when a onebox opens a directory that has data."""
+"""Conversion of tables to JSON, and back when a onebox opens a directory with data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from .tables import AVAILABLE, CANCELING, DROPPED, NOT_READY, PAUSED, PAUSING, Partition, Split, Table, Tables
 
-# What is saved of a table as it is.
+# Attributes of a table that are stored unchanged.
 _PLAIN = (
     "app_id", "name", "status", "init_partition_count", "replica_count", "envs", "app_type", "is_stateful",
     "atomic_idempotent", "created", "dropped", "expires", "served",
@@ -15,7 +15,7 @@ _PLAIN = (
 
 
 def describe(tables: Tables, skipped: float) -> str:
-    """Return the tables, and how far the clock was moved ahead, as JSON."""
+    """Return the tables, and the skipped time of the clock, as JSON."""
     return json.dumps({"last_id": tables.last_id, "skipped": skipped, "tables": [_row(table) for table in tables]})
 
 
@@ -35,9 +35,9 @@ def _row(table: Table) -> dict[str, Any]:
 
 
 def restore(tables: Tables, text: str) -> float:
-    """Add the tables that were described; return how far the clock was moved ahead.
+    """Add the stored tables; return the skipped time of the clock.
 
-    Their partitions have no replicas yet. A split goes on where it was, one that was being cancelled is cancelled.
+    Their partitions have no replicas yet. A split continues where it was; one that was being cancelled is cancelled.
     """
     found = json.loads(text)
     for row in found["tables"]:

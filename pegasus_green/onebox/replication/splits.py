@@ -1,4 +1,4 @@
-"""Partition splits: from n to 2n, one child after the other."""
+"""Partition splits from n to 2n partitions, one child after the other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .replica import Replica
 from .tables import CANCELING, NOT_READY, PAUSED, PAUSING, SPLITTING, Partition, Split, Table
 
 PAUSE, RESTART, CANCEL = 0, 1, 2
-# While a parent has writes in flight or no primary its child has to wait: looked at again after this time.
+# If a parent has writes in flight or no primary, its child waits; it is checked again after this time.
 RETRY = 0.02
 STATUS_NAMES = ("NOT_SPLIT", "SPLITTING", "PAUSING", "PAUSED", "CANCELING")
 _CONTROLS = {PAUSE: (SPLITTING, PAUSING, PAUSED), RESTART: (PAUSED, SPLITTING, SPLITTING)}
@@ -20,14 +20,14 @@ class Splits:
     """Runs the splits of a cluster."""
 
     def __init__(self, box: Registry, groups: Groups) -> None:
-        """Work on a cluster."""
+        """Store the cluster."""
         self.box = box
         self.groups = groups
 
     def start(
         self, table: Table, *, seconds: float | None = None, window: float | None = None, stepwise: bool = False
     ) -> Split:
-        """Double the count; the children get ready later."""
+        """Double the partition count. The children become ready later."""
         settings = self.box.settings
         old = table.partition_count
         split = table.split = Split(
@@ -45,7 +45,7 @@ class Splits:
         return split
 
     def resume(self, table: Table) -> None:
-        """Go on with a split that was restored."""
+        """Continue a restored split."""
         if table.split is not None:
             self._schedule(table, table.split, table.split.seconds)
 
@@ -78,7 +78,7 @@ class Splits:
         return [server.replicas[table.app_id, index] for server in members]
 
     def open_window(self, table: Table, index: int) -> bool:
-        """Let a parent answer ERR_SPLITTING; False: it has no primary now."""
+        """Make a parent answer ERR_SPLITTING; False if it has no primary now."""
         assert table.split is not None
         primary = table.partitions[index].primary
         if primary is None or not primary.reachable:
@@ -89,7 +89,7 @@ class Splits:
         return True
 
     def register(self, table: Table, index: int) -> bool:
-        """Give a child its replicas, beside its parent's; False: the parent cannot do it now."""
+        """Create the replicas of a child on the servers of its parent; False if the parent cannot do it now."""
         split = table.split
         assert split is not None
         parent, child = table.partitions[index], table.partitions[index + split.old_count]
@@ -121,7 +121,7 @@ class Splits:
         return True
 
     def _do_not_filter(self, table: Table) -> None:
-        """Have scans deliver the rows of other partitions for a while, as servers do that have not heard of the env."""
+        """Make scans return rows of other partitions for a while, as servers do that do not know the env yet."""
         table.filters_from = self.box.clock() + self.box.settings.split_filter_delay
         for server in self.box.servers:
             for replica in server.replicas.values():
@@ -129,14 +129,14 @@ class Splits:
                     replica.engine.filters_from = table.filters_from
 
     def step(self, table: Table, index: int | None = None) -> str:
-        """Do the next step of a parent: its window opens ("window"), then its child is there ("ready").
+        """Do the next step of a parent: open its window ("window"), then make its child ready ("ready").
 
         Args:
             table: A table that is splitting.
-            index: The parent; None: the first that is not done, one whose window is open before others.
+            index: The parent; None: the first one that is not finished, preferably one with an open window.
 
         Returns:
-            What was done; "blocked" when the parent cannot go on now, "done" when there is nothing left.
+            The step; "blocked" if the parent cannot continue now; "done" if no step is left.
         """
         split = table.split
         if split is None:

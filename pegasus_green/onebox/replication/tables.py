@@ -1,4 +1,4 @@
-"""What the meta servers know: tables, their partitions and who serves them."""
+"""The data of the meta servers: tables, their partitions, and the servers of each partition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AVAILABLE, CREATING, DROPPING, DROPPED, RECALLING = 1, 2, 4, 6, 7
 NOT_SPLIT, SPLITTING, PAUSING, PAUSED, CANCELING = range(5)
 # Ballot of a split child that is not registered yet.
 NOT_READY = -1
-# How many lost members a partition names in last_drops.
+# Maximum number of lost members in last_drops of a partition.
 MAX_DROPS = 6
 
 
@@ -21,9 +21,9 @@ class Partition:
     """One partition's configuration.
 
     Attributes:
-        ballot: Grows with each change; 0: never had a primary; -1: a split child that is not ready.
-        primary: The server that takes reads and writes, None: none now.
-        last_members: When no primary is left: the servers whose copies hold every acknowledged write.
+        ballot: Increases with each change; 0: it never had a primary; -1: a split child that is not ready.
+        primary: The server that takes reads and writes; None: there is none now.
+        last_members: If there is no primary: the servers whose replicas have every acknowledged write.
     """
 
     __slots__ = ("index", "ballot", "primary", "secondaries", "drops", "last_members")
@@ -53,16 +53,16 @@ class Split:
     """A running partition split.
 
     Attributes:
-        old_count: The count before.
+        old_count: The partition count before the split.
         status: The split_status of each parent whose child is not registered yet.
         seconds: Pause before each child.
         window: How long a parent answers ERR_SPLITTING.
-        stepwise: Nothing happens but on ``split_step``.
+        stepwise: Steps are done only by ``split_step``.
         windows: Parents that answer ERR_SPLITTING now.
     """
 
     def __init__(self, old_count: int, seconds: float, window: float, *, stepwise: bool = False) -> None:
-        """Begin with all parents splitting."""
+        """Start with all parents splitting."""
         self.old_count = old_count
         self.status = dict.fromkeys(range(old_count), SPLITTING)
         self.seconds = seconds
@@ -72,14 +72,14 @@ class Split:
 
 
 class Compaction:
-    """A manual compaction that runs or has run.
+    """A running or finished manual compaction.
 
     Attributes:
         done: The servers that have compacted their replicas.
     """
 
     def __init__(self) -> None:
-        """Begin with no server done."""
+        """Start without finished servers."""
         self.done: set[Node] = set()
 
 
@@ -87,9 +87,9 @@ class Table:
     """One table.
 
     Attributes:
-        compaction: The latest manual compaction, None: never one.
-        version: Grows with each change; the encoded routes of one version are kept.
-        filters_from: Until this Unix time scans deliver the rows of other partitions, too.
+        compaction: The latest manual compaction; None: there was none.
+        version: Increases with each change. The encoded routes of one version are cached.
+        filters_from: Until this Unix time, scans also return rows of other partitions.
         served: Whether its replicas ever existed.
         stash: The replicas of a dropped table.
     """
@@ -100,7 +100,7 @@ class Table:
         self.name = name
         self.status = AVAILABLE
         self.partitions = [Partition(index) for index in range(partition_count)]
-        # -1 for the tables of a configuration, as of the recorded cluster's; a split makes it the count before.
+        # -1 for the initial tables, as in the recorded cluster. A split sets it to the count before.
         self.init_partition_count = partition_count
         self.replica_count = replica_count
         self.envs = dict(envs)
@@ -120,11 +120,11 @@ class Table:
 
     @property
     def partition_count(self) -> int:
-        """The present count; a split doubles it when it begins."""
+        """The current partition count. The start of a split doubles it."""
         return len(self.partitions)
 
     def touch(self) -> None:
-        """Note a change of the routes."""
+        """Record a change of the routes."""
         self.version += 1
         self.routes.clear()
 
@@ -133,7 +133,7 @@ class Table:
         return f"<Table {self.name} id={self.app_id} partitions={self.partition_count} status={self.status}>"
 
     def info(self, *, hosts: bool) -> AppInfo:
-        """Return what list_apps tells; hosts: the release knows what came after 2.5."""
+        """Return the table's entry in list_apps; hosts: with the fields of releases after 2.5."""
         info = AppInfo(
             status=self.status,
             app_type=self.app_type,
@@ -162,7 +162,7 @@ class Table:
             secondaries=[raw_address(server) for server in partition.secondaries],
             last_drops=[raw_address(server) for server in partition.drops],
         )
-        # A split child that is not ready comes without these fields.
+        # The entry of a split child that is not ready lacks these fields.
         if hosts and partition.ballot != NOT_READY:
             if partition.primary is not None:
                 config.hp_primary = partition.primary.public
@@ -172,22 +172,22 @@ class Table:
 
 
 def raw_address(server: Server | None) -> int:
-    """Return a server's address as the raw number, 0 for none."""
+    """Return a server's address as the raw number; 0 for None."""
     return make_address(server.box.told, server.port) if server is not None else 0
 
 
 class Tables:
-    """All tables by id, dropped ones included while they are reserved.
+    """All tables by id, with dropped ones during their reserve time.
 
     Attributes:
-        last_id: The id given last.
+        last_id: The last assigned id.
     """
 
     def __init__(self) -> None:
         """Start without tables."""
         self.by_id: dict[int, Table] = {}
         self.last_id = 0
-        # By old name: the table that was renamed, and until when the name means it.
+        # By old name: the renamed table, and until when the old name stands for it.
         self._renamed: dict[str, tuple[Table, float]] = {}
 
     def __iter__(self) -> Iterator[Table]:
@@ -195,20 +195,20 @@ class Tables:
         return iter(sorted(self.by_id.values(), key=lambda table: table.app_id))
 
     def find(self, name: str) -> Table | None:
-        """Return the table that has the name now, dropped ones left out."""
+        """Return the table with this name; dropped tables are ignored."""
         for table in self.by_id.values():
             if table.name == name and table.status != DROPPED:
                 return table
         return None
 
     def rename(self, table: Table, name: str, until: float) -> None:
-        """Give a table another name; the old one goes on to mean it until that Unix time."""
+        """Rename a table. The old name stands for it until that Unix time."""
         self._renamed[table.name] = table, until
         table.name = name
         table.touch()
 
     def resolve(self, name: str, now: float) -> Table | None:
-        """Return the table that has a name, or had it until a moment ago."""
+        """Return the table that has this name, or had it a short time ago."""
         found = self.find(name)
         if found is None and name in self._renamed:
             table, until = self._renamed[name]
@@ -218,10 +218,10 @@ class Tables:
         return found
 
     def get(self, name: str) -> Table:
-        """Return a table that exists.
+        """Return an existing table.
 
         Raises:
-            LookupError: There is none of that name.
+            LookupError: There is no table with this name.
         """
         table = self.find(name)
         if table is None:
@@ -236,7 +236,7 @@ class Tables:
         return table
 
     def remove(self, table: Table) -> None:
-        """Forget a table for good; its id is not used again."""
+        """Forget a table. Its id is not used again."""
         del self.by_id[table.app_id]
 
     def served(self) -> Iterator[Table]:

@@ -1,4 +1,4 @@
-"""What makes an embedded cluster a secured one."""
+"""The security settings of an embedded cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-# What every user may ask a meta server, as the default of a real one's ``meta_acl_rpc_allow_list`` has it.
+# RPCs of a meta server for every user: the default of ``meta_acl_rpc_allow_list`` of a real server.
 ALLOW_LIST = (
     "RPC_CM_CLUSTER_INFO",
     "RPC_CM_LIST_APPS",
@@ -17,17 +17,17 @@ ALLOW_LIST = (
 
 @dataclass(frozen=True, kw_only=True)
 class OneboxAuth:
-    """Authentication by Kerberos and access control of an embedded cluster; the names are those of ``[security]``.
+    """Kerberos authentication and access control of an embedded cluster. The names are those of ``[security]``.
 
     Attributes:
-        keytab: Path of the servers' keytab, which holds the key of ``service_name/service_fqdn``.
+        keytab: Path of the servers' keytab, which has the key of ``service_name/service_fqdn``.
         service_fqdn: The second part of the service's principal; need not be a host.
-        service_name: Its first part.
-        mandatory: Whether requests of clients that have not authenticated are ignored (``mandatory_auth``).
-        super_users: Users who may do everything.
+        service_name: The first part of the service's principal.
+        mandatory: Whether the servers ignore requests of clients without authentication (``mandatory_auth``).
+        super_users: Users with all permissions.
         enable_acl: Whether users are restricted: at replica servers to tables whose env
             ``replica_access_controller.allowed_users`` is empty or names them, at meta servers to the allow list.
-        meta_allow_list: RPCs of the meta servers for every user; others are for super users.
+        meta_allow_list: RPCs of the meta servers for every user; only super users may call the others.
     """
 
     keytab: str
@@ -39,11 +39,11 @@ class OneboxAuth:
     meta_allow_list: Iterable[str] = field(default=ALLOW_LIST)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, naming it."""
+        """Raise ValueError for an invalid value; the error names it."""
         object.__setattr__(self, "keytab", os.fspath(self.keytab))
         for name in ("keytab", "service_fqdn", "service_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name} of OneboxAuth must be text, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} of OneboxAuth must be a str, not {getattr(self, name)!r}")
         for name in ("super_users", "meta_allow_list"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -51,7 +51,7 @@ class OneboxAuth:
             object.__setattr__(self, name, frozenset(value))
 
     def arguments(self) -> list[str]:
-        """Return the options of the command ``pegasus-green onebox`` that say the same."""
+        """Return the equivalent options of the command ``pegasus-green onebox``."""
         found = [
             f"--auth-keytab={self.keytab}",
             f"--auth-fqdn={self.service_fqdn}",

@@ -1,4 +1,4 @@
-"""The time of an embedded cluster: the system's, plus what tests have skipped."""
+"""The time of an embedded cluster: the system's time plus the time that tests have skipped."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import time
 
 
 class Clock:
-    """A callable that returns unix seconds, moved ahead by ``advance``; the system's own clock stays as it is."""
+    """A callable that returns unix seconds. ``advance`` moves it forward; the system's clock is not changed."""
 
     __slots__ = ("skipped",)
 
     def __init__(self) -> None:
-        """Start with the present."""
+        """Start with the current time."""
         self.skipped = 0.0
 
     def __call__(self) -> float:
-        """Return the present, in unix seconds."""
+        """Return the current time in unix seconds."""
         return time.time() + self.skipped
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, skipped ones included."""
+        """Return seconds that never decrease, with skipped time."""
         return time.monotonic() + self.skipped
 
 
 def local_time(seconds: float) -> str:
-    """Return a moment (unix seconds) as people read it, in the time zone of this machine."""
+    """Return a time (unix seconds) as text in the time zone of this machine."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,4 +1,4 @@
-"""What a cluster remembers for tests: which requests were executed, and which would have killed a real server."""
+"""Records for tests: executed requests, and requests that would have crashed a real server."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...protocol.rpc import Rpc
 
 log = logging.getLogger("pegasus_green.onebox")
 BUG = "client bug: "
-# A hostile client must not fill the memory.
+# Limits the memory that a hostile client can fill.
 MAX_BUGS = 10_000
 
 
 class Journal:
-    """The requests executed last, within bounds of memory; reads get an eighth of it.
+    """The last executed requests, within a memory limit; reads get an eighth of it.
 
     Attributes:
         max_bytes: Bytes of writes that are kept.
@@ -31,7 +31,7 @@ class Journal:
         self._read_bytes = 0
 
     def add(self, rpc: Rpc, frame: bytes) -> None:
-        """Remember one execution."""
+        """Record one execution."""
         if rpc.is_write:
             self._writes.append(frame)
             self._write_bytes += len(frame)
@@ -48,7 +48,7 @@ class Journal:
         return sum(mark in frame for frames in (self._writes, self._reads) for frame in frames)
 
     def counts(self, pattern: bytes) -> dict[bytes, int]:
-        """Count the executions by what a regular expression finds in the requests."""
+        """Count the executions by the text that a regular expression matches in the requests."""
         search, found = re.compile(pattern).findall, Counter[bytes]()
         for frames in (self._writes, self._reads):
             for frame in frames:
@@ -63,7 +63,7 @@ class Journal:
 
 
 class Notebook(Protocol):
-    """Who keeps the notes on client bugs: a cluster."""
+    """The owner of the notes on client bugs: a cluster."""
 
     client_bugs: list[str]
 
@@ -74,7 +74,7 @@ def _keep(box: Notebook, text: str) -> None:
 
 
 class _Collector(logging.Handler):
-    """Hands what the storage engines log of clients' bugs to the cluster that is at work."""
+    """Passes the engines' log records about client bugs to the active cluster."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -82,20 +82,20 @@ class _Collector(logging.Handler):
             _keep(current, message[len(BUG) :])
 
 
-# The cluster whose server runs at the moment: everything runs in one thread, and engines do not know their cluster.
+# The cluster whose server is active. All servers run in one thread, and engines do not know their cluster.
 current: Notebook | None = None
 _collector = _Collector(logging.WARNING)
 _users: set[int] = set()
 
 
 def work_for(box: Notebook) -> None:
-    """Book what engines log from now on under a cluster."""
+    """Assign what engines log from now on to a cluster."""
     global current
     current = box
 
 
 def listen(box: Notebook) -> None:
-    """Begin to collect what engines log."""
+    """Start to collect what engines log."""
     if not _users:
         log.addHandler(_collector)
     _users.add(id(box))
@@ -112,6 +112,6 @@ def unlisten(box: Notebook) -> None:
 
 
 def note_bug(box: Notebook, text: str) -> None:
-    """Note a request that is a client's fault, loudly."""
+    """Record and log a request that is a client's fault."""
     _keep(box, text)
     log.warning("%s%s", BUG, text, extra={"counted": True})

@@ -1,4 +1,4 @@
-"""What the parts of one onebox share: release, settings, time, timers, random numbers, notes on what happened."""
+"""What the parts of one onebox share: release, settings, time, timers, random numbers, records for tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .settings import Settings, check_release
 
 log = logging.getLogger("pegasus_green.onebox")
 
-# The address that stands for all of a machine's.
+# The address that means all addresses of a machine.
 ANY = "0.0.0.0"
 
 
@@ -31,14 +31,14 @@ class Runtime:
         release: The release whose protocol is served.
         hosts: Whether the release has host_port fields.
         host: The address that all servers listen on.
-        told: The IPv4 address that clients are told.
-        advertise: The host name that clients are told where there is room for one.
-        name: The name that was given for that.
+        told: The IPv4 address that the servers send to clients.
+        advertise: The host name that the servers send to clients in fields for names.
+        name: The name from the arguments for that.
         settings: Delays and limits.
         clock: The cluster's time.
-        client_bugs: What clients sent that would have killed a real server.
+        client_bugs: Requests of clients that would have crashed a real server.
         errors: Exceptions inside the onebox; tests can assert that there are none.
-        data_folder: Where the data is kept, None: only in memory.
+        data_folder: The directory of the data; None: it is only in memory.
         running: Whether the ports are open.
         started: When they were opened, in unix seconds.
     """
@@ -53,17 +53,17 @@ class Runtime:
         advertise: str | None,
         settings: dict[str, Any],
     ) -> None:
-        """Check and keep the arguments."""
+        """Check and store the arguments."""
         make_address(host, port)
         if not 0 <= port <= 65535:
-            raise ValueError(f"port {port} is not between 0 and 65535")
+            raise ValueError(f"port {port} is not from 0 to 65535")
         check_release(release)
         self.release = release
         self.hosts = release == "2.6"
         self.host = host
         if host == ANY and not advertise:
             raise ValueError(f"host {ANY} needs advertise: the name or address by which clients reach this machine")
-        # The IPv4 address that clients are told, and the name. Releases before host names had none to tell.
+        # The IPv4 address and the name for clients. Releases before host names have no name.
         self.told = host
         self.advertise = advertise if advertise is not None and self.hosts else host
         self.name = advertise
@@ -85,70 +85,70 @@ class Runtime:
 
     # ----------------------------------------------------------------------------------------------------------- life
     def begin(self) -> None:
-        """Note that this process serves from now on.
+        """Record that this process serves from now on.
 
         Raises:
             RuntimeError: It was stopped before.
         """
         if self._stopped.is_set():
-            raise RuntimeError("a onebox that was stopped does not start again; make a new one")
+            raise RuntimeError("a stopped onebox cannot start again; make a new one")
         journal.listen(self)
         self._pid = os.getpid()
         self.started = self.clock()
         self.running = True
 
     def tell(self, address: str) -> None:
-        """Tell clients another IPv4 address than that of the listeners."""
+        """Send clients another IPv4 address than that of the listeners."""
         make_address(address, 0)
         self.told = address
         if not self.hosts:
             self.advertise = address
 
     def end(self) -> None:
-        """Let those go who wait for the end."""
+        """Wake the greenlets that wait for the end."""
         journal.unlisten(self)
         self._stopped.set()
 
     def stop_timers(self) -> None:
-        """Cancel everything that was put off."""
+        """Cancel all scheduled actions."""
         for timer in list(self._timers):
             timer.stop()
             timer.close()
         self._timers.clear()
 
     def wait(self) -> None:
-        """Block the calling greenlet until somebody stops the cluster."""
+        """Block the calling greenlet until the cluster is stopped."""
         while not self._stopped.wait(3600.0):
             pass
 
-    # ------------------------------------------------------------------------------------------------------ inside use
+    # -------------------------------------------------------------------------------------------------------- internal
     def fork_random(self) -> Random:
-        """Return a source of its own for a part of the cluster."""
+        """Return a separate random source for a part of the cluster."""
         return Random(self.random.getrandbits(64))
 
     def is_ours(self) -> bool:
-        """Tell whether this is the process that started: a forked child must not touch the sockets it inherited."""
+        """Tell whether this process started it: a forked child must not touch the inherited sockets."""
         return os.getpid() == self._pid
 
     def current(self) -> None:
-        """Note that this cluster is at work now."""
+        """Record that this cluster is active now."""
         journal.current = self
 
     def client_bug(self, text: str) -> None:
-        """Note a request that would have killed a real server."""
+        """Record a request that would have crashed a real server."""
         journal.note_bug(self, text)
 
     def internal_error(self, error: Exception) -> None:
-        """Note an exception of ours."""
+        """Record an exception inside the onebox."""
         self.errors.append(error)
         log.error("internal error of the onebox", exc_info=error)
 
     def executed(self, rpc: Any, frame: bytes) -> None:
-        """Note an execution."""
+        """Record an execution."""
         self.journal.add(rpc, frame)
 
     def later(self, seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-        """Do something after a time, in the hub; return what cancels it."""
+        """Schedule an action in the hub; return a function that cancels it."""
         timer = gevent.get_hub().loop.timer(max(seconds, 0.0), ref=False)
         self._timers.add(timer)
 

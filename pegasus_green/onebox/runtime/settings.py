@@ -1,4 +1,4 @@
-"""What can be set on an embedded cluster: its delays and limits. A real cluster's values stand beside the defaults."""
+"""Settings of an embedded cluster: delays and limits. The values of a real cluster are in parentheses."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 # The releases whose protocol is served.
 RELEASES = ("2.5", "2.6")
-# Of the tables that are made at once. Nothing else runs meanwhile, not even what a signal asks for: these take half a
-# second, 10,000 took 1.6 s and 200,000 more than 16 s.
+# Limit for tables that are created together. During the creation nothing else runs, not even signal handlers: it takes
+# half a second with this number, 1.6 s with 10,000 and more than 16 s with 200,000.
 MAX_PARTITIONS = 4096
 
 
 def check_release(release: str) -> None:
-    """Refuse a release that is not served.
+    """Check that a release is supported.
 
     Raises:
-        ValueError: It is none of RELEASES.
+        ValueError: It is not one of RELEASES.
     """
     if release not in RELEASES:
         raise ValueError(f"release must be one of {', '.join(RELEASES)}, not {release!r}")
 
 
 def check_partitions(tables: Mapping[str, int]) -> None:
-    """Refuse tables that would take long to make.
+    """Check that the creation of tables does not take too long.
 
     Raises:
-        ValueError: One has no partitions, or all together have too many.
+        ValueError: A table has no partitions, or all tables together have too many.
     """
     for name, count in tables.items():
         if count < 1:
@@ -36,61 +36,63 @@ def check_partitions(tables: Mapping[str, int]) -> None:
     total = sum(tables.values())
     if total > MAX_PARTITIONS:
         raise ValueError(
-            f"tables made at once must have {MAX_PARTITIONS} partitions at most, not {total}: {', '.join(tables)}"
+            f"tables created together can have at most {MAX_PARTITIONS} partitions, not {total}: {', '.join(tables)}"
         )
 
 
 def parse_ports(ports: str | Sequence[object]) -> list[int]:
-    """Return the ports of "34601-34603" or "34601,34602" or of a sequence of numbers.
+    """Return the ports in "34601-34603" or "34601,34602" or in a sequence of numbers.
 
     Raises:
-        ValueError: One is no port, or one comes twice.
+        ValueError: An item is not a port, or a port occurs twice.
     """
     found: list[int] = []
     for item in ports.split(",") if isinstance(ports, str) else ports:
         first, dash, last = str(item).strip().partition("-")
         words = (first, last) if dash else (first, first)
         if isinstance(item, bool) or not all(word.isdecimal() and int(word) <= 65535 for word in words):
-            raise ValueError(f"ports are numbers from 0 to 65535, like 34601-34603 or 34601,34602, not {ports!r}")
+            raise ValueError(f"ports must be numbers from 0 to 65535, like 34601-34603 or 34601,34602, not {ports!r}")
         found.extend(range(int(words[0]), int(words[1]) + 1))
     fixed = [port for port in found if port]
     if not found or len(set(fixed)) < len(fixed):
-        raise ValueError(f"ports must be one or more, each of them once, not {ports!r}")
+        raise ValueError(f"there must be at least one port, and each port only once, not {ports!r}")
     return found
 
 
 @dataclass
 class Settings:
-    """Delays in seconds and limits; all may be changed while the cluster runs.
+    """Delays in seconds and limits. All of them may be changed while the cluster runs.
 
     Attributes:
         failover_delay: From the death or silence of a replica server until its primaries are replaced (real: 20 to 24).
         failover_gap: How long a partition then has no primary (real: < 0.3).
-        removal_delay: Until a dead or silent server is no secondary any more; writes of its partitions hang until then
+        removal_delay: Until a dead or silent server is removed as secondary; writes of its partitions wait until then
             (real: 1 to 3). None: a tenth of failover_delay.
         rejoin_delay: From the return of a server until it has learned its partitions again.
-        heal_delay: Until a dead server's place is taken by another one that has none. None: ten times failover_delay.
+        heal_delay: Until another server without a replica replaces a dead server. None: ten times failover_delay.
         assign_delay: From the answer to "create" until the primaries exist, and again until all replicas do (real: 2
             and 20).
         env_delay: Until new table envs reach the replica servers, each at its own time (real: up to 30).
         group_check_interval: A secondary applies a mutation when the next one comes, or at this interval (real: 100).
-        meta_failover_delay: From the death or silence of the leading meta server until another one leads (real: 13).
+        meta_failover_delay: From the death or silence of the leader of the meta servers until there is a new leader
+            (real: 13).
         meta_loading: How long a new leader answers ERR_SERVICE_NOT_ACTIVE.
         split_seconds: From the start of a partition split to its first child, and from child to child (real: 8 to 13).
-        split_window: How long a parent answers ERR_SPLITTING before its child is there.
-        split_filter_delay: How long after a child is there scans of the table's partitions go on to deliver the rows
-            that belong to other partitions now (real: 5 to 30).
+        split_window: How long a parent answers ERR_SPLITTING before its child is ready.
+        split_filter_delay: How long after a child is ready scans of the table's partitions still return the rows of
+            other partitions (real: 5 to 30).
         split_control_delay: Until parents agree to pause or cancel (real: 5).
-        drop_delay: How long the replica servers go on to serve a table that was dropped (real: until they hear of it).
-        rename_delay: How long the old name of a renamed table goes on to mean it, also for another rename (real: < 1).
-        compaction_seconds: From the start of a manual compaction until all servers have done it, one after the other
-            (real: 10 and more). 0: at once.
-        min_replicas: Fewest live replicas of a partition that accept writes. None: a majority of the table's count.
-        max_pending_writes: Writes of a partition that wait for a silent secondary, before ERR_CAPACITY_EXCEEDED.
+        drop_delay: How long the replica servers still serve a table that was dropped (real: until they learn of it).
+        rename_delay: How long the old name of a renamed table still stands for it, also for another rename (real: < 1).
+        compaction_seconds: From the start of a manual compaction until all servers have finished it, one after the
+            other (real: 10 and more). 0: at once.
+        min_replicas: Minimum number of live replicas for writes to a partition. None: a majority of the table's count.
+        max_pending_writes: Maximum number of writes of a partition that wait for a silent secondary, before
+            ERR_CAPACITY_EXCEEDED.
         max_write_bytes: Largest body of a write request in bytes; 0: no limit.
-        max_connections: Connections that a server keeps; more are accepted and closed at once. 0: no limit.
-        strict: Note every request as a client bug whose partition hash does not fit its key, not only those that kill
-            a real server.
+        max_connections: Maximum number of connections to a server; further ones are accepted and closed. 0: no limit.
+        strict: Record as a client bug every request whose partition hash does not fit its key, not only those that
+            crash a real server.
         keep_executions: How many bytes of executed writes ``executions`` remembers (of reads: an eighth).
     """
 
@@ -120,16 +122,16 @@ class Settings:
 
     @property
     def removal(self) -> float:
-        """The removal delay in force."""
+        """The effective removal delay."""
         return self.failover_delay / 10 if self.removal_delay is None else self.removal_delay
 
     @property
     def heal(self) -> float:
-        """The heal delay in force."""
+        """The effective heal delay."""
         return self.failover_delay * 10 if self.heal_delay is None else self.heal_delay
 
     def change(self, **values: object) -> None:
-        """Set some of them.
+        """Change settings.
 
         Raises:
             TypeError: There is no such setting.
@@ -140,11 +142,11 @@ class Settings:
             setattr(self, name, value)
 
     def change_text(self, name: str, text: str) -> None:
-        """Set one of them from text: "0.5", "true", "null".
+        """Change a setting from a text such as "0.5", "true" or "null".
 
         Raises:
             TypeError: There is no such setting.
-            ValueError: It is not of the setting's kind.
+            ValueError: The value has a wrong type.
         """
         try:
             value = json.loads(text)
@@ -155,11 +157,11 @@ class Settings:
 
 
 def check_value(kind: type, name: str, value: object, text: str) -> None:
-    """Refuse a value that is not of a setting's or limit's kind.
+    """Check that a value has the type of a setting or limit.
 
     Raises:
         TypeError: There is no such setting.
-        ValueError: It is not of its kind; the text is quoted.
+        ValueError: The value has a wrong type; the message quotes the text.
     """
     fields = kind.__dict__["__dataclass_fields__"]
     if name not in fields:

@@ -1,1 +1,1 @@
-"""Owns what meta and replica servers answer, and their deaths and returns; never keeps tables or records itself."""
+"""Owns the answers of meta and replica servers, and their deaths and returns; never keeps tables or records itself."""

@@ -1,4 +1,4 @@
-"""The meta server's RPCs on table envs, compaction, replica counts and partition splits."""
+"""The meta server's RPCs for table envs, compaction, replica counts and partition splits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .envs import check_env
 
 SET, DELETE, CLEAR = 1, 2, 3
 MIN_REPLICAS, MAX_REPLICAS = 1, 5
-# Hints are word for word those of a real server, mistakes included: tools show and compare them.
+# The hints are exactly those of a real server, with its mistakes, because tools show and compare them.
 NO_KEY = "no key needs to be deleted"
 
 
 class Admin:
-    """Handlers from request to response."""
+    """Handlers that return the response to a request."""
 
     def __init__(self, box: Cluster) -> None:
-        """Work on a cluster."""
+        """Store the cluster."""
         self.box = box
 
     def table(self) -> dict[Rpc, Callable[[Any], Message]]:
@@ -42,7 +42,7 @@ class Admin:
         }
 
     def _find(self, name: str) -> tuple[Table | None, str]:
-        """Return a table that is available, or None and the error of compaction and split."""
+        """Return a table that is available; or None and the error for compaction and split."""
         table = self.box.tables.find(name)
         if table is None:
             return None, codes.ERR_APP_NOT_EXIST
@@ -83,7 +83,7 @@ class Admin:
 
     # ----------------------------------------------------------------------------------------------------- compaction
     def start_compaction(self, request: meta.StartManualCompactRequest) -> meta.HintResponse:
-        """Have the replicas compacted: expired rows and those of other partitions go."""
+        """Start to compact the replicas: remove expired rows and rows of other partitions."""
         name = request.app_name
         table, error = self._find(name)
         if table is None:
@@ -109,7 +109,7 @@ class Admin:
         return meta.HintResponse(hint_message="succeed")
 
     def query_compaction(self, request: meta.AppNameRequest) -> meta.QueryManualCompactResponse:
-        """Tell how far a compaction is."""
+        """Return the progress of a compaction."""
         name = request.app_name
         table, error = self._find(name)
         if table is None:
@@ -121,7 +121,7 @@ class Admin:
 
     # ------------------------------------------------------------------------------------------------- replica counts
     def get_replica_count(self, request: meta.AppNameRequest) -> meta.GetMaxReplicaCountResponse:
-        """Tell how many replicas a table wants."""
+        """Return the number of replicas that a table should have."""
         table = self.box.tables.find(request.app_name)
         if table is None:
             hint = f"app({request.app_name}) does not exist"
@@ -129,7 +129,7 @@ class Admin:
         return meta.GetMaxReplicaCountResponse(max_replica_count=table.replica_count)
 
     def set_replica_count(self, request: meta.SetMaxReplicaCountRequest) -> meta.SetMaxReplicaCountResponse:
-        """Change how many replicas a table wants; the partitions follow."""
+        """Change the number of replicas that a table should have; the partitions follow."""
         table, count = self.box.tables.find(request.app_name), request.max_replica_count
         response = meta.SetMaxReplicaCountResponse()
         if table is None:
@@ -161,7 +161,7 @@ class Admin:
 
     # ---------------------------------------------------------------------------------------------- atomic idempotent
     def get_atomic_idempotent(self, request: meta.AppNameRequest) -> meta.GetAtomicIdempotentResponse:
-        """Tell whether atomic writes are made idempotent."""
+        """Return whether atomic writes are made idempotent."""
         table = self.box.tables.find(request.app_name)
         if table is None:
             hint = f"app({request.app_name}) does not exist"
@@ -169,7 +169,7 @@ class Admin:
         return meta.GetAtomicIdempotentResponse(atomic_idempotent=table.atomic_idempotent)
 
     def set_atomic_idempotent(self, request: meta.SetAtomicIdempotentRequest) -> meta.SetAtomicIdempotentResponse:
-        """Have atomic writes made idempotent, or not any more."""
+        """Make atomic writes idempotent, or not."""
         table = self.box.tables.find(request.app_name)
         if table is None:
             hint = f"app({request.app_name}) does not exist"
@@ -180,7 +180,7 @@ class Admin:
 
     # ---------------------------------------------------------------------------------------------------------- splits
     def start_split(self, request: meta.StartSplitRequest) -> meta.HintResponse:
-        """Begin to double a table's partitions."""
+        """Start to double a table's partitions."""
         table, error = self._find(request.app_name)
         if table is None:
             return meta.HintResponse(error, f"app {_gone(error)}")
@@ -193,7 +193,7 @@ class Admin:
         return meta.HintResponse()
 
     def query_split(self, request: meta.AppNameRequest) -> meta.QuerySplitResponse:
-        """Tell how a split goes."""
+        """Return the progress of a split."""
         response = meta.QuerySplitResponse()
         table, error = self._find(request.app_name)
         if table is None:

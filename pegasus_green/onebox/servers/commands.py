@@ -1,4 +1,4 @@
-"""Remote commands: what RPC_CLI_CLI_CALL runs on a meta or replica server, each with its help."""
+"""Remote commands: the commands of RPC_CLI_CLI_CALL on a meta or replica server, with their help texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..wire.server import Server
 
 
 class Command(NamedTuple):
-    """One command; it gets its arguments and returns what it prints."""
+    """One command. Its function takes the arguments and returns the output."""
 
     names: tuple[str, ...]
     about: str
@@ -31,7 +31,7 @@ class Commands:
     """The commands of one server."""
 
     def __init__(self, box: Cluster, server: Server) -> None:
-        """Describe the commands that a server of this kind has."""
+        """Add the commands for this kind of server."""
         self.box = box
         self.server = server
         self._by_name: dict[str, Command] = {}
@@ -48,7 +48,7 @@ class Commands:
         self._by_name.update(dict.fromkeys(names, command))
 
     def answer(self, call: Call) -> bytes:
-        """Run the command that a request asks for; return the reply's frame.
+        """Run the command of a request; return the reply frame.
 
         Raises:
             ProtocolError: The request cannot be decoded.

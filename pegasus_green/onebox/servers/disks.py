@@ -1,4 +1,4 @@
-"""The disks of a replica server: one, that of the machine, with the replicas that the server has."""
+"""The disks of a replica server: one disk, that of the machine, with the server's replicas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAG = "onebox"
 
 
 def disk_info(box: Cluster, server: Node, request: remote.QueryDiskInfoRequest) -> remote.QueryDiskInfoResponse:
-    """Tell about the disk and the replicas of all tables, or of the one that is named."""
+    """Return the disk, with the replicas of all tables or of the named one."""
     app_id = 0
     if request.app_name:
         table = box.tables.find(request.app_name)

@@ -1,6 +1,6 @@
-"""The table envs that a meta server knows, and the values that it accepts.
+"""The table envs that a meta server knows, and their valid values.
 
-Hints are word for word those of a real server of release 2.6: tools show and compare them.
+The hints are exactly those of a real server of release 2.6, because tools show and compare them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _THROTTLING_SAMPLE = "10000*delay*100,20000*reject*100"
 
 
 class Env(NamedTuple):
-    """One env: the check of its values, and what a server's page about envs tells of it."""
+    """One env: the check of its values, and its description on a server's page about envs."""
 
     check: Check
     kind: str
@@ -37,7 +37,7 @@ def _integer(bits: int, limit: str, sample: str, fits: Callable[[int], bool]) ->
             return f"invalid value '{value}', should be an {bits} bits integer"
         return None if fits(number) else f"invalid value '{value}', should be '{limit}'"
 
-    # The page calls them unsigned, although the check lets negative numbers pass where the limit does.
+    # The page calls them unsigned, although the check accepts negative numbers if the limit does.
     return Env(check, f"unsigned int{bits}", limit, sample)
 
 
@@ -71,7 +71,7 @@ TEXT = Env(_any, "string")
 THROTTLING = Env(policy.fault_in_throttle, "string", _THROTTLING_LIMIT, _THROTTLING_SAMPLE)
 LEVEL = _one_of("skip", "force", "skip")
 TARGET_LEVEL = _integer(I64_BITS, "-1 or >= 1", "6", lambda number: number == -1 or number >= 1)
-# Options of the storage engine; the only ones that are looked at when a table is created.
+# Options of the storage engine. Only these are checked when a table is created.
 ROCKSDB_OPTIONS: dict[str, Env] = {
     "rocksdb.write_buffer_size": _between(16 << 20, 512 << 20, str(16 << 20)),
     "rocksdb.num_levels": _between(1, 10, "6"),
@@ -120,6 +120,6 @@ KNOWN: dict[str, Env] = {
 
 
 def check_env(name: str, value: str) -> str | None:
-    """Return why a meta server refuses an env, None when it takes it."""
+    """Return why a meta server refuses an env; None if it accepts it."""
     env = KNOWN.get(name)
     return f"app_env '{name}' is not supported" if env is None else env.check(value)

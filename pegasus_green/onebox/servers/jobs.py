@@ -1,4 +1,4 @@
-"""Long jobs that operators ask for: no bulk load runs, no backup service is on, and no key ever gets hot."""
+"""Long administrative jobs: there is never a bulk load, a backup service or a hot key."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ START, STOP = 0, 1
 
 
 class Jobs:
-    """Handlers of the meta servers from request to response."""
+    """Handlers of the meta servers that return the response to a request."""
 
     def __init__(self, box: Cluster) -> None:
-        """Work on a cluster."""
+        """Store the cluster."""
         self.box = box
 
     def table(self) -> dict[Rpc, Callable[[Any], Message]]:
@@ -28,7 +28,7 @@ class Jobs:
         return {rpcs.QUERY_BULK_LOAD: self.bulk_load, rpcs.QUERY_BACKUP: self.backup}
 
     def bulk_load(self, request: meta.AppNameRequest) -> jobs.QueryBulkLoadResponse:
-        """Say that none runs: all partitions have status 0."""
+        """Answer that no bulk load runs: all partitions have status 0."""
         table = self.box.tables.find(request.app_name)
         if table is None:
             return jobs.QueryBulkLoadResponse(err=codes.ERR_APP_NOT_EXIST, hint_msg="there is no such table")
@@ -40,7 +40,7 @@ class Jobs:
         )
 
     def backup(self, request: jobs.QueryBackupStatusRequest) -> jobs.QueryBackupStatusResponse:
-        """Say that the service is off, as in a cluster that is not configured for it."""
+        """Answer that the backup service is off, as in a cluster without its configuration."""
         del request
         return jobs.QueryBackupStatusResponse(err=codes.ERR_SERVICE_NOT_ACTIVE, hint_message="no backup service")
 
@@ -48,7 +48,7 @@ class Jobs:
 def detect_hotkey(
     server: Node, searches: set[tuple[int, int]], request: jobs.DetectHotkeyRequest
 ) -> jobs.DetectHotkeyResponse:
-    """Start, stop or query a search of a replica; it never finds anything."""
+    """Start, stop or query a search on a replica. It never finds a key."""
     replica = server.replicas.get(meta.split_gpid(request.pid))
     if replica is None or replica.role is not PRIMARY:
         return jobs.DetectHotkeyResponse(codes.ERR_OBJECT_NOT_FOUND, "there is no such primary here")

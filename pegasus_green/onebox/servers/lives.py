@@ -1,4 +1,4 @@
-"""Death, silence and return of servers, and what the meta servers make of it after a while."""
+"""Death, silence and return of servers, and the delayed reactions of the meta servers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Lives:
     """Kills, restarts, pauses and resumes the servers of a cluster."""
 
     def __init__(self, box: Cluster, metas: Sequence[MetaServer]) -> None:
-        """Work on a cluster."""
+        """Store the cluster."""
         self.box = box
         self.metas = metas
         self._timers: dict[ReplicaServer, list[Cancel]] = {}
 
     # ------------------------------------------------------------------------------------------------ replica servers
     def kill(self, server: ReplicaServer) -> None:
-        """Let a server die: connections reset, port closed; its disk stays."""
+        """Kill a server: reset its connections, close its port. Its disk stays."""
         if not server.alive:
             return
         server.close(reset=True)
@@ -36,11 +36,11 @@ class Lives:
         self._missed(server)
 
     def restart(self, server: ReplicaServer, *, lose_disk: bool = False) -> None:
-        """Start a server again, on its port; it learns what it shall have from the primaries of now."""
+        """Start a server again on its port. It learns its partitions from the current primaries."""
         if server.alive:
             self.kill(server)
         self._forget_timers(server)
-        # Whatever it was, it is no longer: should nobody have noticed its death yet, its return tells.
+        # It has lost its roles. If its death was not noticed yet, its return reveals it.
         self._give_up(server)
         self.box.known_dead.discard(server)
         if lose_disk:
@@ -61,14 +61,14 @@ class Lives:
         server.replicas.clear()
 
     def pause(self, server: ReplicaServer, *, accept: bool) -> None:
-        """Let a server fall silent."""
+        """Make a server silent."""
         if not server.reachable:
             return
         server.pause(accept)
         self._missed(server)
 
     def resume(self, server: ReplicaServer) -> None:
-        """Let a silent server go on; if it was given up meanwhile it has to learn first."""
+        """Continue a silent server. If it was given up meanwhile, it must learn first."""
         if not server.alive or not server.paused:
             return
         self._forget_timers(server)
@@ -119,13 +119,13 @@ class Lives:
 
     # --------------------------------------------------------------------------------------------------- meta servers
     def kill_meta(self, server: MetaServer) -> None:
-        """Let a meta server die."""
+        """Kill a meta server."""
         if server.alive:
             server.close(reset=True)
             self._lost_meta(server)
 
     def restart_meta(self, server: MetaServer) -> None:
-        """Start a meta server again, on its port, as a follower if there is a leader."""
+        """Start a meta server again on its port. It is a follower if there is a leader."""
         if server.alive:
             server.close(reset=True)
         server.listen()
@@ -136,17 +136,17 @@ class Lives:
         if leader is server:
             self.lead(server)
         elif leader is not None and not leader.reachable:
-            # Nobody was there to take over when it went.
+            # When the leader was lost, no other server could take over.
             self._lost_meta(leader)
 
     def pause_meta(self, server: MetaServer, *, accept: bool) -> None:
-        """Let a meta server fall silent."""
+        """Make a meta server silent."""
         if server.reachable:
             server.pause(accept)
             self._lost_meta(server)
 
     def resume_meta(self, server: MetaServer) -> None:
-        """Let a silent meta server go on; it finds out at once who leads."""
+        """Continue a silent meta server. It finds the current leader at once."""
         if server.alive and server.paused:
             server.resume()
             if self.box.leader is not server:
@@ -164,7 +164,7 @@ class Lives:
             self.box.later(self.box.settings.meta_failover_delay, elect)
 
     def lead(self, server: MetaServer | None) -> None:
-        """Make a meta server the leader; it loads its state first. None: nobody leads."""
+        """Make a meta server the leader. It loads its state first. None: there is no leader."""
         self.box.leader = server
         if server is None:
             return

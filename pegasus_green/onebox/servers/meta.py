@@ -1,4 +1,4 @@
-"""A meta server: leader or follower, routes, tables and nodes; table envs and splits are in ``admin``."""
+"""A meta server: leader or follower, routes, tables and nodes. Table envs and splits are in ``admin``."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ MATCHES: dict[int, Callable[[str, str], bool]] = {
 
 
 class MetaServer(Server):
-    """One meta server; what it knows is the cluster's, whoever leads.
+    """One meta server. Its data is that of the cluster, whichever server is the leader.
 
     Attributes:
-        state: What a leader answers to everything: "active", "loading" or "recovering".
-        security: Which user may do what; None: everybody everything.
+        state: The state of a leader: "active", "loading" or "recovering".
+        security: The permissions of users; None: every user may do everything.
     """
 
     kind = "meta"
@@ -65,7 +65,7 @@ class MetaServer(Server):
             self._handlers |= part.table()
 
     def on_garbage(self, connection: Connection, why: str) -> None:
-        """Note bytes that are no request; where a real server would die of them, as a client's fault."""
+        """Record bytes that are not a request; as a client's fault if they would crash a real server."""
         super().on_garbage(connection, why)
         if "truncated" in why:
             self.box.client_bug(f"a request that ends before its message does ({why})")
@@ -102,7 +102,7 @@ class MetaServer(Server):
         if keeper is None or rpc is rpcs.QUERY_CFG:
             self.send(call, frame)
         else:
-            # Not before it is kept: what is answered survives the end of this process.
+            # Answer after the change is stored: an answered change survives the end of this process.
             self.box.save()
             keeper.after(lambda _kept: self.send(call, frame))
 
@@ -135,7 +135,7 @@ class MetaServer(Server):
         return self._handlers[rpc](request).encode()
 
     def _all_routes(self, table: Table, request: Any) -> bytes:
-        # Under a thundering herd everybody asks for the same: encoded once per change.
+        # Many clients may ask for the same routes at the same time, so they are encoded once per change.
         routes = table.routes.get(())
         if routes is None:
             routes = table.routes[()] = self._handlers[rpcs.QUERY_CFG](request).encode()
@@ -165,12 +165,12 @@ class MetaServer(Server):
 
 
 def no_info(box: Cluster) -> meta.AppInfo:
-    """Return what stands where a table should be told of and there is none: what has a default is sent all the same."""
+    """Return the entry for a table that does not exist: fields with defaults are sent in any case."""
     return meta.AppInfo(atomic_idempotent=False if box.hosts else None)
 
 
 class _Handlers:
-    """The RPCs on tables and nodes, each from request to response."""
+    """The RPCs for tables and nodes; each handler returns the response to a request."""
 
     def __init__(self, box: Cluster) -> None:
         self.box = box
@@ -190,7 +190,7 @@ class _Handlers:
         }
 
     def query_cfg(self, request: meta.QueryCfgRequest) -> meta.QueryCfgResponse:
-        """Tell the routes of a table."""
+        """Return the routes of a table."""
         table = self.box.tables.resolve(request.app_name, self.box.clock())
         if table is None:
             return meta.QueryCfgResponse(err=codes.ERR_OBJECT_NOT_FOUND)
@@ -207,7 +207,7 @@ class _Handlers:
         )
 
     def create(self, request: meta.CreateAppRequest) -> meta.CreateAppResponse:
-        """Create a table; its replicas come a little later."""
+        """Create a table. Its replicas are created a little later."""
         options, box = request.options, self.box
         live = len(box.servers) - len(box.known_dead)
         error = None
@@ -245,7 +245,7 @@ class _Handlers:
         return meta.CreateAppResponse(appid=table.app_id)
 
     def drop(self, request: meta.DropAppRequest) -> meta.DropAppResponse:
-        """Drop a table; its data is kept for the reserve time."""
+        """Drop a table. Its data is kept for the reserve time."""
         table = self.box.tables.find(request.app_name)
         if table is None:
             error = codes.ERR_OK if request.options.success_if_not_exist else codes.ERR_APP_NOT_EXIST
@@ -260,7 +260,7 @@ class _Handlers:
         return meta.DropAppResponse()
 
     def recall(self, request: meta.RecallAppRequest) -> meta.RecallAppResponse:
-        """Bring a dropped table back."""
+        """Recall a dropped table."""
         box = self.box
         table = box.tables.by_id.get(request.app_id)
         if table is None or (table.status == DROPPED and table.expires <= box.clock()):
@@ -277,7 +277,7 @@ class _Handlers:
         return meta.RecallAppResponse(info=table.info(hosts=box.hosts))
 
     def rename(self, request: meta.RenameAppRequest) -> meta.HintResponse:
-        """Give a table another name."""
+        """Rename a table."""
         box = self.box
         table = box.tables.resolve(request.old_app_name, box.clock())
         if table is None:
@@ -310,7 +310,7 @@ class _Handlers:
         return response
 
     def list_nodes(self, request: meta.ListNodesRequest) -> meta.ListNodesResponse:
-        """List the replica servers, those that answer first."""
+        """List the replica servers, first those that answer."""
         box, infos = self.box, []
         for server in box.servers:
             status = ALIVE if server not in box.known_dead else UNALIVE
@@ -322,17 +322,17 @@ class _Handlers:
         return meta.ListNodesResponse(infos=sorted(infos, key=lambda info: info.status))
 
     def cluster_info(self, _request: meta.ClusterInfoRequest) -> meta.ClusterInfoResponse:
-        """Tell about the cluster."""
+        """Return facts about the cluster."""
         facts = self.box.facts()
         return meta.ClusterInfoResponse(keys=list(facts), values=list(facts.values()))
 
     def control(self, request: meta.MetaControlRequest) -> meta.MetaControlResponse:
-        """Set the function level; as in a real server any number will do."""
+        """Set the function level. Like a real server, it accepts any number."""
         return meta.MetaControlResponse(old_level=self.box.set_level(request.level))
 
 
 def busy_error(table: Table) -> str | None:
-    """Return the error of a table that is on its way in or out."""
+    """Return the error for a table that is being created or dropped."""
     if table.status in (CREATING, RECALLING):
         return codes.ERR_BUSY_CREATING
     return codes.ERR_BUSY_DROPPING if table.status == DROPPING else None

@@ -1,6 +1,6 @@
-"""SASL negotiation as real servers do it, and which user a connection stands for.
+"""SASL negotiation in the way of real servers, and the user of each connection.
 
-A server that refuses anything says nothing: the connection stays open and everything that follows on it is ignored.
+A server that refuses a message does not answer: the connection stays open, and all further messages are ignored.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger("pegasus_green.onebox")
 
 ALLOWED_USERS = "replica_access_controller.allowed_users"
 MECHANISM = b"GSSAPI"
-# The only layer on offer is none, for messages of any size.
+# The server offers only the layer "none", for messages of any size.
 OFFER = b"\x01\0\0\0"
 
 
-# What a connection waits for, and the message that this is.
+# The states of a connection, by the message that it expects next.
 LIST, SELECT, INITIATE, PROVEN, LAYER, DONE = "list", "select", "initiate", "proven", "layer", "done"
 _EXPECTED = {
     LIST: SaslStatus.LIST,
@@ -38,17 +38,17 @@ _EXPECTED = {
 
 
 class Gate:
-    """What one connection to a secured server may do.
+    """The permissions of one connection to a secured server.
 
     Attributes:
-        user: The name of the client after a negotiation; "" before, and without one.
-        dead: Whether everything that comes is ignored.
+        user: The name of the client after a negotiation; "" before it or without one.
+        dead: Whether all further messages are ignored.
     """
 
     __slots__ = ("user", "dead", "_security", "_stage", "_context", "_answered")
 
     def __init__(self, security: Security) -> None:
-        """Begin with a client that has said nothing."""
+        """Start with a client that has sent nothing."""
         self.user = ""
         self.dead = False
         self._security = security
@@ -57,30 +57,30 @@ class Gate:
         self._answered = False
 
     def begin_read(self) -> None:
-        """Note that what follows was sent later than what came before."""
+        """Record that the following messages were sent later than the earlier ones."""
         self._answered = False
 
     def lets(self, call: Call) -> bool:
-        """Tell whether a request is looked at; one that is not ends the connection, silently."""
+        """Tell whether a request is handled. If not, further requests are silently ignored."""
         if self.dead:
             return False
         if self._answered:
-            # It came right behind a message, so before the answer to that.
+            # It was sent right after a message, before the answer to it.
             self.dead = True
         elif call.rpc is not NEGOTIATION and self._stage != DONE:
-            # Without the obligation a client that has not begun is served as nobody.
+            # If authentication is optional, a client that has not started a negotiation is served without a user.
             self.dead = self._security.auth.mandatory or self._stage != LIST
         return not self.dead
 
     def answer(self, request: Negotiation) -> Negotiation | None:
-        """Return the answer to a message of the negotiation, None for silence."""
+        """Return the answer to a message of the negotiation; None: no answer."""
         answer = None
         self._answered = True
         if request.status == _EXPECTED.get(self._stage):
             try:
                 answer = self._step(request.msg)
             except self._security.gssapi.exceptions.GSSError as error:
-                # Nor does a real server tell more than its log.
+                # Like a real server, log the reason and do not answer.
                 log.info("a client's token is refused: %s", error)
         if answer is None:
             self.dead = True
@@ -98,7 +98,7 @@ class Gate:
             self._stage = PROVEN
             self._context = self._security.accept()
             token = self._context.step(message)
-            # A client that does not want the server to prove itself gets the offer at once.
+            # A client without mutual authentication gets the offer at once.
             return Negotiation(SaslStatus.CHALLENGE, token) if token else self._offer()
         if stage == PROVEN:
             return self._offer() if not message else None
@@ -109,7 +109,7 @@ class Gate:
         return Negotiation(SaslStatus.CHALLENGE, self._context.wrap(OFFER, False).message)
 
     def _finish(self, message: bytes) -> Negotiation | None:
-        """Take the client's choice: the layer "none", the size of its buffer, and whom it wants to be, if it says."""
+        """Take the client's answer: the layer "none", the size of its buffer, and optionally an authorization name."""
         choice = self._context.unwrap(message).message
         user = short_name(str(self._context.initiator_name))
         if len(choice) < len(OFFER) or choice[0] != OFFER[0] or choice[4:] not in (b"", user.encode()):
@@ -120,19 +120,19 @@ class Gate:
 
 
 def short_name(principal: str) -> str:
-    """Return the user's name: the principal up to the last @, then up to the first /."""
+    """Return the user name: the principal up to the last @, then up to the first /."""
     return (principal.rpartition("@")[0] or principal).partition("/")[0]
 
 
 def negotiate(server: Server, call: Call) -> None:
-    """Answer a message of the negotiation, or leave it unanswered."""
+    """Answer a message of the negotiation, or ignore it."""
     if call.app_id:
         server.box.client_bug(f"{call.name} with app_id {call.app_id}")
         call.connection.close()
         return
     gate = call.connection.gate
     if gate is None:
-        # No authentication is needed, whatever the client says.
+        # The cluster needs no authentication.
         answer: Negotiation | None = Negotiation(SaslStatus.AUTH_DISABLE)
     else:
         try:
@@ -145,17 +145,17 @@ def negotiate(server: Server, call: Call) -> None:
 
 
 class Protected(Protocol):
-    """A server as far as its protection goes."""
+    """A server as far as its protection needs it."""
 
     security: Security | None
     new_gate: Callable[[], wire.Gate | None]
 
 
 class Security:
-    """What the servers of a secured cluster share: their key, and which user may do what."""
+    """The parts that the servers of a secured cluster share: their key, and the permissions of users."""
 
     def __init__(self, auth: OneboxAuth) -> None:
-        """Keep the settings; ``load`` reads the key."""
+        """Store the settings; ``load`` reads the key."""
         self.auth = auth
         self.gssapi: Any = None
         self._credentials: Any = None
@@ -185,25 +185,25 @@ class Security:
     def accept(self) -> Any:
         """Return a new context for one client."""
         context = self.gssapi.SecurityContext(creds=self._credentials, usage="accept")
-        # Otherwise a refused token is answered with another one, where cyrus-sasl is silent.
+        # With deferred errors, a refused token would be answered with another one. cyrus-sasl does not answer.
         context.__DEFER_STEP_ERRORS__ = False
         return context
 
     def protect(self, server: Protected) -> None:
-        """Have a server look at its clients from now on."""
+        """Make a server check its clients from now on."""
         server.security = self
         server.new_gate = self.new_gate
 
     def new_gate(self) -> Gate:
-        """Return what looks at the requests of a new connection first."""
+        """Return the object that checks the requests of a new connection."""
         return Gate(self)
 
     def may_ask_meta(self, call: Call) -> bool:
-        """Tell whether a meta server answers a request."""
+        """Tell whether the user of a request may send it to a meta server."""
         return not self._on or call.name in self._allow_list or call.connection.gate.user in self._super_users
 
     def may_use(self, call: Call, envs: Mapping[str, str]) -> bool:
-        """Tell whether a replica server serves a request on a table with these envs."""
+        """Tell whether the user of a request may use a table with these envs."""
         listed = envs.get(ALLOWED_USERS, "") if self._on else ""
         user = call.connection.gate.user
         return not listed or user in self._super_users or user in [name.strip() for name in listed.split(",")]

@@ -1,4 +1,4 @@
-"""The HTTP pages of meta and replica servers that operators' tools read."""
+"""The HTTP pages of meta and replica servers that administrative tools read."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def compact(value: object) -> str:
 
 
 def told(value: object) -> Page:
-    """Return a page of JSON in one line, as most pages of a real server are."""
+    """Return a page with JSON in one line, like most pages of a real server."""
     return Page(200, f"{compact(value)}\n")
 
 
 class Handler(NamedTuple):
-    """What answers a page, and the line about it on the page that lists all."""
+    """The function of a page, and its line on the page that lists all pages."""
 
     answer: Callable[[Mapping[str, str]], Page]
     about: str
@@ -45,13 +45,13 @@ class Pages:
     """The pages of one server.
 
     Attributes:
-        section: Under which heading of a server's configuration the settings appear; the Go tool shows those of these.
+        section: The heading of the settings in a server's configuration; the Go tool shows these sections.
     """
 
     section = ""
 
     def __init__(self, box: Cluster, server: Server) -> None:
-        """Describe the pages of a server of this kind."""
+        """Add the pages for this kind of server."""
         self.box = box
         self.server = server
         self._handlers = {
@@ -66,7 +66,7 @@ class Pages:
         }
 
     def own(self) -> dict[str, Handler]:
-        """Return the pages that only one kind of server has."""
+        """Return the pages that only this kind of server has."""
         return {}
 
     def answer(self, query: Query) -> Page:
@@ -80,22 +80,22 @@ class Pages:
         return told({f"/{name}": handler.about for name, handler in sorted(self._handlers.items())})
 
     def version(self, _fields: Mapping[str, str]) -> Page:
-        """Tell the release."""
+        """Show the release."""
         return told({"Version": f"{self.box.release}.0", "GitCommit": "onebox"})
 
     def start_time(self, _fields: Mapping[str, str]) -> Page:
-        """Tell when the server was started."""
+        """Show the start time of the server."""
         return told({"RecentStartTime": local_time(self.box.started)})
 
     # --------------------------------------------------------------------------------------------------- configuration
     def configs(self, fields: Mapping[str, str]) -> Page:
-        """List the settings of the onebox; real servers have other ones here."""
+        """List the settings of the onebox. Real servers list other settings here."""
         if fields:
             return Page(400, "")
         return told({name: self._setting(name) for name in sorted(self.box.settings.__dataclass_fields__)})
 
     def config(self, fields: Mapping[str, str]) -> Page:
-        """Tell one setting."""
+        """Show one setting."""
         if set(fields) - {"name"}:
             return Page(400, "")
         name = fields.get("name", "")
@@ -133,7 +133,7 @@ class Pages:
 
     # ---------------------------------------------------------------------------------------------------------- metrics
     def metrics(self, fields: Mapping[str, str]) -> Page:
-        """Tell figures of the server and its replicas, in the shape of a real server's."""
+        """Show metrics of the server and its replicas, in the format of a real server."""
         for field, value in fields.items():
             if field not in METRIC_FIELDS:
                 return Page(400, json.dumps({"error_message": f"unknown field {field}={value}"}, indent=4))
@@ -166,7 +166,7 @@ class Pages:
         return _entity("server", self.server.kind, {}, figures)
 
     def entities(self) -> list[dict[str, Any]]:
-        """Return the entities that only one kind of server has."""
+        """Return the entities that only this kind of server has."""
         return []
 
 
@@ -176,12 +176,12 @@ class ReplicaPages(Pages):
     section = "replication"
 
     def __init__(self, box: Cluster, server: Node) -> None:
-        """Describe the pages of a replica server."""
+        """Add the pages of a replica server."""
         super().__init__(box, server)
         self.node = server
 
     def entities(self) -> list[dict[str, Any]]:
-        """Return an entity for each replica that serves."""
+        """Return an entity for each serving replica."""
         return [self._replica(replica) for replica in self.node.replicas.values() if replica.role is not INACTIVE]
 
     @staticmethod
@@ -197,7 +197,7 @@ class ReplicaPages(Pages):
 
 
 class MetaPages(Pages):
-    """The pages of a meta server; those about the cluster are the leader's."""
+    """The pages of a meta server. The leader serves those about the cluster."""
 
     section = "meta_server"
 
@@ -236,7 +236,7 @@ class MetaPages(Pages):
         return Page(200, json.dumps(envs, indent=2))
 
     def envs(self, fields: Mapping[str, str]) -> Page:
-        """Tell the envs of one table."""
+        """Show the envs of one table."""
         name = fields.get("name", "")
         if not name:
             return Page(400, "app name shouldn't be empty")
@@ -244,7 +244,7 @@ class MetaPages(Pages):
         return told(dict(sorted(table.envs.items())) if table is not None else {})
 
     def table(self, fields: Mapping[str, str]) -> Page:
-        """Tell about one table; with ``detail`` also about its partitions."""
+        """Show one table; with ``detail`` also its partitions."""
         if set(fields) - {"name", "detail"}:
             return Page(400, "")
         name = fields.get("name", "")
@@ -285,7 +285,7 @@ class MetaPages(Pages):
         }
 
     def tables(self, fields: Mapping[str, str]) -> Page:
-        """List the tables that are there; with ``detail`` also their health."""
+        """List the existing tables; with ``detail`` also their health."""
         if set(fields) - {"detail"}:
             return Page(400, "")
         there = [table for table in self.box.tables if table.status == AVAILABLE]
@@ -329,13 +329,13 @@ class MetaPages(Pages):
         }
 
     def cluster(self, _fields: Mapping[str, str]) -> Page:
-        """Tell about the cluster."""
+        """Show facts about the cluster."""
         facts = self.box.facts()
         del facts["cluster_name"]
         return told(facts)
 
     def nodes(self, fields: Mapping[str, str]) -> Page:
-        """List the replica servers; with ``detail`` also how many replicas they have."""
+        """List the replica servers; with ``detail`` also their numbers of replicas."""
         if set(fields) - {"detail"}:
             return Page(400, "")
         dead = self.box.known_dead
@@ -361,7 +361,7 @@ class MetaPages(Pages):
 
 
 def _health(table: Table) -> dict[str, str]:
-    """Return how many partitions have all replicas, lack some, cannot be written and cannot be read."""
+    """Return the numbers of partitions that have all replicas, lack some, are unwritable and are unreadable."""
     led = [partition for partition in table.partitions if partition.primary is not None]
     fully = sum(len(partition.members) >= table.replica_count for partition in led)
     alone = sum(len(partition.members) < min(2, table.replica_count) for partition in led)
@@ -376,7 +376,7 @@ def _health(table: Table) -> dict[str, str]:
 
 
 def _about_settings() -> dict[str, str]:
-    """Return what the documentation of the settings says about each."""
+    """Return the description of each setting, from the docstring of Settings."""
     text = inspect.cleandoc(Settings.__doc__ or "")
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {name: " ".join(about.split()) for name, about in found}

@@ -1,4 +1,4 @@
-"""Proposals and diagnosis: what operators' tools tell a meta server about single partitions."""
+"""Proposals and diagnosis: administrative requests to a meta server about single partitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..replication.cluster import Cluster
 from ..replication.node import Node
 from ..replication.tables import AVAILABLE, Partition, Table, raw_address
 
-# What a step of a proposal does with its node.
+# Actions of a proposal on its node.
 ASSIGN_PRIMARY, UPGRADE_TO_PRIMARY, ADD_SECONDARY = 1, 2, 3
 DOWNGRADE_TO_SECONDARY, DOWNGRADE_TO_INACTIVE, REMOVE, ADD_SECONDARY_FOR_LB = 5, 6, 7, 8
 # App id, partition index.
@@ -21,10 +21,10 @@ Gpid = tuple[int, int]
 
 
 class Proposals:
-    """Handlers from request to response."""
+    """Handlers that return the response to a request."""
 
     def __init__(self, box: Cluster) -> None:
-        """Work on a cluster."""
+        """Store the cluster."""
         self.box = box
         self._pending: set[Gpid] = set()
 
@@ -34,7 +34,7 @@ class Proposals:
 
     # ------------------------------------------------------------------------------------------------------- proposals
     def propose(self, request: remote.BalancerRequest) -> remote.BalancerResponse:
-        """Take the steps for a partition; they follow after a moment, those that are not possible are left out."""
+        """Accept the steps for a partition. They are done after a delay; impossible steps are skipped."""
         app_id, index = gpid = meta.split_gpid(request.gpid)
         table = self.box.tables.by_id.get(app_id)
         if table is None or table.status != AVAILABLE or index >= table.partition_count:
@@ -76,7 +76,7 @@ class Proposals:
 
     # ------------------------------------------------------------------------------------------------------- diagnosis
     def diagnose(self, request: remote.DiagnoseRequest) -> remote.DiagnoseResponse:
-        """List the partitions that have lost all their replicas, of all tables, of one, or just one."""
+        """List the partitions that have lost all replicas: of all tables, of one table, or one partition."""
         app_id, index = meta.split_gpid(request.pid)
         everything = 0xFFFFFFFF
         lost = [

@@ -1,4 +1,4 @@
-"""A replica server: which requests it serves, refuses or leaves unanswered, in the order of a real one's checks."""
+"""A replica server. It serves, refuses or ignores requests by the checks of a real server, in their order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReplicaServer(Node):
     """A replica server.
 
     Attributes:
-        security: Which user may do what; None: everybody everything.
+        security: The permissions of users; None: every user may do everything.
     """
 
     box: Cluster
@@ -62,7 +62,7 @@ class ReplicaServer(Node):
 
     # ------------------------------------------------------------------------------------------------------- requests
     def handle(self, call: Call) -> None:
-        """Answer a read at once, put a write off to the pass: it is executed behind the reads that came with it."""
+        """Answer a read at once. Defer a write to the pass: it is executed after the reads that came with it."""
         self.count(call)
         if self.faults and self.injector.request(self, call):
             return
@@ -81,7 +81,7 @@ class ReplicaServer(Node):
             self._read(call, rpc)
 
     def work(self) -> None:
-        """Execute the writes that came since the last pass, in the order of their arrival."""
+        """Execute the writes since the last pass, in the order of their arrival."""
         writes = self._writes
         while writes:
             call = writes.popleft()
@@ -89,15 +89,15 @@ class ReplicaServer(Node):
             self._write(call, call.rpc)
 
     def has_work(self) -> bool:
-        """Tell whether writes wait."""
+        """Tell whether there are deferred writes."""
         return bool(self._writes)
 
     def forget_work(self) -> None:
-        """Lose the writes that wait, as a killed server does."""
+        """Drop the deferred writes, like a killed server."""
         self._writes.clear()
 
     def on_garbage(self, connection: Connection, why: str) -> None:
-        """Note bytes that are no request; where a real server would die of them, as a client's fault."""
+        """Record bytes that are not a request; as a client's fault if they would crash a real server."""
         super().on_garbage(connection, why)
         if "truncated" in why:
             self.box.client_bug(f"a request that ends before its message does ({why})")
@@ -138,7 +138,7 @@ class ReplicaServer(Node):
             self.reject(call, error, body)
 
     def _misuse(self, call: Call, replica: Replica) -> str | None:
-        """Return the frame error of a request that a split has made wrong, None: it is right."""
+        """Return the frame error of a request that a split has made invalid; None if it is valid."""
         if replica.count == 0:
             return codes.ERR_SPLITTING
         if replica.policy.validate_hash and call.partition_hash & (replica.count - 1) != replica.index:
@@ -192,7 +192,7 @@ class ReplicaServer(Node):
             self.box.later(milliseconds / 1000, lambda: self._refuse(call, codes.ERR_BUSY))
 
     def again(self, call: Call) -> None:
-        """Handle a request whose delay is over."""
+        """Handle a request after its delay."""
         if self.alive and not call.connection.closed:
             self.dispatch(call)
 
@@ -224,7 +224,7 @@ class ReplicaServer(Node):
             self._check_hash(call, rpc, key, replica)
         self.box.executed(rpc, call.frame)
         if key_fault(key) is None:
-            # What the engine does, without a response object.
+            # The same as the engine does, without a response object.
             record = replica.engine.find(key)
             status, value = (OK, record[0]) if record is not None else (NOT_FOUND, b"")
         else:
@@ -248,7 +248,7 @@ class ReplicaServer(Node):
             self.reject(call, codes.ERR_ACL_DENY)
             return
         if call.thread_hash is not None and call.thread_hash != thread_hash(call.app_id, call.index):
-            # It comes to a foreign thread of the pool, whatever else there is to say about it.
+            # Such a request reaches a wrong thread of the pool in any case.
             self.box.client_bug(f"{call!r} with thread_hash {call.thread_hash}")
             self.reject(call, codes.ERR_INVALID_PARAMETERS)
             return
@@ -300,11 +300,11 @@ class ReplicaServer(Node):
         try:
             argument = call.argument()
         except ProtocolError as error:
-            # A real server logs it as corrupt, lets it use a decree up and never answers.
+            # A real server logs it as corrupt, uses up a decree and never answers.
             self.box.client_bug(f"{call.name} with an argument that cannot be decoded ({error})")
             argument = None
         if rpc is PUT and argument is not None and argument.type:
-            # The servers' own kinds of it, in place of incr and check_and_set, when a table asks for that.
+            # These types are for servers only: they replace incr and check_and_set if the table has the setting.
             self.box.client_bug(f"{call!r} of type {argument.type}, which no client may send")
             argument = None
         if argument is not None and wrong_key_hash(rpc, argument, call.partition_hash):
@@ -320,7 +320,7 @@ class ReplicaServer(Node):
 
     # --------------------------------------------------------------------------------------------------------- strict
     def _check_hash(self, call: Call, rpc: Rpc, argument: Any, replica: Replica) -> None:
-        """Note a partition hash that is not the key's, also where a real server would not care."""
+        """Record a partition hash that is not that of the key, also if a real server would ignore it."""
         hashes = _key_hashes(rpc, argument)
         if hashes is not None and call.partition_hash not in hashes:
             self.box.client_bug(f"strict: {call!r} with partition_hash {call.partition_hash}, which is not its key's")
@@ -329,7 +329,7 @@ class ReplicaServer(Node):
 
 
 def _key_hashes(rpc: Rpc, argument: Any) -> set[int] | None:
-    """Return the hashes that a request may carry, None: any."""
+    """Return the valid hashes of a request; None: any hash."""
     if rpc in (SCAN, CLEAR_SCANNER, GET_SCANNER):
         return None
     if rpc is BATCH_GET:
@@ -344,7 +344,7 @@ def _key_hashes(rpc: Rpc, argument: Any) -> set[int] | None:
 
 
 def _size_read(argument: Any, response: Any) -> int:
-    """Return how many bytes of keys and values a read returned."""
+    """Return the bytes of keys and values that a read returned."""
     rows = getattr(response, "kvs", None) or getattr(response, "data", None) or ()
     size = len(argument) if isinstance(argument, bytes) else len(getattr(argument, "hash_key", b""))
     for row in rows:

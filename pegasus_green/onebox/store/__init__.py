@@ -1,1 +1,1 @@
-"""Owns the files of a onebox whose data stays: rows, decrees and tables; never answers requests, never replicates."""
+"""Owns the data files of a onebox: rows, decrees and tables; never answers requests, never replicates."""

@@ -1,8 +1,8 @@
 """The files of a onebox: one SQLite database in write-ahead mode, and the lock of the directory.
 
-SQLite comes with Python, checks every record of its log by a checksum and drops a torn tail when it opens. A commit has
-reached the kernel when it returns, so it survives the end of the process; an fsync, which also survives the loss of
-power, is an option. Everything here blocks: it is called in a thread of its own.
+SQLite comes with Python. It has a checksum for every record of its log, and drops an incomplete tail when it opens. A
+finished commit has reached the kernel, so it survives the end of the process. The option ``sync`` adds an fsync, so
+that it also survives a loss of power. All functions here block, so they run in a separate thread.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ CREATE TABLE IF NOT EXISTS rows (
     part INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, expire INTEGER NOT NULL, PRIMARY KEY (part, key)
 ) WITHOUT ROWID;
 """
-# The directories that this process has open: the lock of a file does not keep out its own process.
+# The directories that this process has open. A file lock does not exclude its own process.
 _open: set[str] = set()
 
 
 class DirectoryInUse(OSError):
-    """Another onebox has the directory."""
+    """Another onebox uses the directory."""
 
 
 def number_of(part: Part) -> int:
-    """Return a partition as one number."""
+    """Return a partition as a number."""
     return part[0] << 32 | part[1]
 
 
@@ -49,16 +49,16 @@ class Files:
     """An open directory."""
 
     def __init__(self, folder: str | os.PathLike[str], *, sync: bool = False) -> None:
-        """Open a directory, and make it if it is not there.
+        """Open a directory. Create it if it does not exist.
 
         Args:
             folder: The directory.
-            sync: Have every commit on the disk, not only in the kernel.
+            sync: fsync every commit, so that it is on the disk and not only in the kernel.
 
         Raises:
-            DirectoryInUse: Another onebox has it.
-            OSError: It cannot be made or opened.
-            ValueError: It has files of another version, or a database that is none.
+            DirectoryInUse: Another onebox uses it.
+            OSError: It cannot be created or opened.
+            ValueError: Its files have another version, or its database is damaged.
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class Files:
             raise DirectoryInUse(f"the data directory {self.folder} is in use by another onebox of this process")
         lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            # A lock of the process, not of the descriptor: a forked child does not keep it.
+            # The lock belongs to the process, not to the descriptor: a forked child does not have it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.read(lock, 32).decode("ascii", "replace").strip()
@@ -96,7 +96,7 @@ class Files:
         os.close(self._lock)
 
     def _connect(self, sync: bool) -> sqlite3.Connection:
-        # Commits are written out below; one thread at a time uses the connection.
+        # Transactions are explicit below. One thread at a time uses the connection.
         db = sqlite3.connect(self.folder / DATABASE, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -105,7 +105,7 @@ class Files:
             db.executescript(_SCHEMA)
             version = int(self._fact(db, "version") or VERSION)
             if version != VERSION:
-                raise ValueError(f"{self.folder} has data of version {version}, this onebox reads version {VERSION}")
+                raise ValueError(f"{self.folder} has data of version {version}; this onebox reads version {VERSION}")
             db.execute("INSERT OR REPLACE INTO facts VALUES ('version', ?)", (str(VERSION),))
         except BaseException:
             db.close()
@@ -119,17 +119,17 @@ class Files:
 
     # -------------------------------------------------------------------------------------------------------- reading
     def tables(self) -> str | None:
-        """Return what was last written as "tables", None: nothing yet."""
+        """Return the last written description of the tables; None if there is none."""
         return self._fact(self._db, "tables")
 
     def opened(self) -> int:
-        """Count an opening; return how many there were, this one included."""
+        """Count an opening; return the number of openings with this one."""
         count = int(self._fact(self._db, "opened") or 0) + 1
         self._db.execute("INSERT OR REPLACE INTO facts VALUES ('opened', ?)", (str(count),))
         return count
 
     def decrees(self) -> dict[Part, int]:
-        """Return the decree written last of each partition."""
+        """Return the last written decree of each partition."""
         found = self._db.execute("SELECT part, decree FROM parts")
         return {(number >> 32, number & 0xFFFFFFFF): decree for number, decree in found}
 
@@ -144,7 +144,7 @@ class Files:
 
     # -------------------------------------------------------------------------------------------------------- writing
     def commit(self, operations: Iterable[Operation]) -> None:
-        """Write all of these or, when it raises, none.
+        """Write all operations; if it raises, none is written.
 
         Raises:
             OSError: The disk refuses it.
@@ -172,7 +172,7 @@ class Files:
                 for key, record in batch:
                     rows[number, key] = record
                 continue
-            # What follows looks at the rows that are there.
+            # The other operations use the rows of the database.
             self._write_rows(rows, decrees)
             rows, decrees = {}, {}
             if kind == "copy":
@@ -203,7 +203,7 @@ class Files:
             self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?)", decrees.items())
 
     def close(self) -> None:
-        """Close everything; the log becomes part of the database."""
+        """Close the files. The log becomes part of the database."""
         try:
             self._db.close()
         finally:

@@ -1,7 +1,7 @@
-"""Group commit: what servers write goes to the files in batches, by a thread; the hub only hands over and hears back.
+"""Group commit: a thread writes the servers' data to the files in batches; the hub passes data and gets results.
 
-While one batch is written the next gathers, so that under load a commit is shared by many writes. What was put off by
-``after`` follows when everything written before it is committed.
+While one batch is written, the next one collects. So under load, many writes share a commit. Actions of ``after`` run
+when everything that was written before them is committed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .files import Batch, Files, Operation, Part
 
 log = logging.getLogger("pegasus_green.onebox")
 
-# Committed: True; refused by the disk: False.
+# Called with True after a commit, with False if the disk refuses it.
 Action = Callable[[bool], None]
-# How long writes are refused after the disk has refused one.
+# After the disk has refused a write, writes are refused for this long.
 RETRY_SECONDS = 1.0
 
 
 def in_thread(pool: Any, act: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function in a thread of the pool while the calling greenlet waits; what it raises is raised here."""
+    """Run a function in a thread of the pool; the calling greenlet waits. Its exceptions are raised here."""
 
     def attempt() -> tuple[Any, Exception | None]:
         try:
             return act(*arguments), None
-        except Exception as error:  # a pool would print it
+        except Exception as error:  # a pool would print the exception
             return None, error
 
     result, error = pool.apply(attempt)
@@ -43,12 +43,12 @@ class Keeper:
 
     Attributes:
         failed: Whether the disk refuses writes now.
-        commits: How many batches were committed.
-        writes: How many mutations were in them.
+        commits: Number of committed batches.
+        writes: Number of mutations in them.
     """
 
     def __init__(self, files: Files, is_ours: Callable[[], bool]) -> None:
-        """Write to these files, in the process that is ours only."""
+        """Write to these files, only in the process for which is_ours() is true."""
         self.files = files
         self.failed = False
         self.commits = 0
@@ -66,7 +66,7 @@ class Keeper:
         self._add(("write", part, decree, batch))
 
     def copy(self, source: Part, target: Part) -> None:
-        """Make a partition a copy of another one."""
+        """Copy a partition over another one."""
         self._add(("copy", source, target))
 
     def forget(self, app_id: int) -> None:
@@ -82,7 +82,7 @@ class Keeper:
         self._begin()
 
     def after(self, action: Action) -> None:
-        """Do something when all that was written so far is committed: at once when it is."""
+        """Call an action when all earlier writes are committed; at once if they are."""
         if self._waiting or self._busy:
             self._actions.append(action)
         else:
@@ -92,7 +92,7 @@ class Keeper:
     def _begin(self) -> None:
         if not self._busy and not self._closed and self._is_ours():
             self._busy = True
-            # At the end of the pass: what is written in it goes into one commit.
+            # At the end of the pass, so that all writes of the pass are in one commit.
             gevent.get_hub().loop.run_callback(self._commit)
 
     def _commit(self) -> None:
@@ -118,9 +118,9 @@ class Keeper:
             self.writes += sum(operation[0] == "write" for operation in operations)
         else:
             if not self.failed:
-                log.error("the data cannot be written; writes are refused until it can: %s", error)
+                log.error("the data cannot be written; writes are refused until the disk accepts them: %s", error)
             self.failed = True
-            # The memory has them: they are written as soon as that is possible, in their order.
+            # The data is in memory. It is written when the disk accepts it, in the same order.
             self._waiting[:0] = operations
         for action in actions:
             action(error is None)
@@ -144,7 +144,7 @@ class Keeper:
         return in_thread(self._pool, read, *arguments)
 
     def close(self) -> None:
-        """Write what waits and close the files; the calling greenlet waits for it."""
+        """Write the waiting operations and close the files; the calling greenlet waits."""
         if self._closed:
             return
         self._closed = True

@@ -1,1 +1,1 @@
-"""Owns the server's side of the wire: frames, connections, listeners, faults; never knows what a request means."""
+"""Owns the server side of the protocol: frames, connections, listeners, faults; never knows what a request means."""

@@ -1,8 +1,8 @@
-"""One client's connection, driven by the hub's watchers, without a greenlet.
+"""One client's connection. The hub's watchers drive it; it has no greenlet.
 
-Everything here runs in the hub, so nothing may block: replies are collected and leave by one pass per server and loop
-iteration; what the kernel does not take waits for a write watcher; a client that does not read its replies is not
-read from any more until it does.
+All code here runs in the hub, so nothing may block. Replies are collected and sent by one pass per server and loop
+iteration. A write watcher sends the bytes that the kernel does not accept. If a client does not read its replies, the
+server stops reading from it until it does.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from .frames import Call, Cutter, Target
 from .http import START, Feed, Page, Query
 
 READ_SIZE = 64 * 1024
-# Bytes of unsent replies from which on a connection is not read from.
+# If a connection has more unsent bytes of replies than this, it is not read.
 MAX_UNSENT = 8 * 1024 * 1024
-# A close with this option sends a reset instead of an orderly end.
+# A close with this socket option sends a reset instead of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
 class Gate(Protocol):
-    """What a connection to a secured server knows of its client."""
+    """The permissions of a connection to a secured server."""
 
     user: str
 
     def begin_read(self) -> None:
-        """Note that what follows was sent later than what came before."""
+        """Record that the following bytes were sent later than the earlier ones."""
         ...
 
     def lets(self, call: Call) -> bool:
-        """Tell whether a request is looked at."""
+        """Tell whether a request is handled."""
         ...
 
 
 class Owner(Target, Protocol):
-    """The server that a connection belongs to."""
+    """The server of a connection."""
 
     box: Runtime
     injector: Faults
@@ -62,19 +62,19 @@ class Owner(Target, Protocol):
         ...
 
     def begin_read(self) -> None:
-        """Keep replies together until ``end_read``."""
+        """Collect replies until ``end_read``."""
         ...
 
     def end_read(self) -> None:
-        """Send the replies to what was read, unless a pass will do that."""
+        """Send the replies to the requests of this read, unless a pass will do that."""
         ...
 
     def mark_dirty(self, connection: Connection) -> None:
-        """Have a connection flushed in the next pass."""
+        """Flush a connection in the next pass."""
         ...
 
     def on_garbage(self, connection: Connection, why: str) -> None:
-        """Note bytes that are no request."""
+        """Record bytes that are not a request."""
         ...
 
     def page(self, query: Query) -> Page:
@@ -86,13 +86,13 @@ class Connection:
     """One client's connection to one server.
 
     Attributes:
-        unsent: Bytes of replies that the kernel has not taken.
-        held: Replies that a reorder fault keeps back, with the number of replies to let pass first.
-        gate: Which requests are looked at, None: all.
+        unsent: Bytes of replies that the kernel has not accepted.
+        held: Replies that a reorder fault holds back, with the number of replies to send before them.
+        gate: Decides which requests are handled; None: all.
     """
 
     def __init__(self, server: Owner, sock: socket.socket, peer: str) -> None:
-        """Begin to read."""
+        """Start to read."""
         self.server = server
         self.peer = peer
         self.unsent = 0
@@ -101,7 +101,7 @@ class Connection:
         self.gate: Gate | None = server.new_gate()
         self._behind: list[bytes] | None = None
         self._sock = sock
-        # The socket below gevent's, which never waits: a third of the time of a read or write.
+        # The socket inside gevent's, which never waits; a read or write costs a third of the time.
         native: Any = sock._sock  # type: ignore[attr-defined]
         self._receive, self._transmit = native.recv, native.send
         self._cutter = Cutter(self)
@@ -135,7 +135,7 @@ class Connection:
                 self.close()
             return
         if not data:
-            # Half-closed counts as gone: what is pending is executed, not answered.
+            # A half-closed connection counts as closed: pending requests are executed and not answered.
             self.close()
             return
         server = self.server
@@ -179,7 +179,7 @@ class Connection:
     def _handle(self) -> None:
         calls, server = self._calls, self.server
         try:
-            # What came in one piece stops too when its replies pile up.
+            # Requests that came in one read also stop when too many replies are unsent.
             while calls and not self._throttled:
                 call = calls.popleft()
                 if self.gate is None or self.gate.lets(call):
@@ -190,7 +190,7 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------------------- outgoing
     def send(self, frame: bytes) -> None:
-        """Queue bytes; they leave with the server's next pass."""
+        """Queue bytes. The next pass of the server sends them."""
         if self.closed or self._close_after:
             return
         if self._behind is not None:
@@ -208,11 +208,11 @@ class Connection:
             self._reader.stop()
 
     def trickle(self, data: bytes, step: int, seconds: float) -> None:
-        """Send bytes in pieces with pauses; other replies wait behind them."""
+        """Send bytes in pieces with pauses; other replies wait."""
         if self._behind is None:
             self._drip(data, step, seconds)
         else:
-            # Pieces of two replies would mix: this one follows the other whole.
+            # Pieces of two replies would mix, so this reply is sent whole after the other one.
             self._behind.append(data)
 
     def _drip(self, data: bytes, step: int, seconds: float) -> None:
@@ -227,7 +227,7 @@ class Connection:
                 self.send(frame)
 
     def hold(self, frame: bytes, replies: int, seconds: float) -> None:
-        """Keep a reply back until so many others have left, or for so long."""
+        """Hold a reply back until this many others were sent, or until the time has passed."""
         entry: list[Any] = [frame, replies]
         self.held.append(entry)
         self.server.box.later(seconds, lambda: self._let_go(entry))
@@ -244,7 +244,7 @@ class Connection:
             self.send(entry[0])
 
     def flush(self) -> None:
-        """Hand what is queued to the kernel."""
+        """Pass the queued bytes to the kernel."""
         self._dirty = False
         if self.closed or self._rest is not None:
             return
@@ -287,12 +287,12 @@ class Connection:
 
     # ----------------------------------------------------------------------------------------------------- life's end
     def pause(self) -> None:
-        """Neither read nor write until ``resume``."""
+        """Stop reading and writing until ``resume``."""
         self._reader.stop()
         self._writer.stop()
 
     def resume(self) -> None:
-        """Go on after ``pause``."""
+        """Continue after ``pause``."""
         if self.closed:
             return
         if not self._throttled:
@@ -305,14 +305,14 @@ class Connection:
             self.server.mark_dirty(self)
 
     def end_after_flush(self, reset: bool = False) -> None:
-        """Send what is queued now, nothing more, then close."""
+        """Send the queued bytes and nothing more, then close."""
         self._close_after, self._torn = True, reset
         if not self._dirty and not self.closed:
             self._dirty = True
             self.server.mark_dirty(self)
 
     def close(self, reset: bool = False) -> None:
-        """Close at once; with reset the client sees ECONNRESET instead of an orderly end."""
+        """Close at once; with reset the client gets ECONNRESET instead of an orderly end."""
         if self.closed:
             return
         self.closed = True

@@ -1,4 +1,4 @@
-"""Faults by rule: which requests they catch, and what happens to these or to their replies."""
+"""Faults by rule: the requests that they apply to, and the effect on these or on their replies."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..runtime.runtime import Runtime
 from .frames import Call, Target, default_body, ok_reply, reply_frame
 
 BEFORE, AFTER, DURING = "before", "after", "during"
-# What each action does, and when it does it unless a rule says otherwise.
+# The actions, and when each applies if the rule does not say it.
 ACTIONS: dict[str, str] = {
     "drop": AFTER,  # no reply
-    "delay": AFTER,  # the reply (before: the execution) comes later
-    "cut": BEFORE,  # the connection ends; during: while the request is only half read
+    "delay": AFTER,  # the reply (before: the execution) is delayed
+    "cut": BEFORE,  # the connection ends; during: after half of the request was read
     "half": AFTER,  # half of the reply, then the connection ends
     "error": BEFORE,  # another frame error; of a meta server: another error in the response
     "no_body": BEFORE,  # frame error ERR_OK without a body
     "duplicate": AFTER,  # the reply twice
-    "reorder": AFTER,  # the reply behind later ones
-    "unknown_id": AFTER,  # a reply with an id that nobody waits for
+    "reorder": AFTER,  # the reply after later ones
+    "unknown_id": AFTER,  # a reply with an unknown sequence id
     "garbage": AFTER,  # bytes instead of the reply
-    "oversize": AFTER,  # a length that no frame has
+    "oversize": AFTER,  # an impossible frame length
     "corrupt": AFTER,  # a reply whose body cannot be decoded
     "trickle": AFTER,  # the reply in small pieces
 }
@@ -33,15 +33,15 @@ _READS = tuple(rpc for rpc in RRDB_RPCS if not rpc.is_write)
 _WRITES = tuple(rpc for rpc in RRDB_RPCS if rpc.is_write)
 _GROUPS: dict[str, tuple[Rpc, ...]] = {"read": _READS, "write": _WRITES, "data": RRDB_RPCS, "meta": META_RPCS}
 _BY_LABEL: dict[str, Rpc] = {rpc.label: rpc for rpc in BY_NAME.values()}
-# Of those that apply before a request is executed: these leave it without a reply.
+# Actions before the execution after which there is no reply.
 _NO_REPLY = ("cut", "drop")
-# The order in which actions change a reply; those that say what it is have stage 0.
+# Order in which actions change a reply. Actions that change its content have stage 0.
 _STAGES = {"delay": 1, "drop": 2, "cut": 2, "half": 2, "reorder": 2, "trickle": 2}
 _I32 = struct.Struct(">i")
 
 
 def rpc_names(what: str | Iterable[str] | None) -> frozenset[str] | None:
-    """Return the wire names of RPCs given by name, by label ("get") or as "read", "write", "data", "meta".
+    """Return the protocol names of RPCs, given by name, by label ("get") or as "read", "write", "data", "meta".
 
     Raises:
         ValueError: There is no such RPC.
@@ -60,12 +60,12 @@ def rpc_names(what: str | Iterable[str] | None) -> frozenset[str] | None:
 
 
 class Fault:
-    """One rule. The first conditions say which requests it catches, the others what it does.
+    """One rule. The first options are its conditions, the others its effect.
 
     Attributes:
-        id: Its number, for ``remove_fault``.
-        hits: How many requests it has caught.
-        seen: How many requests met its conditions.
+        id: Its id, for ``remove_fault``.
+        hits: Number of requests with this fault.
+        seen: Number of requests that met its conditions.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Fault:
         reset: bool = True,
         instead: bool = False,
     ) -> None:
-        """Check and keep a rule's options.
+        """Check and store a rule's options.
 
         Raises:
-            ValueError: There is no such action, moment or RPC.
+            ValueError: The action, moment or RPC is unknown.
         """
         if action not in ACTIONS or (when or BEFORE) not in (BEFORE, AFTER, DURING):
-            raise ValueError(f"no fault {action!r} {when or ''}; there are {', '.join(ACTIONS)}; before, after, during")
+            raise ValueError(f"no fault {action!r} {when or ''}; known: {', '.join(ACTIONS)}; before, after, during")
         self.id = number
         self.action = action
         self.when = when or ACTIONS[action]
@@ -122,23 +122,23 @@ class Fault:
         self._faults = faults
 
     def __repr__(self) -> str:
-        """Show what it does and how often it did."""
+        """Show its action and the number of its faults."""
         return f"<Fault {self.id} {self.action} {self.when} hits={self.hits}>"
 
     def remove(self) -> None:
-        """Let it catch nothing more."""
+        """Remove the rule."""
         self._faults.remove(self.id)
 
     def describe(self) -> dict[str, Any]:
-        """Return what tests ask for, as plain values."""
+        """Return the facts for tests as plain values."""
         return {"id": self.id, "action": self.action, "when": self.when, "hits": self.hits, "seen": self.seen}
 
 
 class Faults:
-    """The rules of a cluster; a server without any never gets here."""
+    """The rules of a cluster. A server without rules does not use it."""
 
     def __init__(self, box: Runtime, app_id: Callable[[str], int | None]) -> None:
-        """Start without rules; app_id returns the id of a table, None for a name that no table has."""
+        """Start without rules. app_id returns the id of a table; None for an unknown name."""
         self.box = box
         self.app_id = app_id
         self.rules: dict[int, Fault] = {}
@@ -190,12 +190,12 @@ class Faults:
         return True
 
     def request(self, server: Target, call: Call) -> bool:
-        """Do what the rules want before a request is executed; return whether it is taken."""
+        """Apply the rules before a request is executed; return whether a rule has taken it."""
         pause = 0.0
         taker: Fault | None = None
         behind: list[Fault] = []
         for rule in list(server.faults):
-            # One rule decides what becomes of the request; those about its reply apply to whatever that is.
+            # One rule determines what happens to the request. Rules about the reply apply to any reply.
             if (taker is not None and rule.when != AFTER) or not self._catches(rule, call):
                 continue
             if rule.when == AFTER:
@@ -219,7 +219,7 @@ class Faults:
         return True
 
     def _take(self, server: Target, call: Call, taker: Fault | None) -> None:
-        """Have a request executed, or what a rule wants in place of that."""
+        """Execute a request, or apply a rule instead of that."""
         if taker is None:
             _dispatch(server, call)
         elif taker.action == "cut":
@@ -228,14 +228,14 @@ class Faults:
             self.reply(call, b"")
 
     def tears(self, server: Target) -> bool:
-        """Tell whether a rule cuts a connection now that a request is half read."""
+        """Tell whether a rule cuts a connection now, after half of a request was read."""
         return any(rule.action == "cut" and rule.when == DURING and self._draw(rule) for rule in server.faults)
 
     # ---------------------------------------------------------------------------------------------------------- replies
     def reply(self, call: Call, frame: bytes) -> None:
-        """Send a reply the way the rules that caught its request want it."""
+        """Send a reply in the way of the rules that apply to its request."""
         rules, call.faults = call.faults or [], None
-        # First what is sent, then when, then how: a reply that waits or is cut is the one that the others have made.
+        # First the content, then the time, then the way of sending: later rules change the result of earlier ones.
         self._send(call, [frame] if frame else [], sorted(rules, key=lambda rule: _STAGES.get(rule.action, 0)))
 
     def _send(self, call: Call, frames: list[bytes], rules: list[Fault]) -> None:
@@ -299,7 +299,7 @@ class Faults:
 
     def _corrupt(self, rule: Fault, call: Call, _frames: list[bytes]) -> list[bytes] | None:
         assert call.rpc is not None
-        # The frame is whole, the number in its first field is not: no response can be decoded.
+        # The frame is complete, but the number in its first field is not: no response can be decoded.
         return [ok_reply(call.rpc, call.seqid, rule.data or b"\x08\0\1\0\0")]
 
     def _trickle(self, rule: Fault, call: Call, frames: list[bytes]) -> list[bytes] | None:
@@ -330,7 +330,7 @@ def _dispatch(server: Target, call: Call) -> None:
 
 
 def _renumber(call: Call, frame: bytes, seqid: int) -> bytes:
-    # Length, frame error, message begin: the id stands behind the name.
+    # Length, frame error, message begin: the id follows the name.
     pos = 8 + _I32.unpack_from(frame, 4)[0] + 4
     pos += 4 + _I32.unpack_from(frame, pos)[0]
     return frame[:pos] + _I32.pack(seqid) + frame[pos + 4 :]

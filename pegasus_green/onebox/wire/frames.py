@@ -1,6 +1,6 @@
-"""The server's side of the wire, quick: requests of the usual shapes are cut out of a stream without the general codec.
+"""Fast server side of the protocol: usual requests are cut out of a stream without the general codec.
 
-What does not look usual goes through ``protocol.framing``, which both ends share; the answers are the same.
+Other requests go through ``protocol.framing``, which client and server share. The results are the same.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from ...protocol.framing import DEFAULT_MAX_FRAME, RESULT_HEAD, V0_HEADER, parse
 from ...protocol.rpc import BY_NAME, GET, Rpc
 
 _I32 = struct.Struct(">i")
-# magic, version 0, header length 48, both checksums; then what varies.
+# Magic, version 0, header length 48, both checksums; then the variable fields.
 _V0_FIXED = struct.Struct(">12s4xi4xiiiiQ")
 _V0_START = b"THFT" + struct.pack(">ii", 0, 48)
-# A v1 header with all five meta fields in ascending order, as every known client sends it.
+# A v1 header with all five meta fields in ascending order, as all known clients send it.
 _V1_FIXED = struct.Struct(">12sI3si3si3si3sQ3sBB")
 _V1_START = b"THFT" + struct.pack(">II", 1, 37)
 _V1_HEADS = (b"\x08\0\1", b"\x08\0\2", b"\x08\0\3", b"\x0a\0\4", b"\x02\0\5", 0)
 _FAST_HEADER = {_V0_START: 48, _V1_START: 53}
 _BY_TAIL: dict[bytes, Rpc] = {rpc.call_tail: rpc for rpc in BY_NAME.values()}
-# The server keeps this many bytes of a name, the "_ACK" of the reply included.
+# The server keeps this many bytes of a name, with the "_ACK" of the reply.
 MAX_NAME = 47
 
 
 class Target(Protocol):
-    """The server that a request came to, as far as faults know it."""
+    """The server of a request, as the fault rules see it."""
 
     alive: bool
     faults: list[Any]
 
     @property
     def public(self) -> str:
-        """The address as clients are told it."""
+        """The address for clients."""
         ...
 
     def dispatch(self, call: Call) -> None:
@@ -43,9 +43,9 @@ class Target(Protocol):
 
 
 class Peer(Protocol):
-    """The connection that a request came over, as far as those who answer it know it.
+    """The connection of a request, as its handlers see it.
 
-    ``gate`` is None where clients need not authenticate.
+    ``gate`` is None if clients need not authenticate.
     """
 
     closed: bool
@@ -61,7 +61,7 @@ class Peer(Protocol):
         ...
 
     def hold(self, frame: bytes, replies: int, seconds: float) -> None:
-        """Queue a reply behind later ones."""
+        """Queue a reply after later ones."""
         ...
 
     def trickle(self, data: bytes, step: int, seconds: float) -> None:
@@ -69,7 +69,7 @@ class Peer(Protocol):
         ...
 
     def end_after_flush(self, reset: bool = False) -> None:
-        """Send what is queued, then close."""
+        """Send the queued bytes, then close."""
         ...
 
     def close(self, reset: bool = False) -> None:
@@ -78,16 +78,16 @@ class Peer(Protocol):
 
 
 class Call:
-    """One request, as a server holds it until it is answered.
+    """One request, until it is answered.
 
     Attributes:
-        connection: Where it came from.
-        rpc: The table's row, None for a name that it does not have.
+        connection: The connection that it came from.
+        rpc: The entry in the RPC table; None for an unknown name.
         frame: The whole request.
-        offset: Where the argument struct begins in it.
-        body: Bytes behind the header: what the limit of write requests counts.
-        faults: Faults to do when it is answered, None: none.
-        delayed: Whether throttling has let it wait already.
+        offset: Offset of the argument struct.
+        body: Bytes after the header, which the limit of write requests counts.
+        faults: Faults to apply to the answer; None: none.
+        delayed: Whether throttling has delayed it already.
     """
 
     __slots__ = (
@@ -125,7 +125,7 @@ class Call:
     delayed: bool
 
     def __repr__(self) -> str:
-        """Show what is asked of which partition."""
+        """Show RPC, partition and sequence id."""
         return f"<Call {self.name} {self.app_id}.{self.index} seqid={self.seqid}>"
 
     def argument(self) -> Any:
@@ -139,7 +139,7 @@ class Call:
 
 
 class Cutter:
-    """Cuts calls out of one connection's bytes; an incomplete frame is kept and grows only as its bytes arrive."""
+    """Cuts calls out of the bytes of a connection. It keeps an incomplete frame, which grows as its bytes arrive."""
 
     __slots__ = ("connection", "max_frame", "rest", "_chunks", "_have", "_want")
 
@@ -147,7 +147,7 @@ class Cutter:
         """Start at the beginning of a stream."""
         self.connection = connection
         self.max_frame = max_frame
-        # Behind the last whole request when an error ends the connection.
+        # The bytes after the last complete request, if an error ends the connection.
         self.rest = b""
         self._chunks: list[bytes] = []
         self._have = 0
@@ -155,11 +155,11 @@ class Cutter:
 
     @property
     def incomplete(self) -> int:
-        """Bytes of an unfinished request."""
+        """Bytes of an incomplete request."""
         return self._have
 
     def feed(self, data: bytes) -> tuple[list[Call], ProtocolError | None]:
-        """Take the next bytes; return the whole requests in them and the error that ends the connection, if any."""
+        """Take the next bytes; return the complete requests, and the error that ends the connection, if any."""
         if self._chunks:
             self._chunks.append(data)
             self._have += len(data)
@@ -180,7 +180,7 @@ class Cutter:
             return calls, error
         self._chunks = [data[pos:]] if pos < end else []
         self._have = end - pos
-        # An incomplete frame is looked at again when it is whole, or when its size can be told.
+        # An incomplete frame is checked again when it is complete, or when its size is known.
         self._want = max(size or 0, 4 if self._have < 4 else self._have + 1)
         return calls, None
 
@@ -244,13 +244,13 @@ def ok_reply(rpc: Rpc, seqid: int, body: bytes) -> bytes:
 
 
 def bare_reply(rpc: Rpc, seqid: int, result: bytes) -> bytes:
-    """Return a reply frame with frame error ERR_OK whose result struct is given as it is."""
+    """Return a reply frame with frame error ERR_OK and this result struct."""
     head = rpc.ok_head
     return b"%b%b%b%b" % (_I32.pack(len(head) + len(result) + 8), head, _I32.pack(seqid), result)
 
 
 def reply_frame(call: Call, error: str, body: bytes | None = None) -> bytes:
-    """Return a reply with any frame error, without a body unless one is given."""
+    """Return a reply with any frame error; without a body if it is None."""
     name = call.name.encode("utf-8", "surrogateescape") + b"_ACK"
     if call.rpc is None:
         name = name[:MAX_NAME]
@@ -262,7 +262,7 @@ def reply_frame(call: Call, error: str, body: bytes | None = None) -> bytes:
 
 
 def default_body(call: Call, app_id: int, index: int, server: str) -> bytes:
-    """Return a result struct full of defaults but for where it comes from."""
+    """Return a result struct with default values, except for the fields that name its origin."""
     assert call.rpc is not None
     assert call.rpc.response is not None
     response: Any = call.rpc.response()
@@ -271,7 +271,7 @@ def default_body(call: Call, app_id: int, index: int, server: str) -> bytes:
 
 
 def get_key(call: Call) -> bytes | None:
-    """Return the key of a get of the usual shape, None for any other argument."""
+    """Return the key of a get with the usual layout; None for any other argument."""
     frame, pos = call.frame, call.offset
     if call.rpc is GET and frame[pos : pos + 3] == b"\x0c\0\1":
         end: int = pos + 7 + _I32.unpack_from(frame, pos + 3)[0]
@@ -281,7 +281,7 @@ def get_key(call: Call) -> bytes | None:
 
 
 class ReplyMaker:
-    """Encodes the commonest results of one replica without the general codec."""
+    """Encodes the most frequent results of one replica without the general codec."""
 
     __slots__ = ("read_tail", "update_middle", "update_tail")
 
@@ -289,7 +289,7 @@ class ReplyMaker:
     _PLACE = struct.Struct(">3si3si3si")
 
     def __init__(self, app_id: int, index: int, server: str) -> None:
-        """Prepare the parts that are the same in every reply."""
+        """Prepare the constant parts of its replies."""
         raw = server.encode()
         self.read_tail = self._PLACE.pack(b"\x08\0\3", app_id, b"\x08\0\4", index, b"\x0b\0\6", len(raw)) + raw + b"\0"
         self.update_middle = struct.pack(">3si3si3s", b"\x08\0\2", app_id, b"\x08\0\3", index, b"\x0a\0\4")

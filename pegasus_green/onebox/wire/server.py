@@ -1,4 +1,4 @@
-"""A listening address: meta and replica servers are made of it."""
+"""A listening address, the base class of meta and replica servers."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from .http import Page, Query
 
 log = logging.getLogger("pegasus_green.onebox")
 
-# Connections accepted in one pass of the loop.
+# Maximum number of connections that are accepted in one pass of the loop.
 ACCEPTS_PER_PASS = 64
 BACKLOG = 1024
-# What accept() reports of a process or system without room for a connection; none are accepted for so long then, and
-# the log says so once in that period (seconds).
+# Errors of accept() if the process or the system has no room for a connection. Then none is accepted for this long
+# (seconds), and one line per period is logged.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.1
 ACCEPT_LOG_PERIOD = 60.0
 
 
 def _open() -> None:
-    """Look at every request of every connection."""
+    """Handle every request of every connection."""
 
 
 class Server:
     """A listening address.
 
     Attributes:
-        alive: False once killed.
-        paused: Connections are accepted by the kernel at most, nothing is read or written.
+        alive: False after it was killed.
+        paused: The kernel may accept connections, but nothing is read or written.
         reachable: Alive and not paused.
-        faults: The rules that concern this server, see ``faults``.
-        injector: What carries out these rules.
-        accepted: Connections accepted since the start of the onebox.
-        requests: How many requests came, by RPC name.
-        new_gate: Makes what looks at the requests of a new connection first; None where no client need authenticate.
+        faults: The rules for this server, see ``faults``.
+        injector: Applies these rules.
+        accepted: Number of accepted connections since the start of the onebox.
+        requests: Number of requests by RPC name.
+        new_gate: Makes the object that checks the requests of a new connection; None if clients need not authenticate.
     """
 
     kind = ""
@@ -73,12 +73,12 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The address as "host:port"; the host is the one that clients are told."""
+        """The address as "host:port", with the host for clients."""
         return f"{self.box.told}:{self.port}"
 
     @property
     def public(self) -> str:
-        """The address as clients are told it where names are allowed."""
+        """The address for clients in fields that allow names."""
         return f"{self.box.advertise}:{self.port}"
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Server:
         return f"<{self.kind} server {self.address}{state}>"
 
     def listen(self) -> None:
-        """Open the port; port 0 becomes the one that the system chose."""
+        """Open the port; port 0 becomes the one that the system has chosen."""
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +125,7 @@ class Server:
                 self.connections.add(Connection(self, sock, f"{peer[0]}:{peer[1]}"))
 
     def _put_off(self, failure: OSError) -> None:
-        """Leave new connections to the kernel for a while: it would report them in every pass, without an end."""
+        """Leave new connections to the kernel for a while. Otherwise every pass would report the error."""
         self._acceptor.stop()
         self.box.later(ACCEPT_PAUSE, self._accept_again)
         now = self.box.clock()
@@ -152,7 +152,7 @@ class Server:
 
     # ------------------------------------------------------------------------------------------------- pause, resume
     def pause(self, accept: bool = True) -> None:
-        """Fall silent; with accept=False new connections do not even get through the handshake."""
+        """Become silent; with accept=False new connections do not even complete the handshake."""
         assert self._listener is not None
         self.paused, self.reachable = True, False
         self._acceptor.stop()
@@ -162,8 +162,8 @@ class Server:
             self._fill_backlog()
 
     def _fill_backlog(self) -> None:
-        # A full accept queue makes the kernel drop connection attempts: the nearest thing to a lost network that
-        # needs no privilege. With backlog 0 one or two connections fill it.
+        # If the accept queue is full, the kernel drops connection attempts. Without privileges, this is the closest to
+        # a lost network. With backlog 0, one or two connections fill the queue.
         assert self._listener is not None
         self._listener.listen(0)
         for _ in range(4):
@@ -178,7 +178,7 @@ class Server:
         self._fillers.clear()
 
     def resume(self) -> None:
-        """Answer again, what came meanwhile first."""
+        """Answer again, first the requests that came meanwhile."""
         assert self._listener is not None
         self.paused, self.reachable = False, True
         if self._fillers:
@@ -192,17 +192,17 @@ class Server:
 
     # ---------------------------------------------------------------------------------------------------------- passes
     def mark_dirty(self, connection: Connection) -> None:
-        """Have a connection flushed in the next pass."""
+        """Flush a connection in the next pass."""
         self._dirty.append(connection)
         if not self._scheduled and not self._reading:
             self.wake()
 
     def begin_read(self) -> None:
-        """Keep replies together until ``end_read``."""
+        """Collect replies until ``end_read``."""
         self._reading = True
 
     def end_read(self) -> None:
-        """Send the replies to what was read now, without a pass, unless one will come for writes."""
+        """Send the replies to the requests of this read now, unless a pass will come for writes."""
         self._reading = False
         if self._dirty and not self._scheduled:
             if self.paused or not self.alive:
@@ -231,13 +231,13 @@ class Server:
         for connection in dirty:
             connection.flush()
 
-    # ----------------------------------------------------------------------------------------------- for the two kinds
+    # --------------------------------------------------------------------------------------- for the two server kinds
     def handle(self, call: Call) -> None:
-        """Take a request: answer it now or later, or let a fault have it."""
+        """Take a request: answer it now or later, or apply a fault."""
         raise NotImplementedError
 
     def count(self, call: Call) -> None:
-        """Count a request; names that no server has count as one."""
+        """Count a request. All unknown names count as one."""
         name = call.name if call.rpc is not None else "unknown"
         self.requests[name] = self.requests.get(name, 0) + 1
 
@@ -246,14 +246,14 @@ class Server:
         raise NotImplementedError
 
     def work(self) -> None:
-        """Do what was put off to the pass."""
+        """Do the deferred work of the pass."""
 
     def has_work(self) -> bool:
-        """Tell whether something was put off."""
+        """Tell whether there is deferred work."""
         return False
 
     def on_garbage(self, connection: Connection, why: str) -> None:
-        """Note bytes that are no request."""
+        """Record bytes that are not a request."""
         log.warning("%r: closed, %s", connection, why)
 
     def page(self, query: Query) -> Page:
@@ -265,7 +265,7 @@ class Server:
         self.send(call, reply_frame(call, error, body))
 
     def send(self, call: Call, frame: bytes) -> None:
-        """Send a reply, the way the faults that caught the call have it."""
+        """Send a reply in the way of the faults that apply to the call."""
         if call.faults is None:
             call.connection.send(frame)
         else:

@@ -32,7 +32,7 @@ def until(check):
     return found
 
 
-def test_tables_are_created_dropped_and_recalled(tool, capfd):
+def test_create_drop_and_recall_a_table(tool, capfd):
     created = tool.process("create", "pages", "-p", "4", "--env", "replica.slow_query_threshold=100").out
     assert created.startswith("created table pages, id ")
     app_id = created.split()[-1]
@@ -54,7 +54,7 @@ def test_tables_are_created_dropped_and_recalled(tool, capfd):
     assert "NAME=VALUE" in tool.run(capfd, "create", "x", "--env", "y", status=2).err
 
 
-def test_every_command_in_one_shell(tool, box):
+def test_every_command_runs_in_one_shell(tool, box):
     script = """
         # comments and empty lines are left out
 
@@ -109,7 +109,7 @@ def test_every_command_in_one_shell(tool, box):
     assert box.client_bugs == []
 
 
-def test_refusals_are_shown_as_such(tool, capfd):
+def test_requests_that_a_server_refuses_are_shown_as_errors(tool, capfd):
     assert "ERR_SERVICE_NOT_ACTIVE: no backup service" in tool.run(capfd, "backups", "temp", status=3).err
     assert "nothing found yet" in tool.run(capfd, "hot-keys", "temp", "1", "write", status=3).err
     asked = tool.run(capfd, "config", "some_option", "7", status=2)
@@ -122,7 +122,7 @@ def test_refusals_are_shown_as_such(tool, capfd):
     assert "ERR_APP_NOT_EXIST" in tool.run(capfd, "bulk-load", "nosuch", status=3).err
 
 
-def test_the_configuration_of_servers(tool, capfd, box):
+def test_config_shows_and_changes_the_settings_of_servers(tool, capfd, box):
     listed = tool.run(capfd, "config", "--metas").lines
     assert listed[0] == box.meta_addresses[0]
     assert "  [meta_server] failover_delay = 0.3" in listed
@@ -163,7 +163,7 @@ BY_PROCESS = [
 
 
 @pytest.mark.parametrize(("words", "holds", "text"), BY_PROCESS, ids=[" ".join(case[0][:1]) for case in BY_PROCESS])
-def test_a_process_of_its_own(tool, capfd, words, holds, text):
+def test_a_command_in_its_own_process_prints_the_same_facts(tool, capfd, words, holds, text):
     process = tool.start(*words, "-o", "json")
     shown = tool.run(capfd, *words, status=None)
     out, err = process.communicate(timeout=180)
@@ -172,7 +172,7 @@ def test_a_process_of_its_own(tool, capfd, words, holds, text):
     assert text in shown.out
 
 
-def test_changes_by_processes_of_their_own(tool):
+def test_drop_recall_and_rename_in_separate_processes(tool):
     """Drop, recall and rename of one table, and what is refused; the answers as JSON."""
     app_id = tool.process("create", "moving", "-p", "2", "-o", "json").json["id"]
     assert tool.process("drop", "moving", "--yes", "-o", "json").json == {"name": "moving", "id": app_id}
@@ -185,7 +185,7 @@ def test_changes_by_processes_of_their_own(tool):
     tool.process("clear", "--all", "-t", "there", "--yes")
 
 
-def test_replicas_move(tool, capfd):
+def test_replicas_are_moved(tool, capfd):
     def primary():
         return tool.run(capfd, "table", "temp", "-o", "json").json["partition_list"][0]
 
@@ -198,7 +198,7 @@ def test_replicas_move(tool, capfd):
     assert tool.run(capfd, "propose", *words, "--yes", "-o", "json").json["kind"] == "add-secondary"
 
 
-def test_a_split_is_controlled(tool, capfd):
+def test_split_runs_to_the_end_and_refuses_impossible_requests(tool, capfd):
     tool.run(capfd, "create", "splits", "-p", "2")
     assert "splits to 4 partitions" in tool.process("split", "splits", "--to", "4").out
     assert tool.run(capfd, "split", "splits", "--wait").out == "no split is running; the table has 4 partitions\n"
@@ -207,7 +207,7 @@ def test_a_split_is_controlled(tool, capfd):
     assert "ERR_INVALID_STATE" in tool.run(capfd, "split", "splits", "--cancel", "--yes", "-o", "json", status=3).err
 
 
-def test_what_is_ill_is_told(tool, capfd, box):
+def test_health_reports_a_dead_server(tool, capfd, box):
     box.kill(2)
     try:
         ill = until(lambda: (found := tool.run(capfd, "health", status=None)) and "dead" in found.out and found)

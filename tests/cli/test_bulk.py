@@ -30,11 +30,11 @@ def box():
         yield box
 
 
-def test_a_killed_export_and_import_go_on(box, tmp_path):
+def test_a_killed_export_and_a_killed_import_resume(box, tmp_path):
     export_and_import(box, tmp_path, ROWS, "rows.jsonl.zst")
 
 
-def test_a_copy_goes_on_while_partitions_move_and_split(box, tmp_path):
+def test_a_copy_is_complete_while_partitions_move_and_split(box, tmp_path):
     copy_in_bad_weather(box, tmp_path, ROWS)
 
 
@@ -48,7 +48,7 @@ rows_strategy = st.lists(
 @pytest.mark.parametrize("form", FORMATS)
 @settings(max_examples=40)
 @given(rows=rows_strategy, skip=st.integers(0, 3))
-def test_every_form_reads_what_it_writes(form, coding, rows, skip):
+def test_every_file_format_reads_what_it_writes(form, coding, rows, skip):
     begin, encode = encoder(form, coding, coding)
     data = begin + encode(rows[:2]) + encode(rows[2:])
     assert list(decoder(form, io.BytesIO(data), coding, coding, skip)) == rows[skip:]
@@ -58,7 +58,7 @@ def test_every_form_reads_what_it_writes(form, coding, rows, skip):
         ] * len(rows)
 
 
-def test_forms_go_out_and_in(tool, capfd, name, tmp_path):
+def test_export_and_import_keep_rows_in_every_file_format(tool, capfd, name, tmp_path):
     tool.run(capfd, "mset", name, "a", r"\x00", "b", 'x,"y"\\n', "--ttl", "1h")
     tool.run(capfd, "set", name, r"\xff", "never")
     mine = ["--hash-filter", f"prefix:{name}"]
@@ -81,7 +81,7 @@ def test_forms_go_out_and_in(tool, capfd, name, tmp_path):
     assert tool.run(capfd, "scan", name, "-o", "csv").lines == rows
 
 
-def test_what_is_no_row_is_told_and_passed_over(tool, capfd, name, tmp_path):
+def test_invalid_lines_are_reported_and_skipped(tool, capfd, name, tmp_path):
     path = tmp_path / "rows.jsonl"
     good = [json.dumps({"hash_key": name, "sort_key": str(at), "value": "v"}) for at in range(3)]
     expired = json.dumps({"hash_key": name, "sort_key": "old", "value": "v", "expires_at": int(time.time()) - 5})
@@ -151,7 +151,7 @@ def test_a_cut_or_damaged_compressed_file_is_noticed(tool, capfd, name, tmp_path
 
 
 @pytest.mark.parametrize("cut", [3, 30, 40])
-def test_a_cut_binary_file_is_refused(cut):
+def test_a_truncated_binary_file_is_refused(cut):
     begin, encode = encoder("binary", CODINGS["text"], CODINGS["text"])
     data = begin + encode([(b"hash", b"sort", b"value", 0)])
     with pytest.raises(Malformed, match=r"cut off|begin"):
@@ -164,7 +164,7 @@ WHOLE_JOB = {
 }  # fmt: skip
 
 
-def test_a_state_file_belongs_to_its_job(tool, capfd, tmp_path):
+def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     path = tmp_path / "rows.jsonl"
     state = tmp_path / "rows.jsonl.state"
     assert "nothing to resume" in tool.run(capfd, "export", str(path), "--resume", status=2).err
@@ -207,7 +207,7 @@ def test_copy_and_clear(tool, capfd, name):
         tool.run(capfd, "clear", *wrong, "--yes", status=2)
 
 
-def test_a_limit_keeps_the_pace():
+def test_the_rate_limit_delays_batches():
     limit = Limit(1000, None, 500)
     assert limit.chunk == 100
     began = time.monotonic()
@@ -217,7 +217,7 @@ def test_a_limit_keeps_the_pace():
     assert Limit(None, 1, 500).chunk == 500
 
 
-def test_progress_is_told_without_a_terminal(tool, capfd, name, monkeypatch, tmp_path):
+def test_progress_is_printed_as_lines_without_a_terminal(tool, capfd, name, monkeypatch, tmp_path):
     from pegasus_green.cli.bulk import pace
 
     monkeypatch.setattr(pace, "LINE_SECONDS", 0.0)
@@ -228,7 +228,7 @@ def test_progress_is_told_without_a_terminal(tool, capfd, name, monkeypatch, tmp
     assert tool.run(capfd, "export", str(tmp_path / "b.jsonl"), "--quiet").err == ""
 
 
-def test_a_terminal_gets_a_bar_and_is_asked(tool, name, tmp_path):
+def test_a_terminal_shows_a_progress_bar_and_a_question(tool, name, tmp_path):
     rows = "".join(f'{{"hash_key": "{name}", "sort_key": "{at}", "value": "{at}"}}\n' for at in range(200))
     path = tmp_path / "rows.jsonl"
     path.write_text(rows)

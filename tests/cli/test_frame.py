@@ -82,7 +82,7 @@ def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
         tool.environment = {}
 
 
-def test_forms_of_output(tool, capfd, name):
+def test_output_formats(tool, capfd, name):
     tool.run(capfd, "mset", name, "a", r"\x00 1", "b", 'x,"y"')
     rows = [{"sort_key": "a", "value": r"\x00 1"}, {"sort_key": "b", "value": 'x,"y"'}]
     assert tool.run(capfd, "scan", name, "-o", "json").json == rows
@@ -171,7 +171,7 @@ def test_an_interruption_is_told_in_one_line(tool, name, tmp_path):
     ]
 
 
-def test_what_destroys_asks_first(tool, capfd, name):
+def test_destructive_commands_ask_for_confirmation(tool, capfd, name):
     tool.run(capfd, "mset", name, "a", "1", "b", "2")
     refused = tool.process("mdel", name, "--all", status=2)
     assert f"removes all rows of hash key {name} in table temp on {tool.metas[0]}; nothing was done" in refused.err
@@ -195,7 +195,7 @@ def test_completion(tool):
         tool.environment = {}
 
 
-def test_the_page_names_every_command_and_no_other():
+def test_the_page_names_exactly_the_commands_that_exist():
     page = (ROOT / "docs" / "cli.md").read_text()
     ours, official = page.split("## Comparison with the official tools")
     assert [name for name in COMMANDS if not re.search(rf"`(pegasus-green )?{name}\b", ours)] == []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_one_row(tool, capfd, name):
+def test_commands_for_one_row(tool, capfd, name):
     assert tool.process("set", name, "a", "Ada", "--ttl", "1h").out == "stored, 3 bytes\n"
     assert tool.process("get", name, "a").out == "Ada\n"
     assert tool.process("exists", name, "a").out == "yes\n"
@@ -25,7 +25,7 @@ def test_one_row(tool, capfd, name):
     assert tool.run(capfd, "touch", name, "a", "1h", status=1).out == ""
 
 
-def test_values_of_any_bytes_go_in_and_out(tool, capfd, name, tmp_path):
+def test_binary_values_are_stored_and_printed_unchanged(tool, capfd, name, tmp_path):
     data = bytes(range(256))
     tool.process("set", name, "all", "--file", "-", stdin=data)
     text = tool.run(capfd, "get", name, "all").out.rstrip("\n")
@@ -38,7 +38,7 @@ def test_values_of_any_bytes_go_in_and_out(tool, capfd, name, tmp_path):
     assert "give either VALUE or --file" in tool.run(capfd, "set", name, "a", status=2).err
 
 
-def test_cas(tool, capfd, name):
+def test_cas_writes_only_if_the_check_holds(tool, capfd, name):
     assert tool.process("cas", name, "a", "1", "--if-absent").out == "stored\n"
     refused = tool.process("cas", name, "a", "2", "--if-absent", status=1)
     assert refused.err == "error: not stored: the row is 1\n"
@@ -51,7 +51,7 @@ def test_cas(tool, capfd, name):
     assert "give one of" in tool.run(capfd, "cas", name, "a", "3", status=2).err
 
 
-def test_rows_of_a_hash_key(tool, capfd, name):
+def test_commands_for_the_rows_of_a_hash_key(tool, capfd, name):
     assert tool.process("mset", name, "a", "1", "b", "2", "ba", "3", "c", "4", "--ttl", "1d").out == "stored 4 rows\n"
     assert tool.process("mget", name, "c", "a", "nosuch", "-o", "csv").lines == ["sort_key,value", "c,4", "a,1"]
     keys = [
@@ -78,7 +78,7 @@ def test_rows_of_a_hash_key(tool, capfd, name):
     assert "a filter is" in tool.run(capfd, "keys", name, "--filter", "x", status=2).err
 
 
-def test_mutate(tool, capfd, name):
+def test_mutate_applies_several_changes(tool, capfd, name):
     tool.run(capfd, "mset", name, "a", "1", "old", "x")
     words = ["--if", "int-equal", "--check-key", "a", "--operand", "1", "--put", "b", "2", "--put", "c", "3"]
     assert tool.process("mutate", name, *words, "--delete", "old").out == "done: 2 stored, 1 removed\n"
@@ -89,7 +89,7 @@ def test_mutate(tool, capfd, name):
     assert "give --put" in tool.run(capfd, "mutate", name, status=2).err
 
 
-def test_the_whole_table(tool, capfd, name):
+def test_scan_and_count_of_the_whole_table(tool, capfd, name):
     for at in range(40):
         tool.run(capfd, "mset", f"{name}-{at:02d}", "a", "1" * at, "b", "2", "--ttl", "1h")
     mine = ["--hash-filter", f"prefix:{name}"]
@@ -134,7 +134,7 @@ def test_a_scan_stops_when_the_pipe_is_closed(tool, capfd, name):
     scan.stderr.close()
 
 
-def test_a_shell_pipe_ends_well(tool):
+def test_scan_exits_with_0_when_head_closes_the_pipe(tool):
     command = f"set -o pipefail; {subprocess.list2cmdline([sys.executable])} -m pegasus_green scan | head -n 1"
     done = subprocess.run(
         ["bash", "-c", command], env=tool.env(), capture_output=True, text=True, timeout=180, check=False

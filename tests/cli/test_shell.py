@@ -23,11 +23,11 @@ from pegasus_green.cli.shell import Shell, split_words
         ("""set h s '"q"'""", ["set", "h", "s", '"q"']),
     ],
 )
-def test_words(line, words):
+def test_a_line_is_split_into_words(line, words):
     assert split_words(line) == words
 
 
-def test_a_pipe(tool, name):
+def test_the_shell_runs_commands_from_a_pipe(tool, name):
     script = rf"""
         use
         use other

@@ -14,7 +14,7 @@ from pegasus_green.cli.text import CODINGS, escape, parse_duration, parse_size, 
 
 @pytest.mark.parametrize("coding", CODINGS.values(), ids=CODINGS)
 @given(data=st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_every_coding_reads_what_it_writes(coding, data):
+def test_every_text_encoding_reads_what_it_writes(coding, data):
     text = coding.encode(data)
     assert text.isprintable()
     assert text == text.strip()
@@ -43,12 +43,12 @@ def test_text_is_readable(data, text):
     ("coding", "text"),
     [("text", r"C:\dir"), ("text", r"\x1"), ("text", "a\\"), ("hex", "0g"), ("base64", "a")],
 )
-def test_what_is_no_such_text_is_refused(coding, text):
+def test_invalid_text_is_refused(coding, text):
     with pytest.raises(InvalidArgument, match=r"escape|hex|base64"):
         CODINGS[coding].decode(text)
 
 
-def test_times_and_sizes():
+def test_times_and_sizes_are_parsed_and_formatted():
     assert [parse_duration(text) for text in ("90", "1.5s", "15m", "2h", "7d", "1w", "never")] == [
         90, 1.5, 900, 7200, 604800, 604800, 0,
     ]  # fmt: skip

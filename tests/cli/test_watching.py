@@ -15,7 +15,7 @@ from pegasus_green.onebox import OneboxProcess
 from tests.cli.conftest import Tool
 
 
-def test_the_doctor_finds_nothing_wrong(tool, capfd):
+def test_doctor_reports_no_problem_for_a_healthy_cluster(tool, capfd):
     text = tool.process("doctor").out
     steps = [line.split()[1] for line in text.splitlines()]
     assert steps == ["dial", "meta", "leader", "nodes", "routes", *["read"] * 3, *["clock"] * 3]
@@ -25,7 +25,7 @@ def test_the_doctor_finds_nothing_wrong(tool, capfd):
     assert tool.run(capfd, "scan", "--hash-filter", "prefix:pegasus-green probe", "-o", "json").json == []
 
 
-def test_the_doctor_says_what_is_wrong(tool, capfd):
+def test_doctor_reports_each_problem(tool, capfd):
     def doctor(*words, status=1):
         found = tool.run(capfd, "doctor", "-o", "json", *words, status=status).json
         return {row["step"]: row for row in found if row["state"] != "ok"}
@@ -46,7 +46,7 @@ def test_the_doctor_says_what_is_wrong(tool, capfd):
     assert "2 of 2 steps found something wrong" in shown.err
 
 
-def test_a_dead_server_and_clocks_are_told(capfd):
+def test_doctor_reports_a_dead_server_and_wrong_clocks(capfd):
     with OneboxProcess(tables={"temp": 4}) as box:
         tool = Tool(list(box.meta_addresses))
         box.kill(0)
@@ -59,7 +59,7 @@ def test_a_dead_server_and_clocks_are_told(capfd):
     assert _clock("a:1", 4.0, "by x").state == "ok"
 
 
-def test_top_once(tool, capfd):
+def test_top_prints_one_table_with_once(tool, capfd):
     text = tool.process("top", "--once", "--interval", "0.2").out
     assert text.startswith(f"leader {tool.metas[0]}  meta level steady")
     assert "P99 MS" in text
@@ -85,7 +85,7 @@ def test_estimates_of_rows(tool, capfd, name):
     assert "give one of" in tool.run(capfd, "count", "--estimate", "--exact", status=2).err
 
 
-def test_bench_draws_its_run(tool, tmp_path):
+def test_bench_draws_a_chart_of_its_run(tool, tmp_path):
     path = tmp_path / "run.png"
     done = tool.process("bench", "--seconds", "0.3", "--callers", "4", "--keys", "20", "--plot", str(path), "--json")
     assert json.loads(done.out)["calls"] > 0
@@ -100,7 +100,7 @@ def test_bench_has_a_chart_on_a_terminal(tool):
     assert "errors: none" in done.out
 
 
-def test_charts(tmp_path):
+def test_chart_lines(tmp_path):
     assert columns([0, 1, 4], height=2) == ["  █", " ▄█"]
     assert columns([], height=1) == [""]
     with pytest.raises(InvalidArgument, match=r"\.png or \.svg"):

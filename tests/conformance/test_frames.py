@@ -28,12 +28,12 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
-def test_there_are_fifty_rows() -> None:
+def test_the_recording_has_fifty_frames() -> None:
     assert len(ROWS) == 50
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])
-def test_exchange(row: dict[str, Any], tallies: dict[str, Tally]) -> None:
+def test_a_recorded_frame_decodes_and_encodes_to_the_same_bytes(row: dict[str, Any], tallies: dict[str, Tally]) -> None:
     tally = tallies.setdefault("frames, decoded and encoded again", Tally())
     try:
         check_request(row)

@@ -29,13 +29,13 @@ def check(name: str, target: Target, tally: Tally) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_engine(name: str, tallies: dict[str, Tally]) -> None:
+def test_one_engine_gives_the_recorded_answers(name: str, tallies: dict[str, Tally]) -> None:
     check(name, EngineTable(1), tallies.setdefault("engine, 1 partition", Tally()))
 
 
 @pytest.mark.parametrize("partitions", [3, 8, 64])
 @pytest.mark.parametrize("name", ANYWHERE)
-def test_engines(name: str, partitions: int, tallies: dict[str, Tally]) -> None:
+def test_several_engines_give_the_recorded_answers(name: str, partitions: int, tallies: dict[str, Tally]) -> None:
     tally = tallies.setdefault(f"engine, {partitions} partitions", Tally())
     check(name, EngineTable(partitions, codec=partitions == 3, seed=partitions), tally)
 
@@ -45,7 +45,9 @@ def test_engines(name: str, partitions: int, tallies: dict[str, Tally]) -> None:
 @pytest.mark.parametrize(
     ("name", "partitions", "version"), [*((name, 1, 1) for name in COUNTS), *((name, 8, 0) for name in ANYWHERE)]
 )
-def test_cluster(name: str, partitions: int, version: int, cluster: Cluster, tallies: dict[str, Tally]) -> None:
+def test_a_cluster_gives_the_recorded_answers(
+    name: str, partitions: int, version: int, cluster: Cluster, tallies: dict[str, Tally]
+) -> None:
     tally = tallies.setdefault(f"cluster, header v{version}, partitions {partitions}", Tally())
     table_name = f"conformance_{uuid.uuid4().hex[:12]}"
     box = cluster.box

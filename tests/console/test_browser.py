@@ -83,7 +83,7 @@ def complaints(driver: Any) -> list[Any]:
     ]
 
 
-def test_pages_are_legible_numbers_move_and_a_row_is_edited(place):
+def test_pages_are_accessible_numbers_update_and_a_row_is_edited(place):
     url, _ = place
     with chromium() as driver:
         for path in PAGES.values():
@@ -148,7 +148,7 @@ def _a_row_is_edited(driver: Any, url: str) -> None:
     assert driver.find_elements(By.LINK_TEXT, "mail")
 
 
-def test_it_works_without_scripts_and_tells_of_a_dead_cluster():
+def test_pages_work_without_scripts_and_report_a_dead_cluster():
     from selenium.webdriver.common.by import By
 
     with (

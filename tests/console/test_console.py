@@ -71,7 +71,7 @@ class Nesting(HTMLParser):
         ("/client", ""),
     ],
 )
-def test_every_page_is_sound(write, path, query):
+def test_every_page_is_valid_html(write, path, query):
     answer = write(path, query)
     assert answer.status == 200
     Nesting(answer.text)
@@ -213,7 +213,7 @@ def test_wrong_forms_change_nothing(write, client, changes, status):
     assert client.table("temp").get("user:7", "name") == before
 
 
-def test_posts_of_strangers_are_refused(read, write, client):
+def test_posts_from_other_origins_are_refused(read, write, client):
     form = {**write.fields(write("/row", ROW).text), "value": "new", "coding": "text", "ttl": ""}
     before = client.table("temp").get("user:7", "name")
     assert read("/row", ROW, form).status == 403
@@ -244,11 +244,11 @@ def test_posts_of_strangers_are_refused(read, write, client):
         ("", 421),
     ],
 )
-def test_the_host_is_checked(client, host, status):
+def test_requests_with_a_foreign_host_header_are_refused(client, host, status):
     assert Caller(wsgi(client, hosts=["OPS.example.org"]))("/", HTTP_HOST=host).status == status
 
 
-def test_wrong_addresses_get_pages_that_say_so(read):
+def test_unknown_paths_get_an_error_page(read):
     for path, query, status, words in (
         ("/nothing", "", 404, "no such page"),
         ("/row", {**ROW, "sort": "nothing"}, 404, "There is no such row"),
@@ -266,7 +266,7 @@ def test_wrong_addresses_get_pages_that_say_so(read):
         Nesting(answer.text)
 
 
-def test_mounted_under_a_path(client):
+def test_links_work_when_mounted_under_a_path(client):
     call = Caller(wsgi(client), base="/debug/pegasus")
     for path, query in (("", ""), ("/table", {"name": "temp"}), ("/row", ROW)):
         text = call(path, query).text
@@ -275,7 +275,7 @@ def test_mounted_under_a_path(client):
         assert all(found.startswith("/debug/pegasus/") for found in links)
 
 
-def test_a_dead_cluster_gets_a_page_that_says_so():
+def test_a_dead_cluster_gets_an_error_page():
     with Client(["127.0.0.1:1"]) as client:
         call = Caller(wsgi(client, timeout=0.3))
         answer = call("/")
@@ -298,7 +298,7 @@ def test_a_dead_server_is_shown():
         assert call("/table", {"name": "temp"}).status == 200
 
 
-def test_numbers_of_the_client(read, client):
+def test_the_client_page_shows_the_calls_of_the_client(read, client):
     table = client.table("temp")
     history = read.app._history
 
@@ -319,7 +319,7 @@ def test_numbers_of_the_client(read, client):
     assert re.search(r"≤\u00a0[\d.]+\u00a0(µs|ms|s)<", read("/client").text)
 
 
-def test_counting_ends_with_the_client(box, monkeypatch):
+def test_the_history_greenlet_ends_with_the_client(box, monkeypatch):
     monkeypatch.setattr("pegasus_green.console.history.INTERVAL", 0.01)
     client = Client(list(box.meta_addresses))
     history = History(client)
@@ -355,7 +355,7 @@ def test_templates_escape():
     assert html("{x}", x=["<", html("<br>")]) == "&lt;<br>"
 
 
-def test_addresses():
+def test_loopback_and_wildcard_addresses_are_recognized():
     assert is_loopback("127.0.0.9")
     assert is_loopback("::1")
     assert is_loopback("localhost")
@@ -367,7 +367,7 @@ def test_addresses():
     assert not is_wildcard("example.org")
 
 
-def test_the_server_answers_by_http(client):
+def test_the_server_answers_over_http(client):
     from gevent import socket
 
     server = ConsoleServer(client, port=0)
@@ -384,7 +384,7 @@ def test_the_server_answers_by_http(client):
         server.stop()
 
 
-def test_it_needs_neither_frameworks_nor_the_onebox():
+def test_importing_the_console_loads_neither_frameworks_nor_the_onebox():
     for path in Path(pegasus_green.console.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):

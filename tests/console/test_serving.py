@@ -27,7 +27,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
 
 
-def test_the_command_serves_and_takes_a_host():
+def test_the_console_command_serves_on_the_given_host():
     with (
         onebox_process("--table", "temp:4") as (metas, _),
         console_process(metas, "--host", "ops.example.org") as url,
@@ -59,7 +59,7 @@ def test_wrong_addresses_are_refused(words, told):
     assert told in done.stderr
 
 
-def test_the_onebox_serves_it():
+def test_the_onebox_serves_the_console():
     command = [sys.executable, "-m", "pegasus_green", "onebox", "--port", "0", "--console", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -73,7 +73,7 @@ def test_the_onebox_serves_it():
         assert process.wait(120) == 0
 
 
-def test_the_onebox_serves_none_of_a_secured_cluster(tmp_path):
+def test_a_secured_onebox_refuses_to_serve_the_console(tmp_path):
     done = run("onebox", "--console", "--auth-keytab", str(tmp_path / "keytab"), "--auth-fqdn", "onebox.test")
     assert done.returncode == 2
     assert "--console has no credentials" in done.stderr

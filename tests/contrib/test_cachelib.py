@@ -19,7 +19,7 @@ from pegasus_green.shared import shared_table
 NOBODY = "pegasus://127.0.0.1:1/temp?timeout=0.2"
 
 
-def test_the_layout_is_that_of_the_documentation(url: str) -> None:
+def test_records_have_the_documented_layout(url: str) -> None:
     cache = PegasusCache(url, key_prefix="app:")
     table = shared_table(url)
     cache.set("Zoë", 41)
@@ -48,7 +48,7 @@ def test_a_negative_timeout_stores_nothing(url: str) -> None:
     assert cache.get("a") is None
 
 
-def test_clear_keeps_what_has_another_prefix(url: str) -> None:
+def test_clear_keeps_keys_with_another_prefix(url: str) -> None:
     mine, other = PegasusCache(url, key_prefix="a:"), PegasusCache(url, key_prefix="b:")
     mine.set("x", 1)
     other.set("x", 2)
@@ -56,7 +56,7 @@ def test_clear_keeps_what_has_another_prefix(url: str) -> None:
     assert (mine.get("x"), other.get("x")) == (None, 2)
 
 
-def test_inc_of_many_greenlets_loses_nothing(url: str) -> None:
+def test_concurrent_inc_calls_are_all_counted(url: str) -> None:
     cache = PegasusCache(url)
     jobs = [gevent.spawn(cache.inc, "n") for _ in range(100)]
     assert {job.get() for job in gevent.joinall(jobs)} == set(range(1, 101))
@@ -65,7 +65,7 @@ def test_inc_of_many_greenlets_loses_nothing(url: str) -> None:
         cache.inc("text")
 
 
-def test_a_lost_reply_is_an_error_and_nothing_is_done_twice(pegasus_onebox: OneboxProcess, url: str) -> None:
+def test_a_lost_reply_raises_and_the_write_is_not_repeated(pegasus_onebox: OneboxProcess, url: str) -> None:
     impatient = PegasusCache(f"{url}?timeout=0.5")
     for rpc, call in (("incr", lambda: impatient.inc("n")), ("check_and_set", lambda: impatient.add("m", 1))):
         fault = pegasus_onebox.fault("drop", rpc=rpc, table=url.rpartition("/")[2])
@@ -77,7 +77,7 @@ def test_a_lost_reply_is_an_error_and_nothing_is_done_twice(pegasus_onebox: Oneb
     shared_client(f"{url}?timeout=0.5").close()
 
 
-def test_ignored_errors_make_an_empty_cache(caplog: pytest.LogCaptureFixture) -> None:
+def test_with_ignore_errors_a_dead_cluster_looks_like_an_empty_cache(caplog: pytest.LogCaptureFixture) -> None:
     cache = PegasusCache(NOBODY, ignore_errors=True)
     assert cache.get("a") is cache.inc("a") is None
     assert cache.get_many("a", "b") == [None, None]
@@ -87,7 +87,7 @@ def test_ignored_errors_make_an_empty_cache(caplog: pytest.LogCaptureFixture) ->
     shared_client(NOBODY).close()
 
 
-def test_otherwise_an_error_is_raised() -> None:
+def test_without_ignore_errors_a_dead_cluster_raises() -> None:
     cache = PegasusCache(NOBODY, ignore_delete_many_errors=False)
     for call in (cache.get, cache.delete, cache.has, cache.inc, cache.get_many, cache.delete_many):
         with pytest.raises(TimeoutError):

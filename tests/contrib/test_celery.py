@@ -80,7 +80,7 @@ def test_the_example_runs(example: Any) -> None:
     assert "a group: [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]\na chord: 90" in done.stdout
 
 
-def test_revoked_and_expired(example: Any, box: OneboxProcess) -> None:
+def test_revoked_and_expired_tasks_have_their_state(example: Any, box: OneboxProcess) -> None:
     revoked = example.nap.apply_async((1,), countdown=5)
     revoked.revoke()
     with pytest.raises(TaskRevokedError):
@@ -108,7 +108,7 @@ def backend(url: str) -> PegasusBackend:
     return made
 
 
-def test_incr_of_many_greenlets_loses_nothing_and_expires(url: str) -> None:
+def test_concurrent_incr_calls_are_all_counted_and_the_record_expires(url: str) -> None:
     results = backend(url)
     gevent.joinall([gevent.spawn(results.incr, "chord-unlock-1") for _ in range(100)], raise_error=True)
     assert results.incr("chord-unlock-1") == 101
@@ -118,7 +118,7 @@ def test_incr_of_many_greenlets_loses_nothing_and_expires(url: str) -> None:
     assert results.expire("absent", 50) is False
 
 
-def test_the_backend_says_what_is_wrong(url: str) -> None:
+def test_wrong_settings_raise_errors_that_name_them(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="must name a table"):
         backend("pegasus://127.0.0.1:34601")
     results = backend(url)

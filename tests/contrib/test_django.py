@@ -26,7 +26,7 @@ def cache(url: str) -> PegasusCache:
     return PegasusCache(url, {})
 
 
-def test_the_layout_is_that_of_the_documentation(url: str) -> None:
+def test_records_have_the_documented_layout(url: str) -> None:
     cache = PegasusCache(url, {"KEY_PREFIX": "shop", "VERSION": 3})
     table = shared_table(url)
     cache.set("Zoë", 41)
@@ -39,7 +39,7 @@ def test_the_layout_is_that_of_the_documentation(url: str) -> None:
     assert table.ttl("shop:3:list", b"") == float("inf")
 
 
-def test_a_timeout_beyond_the_wire_is_cut(cache: PegasusCache) -> None:
+def test_a_timeout_above_the_protocol_limit_is_reduced_to_it(cache: PegasusCache) -> None:
     cache.set("a", 1, timeout=10**10)
     assert cache.get("a") == 1
 
@@ -57,7 +57,7 @@ def test_clear_removes_its_own_prefix_in_all_versions(url: str) -> None:
     assert table.get("a:1:x", "not of the cache") == b"kept"
 
 
-def test_clear_refuses_keys_that_it_cannot_tell_from_others(url: str) -> None:
+def test_clear_is_refused_with_a_key_function_that_hides_the_prefix(url: str) -> None:
     cache = PegasusCache(url, {"KEY_FUNCTION": lambda key, *_: key})
     with pytest.raises(NotImplementedError, match="KEY_FUNCTION"):
         cache.clear()
@@ -67,14 +67,14 @@ def test_clear_refuses_keys_that_it_cannot_tell_from_others(url: str) -> None:
     assert own.get("x") is None
 
 
-def test_incr_of_many_greenlets_loses_nothing(cache: PegasusCache) -> None:
+def test_concurrent_incr_calls_are_all_counted(cache: PegasusCache) -> None:
     cache.set("n", 0)
     jobs = [gevent.spawn(cache.incr, "n") for _ in range(100)]
     assert sorted(job.get() for job in gevent.joinall(jobs)) == list(range(1, 101))
     assert cache.decr("n", 100) == 0
 
 
-def test_incr_keeps_the_timeout_and_refuses_what_is_absent(cache: PegasusCache, url: str) -> None:
+def test_incr_keeps_the_timeout_and_refuses_an_absent_key(cache: PegasusCache, url: str) -> None:
     cache.set("n", 1, timeout=100)
     assert cache.incr("n") == 2
     assert shared_table(url).ttl(":1:n", b"") in range(80, 101)
@@ -87,7 +87,7 @@ def test_incr_keeps_the_timeout_and_refuses_what_is_absent(cache: PegasusCache, 
 
 
 @pytest.mark.parametrize(("value", "delta"), [(5, 1), (0, 1), (7, -3)])
-def test_a_key_that_ends_during_incr_is_not_created(own_onebox: OneboxProcess, value: int, delta: int) -> None:
+def test_incr_does_not_create_a_key_that_expires_meanwhile(own_onebox: OneboxProcess, value: int, delta: int) -> None:
     cache = PegasusCache(url_of(own_onebox), {})
     cache.set("n", value, timeout=3)
     table = cache._table
@@ -119,12 +119,12 @@ def test_touch_and_delete_say_whether_there_was_a_key(cache: PegasusCache) -> No
     assert cache.delete("a") is False
 
 
-def test_add_is_won_by_one_of_many(cache: PegasusCache) -> None:
+def test_one_of_many_concurrent_add_calls_succeeds(cache: PegasusCache) -> None:
     jobs = [gevent.spawn(cache.add, "lock", n) for n in range(50)]
     assert [job.get() for job in gevent.joinall(jobs)].count(True) == 1
 
 
-def test_a_lost_reply_is_an_error_and_nothing_is_done_twice(
+def test_a_lost_reply_raises_and_the_write_is_not_repeated(
     pegasus_onebox: OneboxProcess, cache: PegasusCache, url: str
 ) -> None:
     impatient = PegasusCache(f"{url}?timeout=0.5", {})
@@ -141,7 +141,7 @@ def test_a_lost_reply_is_an_error_and_nothing_is_done_twice(
 
 
 @pytest.mark.filterwarnings("ignore:Cache key will cause errors")
-def test_ignored_exceptions_make_an_empty_cache(caplog: pytest.LogCaptureFixture) -> None:
+def test_with_ignore_exceptions_a_dead_cluster_looks_like_an_empty_cache(caplog: pytest.LogCaptureFixture) -> None:
     cache = PegasusCache(NOBODY, {"OPTIONS": {"IGNORE_EXCEPTIONS": True}})
     with caplog.at_level(logging.WARNING, "pegasus_green.contrib.django"):
         assert cache.get("a", "default") == "default"
@@ -161,7 +161,7 @@ def test_ignored_exceptions_make_an_empty_cache(caplog: pytest.LogCaptureFixture
     shared_client(NOBODY).close()
 
 
-def test_otherwise_an_error_is_raised() -> None:
+def test_without_ignore_exceptions_a_dead_cluster_raises() -> None:
     cache = PegasusCache(NOBODY, {})
     for call in (cache.get, cache.delete, cache.incr, cache.touch):
         with pytest.raises(TimeoutError):
@@ -172,7 +172,7 @@ def test_otherwise_an_error_is_raised() -> None:
     shared_client(NOBODY).close()
 
 
-def test_what_cannot_be_configured_says_why(url: str) -> None:
+def test_wrong_settings_raise_errors_that_name_them(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="LOCATION: the URL must name a table"):
         PegasusCache("pegasus://127.0.0.1:34601", {})
     with pytest.raises(ImproperlyConfigured, match="LOCATION: a URL"):
@@ -181,7 +181,7 @@ def test_what_cannot_be_configured_says_why(url: str) -> None:
         PegasusCache(url, {"OPTIONS": {"ignore": True}})
 
 
-def test_another_serializer(url: str) -> None:
+def test_the_serializer_can_be_replaced(url: str) -> None:
     class Words:
         def dumps(self, value: str) -> bytes:
             return value.encode()

@@ -26,7 +26,7 @@ assert region.get_or_create("key", create) == "value"
 """
 
 
-def test_the_layout_is_that_of_the_documentation(url: str) -> None:
+def test_records_have_the_documented_layout(url: str) -> None:
     region = make_region(serializer=lambda value: value.encode(), deserializer=bytes.decode)
     region.configure("pegasus_green", arguments={"url": url, "ttl": 100})
     region.set("Zoë", "value")
@@ -38,7 +38,7 @@ def test_the_layout_is_that_of_the_documentation(url: str) -> None:
     assert region.get_multi(["a", "absent", "b"])[::2] == ["1", "2"]
 
 
-def test_one_of_many_greenlets_creates(url: str) -> None:
+def test_one_of_many_greenlets_calls_the_creator(url: str) -> None:
     region = make_region().configure(
         "pegasus_green", expiration_time=60, arguments={"url": url, "distributed_lock": True, "lock_sleep": 0.02}
     )
@@ -54,13 +54,13 @@ def test_one_of_many_greenlets_creates(url: str) -> None:
     assert created == [1]
 
 
-def test_one_of_several_processes_creates(url: str) -> None:
+def test_one_of_several_processes_calls_the_creator(url: str) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", CREATE, url], stdout=subprocess.PIPE) for _ in range(3)]
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert b"".join(said).count(b"created") == 1
 
 
-def test_a_url_has_to_be_named() -> None:
+def test_a_missing_url_is_an_error() -> None:
     with pytest.raises(InvalidArgument, match="must contain the key url"):
         PegasusBackend({})

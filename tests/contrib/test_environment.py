@@ -12,7 +12,7 @@ from tests.contrib.run import HERE, SUITES, requirements
 from tests.contrib.suites import suite
 
 
-def test_the_packages_are_those_of_the_lane() -> None:
+def test_the_lane_has_its_package_versions() -> None:
     lines = (HERE / "year_old.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     for requirement in requirements():
@@ -23,7 +23,7 @@ def test_the_packages_are_those_of_the_lane() -> None:
             metadata.version(name)
 
 
-def test_the_makers_suites_are_here() -> None:
+def test_the_suites_of_the_frameworks_are_unpacked() -> None:
     for name in SUITES:
         assert list(suite(name).rglob("test*.py")), name
 

@@ -28,7 +28,7 @@ def storage(url: str, **options: Any) -> contrib.PegasusStorage:
     return made
 
 
-def test_the_suite_of_limits(url: str, tmp_path: Path) -> None:
+def test_the_suite_of_the_limits_package_passes(url: str, tmp_path: Path) -> None:
     place = suite("limits") / "tests"
     for name in ("test_storage.py", "test_strategy.py", "utils.py"):
         # `tests` is our package here.
@@ -46,7 +46,7 @@ def test_the_suite_of_limits(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_of_100_greenlets_exactly_10_pass(url: str, strategy: str) -> None:
+def test_a_limit_of_10_admits_exactly_10_of_100_greenlets(url: str, strategy: str) -> None:
     # Two storages, as in two processes: they share neither turns nor windows.
     limiters = [STRATEGIES[strategy](storage(url)) for _ in range(2)]
     item = parse("10/hour")
@@ -61,7 +61,7 @@ def test_of_100_greenlets_exactly_10_pass(url: str, strategy: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_hit_whose_reply_is_lost_counts(pegasus_onebox: Any, url: str, strategy: str, when: str) -> None:
+def test_a_hit_with_a_lost_reply_is_counted(pegasus_onebox: Any, url: str, strategy: str, when: str) -> None:
     limiter, item = STRATEGIES[strategy](storage(url)), parse("3/hour")
     assert limiter.hit(item)
     rule = pegasus_onebox.fault("cut", rpc=["incr", "check_and_set"], when=when, count=1, table=url.rpartition("/")[2])
@@ -71,7 +71,7 @@ def test_a_hit_whose_reply_is_lost_counts(pegasus_onebox: Any, url: str, strateg
     assert passed == (3 if when == "before" else 2)
 
 
-def test_the_records_are_as_documented(url: str) -> None:
+def test_records_have_the_documented_layout(url: str) -> None:
     store, item = storage(url, prefix="mine"), parse("10/minute")
     for strategy in STRATEGIES.values():
         assert strategy(store).hit(item, "ada")
@@ -89,7 +89,7 @@ def test_the_records_are_as_documented(url: str) -> None:
     assert store.reset() == 1
 
 
-def test_a_moving_window_with_a_large_limit_stays_small(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moving_window_with_a_large_limit_uses_little_memory(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = storage(url)
     limiter, item = STRATEGIES["moving-window"](store), parse("100000/day")
     monkeypatch.setattr(contrib, "_STEPS", 50)
@@ -101,7 +101,7 @@ def test_a_moving_window_with_a_large_limit_stays_small(url: str, monkeypatch: p
     assert limiter.get_window_stats(item).remaining == 100000 - 300
 
 
-def test_errors_are_those_that_limits_expects(pegasus_onebox: Any, url: str) -> None:
+def test_errors_have_the_classes_that_limits_expects(pegasus_onebox: Any, url: str) -> None:
     rule = pegasus_onebox.fault("error", rpc="incr", error="ERR_DISK_INSUFFICIENT", table=url.rpartition("/")[2])
     with pytest.raises(PegasusError):
         FixedWindowRateLimiter(storage(url)).hit(parse("1/hour"))
@@ -114,7 +114,7 @@ def test_errors_are_those_that_limits_expects(pegasus_onebox: Any, url: str) -> 
         storage(url.rpartition("/")[0])
 
 
-def test_flask_limiter(pegasus_onebox: Any, url: str) -> None:
+def test_flask_limiter_limits_requests(pegasus_onebox: Any, url: str) -> None:
     app = Flask("limited")
     limiter = Limiter(lambda: "ada", app=app, storage_uri=url, headers_enabled=True, swallow_errors=True)
 

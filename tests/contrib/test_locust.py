@@ -71,7 +71,9 @@ def test_the_example_runs(pegasus_onebox: Any, url: str, tmp_path: Path) -> None
     assert pegasus_onebox.client_bugs == before
 
 
-def test_a_user_that_is_stopped_in_a_call_is_no_failure(pegasus_onebox: Any, url: str, tmp_path: Path) -> None:
+def test_a_user_stopped_during_a_call_is_not_counted_as_a_failure(
+    pegasus_onebox: Any, url: str, tmp_path: Path
+) -> None:
     file = tmp_path / "locustfile.py"
     file.write_text(STUBBORN)
     rule = pegasus_onebox.fault("drop", rpc="get", after=30, table=url.rpartition("/")[2])
@@ -98,7 +100,7 @@ def test_failures_are_grouped_by_class_and_code(pegasus_onebox: Any, url: str, t
     assert "WriteRejected ERR_DISK_INSUFFICIENT" in failures[0]
 
 
-def test_a_user_without_a_url_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_user_without_a_url_raises_an_error_that_names_it(tmp_path: Path) -> None:
     file = tmp_path / "locustfile.py"
     file.write_text(STUBBORN)
     command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "-u", "1", "-t", "1s"]

@@ -17,21 +17,21 @@ def passed(output: str) -> int:
     return int(re.findall(r"(\d+) passed", output)[-1])
 
 
-def test_cachelib(url: str) -> None:
+def test_the_suite_of_cachelib_passes(url: str) -> None:
     assert passed(run_suite("cachelib_suite", "-p", "conftest", path=suite("cachelib") / "tests", url=url)) >= 10
 
 
-def test_dogpile(url: str) -> None:
+def test_the_suite_of_dogpile_passes(url: str) -> None:
     assert passed(run_suite("dogpile_suite", url=url)) >= 25
 
 
-def test_requests_cache(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suite_of_requests_cache_passes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_PYTEST_HTTPBIN", "true")
     assert (
         passed(run_suite("requests_cache_suite", "-p", "tests.conftest", path=suite("requests-cache"), url=url)) > 100
     )
 
 
-def test_django(url: str) -> None:
+def test_the_suite_of_django_passes(url: str) -> None:
     output = run_program("django_suite", str(suite("django") / "tests"), url, url=url)
     assert int(re.findall(r"Ran (\d+) tests", output)[-1]) > 130

@@ -90,7 +90,9 @@ def test_a_span_has_the_attributes_of_the_conventions(pegasus_onebox: Any, table
     assert before - 1_000_000 <= span.start_time <= span.end_time <= time.time_ns()
 
 
-def test_an_error_is_one_by_the_conventions(pegasus_onebox: Any, table: Table, telemetry: Telemetry) -> None:
+def test_an_error_has_the_attributes_of_the_conventions(
+    pegasus_onebox: Any, table: Table, telemetry: Telemetry
+) -> None:
     rule = pegasus_onebox.fault("cut", rpc="incr", when="after", table=table.name)
     with pytest.raises(PegasusError):
         table.incr("user:7", "visits")
@@ -106,7 +108,7 @@ def test_an_error_is_one_by_the_conventions(pegasus_onebox: Any, table: Table, t
     assert "outcome=unknown" in (span.status.description or "")
 
 
-def test_a_thousand_greenlets_have_parents_of_their_own(
+def test_each_of_a_thousand_greenlets_has_its_own_parent_span(
     pegasus_onebox: Any, table: Table, telemetry: Telemetry
 ) -> None:
     # Some replies are late and some calls are repeated, so that their order is not that of the calls.
@@ -144,7 +146,7 @@ def test_a_thousand_greenlets_have_parents_of_their_own(
 
 
 @pytest.mark.parametrize("fault", [None, "ERR_BUSY"])
-def test_bulk_verbs_handles_and_scans_have_the_caller_s_span_as_parent(
+def test_bulk_calls_handles_and_scans_have_the_span_of_the_caller_as_parent(
     pegasus_onebox: Any, table: Table, telemetry: Telemetry, fault: str | None
 ) -> None:
     if fault is not None:
@@ -189,7 +191,7 @@ def test_durations_are_measured(table: Table, telemetry: Telemetry) -> None:
     assert dict(points["get"].attributes)[db_attributes.DB_SYSTEM_NAME] == "pegasus"
 
 
-def test_either_can_be_left_out(client: Client, url: str, telemetry: Telemetry) -> None:
+def test_spans_or_durations_can_be_turned_off(client: Client, url: str, telemetry: Telemetry) -> None:
     table = client.table(url.rpartition("/")[2])
     client.add_listener(PegasusTelemetry(tracer_provider=telemetry.traces, durations=False))
     table.get("user", "name")
@@ -201,7 +203,7 @@ def test_either_can_be_left_out(client: Client, url: str, telemetry: Telemetry) 
     assert len(telemetry.durations()) == 1
 
 
-def test_an_exporter_that_fails_hurts_no_call(client: Client, url: str, telemetry: Telemetry) -> None:
+def test_a_failing_exporter_does_not_fail_calls(client: Client, url: str, telemetry: Telemetry) -> None:
     listener = PegasusTelemetry(tracer_provider=telemetry.traces)
     listener._tracer = None
     listener._duration = object()

@@ -39,7 +39,7 @@ def blocks(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("page", "number"), [(page, number) for page in PAGES for number in range(len(blocks(page)))])
-def test_a_program_on_a_page(metas: str, tmp_path: Path, page: str, number: int) -> None:
+def test_a_program_on_a_page_runs(metas: str, tmp_path: Path, page: str, number: int) -> None:
     program = blocks(page)[number] + BEHIND.get((page, number), "")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if "MultiProcessCollector" in program:
@@ -59,7 +59,7 @@ def test_a_program_on_a_page(metas: str, tmp_path: Path, page: str, number: int)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module(metas: str, name: str) -> None:
+def test_the_examples_in_a_docstring_run(metas: str, name: str) -> None:
     module = importlib.import_module(f"pegasus_green.contrib.{name}")
     with Client(metas) as client:
         globs = {**vars(module), "client": client, "table": client.table("temp")}

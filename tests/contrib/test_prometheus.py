@@ -106,7 +106,7 @@ def test_the_listener_exports_calls_by_operation(pegasus_onebox: Any, client: Cl
     assert set(connections) == {1.0}
 
 
-def test_in_flight_and_killed_calls(pegasus_onebox: Any, client: Client, table: Table) -> None:
+def test_calls_in_flight_and_killed_calls_are_exported(pegasus_onebox: Any, client: Client, table: Table) -> None:
     registry = CollectorRegistry()
     client.add_listener(PegasusMetrics(registry=registry))
     rule = pegasus_onebox.fault("drop", rpc="get", table=table.name)
@@ -143,7 +143,7 @@ def test_lost_connections_are_counted(pegasus_onebox: Any, client: Client, table
     assert {value for key, value in found.items() if key[0] == "pegasus_connections"} <= {0.0, 1.0}
 
 
-def test_several_clients_in_one_registry(metas: str, client: Client, table: Table) -> None:
+def test_several_clients_share_one_registry(metas: str, client: Client, table: Table) -> None:
     registry = CollectorRegistry()
     with Client(metas) as other:
         registry.register(PegasusCollector({"a": client, "b": other}))
@@ -170,7 +170,7 @@ def test_a_scrape_never_fails(client: Client, caplog: pytest.LogCaptureFixture) 
     assert b"pegasus_calls" in generate_latest(registry)
 
 
-def test_a_listener_that_fails_hurts_no_call(client: Client, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_listener_does_not_fail_calls(client: Client, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = PegasusMetrics(registry=CollectorRegistry())
     monkeypatch.setattr(metrics, "_seconds", None)
     client.add_listener(metrics)
@@ -185,7 +185,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 @needs_prometheus
-def test_promtool_finds_nothing_to_complain_about(pegasus_onebox: Any, client: Client, table: Table) -> None:
+def test_promtool_finds_no_problem(pegasus_onebox: Any, client: Client, table: Table) -> None:
     listener, collector = CollectorRegistry(), CollectorRegistry()
     client.add_listener(PegasusMetrics(registry=listener))
     collector.register(PegasusCollector(client))
@@ -239,7 +239,7 @@ def query(address: str, expression: str) -> list[Any]:
 
 
 @needs_prometheus
-def test_a_prometheus_scrapes_it_and_the_dashboard_shows_it(
+def test_a_prometheus_server_scrapes_the_metrics_and_the_dashboard_queries_find_them(
     pegasus_onebox: Any, client: Client, table: Table, tmp_path: Path
 ) -> None:
     registry = CollectorRegistry()
@@ -267,7 +267,7 @@ def test_a_prometheus_scrapes_it_and_the_dashboard_shows_it(
         server.stop()
 
 
-def test_the_dashboard_asks_for_metrics_that_are_exported(client: Client) -> None:
+def test_the_dashboard_queries_only_exported_metrics(client: Client) -> None:
     both = {family.name for family in PegasusCollector(client).describe()}
     registry = CollectorRegistry()
     PegasusMetrics(registry=registry)
@@ -277,7 +277,7 @@ def test_the_dashboard_asks_for_metrics_that_are_exported(client: Client) -> Non
 
 
 # ---------------------------------------------------------------------------------------------------- several processes
-def test_two_gunicorn_workers_are_summed(url: str, tmp_path: Path) -> None:
+def test_the_metrics_of_two_gunicorn_workers_are_added(url: str, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", address]
     (tmp_path / "metrics").mkdir()

@@ -28,7 +28,7 @@ def session(url: str, **options: object) -> CachedSession:
     return CachedSession(backend=PegasusCache(url, "crawler", **options), expire_after=60)  # type: ignore[arg-type]
 
 
-def test_the_layout_is_that_of_the_documentation(url: str, site: requests_mock.Mocker) -> None:
+def test_records_have_the_documented_layout(url: str, site: requests_mock.Mocker) -> None:
     with session(url) as crawler:
         assert crawler.get(PAGE).from_cache is False
         assert crawler.get(PAGE).from_cache is True
@@ -41,7 +41,7 @@ def test_the_layout_is_that_of_the_documentation(url: str, site: requests_mock.M
     assert [row[0][:18] for row in table.scan(no_value=True) if b"redirects" in row[0]] == [b"crawler:redirects:"]
 
 
-def test_without_a_ttl_the_servers_keep_a_response(url: str, site: requests_mock.Mocker) -> None:
+def test_a_response_without_a_ttl_does_not_expire(url: str, site: requests_mock.Mocker) -> None:
     with session(url, ttl=False) as crawler:
         crawler.get(PAGE)
         (key,) = crawler.cache.responses
@@ -56,7 +56,7 @@ def test_clear_keeps_another_namespace(url: str) -> None:
     assert (len(other.keys()), list(other.items()), list(other.values())) == (1, [("x", "2")], ["2"])
 
 
-def test_a_response_that_is_too_large_is_delivered_and_not_cached(
+def test_a_response_above_the_size_limit_is_delivered_and_not_cached(
     url: str, site: requests_mock.Mocker, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.get(f"{PAGE}/large", text="x" * 2_000_000)
@@ -66,6 +66,6 @@ def test_a_response_that_is_too_large_is_delivered_and_not_cached(
     assert "a response is not cached" in caplog.text
 
 
-def test_a_url_has_to_name_a_table() -> None:
+def test_a_url_without_a_table_is_an_error() -> None:
     with pytest.raises(InvalidArgument, match="must name a table"):
         PegasusCache("pegasus://127.0.0.1:34601")

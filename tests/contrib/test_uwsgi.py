@@ -35,7 +35,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("reinit", [False, True], ids=["without reinit", "with reinit"])
-def test_calls_in_flight_at_the_fork(own_onebox: OneboxProcess, tmp_path: Path, reinit: bool) -> None:
+def test_no_write_in_flight_at_the_fork_is_made_twice(own_onebox: OneboxProcess, tmp_path: Path, reinit: bool) -> None:
     """No write is made twice, each copy gets an error, and both workers get their own replies."""
     metas, port = own_onebox.meta_addresses, free_port()
     with Client(metas) as client:

@@ -81,7 +81,7 @@ def serve(
     )
 
 
-def test_flask(own_onebox: OneboxProcess, tmp_path: Path) -> None:
+def test_flask_answers_every_request_while_a_replica_server_dies(own_onebox: OneboxProcess, tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     metrics.mkdir()
     port, server = serve(
@@ -106,7 +106,7 @@ def test_flask(own_onebox: OneboxProcess, tmp_path: Path) -> None:
         assert 'pegasus_calls_total{operation="get",table="temp"}' in site.get("/metrics")[1]
 
 
-def test_django(own_onebox: OneboxProcess, tmp_path: Path) -> None:
+def test_django_answers_every_request_while_a_replica_server_dies(own_onebox: OneboxProcess, tmp_path: Path) -> None:
     port, server = serve("shop.wsgi", ROOT / "examples" / "django_project", own_onebox, tmp_path)
     with server as process:
         wait_for_port(port, process)

@@ -79,7 +79,7 @@ def settled(port: int, at_most: int) -> int:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_thousand_requests(server: str, url: str, tmp_path: Path) -> None:
+def test_a_thousand_requests_cause_no_error_and_no_new_descriptors(server: str, url: str, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "server.log"
     command = [sys.executable, *(part.format(port=port) for part in SERVERS[server])]
     environment = {"PEGASUS_URL": f"{url}?timeout=10", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}

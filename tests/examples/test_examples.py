@@ -116,13 +116,13 @@ def test_quickstart_with_a_given_cluster(box: Any, meta: str) -> None:
     assert box.row_count("temp") == before, "it removes what it wrote"
 
 
-def test_quickstart_without_a_cluster_says_so() -> None:
+def test_quickstart_reports_a_missing_cluster() -> None:
     _, err = run("quickstart.py", "--meta", "127.0.0.1:1", status=1)
     assert "connect pegasus server failed" in err
     assert re.search(r"^ERROR:pegasus_green.pegasus:init of table 'temp' .*127\.0\.0\.1:1", err, re.MULTILINE)
 
 
-def test_quickstart_without_the_table_says_so(meta: str) -> None:
+def test_quickstart_reports_a_missing_table(meta: str) -> None:
     _, err = run("quickstart.py", "--meta", meta, "--table", "nope", status=1)
     assert re.search(r"^ERROR:pegasus_green.pegasus:init of table 'nope' .*does not exist", err, re.MULTILINE)
 
@@ -145,7 +145,7 @@ def test_web_pywsgi_counts_pages(meta: str) -> None:
         assert server.stdout.read() == ""
 
 
-def test_web_pywsgi_says_whether_the_cluster_answers() -> None:
+def test_web_pywsgi_health_page_reports_whether_the_cluster_answers() -> None:
     with Onebox(tables={"temp": 4}, process=True) as own:
         meta = ",".join(own.meta_addresses)
         with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
@@ -163,7 +163,7 @@ def test_web_pywsgi_says_whether_the_cluster_answers() -> None:
             assert request(address, "GET", "/health")[0] == 200
 
 
-def test_web_pywsgi_finishes_requests_at_its_end(box: Any, meta: str) -> None:
+def test_web_pywsgi_finishes_requests_before_it_exits(box: Any, meta: str) -> None:
     with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
         address = wait_for(server, r"ready http://([^/]+)/")[1]
         assert request(address, "GET", "/last")[0] == 200
@@ -245,7 +245,7 @@ def read_on(server: subprocess.Popen[str]) -> list[str]:
     return lines
 
 
-def test_web_gunicorn_pages_sessions_health(gunicorn: tuple[str, subprocess.Popen[str]]) -> None:
+def test_web_gunicorn_serves_pages_sessions_and_health(gunicorn: tuple[str, subprocess.Popen[str]]) -> None:
     address, server = gunicorn
     assert request(address, "GET", "/health")[:2] == (200, b"ok\n")
     assert request(address, "GET", "/pages/none")[0] == 404
@@ -298,7 +298,7 @@ def test_web_gunicorn_loses_no_request_while_a_replica_server_restarts(
 
 
 @pytest.mark.slow
-def test_web_gunicorn_finishes_requests_at_its_end(box: Any, gunicorn: tuple[str, subprocess.Popen[str]]) -> None:
+def test_web_gunicorn_finishes_requests_before_it_exits(box: Any, gunicorn: tuple[str, subprocess.Popen[str]]) -> None:
     address, server = gunicorn
     said = read_on(server)
     assert request(address, "PUT", "/pages/slow", b"text")[0] == 204
@@ -345,7 +345,7 @@ def test_crawler_fetches_every_page_exactly_once(meta: str) -> None:
 
 
 @pytest.mark.slow
-def test_crawler_goes_on_after_kill_9(meta: str) -> None:
+def test_crawler_resumes_after_kill_9(meta: str) -> None:
     with site(2500) as (url, hits):
         arguments = ("crawl", "--meta", meta, "--url", url, "--name", "killed")
         with running(sys.executable, str(EXAMPLES / "crawler.py"), *arguments) as first:
@@ -374,13 +374,13 @@ def test_crawler_goes_on_after_kill_9(meta: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- legacy
-def test_legacy_patched_first(meta: str) -> None:
+def test_legacy_works_when_patched_first(meta: str) -> None:
     _, err = run("legacy_patched.py", meta, "temp")
     assert "stored pages: code 0, 200 of 200, 0 failures" in err
     assert "Warning" not in err
 
 
-def test_legacy_patched_late_warns_and_works(meta: str) -> None:
+def test_legacy_warns_and_works_when_patched_late(meta: str) -> None:
     _, err = run("legacy_patched.py", meta, "temp", "--late")
     assert "stored pages: code 0, 200 of 200, 0 failures" in err
     assert "RuntimeWarning: sleep was imported before monkey.patch_all()" in err
@@ -392,14 +392,14 @@ IN_CONTRIB = ("celery_app.py", "django_project", "flask_app.py", "locustfile.py"
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py") if path.name not in IN_CONTRIB))
-def test_help(name: str) -> None:
+def test_every_example_prints_its_help(name: str) -> None:
     out, err = run(name, "--help")
     assert out.startswith(f"usage: {name}")
     assert err == ""
 
 
 @pytest.mark.parametrize("name", ["web_pywsgi.py", "legacy_patched.py"])
-def test_what_is_missing_is_said(name: str) -> None:
+def test_a_missing_package_is_named(name: str) -> None:
     _, err = run(name, status=2)
     assert err.startswith(f"usage: {name}")
     assert err.endswith("the following arguments are required: meta, table\n")

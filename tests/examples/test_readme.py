@@ -131,7 +131,7 @@ def run(program: str, box: Any, directory: Path) -> str:
     return done.stdout
 
 
-def test_the_readme_has_both_faces_and_the_onebox() -> None:
+def test_the_readme_shows_both_apis_and_the_onebox() -> None:
     first, pythonic, documented, onebox = blocks("README.md")
     assert "connect(" in first
     assert "Pegasus(" in documented
@@ -142,13 +142,13 @@ def test_the_readme_has_both_faces_and_the_onebox() -> None:
 
 
 @pytest.mark.parametrize(("page", "number"), [key for key in programs() if key[0] not in ONE_PROGRAM])
-def test_program(box: Any, tmp_path: Path, page: str, number: int) -> None:
+def test_a_program_of_the_readme_runs(box: Any, tmp_path: Path, page: str, number: int) -> None:
     printed = run(program_of(page, number), box, tmp_path)
     assert bool(printed) == ("print(" in program_of(page, number))
 
 
 @pytest.mark.parametrize("page", ONE_PROGRAM)
-def test_page(box: Any, tmp_path: Path, page: str) -> None:
+def test_the_programs_of_a_page_run(box: Any, tmp_path: Path, page: str) -> None:
     """It has a cluster of its own: whoever reads it can paste it."""
     program = "".join(blocks(page))
     assert "34601" not in program
@@ -158,7 +158,7 @@ def test_page(box: Any, tmp_path: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", GUNICORN_PAGES)
-def test_gunicorn(box: Any, tmp_path: Path, page: str) -> None:
+def test_the_gunicorn_files_of_the_page_work(box: Any, tmp_path: Path, page: str) -> None:
     """The two files, as gunicorn loads them and ends a worker; tests/fork runs gunicorn itself."""
     files = [text for number, text in enumerate(blocks(page)) if is_gunicorn(page, number)]
     for name, text in zip(("gunicorn.conf.py", "app.py"), files, strict=True):
@@ -167,7 +167,7 @@ def test_gunicorn(box: Any, tmp_path: Path, page: str) -> None:
     run(GUNICORN, box, tmp_path)
 
 
-def test_in_pytest(tmp_path: Path) -> None:
+def test_the_pytest_example_passes(tmp_path: Path) -> None:
     page, number = IN_PYTEST
     (tmp_path / "test_mine.py").write_text(blocks(page)[number])
     plugin = ["-p", "pegasus_green.onebox.pytest_plugin", "-p", "no:pegasus_green", "-p", "no:cacheprovider"]
@@ -184,7 +184,7 @@ def test_in_pytest(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
-def test_what_is_left_out_is_not_there() -> None:
+def test_names_listed_as_absent_do_not_exist() -> None:
     """The last section of docs/concepts.md."""
     assert not hasattr(Client, "refresh")
     assert not hasattr(Table, "batch")

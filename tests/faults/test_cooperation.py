@@ -41,7 +41,7 @@ def _work(meta: str, *options: str) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize("mode", ["plain", "patched"])
-def test_the_hub_gets_its_turn_under_load(mode: str) -> None:
+def test_the_hub_runs_regularly_under_load(mode: str) -> None:
     """Move 64 KiB values for 500 callers and scan 100,000 rows beside a 1 ms ticker, under gevent's own monitor."""
     with Onebox(process=True, replicas=3, tables={"temp": 8}) as box:
         measured = []
@@ -71,7 +71,7 @@ def test_the_hub_gets_its_turn_under_load(mode: str) -> None:
 
 
 @pytest.mark.both_modes
-def test_a_burst_of_replies_is_taken_in_portions() -> None:
+def test_a_burst_of_replies_is_processed_in_portions() -> None:
     """Let 6,000 replies arrive at once: others get their turn before all of their callers have been woken."""
     callers = 6000
     with Onebox(process=True, replicas=1) as box, Client(box.meta_addresses, timeout=20.0) as client:
@@ -104,7 +104,7 @@ def _compute(seconds: float) -> None:
 
 
 @pytest.mark.both_modes
-def test_a_reply_that_came_while_the_application_computed_is_an_answer() -> None:
+def test_a_reply_that_arrives_while_the_application_computed_is_not_a_timeout() -> None:
     """Let replies arrive before their deadline while the thread computes past it: nobody times out."""
     with Onebox(process=True, replicas=3) as box, Client(box.meta_addresses) as client:
         table = client.table("temp")
@@ -124,7 +124,7 @@ def test_a_reply_that_came_while_the_application_computed_is_an_answer() -> None
 
 
 @pytest.mark.both_modes
-def test_deadlines_are_never_early_and_hardly_late(onebox: Any) -> None:
+def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> None:
     """Fail a call at its deadline: not before, and within 20 ms of it."""
     rule = onebox.fault("drop", rpc="get")
     try:

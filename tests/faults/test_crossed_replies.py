@@ -69,6 +69,6 @@ def grind(calls: int) -> None:
 
 
 @pytest.mark.watchdog(300)
-def test_no_reply_reaches_another_caller_and_nothing_is_left() -> None:
+def test_no_reply_reaches_another_caller_and_no_resource_leaks() -> None:
     """Kill and time out 1,000 callers at random under late, doubled, reordered and unknown replies."""
     grind(20_000 if monkey.is_module_patched("socket") else 100_000)

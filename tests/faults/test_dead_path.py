@@ -51,11 +51,11 @@ def check(answer_after: float) -> None:
     assert dead["ttl"] == "inf"
 
 
-def test_a_dead_path_is_noticed_and_a_slow_server_is_kept() -> None:
+def test_a_dead_path_closes_the_connection_and_a_slow_server_does_not() -> None:
     check(answer_after=4.5)
 
 
 @pytest.mark.soak
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="it takes ten seconds: make soak")
-def test_a_server_that_takes_nine_seconds_is_kept() -> None:
+def test_a_server_that_answers_after_nine_seconds_keeps_its_connection() -> None:
     check(answer_after=9.0)

@@ -51,7 +51,9 @@ def _first_get(addresses: list[str], timeout: float = 5.0, **options: Any) -> St
 
 @pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("death", DEATHS)
-def test_one_dead_meta_of_three_costs_less_than_a_connect_timeout(metas: Any, death: str, position: int) -> None:
+def test_one_dead_meta_server_of_three_delays_the_start_by_less_than_a_connect_timeout(
+    metas: Any, death: str, position: int
+) -> None:
     """Start with one of three dead, wherever it stands in the list and whichever way it is dead."""
     follower, dead, leader = metas.meta_addresses
     DEATHS[death](metas, 1)
@@ -64,14 +66,14 @@ def test_one_dead_meta_of_three_costs_less_than_a_connect_timeout(metas: Any, de
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("death", DEATHS)
-def test_only_the_last_of_three_is_alive(metas: Any, death: str) -> None:
+def test_the_only_living_meta_server_of_three_is_found(metas: Any, death: str) -> None:
     """Find the one that is left."""
     DEATHS[death](metas, 0)
     DEATHS[death](metas, 1)
     assert _first_get(metas.meta_addresses).seconds < 2 * CONNECT_TIMEOUT
 
 
-def test_the_leader_need_not_be_configured(metas: Any) -> None:
+def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> None:
     """Follow the forward of a follower to an address that was not configured, and learn it."""
     follower, _, leader = metas.meta_addresses
     with Client([follower]) as client:
@@ -82,13 +84,13 @@ def test_the_leader_need_not_be_configured(metas: Any) -> None:
         assert client._cluster.meta.leader == leader
 
 
-def test_followers_that_do_not_know_the_leader(metas: Any) -> None:
+def test_followers_without_a_known_leader_are_asked_in_turn(metas: Any) -> None:
     """Ask on when a follower names nobody."""
     metas.set_leader(2, known=False)
     assert _first_get(metas.meta_addresses).seconds < CONNECT_TIMEOUT
 
 
-def test_a_leader_that_changes_while_nobody_leads(metas: Any) -> None:
+def test_a_call_waits_until_a_new_leader_is_elected(metas: Any) -> None:
     """Ask again until a leader is there and has loaded its state, all within one deadline."""
     metas.configure(meta_loading=0.3)
     metas.set_leader(None)
@@ -101,7 +103,7 @@ def test_a_leader_that_changes_while_nobody_leads(metas: Any) -> None:
 
 
 @pytest.mark.parametrize("state", ["loading", "recovering"])
-def test_a_leader_that_is_loading_is_asked_again(metas: Any, state: str) -> None:
+def test_a_leader_that_is_loading_its_state_is_asked_again(metas: Any, state: str) -> None:
     """Wait for the same server until it has loaded, for every question, not only that for routes."""
     metas.set_meta_state(state, 2)
     with Client(metas.meta_addresses, timeout=5.0) as client:
@@ -114,7 +116,7 @@ def test_a_leader_that_is_loading_is_asked_again(metas: Any, state: str) -> None
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_the_leader_dies_under_a_running_client(metas: Any, death: str) -> None:
+def test_a_running_client_survives_the_death_of_the_leader(metas: Any, death: str) -> None:
     """Keep a client going over the death of the leader that it knows, and find the next one."""
     metas.configure(meta_failover_delay=0.3, failover_delay=0.3)
     with Client(metas.meta_addresses, timeout=6.0) as client:
@@ -128,7 +130,7 @@ def test_the_leader_dies_under_a_running_client(metas: Any, death: str) -> None:
         assert max(row.watch.seconds for row in rows) < 3.0
 
 
-def test_when_all_are_dead_it_says_so_at_the_deadline(metas: Any) -> None:
+def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> None:
     """Fail by MetaUnreachable, not before the deadline since servers come back, and not later."""
     for meta, death in enumerate(DEATHS.values()):
         death(metas, meta)
@@ -148,7 +150,7 @@ def test_when_all_are_dead_it_says_so_at_the_deadline(metas: Any) -> None:
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_the_next_leader_is_found_while_the_old_one_owes_an_answer(metas: Any, death: str) -> None:
+def test_a_new_leader_is_found_while_the_old_one_is_silent(metas: Any, death: str) -> None:
     """Ask the others again while a silent leader has a request: they know only later who leads instead."""
     metas.configure(meta_failover_delay=1.0)
     DEATHS[death](metas, 2)
@@ -158,7 +160,7 @@ def test_the_next_leader_is_found_while_the_old_one_owes_an_answer(metas: Any, d
     assert watch.seconds < 1.8
 
 
-def test_a_table_that_does_not_exist_is_told_apart_at_once(metas: Any) -> None:
+def test_a_missing_table_fails_at_once(metas: Any) -> None:
     """Not confuse a missing table with missing servers."""
     metas.kill_meta(0)
     with Client(metas.meta_addresses, timeout=5.0) as client:
@@ -169,7 +171,7 @@ def test_a_table_that_does_not_exist_is_told_apart_at_once(metas: Any) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- DNS
-def test_a_host_name_is_preferred_to_the_address_beside_it() -> None:
+def test_a_host_name_is_preferred_to_the_ipv4_address_in_a_route() -> None:
     """Go by the name that a newer server sends beside an IPv4 address, and by the address of an older one."""
     address = make_address("10.0.0.1", 34801)
     named = PartitionConfiguration(pid=1, ballot=1, primary=address, hp_primary="replica.test:34801")
@@ -204,7 +206,7 @@ def _names(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> Iterator[l
 
 
 @pytest.mark.both_modes
-def test_a_name_that_leads_to_a_dead_address_is_resolved_again(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_with_only_a_dead_address_is_resolved_again(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the new address of a name within the same call."""
     names = {"meta.test": [metas.meta_addresses[0]]}
     metas.kill_meta(0)
@@ -218,7 +220,9 @@ def test_a_name_that_leads_to_a_dead_address_is_resolved_again(metas: Any, monke
 
 
 @pytest.mark.both_modes
-def test_a_name_that_changes_under_a_running_client(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_client_resolves_the_new_addresses_of_meta_servers(
+    metas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Find the meta servers' new addresses when the old ones are gone, without a restart."""
     metas.configure(failover_delay=0.3)
     names = {"meta.test": [metas.meta_addresses[2]]}
@@ -235,7 +239,9 @@ def test_a_name_that_changes_under_a_running_client(metas: Any, monkeypatch: pyt
 
 
 @pytest.mark.both_modes
-def test_a_name_with_a_dead_address_first(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_address_of_a_name_is_used_when_the_first_is_dead(
+    metas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dial all addresses of a name in turn."""
     metas.kill_meta(0)
     with _names(monkeypatch, {"meta.test": [metas.meta_addresses[0], metas.meta_addresses[2]]}):
@@ -243,7 +249,7 @@ def test_a_name_with_a_dead_address_first(metas: Any, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.both_modes
-def test_a_name_that_cannot_be_resolved_yet(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_resolved_again_until_the_deadline(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on asking the name server within the deadline; in the meantime other meta servers answer."""
     names: dict[str, Any] = {"meta.test": socket.gaierror(-2, "Name or service not known")}
     with _names(monkeypatch, names):
@@ -257,7 +263,7 @@ def test_a_name_that_cannot_be_resolved_yet(metas: Any, monkeypatch: pytest.Monk
 
 # ----------------------------------------------------------------------------------------------------- replica servers
 @pytest.mark.parametrize("way", ["killed", "silent", "full backlog"])
-def test_a_new_client_meets_a_dead_replica_server(way: str) -> None:
+def test_a_new_client_is_served_while_a_replica_server_is_dead(way: str) -> None:
     """Serve the first calls of a client that starts before the failover, and those for other partitions at once."""
     with Onebox(replicas=3, failover_delay=0.8) as box:
         with Client(box.meta_addresses) as client:

@@ -26,7 +26,7 @@ def storm(seconds: float, *, pure: bool) -> None:
 
 
 @pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
-def test_a_short_storm(pure: bool) -> None:
+def test_exceptions_at_random_moments_for_a_short_time(pure: bool) -> None:
     storm(2.0, pure=pure)
 
 
@@ -34,5 +34,5 @@ def test_a_short_storm(pure: bool) -> None:
 @pytest.mark.watchdog(300)
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="it takes two minutes: make soak")
 @pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
-def test_a_long_storm(pure: bool) -> None:
+def test_exceptions_at_random_moments_for_a_long_time(pure: bool) -> None:
     storm(60.0, pure=pure)

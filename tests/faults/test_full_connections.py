@@ -16,7 +16,7 @@ from tests.waiting import Stopwatch
 pytestmark = pytest.mark.onebox_only
 
 
-def test_those_who_wait_for_room_go_to_the_new_primary() -> None:
+def test_calls_that_wait_for_room_move_to_the_new_primary() -> None:
     with (
         Onebox(process=True, tables={"temp": 1}, failover_delay=0.3) as box,
         Client(box.meta_addresses, max_in_flight=5, silence=0.2) as client,
@@ -32,7 +32,7 @@ def test_those_who_wait_for_room_go_to_the_new_primary() -> None:
         gevent.killall(stuck)
 
 
-def test_half_a_request_that_nobody_waits_for_does_not_hide_a_failover() -> None:
+def test_an_abandoned_request_half_sent_does_not_delay_a_failover() -> None:
     with (
         Onebox(process=True, tables={"temp": 1}) as box,
         Client(box.meta_addresses, max_queued_bytes=256 * 1024, max_write_bytes=None, silence=0.2) as client,
@@ -47,7 +47,7 @@ def test_half_a_request_that_nobody_waits_for_does_not_hide_a_failover() -> None
         assert table.get("k", "s", timeout=3) == b"v"
 
 
-def test_a_connection_that_takes_nothing_is_replaced_by_those_who_wait_for_room() -> None:
+def test_waiting_calls_replace_a_connection_that_accepts_no_bytes() -> None:
     with (
         Onebox(process=True, tables={"temp": 1}, replicas=1) as box,
         Client(box.meta_addresses, max_queued_bytes=256 * 1024, max_write_bytes=None, silent_window=0.5) as client,
@@ -65,7 +65,7 @@ def test_a_connection_that_takes_nothing_is_replaced_by_those_who_wait_for_room(
         assert old.lost is not None
 
 
-def test_short_deadlines_do_not_cut_the_dial_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_with_a_short_deadline_does_not_end_the_dial_of_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = pool.dial  # type: ignore[attr-defined]
 
     def slow(*where: Any) -> Any:
@@ -90,7 +90,7 @@ def _fails(table: Any, timeout: float) -> bool:
     return False
 
 
-def test_bulk_calls_without_routes_end_in_time() -> None:
+def test_bulk_calls_without_routes_end_at_their_deadline() -> None:
     with Client(["127.0.0.1:1"], timeout=0.5) as client:
         watch = Stopwatch()
         found = client.table("temp").get_many([(f"h{n}", "s") for n in range(1000)], return_errors=True)
@@ -102,7 +102,7 @@ def test_bulk_calls_without_routes_end_in_time() -> None:
         assert {type(error) for error in found} == {TableNotFound}
 
 
-def test_a_scan_that_is_killed_while_it_waits_for_room_frees_its_context() -> None:
+def test_a_scan_killed_while_it_waits_for_room_frees_its_context() -> None:
     with (
         Onebox(tables={"temp": 1}, replicas=1) as box,
         Client(box.meta_addresses, max_in_flight=1, timeout=5) as client,
@@ -125,7 +125,7 @@ def test_a_scan_that_is_killed_while_it_waits_for_room_frees_its_context() -> No
         assert not any(replica.engine.contexts._live for replica in replicas)
 
 
-def test_a_caller_that_somebody_else_wakes_gets_no_reply_of_another_call() -> None:
+def test_a_caller_woken_by_foreign_code_gets_no_reply_of_another_call() -> None:
     with Onebox(tables={"temp": 1}, replicas=1) as box, Client(box.meta_addresses) as client:
         table = client.table("temp")
         for name in "abcd":

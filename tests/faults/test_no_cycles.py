@@ -82,7 +82,7 @@ def _described(one: Any) -> str:
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_each_verb_that_fails(box: Any, client: Client, how: str) -> None:
+def test_a_failed_call_of_any_verb_leaves_no_cycle(box: Any, client: Client, how: str) -> None:
     options = dict(FAILURES[how])
     box.fault(options.pop("action"), rpc="data", **options)
     scene = Scene(client, client.table("temp"), b"cycles")
@@ -106,7 +106,7 @@ def test_each_verb_that_fails(box: Any, client: Client, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["silent", "cut off", "unreadable"])
-def test_each_request_to_the_meta_servers_that_fails(box: Any, client: Client, how: str) -> None:
+def test_a_failed_request_to_the_meta_servers_leaves_no_cycle(box: Any, client: Client, how: str) -> None:
     options = dict(FAILURES[how])
     box.fault(options.pop("action"), rpc="meta", **options)
     left: dict[str, list[str]] = {}
@@ -123,7 +123,7 @@ def test_each_request_to_the_meta_servers_that_fails(box: Any, client: Client, h
 
 
 @pytest.mark.parametrize("way", ["set", "set_many", "set_async", "multi_set"])
-def test_two_hundred_large_writes_that_fail(box: Any, client: Client, way: str) -> None:
+def test_two_hundred_failed_large_writes_keep_no_memory(box: Any, client: Client, way: str) -> None:
     """They held 97 MiB once, until the collector came."""
     table: Table[bytes] = client.table("temp")
     box.fault("error", rpc="write", error="ERR_ACL_DENY")

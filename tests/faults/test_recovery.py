@@ -131,7 +131,7 @@ def _check_no_herd(before: Any, after: Any, told: Any, tells: Any, dead: str, se
     assert queries <= 2 + seconds / 0.3, queries
 
 
-def test_a_slow_call_does_not_cost_the_connection(onebox: Any) -> None:
+def test_a_connection_is_kept_after_slow_calls_time_out(onebox: Any) -> None:
     """Keep a connection on which calls timed out, as long as the window of silence is not over."""
     rule = onebox.fault("delay", rpc="get", contains=b"slow", seconds=0.5)
     try:
@@ -187,7 +187,7 @@ class Rate:
 
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("way", WAYS)
-def test_others_keep_throughput_and_latency(way: str) -> None:
+def test_calls_to_healthy_servers_keep_throughput_and_latency(way: str) -> None:
     """Compare windows with and without a dead server, in turn: 90 % of the throughput, 1.2 times the median latency."""
     down, options, back = WAYS[way]
     # No failover within a window: the dead server's partitions stay dead.

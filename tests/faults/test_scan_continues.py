@@ -58,7 +58,9 @@ def go_on(rows: Scanner, table: Table, way: str) -> Scanner:
 # --------------------------------------------------------------------------------------------------------------- splits
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
 @pytest.mark.parametrize("taken", [0, 1, 130, 310, 700, 1190])
-def test_a_split_that_nobody_tells_of(box: Onebox, table: Table, way: str, taken: int) -> None:
+def test_a_scan_learns_of_a_split_from_the_refusal_of_the_parent(
+    box: Onebox, table: Table, way: str, taken: int
+) -> None:
     """No refresh, no broken connection: only the parent's refusal tells."""
     rows = scan(table, way)
     found = take(rows, taken)
@@ -68,7 +70,7 @@ def test_a_split_that_nobody_tells_of(box: Onebox, table: Table, way: str, taken
 
 
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
-def test_a_split_step_by_step(box: Onebox, table: Table, way: str) -> None:
+def test_a_scan_is_exact_at_every_step_of_a_split(box: Onebox, table: Table, way: str) -> None:
     """The routes are learnt while children are not ready; each becomes so before, after or while its parent is read."""
     rows = scan(table, way)
     found = take(rows, 30)
@@ -85,7 +87,7 @@ def test_a_split_step_by_step(box: Onebox, table: Table, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
 @pytest.mark.parametrize("ready", [0, 1, 3])
-def test_a_scan_that_begins_during_a_split(box: Onebox, table: Table, way: str, ready: int) -> None:
+def test_a_scan_that_begins_during_a_split_is_exact(box: Onebox, table: Table, way: str, ready: int) -> None:
     box.split("temp", stepwise=True)
     for _ in range(2 * ready):
         box.split_step("temp")
@@ -98,7 +100,7 @@ def test_a_scan_that_begins_during_a_split(box: Onebox, table: Table, way: str, 
         check(found + list(go_on(rows, fresh, way)))
 
 
-def test_a_parent_that_registers_its_child(box: Onebox, table: Table) -> None:
+def test_a_scan_waits_while_a_parent_registers_its_child(box: Onebox, table: Table) -> None:
     rows = scan(table, "plain")
     found = take(rows, 40)
     box.split("temp", seconds=0.01, window=0.05)
@@ -107,7 +109,7 @@ def test_a_parent_that_registers_its_child(box: Onebox, table: Table) -> None:
 
 
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
-def test_a_split_that_is_cancelled(box: Onebox, table: Table, way: str) -> None:
+def test_a_scan_is_exact_when_the_split_is_cancelled(box: Onebox, table: Table, way: str) -> None:
     rows = scan(table, way)
     found = take(rows, 40)
     box.split("temp", stepwise=True)
@@ -125,7 +127,7 @@ def test_a_split_that_is_cancelled(box: Onebox, table: Table, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
-def test_two_splits(box: Onebox, table: Table, way: str) -> None:
+def test_a_scan_is_exact_over_two_splits(box: Onebox, table: Table, way: str) -> None:
     rows = scan(table, way)
     found = take(rows, 110)
     for _ in range(2):
@@ -135,7 +137,7 @@ def test_two_splits(box: Onebox, table: Table, way: str) -> None:
     check(found + list(go_on(rows, table, way)))
 
 
-def test_scanners_and_counts_over_a_split(box: Onebox, table: Table) -> None:
+def test_scanners_and_counts_are_exact_over_a_split(box: Onebox, table: Table) -> None:
     shares = table.scanners(3, batch_size=20)
     found = [row for share in shares for row in take(share, 90)]
     tokens = [share.token() for share in shares]
@@ -146,7 +148,7 @@ def test_scanners_and_counts_over_a_split(box: Onebox, table: Table) -> None:
     assert table.count() == len(ROWS)
 
 
-def test_a_split_in_the_middle_of_a_count(table: Table, box: Onebox) -> None:
+def test_a_count_is_exact_when_the_table_splits_meanwhile(table: Table, box: Onebox) -> None:
     table.set_many([(b"%d" % (n % 700), b"x-%d" % n, b"") for n in range(12_000)])
     steps = 0
     rule = box.fault("delay", rpc="scan", seconds=0.02)
@@ -167,7 +169,7 @@ def test_a_split_in_the_middle_of_a_count(table: Table, box: Onebox) -> None:
     assert table.count(parallel=3) == 12_000 + len(ROWS)
 
 
-def test_a_token_from_after_the_split_where_the_routes_are_from_before(box: Onebox, table: Table) -> None:
+def test_a_token_from_after_a_split_resumes_with_routes_from_before_it(box: Onebox, table: Table) -> None:
     table.get("0", "s-0000")
     box.split("temp", stepwise=True)
     box.finish_split("temp")
@@ -180,7 +182,7 @@ def test_a_token_from_after_the_split_where_the_routes_are_from_before(box: Oneb
     check(found + list(table.scan(resume=token)))
 
 
-def test_a_hash_scan_over_a_split(box: Onebox, table: Table) -> None:
+def test_a_hash_scan_is_exact_over_a_split(box: Onebox, table: Table) -> None:
     keys = [b"%d" % n for n in range(150)]
     scans = [table.hash_scan(key, batch_size=3) for key in keys]
     found = [(key, *row) for key, rows in zip(keys, scans) for row in take(rows, 4)]
@@ -189,7 +191,7 @@ def test_a_hash_scan_over_a_split(box: Onebox, table: Table) -> None:
     check(found + [(key, *row) for key, rows in zip(keys, scans) for row in rows])
 
 
-def test_a_table_dropped_and_created_anew_is_another_one(box: Onebox, table: Table) -> None:
+def test_a_scan_fails_when_its_table_is_dropped_and_created_again(box: Onebox, table: Table) -> None:
     rows = table.scan(batch_size=20, timeout=1.0)
     take(rows, 100)
     box.drop_table("temp")
@@ -204,7 +206,7 @@ def test_a_table_dropped_and_created_anew_is_another_one(box: Onebox, table: Tab
     "event",
     ["drop", "expire", "kill", "move", "restart", "cut", "cut after", "lost reply", "7", "7 empty", "busy", "late"],
 )
-def test_any_event_between_two_batches(box: Onebox, table: Table, way: str, event: str) -> None:
+def test_a_scan_is_exact_after_any_event_between_two_batches(box: Onebox, table: Table, way: str, event: str) -> None:
     rows = scan(table, way)
     found = take(rows, 60)
     for server in range(3):
@@ -234,7 +236,7 @@ def test_any_event_between_two_batches(box: Onebox, table: Table, way: str, even
     check(found + list(rows))
 
 
-def test_a_silent_primary_is_left_as_soon_as_another_one_leads(box: Onebox, table: Table) -> None:
+def test_a_scan_leaves_a_silent_primary_when_the_routes_name_another_one(box: Onebox, table: Table) -> None:
     """The scan that waits there is handed back and begun anew, long before its deadline."""
     rows = table.scan(batch_size=25, timeout=20.0)
     found = take(rows, 60)
@@ -246,7 +248,7 @@ def test_a_silent_primary_is_left_as_soon_as_another_one_leads(box: Onebox, tabl
     box.resume(victim)
 
 
-def test_a_server_that_never_finds_a_row_in_time(box: Onebox, table: Table) -> None:
+def test_a_scan_fails_at_its_deadline_when_a_server_finds_no_row_in_time(box: Onebox, table: Table) -> None:
     rows = table.hash_scan("7", batch_size=2, timeout=0.5)
     found = take(rows, 2)
     for replica in [r for server in box.servers for r in server.replicas.values()]:
@@ -259,7 +261,7 @@ def test_a_server_that_never_finds_a_row_in_time(box: Onebox, table: Table) -> N
     check([(b"7", *row) for row in found + list(rows)], [row for row in ROWS if row[0] == b"7"])
 
 
-def test_an_unreadable_batch_is_an_error_and_no_end(box: Onebox, table: Table) -> None:
+def test_an_unreadable_batch_raises_and_does_not_end_the_scan(box: Onebox, table: Table) -> None:
     rows = table.scan(batch_size=25)
     found = take(rows, 25)
     box.fault("corrupt", rpc="scan", count=1)
@@ -276,7 +278,7 @@ def test_an_unreadable_batch_is_an_error_and_no_end(box: Onebox, table: Table) -
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_a_caller_that_is_interrupted_anywhere_goes_on(table: Table, box: Onebox, parallel: int) -> None:
+def test_a_scan_resumes_after_a_timeout_at_any_point(table: Table, box: Onebox, parallel: int) -> None:
     """gevent.Timeout at random points; the next call goes on behind the last row."""
     box.fault("delay", rpc=["scan", "get_scanner"], seconds=0.004, probability=0.5)
     rows = table.scan(batch_size=10, parallel=parallel)
@@ -293,7 +295,7 @@ def test_a_caller_that_is_interrupted_anywhere_goes_on(table: Table, box: Onebox
     assert interrupted > 3
 
 
-def test_workers_killed_from_outside_lose_nothing(table: Table) -> None:
+def test_killed_workers_of_a_parallel_scan_lose_no_row(table: Table) -> None:
     rows = table.scan(batch_size=10, parallel=3)
     found: list[Any] = []
     for _ in range(20):
@@ -302,7 +304,7 @@ def test_workers_killed_from_outside_lose_nothing(table: Table) -> None:
     check(found + list(rows))
 
 
-def test_a_killed_reader_of_a_shared_scanner_takes_only_itself(table: Table) -> None:
+def test_a_killed_reader_of_a_shared_scanner_does_not_end_the_scan(table: Table) -> None:
     for parallel in (1, 3):
         rows = table.scan(batch_size=10, parallel=parallel)
         found: list[Any] = []

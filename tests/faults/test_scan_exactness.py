@@ -20,14 +20,14 @@ WAYS = ("plain", "parallel", "resumed")
     # The table of 3 partitions is not split, so fewer rows are enough for two of its scans.
     [*((8, how, ROWS) for how in WAYS), (3, "plain", ROWS), (3, "parallel", FEW_ROWS), (3, "resumed", FEW_ROWS)],
 )
-def test_every_row_exactly_once(partitions: int, how: str, count: int) -> None:
+def test_every_row_is_delivered_exactly_once(partitions: int, how: str, count: int) -> None:
     """A scan of a table of 8 partitions meets a split as well. `make soak` tries many seeds."""
     print(dict(scan_in_bad_weather(1, partitions=partitions, how=how, count=count)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "parallel"])
-def test_a_scan_that_sends_the_bare_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_that_sends_the_bare_partition_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can tell: what official clients send goes on without the rows of the children."""
     monkeypatch.setattr(parts, "scan_hash", lambda index, modulus: index)
     # A scan that learns of the split from its other troubles loses nothing: every second one that reads in parallel.

@@ -93,21 +93,21 @@ def pages(table: Table) -> list[Any]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_fresh_scan_after_a_split(table: Split, way: str) -> None:
+def test_a_scan_that_begins_after_a_split_is_exact(table: Split, way: str) -> None:
     table.split()
     table.check(WAYS[way](table))
 
 
 @pytest.mark.parametrize("way", ["scan", "parallel"])
 @pytest.mark.parametrize("after", [1, 120, 400])
-def test_a_scan_that_is_under_way(table: Split, way: str, after: int) -> None:
+def test_a_scan_that_is_under_way_at_a_split_is_exact(table: Split, way: str, after: int) -> None:
     rows = table.table.scan(batch_size=20, parallel=4 if way == "parallel" else 1)
     found = [next(rows) for _ in range(after)]
     table.split()
     table.check([*found, *rows])
 
 
-def test_batches_of_only_foreign_rows_lead_on(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_continues_after_batches_of_only_foreign_rows(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the server forgets the scan after each of them."""
     table.split()
     finish = batch.BatchCall.finish
@@ -123,7 +123,7 @@ def test_batches_of_only_foreign_rows_lead_on(table: Split, monkeypatch: pytest.
         table.check(table.table.scan(batch_size=1))
 
 
-def test_a_token_from_before_the_split(table: Split) -> None:
+def test_a_token_from_before_the_split_resumes_exactly(table: Split) -> None:
     with table.table.scan(batch_size=20) as rows:
         found = [next(rows) for _ in range(150)]
         token = rows.token()
@@ -131,7 +131,7 @@ def test_a_token_from_before_the_split(table: Split) -> None:
     table.check([*found, *table.table.scan(resume=token)])
 
 
-def test_a_split_under_way(table: Split) -> None:
+def test_a_scan_during_a_split_is_exact(table: Split) -> None:
     """Some parents have their children, some do not yet."""
     table.box.split("temp", stepwise=True)
     for index in (0, 2):
@@ -144,7 +144,7 @@ def test_a_split_under_way(table: Split) -> None:
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_counts(table: Split, parallel: int) -> None:
+def test_counts_are_exact_after_a_split(table: Split, parallel: int) -> None:
     assert table.table.count(parallel=parallel) == ROWS
     table.split()
     assert table.table.count(parallel=parallel) == ROWS
@@ -167,13 +167,13 @@ def kinds_of_replies(table: Split, monkeypatch: pytest.MonkeyPatch) -> list[bool
     return counted
 
 
-def test_servers_count_only_what_was_never_split(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_by_servers_is_used_only_for_tables_never_split(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(kinds_of_replies(table, monkeypatch))
     table.split()
     assert not any(kinds_of_replies(table, monkeypatch))
 
 
-def test_a_count_that_meets_a_split_goes_on_with_keys(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_count_that_meets_a_split_continues_by_reading_keys(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     finish = batch.BatchCall.finish
     batches: list[int] = []
 
@@ -189,7 +189,9 @@ def test_a_count_that_meets_a_split_goes_on_with_keys(table: Split, monkeypatch:
 
 
 @pytest.mark.parametrize("why", ["denied", "silent", "another release", "copied"])
-def test_without_the_proof_keys_are_counted(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_when_it_is_not_proven_that_the_table_was_never_split(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = "2.5" if why == "another release" else "2.6"
     with (
         Onebox(tables={"other": 4}, release=release) as box,
@@ -211,7 +213,7 @@ def test_without_the_proof_keys_are_counted(why: str, monkeypatch: pytest.Monkey
         assert routes.initial_count(routes.table.app_id) == (4 if why == "another release" else 0)
 
 
-def test_tables_of_an_odd_count_need_no_proof() -> None:
+def test_tables_with_an_odd_partition_count_are_known_to_be_unsplit() -> None:
     with Onebox(tables={"odd": 3}, split_filter_delay=3600.0) as box, Client(box.meta_addresses) as client:
         table = client.table("odd")
         table.set_many(some_rows())
@@ -220,7 +222,7 @@ def test_tables_of_an_odd_count_need_no_proof() -> None:
         assert len(list(table.scan())) == ROWS
 
 
-def test_what_stays_inside_one_hash_key_needs_no_filter(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_within_one_hash_key_are_not_filtered(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hash key has one partition, whose data has no second copy of its rows."""
     table.split()
     monkeypatch.setattr(batch, "own_rows", None)
@@ -236,7 +238,7 @@ def test_what_stays_inside_one_hash_key_needs_no_filter(table: Split, monkeypatc
 
 
 @pytest.mark.parametrize("way", [*WAYS, "count"])
-def test_without_the_filter_rows_come_twice(table: Split, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_filter_rows_are_delivered_twice(table: Split, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests above can tell."""
     monkeypatch.setattr(batch, "own_rows", lambda rows, _index, _modulus: rows)
     table.split()
@@ -246,7 +248,7 @@ def test_without_the_filter_rows_come_twice(table: Split, way: str, monkeypatch:
 
 
 # ------------------------------------------------------------------------------------------------------------- in parts
-def test_own_rows() -> None:
+def test_own_rows_keeps_the_rows_of_one_partition() -> None:
     rows = sorted(some_rows(), key=lambda row: (len(row[0]), row))
     for modulus in (1, 3, 4, 8):
         for index in range(modulus):
@@ -273,5 +275,5 @@ def test_own_rows() -> None:
         (8, 12, False),
     ],
 )
-def test_the_proof(modulus: int, initial: int, pure: bool) -> None:
+def test_holds_no_foreign_rows_compares_modulus_and_initial_count(modulus: int, initial: int, pure: bool) -> None:
     assert holds_no_foreign_rows(modulus, initial) is pure

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.onebox_only]
 SCANS = rb"RPC_RRDB_RRDB_SCAN[\x00-\xff]{4}\x0c\x00\x01\x0a\x00\x01[\x00-\xff]{8}"
 
 
-def test_no_context_is_used_twice(onebox: Any) -> None:
+def test_a_scan_context_is_used_only_once_after_timeouts(onebox: Any) -> None:
     """Time a reader out again and again while its requests are under way; it goes on, with other contexts."""
     rows = {b"%04d" % number: b"v" for number in range(100)}
     with Client(onebox.meta_addresses, timeout=10.0) as client:

@@ -290,7 +290,7 @@ def box(request: pytest.FixtureRequest, struck: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
 @pytest.mark.parametrize(("verb", "place"), PLACES)
-def test_between_any_two_steps(box: Any, verb: str, place: str, kind: str) -> None:
+def test_an_interruption_at_sampled_steps_leaves_values_correct(box: Any, verb: str, place: str, kind: str) -> None:
     points = Points(box, verb, kind, place)
     sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
     points.enumerate(sample)
@@ -305,7 +305,7 @@ def test_between_any_two_steps(box: Any, verb: str, place: str, kind: str) -> No
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="every point takes minutes: make soak")
 @pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
 @pytest.mark.parametrize(("verb", "place"), PLACES)
-def test_between_all_steps(box: Any, verb: str, place: str, kind: str) -> None:
+def test_an_interruption_at_every_step_leaves_values_correct(box: Any, verb: str, place: str, kind: str) -> None:
     points = Points(box, verb, kind, place)
     points.enumerate(None)
     print(f"{verb}, {place}, {kind}: {points.count} points")

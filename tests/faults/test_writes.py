@@ -149,7 +149,7 @@ def _strike(box: Any, table: Table, verb: str, mishap: Mishap) -> tuple[Entry, i
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("name", MISHAPS)
-def test_the_report_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -> None:
+def test_the_reported_outcome_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -> None:
     """Let each kind of write meet each mishap."""
     mishap = MISHAPS[name]
     # Where only the deadline ends the wait it is short, and the writes wait at the same time.
@@ -174,7 +174,7 @@ def test_the_report_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -
 
 
 @pytest.mark.parametrize("verb", [*WRITES, "get", "ttl", "multi_get", "sort_key_count"])
-def test_a_status_of_the_storage_engine_is_an_error_of_its_own(onebox: Any, verb: str) -> None:
+def test_an_unexpected_storage_status_raises_with_its_number(onebox: Any, verb: str) -> None:
     """Raise a status that is none of the expected ones with its number: 5 is an I/O error, not the frame's timeout."""
     reads = {"get": rpcs.GET, "ttl": rpcs.TTL, "multi_get": rpcs.MULTI_GET, "sort_key_count": rpcs.SORTKEY_COUNT}
     rpc = reads[verb] if verb in reads else next(rpc for rpc in rpcs.RRDB_RPCS if rpc.label == WRITES[verb].rpc)
@@ -195,7 +195,7 @@ def test_a_status_of_the_storage_engine_is_an_error_of_its_own(onebox: Any, verb
     assert rule.hits == 1, "it is not repeated"
 
 
-def test_without_retries_nothing_is_sent_twice(onebox: Any) -> None:
+def test_without_a_retry_policy_a_write_is_sent_at_most_once(onebox: Any) -> None:
     """Send each write once at most when the policy is None, whatever happens to it."""
     for name in ("reset before", "reset after", "half a reply", "ERR_OBJECT_NOT_FOUND", "ERR_BUSY", "garbage"):
         mishap = MISHAPS[name]
@@ -210,7 +210,7 @@ def test_without_retries_nothing_is_sent_twice(onebox: Any) -> None:
 
 
 @pytest.mark.parametrize("verb", ["set", "incr", "check_and_set"])
-def test_what_was_never_sent_may_be_repeated(verb: str) -> None:
+def test_an_incr_that_was_never_sent_is_repeated(verb: str) -> None:
     """Repeat also an incr when the connection was dead before its first byte left."""
     with Onebox(replicas=3, failover_delay=0.05) as box, Client(box.meta_addresses, timeout=5.0) as client:
         table = client.table("temp")
@@ -234,7 +234,7 @@ def test_what_was_never_sent_may_be_repeated(verb: str) -> None:
 
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("seed", [6, 11])
-def test_nothing_acknowledged_is_lost_in_a_storm(seed: int) -> None:
+def test_no_acknowledged_write_is_lost_under_random_faults(seed: int) -> None:
     """Kill, restart, silence, move, split, change the leader, cut and drop at random while many write."""
     storm = Storm(seed, writers=60)
     storm.run(seconds=6.0)

@@ -133,7 +133,9 @@ def _cold(box: Any, mark: bytes, operation: Operation, injection: Injection) -> 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("thrown", THROWN)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.verb)
-def test_killed_at_any_switch(marked: tuple[Any, bytes], operation: Operation, thrown: str) -> None:
+def test_a_call_killed_at_any_switch_harms_no_other_call(
+    marked: tuple[Any, bytes], operation: Operation, thrown: str
+) -> None:
     """Kill it at each of its own switches: warm, with its first requests refused, with its connection cut, cold."""
     box, mark = marked
     points = {}
@@ -168,7 +170,9 @@ def test_killed_at_any_switch(marked: tuple[Any, bytes], operation: Operation, t
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.verb)
-def test_killed_at_any_step_of_what_it_waits_for(marked: tuple[Any, bytes], operation: Operation) -> None:
+def test_a_call_killed_at_any_step_of_a_query_or_dial_harms_no_other_call(
+    marked: tuple[Any, bytes], operation: Operation
+) -> None:
     """Kill it while the route query and the dials that it began are at each of their own steps."""
     box, mark = marked
     kinds = itertools.cycle(THROWN.values())
@@ -183,7 +187,7 @@ def test_killed_at_any_step_of_what_it_waits_for(marked: tuple[Any, bytes], oper
 
 @pytest.mark.parametrize("thrown", THROWN)
 @pytest.mark.parametrize("verb", ["get", "set", "incr", "get_many", "set_async"])
-def test_killed_while_it_waits_for_room(verb: str, thrown: str) -> None:
+def test_a_call_killed_while_it_waits_for_room_harms_no_other_call(verb: str, thrown: str) -> None:
     """Kill it where a full connection makes it wait: nobody else may miss the room."""
     operation = next(operation for operation in OPERATIONS if operation.verb == verb)
     mark = b"victim in a crowd"
@@ -214,7 +218,9 @@ class _Failing(Listener):
 
 @pytest.mark.parametrize("thrown", THROWN)
 @pytest.mark.parametrize("way", ["hedged", "observed", "header v0", "without retries"])
-def test_killed_on_a_special_way(marked: tuple[Any, bytes], way: str, thrown: str) -> None:
+def test_hedged_observed_and_unrepeated_calls_can_be_killed_at_any_switch(
+    marked: tuple[Any, bytes], way: str, thrown: str
+) -> None:
     """Kill calls that go another way through the client: to two servers, with a listener, without repetitions."""
     box, mark = marked
     options: Any = {
@@ -248,7 +254,7 @@ def test_killed_on_a_special_way(marked: tuple[Any, bytes], way: str, thrown: st
 
 @pytest.mark.both_modes
 @pytest.mark.parametrize("thrown", THROWN)
-def test_close_killed_while_it_drains(marked: tuple[Any, bytes], thrown: str) -> None:
+def test_close_killed_while_it_drains_can_be_called_again(marked: tuple[Any, bytes], thrown: str) -> None:
     """Kill close(drain) at each of its switches: the calls end all the same, and a second close ends the client."""
     box, mark = marked
     rule = box.fault("delay", rpc="get", contains=mark, seconds=0.02)
@@ -278,7 +284,7 @@ def test_close_killed_while_it_drains(marked: tuple[Any, bytes], thrown: str) ->
         rule.remove()
 
 
-def test_every_verb_is_enumerated() -> None:
+def test_every_public_verb_is_among_the_tested_operations() -> None:
     """Have no operation of the public API that is not killed above."""
     verbs = {operation.verb.split(" ")[0] for operation in OPERATIONS}
     public = {name for name in dir(Table) if not name.startswith("_") and callable(getattr(Table, name))}
@@ -290,7 +296,7 @@ def test_every_verb_is_enumerated() -> None:
 
 
 @pytest.mark.both_modes
-def test_our_errors_are_exceptions_and_theirs_are_not_ours(marked: tuple[Any, bytes]) -> None:
+def test_errors_are_exceptions_and_foreign_timeouts_are_raised_unchanged(marked: tuple[Any, bytes]) -> None:
     """Raise an Exception at our own deadline, and let a Timeout of the application be the application's."""
     box, mark = marked
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BaseException)]

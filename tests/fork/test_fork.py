@@ -47,7 +47,7 @@ def run(body: str, metas: list[str], way: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_calls_in_flight(box: Onebox, way: str) -> None:
+def test_a_fork_with_calls_in_flight_loses_and_repeats_no_call(box: Onebox, way: str) -> None:
     """Forty greenlets work; in the middle of it the process forks, three times. Each request is executed once."""
     box.forget_executions()
     box.fault("delay", rpc=["incr", "get", "put"], seconds=0.05)
@@ -114,7 +114,7 @@ client.close()
 
 
 @pytest.mark.parametrize("way", ["os.fork", "multiprocessing"])
-def test_fork_in_a_caller_that_was_just_woken(stage: Stage, way: str) -> None:
+def test_a_fork_in_a_caller_with_a_new_reply_does_not_wake_the_others_in_the_child(stage: Stage, way: str) -> None:
     """The reader's pass in which the fork happens goes on in the child, too: it must not hand out the rest there."""
     held: list[tuple[Link, Request]] = []
 
@@ -166,7 +166,7 @@ client.close()
     assert len(server.links) == 1
 
 
-def test_fork_in_a_caller_that_was_told_of_a_lost_connection(stage: Stage) -> None:
+def test_a_fork_after_a_lost_connection_does_not_repeat_calls_in_the_child(stage: Stage) -> None:
     """The others are told next, in the child, too: there they must not take it for a reason to repeat their calls."""
 
     def handler(link: Link, request: Request) -> None:
@@ -213,7 +213,7 @@ PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping"
         *((way, place) for way in WAYS[1:] for place in ("dial",)),
     ],
 )
-def test_wherever_a_call_waits(stage: Stage, way: str, place: str) -> None:
+def test_a_fork_while_a_call_waits_makes_no_traffic_in_the_child(stage: Stage, way: str, place: str) -> None:
     """At the fork a call waits for something. The child runs its hub and uses nothing: it makes no traffic, and the
     parent's call is executed once."""
     seen: list[bytes] = []
@@ -296,7 +296,7 @@ client.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_idle_client(stage: Stage, way: str) -> None:
+def test_a_child_that_does_not_use_the_client_makes_no_traffic(stage: Stage, way: str) -> None:
     """A child that never uses the client makes no traffic, and its end does not disturb the parent's connections."""
     server = stage.server()
     out = run(
@@ -348,7 +348,7 @@ client.close()
 
 
 @pytest.mark.parametrize("way", ["os.fork"])
-def test_client_that_was_made_and_not_used(stage: Stage, way: str) -> None:
+def test_children_use_a_client_that_the_parent_has_not_used(stage: Stage, way: str) -> None:
     """What a preloaded application does: the parent makes it, only children use it."""
     server = stage.server()
     out = run(
@@ -364,7 +364,7 @@ client.close()
     assert len(server.requests) == 3
 
 
-def test_child_with_a_loop_of_its_own(stage: Stage) -> None:
+def test_a_child_with_a_new_event_loop_uses_the_client(stage: Stage) -> None:
     """Some servers throw the inherited loop away in their workers: the client goes over to the new hub."""
 
     def slow(link: Link, request: Request) -> None:
@@ -393,7 +393,7 @@ client.close()
     assert len(server.links) == 2
 
 
-def test_parent_goes_on_while_children_are_killed(stage: Stage) -> None:
+def test_the_parent_keeps_its_connections_when_children_are_killed(stage: Stage) -> None:
     """A child's violent end sends nothing on the parent's connections."""
     server = stage.server()
     out = run(
@@ -437,7 +437,7 @@ print(ours, any(name.partition(".")[0] in ("gevent", "greenlet") for name in sys
 
 
 @pytest.mark.parametrize("verb", ["incr", "set_many"])
-def test_child_that_learns_the_routes_for_itself(stage: Stage, verb: str) -> None:
+def test_a_waiting_call_of_the_parent_is_not_made_when_the_child_learns_routes(stage: Stage, verb: str) -> None:
     """The parent's call waits for its first routes at the fork; the copy of it wakes when the child's own come."""
     server = stage.server()
     stage.meta.delay = 0.3
@@ -478,7 +478,7 @@ client.close()
     assert set(marks.values()) == {1}
 
 
-def test_fork_without_a_free_descriptor(stage: Stage) -> None:
+def test_a_fork_without_a_free_descriptor_disconnects_the_child(stage: Stage) -> None:
     """What the child needs to cut itself off was made before."""
 
     def handler(link: Link, request: Request) -> None:
@@ -521,7 +521,7 @@ client.close()
     assert len(server.requests) == 20
 
 
-def test_what_had_not_begun_is_the_parents(stage: Stage) -> None:
+def test_a_meta_request_that_waits_at_the_fork_is_sent_by_the_parent_only(stage: Stage) -> None:
     """At the fork the greenlet that is to ask the meta server waits for its first turn."""
     stage.server()
     out = run(
@@ -545,7 +545,7 @@ client.close()
     assert sum("CREATE" in request.name for request in stage.meta.requests) == 1
 
 
-def test_the_parents_timer_ends_with_the_childs_first_query(stage: Stage) -> None:
+def test_the_first_route_query_of_the_child_stops_the_inherited_timer(stage: Stage) -> None:
     stage.server()
     out = run(
         """
@@ -568,7 +568,7 @@ client.close()
     assert out == "0\n"
 
 
-def test_a_child_dials_at_once(stage: Stage) -> None:
+def test_a_child_connects_to_numeric_addresses_without_a_resolver(stage: Stage) -> None:
     """Forked in a greenlet by os.fork, its resolver threads do not run yet; addresses in digits need none."""
     stage.server()
     out = run(

@@ -68,7 +68,7 @@ client.close()
     assert out == "0\n"
 
 
-def test_calls_that_wait_are_not_made_twice(stage: Stage) -> None:
+def test_waiting_calls_are_not_repeated_in_the_child(stage: Stage) -> None:
     """The child's copies of waiting callers send nothing, though no hook has told them of the fork."""
     server = stage.server()
     run_script(
@@ -92,7 +92,7 @@ client.close()
 
 
 @pytest.mark.parametrize("way", ["no reinit", "os.fork"])
-def test_a_child_that_closes_all_descriptors(stage: Stage, way: str) -> None:
+def test_a_child_that_closes_all_descriptors_uses_the_client(stage: Stage, way: str) -> None:
     """What the classical daemon does; files of its own get the numbers of the parent's sockets."""
     stage.server()
     out = run_script(

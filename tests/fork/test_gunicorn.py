@@ -46,7 +46,7 @@ def answers(address: str) -> bool:
     return True
 
 
-def test_preload_with_calls_in_flight() -> None:
+def test_workers_use_a_preloaded_client_with_calls_in_flight() -> None:
     with Onebox(replicas=2, tables={"temp": 4}) as box:
         box.fault("delay", rpc="incr", seconds=0.4)
         address = dead_address()

@@ -24,7 +24,7 @@ def box() -> Iterator[Onebox]:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_both_go_on(box: Onebox, parallel: int) -> None:
+def test_parent_and_child_finish_a_scan_that_began_before_the_fork(box: Onebox, parallel: int) -> None:
     stored = {(b"h%d" % (n % 20), b"s%03d" % n, b"v") for n in range(300)}
     with Client(box.meta_addresses) as client:
         table = client.table("temp")

@@ -78,7 +78,7 @@ FRAMES = {"reply": replies(), "request": requests()}
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=300)
 @given(data=st.data())
-def test_random_bytes(target: str, data: st.DataObject) -> None:
+def test_random_bytes_raise_only_protocol_errors(target: str, data: st.DataObject) -> None:
     raw = data.draw(st.binary(max_size=200))
     TARGETS[target](raw)
     prefix = struct.pack(">i", len(raw) + 4) if target == "reply" else b"THFT"
@@ -88,7 +88,7 @@ def test_random_bytes(target: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=100)
 @given(data=st.data())
-def test_whole_frames_are_all_read(target: str, data: st.DataObject) -> None:
+def test_all_whole_frames_of_a_stream_are_read(target: str, data: st.DataObject) -> None:
     frames = data.draw(st.lists(requests(), max_size=4))
     if target == "request":
         assert TARGETS[target](b"".join(frames)) == len(frames)
@@ -99,12 +99,12 @@ def test_whole_frames_are_all_read(target: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=250)
 @given(data=st.data())
-def test_damaged_streams(target: str, data: st.DataObject) -> None:
+def test_damaged_streams_raise_only_protocol_errors(target: str, data: st.DataObject) -> None:
     TARGETS[target](data.draw(damaged(FRAMES[target])))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_the_corpus(path: Path) -> None:
+def test_a_file_of_the_corpus_is_decoded_in_bounded_time_and_memory(path: Path) -> None:
     data = path.read_bytes()
     started = time.process_time()
     decoded = TARGETS[path.parent.name](data)
@@ -118,7 +118,7 @@ def test_the_corpus(path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_the_corpus_is_there() -> None:
+def test_the_corpus_covers_every_target() -> None:
     assert {path.parent.name for path in FILES} == set(TARGETS)
     assert len(FILES) >= 30
     assert sum(path.stat().st_size for path in FILES) < 64 * 1024, "small enough for the repository"

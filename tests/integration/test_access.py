@@ -36,12 +36,12 @@ def test_allowed_users(client: Client, cluster: Cluster) -> None:
         ([7], "user"),
     ],
 )
-def test_users_that_cannot_be(client: Client, cluster: Cluster, users: Any, words: str) -> None:
+def test_invalid_user_names_are_refused(client: Client, cluster: Cluster, users: Any, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         client.admin.set_allowed_users(cluster.table, users)
 
 
-def test_users_of_no_table(client: Client) -> None:
+def test_access_verbs_on_a_missing_table_raise(client: Client) -> None:
     for call in (client.admin.allowed_users, client.admin.allow_all_users):
         with pytest.raises(TableNotFound):
             call("no.such.table")

@@ -113,7 +113,7 @@ def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> No
 
 
 @pytest.mark.onebox_only
-def test_create_that_is_not_whole_in_time(cluster: Cluster, admin: Admin, name: str) -> None:
+def test_create_fails_at_the_deadline_when_replicas_are_missing(cluster: Cluster, admin: Admin, name: str) -> None:
     cluster.box.configure(assign_delay=0.3)
     try:
         with pytest.raises(RequestTimeout) as caught:
@@ -125,7 +125,7 @@ def test_create_that_is_not_whole_in_time(cluster: Cluster, admin: Admin, name: 
         cluster.box.configure(assign_delay=0.05)
 
 
-def test_create_what_is_there(cluster: Cluster, admin: Admin) -> None:
+def test_create_of_an_existing_table_raises_unless_exist_ok(cluster: Cluster, admin: Admin) -> None:
     info = admin.table_info(cluster.table)
     with pytest.raises(TableExists) as caught:
         admin.create_table(cluster.table, info.partition_count)
@@ -140,7 +140,7 @@ def test_create_what_is_there(cluster: Cluster, admin: Admin) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_default_ttl_never_travels_in_the_create_request(cluster: Cluster, client: Client, name: str) -> None:
+def test_a_default_ttl_is_set_after_the_create_request(cluster: Cluster, client: Client, name: str) -> None:
     """It goes in when every replica exists; the embedded cluster notes the other way as a client bug."""
     box, admin = cluster.box, client.admin
     states: list[bool] = []
@@ -176,7 +176,7 @@ def test_a_default_ttl_is_set_only_where_all_replicas_exist(cluster: Cluster, ad
         cluster.box.configure(assign_delay=0.05)
 
 
-def test_creates_that_a_server_refuses(admin: Admin, name: str) -> None:
+def test_create_requests_that_a_server_refuses(admin: Admin, name: str) -> None:
     with pytest.raises(MetaError) as caught:
         admin.create_table(name, 2, 9)
     assert (caught.value.code, caught.value.operation) == ("ERR_INVALID_PARAMETERS", "create_table")
@@ -187,7 +187,7 @@ def test_creates_that_a_server_refuses(admin: Admin, name: str) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_frozen_cluster(cluster: Cluster, admin: Admin, name: str) -> None:
+def test_changes_are_refused_by_a_frozen_cluster(cluster: Cluster, admin: Admin, name: str) -> None:
     assert admin.set_meta_level(MetaLevel.FREEZED) == MetaLevel.STEADY
     try:
         assert admin.cluster_info()["meta_function_level"] == "freezed"
@@ -200,7 +200,7 @@ def test_a_frozen_cluster(cluster: Cluster, admin: Admin, name: str) -> None:
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_may_have_been_done_is_not_done_again(cluster: Cluster, admin: Admin, name: str, when: str) -> None:
+def test_a_change_with_unknown_outcome_is_not_repeated(cluster: Cluster, admin: Admin, name: str, when: str) -> None:
     admin.nodes()
     rule = cluster.box.fault("cut", rpc="create_table", when=when)
     with pytest.raises(PegasusError) as caught:
@@ -266,7 +266,7 @@ def test_drop_and_recall(client: Client, admin: Admin, name: str) -> None:
     admin.rename_table(name + ".new", name)
 
 
-def test_drop_what_is_not_there(admin: Admin, name: str) -> None:
+def test_drop_of_a_missing_table(admin: Admin, name: str) -> None:
     with pytest.raises(TableNotFound) as caught:
         admin.drop_table(name)
     assert caught.value.table == name
@@ -314,7 +314,7 @@ def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, adm
         admin.recall_table(app_id)
 
 
-def test_recalls_that_a_server_refuses(cluster: Cluster, admin: Admin, name: str) -> None:
+def test_recall_requests_that_a_server_refuses(cluster: Cluster, admin: Admin, name: str) -> None:
     with pytest.raises(TableNotFound):
         admin.recall_table(2**31 - 1, force=True)
     app_id = admin.create_table(name, 1)
@@ -326,7 +326,7 @@ def test_recalls_that_a_server_refuses(cluster: Cluster, admin: Admin, name: str
 
 
 @pytest.mark.onebox_only
-def test_after_the_reserve_a_table_is_gone(cluster: Cluster, admin: Admin, name: str) -> None:
+def test_a_dropped_table_cannot_be_recalled_after_the_reserve_time(cluster: Cluster, admin: Admin, name: str) -> None:
     app_id = admin.create_table(name, 1)
     admin.drop_table(name, reserve=100)
     cluster.box.advance(99)
@@ -361,7 +361,7 @@ def test_rename(cluster: Cluster, client: Client, admin: Admin, name: str) -> No
     admin.rename_table(name + ":2", name)
 
 
-def test_lists(cluster: Cluster, admin: Admin, name: str) -> None:
+def test_list_tables_by_status(cluster: Cluster, admin: Admin, name: str) -> None:
     app_id = admin.create_table(name, 1)
     admin.drop_table(name)
     available, dropped, every = (
@@ -377,7 +377,7 @@ def test_lists(cluster: Cluster, admin: Admin, name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- cluster
-def test_nodes_and_facts(cluster: Cluster, admin: Admin) -> None:
+def test_nodes_and_cluster_info(cluster: Cluster, admin: Admin) -> None:
     nodes = admin.nodes()
     assert len(nodes) >= 3
     assert all(":" in node.address for node in nodes)
@@ -393,7 +393,7 @@ def test_nodes_and_facts(cluster: Cluster, admin: Admin) -> None:
 
 
 @pytest.mark.onebox_only
-def test_partitions_follow_a_failover(box: Onebox, boss: Admin) -> None:
+def test_partitions_show_the_new_primary_after_a_failover(box: Onebox, boss: Admin) -> None:
     expected = box.partitions("temp")
     found = boss.partitions("temp")
     assert [(p.index, p.ballot, p.primary, list(p.secondaries)) for p in found] == [tuple(p.values()) for p in expected]
@@ -409,7 +409,7 @@ def test_partitions_follow_a_failover(box: Onebox, boss: Admin) -> None:
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("release", ["2.5", "2.6"])
-def test_both_releases(release: str) -> None:
+def test_admin_works_with_both_server_releases(release: str) -> None:
     """2.5 sends IPv4 addresses only and knows less."""
     with Onebox(release=release) as box, Client(box.meta_addresses) as client:
         admin = client.admin
@@ -443,7 +443,7 @@ def test_one_known_meta_server_is_enough(box: Onebox, known: int) -> None:
 
 
 @pytest.mark.onebox_only
-def test_the_next_leader(box: Onebox, boss: Admin) -> None:
+def test_admin_finds_the_next_leader(box: Onebox, boss: Admin) -> None:
     assert len(boss.nodes()) == 4
     box.kill_meta(0)
     assert len(boss.nodes()) == 4
@@ -453,7 +453,7 @@ def test_the_next_leader(box: Onebox, boss: Admin) -> None:
 
 
 @pytest.mark.onebox_only
-def test_replica_counts(box: Onebox, boss: Admin) -> None:
+def test_the_replica_count_of_a_table_is_read_and_set(box: Onebox, boss: Admin) -> None:
     assert boss.get_replica_count("temp") == 3
     assert boss.set_replica_count("temp", 4) == 3
     assert boss.get_replica_count("temp") == boss.table_info("temp").replica_count == 4
@@ -464,7 +464,7 @@ def test_replica_counts(box: Onebox, boss: Admin) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- envs
-def test_envs(admin: Admin, name: str) -> None:
+def test_envs_are_set_read_and_cleared(admin: Admin, name: str) -> None:
     admin.create_table(name, 1)
     assert admin.get_envs(name) == {}
     admin.set_envs(name, {"replica.slow_query_threshold": "50", "manual_compact.disabled": "false"})
@@ -490,7 +490,7 @@ def test_envs(admin: Admin, name: str) -> None:
     assert admin.get_envs(name) == {}
 
 
-def test_verbs_on_a_table_that_is_not_there(admin: Admin, name: str) -> None:
+def test_verbs_on_a_missing_table_raise(admin: Admin, name: str) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: admin.get_envs(name),
         lambda: admin.set_envs(name, {"business.info": "x"}),
@@ -519,7 +519,7 @@ def test_verbs_on_a_table_that_is_not_there(admin: Admin, name: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- compaction
-def test_compaction(admin: Admin, client: Client, name: str) -> None:
+def test_a_manual_compaction_is_started_and_watched(admin: Admin, client: Client, name: str) -> None:
     admin.create_table(name, 1)
     assert admin.compaction_progress(name) == 0
     client.table(name).set("h", "s", "v")
@@ -536,7 +536,7 @@ def test_compaction(admin: Admin, client: Client, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- being unavailable
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_BUSY_DROPPING"])
-def test_tables_on_their_way(cluster: Cluster, admin: Admin, error: str) -> None:
+def test_a_table_in_a_transient_state_is_reported_as_unavailable(cluster: Cluster, admin: Admin, error: str) -> None:
     cluster.box.fault("error", error=error, rpc=("query_cfg", "update_envs"), server="meta")
     for call in (
         lambda: admin.partitions(cluster.table),
@@ -550,7 +550,9 @@ def test_tables_on_their_way(cluster: Cluster, admin: Admin, error: str) -> None
         admin.wait_until_healthy(cluster.table, timeout=0.3)
 
 
-def test_silence_after_what_must_not_be_repeated(admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_without_a_reply_has_an_unknown_outcome(
+    admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is known of the request, so it may have been executed; of a question nobody cares."""
     admin.nodes()
     for last, unknown in ((None, True), (ConnectFailed("refused"), False), (ConnectionLost("cut", sent=True), True)):
@@ -568,7 +570,9 @@ def test_silence_after_what_must_not_be_repeated(admin: Admin, name: str, monkey
     monkeypatch.undo()
 
 
-def test_silence_before_the_request_itself(admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_before_a_change_is_sent_has_a_known_outcome(
+    admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the question for the leader was sent, so nothing was executed."""
 
     def silent(*_arguments: Any) -> Any:
@@ -582,7 +586,7 @@ def test_silence_before_the_request_itself(admin: Admin, name: str, monkeypatch:
 
 
 @pytest.mark.onebox_only
-def test_no_meta_server(box: Onebox) -> None:
+def test_without_a_meta_server_admin_calls_raise(box: Onebox) -> None:
     with Client(box.meta_addresses) as client:
         for index in range(3):
             box.kill_meta(index)
@@ -591,7 +595,7 @@ def test_no_meta_server(box: Onebox) -> None:
         assert isinstance(caught.value, TimeoutError)
 
 
-def test_a_closed_client(cluster: Cluster) -> None:
+def test_admin_calls_of_a_closed_client_raise(cluster: Cluster) -> None:
     client = Client(cluster.metas)
     admin = client.admin
     assert admin is client.admin
@@ -652,5 +656,5 @@ def test_bad_arguments_are_not_sent(cluster: Cluster, call: Callable[[Admin], An
     assert client._cluster.pool.peers == {}
 
 
-def test_nothing_is_connected_by_looking_at_it(client: Client) -> None:
+def test_repr_and_attributes_do_not_connect(client: Client) -> None:
     refused(client, lambda: client.admin.create_table(""))

@@ -29,20 +29,20 @@ def test_remote_commands(client: Client, cluster: Cluster) -> None:
         assert "unknown command" in client.admin.remote_command(server, "no-such-command", ["x", "y"])
 
 
-def test_a_server_that_is_not_there(client: Client) -> None:
+def test_a_missing_server_is_an_error(client: Client) -> None:
     with pytest.raises(ConnectFailed, match=r"127\.0\.0\.1:1\b"):
         client.admin.remote_command("127.0.0.1:1", "help", timeout=1)
     with pytest.raises(InvalidArgument, match="port"):
         client.admin.remote_command("host:0", "help")
 
 
-def test_a_request_of_the_other_kind_is_refused(client: Client, cluster: Cluster) -> None:
+def test_a_request_to_the_wrong_kind_of_server_is_refused(client: Client, cluster: Cluster) -> None:
     with pytest.raises(ServerError, match="another kind of server or another release") as caught:
         client.admin.disks(cluster.metas[0])
     assert caught.value.code == "ERR_HANDLER_NOT_FOUND"
 
 
-def test_disks(client: Client, cluster: Cluster) -> None:
+def test_disks_of_a_server(client: Client, cluster: Cluster) -> None:
     partitions = client.admin.partitions(cluster.table)
     app_id = client.admin.table_info(cluster.table).app_id
     for node in client.admin.nodes(alive=True):
@@ -57,7 +57,7 @@ def test_disks(client: Client, cluster: Cluster) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_primary_moves(client: Client, cluster: Cluster) -> None:
+def test_a_primary_is_moved(client: Client, cluster: Cluster) -> None:
     first = client.admin.partitions(cluster.table)[0]
     target = first.secondaries[0]
     client.admin.balance(cluster.table, 0, BalanceKind.MOVE_PRIMARY, first.primary, target)
@@ -88,7 +88,7 @@ def test_proposals(client: Client, cluster: Cluster) -> None:
         client.admin.propose("no.such.table", 0, kind, part.primary, gone)
 
 
-def test_lost_partitions(client: Client, cluster: Cluster) -> None:
+def test_lost_partitions_are_diagnosed(client: Client, cluster: Cluster) -> None:
     assert client.admin.lost_partitions() == []
     assert client.admin.lost_partitions(cluster.table) == []
 

@@ -28,7 +28,7 @@ def boss(box: Onebox) -> Iterator[Admin]:
 
 
 @pytest.mark.onebox_only
-def test_a_split(box: Onebox, boss: Admin) -> None:
+def test_a_split_is_started_and_watched(box: Onebox, boss: Admin) -> None:
     box.configure(split_seconds=0.1, split_window=0.02)
     assert boss.split_status("temp") is None
     boss.start_split("temp", 16)
@@ -89,7 +89,7 @@ def test_pausing_and_cancelling_a_split(box: Onebox, boss: Admin) -> None:
 
 
 @pytest.mark.onebox_only
-def test_splits_that_would_lose_keys_are_not_sent(box: Onebox, boss: Admin) -> None:
+def test_splits_that_would_lose_keys_are_refused_before_sending(box: Onebox, boss: Admin) -> None:
     starts = box.leader.requests.get("RPC_CM_START_PARTITION_SPLIT", 0) if box.leader else 0
     with pytest.raises(ValueError, match="not a power of two"):
         boss.start_split("odd", 6)

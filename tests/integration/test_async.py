@@ -32,7 +32,7 @@ def in_flight(client: Client) -> int:
     return sum(connection.in_flight for connection in client._cluster.pool.connections)
 
 
-def test_verbs(table: Table, hash_key: bytes) -> None:
+def test_async_verbs_return_the_results_of_the_verbs(table: Table, hash_key: bytes) -> None:
     assert table.set_async(hash_key, "s", "v").get() is None
     assert table.get_async(hash_key, "s").get() == b"v"
     assert table.get_async(hash_key, "t", default="none").get() == "none"
@@ -44,7 +44,7 @@ def test_verbs(table: Table, hash_key: bytes) -> None:
     assert 40 < left <= 50
 
 
-def test_codec(client: Client, cluster: Cluster, hash_key: bytes) -> None:
+def test_async_verbs_use_the_codec(client: Client, cluster: Cluster, hash_key: bytes) -> None:
     table = client.table(cluster.table, codec=JsonCodec())
     table.set_async(hash_key, "s", {"a": [1, 2]}).get()
     assert table.get_async(hash_key, "s").get() == {"a": [1, 2]}
@@ -62,7 +62,7 @@ def test_bad_arguments_raise_at_once(table: Any, hash_key: bytes) -> None:
             call()
 
 
-def test_thousand_in_flight_from_one_greenlet(table: Table, hash_key: bytes) -> None:
+def test_a_thousand_handles_in_flight_from_one_greenlet(table: Table, hash_key: bytes) -> None:
     handles = [table.set_async(hash_key, str(number), str(number)) for number in range(1000)]
     assert [handle.get() for handle in handles] == [None] * 1000
     handles = [table.get_async(hash_key, str(number)) for number in range(1000)]
@@ -96,7 +96,7 @@ def test_gevent_wait_and_iwait(table: Table, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_iwait_gives_the_fast_ones_first(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_iwait_yields_fast_calls_first(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.set(hash_key, "slow", "v")
     box.fault("delay", rpc="get", contains=hash_key + b"slow", seconds=0.2)
     slow, fast = table.get_async(hash_key, "slow"), table.get_async(hash_key, "fast")
@@ -123,7 +123,7 @@ def test_links(table: Table, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_failing_link_hurts_nobody(table: Table, box: Onebox, hash_key: bytes, capsys: Any) -> None:
+def test_a_failing_link_does_not_affect_other_links(table: Table, box: Onebox, hash_key: bytes, capsys: Any) -> None:
     table.warm_up()
     handles = [table.set_async(hash_key, str(number), "v") for number in range(5)]
 
@@ -152,7 +152,7 @@ def test_get_with_a_timeout_can_be_called_again(table: Table, box: Onebox, hash_
 
 
 @pytest.mark.onebox_only
-def test_errors(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_errors_are_raised_by_get(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
     box.fault("error", rpc="put", error="ERR_DISK_INSUFFICIENT")
     handle = table.set_async(hash_key, "s", "v")
@@ -171,7 +171,7 @@ def test_errors(table: Table, box: Onebox, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_repeated_where_that_is_right(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_async_calls_are_retried_by_the_policy(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
     fault = box.fault("error", rpc="put", error="ERR_NOT_ENOUGH_MEMBER", count=30)
     box.fault("cut", rpc="get", count=3)
@@ -187,7 +187,7 @@ def test_repeated_where_that_is_right(table: Table, box: Onebox, hash_key: bytes
 
 
 @pytest.mark.onebox_only
-def test_dropped_handle_is_a_cancelled_call(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_dropping_a_handle_cancels_its_call(table: Table, box: Onebox, hash_key: bytes) -> None:
     """Its reply finds nobody, and nothing is repeated any more."""
     table.warm_up()
     box.fault("delay", rpc="get", seconds=0.05)
@@ -213,7 +213,7 @@ def test_dropped_handle_is_a_cancelled_call(table: Table, box: Onebox, hash_key:
 
 
 @pytest.mark.onebox_only
-def test_dropped_while_somebody_waits_is_not_dropped(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_a_handle_with_a_waiter_is_not_cancelled_when_dropped(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
     box.fault("delay", rpc="put", seconds=0.05)
     waiting = gevent.spawn(table.set_async(hash_key, "s", "v").get)
@@ -222,7 +222,7 @@ def test_dropped_while_somebody_waits_is_not_dropped(table: Table, box: Onebox, 
     assert waiting.get() is None
 
 
-def test_before_any_connection(cluster: Cluster, hash_key: bytes) -> None:
+def test_async_calls_work_before_any_connection(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas) as client:
         table = client.table(cluster.table)
         handles = [table.set_async(hash_key, str(number), "v") for number in range(20)]
@@ -230,7 +230,7 @@ def test_before_any_connection(cluster: Cluster, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_codec_that_fails_belongs_to_who_fetches(client: Client, box: Onebox, hash_key: bytes) -> None:
+def test_an_error_of_the_codec_is_raised_by_get(client: Client, box: Onebox, hash_key: bytes) -> None:
     class Odd(Codec):
         def encode(self, value: Any) -> bytes:
             return bytes(value)
@@ -246,7 +246,7 @@ def test_codec_that_fails_belongs_to_who_fetches(client: Client, box: Onebox, ha
 
 
 @pytest.mark.onebox_only
-def test_killed_waiter_leaves_the_call(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_a_killed_waiter_does_not_cancel_the_call(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
     box.fault("delay", rpc="put", seconds=0.1)
     handle = table.set_async(hash_key, "s", "v")
@@ -259,7 +259,7 @@ def test_killed_waiter_leaves_the_call(table: Table, box: Onebox, hash_key: byte
     assert caught.value is mine
 
 
-def test_counted_in_stats(client: Client, cluster: Cluster, hash_key: bytes) -> None:
+def test_async_calls_are_counted_in_stats(client: Client, cluster: Cluster, hash_key: bytes) -> None:
     table = client.table(cluster.table)
     table.warm_up()
     before = client.stats()["tables"][cluster.table]["calls"]
@@ -268,5 +268,5 @@ def test_counted_in_stats(client: Client, cluster: Cluster, hash_key: bytes) -> 
     assert client.stats()["tables"][cluster.table]["calls"] - before == 10
 
 
-def test_handle_is_no_public_constructor_trap() -> None:
+def test_a_handle_made_by_hand_is_pending() -> None:
     assert repr(Handle()) == "<Handle pending>"

@@ -111,7 +111,7 @@ def cases(check: CheckType) -> list[tuple[bytes | None, bytes | None]]:
 
 
 @pytest.mark.parametrize("check", CheckType)
-def test_check_and_set_by_every_check(table: Table, hash_key: bytes, check: CheckType) -> None:
+def test_check_and_set_with_every_check_type(table: Table, hash_key: bytes, check: CheckType) -> None:
     """All pairs of values and operands, writing beside the checked record, with the checked value returned."""
     outcomes = set()
     for value, operand in cases(check):
@@ -138,7 +138,7 @@ def test_check_and_set_by_every_check(table: Table, hash_key: bytes, check: Chec
 
 
 @pytest.mark.parametrize("check", CheckType)
-def test_check_and_mutate_by_every_check(table: Table, hash_key: bytes, check: CheckType) -> None:
+def test_check_and_mutate_with_every_check_type(table: Table, hash_key: bytes, check: CheckType) -> None:
     changes = Mutations().put("other", "new").delete("check")
     for value, operand in cases(check)[:: 3 if check.takes_operand else 1]:
         prepare(table, hash_key, value)
@@ -156,7 +156,7 @@ def test_check_and_mutate_by_every_check(table: Table, hash_key: bytes, check: C
         assert table.get(hash_key, "check") == (None if expected is True else value)
 
 
-def test_the_same_sort_key(table: Table, hash_key: bytes) -> None:
+def test_the_checked_sort_key_may_be_the_written_one(table: Table, hash_key: bytes) -> None:
     result = table.check_and_set(hash_key, "s", CheckType.NOT_EXIST, value="1", return_check_value=True)
     assert result == CheckResult(True, False, None)
     assert table.check_and_set(hash_key, "s", CheckType.EXIST, value="2", sort_key=b"s")
@@ -264,7 +264,7 @@ def test_compare_exchange(table: Table, hash_key: bytes) -> None:
     assert not table.exist(hash_key, "s")
 
 
-def test_compare_exchange_sees_through_the_codec(table: Table, hash_key: bytes) -> None:
+def test_compare_exchange_compares_decoded_values(table: Table, hash_key: bytes) -> None:
     """A value that was stored in another form of the same value is the expected one, and any other is not."""
     packed = table.client.table(table.name, codec=ZstdCodec())
     text = b"long and compressible " * 100
@@ -322,7 +322,7 @@ def test_values_go_through_the_codec(table: Table, hash_key: bytes, codec: Any, 
 
 
 # -------------------------------------------------------------------------------------------------------- in many hands
-def test_one_of_many_wins(table: Table, hash_key: bytes) -> None:
+def test_one_of_many_concurrent_check_and_set_calls_succeeds(table: Table, hash_key: bytes) -> None:
     def claim(index: int) -> bool:
         return bool(table.check_and_set(hash_key, "owner", CheckType.NOT_EXIST, value=f"{index}"))
 
@@ -348,7 +348,9 @@ def _add_one(table: Table, hash_key: bytes, outcomes: list[str]) -> None:
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("seed", range(3))
-def test_counting_while_connections_are_cut(cluster: Cluster, table: Table, hash_key: bytes, seed: int) -> None:
+def test_a_counter_is_exact_while_connections_are_cut(
+    cluster: Cluster, table: Table, hash_key: bytes, seed: int
+) -> None:
     """The value is the number of calls known to be done, plus at most those with unknown outcome."""
     cluster.box.random.seed(seed)
     for when in ("before", "during", "after"):
@@ -370,7 +372,9 @@ def test_counting_while_connections_are_cut(cluster: Cluster, table: Table, hash
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("verb", ["check_and_set", "check_and_mutate"])
-def test_never_repeated_when_the_outcome_is_unknown(cluster: Cluster, table: Table, hash_key: bytes, verb: str) -> None:
+def test_atomic_writes_with_unknown_outcome_are_not_repeated(
+    cluster: Cluster, table: Table, hash_key: bytes, verb: str
+) -> None:
     data: dict[str, Any] = {"value": "1"} if verb == "check_and_set" else {"mutations": Mutations().put("s", "1")}
     cluster.box.fault("cut", rpc=verb, when="after", contains=hash_key, count=1)
     with pytest.raises(PegasusError) as caught:
@@ -454,7 +458,7 @@ def test_bad_arguments_are_not_sent(client: Client, table: Table, call: Callable
     ],
     ids=range(4),
 )
-def test_compare_exchange_knows_the_value_in_any_form(
+def test_compare_exchange_accepts_the_expected_value_in_any_encoded_form(
     client: Client, table: Table, hash_key: bytes, codec: Any, stored: bytes, expected: Any
 ) -> None:
     table.set(hash_key, "s", stored)

@@ -56,7 +56,7 @@ def test_expired_records_are_absent(cluster: Cluster, table: Table, hash_key: by
     assert table.batch_get([(hash_key, "a"), (hash_key, "b")]) == [None, b"2"]
 
 
-def test_binary_keys(table: Table, hash_key: bytes) -> None:
+def test_binary_keys_are_kept_apart(table: Table, hash_key: bytes) -> None:
     """Keys that are no UTF-8, or differ only in where the hash key ends."""
     stored = {
         (hash_key + BINARY, BINARY): b"1",
@@ -87,7 +87,7 @@ def test_the_codec(table: Table, hash_key: bytes) -> None:
         documents.batch_get([(hash_key, "b")])
 
 
-def test_nothing_asked_for(client: Client, table: Table) -> None:
+def test_no_keys_give_an_empty_result(client: Client, table: Table) -> None:
     assert table.batch_get([]) == []
     assert client._cluster.pool.connections == []
 
@@ -150,7 +150,9 @@ def test_one_request_for_each_group_all_in_flight_together(
 
 
 @pytest.mark.onebox_only
-def test_the_first_error_is_raised(cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]) -> None:
+def test_the_error_of_a_partition_is_raised(
+    cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
+) -> None:
     cluster.box.fault("error", error="ERR_ACL_DENY", rpc="batch_get", partition=3)
     with pytest.raises(PegasusError) as caught:
         table.batch_get(spread)
@@ -180,7 +182,7 @@ def test_a_result_or_an_error_for_each_key(
 
 
 @pytest.mark.onebox_only
-def test_errors_by_key_where_nothing_can_be_had(
+def test_each_key_has_an_error_when_no_server_answers(
     cluster: Cluster, client: Client, table: Table, spread: dict[tuple[bytes, bytes], bytes]
 ) -> None:
     cluster.box.fault("drop", rpc="batch_get")
@@ -222,7 +224,7 @@ def test_refused_requests_are_repeated(
 
 
 @pytest.mark.onebox_only
-def test_the_deadline_spans_everything(
+def test_one_deadline_bounds_all_requests(
     cluster: Cluster, table: Table, spread: dict[tuple[bytes, bytes], bytes]
 ) -> None:
     cluster.box.fault("drop", rpc="batch_get", partition=2)
@@ -259,7 +261,7 @@ def splitting(
 
 
 @pytest.mark.onebox_only
-def test_after_a_split_nothing_is_lost_and_nothing_is_old(cluster: Cluster, splitting: Any) -> None:
+def test_values_are_complete_and_current_after_a_split(cluster: Cluster, splitting: Any) -> None:
     """The parents still have the children's rows, as they were; whoever asks them gets old values without an error."""
     table, stored = splitting
     assert table.batch_get(stored) == list(stored.values())
@@ -274,7 +276,7 @@ def test_after_a_split_nothing_is_lost_and_nothing_is_old(cluster: Cluster, spli
 
 
 @pytest.mark.onebox_only
-def test_while_the_table_splits(cluster: Cluster, splitting: Any) -> None:
+def test_values_are_complete_while_the_table_splits(cluster: Cluster, splitting: Any) -> None:
     table, stored = splitting
     cluster.box.split(table.name, stepwise=True)
     for _ in range(8):
@@ -287,7 +289,7 @@ def test_while_the_table_splits(cluster: Cluster, splitting: Any) -> None:
 
 
 @pytest.mark.onebox_only
-def test_an_answer_of_a_partition_that_is_not_the_keys_is_asked_for_again(
+def test_an_answer_of_the_wrong_partition_is_requested_again(
     cluster: Cluster, splitting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two splits at once: the groups by twice the old count fall apart, and not every wrong answer is an error."""
@@ -328,6 +330,6 @@ def test_a_killed_caller_leaves_nothing_behind(
     assert all(connection.in_flight == 0 for connection in table.client._cluster.pool.connections)
 
 
-def test_the_size_of_keys_is_checked_like_everywhere(table: Table) -> None:
+def test_too_large_keys_are_refused_before_sending(table: Table) -> None:
     with pytest.raises(InvalidArgument, match="65534"):
         table.batch_get([(b"x" * 65535, b"")])

@@ -20,7 +20,7 @@ def bench(cluster, *options, table=None):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_mixed_load_is_counted_by_operation_and_leaves_nothing(cluster, table):
+def test_a_mixed_load_is_counted_by_operation_and_its_rows_are_removed(cluster, table):
     options = ("--seconds", "1", "--callers", "16", "--mix", "get:6,set:2,incr:1,ttl:1", "--keys", "50", "--json")
     process = bench(cluster, *options)
     out, err = process.communicate(timeout=60)
@@ -43,7 +43,7 @@ def test_a_mixed_load_is_counted_by_operation_and_leaves_nothing(cluster, table)
         assert list(table.scan()) == []
 
 
-def test_people_get_a_line_a_second_and_a_report_when_they_interrupt_it(cluster):
+def test_bench_prints_a_line_a_second_and_a_report_when_interrupted(cluster):
     process = bench(cluster, "--seconds", "60", "--callers", "4", "--keys", "10", "--value-bytes", "0")
     lines = [process.stdout.readline() for _ in range(3)]
     assert lines[0].startswith("4 callers, get:9, set:1, values of 0 bytes, 10 records")
@@ -58,7 +58,7 @@ def test_people_get_a_line_a_second_and_a_report_when_they_interrupt_it(cluster)
     assert out.endswith("errors: none\n")
 
 
-def test_a_missing_table_is_said(cluster):
+def test_a_missing_table_is_reported(cluster):
     process = bench(cluster, "--seconds", "1", table="no_such_table_at_all")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -27,13 +27,13 @@ def client(box: Onebox) -> Iterator[Client]:
         yield client
 
 
-def test_all_answer(client: Client) -> None:
+def test_a_healthy_table_has_an_answer_of_every_server(client: Client) -> None:
     assert client.check("temp", timeout=10.0) == {}
     assert client.check("one") == {}
 
 
 @pytest.mark.parametrize("how", ["killed", "silent"])
-def test_who_does_not_answer_is_named(box: Onebox, client: Client, how: str) -> None:
+def test_a_server_that_does_not_answer_is_named(box: Onebox, client: Client, how: str) -> None:
     assert client.check("temp", timeout=10.0) == {}
     (box.kill if how == "killed" else box.pause)(1)
     watch = Stopwatch()
@@ -68,7 +68,7 @@ def test_a_table_under_a_split(box: Onebox, client: Client) -> None:
     assert client.check("temp", timeout=10.0) == {}
 
 
-def test_what_cannot_be_asked(box: Onebox, client: Client) -> None:
+def test_wrong_arguments_and_missing_tables_or_clusters_raise(box: Onebox, client: Client) -> None:
     with pytest.raises(TableNotFound):
         client.check("nothing", timeout=5.0)
     with pytest.raises(InvalidArgument):
@@ -79,7 +79,7 @@ def test_what_cannot_be_asked(box: Onebox, client: Client) -> None:
         nobody.check("temp", timeout=0.2)
 
 
-def test_a_killed_caller_and_a_surrounding_deadline(box: Onebox, client: Client) -> None:
+def test_check_can_be_killed_and_obeys_a_surrounding_deadline(box: Onebox, client: Client) -> None:
     client.check("temp", timeout=10.0)
     box.pause(0)
     caller = gevent.spawn(client.check, "temp", timeout=60.0)

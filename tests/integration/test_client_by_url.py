@@ -40,7 +40,7 @@ def test_a_closed_client_is_replaced(cluster: Cluster) -> None:
     again.close()
 
 
-def test_a_forked_child_dials_anew(cluster: Cluster) -> None:
+def test_a_forked_child_opens_its_own_connections(cluster: Cluster) -> None:
     url = url_of(cluster)
     shared_table(url).set("shared:fork", "", "parent")
     parent = shared_client(url)
@@ -55,7 +55,7 @@ def test_a_forked_child_dials_anew(cluster: Cluster) -> None:
     parent.close()
 
 
-def test_what_is_no_table_is_refused() -> None:
+def test_invalid_urls_and_urls_without_a_table_are_refused() -> None:
     for bad in ("http://127.0.0.1/t", "", None):
         with pytest.raises(InvalidArgument):
             shared_client(bad)  # type: ignore[arg-type]
@@ -63,6 +63,6 @@ def test_what_is_no_table_is_refused() -> None:
         shared_table("pegasus://127.0.0.1:34601")
 
 
-def test_a_ttl_beyond_the_wire_is_cut() -> None:
+def test_a_ttl_above_the_protocol_limit_is_reduced_to_it() -> None:
     assert bounded_ttl(60) == 60
     assert 10**9 < bounded_ttl(10**12) < 2**31

@@ -124,7 +124,7 @@ def test_inner_scope_ends_and_the_outer_one_holds_again(
     assert time.elapsed >= 0.5
 
 
-def test_used_up_scope_refuses_at_once(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
+def test_a_call_in_an_expired_scope_fails_at_once(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
     table.warm_up()
     with client.deadline(0.05):
         gevent.sleep(0.06)
@@ -205,12 +205,12 @@ def test_bad_times_are_refused(client: Client, table: Table, hash_key: bytes, se
     assert not client._cluster.scopes
 
 
-def test_infinite_timeout_is_a_day(table: Table, hash_key: bytes) -> None:
+def test_an_infinite_timeout_is_limited_to_a_day(table: Table, hash_key: bytes) -> None:
     table.set(hash_key, "s", "v", timeout=float("inf"))
     assert table.get(hash_key, "s", timeout=float("inf")) == b"v"
 
 
-def test_error_inside_a_scope_leaves_it(client: Client) -> None:
+def test_an_error_inside_a_scope_ends_the_scope(client: Client) -> None:
     with pytest.raises(KeyError), client.deadline(1.0):
         raise KeyError
     assert not client._cluster.scopes

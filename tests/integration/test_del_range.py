@@ -54,7 +54,7 @@ def wanted(
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=str)
 @pytest.mark.parametrize("batch_size", [1, 2, 1000])
-def test_the_rows_of_a_range_and_no_others(
+def test_exactly_the_rows_of_the_range_are_removed(
     table: Table, hash_key: bytes, selection: dict[str, Any], batch_size: int
 ) -> None:
     neighbour = hash_key + b"\0"
@@ -80,7 +80,7 @@ def test_bounds_by_position(table: Table, hash_key: bytes) -> None:
     assert list(table.multi_get(hash_key)) == [b"key-00000%d" % index for index in (0, 1, 5, 6, 7)]
 
 
-def test_more_rows_than_a_server_hands_out(cluster: Cluster, hash_key: bytes) -> None:
+def test_more_rows_than_one_reply_holds_are_removed(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas, timeout=10) as client:
         table = client.table(cluster.table)
         table.multi_set(hash_key, rows(3500), split=True)
@@ -106,7 +106,7 @@ def test_binary_and_expired_rows(cluster: Cluster, table: Table, hash_key: bytes
     assert table.del_range(hash_key) == 3
 
 
-def test_an_exception_of_the_callback_ends_it(table: Table, hash_key: bytes) -> None:
+def test_an_exception_of_the_callback_ends_the_call(table: Table, hash_key: bytes) -> None:
     table.multi_set(hash_key, rows(10))
     with pytest.raises(ZeroDivisionError):
         table.del_range(hash_key, batch_size=2, on_progress=lambda _deleted, _last: 1 // 0)
@@ -115,7 +115,9 @@ def test_an_exception_of_the_callback_ends_it(table: Table, hash_key: bytes) -> 
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("rpc", ["multi_remove", "get_scanner", "scan"])
-def test_after_an_error_it_goes_on(cluster: Cluster, table: Table, hash_key: bytes, rpc: str) -> None:
+def test_a_second_call_removes_the_rest_after_an_error(
+    cluster: Cluster, table: Table, hash_key: bytes, rpc: str
+) -> None:
     table.multi_set(hash_key, rows(100))
     after = 0 if rpc == "get_scanner" else 3
     cluster.box.fault("error", error="ERR_ACL_DENY", rpc=rpc, contains=None, after=after)
@@ -131,7 +133,7 @@ def test_after_an_error_it_goes_on(cluster: Cluster, table: Table, hash_key: byt
 
 
 @pytest.mark.onebox_only
-def test_a_batch_that_was_split_counts_what_was_done(cluster: Cluster, hash_key: bytes) -> None:
+def test_a_partly_removed_batch_is_counted_in_the_error(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas, max_write_bytes=1000) as client:
         table = client.table(cluster.table)
         table.multi_set(hash_key, rows(200), split=True)
@@ -146,7 +148,9 @@ def test_a_batch_that_was_split_counts_what_was_done(cluster: Cluster, hash_key:
 
 
 @pytest.mark.onebox_only
-def test_lost_contexts_and_connections(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_all_rows_are_removed_despite_lost_contexts_and_connections(
+    cluster: Cluster, table: Table, hash_key: bytes
+) -> None:
     table.multi_set(hash_key, rows(500))
     cluster.box.fault("cut", rpc=("scan", "multi_remove"), when="after", probability=0.1)
     box = cluster.box
@@ -156,7 +160,7 @@ def test_lost_contexts_and_connections(cluster: Cluster, table: Table, hash_key:
 
 
 @pytest.mark.onebox_only
-def test_the_timeout_is_for_each_request_and_the_deadline_for_all(
+def test_the_timeout_bounds_each_request_and_the_deadline_all_of_them(
     cluster: Cluster, table: Table, hash_key: bytes
 ) -> None:
     table.multi_set(hash_key, rows(20))

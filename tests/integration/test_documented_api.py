@@ -82,14 +82,14 @@ def test_not_active_before_init_and_after_close(cluster: Cluster, name: str) -> 
 
 
 @pytest.mark.parametrize(("name", "timeout"), [(b"\xff", 2000), ("temp", 10**400)])
-def test_init_with_arguments_that_cannot_be_is_false(cluster: Cluster, name: Any, timeout: int) -> None:
+def test_init_with_invalid_arguments_returns_false(cluster: Cluster, name: Any, timeout: int) -> None:
     client = Pegasus(cluster.metas, name, timeout)
     assert client.init() is False
     assert client.get("h", "s") == (NOT_ACTIVE, b"")
 
 
 @pytest.mark.onebox_only
-def test_a_scanner_that_is_closed_under_a_waiter_has_not_ended(
+def test_a_scanner_closed_while_a_caller_waits_raises(
     cluster: Cluster, pegasus: Pegasus, hash_key: bytes, rows: dict[bytes, bytes]
 ) -> None:
     def code() -> str:
@@ -114,7 +114,7 @@ def test_a_scanner_that_is_closed_under_a_waiter_has_not_ended(
         fault.remove()
 
 
-def test_scanners_of_a_client_that_is_not_ready_raise(cluster: Cluster) -> None:
+def test_get_scanner_of_a_client_that_is_not_ready_raises(cluster: Cluster) -> None:
     client = Pegasus(cluster.metas, cluster.table)
     for _ in range(2):
         for scanner in [
@@ -156,7 +156,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("metas", "table", "why"), BAD.values(), ids=BAD.keys())
-def test_what_cannot_be_a_cluster_is_false_and_logged(
+def test_init_with_an_invalid_address_returns_false_and_logs(
     metas: Any, table: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Pegasus(metas, table)
@@ -165,7 +165,7 @@ def test_what_cannot_be_a_cluster_is_false_and_logged(
     assert client.get("h", "s") == (NOT_ACTIVE, b"")
 
 
-def test_a_missing_table_is_false_and_logged(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_init_with_a_missing_table_returns_false_and_logs(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     client = Pegasus(cluster.metas, "no_such_table_here")
     assert client.init() is False
     assert "no_such_table_here" in caplog.text
@@ -173,7 +173,7 @@ def test_a_missing_table_is_false_and_logged(cluster: Cluster, caplog: pytest.Lo
     assert client.get("h", "s") == (NOT_ACTIVE, b"")
 
 
-def test_no_meta_server_is_false_in_time_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_init_without_a_meta_server_returns_false_in_time_and_logs(caplog: pytest.LogCaptureFixture) -> None:
     client = Pegasus(["127.0.0.1:1", "127.0.0.1:2"], "temp", 300)
     watch = Stopwatch()
     assert client.init() is False
@@ -183,7 +183,7 @@ def test_no_meta_server_is_false_in_time_and_logged(caplog: pytest.LogCaptureFix
     assert "does not exist" not in caplog.text
 
 
-def test_close_during_init_leaves_a_closed_client(cluster: Cluster) -> None:
+def test_close_during_init_closes_the_client(cluster: Cluster) -> None:
     client = Pegasus(cluster.metas, cluster.table)
     started = gevent.spawn(client.init)
     gevent.sleep(0)
@@ -330,7 +330,7 @@ def test_multi_del_and_counts(pegasus: Pegasus, hash_key: bytes, rows: dict[byte
     assert pegasus.get_sort_keys(hash_key, 3) == (INCOMPLETE, dict.fromkeys([b"s002", b"s003", b"s004"], b""))
 
 
-def test_without_limits_the_servers_own_hold(pegasus: Pegasus, hash_key: bytes) -> None:
+def test_multi_get_without_limits_is_limited_by_the_server(pegasus: Pegasus, hash_key: bytes) -> None:
     stored = {b"s%05d" % i: b"v" for i in range(3500)}
     assert pegasus.multi_set(hash_key, stored) == (OK, None)
     code, found = pegasus.multi_get(hash_key, None, 0, 0)
@@ -342,7 +342,7 @@ def test_without_limits_the_servers_own_hold(pegasus: Pegasus, hash_key: bytes) 
 
 
 @pytest.mark.onebox_only
-def test_a_server_that_runs_out_of_its_time(cluster: Cluster, hash_key: bytes) -> None:
+def test_multi_get_is_incomplete_when_the_server_reaches_its_time_limit(cluster: Cluster, hash_key: bytes) -> None:
     cluster.box.create_table("hurried", 2, envs={"replica.rocksdb_iteration_threshold_time_ms": "1"})
     client = Pegasus(cluster.metas, "hurried")
     assert client.init()
@@ -368,7 +368,7 @@ def test_multi_set_with_ttl(pegasus: Pegasus, hash_key: bytes) -> None:
     assert pegasus.multi_del(hash_key, ["a", "b"]) == (OK, 2)
 
 
-def test_nothing_to_set_or_delete(pegasus: Pegasus, hash_key: bytes) -> None:
+def test_multi_set_and_multi_del_of_nothing(pegasus: Pegasus, hash_key: bytes) -> None:
     assert pegasus.multi_set(hash_key, {}) == (INVALID_PARAMETERS, None)
     no_keys: list[Any] = [None, set(), []]
     for nothing in no_keys:
@@ -398,7 +398,7 @@ def test_arguments_that_cannot_be_sent_raise(pegasus: Pegasus, name: str) -> Non
         call("h", *rest, timeout="soon")
 
 
-def test_a_write_that_is_too_large_is_a_code(pegasus: Pegasus, hash_key: bytes) -> None:
+def test_a_write_that_is_too_large_returns_an_error_code(pegasus: Pegasus, hash_key: bytes) -> None:
     too_large = error_types.ERR_INVALID_DATA.value
     assert pegasus.set(hash_key, "s", b"x" * (1024 * 1024)) == (too_large, None)
     assert pegasus.multi_set(hash_key, {b"%d" % i: b"x" * 300_000 for i in range(4)}) == (too_large, None)
@@ -454,7 +454,7 @@ def test_get_next_after_the_end_and_after_close(pegasus: Pegasus, hash_key: byte
         early.get_next()
 
 
-def test_scanner_refuses_what_it_cannot_do(pegasus: Pegasus, hash_key: bytes) -> None:
+def test_a_scanner_of_a_hash_key_refuses_a_hash_key_filter(pegasus: Pegasus, hash_key: bytes) -> None:
     options = ScanOptions()
     options.hashkey_filter_type, options.hashkey_filter_pattern = filter_type.FT_MATCH_PREFIX, "h"
     with pytest.raises(ValueError, match="hash"):  # a real server can die of it
@@ -497,7 +497,7 @@ def test_unordered_scanners_cover_the_table_once(
             seen[row_hash_key] = sort_key
 
 
-def test_unordered_scanners_of_none(pegasus: Pegasus) -> None:
+def test_zero_unordered_scanners_give_an_empty_list(pegasus: Pegasus) -> None:
     assert pegasus.get_unordered_scanners(0, ScanOptions()) == []
     assert pegasus.get_unordered_scanners(-1, ScanOptions()) == []
 
@@ -518,7 +518,9 @@ def test_unordered_scanners_of_none(pegasus: Pegasus) -> None:
         ("ERR_NO_SUCH_NAME_YET", "ERR_UNKNOWN"),
     ],
 )
-def test_frame_errors(cluster: Cluster, pegasus: Pegasus, name: str, frame_error: str, code: str) -> None:
+def test_each_frame_error_returns_its_code(
+    cluster: Cluster, pegasus: Pegasus, name: str, frame_error: str, code: str
+) -> None:
     arguments, empty = CALLS[name]
     fault = cluster.box.fault("error", rpc="data", error=frame_error)
     try:
@@ -535,7 +537,7 @@ def test_frame_errors(cluster: Cluster, pegasus: Pegasus, name: str, frame_error
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("name", CALLS)
-def test_a_reply_without_a_body_is_no_success(cluster: Cluster, pegasus: Pegasus, name: str) -> None:
+def test_a_reply_without_a_body_is_an_error(cluster: Cluster, pegasus: Pegasus, name: str) -> None:
     arguments, empty = CALLS[name]
     fault = cluster.box.fault("no_body", rpc="data")
     try:
@@ -546,7 +548,9 @@ def test_a_reply_without_a_body_is_no_success(cluster: Cluster, pegasus: Pegasus
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("name", CALLS)
-def test_no_reply_is_a_timeout_of_milliseconds(cluster: Cluster, pegasus: Pegasus, name: str) -> None:
+def test_a_missing_reply_is_a_timeout_and_the_timeout_is_in_milliseconds(
+    cluster: Cluster, pegasus: Pegasus, name: str
+) -> None:
     arguments, empty = CALLS[name]
     fault = cluster.box.fault("drop", rpc="data")
     try:
@@ -559,7 +563,7 @@ def test_no_reply_is_a_timeout_of_milliseconds(cluster: Cluster, pegasus: Pegasu
 
 
 @pytest.mark.onebox_only
-def test_a_timeout_of_zero_or_less_is_the_clients(cluster: Cluster) -> None:
+def test_a_timeout_of_zero_or_less_means_the_timeout_of_the_client(cluster: Cluster) -> None:
     client = Pegasus(cluster.metas, cluster.table, 200)
     assert client.init()
     fault = cluster.box.fault("drop", rpc="get")
@@ -575,7 +579,9 @@ def test_a_timeout_of_zero_or_less_is_the_clients(cluster: Cluster) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_lost_connection_is_repeated_where_that_is_safe(cluster: Cluster, pegasus: Pegasus, hash_key: bytes) -> None:
+def test_calls_are_repeated_after_a_lost_connection_if_that_is_safe(
+    cluster: Cluster, pegasus: Pegasus, hash_key: bytes
+) -> None:
     for name in WRITES:
         with_key = (hash_key, *CALLS[name][0][1:])
         fault = cluster.box.fault("cut", rpc="write", when="after", count=1)
@@ -584,7 +590,7 @@ def test_a_lost_connection_is_repeated_where_that_is_safe(cluster: Cluster, pega
 
 
 @pytest.mark.onebox_only
-def test_a_table_that_is_dropped_is_app_not_exist(cluster: Cluster) -> None:
+def test_a_dropped_table_returns_app_not_exist(cluster: Cluster) -> None:
     cluster.box.create_table("short_lived", 4)
     client = Pegasus(cluster.metas, "short_lived")
     assert client.init()
@@ -599,7 +605,7 @@ def test_a_table_that_is_dropped_is_app_not_exist(cluster: Cluster) -> None:
 
 
 @pytest.mark.onebox_only
-def test_get_next_raises_and_goes_on_behind_the_last_row(
+def test_get_next_raises_and_then_continues_after_the_last_row(
     cluster: Cluster, pegasus: Pegasus, hash_key: bytes, rows: dict[bytes, bytes]
 ) -> None:
     options = ScanOptions()
@@ -621,7 +627,7 @@ def test_get_next_raises_and_goes_on_behind_the_last_row(
 
 
 @pytest.mark.onebox_only
-def test_unordered_scanners_go_on_too(
+def test_unordered_scanners_continue_after_an_error(
     cluster: Cluster, pegasus: Pegasus, hash_key: bytes, spread: dict[tuple[bytes, bytes], bytes]
 ) -> None:
     options = ScanOptions()
@@ -645,7 +651,7 @@ def test_unordered_scanners_go_on_too(
 
 
 @pytest.mark.onebox_only
-def test_close_ends_calls_in_flight_with_a_code(cluster: Cluster, pegasus: Pegasus) -> None:
+def test_close_ends_calls_in_flight_with_an_error_code(cluster: Cluster, pegasus: Pegasus) -> None:
     fault = cluster.box.fault("drop", rpc="get")
     waiting = [gevent.spawn(pegasus.get, "h", "s") for _ in range(3)]
     gevent.sleep(0.05)
@@ -655,7 +661,7 @@ def test_close_ends_calls_in_flight_with_a_code(cluster: Cluster, pegasus: Pegas
 
 
 @pytest.mark.onebox_only
-def test_init_is_true_while_one_replica_server_is_dead(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_init_returns_true_while_one_replica_server_is_dead(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     # The meta server does not know yet: the routes still name the dead one.
     cluster.box.configure(failover_delay=60.0)
     cluster.box.kill(0)
@@ -671,7 +677,7 @@ def test_init_is_true_while_one_replica_server_is_dead(cluster: Cluster, caplog:
 
 # ------------------------------------------------------------------------------------------------------------ greenlets
 @pytest.mark.onebox_only
-def test_a_foreign_timeout_passes_through(cluster: Cluster, pegasus: Pegasus, hash_key: bytes) -> None:
+def test_a_timeout_of_the_application_passes_through(cluster: Cluster, pegasus: Pegasus, hash_key: bytes) -> None:
     fault = cluster.box.fault("drop", rpc="get")
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
         pegasus.get(hash_key, "s")

@@ -20,7 +20,7 @@ def pegasus(cluster: Cluster) -> Iterator[Pegasus]:
     client.close()
 
 
-def test_arguments_of_a_wrong_kind_are_named(pegasus: Pegasus, hash_key: bytes) -> None:
+def test_errors_name_arguments_of_a_wrong_type(pegasus: Pegasus, hash_key: bytes) -> None:
     odd = ScanOptions()
     odd.batch_size = None  # type: ignore[assignment]
     wrong: list[tuple[str, Any]] = [

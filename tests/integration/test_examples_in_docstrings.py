@@ -109,7 +109,7 @@ def _fresh_cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize(("module_name", "verb"), _verbs(), ids=lambda part: part)
-def test_the_example_runs(cluster: Cluster, client: Client, module_name: str, verb: str) -> None:
+def test_an_example_in_a_docstring_runs(cluster: Cluster, client: Client, module_name: str, verb: str) -> None:
     if cluster.is_real and (module_name in WHOLE_CLUSTER or verb in ONEBOX_ONLY):
         pytest.skip("shows the embedded cluster, or changes all of it")
     if module_name in WHOLE_CLUSTER:
@@ -155,7 +155,7 @@ def _everything() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("operations.")])
-def test_every_verb_has_an_example_and_says_what_a_repeat_and_a_kill_do(name: str) -> None:
+def test_every_verb_documents_an_example_retries_and_greenlets(name: str) -> None:
     module: ModuleType = importlib.import_module(f"pegasus_green.{name}")
     classes = [
         value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__
@@ -200,7 +200,7 @@ def test_every_public_method_has_an_example_that_is_run(cls: type) -> None:
             assert home in MODULES, f"the example of {verb} is not run"
 
 
-def test_what_has_no_example_is_there_and_has_none() -> None:
+def test_methods_listed_without_an_example_exist_and_have_none() -> None:
     methods = {f"{cls.__name__}.{name}": method for cls in _classes() for name, method in _methods(cls).items()}
     for verb in WITHOUT:
         assert "Example:" not in (inspect.getdoc(methods[verb]) or ""), f"{verb} has one now"

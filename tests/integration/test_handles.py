@@ -68,7 +68,7 @@ def verbs() -> set[str]:
     return {name for name, verb in inspect.getmembers(Table, inspect.isfunction) if not name.startswith("_")}
 
 
-def test_every_verb_has_a_twin() -> None:
+def test_every_verb_has_an_async_variant() -> None:
     twins = {name.removesuffix("_async") for name in verbs() if name.endswith("_async")}
     plain = {name for name in verbs() if not name.endswith("_async")}
     known = {name for name in plain - WITHOUT if name in CALLS}
@@ -81,7 +81,7 @@ LATER = {"truncate", "set_stream", "get_stream"}
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_twin_returns_what_the_verb_returns(table: Table[bytes], hash_key: bytes, name: str) -> None:
+def test_the_async_variant_returns_what_the_verb_returns(table: Table[bytes], hash_key: bytes, name: str) -> None:
     table.multi_set(hash_key, {"a": "1", "b": "2", "n": "7"})
     arguments, options = CALLS[name]
     arguments = put(arguments, hash_key)
@@ -93,7 +93,7 @@ def test_the_twin_returns_what_the_verb_returns(table: Table[bytes], hash_key: b
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_twin_looks_like_the_verb(name: str) -> None:
+def test_the_async_variant_has_the_signature_of_the_verb(name: str) -> None:
     twin, verb = getattr(Table, f"{name}_async"), getattr(Table, name)
     assert inspect.signature(twin) == inspect.signature(verb)
     assert twin.__qualname__ == f"Table.{name}_async"
@@ -102,7 +102,7 @@ def test_the_twin_looks_like_the_verb(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "count"])
-def test_calls_that_cannot_be_name_the_table(table: Any, name: str) -> None:
+def test_calls_with_wrong_arguments_raise_errors_that_name_the_method(table: Any, name: str) -> None:
     for verb in (name, f"{name}_async"):
         with pytest.raises(TypeError, match=rf"^Table\.{verb}\(\)"):
             getattr(table, verb)()
@@ -110,7 +110,7 @@ def test_calls_that_cannot_be_name_the_table(table: Any, name: str) -> None:
             getattr(table, verb)(*CALLS[name][0], **CALLS[name][1], tiemout=1)
 
 
-def test_other_errors_come_from_the_handle(table: Any, hash_key: bytes, client: Client) -> None:
+def test_other_errors_are_raised_by_get(table: Any, hash_key: bytes, client: Client) -> None:
     with pytest.raises(errors.InvalidArgument, match="hash_key must not be empty"):
         table.multi_get_async("").get()
     table.set(hash_key, "s", "no number")
@@ -129,7 +129,7 @@ def test_other_errors_come_from_the_handle(table: Any, hash_key: bytes, client: 
 
 
 @pytest.mark.onebox_only
-def test_a_dropped_handle_ends_its_call(table: Table[bytes], client: Client, box: Onebox, hash_key: bytes) -> None:
+def test_dropping_a_handle_cancels_its_call(table: Table[bytes], client: Client, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
     rule = box.fault("drop", rpc="multi_get")
     handle = table.multi_get_async(hash_key, timeout=30)
@@ -159,7 +159,9 @@ def test_close_ends_calls_that_wait(cluster: Cluster, box: Onebox, hash_key: byt
 
 
 @pytest.mark.onebox_only
-def test_a_scope_bounds_what_began_in_it(table: Table[bytes], client: Client, box: Onebox, hash_key: bytes) -> None:
+def test_a_deadline_scope_bounds_handles_made_in_it(
+    table: Table[bytes], client: Client, box: Onebox, hash_key: bytes
+) -> None:
     table.warm_up()
     box.fault("drop", rpc="multi_get")
     with client.deadline(0.05):
@@ -168,13 +170,13 @@ def test_a_scope_bounds_what_began_in_it(table: Table[bytes], client: Client, bo
         handle.get()
 
 
-def test_any_number_together(table: Table[bytes], hash_key: bytes) -> None:
+def test_many_handles_are_waited_for_together(table: Table[bytes], hash_key: bytes) -> None:
     handles: list[Handle[int]] = [table.incr_async(hash_key, "n") for _ in range(50)]
     assert len(gevent.wait(handles, timeout=10)) == 50
     assert sorted(handle.get() for handle in handles) == list(range(1, 51))
 
 
-def test_a_killed_greenlet_settles_its_handle(table: Table[bytes], hash_key: bytes) -> None:
+def test_the_handle_of_a_killed_greenlet_raises(table: Table[bytes], hash_key: bytes) -> None:
     """Somebody ends every greenlet there is; who waits for the handle must not wait for ever."""
     before = {id(found) for found in gc.get_objects() if isinstance(found, gevent.Greenlet)}
     handle = table.multi_get_async(hash_key)

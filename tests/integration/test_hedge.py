@@ -112,7 +112,7 @@ def test_fast_primary_is_not_hedged(slow: Slow) -> None:
     assert slow.stats["hedgeable"] >= 50
 
 
-def test_hedge_is_sent_though_the_loop_was_late(slow: Slow) -> None:
+def test_the_hedge_is_sent_when_the_event_loop_was_late(slow: Slow) -> None:
     """A timer that is set after the application computed fires early: the hedge must not be forgotten."""
     slow.hold()
     for _ in range(5):
@@ -126,7 +126,7 @@ def test_hedge_is_sent_though_the_loop_was_late(slow: Slow) -> None:
     assert slow.stats["hedge_wins"] == 5
 
 
-def test_absent_at_a_secondary_is_no_answer(slow: Slow) -> None:
+def test_an_absent_record_at_a_secondary_is_not_an_answer(slow: Slow) -> None:
     """A secondary lags by one write: what it does not find, only the primary can say."""
     slow.table.set(slow.key, b"newest", b"there")
     slow.hold(0.3)
@@ -159,7 +159,7 @@ def test_writes_and_other_reads_are_never_hedged(slow: Slow) -> None:
     assert slow.stats["hedges"] == 0
 
 
-def test_error_of_the_secondary_does_not_count(slow: Slow) -> None:
+def test_an_error_of_the_secondary_is_ignored(slow: Slow) -> None:
     slow.hold(0.3)
     for address in slow.partition["secondaries"]:
         slow.box.fault("error", rpc="get", server=address, error="ERR_INVALID_STATE")
@@ -171,7 +171,7 @@ def test_error_of_the_secondary_does_not_count(slow: Slow) -> None:
     assert info.attempts == 1
 
 
-def test_error_of_the_primary_waits_for_the_secondary(slow: Slow) -> None:
+def test_after_an_error_of_the_primary_the_secondary_is_awaited(slow: Slow) -> None:
     """Busy after a while: the secondary's answer, which comes a little later, is taken."""
     slow.box.fault("error", rpc="get", server=slow.partition["primary"], error="ERR_BUSY", when="after", count=1)
     slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.05, when="before", count=1)
@@ -183,7 +183,7 @@ def test_error_of_the_primary_waits_for_the_secondary(slow: Slow) -> None:
     assert slow.stats["retries"] == {}
 
 
-def test_silent_secondary_does_not_hold_up_the_next_attempt(slow: Slow) -> None:
+def test_a_silent_secondary_does_not_delay_the_next_attempt(slow: Slow) -> None:
     """The primary fails while the backup request is out, and no answer to that ever comes: the call is repeated."""
     for address in slow.partition["secondaries"]:
         slow.box.fault("drop", rpc="get", server=address)
@@ -197,7 +197,7 @@ def test_silent_secondary_does_not_hold_up_the_next_attempt(slow: Slow) -> None:
     assert info.attempts == 2
 
 
-def test_dead_primary(slow: Slow) -> None:
+def test_reads_continue_at_secondaries_while_the_primary_is_dead(slow: Slow) -> None:
     """Paused for good: reads of what the secondaries have go on at once, until the routes change."""
     slow.box.pause(slow.partition["primary"])
     spans = []
@@ -208,7 +208,7 @@ def test_dead_primary(slow: Slow) -> None:
     assert max(spans) < 0.5
 
 
-def test_rate_cap(onebox: Onebox, hash_key: bytes) -> None:
+def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -> None:
     """No more than the share of reads that the policy allows, however slow everything is."""
     policy = HedgePolicy(delay=0.005, max_ratio=0.1)
     with Client(onebox.meta_addresses, hedge=policy, timeout=3.0) as client:
@@ -225,7 +225,7 @@ def test_rate_cap(onebox: Onebox, hash_key: bytes) -> None:
         assert 10 <= slow.stats["hedges"] <= 0.1 * slow.stats["hedgeable"] + 1
 
 
-def test_killed_reader_gives_both_requests_up(slow: Slow) -> None:
+def test_a_killed_reader_abandons_both_requests(slow: Slow) -> None:
     slow.hold(1.0)
     for address in slow.partition["secondaries"]:
         slow.box.fault("delay", rpc="get", server=address, seconds=1.0)
@@ -237,7 +237,7 @@ def test_killed_reader_gives_both_requests_up(slow: Slow) -> None:
     assert slow.table.get(slow.key, b"absent", timeout=3.0) is None
 
 
-def test_foreign_timeout_passes_through(slow: Slow) -> None:
+def test_a_timeout_of_the_application_passes_through(slow: Slow) -> None:
     slow.hold(1.0)
     for address in slow.partition["secondaries"]:
         slow.box.fault("delay", rpc="get", server=address, seconds=1.0)
@@ -252,7 +252,7 @@ def test_header_version_0_cannot_hedge() -> None:
         Client(["127.0.0.1:1"], hedge=HedgePolicy(), header_version=0)
 
 
-def test_policy_of_one_table(onebox: Onebox, hash_key: bytes) -> None:
+def test_a_table_can_have_its_own_hedge_policy(onebox: Onebox, hash_key: bytes) -> None:
     """A handle with a policy hedges, others of the same client do not; None switches the client's policy off."""
     policy = HedgePolicy(delay=DELAY, max_ratio=1.0)
     for own, others in ((policy, None), (None, policy)):
@@ -282,7 +282,7 @@ def test_policy_of_one_table(onebox: Onebox, hash_key: bytes) -> None:
             client.table("temp", hedge=0.02)  # type: ignore[call-overload]
 
 
-def test_off_by_default(onebox: Onebox, hash_key: bytes) -> None:
+def test_hedging_is_off_by_default(onebox: Onebox, hash_key: bytes) -> None:
     with Client(onebox.meta_addresses) as client:
         slow = Slow(onebox, client, hash_key)
         try:

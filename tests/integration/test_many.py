@@ -73,7 +73,7 @@ def test_results_are_in_the_order_of_the_arguments(table: Table, hash_key: bytes
     assert table.get_many(keys, default="gone", concurrency=concurrency)[:4] == ["gone", b"value-1", "gone", b"value-3"]
 
 
-def test_nothing_to_do(table: Table) -> None:
+def test_empty_arguments_give_empty_results(table: Table) -> None:
     assert table.get_many([]) == []
     assert table.set_many([]) == []
     assert table.remove_many(iter(())) == []
@@ -106,7 +106,7 @@ def test_large_values(table: Table, hash_key: bytes) -> None:
     assert table.get_many([item[:2] for item in items]) == [item[2] for item in items]
 
 
-def test_one_bad_argument_and_nothing_is_sent(table: Table, hash_key: bytes) -> None:
+def test_one_invalid_argument_keeps_all_requests_from_being_sent(table: Table, hash_key: bytes) -> None:
     refused: list[list[Any]] = [
         [(hash_key, b"s", b"v"), (hash_key, 7, b"v")],
         [(hash_key, b"s", b"v"), (b"h" * 65535, b"s", b"v")],
@@ -190,7 +190,7 @@ def test_retry_none_repeats_nothing(table: Table, box: Onebox, hash_key: bytes) 
 
 
 @pytest.mark.onebox_only
-def test_each_record_has_its_own_time(table: Table, box: Onebox, hash_key: bytes) -> None:
+def test_the_timeout_of_a_record_begins_when_its_request_is_sent(table: Table, box: Onebox, hash_key: bytes) -> None:
     """The deadline of a record begins when its request is first sent: later ones are not cheated of theirs."""
     keys = keys_of(hash_key, 60)
     box.fault("delay", rpc="put", seconds=0.15)
@@ -214,7 +214,7 @@ def test_timeouts_are_per_record(table: Table, box: Onebox, hash_key: bytes) -> 
 
 
 @pytest.mark.onebox_only
-def test_dead_server_does_not_keep_the_others_from_being_dialled(box: Onebox, hash_key: bytes) -> None:
+def test_an_unreachable_server_does_not_delay_connections_to_others(box: Onebox, hash_key: bytes) -> None:
     """A new client, one of three servers silent to new connections: what the others serve is there at once."""
     keys = keys_of(hash_key, 300)
     box.configure(failover_delay=60.0)
@@ -280,7 +280,7 @@ def test_a_ttl_for_each_hash_key(table: Table, hash_key: bytes) -> None:
         table.multi_set_many([(mine[0], values, -1)])
 
 
-def test_one_bad_item_of_several_and_nothing_is_sent(cluster: Cluster, hash_key: bytes) -> None:
+def test_one_invalid_item_keeps_all_requests_from_being_sent(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas, max_write_bytes=10_000) as client:
         table = client.table(cluster.table)
         good = (hash_key, {b"s": b"v"})
@@ -365,7 +365,7 @@ def test_no_greenlet_for_each_request(table: Table, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_bounds_of_the_connection_hold_too(box: Onebox, hash_key: bytes) -> None:
+def test_the_limits_of_the_connection_hold(box: Onebox, hash_key: bytes) -> None:
     box.fault("delay", rpc="put", seconds=0.01)
     with Client(box.meta_addresses, max_in_flight=8, max_queued_bytes=10_000, timeout=20.0) as client:
         table = client.table("temp")
@@ -379,7 +379,9 @@ def test_bounds_of_the_connection_hold_too(box: Onebox, hash_key: bytes) -> None
 # ------------------------------------------------------------------------------------------------ kills
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 0.01, 0.06])
-def test_killed_in_the_middle_leaves_nothing(client: Client, box: Onebox, hash_key: bytes, seconds: float) -> None:
+def test_a_killed_call_leaves_no_request_in_flight(
+    client: Client, box: Onebox, hash_key: bytes, seconds: float
+) -> None:
     table = client.table("temp")
     table.warm_up()
     box.fault("delay", rpc=["put", "get"], seconds=0.05)
@@ -400,7 +402,7 @@ def test_killed_in_the_middle_leaves_nothing(client: Client, box: Onebox, hash_k
 
 
 @pytest.mark.onebox_only
-def test_foreign_timeout_passes_through(client: Client, box: Onebox, hash_key: bytes) -> None:
+def test_a_timeout_of_the_application_passes_through(client: Client, box: Onebox, hash_key: bytes) -> None:
     table = client.table("temp")
     table.warm_up()
     box.fault("delay", rpc="put", seconds=0.3)
@@ -421,7 +423,7 @@ def test_many_callers_at_once(table: Table, hash_key: bytes) -> None:
     assert nothing_pending(table.client)
 
 
-def test_counted_in_stats(table: Table, hash_key: bytes) -> None:
+def test_calls_are_counted_in_stats(table: Table, hash_key: bytes) -> None:
     before = table.client.stats()["tables"].get(table.name, {"bulk": 0})["bulk"]
     table.set_many([(*key, b"v") for key in keys_of(hash_key, 30)])
     table.get_many(keys_of(hash_key, 30))
@@ -449,7 +451,7 @@ def broken() -> Iterator[Any]:
     ],
     ids=range(8),
 )
-def test_an_error_of_the_given_iterator_passes_through(table: Table, call: Any) -> None:
+def test_an_error_of_the_argument_iterator_passes_through(table: Table, call: Any) -> None:
     with pytest.raises(ValueError, match="the application's own") as caught:
         call(table)
     assert type(caught.value) is ValueError
@@ -468,6 +470,6 @@ def test_an_error_of_the_given_iterator_passes_through(table: Table, call: Any) 
         ("batch_get", "keys"),
     ],
 )
-def test_what_is_no_list_is_refused(table: Table, verb: str, name: str, items: Any) -> None:
+def test_arguments_that_are_not_iterable_are_refused(table: Table, verb: str, name: str, items: Any) -> None:
     with pytest.raises(InvalidArgument, match=f"{name} must be an iterable, not"):
         getattr(table, verb)(items)

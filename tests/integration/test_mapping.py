@@ -25,7 +25,7 @@ def mapping(table: Table, hash_key: bytes) -> Iterator[HashMapping]:
     table.del_range(hash_key)
 
 
-def test_it_is_a_mutable_mapping(mapping: HashMapping, hash_key: bytes) -> None:
+def test_mapping_is_a_mutable_mapping(mapping: HashMapping, hash_key: bytes) -> None:
     assert isinstance(mapping, MutableMapping)
     assert (mapping.hash_key, mapping.table.name) == (
         hash_key,
@@ -36,7 +36,7 @@ def test_it_is_a_mutable_mapping(mapping: HashMapping, hash_key: bytes) -> None:
         pickle.dumps(mapping)
 
 
-def test_items(mapping: HashMapping) -> None:
+def test_items_are_stored_read_and_removed(mapping: HashMapping) -> None:
     mapping["b"] = "2"
     mapping[b"a"] = b"1"
     mapping["ü"] = ""
@@ -52,7 +52,7 @@ def test_items(mapping: HashMapping) -> None:
     assert list(mapping) == [b"a", "ü".encode()]
 
 
-def test_absent(mapping: HashMapping) -> None:
+def test_absent_keys_raise_key_error_or_give_the_default(mapping: HashMapping) -> None:
     for call in (lambda: mapping["x"], lambda: mapping.pop("x"), mapping.popitem, lambda: mapping.__delitem__("x")):
         with pytest.raises(KeyError):
             call()
@@ -113,7 +113,7 @@ def test_ttls(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     assert brief.setdefault("a", "5") == b"5"
 
 
-def test_what_can_be_no_item_is_none(mapping: HashMapping) -> None:
+def test_other_objects_are_not_in_items(mapping: HashMapping) -> None:
     mapping["a"] = "1"
     items: Any = mapping.items()
     assert ("a", b"1") in items
@@ -121,7 +121,7 @@ def test_what_can_be_no_item_is_none(mapping: HashMapping) -> None:
         assert item not in items
 
 
-def test_a_codec(table: Table, hash_key: bytes) -> None:
+def test_values_use_the_codec(table: Table, hash_key: bytes) -> None:
     documents = table.client.table(table.name, codec=JsonCodec()).mapping(hash_key)
     documents["a"] = {"n": [1]}
     assert documents.setdefault("b", (1, 2)) == [1, 2]
@@ -132,7 +132,7 @@ def test_a_codec(table: Table, hash_key: bytes) -> None:
     assert documents.pop("a") == {"n": [1]}
 
 
-def test_iterating_is_lazy_and_minds_no_change(table: Table, mapping: HashMapping, hash_key: bytes) -> None:
+def test_iteration_is_lazy_and_allows_changes(table: Table, mapping: HashMapping, hash_key: bytes) -> None:
     table.multi_set(hash_key, rows(2500), split=True)
     seen = []
     for key in mapping:
@@ -146,7 +146,7 @@ def test_iterating_is_lazy_and_minds_no_change(table: Table, mapping: HashMappin
 
 
 @pytest.mark.onebox_only
-def test_leaving_the_loop_frees_the_servers_context(
+def test_leaving_a_loop_frees_the_scan_context(
     cluster: Cluster, table: Table, mapping: HashMapping, hash_key: bytes
 ) -> None:
     table.multi_set(hash_key, rows(2500), split=True)
@@ -168,7 +168,7 @@ def test_leaving_the_loop_frees_the_servers_context(
     assert contexts() == before
 
 
-def test_of_many_callers_one_gets_the_row(mapping: HashMapping) -> None:
+def test_one_of_many_callers_pops_the_row(mapping: HashMapping) -> None:
     mapping.update({str(index): str(index) for index in range(20)})
     taken = [gevent.spawn(mapping.popitem) for _ in range(20)]
     gevent.joinall(taken, raise_error=True)
@@ -179,7 +179,7 @@ def test_of_many_callers_one_gets_the_row(mapping: HashMapping) -> None:
 
 
 @pytest.mark.onebox_only
-def test_errors_are_no_key_errors(cluster: Cluster, mapping: HashMapping) -> None:
+def test_errors_of_calls_are_not_key_errors(cluster: Cluster, mapping: HashMapping) -> None:
     mapping["a"] = "1"
     cluster.box.fault("error", error="ERR_ACL_DENY", rpc="data")
     for call in (lambda: mapping["a"], lambda: b"a" in mapping, lambda: list(mapping), lambda: len(mapping)):
@@ -195,7 +195,7 @@ def test_errors_are_no_key_errors(cluster: Cluster, mapping: HashMapping) -> Non
         cluster.box.set_envs(mapping.table.name, {"replica.rocksdb_iteration_threshold_time_ms": None})
 
 
-def test_what_cannot_be_decoded_is_removed_and_not_lost(table: Table, hash_key: bytes) -> None:
+def test_pop_of_an_undecodable_value_raises_with_the_removed_bytes(table: Table, hash_key: bytes) -> None:
     documents = table.client.table(table.name, codec=JsonCodec()).mapping(hash_key)
     table.multi_set(hash_key, {"a": b"{", "b": b"[", "c": b"]"})
     del documents["a"]
@@ -208,7 +208,7 @@ def test_what_cannot_be_decoded_is_removed_and_not_lost(table: Table, hash_key: 
     assert not documents
 
 
-def test_update_of_what_has_keys(mapping: HashMapping) -> None:
+def test_update_accepts_objects_with_keys(mapping: HashMapping) -> None:
     class Rows:
         def keys(self) -> list[str]:
             return ["a", "b"]
@@ -220,7 +220,7 @@ def test_update_of_what_has_keys(mapping: HashMapping) -> None:
     assert dict(mapping) == {b"a": b"aa", b"b": b"bb"}
 
 
-def test_bad_keys_and_values(mapping: HashMapping) -> None:
+def test_invalid_keys_and_values_are_refused(mapping: HashMapping) -> None:
     for call in (
         lambda: mapping[7],  # type: ignore[index]
         lambda: mapping.__setitem__("a", 7),

@@ -99,7 +99,7 @@ def test_multi_del_counts_what_was_asked_for(table: Table, hash_key: bytes) -> N
 
 
 # --------------------------------------------------------------------------------------------------------- by sort keys
-def test_by_keys(table: Table, hash_key: bytes) -> None:
+def test_multi_get_by_keys(table: Table, hash_key: bytes) -> None:
     table.multi_set(hash_key, {"a": "1", "b": "2", "c": "", "d": "4"})
     found = table.multi_get(hash_key, ["d", "none", b"c", "a", "d"])
     assert list(found.items()) == [(b"d", b"4"), (b"c", b""), (b"a", b"1")]
@@ -109,7 +109,7 @@ def test_by_keys(table: Table, hash_key: bytes) -> None:
     assert table.multi_get(hash_key, ["c", "a"], no_value=True) == {b"c": b"", b"a": b""}
 
 
-def test_by_no_keys_is_nothing_and_not_everything(client: Client, table: Table, hash_key: bytes) -> None:
+def test_multi_get_with_an_empty_list_of_keys_returns_nothing(client: Client, table: Table, hash_key: bytes) -> None:
     found = table.multi_get(hash_key, [])
     assert (found, found.complete) == ({}, True)
     assert client._cluster.pool.connections == []
@@ -274,7 +274,7 @@ def test_sort_keys(table: Table, grid: bytes) -> None:
     assert table.multi_get_sort_keys(grid, max_bytes=1) == GRID[:2]
 
 
-def test_one_at_a_time(table: Table, grid: bytes) -> None:
+def test_a_limit_of_one_row_pages_through_all_rows(table: Table, grid: bytes) -> None:
     found: list[bytes] = []
     last, inclusive = b"", True
     for _ in range(100):
@@ -312,7 +312,7 @@ def test_no_more_than_3000_rows(client: Client, many: Any) -> None:
     assert table.sort_key_count(key) == 3500
 
 
-def test_filtered_rows_count_as_looked_at(client: Client, many: Any) -> None:
+def test_rows_that_the_filter_drops_count_towards_the_server_limit(client: Client, many: Any) -> None:
     table, key = many(client)
     found = table.multi_get(key, filter=Filter.postfix("3499"))
     assert (found, found.complete, found.last_key) == ({}, False, None)
@@ -333,7 +333,7 @@ def test_the_iterators_give_every_row_once(client: Client, many: Any, size: int)
     assert list(table.multi_get_iter(key, reverse=True, **bounds)) == stored[::-1]
 
 
-def test_iterators_over_parts(table: Table, grid: bytes) -> None:
+def test_iterators_with_bounds_filters_and_prefixes(table: Table, grid: bytes) -> None:
     for start, stop, first, last in itertools.product(BOUNDS, BOUNDS, (True, False), (True, False)):
         expected = list(values(wanted(start, stop, first, last, None)).items())
         bounds: dict[str, Any] = {"start_inclusive": first, "stop_inclusive": last, "batch_size": 3}
@@ -348,7 +348,7 @@ def test_iterators_over_parts(table: Table, grid: bytes) -> None:
     assert list(table.multi_get_iter(grid, prefix="1-", no_value=True)) == [(key, b"") for key in keys]
 
 
-def test_the_row_without_a_sort_key_ends_the_reverse_iterator(
+def test_the_reverse_iterator_ends_at_the_row_with_an_empty_sort_key(
     table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its key as the next stop would mean "to the end" again, whatever the server says about being complete."""
@@ -368,7 +368,7 @@ def test_the_row_without_a_sort_key_ends_the_reverse_iterator(
     assert list(itertools.islice(found, 5)) == [(b"a", b"1")]
 
 
-def test_reverse_says_when_a_page_has_no_row(client: Client, many: Any) -> None:
+def test_the_reverse_iterator_raises_when_a_page_has_no_row(client: Client, many: Any) -> None:
     table, key = many(client)
     found = table.multi_get_iter(key, reverse=True, filter=Filter.postfix("000001"))
     with pytest.raises(Incomplete) as caught:
@@ -387,7 +387,7 @@ def test_reverse_says_when_a_page_has_no_row(client: Client, many: Any) -> None:
     assert [row for row, _ in table.multi_get_iter(key, filter=Filter.postfix("000001"))] == [b"key-000001"]
 
 
-def test_expired_rows_count_as_looked_at(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_expired_rows_count_towards_the_server_limit(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     """1,000 expired rows before 10 live ones: the limit of rows holds for what is returned."""
     table.multi_set(hash_key, {f"a{index:04}": "x" for index in range(1000)}, ttl=1)
     live = {b"b%d" % index: b"y" for index in range(10)}
@@ -401,7 +401,7 @@ def test_expired_rows_count_as_looked_at(cluster: Cluster, table: Table, hash_ke
 
 
 @pytest.mark.onebox_only
-def test_the_time_limit(cluster: Cluster, client: Client, many: Any) -> None:
+def test_the_time_limit_of_a_server_gives_incomplete_results(cluster: Cluster, client: Client, many: Any) -> None:
     """A server that runs out of its time says so: a part of the rows, or no count."""
     table, key = many(client)
     cluster.box.set_envs(cluster.table, {"replica.rocksdb_iteration_threshold_time_ms": "1"})
@@ -484,7 +484,7 @@ def test_split_writes(cluster: Cluster, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_split_write_that_breaks_off_says_how_far_it_came(cluster: Cluster, hash_key: bytes) -> None:
+def test_a_failed_split_write_reports_what_was_written(cluster: Cluster, hash_key: bytes) -> None:
     with Client(cluster.metas, max_write_bytes=1000) as client:
         table = client.table(cluster.table)
         cluster.box.fault("error", error="ERR_DISK_INSUFFICIENT", rpc="multi_put", contains=hash_key, after=2)
@@ -515,7 +515,7 @@ def test_a_split_write_has_one_deadline(cluster: Cluster, hash_key: bytes) -> No
 
 
 # ------------------------------------------------------------------------------------------------------ info, arguments
-def test_info(table: Table, hash_key: bytes) -> None:
+def test_info_receives_partition_decree_server_and_attempts(table: Table, hash_key: bytes) -> None:
     info = CallInfo()
     table.multi_set(hash_key, {"a": "1"}, info=info)
     partition, decree = info.partition, info.decree
@@ -588,7 +588,7 @@ def test_bad_arguments_are_not_sent(client: Client, table: Table, call: Callable
 
 
 @pytest.mark.onebox_only
-def test_an_update_that_may_be_repeated_is(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_idempotent_writes_are_repeated(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     cluster.box.fault("cut", rpc=("multi_put", "multi_remove", "multi_get"), when="after", contains=hash_key, count=1)
     info = CallInfo()
     table.multi_set(hash_key, rows(3), info=info)

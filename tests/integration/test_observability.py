@@ -101,7 +101,7 @@ def test_one_logger_for_each_concern(box: Onebox, client: Client, caplog: pytest
         assert re.search(line, text), f"{line}\n{text}"
 
 
-def test_no_keys_and_no_values(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_contain_no_keys_and_no_values(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pegasus_green")
     weather(box, client)
     lines = [record.getMessage() for record in caplog.records if not record.name.startswith("pegasus_green.onebox")]
@@ -109,7 +109,7 @@ def test_no_keys_and_no_values(box: Onebox, client: Client, caplog: pytest.LogCa
     assert not [line for line in lines if "secret" in line]
 
 
-def test_lines_that_repeat_are_counted(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_log_lines_are_counted(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pegasus_green.retry")
     table = client.table("temp")
     fault = box.fault("error", rpc="put", error="ERR_BUSY", count=400)
@@ -127,7 +127,7 @@ def test_lines_that_repeat_are_counted(box: Onebox, client: Client, caplog: pyte
     assert table._dispatcher.notices.dropped == 400 - notices_module.BURST
 
 
-def test_the_next_period_tells_how_many_were_left_out(
+def test_the_next_log_line_reports_the_number_of_omitted_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "pegasus_green")
@@ -148,7 +148,7 @@ def test_the_next_period_tells_how_many_were_left_out(
     assert notices.dropped == 30
 
 
-def test_kinds_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_counted_log_lines_is_limited(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pegasus_green")
     notices = Notices("test")
     for number in range(5000):
@@ -180,7 +180,7 @@ class Waiting(logging.Handler):
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_slow_or_failing_handler_hurts_no_call(box: Onebox, client: Client, failing: bool) -> None:
+def test_slow_and_failing_log_handlers_do_not_affect_calls(box: Onebox, client: Client, failing: bool) -> None:
     """Lines about what happens in the hub's callbacks are not written there: they would block the loop, or fail."""
     handler = Waiting(failing)
     logger = logging.getLogger("pegasus_green")
@@ -209,7 +209,7 @@ def test_slow_or_failing_handler_hurts_no_call(box: Onebox, client: Client, fail
 
 
 # ------------------------------------------------------------------------------------------------ figures
-def test_figures_of_servers(box: Onebox, client: Client) -> None:
+def test_statistics_of_servers(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     assert client.stats() == {
         "servers": {},
@@ -249,7 +249,7 @@ def test_figures_of_servers(box: Onebox, client: Client) -> None:
     json.dumps(client.stats())
 
 
-def test_figures_of_what_goes_wrong(box: Onebox, client: Client) -> None:
+def test_statistics_of_failures(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()
     box.fault("error", rpc="put", error="ERR_BUSY", count=3)
@@ -282,7 +282,7 @@ def test_figures_of_what_goes_wrong(box: Onebox, client: Client) -> None:
     assert sum(server["reconnects"] for server in servers) >= 1
 
 
-def test_states(box: Onebox, client: Client) -> None:
+def test_the_connection_states_of_servers_are_reported(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()
     pool = client._cluster.pool
@@ -337,7 +337,7 @@ def test_latency_histogram(box: Onebox, client: Client) -> None:
     assert 0.1 <= figures["p99"] <= 0.25
 
 
-def test_figures_cost_little(box: Onebox, client: Client) -> None:
+def test_statistics_cost_little_cpu(box: Onebox, client: Client) -> None:
     client.table("temp").warm_up()
     begin = process_time()
     for _ in range(100):
@@ -422,7 +422,7 @@ def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
     assert sorted(type(error).__name__ for error in failed) == ["AccessDenied"] * 5 + ["GreenletExit"]
 
 
-def test_events_come_in_the_context_of_the_caller(box: Onebox, client: Client) -> None:
+def test_listeners_run_in_the_context_of_the_caller(box: Onebox, client: Client) -> None:
     """Whatever greenlet tells of them: handles end in the hub or a greenlet of theirs, parallel scans have readers."""
     request: ContextVar[str] = ContextVar("request", default="none")
 
@@ -458,7 +458,7 @@ def test_events_come_in_the_context_of_the_caller(box: Onebox, client: Client) -
     assert {name for _, name in contexts.seen} == {"one", "two"}
 
 
-def test_a_call_that_reaches_no_server_names_none(client: Client) -> None:
+def test_an_event_of_an_unsent_call_names_no_server(client: Client) -> None:
     listener = Everything()
     client.add_listener(listener)
     info = CallInfo()
@@ -512,7 +512,7 @@ class Failing(Everything):
         self._fail()
 
 
-def test_failing_listener_hurts_no_call_and_complains_once(
+def test_a_failing_listener_does_not_affect_calls_and_is_logged_once(
     box: Onebox, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing, good = Failing(), Everything()
@@ -540,7 +540,7 @@ def test_failing_listener_hurts_no_call_and_complains_once(
     assert all("further failures are not logged" in record.getMessage() for record in records)
 
 
-def test_failing_listener_and_waiting_handler_together(box: Onebox, client: Client) -> None:
+def test_a_failing_listener_with_a_log_handler_that_waits(box: Onebox, client: Client) -> None:
     """A listener fails in a callback of the hub, and what is to log that cannot wait there."""
     handler = Waiting(failing=False)
     logger = logging.getLogger("pegasus_green.events")
@@ -558,7 +558,7 @@ def test_failing_listener_and_waiting_handler_together(box: Onebox, client: Clie
     assert handler.seen
 
 
-def test_listener_that_leaves_and_joins_in_an_event(box: Onebox, client: Client) -> None:
+def test_a_listener_can_be_added_and_removed_during_an_event(box: Onebox, client: Client) -> None:
     late = Everything()
 
     class Once(Everything):
@@ -576,7 +576,7 @@ def test_listener_that_leaves_and_joins_in_an_event(box: Onebox, client: Client)
     assert len(late.of("call_finished")) == 4
 
 
-def test_listener_that_joins_while_a_call_is_under_way(box: Onebox, client: Client) -> None:
+def test_a_listener_added_during_a_call_does_not_change_its_outcome(box: Onebox, client: Client) -> None:
     """Its outcome is not thrown away: a write is not sent once more."""
     table = client.table("temp")
     table.warm_up()
@@ -619,7 +619,7 @@ def test_reprs(box: Onebox, client: Client) -> None:
     assert "secret" not in repr(client)
 
 
-def test_errors_name_what_happened_and_where(box: Onebox, client: Client) -> None:
+def test_errors_name_the_operation_and_the_server(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()
     box.fault("error", rpc="get", error="ERR_BUSY")

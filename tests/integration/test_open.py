@@ -93,12 +93,12 @@ def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPa
         (lambda: connect("pegasus://h:1/t", time_out=1), "did you mean 'timeout'"),  # type: ignore[call-arg]
     ],
 )
-def test_what_cannot_be(call: Any, words: str) -> None:
+def test_invalid_urls_are_refused(call: Any, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         call()
 
 
-def test_a_subclass_stays_one(url: str) -> None:
+def test_from_url_of_a_subclass_returns_the_subclass(url: str) -> None:
     class Mine(Client):
         pass
 
@@ -126,7 +126,7 @@ def test_the_partition_of_a_key(cluster: Cluster, client: Client, table: Table[b
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_where_nothing_answers_on_this_machine(host: str) -> None:
+def test_the_error_for_an_unused_local_port_names_the_onebox_command(host: str) -> None:
     with Client(f"{host}:1", timeout=0.3) as client, pytest.raises(errors.MetaUnreachable) as caught:
         client.ping()
     assert "HINT: nothing answers on this machine: start a cluster with `python -m pegasus_green onebox`" in str(
@@ -134,7 +134,7 @@ def test_where_nothing_answers_on_this_machine(host: str) -> None:
     )
 
 
-def test_a_server_that_stays_dead_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_stays_dead_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pegasus_green")
     with (
         Onebox(replicas=1, metas=1, tables={"temp": 1}) as box,

@@ -163,7 +163,7 @@ def test_failed_requests_are_repeated_within_the_limit(cluster: Cluster, hash_ke
 
 
 @pytest.mark.parametrize("rate", [0, -1, "fast", True, float("nan"), 2_000_000])
-def test_rates_that_cannot_be(client: Client, rate: Any) -> None:
+def test_invalid_rates_are_refused(client: Client, rate: Any) -> None:
     with pytest.raises(InvalidArgument, match="max_rate must be a number of requests per second above 0"):
         client.table("temp", max_rate=rate)
     with pytest.raises(InvalidArgument, match="max_rate must be"):

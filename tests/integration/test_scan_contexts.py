@@ -89,7 +89,7 @@ def scanned(cluster: Cluster) -> Rows:
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("parallel", [0, 1, 4])
 @pytest.mark.parametrize("leave", LEAVE, ids=lambda leave: leave.__name__)
-def test_no_context_is_left(
+def test_no_scan_context_is_left_on_the_servers(
     cluster: Cluster, client: Client, scanned: Rows, leave: Callable[[Scanner], None], parallel: int
 ) -> None:
     """About half of all ids are negative; they are cleared like the others."""
@@ -129,7 +129,7 @@ def test_a_reader_killed_while_it_waits_leaves_no_context(
 
 
 @pytest.mark.onebox_only
-def test_close_and_drop_never_yield(cluster: Cluster, table: Table, many: Rows) -> None:
+def test_close_and_deletion_of_a_scanner_do_not_yield(cluster: Cluster, table: Table, many: Rows) -> None:
     for parallel in (1, 4):
         for drop in (False, True):
             rows = table.scan(batch_size=2, parallel=parallel)
@@ -192,9 +192,7 @@ def test_contexts_from_before_a_split_are_freed_after_it(cluster: Cluster, clien
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("rpc", ["get_scanner", "scan"])
-def test_a_batch_that_comes_too_late_leaves_no_context(
-    cluster: Cluster, table: Table, hash_key: bytes, rpc: str
-) -> None:
+def test_a_late_batch_leaves_no_context(cluster: Cluster, table: Table, hash_key: bytes, rpc: str) -> None:
     before = contexts(cluster)
     found = fill(table, hash_key)
     rows = table.hash_scan(hash_key, batch_size=5, timeout=0.2)

@@ -19,7 +19,7 @@ __all__ = ["many", "mine", "no_client_bugs"]
 
 
 # ------------------------------------------------------------------------------------------------------------- counting
-def test_count(table: Table, many: Rows, hash_key: bytes) -> None:
+def test_count_is_exact_with_filters_and_partitions(table: Table, many: Rows, hash_key: bytes) -> None:
     own = Filter.prefix(hash_key)
     assert table.count(hash_key_filter=own) == len(many)
     assert table.count(hash_key_filter=own, parallel=4) == len(many)
@@ -35,7 +35,9 @@ def test_count(table: Table, many: Rows, hash_key: bytes) -> None:
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("breaks", [1, 2, 5, 1000])
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_a_count_that_breaks_off_is_counted_again(cluster: Cluster, client: Client, breaks: int, parallel: int) -> None:
+def test_an_interrupted_count_of_a_partition_is_repeated(
+    cluster: Cluster, client: Client, breaks: int, parallel: int
+) -> None:
     """In the end by its keys, which a count that never gets through still comes on with."""
     name = f"counted-{breaks}-{parallel}"
     cluster.box.create_table(name, 2)
@@ -56,7 +58,9 @@ def test_a_count_that_breaks_off_is_counted_again(cluster: Cluster, client: Clie
 
 
 @pytest.mark.onebox_only
-def test_servers_that_do_not_count_send_rows(cluster: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_works_with_servers_that_send_rows_instead(
+    cluster: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before release 2.5 they ignore the wish."""
     ask = Query.open
     monkeypatch.setattr(Query, "open", lambda query, after, size, as_rows: ask(query, after, size, as_rows=True))
@@ -74,7 +78,7 @@ def test_servers_that_do_not_count_send_rows(cluster: Cluster, client: Client, m
 
 
 @pytest.mark.onebox_only
-def test_a_count_that_runs_out_of_time_is_counted_again(cluster: Cluster, client: Client) -> None:
+def test_a_count_that_reaches_the_time_limit_of_the_server_is_repeated(cluster: Cluster, client: Client) -> None:
     cluster.box.create_table("timed", 1)
     table = client.table("timed")
     table.set_many([(b"%d" % (n % 50), b"%d" % n, b"v") for n in range(3000)])
@@ -147,7 +151,7 @@ def test_a_token_carries_the_selection(table: Table, hash_key: bytes) -> None:
         table.hash_scan(hash_key, resume=first.token(), stop="c6")
 
 
-def test_tokens_of_something_else_are_refused(client: Client, table: Table, hash_key: bytes) -> None:
+def test_tokens_of_other_tables_or_scans_are_refused(client: Client, table: Table, hash_key: bytes) -> None:
     fill(table, hash_key)
     token = table.hash_scan(hash_key).token()
     for call, text in (
@@ -171,7 +175,7 @@ def test_an_unread_scan_of_partitions_resumes(mine: Callable[..., Scanner], tabl
 
 
 # ------------------------------------------------------------------------------------------------------------ iterating
-def test_one_scanner_for_several_greenlets(mine: Callable[..., Scanner], many: Rows) -> None:
+def test_several_greenlets_share_one_scanner(mine: Callable[..., Scanner], many: Rows) -> None:
     for parallel in (1, 3):
         rows = mine(batch_size=5, parallel=parallel)
         found: Rows = []
@@ -186,7 +190,7 @@ def test_one_scanner_for_several_greenlets(mine: Callable[..., Scanner], many: R
         assert rows.finished
 
 
-def test_after_the_end_and_after_close(table: Table, hash_key: bytes) -> None:
+def test_next_after_the_end_and_after_close(table: Table, hash_key: bytes) -> None:
     fill(table, hash_key)
     rows = table.hash_scan(hash_key)
     assert len(list(rows)) == 25
@@ -216,7 +220,7 @@ def test_deadlines_bound_a_batch(client: Client, mine: Callable[..., Scanner], m
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_an_error_in_the_middle_and_on_behind_the_last_row(
+def test_a_scan_continues_after_an_error(
     cluster: Cluster, mine: Callable[..., Scanner], many: Rows, parallel: int
 ) -> None:
     rows = mine(batch_size=10, parallel=parallel)

@@ -30,7 +30,7 @@ def test_hash_scan_delivers_all_rows_ascending(table: Table, hash_key: bytes, ba
     assert list(table.hash_scan(hash_key, batch_size=batch_size)) == found
 
 
-def test_hash_scan_of_nothing(table: Table, hash_key: bytes) -> None:
+def test_hash_scan_of_an_absent_hash_key_is_empty(table: Table, hash_key: bytes) -> None:
     assert list(table.hash_scan(hash_key)) == []
 
 
@@ -128,7 +128,7 @@ def test_no_value_and_ttl(table: Table, hash_key: bytes) -> None:
     assert 990 <= ttl <= 1001
 
 
-def test_expired_rows_are_passed_over_in_empty_batches(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_batches_of_only_expired_rows_are_skipped(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     for number in range(30):
         table.set(hash_key, b"%02d" % number, "v", ttl=None if number in (0, 17, 29) else 1)
     pass_time(cluster, 2)
@@ -147,7 +147,7 @@ def test_limit(client: Client, table: Table, hash_key: bytes) -> None:
     assert list(table.hash_scan(hash_key, limit=5, batch_size=2)) == found[:5]
 
 
-def test_empty_ranges_are_answered_here(client: Client, table: Table, hash_key: bytes) -> None:
+def test_empty_ranges_are_not_sent(client: Client, table: Table, hash_key: bytes) -> None:
     """A server's answer to them looks like a scan with a context that does not exist."""
     fill(table, hash_key)
     calls = Calls()
@@ -166,7 +166,7 @@ def test_empty_ranges_are_answered_here(client: Client, table: Table, hash_key: 
     assert list(table.hash_scan(hash_key, start="a", stop="a", stop_inclusive=True)) == [(b"a", b"v")]
 
 
-def test_batches_follow_the_size_of_the_rows(client: Client, table: Table, hash_key: bytes) -> None:
+def test_the_batch_size_adapts_to_the_size_of_rows(client: Client, table: Table, hash_key: bytes) -> None:
     """A server counts rows, however large they are; 25 of 200 KiB are enough of a reply to ask for fewer."""
     large = [(b"large-%03d" % number, b"x" * 200 * 1024) for number in range(60)]
     small = [(b"small-%04d" % number, b"x") for number in range(1500)]
@@ -197,7 +197,7 @@ def test_batches_follow_the_size_of_the_rows(client: Client, table: Table, hash_
     assert calls.scans < 110, "and grow again where rows are small"
 
 
-def test_batches_too_large_for_a_frame(cluster: Cluster, hash_key: bytes) -> None:
+def test_a_batch_above_the_frame_limit_is_requested_smaller(cluster: Cluster, hash_key: bytes) -> None:
     """The connection ends at such a frame; asking for the same again would end the next one."""
     found = [(b"%03d" % number, b"x" * 50 * 1024) for number in range(60)]
     with Client(cluster.metas, max_frame=1024 * 1024, timeout=10.0) as client:
@@ -211,7 +211,9 @@ def test_batches_too_large_for_a_frame(cluster: Cluster, hash_key: bytes) -> Non
         cluster.box.drop_scan_contexts()
 
 
-def test_a_row_that_cannot_be_decoded(client: Client, cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_an_undecodable_row_raises_and_the_other_rows_are_delivered(
+    client: Client, cluster: Cluster, table: Table, hash_key: bytes
+) -> None:
     """It is raised in its place, and the others are delivered."""
     from pegasus_green import codecs
 
@@ -322,7 +324,7 @@ def test_scanners_cover_the_table_once(table: Table, many: Rows, hash_key: bytes
     assert Counter(row for share in shares for row in share) == Counter(many)
 
 
-def test_with_the_old_header(cluster: Cluster, many: Rows, hash_key: bytes) -> None:
+def test_scans_work_with_header_version_0(cluster: Cluster, many: Rows, hash_key: bytes) -> None:
     with Client(cluster.metas, header_version=0) as client:
         table = client.table(cluster.table)
         own = Filter.prefix(hash_key)

@@ -155,7 +155,7 @@ def test_a_generator_may_be_ended_in_another_greenlet(client: Client, ending: st
         assert 8 < (bound(client) or 0) <= 9
 
 
-def test_a_generator_goes_on_in_another_greenlet_with_its_bound(client: Client) -> None:
+def test_a_generator_continued_in_another_greenlet_keeps_its_bound(client: Client) -> None:
     rows = bounds(client, 5)
     next(rows)
 
@@ -270,7 +270,7 @@ def test_an_abandoned_generator_is_collected_with_its_scope(client: Client) -> N
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_generator_that_refuses_to_end_leaves_no_bound(client: Client) -> None:
+def test_a_generator_that_yields_during_close_leaves_no_bound(client: Client) -> None:
     """Python drops such a generator without running the rest of it."""
 
     def stubborn() -> Iterator[None]:

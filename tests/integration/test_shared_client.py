@@ -133,7 +133,7 @@ def test_the_documented_api_shares_connections_too(cluster: Cluster, hash_key: b
     pegasus.close()
 
 
-def test_the_check_of_sockets_can_fail(cluster: Cluster) -> None:
+def test_the_count_of_sockets_detects_a_second_connection(cluster: Cluster) -> None:
     if sys.platform != "linux":
         pytest.skip("the kernel's table is read from /proc")
     server = resolved(cluster.metas[0])
@@ -144,7 +144,7 @@ def test_the_check_of_sockets_can_fail(cluster: Cluster) -> None:
 
 
 @pytest.mark.onebox_only
-def test_meta_servers_that_do_not_lead_are_left_again(hash_key: bytes) -> None:
+def test_only_the_connection_to_the_leading_meta_server_stays(hash_key: bytes) -> None:
     with Onebox(metas=3, process=True) as box:
         box.set_leader(2)
         with Client(box.meta_addresses) as client:

@@ -84,7 +84,7 @@ def test_the_longest_hash_key(table: Table, hash_key: bytes) -> None:
     table.remove(longest, "s")
 
 
-def test_absent(table: Table, hash_key: bytes) -> None:
+def test_reads_of_an_absent_record(table: Table, hash_key: bytes) -> None:
     assert table.get(hash_key, "none") is None
     assert table.get(hash_key, "none", default=7) == 7
     assert table.exist(hash_key, "none") is False
@@ -154,7 +154,7 @@ def test_expiry(cluster: Cluster, table: Table, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_the_ttl_runs_down_and_is_one_in_the_last_second(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_the_ttl_decreases_and_is_at_least_one(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     table.set(hash_key, "s", "v", ttl=10)
     cluster.box.advance(2)
     assert table.ttl(hash_key, "s") in (7, 8)
@@ -164,7 +164,7 @@ def test_the_ttl_runs_down_and_is_one_in_the_last_second(cluster: Cluster, table
     assert table.ttl(hash_key, "s") is None
 
 
-def test_a_negative_expiry_of_another_client_lives_for_long(table: Table, hash_key: bytes) -> None:
+def test_a_negative_expiry_is_read_as_unsigned(table: Table, hash_key: bytes) -> None:
     """It is unsigned in the server; what is left comes as a negative number, of which only -1 means "none"."""
     from pegasus_green.keys import crc64
     from pegasus_green.protocol import fast
@@ -209,12 +209,14 @@ def test_touch_changes_the_expiry_only(cluster: Cluster, table: Table, hash_key:
     assert table.get(hash_key, "s") is None
 
 
-def test_touch_of_nothing(table: Table, hash_key: bytes) -> None:
+def test_touch_of_an_absent_record(table: Table, hash_key: bytes) -> None:
     assert table.touch(hash_key, "none", 10) is False
     assert not table.exist(hash_key, "none")
 
 
-def test_touch_keeps_another_ones_write(table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_touch_does_not_overwrite_a_concurrent_write(
+    table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between reading and writing back somebody writes, and then somebody removes."""
     table.set(hash_key, "s", "old", ttl=30)
     written = table._write
@@ -241,7 +243,7 @@ def test_touch_of_a_value_that_is_too_large(table: Table, hash_key: bytes) -> No
 
 
 # ---------------------------------------------------------------------------------------------------------------- incr
-def test_incr_from_nothing(table: Table, hash_key: bytes) -> None:
+def test_incr_of_an_absent_record_starts_at_zero(table: Table, hash_key: bytes) -> None:
     assert table.incr(hash_key, "n") == 1
     assert table.incr(hash_key, "n", 100) == 101
     assert table.incr(hash_key, "n", 0) == 101
@@ -273,7 +275,7 @@ def test_incr_from_nothing(table: Table, hash_key: bytes) -> None:
         (b"-1", I64_MIN + 1, I64_MIN),
     ],
 )
-def test_incr_of_what_is_an_integer(table: Table, hash_key: bytes, value: bytes, increment: int, expected: int) -> None:
+def test_incr_of_integer_values(table: Table, hash_key: bytes, value: bytes, increment: int, expected: int) -> None:
     table.set(hash_key, "n", value)
     assert table.incr(hash_key, "n", increment) == expected
     assert table.get(hash_key, "n") == b"%d" % expected
@@ -283,7 +285,7 @@ def test_incr_of_what_is_an_integer(table: Table, hash_key: bytes, value: bytes,
     "value",
     [b"x", b"1x", b"1 ", b"1\0", b"08", b"0x", b"1.5", b"1_0", b"--1", b" ", b"9223372036854775808", "٣".encode()],
 )
-def test_incr_of_what_is_none(table: Table, hash_key: bytes, value: bytes) -> None:
+def test_incr_of_a_value_that_is_not_an_integer(table: Table, hash_key: bytes, value: bytes) -> None:
     table.set(hash_key, "n", value, ttl=100)
     with pytest.raises(NotAnInteger) as caught:
         table.incr(hash_key, "n")
@@ -355,7 +357,7 @@ def test_incr_that_a_server_refused_is_repeated(cluster: Cluster, table: Table, 
 
 
 # ----------------------------------------------------------------------------------------------------- info, arguments
-def test_info(table: Table, hash_key: bytes) -> None:
+def test_info_receives_partition_decree_server_and_attempts(table: Table, hash_key: bytes) -> None:
     info = CallInfo()
     table.set(hash_key, "s", "1", info=info)
     decree = info.decree

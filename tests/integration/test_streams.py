@@ -40,7 +40,7 @@ def rows(count: int) -> Iterator[tuple[bytes, bytes, bytes]]:
     return ((b"user:%d" % (number // 3), b"%d" % number, b"v") for number in range(count))
 
 
-def test_in_and_out(table: Table) -> None:
+def test_a_generator_of_records_is_written_and_read(table: Table) -> None:
     seen: list[int] = []
     assert table.set_stream(rows(250), on_progress=seen.append) == 250
     assert seen == [100, 200, 250]
@@ -66,7 +66,7 @@ def test_a_ttl_for_each_item(box: Onebox, table: Table) -> None:
         table.set_many([("a", "s", "v", 1, 2)])  # type: ignore[list-item]
 
 
-def test_memory_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_uses_bounded_memory(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Table, "set_many", lambda _table, items, **_options: [None] * len(items))
     most = 0
     tracemalloc.start()
@@ -79,7 +79,7 @@ def test_memory_is_bounded(table: Table, monkeypatch: pytest.MonkeyPatch) -> Non
     assert most < 5_000_000
 
 
-def test_an_error_tells_what_was_done(box: Onebox, table: Table) -> None:
+def test_an_error_reports_the_finished_records(box: Onebox, table: Table) -> None:
     def items() -> Iterator[tuple[Any, ...]]:
         yield from rows(150)
         yield ("h", "s")
@@ -93,7 +93,7 @@ def test_an_error_tells_what_was_done(box: Onebox, table: Table) -> None:
             table.set_stream(wrong)  # type: ignore[arg-type]
 
 
-def test_the_rate_is_kept(table: Table) -> None:
+def test_the_rate_limit_is_kept(table: Table) -> None:
     begin = monotonic()
     assert table.set_stream(rows(60), rate=100) == 60
     # Slower on a loaded machine, never faster.

@@ -67,7 +67,7 @@ def test_commands_that_only_read(cluster: Cluster) -> None:
     assert all(not row["error"] for row in rows if "server" in row)
 
 
-def test_watching(cluster: Cluster) -> None:
+def test_commands_that_watch(cluster: Cluster) -> None:
     status, out, err = _tool(cluster, "doctor", "-o", "json")
     assert status == 0, out + err
     status, out, err = _tool(cluster, "top", "--once", "--interval", "0.2", "-o", "json")
@@ -77,7 +77,7 @@ def test_watching(cluster: Cluster) -> None:
     assert not any(node["errors"] for node in found["nodes"])
 
 
-def test_a_table_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+def test_commands_that_change_their_own_table(cluster: Cluster, tmp_path: Path) -> None:
     name = f"tool_{uuid.uuid4().hex[:8]}"
     other = f"{name}_copy"
     path = tmp_path / "rows.jsonl"
@@ -119,5 +119,5 @@ def test_a_table_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.onebox_only
-def test_no_request_was_a_fault(cluster: Cluster) -> None:
+def test_no_command_sent_an_invalid_request(cluster: Cluster) -> None:
     assert cluster.box.client_bugs == []

@@ -27,7 +27,7 @@ ClientOf = Callable[..., Client]
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_right_user(client_of: ClientOf, box: Onebox) -> None:
+def test_the_allowed_user_reads_and_writes(client_of: ClientOf, box: Onebox) -> None:
     client = client_of()
     table = client.table("temp")
     table.set("h", "s", b"v")
@@ -55,7 +55,7 @@ def test_each_connection_negotiates_with_five_messages(client_of: ClientOf, box:
         assert server.requests["RPC_NEGOTIATION"] == 5 * server.accepted == 5
 
 
-def test_header_version_0(client_of: ClientOf) -> None:
+def test_calls_work_with_header_version_0(client_of: ClientOf) -> None:
     assert client_of(header_version=0).table("temp").get("h", "s") is None
 
 
@@ -80,7 +80,7 @@ def test_another_user_is_refused_by_the_table(client_of: ClientOf, box: Onebox) 
     assert stranger.get("h", "s") == b"v", "a refusal leaves the connection usable"
 
 
-def test_who_may_administer(client_of: ClientOf, box: Onebox) -> None:
+def test_only_superusers_administer(client_of: ClientOf, box: Onebox) -> None:
     alice = client_of("alice").admin
     for call in (
         lambda: alice.create_table("mine", 4),
@@ -96,7 +96,7 @@ def test_who_may_administer(client_of: ClientOf, box: Onebox) -> None:
     assert client_of("alice").table("hers").get("h", "s") is None
 
 
-def test_a_ticket_cache(client_of: ClientOf, realm: Kdc) -> None:
+def test_a_client_authenticates_with_a_ticket_cache(client_of: ClientOf, realm: Kdc) -> None:
     auth = Kerberos(service_fqdn=realm.service_fqdn)
     path = realm.ticket("bob", keytab(realm, "bob"))
     try:
@@ -107,7 +107,9 @@ def test_a_ticket_cache(client_of: ClientOf, realm: Kdc) -> None:
         os.unlink(path)
 
 
-def test_a_keytab_named_by_the_environment(client_of: ClientOf, realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_authenticates_with_a_keytab_named_by_the_environment(
+    client_of: ClientOf, realm: Kdc, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KRB5_CLIENT_KTNAME", keytab(realm, "bob"))
     monkeypatch.setenv("KRB5CCNAME", f"MEMORY:{os.getpid()}-{monotonic()}")
     client = client_of(auth=Kerberos(service_fqdn=realm.service_fqdn))
@@ -115,7 +117,7 @@ def test_a_keytab_named_by_the_environment(client_of: ClientOf, realm: Kdc, monk
     assert client.stats()["auth"]["user"] == "bob"
 
 
-def test_a_url_and_a_property_file(box: Onebox, realm: Kdc, tmp_path: Path) -> None:
+def test_a_client_is_configured_by_a_url_or_a_property_file(box: Onebox, realm: Kdc, tmp_path: Path) -> None:
     path = tmp_path / "pegasus.properties"
     path.write_text(
         f"auth_protocol = kerberos\nkerberos_service_name=pegasus\nkerberos_service_fqdn={realm.service_fqdn}\n"
@@ -129,7 +131,7 @@ def test_a_url_and_a_property_file(box: Onebox, realm: Kdc, tmp_path: Path) -> N
         table.client.close()
 
 
-def test_a_client_without_authentication_is_told(box: Onebox) -> None:
+def test_a_client_without_authentication_gets_a_hint(box: Onebox) -> None:
     with Client(box.meta_addresses, timeout=2.5) as client:
         with pytest.raises(MetaUnreachable) as caught:
             client.table("temp").get("h", "s")
@@ -145,7 +147,7 @@ def test_a_client_without_authentication_is_told(box: Onebox) -> None:
         box.resume_meta(1)
 
 
-def test_without_the_obligation_strangers_are_nobody(realm: Kdc) -> None:
+def test_without_mandatory_authentication_other_clients_have_no_user(realm: Kdc) -> None:
     with Onebox(auth=secure(realm, mandatory=False)) as box, Client(box.meta_addresses) as client:
         assert client.table("temp").get("h", "s") is None
         box.set_envs("temp", {"replica_access_controller.allowed_users": "alice"})
@@ -206,7 +208,7 @@ def test_native_threads_share_the_credentials(client_of: ClientOf, box: Onebox, 
     assert realm.log().count("AS_REQ") - before <= 2
 
 
-def test_meta_failover(client_of: ClientOf, box: Onebox) -> None:
+def test_calls_continue_after_a_failover_of_the_leader(client_of: ClientOf, box: Onebox) -> None:
     client = client_of(timeout=5.0, refresh_interval=0.05)
     table = client.table("temp")
     table.set("h", "s", b"v")
@@ -216,7 +218,7 @@ def test_meta_failover(client_of: ClientOf, box: Onebox) -> None:
     assert table.get("h", "s") == b"v"
 
 
-def test_a_scan_during_a_split(client_of: ClientOf, box: Onebox) -> None:
+def test_a_scan_during_a_split_is_exact(client_of: ClientOf, box: Onebox) -> None:
     client = client_of(timeout=10.0)
     table = client.table("temp")
     table.set_many([(f"h{number}", "s", b"v") for number in range(500)])
@@ -240,7 +242,7 @@ def test_connections_that_are_cut_negotiate_again(client_of: ClientOf, box: Oneb
     assert client.stats()["auth"]["acquired"] == 1
 
 
-def test_a_wrong_service_of_the_server(client_of: ClientOf, realm: Kdc) -> None:
+def test_a_server_without_the_key_of_the_service_is_reported(client_of: ClientOf, realm: Kdc) -> None:
     """The KDC knows it, but the server's keytab does not hold its key: silence at INITIATE."""
     if "pegasus/other.test" not in realm.log():
         realm.add("pegasus/other.test")
@@ -276,12 +278,12 @@ def test_no_secret_is_in_logs_and_reprs(client_of: ClientOf, realm: Kdc, caplog:
         assert repr(key[:8])[2:-1] not in text
 
 
-def test_the_documented_api(box: Onebox) -> None:
+def test_the_documented_api_reports_that_it_cannot_authenticate(box: Onebox) -> None:
     """It has no options: a secured cluster is for the other one, and it says so."""
     assert not hasattr(Pegasus, "auth")
 
 
-def test_the_fixture_for_other_projects(tmp_path: Path) -> None:
+def test_the_pytest_fixture_serves_a_secured_cluster(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pegasus_green\n"
         "def test_it(pegasus_kerberos):\n"
@@ -296,7 +298,9 @@ def test_the_fixture_for_other_projects(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_command_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realm: Kdc) -> None:
+def test_the_documented_command_starts_a_secured_onebox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, realm: Kdc
+) -> None:
     folder = tmp_path / "realm"
     command = [sys.executable, "-m", "pegasus_green", "onebox", "--port=0", f"--kdc={folder}", "--kdc-user=alice"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -211,7 +211,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("steps", "status", "message"), WRONG)
-def test_whatever_is_wrong_is_met_with_silence(raw: Raw, realm: Kdc, steps: int, status: int, message: bytes) -> None:
+def test_the_server_does_not_answer_an_invalid_message(
+    raw: Raw, realm: Kdc, steps: int, status: int, message: bytes
+) -> None:
     Hand(raw, realm).go(steps)
     raw.send(status, message)
     assert raw.is_dead()
@@ -250,12 +252,12 @@ def test_the_offer_is_signed_and_not_encrypted(raw: Raw, realm: Kdc) -> None:
     assert (unwrapped.message, unwrapped.encrypted) == (b"\1\0\0\0", False)
 
 
-def test_a_query_before_the_end_is_dropped(raw: Raw) -> None:
+def test_a_query_during_the_negotiation_is_dropped(raw: Raw) -> None:
     raw.query()
     assert raw.is_dead()
 
 
-def test_a_query_right_behind_the_last_message_kills_the_connection(raw: Raw, realm: Kdc) -> None:
+def test_a_query_sent_before_the_last_answer_closes_the_connection(raw: Raw, realm: Kdc) -> None:
     hand = Hand(raw, realm)
     offer = hand.go(4)
     sent: list[bytes] = []
@@ -279,7 +281,7 @@ def test_app_id_other_than_0_is_a_client_bug(realm: Kdc) -> None:
         assert "app_id 1" in box.client_bugs[0]
 
 
-def test_without_authentication_any_message_is_answered_with_disabled() -> None:
+def test_without_authentication_the_server_answers_every_message_with_disabled() -> None:
     with Onebox() as box:
         for address in (box.meta_addresses[0], box.replica_addresses[0]):
             raw = Raw(address)
@@ -288,7 +290,7 @@ def test_without_authentication_any_message_is_answered_with_disabled() -> None:
             raw.socket.close()
 
 
-def test_without_the_obligation_a_failed_negotiation_still_kills_the_connection(realm: Kdc) -> None:
+def test_a_failed_negotiation_closes_the_connection_also_without_mandatory_authentication(realm: Kdc) -> None:
     with Onebox(auth=secure(realm, mandatory=False)) as box:
         raw = Raw(box.meta_addresses[0])
         raw.query()

@@ -49,7 +49,7 @@ def garbage(path: Path) -> str:
         (lambda kdc, tmp: {"service_name": "other"}, "unknown_service", "other/onebox.test"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_an_error_names_the_reason_of_the_failure(
     realm: Kdc, tmp_path: Path, change: Callable[[Kdc, Path], dict[str, Any]], reason: str, words: str
 ) -> None:
     error = failure(kerberos(realm, **change(realm, tmp_path)))
@@ -58,14 +58,14 @@ def test_what_is_wrong_is_named(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_keytab_of_another_user(realm: Kdc, tmp_path: Path) -> None:
+def test_an_unreadable_keytab_is_reported(realm: Kdc, tmp_path: Path) -> None:
     path = tmp_path / "closed.keytab"
     path.write_bytes(Path(keytab(realm, "alice")).read_bytes())
     path.chmod(0)
     assert "Permission denied" in str(failure(kerberos(realm, keytab=str(path))))
 
 
-def test_an_old_key_and_a_principal_that_is_gone(realm: Kdc) -> None:
+def test_an_old_key_and_a_deleted_principal_are_reported(realm: Kdc) -> None:
     path = realm.add("ellen")
     realm.change_key("ellen")
     error = failure(kerberos(realm, "ellen", keytab=path))
@@ -77,14 +77,14 @@ def test_an_old_key_and_a_principal_that_is_gone(realm: Kdc) -> None:
     assert "ellen@PEGASUS.TEST" in str(error)
 
 
-def test_a_ticket_cache_of_somebody_else(realm: Kdc, tmp_path: Path) -> None:
+def test_a_ticket_cache_of_another_user_is_reported(realm: Kdc, tmp_path: Path) -> None:
     cache = realm.ticket("bob", keytab(realm, "bob"), str(tmp_path / "ccache"))
     error = failure(kerberos(realm, "alice", keytab=None, ccache=cache))
     assert error.reason == "no_ticket"
     assert "belongs to another principal than alice" in str(error)
 
 
-def test_no_configuration(realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_configuration_is_reported(realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KRB5_CONFIG", "/no/such/krb5.conf")
     error = failure(kerberos(realm))
     assert "default realm" in str(error)
@@ -102,7 +102,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         Kdc().start()
 
 
-def test_a_onebox_with_a_wrong_keytab(realm: Kdc) -> None:
+def test_a_onebox_with_a_wrong_keytab_is_refused(realm: Kdc) -> None:
     for path in ("/no/such.keytab", keytab(realm, "alice")):
         with pytest.raises(RuntimeError, match="cannot be used"):
             Onebox(auth=OneboxAuth(keytab=path, service_fqdn=realm.service_fqdn)).start()
@@ -116,18 +116,18 @@ def test_a_onebox_with_a_wrong_keytab(realm: Kdc) -> None:
         ({"keytab": "/k", "service_fqdn": "h", "super_users": "carol"}, "super_users"),
     ],
 )
-def test_a_onebox_that_cannot_be_secured(options: Any, words: str) -> None:
+def test_invalid_security_settings_of_a_onebox_are_refused(options: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         OneboxAuth(**options)
 
 
-def test_a_realm_of_a_folder_that_is_there(realm: Kdc, tmp_path: Path) -> None:
+def test_a_realm_in_an_existing_folder_is_refused(realm: Kdc, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="exists"):
         Kdc(realm.realm, folder=str(tmp_path)).start()
     assert tmp_path.exists()
 
 
-def test_the_order_of_checks_of_a_replica_server(realm: Kdc) -> None:
+def test_a_replica_server_checks_the_partition_before_the_user(realm: Kdc) -> None:
     """A partition that is not there comes before the user, the user before everything else."""
     with Onebox(auth=secure(realm)) as box, Client(box.meta_addresses, auth=kerberos(realm)) as client:
         table = client.table("temp")

@@ -28,7 +28,7 @@ CONFIG = ROOT / "tests" / "gunicorn_conf.py"
 PAGES = 60
 
 
-def test_preload_with_two_workers(box: Onebox, realm: Kdc) -> None:
+def test_each_preloaded_worker_authenticates_by_itself(box: Onebox, realm: Kdc) -> None:
     before = realm.log().count("AS_REQ")
     address = dead_address()
     process = subprocess.Popen(

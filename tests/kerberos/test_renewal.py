@@ -46,7 +46,7 @@ def short(short_realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kdc]:
 
 
 @pytest.mark.watchdog(150)
-def test_tickets_end_while_calls_run(short: Kdc) -> None:
+def test_no_call_fails_when_tickets_expire_under_load(short: Kdc) -> None:
     """20 s tickets, 60 s of load, every connection cut every 5 s: no call fails, and three renewals are counted."""
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=kerberos(short), timeout=10.0) as client:
         table = client.table("temp")
@@ -77,7 +77,7 @@ def test_tickets_end_while_calls_run(short: Kdc) -> None:
         assert (box.client_bugs, box.errors) == ([], [])
 
 
-def test_an_expired_ticket_in_a_cache(short: Kdc, tmp_path: Path) -> None:
+def test_an_expired_ticket_in_a_cache_fails_new_connections_only(short: Kdc, tmp_path: Path) -> None:
     """Nobody renews it: new connections fail with the reason, the open one goes on, and kinit ends the trouble."""
     cache = short.ticket("alice", keytab(short, "alice"), str(tmp_path / "ccache"), life=2)
     auth = Kerberos(service_fqdn=short.service_fqdn, ccache=cache)
@@ -110,7 +110,7 @@ def outcome(table: Any) -> Any:
         return error
 
 
-def test_a_cache_that_is_refreshed_in_time(short: Kdc, tmp_path: Path) -> None:
+def test_a_refreshed_cache_is_read_in_time(short: Kdc, tmp_path: Path) -> None:
     cache = short.ticket("alice", keytab(short, "alice"), str(tmp_path / "ccache"), life=8)
     auth = Kerberos(service_fqdn=short.service_fqdn, ccache=cache)
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=auth) as client:
@@ -121,7 +121,7 @@ def test_a_cache_that_is_refreshed_in_time(short: Kdc, tmp_path: Path) -> None:
         assert client.stats()["auth"]["failures"] == 0
 
 
-def test_a_kdc_that_is_gone_and_comes_back(short: Kdc) -> None:
+def test_calls_fail_without_a_kdc_and_succeed_when_it_is_back(short: Kdc) -> None:
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=kerberos(short), timeout=5.0) as client:
         table = client.table("temp")
         table.set("h", "s", b"v")
@@ -141,7 +141,7 @@ def test_a_kdc_that_is_gone_and_comes_back(short: Kdc) -> None:
         wait_until(lambda: client.stats()["auth"]["renewals"] >= 1)
 
 
-def test_a_silent_kdc(short: Kdc) -> None:
+def test_calls_end_at_their_deadline_while_the_kdc_is_silent(short: Kdc) -> None:
     """Calls end by their deadlines while a thread waits for it; when it answers the next call is served."""
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=kerberos(short)) as client:
         table = client.table("temp")
@@ -155,7 +155,7 @@ def test_a_silent_kdc(short: Kdc) -> None:
         assert client.stats()["auth"]["acquired"] == 1
 
 
-def test_the_loop_goes_on_while_the_kdc_is_silent(short: Kdc) -> None:
+def test_a_silent_kdc_does_not_block_the_event_loop(short: Kdc) -> None:
     """A ticker's longest gap is at most 20 ms above that of a control ticker in the same run; the best of three."""
     gaps = []
     for _ in range(3):
@@ -186,7 +186,7 @@ FAKETIME = [path for path in glob.glob("/usr/lib/*/faketime/libfaketime.so.1") i
 
 @pytest.mark.skipif(not FAKETIME, reason="needs the Debian package faketime")
 @pytest.mark.parametrize("shift", ["-2h", "+2h"])
-def test_the_clock_of_the_kdc_is_wrong(
+def test_a_kdc_with_a_wrong_clock_is_reported(
     new_realm: Callable[..., Kdc], monkeypatch: pytest.MonkeyPatch, shift: str
 ) -> None:
     """The library gets along with the KDC, the servers do not with its tickets: silence, and a hint about clocks."""
@@ -279,7 +279,7 @@ client.close()
 
 @pytest.mark.parametrize("way", ["os.fork", "gevent.os.fork"])
 @pytest.mark.parametrize("when", ["open", "0.002", "0.004", "0.008", "0.016", "0.032"])
-def test_a_fork_while_the_client_negotiates(short: Kdc, way: str, when: str) -> None:
+def test_a_fork_during_the_negotiation_leaves_parent_and_child_working(short: Kdc, way: str, when: str) -> None:
     """At any point of it: the parent's negotiation goes on, and the child acquires and negotiates for itself."""
     with Onebox(auth=secure(short)) as box:
         arguments = [",".join(box.meta_addresses), short.service_fqdn, keytab(short, "alice"), way, when]

@@ -21,7 +21,7 @@ AUTH = (
         "transport/negotiation.py",
         "if not exchange.complete:\n        # The sender",
         "if False:\n        # The sender",
-        (NEGOTIATION, "-k", "no_repeat_changes"),
+        (NEGOTIATION, "-k", "permanent_failures"),
     ),
     Mutation(
         "12-pauses",
@@ -29,7 +29,7 @@ AUTH = (
         "transport/pool.py",
         "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if costly else",
         "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if False else",
-        (NEGOTIATION, "-k", "keep_their_distance"),
+        (NEGOTIATION, "-k", "growing_pauses"),
     ),
     Mutation(
         "12-one-acquisition",
@@ -45,7 +45,7 @@ AUTH = (
         "transport/pool.py",
         "            self.pool.prepare()\n",
         "",
-        (NEGOTIATION, "-k", "no_server_is_troubled"),
+        (NEGOTIATION, "-k", "no_server_is_dialled"),
     ),
     Mutation(
         "12-auth-timeout",
@@ -53,6 +53,6 @@ AUTH = (
         "transport/negotiation.py",
         "        sock.settimeout(None)\n",
         "",
-        (NEGOTIATION, "-k", "time_of_a_dial"),
+        (NEGOTIATION, "-k", "connect_timeout"),
     ),
 )

@@ -6,7 +6,7 @@ from .mutation import Mutation
 from .rules_servers import REPORTS, RETRY, TIME
 
 OPTIONS = ("tests/unit/test_options_retry.py",)
-UNSENT = "tests/faults/test_writes.py::test_what_was_never_sent_may_be_repeated"
+UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repeated"
 
 
 def _reaction(name: str, reaction: str, instead: str) -> Mutation:
@@ -44,7 +44,7 @@ CALLS = (
         "cluster/attempt.py",
         "if what is not None and what.refresh:",
         "if what is not None and what.refresh and may_repeat(self.retry, self.number):",
-        ("tests/transport/test_refresher.py", "-k", "nothing_is_repeated"),
+        ("tests/transport/test_refresher.py", "-k", "not_repeated"),
     ),
     Mutation(
         "4-busy-is-not-hammered",
@@ -52,7 +52,7 @@ CALLS = (
         "retry.py",
         "(self.busy_factor if slow else 1.0)",
         "1.0",
-        (RETRY, *OPTIONS, "-k", "hammered or pauses"),
+        (RETRY, *OPTIONS, "-k", "pauses"),
     ),
     Mutation(
         "4-busy-is-busy",
@@ -197,7 +197,7 @@ CALLS = (
         "operations/base.py",
         "        if status == 1:\n            return default\n",
         "        if status == 255:\n            return default\n",
-        ("tests/integration/test_single.py", "-k", "absent"),
+        ("tests/integration/test_single.py", "-k", "reads_of_an_absent or not_absent"),
     ),
     Mutation(
         "5-invalid-argument",
@@ -221,7 +221,7 @@ CALLS = (
         "operations/atomic.py",
         "if response.error in (0, _NOT_PASSED):",
         "if response.error == 0:",
-        ("tests/integration/test_atomic.py", "-k", "by_every_check"),
+        ("tests/integration/test_atomic.py", "-k", "with_every_check"),
     ),
     Mutation(
         "5-other-status",
@@ -229,7 +229,7 @@ CALLS = (
         "operations/base.py",
         "        if status:\n            raise self._storage_error(rpc, status, frame)",
         "        if status and status < 0:\n            raise self._storage_error(rpc, status, frame)",
-        ("tests/faults/test_writes.py", "-k", "storage_engine"),
+        ("tests/faults/test_writes.py", "-k", "storage_status"),
     ),
     # ------------------------------------------------------------------- 10 no acknowledged write is lost
     Mutation(

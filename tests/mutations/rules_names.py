@@ -14,7 +14,7 @@ NAMES = (
         "transport/pool.py",
         "if self.other and self.other != self.address else [self.address]",
         "if False else [self.address]",
-        (NAMES_TESTS, "-k", "name_leads_nowhere"),
+        (NAMES_TESTS, "-k", "name_is_unreachable"),
     ),
     Mutation(
         "2-address-of-a-secondary",
@@ -30,7 +30,7 @@ NAMES = (
         "transport/reach.py",
         "next_at = now + STAGGER",
         "next_at = now + 60.0",
-        (NAMES_TESTS, "-k", "leads_nowhere"),
+        (NAMES_TESTS, "-k", "is_unreachable"),
     ),
     Mutation(
         "2-address-of-a-forward",
@@ -38,7 +38,7 @@ NAMES = (
         "cluster/meta.py",
         "self._pool.peer(address, self.metas.other(address))",
         "self._pool.peer(address)",
-        (NAMES_TESTS, "-k", "which_nobody_resolves"),
+        (NAMES_TESTS, "-k", "leader_with_an_unresolvable_name"),
     ),
     Mutation(
         "2-a-name-of-several",
@@ -46,7 +46,7 @@ NAMES = (
         "cluster/metas.py",
         "if len(addresses) > 1:",
         "if len(addresses) > 100:",
-        (NAMES_TESTS, "-k", "every_address"),
+        (NAMES_TESTS, "-k", "every_address_of"),
     ),
     Mutation(
         "2-a-name-of-several-again",
@@ -62,7 +62,7 @@ NAMES = (
         "cluster/metas.py",
         "for oldest in self._learnt[:-MAX_LEARNT]:",
         "for oldest in ():",
-        (NAMES_TESTS, "-k", "learnt"),
+        (NAMES_TESTS, "-k", "learned"),
     ),
     Mutation(
         "2-moved-servers-are-forgotten",
@@ -78,7 +78,7 @@ NAMES = (
         "cluster/refresher.py",
         "elif self._options.refresh_period and self.table is not None:",
         "elif self._options.refresh_period:",
-        (NAMES_TESTS, "-k", "for_ever"),
+        (NAMES_TESTS, "-k", "lookups and end"),
     ),
     Mutation(
         "2-missing-tables-are-forgotten",
@@ -86,7 +86,7 @@ NAMES = (
         "cluster/tables.py",
         "for oldest in list(self._unknown)[:-MAX_UNKNOWN]:",
         "for oldest in ():",
-        (NAMES_TESTS, "-k", "for_ever"),
+        (NAMES_TESTS, "-k", "lookups and end"),
     ),
     Mutation(
         "2-a-table-that-comes-is-kept",
@@ -118,6 +118,6 @@ NAMES = (
         "cluster/scopes.py",
         "    def __del__(self) -> None:",
         "    def _unused(self) -> None:",
-        (SCOPES_TESTS, "-k", "refuses_to_end"),
+        (SCOPES_TESTS, "-k", "yields_during_close"),
     ),
 )

@@ -37,7 +37,7 @@ ROWS = (
         "scanner/batch.py",
         "final = found.context_id in (COMPLETED, NONE)\n",
         "final = found.context_id in (COMPLETED, NONE) or not found.rows\n",
-        (*SCANS, "-k", "empty_batches or expired"),
+        (*SCANS, "-k", "expired"),
     ),
     Mutation(
         "6-context-lost",
@@ -53,7 +53,7 @@ ROWS = (
         "scanner/query.py",
         "self._replace(lower=after, lower_inclusive=False)",
         "self._replace(lower=after, lower_inclusive=True)",
-        (PLAN, CONTINUES, "-k", "behind or any_event"),
+        (PLAN, CONTINUES, "-k", "after_a_key or any_event"),
     ),
     Mutation(
         "6-both-halves",
@@ -119,7 +119,7 @@ ROWS = (
         "scanner/batch.py",
         "part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)",
         "part.breaks >= MAX_LOST_COUNTS",
-        (FILTER, "-k", "count"),
+        (FILTER, "-k", "count or keys_are_read"),
     ),
     Mutation(
         "6-never-split",
@@ -135,7 +135,7 @@ ROWS = (
         "cluster/refresher.py",
         "copied = any(name.startswith(_COPIED) for name in info.envs)",
         "copied = False",
-        (FILTER, "-k", "proof"),
+        (FILTER, "-k", "proven or unsplit or holds_no_foreign"),
     ),
     Mutation(
         "6-empty-hash-key",
@@ -151,7 +151,7 @@ ROWS = (
         "scanner/parts.py",
         "    if context not in (COMPLETED, NONE):",
         "    if context > 0:",
-        (*SCANS, "-k", "no_context_is_left"),
+        (*SCANS, "-k", "no_scan_context_is_left"),
     ),
     Mutation(
         "6-cleared-after-a-split",
@@ -167,7 +167,7 @@ ROWS = (
         "scanner/batch.py",
         "elif isinstance(outcome, PegasusError) and outcome.sent:",
         "elif False:",
-        (*SCANS, "-k", "comes_too_late"),
+        (*SCANS, "-k", "late_batch"),
     ),
     Mutation(
         "6-full-scan",
@@ -277,7 +277,7 @@ ROWS = (
         "pegasus.py",
         "/ 1000",
         "/ 1",
-        ("tests/integration/test_documented_api.py", "-k", "milliseconds or no_meta_server"),
+        ("tests/integration/test_documented_api.py", "-k", "milliseconds or without_a_meta_server"),
     ),
     Mutation(
         "8-import-is-pure",

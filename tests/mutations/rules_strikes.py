@@ -38,7 +38,7 @@ STRIKES = (
         "transport/connection.py",
         "self.hub.loop.timer(delay(at - now), TICK)",
         "self.hub.loop.timer(delay(at - now))",
-        (STRIKES_TESTS, "-k", "made_up_for"),
+        (STRIKES_TESTS, "-k", "deadline_check"),
     ),
     Mutation(
         "13-question-that-died",
@@ -46,7 +46,7 @@ STRIKES = (
         "cluster/meta.py",
         "            if greenlet.ready():\n                del self.owed[address]",
         "            if False:\n                del self.owed[address]",
-        (STRIKES_TESTS, "-k", "question"),
+        (STRIKES_TESTS, "-k", "meta_query"),
     ),
     Mutation(
         "13-look-up-that-died",
@@ -54,7 +54,7 @@ STRIKES = (
         "cluster/meta.py",
         "return greenlet is not None and not greenlet.ready()",
         "return greenlet is not None",
-        (STRIKES_TESTS, "-k", "looked_up_again"),
+        (STRIKES_TESTS, "-k", "name_lookup"),
     ),
     Mutation(
         "13-undo",
@@ -62,7 +62,7 @@ STRIKES = (
         "transport/pool.py",
         'connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))',
         "pass",
-        (STRIKES_TESTS, "-k", "undone"),
+        (STRIKES_TESTS, "-k", "watcher"),
     ),
     Mutation(
         "13-wipe-on-fork",
@@ -86,7 +86,7 @@ STRIKES = (
         "transport/sockets.py",
         "probe = max(int(seconds / 3), 1)",
         "probe = 60",
-        (STRIKES_TESTS, "-k", "acknowledges"),
+        (STRIKES_TESTS, "-k", "acknowledgements"),
     ),
     Mutation(
         "13-unacknowledged",
@@ -94,6 +94,6 @@ STRIKES = (
         "transport/sockets.py",
         '"TCP_USER_TIMEOUT": limit',
         '"TCP_USER_TIMEOUT": 60_000',
-        (STRIKES_TESTS, "-k", "acknowledges or dead_after"),
+        (STRIKES_TESTS, "-k", "acknowledgements or dead_after"),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_it_is_up_to_date(copy: Path, mutation: Mutation) -> None:
-    """Find its text, still be Python with it, and name tests that exist."""
+def test_a_mutation_applies_and_names_existing_tests(copy: Path, mutation: Mutation) -> None:
+    """The replaced text occurs once, the result compiles, and the files and the words of -k occur in the tests."""
     path = copy / "pegasus_green" / mutation.path
     before = mutation.apply(copy)
     try:
@@ -34,9 +35,14 @@ def test_it_is_up_to_date(copy: Path, mutation: Mutation) -> None:
     files = [argument.split("::")[0] for argument in mutation.tests if argument.startswith("tests/")]
     assert files
     assert all((ROOT / name).is_file() for name in files), files
+    if "-k" in mutation.tests:
+        text = "".join((ROOT / name).read_text() for name in files)
+        expression = mutation.tests[mutation.tests.index("-k") + 1]
+        words = set(re.findall(r"\w+", expression)) - {"and", "or", "not"}
+        assert not [word for word in words if word not in text], "no test has these words in its name"
 
 
-def test_every_section_has_mutations_and_every_mutation_a_name_of_its_own() -> None:
+def test_every_section_has_mutations_with_unique_names() -> None:
     names = [mutation.name for mutation in MUTATIONS]
     assert len(set(names)) == len(names)
     assert {name.split("-")[0] for name in names} == {str(section) for section in range(1, 14)}

@@ -53,7 +53,7 @@ def rows(box: Onebox, table: str = "temp") -> dict[tuple[bytes, bytes], bytes]:
 
 
 # ----------------------------------------------------------------------------------------------------------- what stays
-def test_rows_and_their_ttl_stay(reopen: Open) -> None:
+def test_rows_and_ttls_survive_a_restart(reopen: Open) -> None:
     with Client(reopen().meta_addresses) as client:
         table = client.table("temp")
         table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -71,7 +71,7 @@ def test_rows_and_their_ttl_stay(reopen: Open) -> None:
         assert table.get(b"\0\xff", b"") == b"\0" * 100_000
 
 
-def test_decrees_go_on_and_ballots_rise(reopen: Open) -> None:
+def test_decrees_and_ballots_increase_over_a_restart(reopen: Open) -> None:
     def write(box: Onebox) -> int:
         table = Routed(box)
         error, answer = table.call(rpcs.REMOVE, b"k", b"\0\1ks", b"s")
@@ -89,7 +89,7 @@ def test_decrees_go_on_and_ballots_rise(reopen: Open) -> None:
     assert ballots == sorted(set(ballots))
 
 
-def test_replicas_are_whole_again(reopen: Open) -> None:
+def test_replicas_are_complete_after_a_restart(reopen: Open) -> None:
     with Client(reopen().meta_addresses) as client:
         client.table("temp").set("k", "s", "v")
     box = reopen()
@@ -99,7 +99,7 @@ def test_replicas_are_whole_again(reopen: Open) -> None:
     assert rows(box) == {(b"k", b"s"): b"v"}
 
 
-def test_tables_envs_and_ids_stay(reopen: Open) -> None:
+def test_tables_envs_and_ids_survive_a_restart(reopen: Open) -> None:
     box = reopen(tables={"temp": 2})
     assert box.create_table("users", 4) == 2
     with Client(box.meta_addresses) as client:
@@ -123,7 +123,7 @@ def test_tables_envs_and_ids_stay(reopen: Open) -> None:
         assert client.table("users").ttl("k", "s") == pytest.approx(700, abs=5)
 
 
-def test_a_dropped_table_is_not_served_when_it_is_read_again(reopen: Open) -> None:
+def test_a_dropped_table_is_not_served_after_a_restart(reopen: Open) -> None:
     box = reopen(tables={"temp": 1, "other": 1}, drop_delay=60)
     with Client(box.meta_addresses) as client:
         client.table("other").set("k", "s", "v")
@@ -137,7 +137,7 @@ def test_a_dropped_table_is_not_served_when_it_is_read_again(reopen: Open) -> No
         assert client.table("other").get("k", "s") == b"v"
 
 
-def test_a_table_that_is_forgotten_leaves_no_rows(reopen: Open, folder: Path) -> None:
+def test_the_rows_of_an_expired_dropped_table_are_deleted(reopen: Open, folder: Path) -> None:
     box = reopen(tables={"temp": 2, "other": 2})
     with Client(box.meta_addresses) as client:
         client.table("other").set("k", "s", "v")
@@ -150,7 +150,7 @@ def test_a_table_that_is_forgotten_leaves_no_rows(reopen: Open, folder: Path) ->
     files.close()
 
 
-def test_a_split_goes_on(reopen: Open) -> None:
+def test_a_split_continues_after_a_restart(reopen: Open) -> None:
     box = reopen(tables={"temp": 2})
     with Client(box.meta_addresses) as client:
         for number in range(40):
@@ -170,7 +170,7 @@ def test_a_split_goes_on(reopen: Open) -> None:
     assert rows(box) == wanted
 
 
-def test_what_a_compaction_removes_stays_away(reopen: Open) -> None:
+def test_rows_removed_by_a_compaction_do_not_return(reopen: Open) -> None:
     box = reopen(compaction_seconds=0)
     with Client(box.meta_addresses) as client:
         client.table("temp").set("k", "s", "v", ttl=10)
@@ -182,7 +182,7 @@ def test_what_a_compaction_removes_stays_away(reopen: Open) -> None:
     assert box.now() > time.time() + 50, "the clock stays ahead"
 
 
-def test_writes_from_the_time_of_a_dead_primary_stay(reopen: Open) -> None:
+def test_writes_made_while_a_server_was_dead_survive(reopen: Open) -> None:
     box = reopen(tables={"temp": 1}, failover_delay=0.05)
     with Client(box.meta_addresses) as client:
         for number in range(30):
@@ -196,13 +196,13 @@ def test_writes_from_the_time_of_a_dead_primary_stay(reopen: Open) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- one at a time
-def test_a_second_onebox_of_the_process_is_refused(reopen: Open, folder: Path) -> None:
+def test_a_second_onebox_on_the_same_directory_is_refused(reopen: Open, folder: Path) -> None:
     reopen()
     with pytest.raises(OSError, match=r"the data directory .*data is in use by another onebox of this process"):
         Onebox(data=folder).start()
 
 
-def test_a_second_process_is_refused(folder: Path) -> None:
+def test_a_second_process_on_the_same_directory_is_refused(folder: Path) -> None:
     with OneboxProcess(data=folder) as box:
         command = [sys.executable, "-m", "pegasus_green", "onebox", "--port", "0", "--data", str(folder)]
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -211,7 +211,7 @@ def test_a_second_process_is_refused(folder: Path) -> None:
         assert (second.stdout, second.stderr) == ("", text)
 
 
-def test_what_is_no_database_is_left_alone(folder: Path) -> None:
+def test_a_file_that_is_not_a_database_is_not_changed(folder: Path) -> None:
     folder.mkdir()
     (folder / "onebox.db").write_bytes(b"a text of somebody else" * 100)
     with pytest.raises(ValueError, match=r"onebox\.db cannot be opened: file is not a database"):
@@ -228,9 +228,7 @@ def test_data_of_another_version_is_refused(folder: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
-def test_a_disk_that_refuses_makes_writes_fail_until_it_takes_them(
-    reopen: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writes_fail_while_the_disk_refuses_them(reopen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     box = reopen(tables={"temp": 1})
     monkeypatch.setattr("pegasus_green.onebox.store.keeper.RETRY_SECONDS", 0.01)
 
@@ -247,7 +245,7 @@ def test_a_disk_that_refuses_makes_writes_fail_until_it_takes_them(
     assert {key[1] for key in rows(reopen())} == {b"a", b"b"}
 
 
-def test_a_torn_tail_is_dropped(folder: Path) -> None:
+def test_an_incomplete_last_record_is_dropped(folder: Path) -> None:
     files = Files(folder)
     for number in range(50):
         files.commit([("write", (1, 0), number + 1, [(b"\0\1k%02d" % number, (b"v" * 500, 0))])])

@@ -40,7 +40,7 @@ with Onebox(replicas=1, tables={"temp": 1}) as box:
 """
 
 
-def test_accepts_are_put_off_and_logged_once() -> None:
+def test_without_descriptors_accepts_are_postponed_and_logged_once() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,

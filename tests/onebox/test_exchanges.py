@@ -62,7 +62,7 @@ def address(box: Onebox, row: dict[str, Any]) -> str:
     return route["secondaries"][0] if "secondary" in row["name"] else route["primary"]
 
 
-def test_all(twin: Onebox) -> None:
+def test_the_recorded_requests_get_the_recorded_answers(twin: Onebox) -> None:
     raws: dict[str, Raw] = {}
     context = b""
     for _ in range(2):  # so that decrees agree with the recording

@@ -43,7 +43,7 @@ def ends(raw: Raw) -> bool:
 
 
 @pytest.mark.parametrize(("when", "executed"), [("before", 0), ("after", 1)])
-def test_drop(box: Onebox, raw: Raw, when: str, executed: int) -> None:
+def test_a_drop_rule_leaves_requests_unanswered(box: Onebox, raw: Raw, when: str, executed: int) -> None:
     rule = box.fault("drop", rpc="incr", when=when, count=1)
     raw.send(rpcs.INCR, INCR, **ROUTE)
     assert raw.is_silent(0.05)
@@ -53,7 +53,7 @@ def test_drop(box: Onebox, raw: Raw, when: str, executed: int) -> None:
 
 @pytest.mark.parametrize(("when", "executed"), [("before", 0), ("during", 0), ("after", 1)])
 @pytest.mark.parametrize("reset", [True, False])
-def test_cut(box: Onebox, raw: Raw, when: str, executed: int, reset: bool) -> None:
+def test_a_cut_rule_closes_the_connection(box: Onebox, raw: Raw, when: str, executed: int, reset: bool) -> None:
     box.fault("cut", rpc="incr", when=when, reset=reset)
     raw.send(rpcs.INCR, INCR, **ROUTE)
     raw.send(rpcs.INCR, INCR, **ROUTE)
@@ -63,7 +63,7 @@ def test_cut(box: Onebox, raw: Raw, when: str, executed: int, reset: bool) -> No
     assert value(box) in (executed, 2 * executed)
 
 
-def test_cut_while_a_request_is_half_read(box: Onebox, raw: Raw) -> None:
+def test_a_cut_while_a_request_is_half_read(box: Onebox, raw: Raw) -> None:
     rule = box.fault("cut", when="during", server=box.partitions("temp")[0]["primary"], count=1)
     raw.sock.sendall(b"THFT" + struct.pack(">III", 1, 37, 100) + b"half")
     assert ends(raw)
@@ -71,7 +71,7 @@ def test_cut_while_a_request_is_half_read(box: Onebox, raw: Raw) -> None:
 
 
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 3])
-def test_half_a_reply(box: Onebox, raw: Raw, size: int) -> None:
+def test_a_reply_is_cut_in_the_middle(box: Onebox, raw: Raw, size: int) -> None:
     box.fault("half", rpc="incr", size=size, reset=False)
     raw.send(rpcs.INCR, INCR, **ROUTE)
     data = b""
@@ -84,7 +84,7 @@ def test_half_a_reply(box: Onebox, raw: Raw, size: int) -> None:
 
 @pytest.mark.parametrize(("when", "executed"), [("before", 0), ("after", 1)])
 @pytest.mark.parametrize("body", [False, True])
-def test_errors(box: Onebox, raw: Raw, when: str, executed: int, body: bool) -> None:
+def test_an_error_rule_answers_with_the_error(box: Onebox, raw: Raw, when: str, executed: int, body: bool) -> None:
     box.fault("error", error="ERR_NO_SUCH_THING", rpc="write", when=when, body=body)
     error, answer = raw.call(rpcs.INCR, INCR, **ROUTE)
     assert error == "ERR_NO_SUCH_THING"
@@ -95,7 +95,7 @@ def test_errors(box: Onebox, raw: Raw, when: str, executed: int, body: bool) -> 
 
 
 @pytest.mark.parametrize(("when", "executed"), [("before", 0), ("after", 1)])
-def test_ok_without_body(box: Onebox, raw: Raw, when: str, executed: int) -> None:
+def test_an_ok_reply_without_a_body(box: Onebox, raw: Raw, when: str, executed: int) -> None:
     box.fault("no_body", rpc=["incr", "put"], when=when)
     assert raw.call(rpcs.INCR, INCR, **ROUTE) == ("ERR_OK", None)
     assert value(box) == executed
@@ -118,7 +118,7 @@ def test_duplicates_and_unknown_ids(box: Onebox, raw: Raw) -> None:
     assert raw.is_silent(0.02)
 
 
-def test_reorder(box: Onebox, raw: Raw) -> None:
+def test_a_reorder_rule_changes_the_order_of_replies(box: Onebox, raw: Raw) -> None:
     box.fault("reorder", rpc="get", count=1, replies=2, seconds=5)
     for _ in range(4):
         raw.send(rpcs.GET, KEY, **ROUTE)
@@ -129,7 +129,7 @@ def test_reorder(box: Onebox, raw: Raw) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_delay_holds_up_nobody_else(box: Onebox, raw: Raw, when: str) -> None:
+def test_a_delayed_reply_does_not_delay_other_replies(box: Onebox, raw: Raw, when: str) -> None:
     box.fault("delay", rpc="incr", seconds=0.06, when=when, count=1)
     watch = Stopwatch()
     raw.send(rpcs.INCR, INCR, **ROUTE)
@@ -141,7 +141,7 @@ def test_delay_holds_up_nobody_else(box: Onebox, raw: Raw, when: str) -> None:
     assert watch.seconds < 0.3
 
 
-def test_garbage_oversize_corrupt_trickle(box: Onebox) -> None:
+def test_rules_that_damage_or_trickle_replies(box: Onebox) -> None:
     def answer(action: str, **options: Any) -> tuple[Raw, int]:
         box.clear_faults()
         box.fault(action, rpc="get", count=1, **options)
@@ -164,14 +164,14 @@ def test_garbage_oversize_corrupt_trickle(box: Onebox) -> None:
     assert [raw.reply()[0].seqid for _ in range(2)] == [seqid, later]
 
 
-def test_two_trickled_replies_do_not_mix(box: Onebox, raw: Raw) -> None:
+def test_two_trickled_replies_are_not_interleaved(box: Onebox, raw: Raw) -> None:
     box.fault("trickle", rpc="get", size=10, seconds=0.002)
     raw.call(rpcs.TTL, KEY, **ROUTE)
     seqids = [raw.send(rpcs.GET, KEY, **ROUTE) for _ in range(3)]
     assert [raw.reply()[0].seqid for _ in seqids] == seqids
 
 
-def test_conditions(box: Onebox, raw: Raw) -> None:
+def test_rules_apply_under_their_conditions(box: Onebox, raw: Raw) -> None:
     def hits(**options: Any) -> int:
         box.clear_faults()
         rule = box.fault("error", **options)
@@ -199,7 +199,7 @@ def test_conditions(box: Onebox, raw: Raw) -> None:
     assert (facts["action"], facts["when"], facts["hits"], facts["seen"]) == ("error", "before", 40, 40)
 
 
-def test_several_rules_work_on_one_reply(box: Onebox, raw: Raw) -> None:
+def test_several_rules_apply_to_one_reply(box: Onebox, raw: Raw) -> None:
     box.fault("error", error="ERR_BUSY", rpc="get", when="after")
     box.fault("duplicate", rpc="get")
     raw.send(rpcs.GET, KEY, **ROUTE)
@@ -224,7 +224,7 @@ def test_faults_of_meta_servers(make_box: Make) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- what is seen
-def test_executions_by_mark(box: Onebox, table: Routed) -> None:
+def test_executions_are_counted_by_mark(box: Onebox, table: Routed) -> None:
     for number in range(5):
         table.put(b"k", b"mark-%d;" % (number % 3), b"v")
     assert [box.executions(f"mark-{number};") for number in range(4)] == [2, 2, 1, 0]
@@ -233,7 +233,7 @@ def test_executions_by_mark(box: Onebox, table: Routed) -> None:
     assert box.executions(b"mark") == 0
 
 
-def test_memory_of_executions_is_bounded(make_box: Make) -> None:
+def test_the_number_of_remembered_executions_is_limited(make_box: Make) -> None:
     box = make_box(keep_executions=10_000)
     table = Routed(box)
     for _ in range(100):
@@ -242,7 +242,7 @@ def test_memory_of_executions_is_bounded(make_box: Make) -> None:
     table.close()
 
 
-def test_dropped_scan_contexts(box: Onebox, raw: Raw) -> None:
+def test_drop_scan_contexts_makes_contexts_unknown(box: Onebox, raw: Raw) -> None:
     for number in range(3):
         raw.call(rpcs.PUT, rrdb.UpdateRequest(KEY + b"%d" % number, b"v"), **ROUTE)
     request = rrdb.GetScannerRequest(b"\0\0", b"\xff\xff", True, False, 1, full_scan=True)
@@ -255,7 +255,7 @@ def test_dropped_scan_contexts(box: Onebox, raw: Raw) -> None:
     assert raw.call(rpcs.SCAN, rrdb.ScanRequest(context), **ROUTE)[1].error == 1
 
 
-def test_time_goes_by(box: Onebox, raw: Raw) -> None:
+def test_advance_moves_the_clock(box: Onebox, raw: Raw) -> None:
     expire = int(time.time()) - 1451606400 + 100
     raw.call(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v", expire), **ROUTE)
     assert 98 <= raw.call(rpcs.TTL, KEY, **ROUTE)[1].ttl_seconds <= 100
@@ -279,7 +279,7 @@ def test_stats(box: Onebox, table: Routed) -> None:
     assert box.row_count("temp", 0) == 30
 
 
-def test_unanswered_faults_leave_whole_frames(box: Onebox, raw: Raw) -> None:
+def test_a_cut_delivers_whole_frames_except_the_last(box: Onebox, raw: Raw) -> None:
     """A cut in the middle of many replies never delivers a frame that is not whole, but for the last one."""
     box.fault("half", rpc="get", after=50, count=1, reset=False)
     for _ in range(100):
@@ -290,7 +290,7 @@ def test_unanswered_faults_leave_whole_frames(box: Onebox, raw: Raw) -> None:
 
 # -------------------------------------------------------------------------------------- several rules for one request
 @pytest.mark.parametrize("order", [("delay", "error"), ("error", "delay")])
-def test_an_error_comes_later_whatever_the_order_of_the_rules(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
+def test_a_delayed_error_does_not_depend_on_the_order_of_rules(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
     options: dict[str, dict[str, Any]] = {"delay": {"seconds": 0.1}, "error": {"error": "ERR_BUSY"}}
     rules = [box.fault(action, rpc="incr", count=1, **options[action]) for action in order]
     start = time.monotonic()
@@ -299,7 +299,7 @@ def test_an_error_comes_later_whatever_the_order_of_the_rules(box: Onebox, raw: 
     assert ([rule.hits for rule in rules], box.executions(KEY)) == ([1, 1], 0)
 
 
-def test_a_delay_before_an_error_keeps_the_request_from_being_executed(box: Onebox, raw: Raw) -> None:
+def test_a_request_with_a_delayed_error_is_not_executed(box: Onebox, raw: Raw) -> None:
     box.fault("delay", rpc="incr", when="before", seconds=0.05)
     box.fault("error", rpc="incr", error="ERR_BUSY")
     assert raw.call(rpcs.INCR, INCR, **ROUTE)[0] == "ERR_BUSY"
@@ -307,7 +307,7 @@ def test_a_delay_before_an_error_keeps_the_request_from_being_executed(box: Oneb
 
 
 @pytest.mark.parametrize("order", [("delay", "duplicate"), ("duplicate", "delay"), ("reorder", "duplicate")])
-def test_a_reply_that_waits_is_changed_by_the_other_rules(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
+def test_other_rules_apply_to_a_delayed_reply(box: Onebox, raw: Raw, order: tuple[str, ...]) -> None:
     for action in order:
         box.fault(action, rpc="incr", count=1, seconds=0.03)
     raw.send(rpcs.INCR, INCR, **ROUTE)
@@ -315,7 +315,7 @@ def test_a_reply_that_waits_is_changed_by_the_other_rules(box: Onebox, raw: Raw,
     assert value(box) == 1
 
 
-def test_a_rule_behind_one_that_drops_the_request_is_not_used_up(box: Onebox, raw: Raw) -> None:
+def test_a_rule_after_a_drop_rule_is_not_counted(box: Onebox, raw: Raw) -> None:
     box.fault("drop", rpc="incr", when="before", count=1)
     rule = box.fault("error", rpc="incr", count=1)
     raw.send(rpcs.INCR, INCR, **ROUTE)

@@ -54,7 +54,7 @@ def test_routes_name_servers_in_both_forms(box: Onebox) -> None:
     assert all(primaries.count(address) in (2, 3) for address in box.replica_addresses)
 
 
-def test_release_25_has_no_host_names(make_box: Make) -> None:
+def test_release_2_5_sends_no_host_names(make_box: Make) -> None:
     box = make_box(release="2.5", metas=2)
     for part in query(box).partitions:
         assert (part.hp_primary, part.hp_secondaries, part.hp_last_drops) == (None, None, None)
@@ -72,7 +72,7 @@ def test_release_25_has_no_host_names(make_box: Make) -> None:
     ("asked", "given"),
     [([1, 2], [1, 2]), ([2, 1, 2], [2, 1, 2]), ([1, 99], [1]), ([-1, 3], [3]), ([99, -1], list(range(8)))],
 )
-def test_indices(box: Onebox, asked: list[int], given: list[int]) -> None:
+def test_query_cfg_returns_the_requested_partitions(box: Onebox, asked: list[int], given: list[int]) -> None:
     answer = query(box, indices=asked)
     assert [split_gpid(part.pid)[1] for part in answer.partitions] == given
     assert answer.partition_count == 8
@@ -82,7 +82,7 @@ def test_unknown_table(box: Onebox) -> None:
     assert query(box, "nope") == meta.QueryCfgResponse(err="ERR_OBJECT_NOT_FOUND")
 
 
-def test_any_partition_count_and_fewer_servers(make_box: Make) -> None:
+def test_tables_of_any_partition_count_on_few_servers(make_box: Make) -> None:
     box = make_box(replicas=2, tables={"one": 1, "three": 3, "many": 64})
     for name, count in (("one", 1), ("three", 3), ("many", 64)):
         answer = query(box, name)
@@ -107,7 +107,7 @@ def test_followers_forward_and_only_query_cfg_names_the_leader(make_box: Make) -
         assert (listed.err, listed.infos) == ("ERR_FORWARD_TO_OTHERS", [])
 
 
-def test_leader_unknown_loading_recovering(make_box: Make) -> None:
+def test_the_states_of_a_leader_have_their_error_codes(make_box: Make) -> None:
     box = make_box(metas=2, meta_loading=0.05)
     box.set_leader(1, known=False)
     assert query(box).partitions == []
@@ -120,7 +120,7 @@ def test_leader_unknown_loading_recovering(make_box: Make) -> None:
     assert [query(box, server=server).err for server in (0, 1)] == ["ERR_FORWARD_TO_OTHERS"] * 2
 
 
-def test_death_of_the_leader(make_box: Make) -> None:
+def test_another_meta_server_leads_after_the_death_of_the_leader(make_box: Make) -> None:
     box = make_box(metas=3, meta_failover_delay=0.1, meta_loading=0.0)
     box.kill_meta(0)
     with pytest.raises(ConnectionRefusedError):
@@ -143,7 +143,7 @@ def test_a_lone_meta_server_comes_back(make_box: Make) -> None:
     assert query(box).err == "ERR_OK"
 
 
-def test_silent_leader(make_box: Make) -> None:
+def test_a_paused_leader_is_replaced_and_answers_late(make_box: Make) -> None:
     box = make_box(metas=2, meta_failover_delay=0.05, meta_loading=0.0)
     with Raw(box.meta_addresses[0]) as raw:
         box.pause_meta(0)
@@ -162,7 +162,7 @@ def test_negotiation_is_not_needed(box: Onebox) -> None:
             assert (error, answer.status, answer.msg) == ("ERR_OK", 9, b"")
 
 
-def test_what_does_not_belong_here(box: Onebox) -> None:
+def test_requests_for_replica_servers_are_refused(box: Onebox) -> None:
     with Raw(box.meta_addresses[0]) as raw:
         assert raw.call(rpcs.GET, b"\0\1ab") == ("ERR_HANDLER_NOT_FOUND", None)
         assert raw.call(Rpc("RPC_CM_NO_SUCH", BLOB_TYPE, None, label="x"), b"")[0] == "ERR_HANDLER_NOT_FOUND"
@@ -173,7 +173,7 @@ def test_what_does_not_belong_here(box: Onebox) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-def test_create_serves_after_a_moment(make_box: Make) -> None:
+def test_a_created_table_is_served_after_a_moment(make_box: Make) -> None:
     box = make_box(tables={}, assign_delay=0.3)
     assert create(box, "t", 3) == meta.CreateAppResponse(appid=1)
     answer = query(box, "t")
@@ -255,7 +255,7 @@ def test_recall_after_the_reserve_time_or_before_there_were_replicas(box: Onebox
     assert len(box.client_bugs) == 1
 
 
-def test_a_reserve_of_nothing_is_the_default(box: Onebox) -> None:
+def test_a_reserve_time_of_zero_means_the_default(box: Onebox) -> None:
     assert drop(box, "temp", reserve=0) == "ERR_OK"
     box.advance(1000)
     assert recall(box, 1).err == "ERR_OK"
@@ -395,7 +395,7 @@ def test_hints_about_envs(box: Onebox, name: str, value: str, hint: str) -> None
     assert (answer.err, answer.hint_message) == ("ERR_INVALID_PARAMETERS", hint)
 
 
-def test_envs_reach_the_servers_after_a_while(make_box: Make) -> None:
+def test_envs_reach_the_replica_servers_after_a_delay(make_box: Make) -> None:
     box = make_box(env_delay=0.1)
     table = Routed(box)
     set_env(box, ["replica.deny_client_request"], ["reconfig*all"])
@@ -433,7 +433,7 @@ def test_compaction(box: Onebox) -> None:
     assert state() == ("ERR_OK", 100)
 
 
-def test_a_table_that_lacks_replicas_is_not_known_to_be_idle(make_box: Make) -> None:
+def test_a_compaction_of_a_table_with_missing_replicas_has_no_known_state(make_box: Make) -> None:
     box = make_box(replicas=3, rejoin_delay=60, heal_delay=60)
     box.kill(0)
     gevent.sleep(0.4)
@@ -462,7 +462,7 @@ def test_atomic_idempotent(box: Onebox) -> None:
     assert ask(box, rpcs.GET_ATOMIC_IDEMPOTENT, meta.AppNameRequest("nope")).err == "ERR_APP_NOT_EXIST"
 
 
-def test_host_names_are_told_where_there_is_room_for_them(make_box: Make) -> None:
+def test_host_names_are_sent_in_the_fields_that_exist_for_them(make_box: Make) -> None:
     box = make_box(metas=2, tables={"temp": 1}, advertise="localhost")
     [part] = query(box).partitions
     assert part.hp_primary == f"localhost:{part.primary >> 16 & 0xFFFF}"
@@ -475,7 +475,7 @@ def test_host_names_are_told_where_there_is_room_for_them(make_box: Make) -> Non
     assert Routed(box).call(rpcs.GET, b"k", b"\0\1ks")[1].server.startswith("127.0.0.1:")
 
 
-def test_limit_of_connections(make_box: Make) -> None:
+def test_connections_above_the_limit_are_closed(make_box: Make) -> None:
     box = make_box(max_connections=2)
     first, second = Raw(box.meta_addresses[0]), Raw(box.meta_addresses[0])
     assert [raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[0] for raw in (first, second)] == ["ERR_OK"] * 2

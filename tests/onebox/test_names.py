@@ -36,7 +36,7 @@ def test_a_pytest_run_does_not_load_gevent(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_name_is_what_it_says() -> None:
+def test_every_public_name_is_the_object_of_that_name() -> None:
     for name in onebox.__all__:
         value = getattr(onebox, name)
         assert value.__name__ == name
@@ -46,7 +46,7 @@ def test_every_name_is_what_it_says() -> None:
     assert onebox.__all__ == sorted(onebox.__all__)
 
 
-def test_checkers_see_the_same_names() -> None:
+def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(onebox.__file__).read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]

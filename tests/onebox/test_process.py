@@ -44,7 +44,7 @@ def start(*options: str) -> tuple[subprocess.Popen[str], str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_one_line_and_a_quick_end(number: signal.Signals) -> None:
+def test_the_process_prints_one_line_and_ends_quickly_at_a_signal(number: signal.Signals) -> None:
     child, line = start("--metas", "2", "--replicas", "2", "--table", "a:3", "--table", "b:1", "--release", "2.5")
     assert line.startswith("ready meta=127.0.0.1:")
     metas = line.removeprefix("ready meta=").strip().split(",")
@@ -58,7 +58,7 @@ def test_one_line_and_a_quick_end(number: signal.Signals) -> None:
     assert watch.seconds < 2.0
 
 
-def test_given_port_and_control_port() -> None:
+def test_the_given_ports_are_used_and_a_used_port_is_an_error() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -160,7 +160,7 @@ WRONG_OPTIONS |= {
 
 
 @pytest.mark.parametrize("options", WRONG_OPTIONS)
-def test_wrong_options(options: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_errors_that_name_them(options: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         with gevent.Timeout(5.0):  # taken, it would serve
             status: object = main(["onebox", "--port", "0", *options.split()])
@@ -186,7 +186,9 @@ WRONG_CONFIGS = {
 
 
 @pytest.mark.parametrize("text", WRONG_CONFIGS)
-def test_wrong_configuration_files(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_configuration_files_are_errors_that_name_the_setting(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "onebox.toml").write_text(text)
     assert main(["onebox", "--config", str(tmp_path / "onebox.toml")]) == 2
     assert WRONG_CONFIGS[text] in capsys.readouterr().err
@@ -202,7 +204,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def test_a_configuration_file_and_the_command_line_before_it(tmp_path: Path) -> None:
+def test_the_command_line_takes_precedence_over_the_configuration_file(tmp_path: Path) -> None:
     ports = free_ports(4)
     (tmp_path / "onebox.toml").write_text(
         f"meta-ports = [{ports[0]}, {ports[1]}]\nreplica_ports = '{ports[2]},{ports[3]}'\nrelease = '2.5'\n"
@@ -226,7 +228,7 @@ def test_a_configuration_file_and_the_command_line_before_it(tmp_path: Path) -> 
     assert child.returncode == 0
 
 
-def test_ports_and_another_host_in_python() -> None:
+def test_ports_and_host_are_given_in_python() -> None:
     ports = free_ports(2)
     with Onebox(meta_ports=ports[:1], replica_ports=f"{ports[1]}", host="0.0.0.0", advertise="localhost") as box:
         assert box.meta_addresses == [f"127.0.0.1:{ports[0]}"]
@@ -242,7 +244,7 @@ def test_ports_and_another_host_in_python() -> None:
         Onebox(host="0.0.0.0", advertise="no.such.host.invalid").start()
 
 
-def test_help_names_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["onebox", "--help"])
     assert end.value.code == 0
@@ -250,7 +252,7 @@ def test_help_names_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert words >= {*Settings.__dataclass_fields__, *Limits.__dataclass_fields__, str(MAX_PARTITIONS)}
 
 
-def test_what_python_code_may_not_ask_for() -> None:
+def test_invalid_arguments_of_the_onebox_are_refused() -> None:
     for kind in (Onebox, OneboxProcess):
         with pytest.raises(ValueError, match="must have 4096 partitions at most, not 4097: a"):
             kind(tables={"a": MAX_PARTITIONS + 1})
@@ -265,14 +267,14 @@ def test_what_python_code_may_not_ask_for() -> None:
             box.create_table("b", 5000)
 
 
-def test_a_process_takes_the_tables_of_python_code() -> None:
+def test_a_process_accepts_the_tables_that_python_code_gives() -> None:
     tables = {"not by the clients' rule": 2, "": 1, "x": 1}
     with OneboxProcess(tables=tables) as box:
         infos = ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos
         assert {info.app_name: info.partition_count for info in infos} == tables
 
 
-def test_ends_with_its_parent() -> None:
+def test_the_process_ends_with_its_parent() -> None:
     code = (
         "from pegasus_green.onebox import OneboxProcess\n"
         "import os\n"
@@ -298,7 +300,7 @@ def test_ends_with_its_parent() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- control
-def test_methods_go_over_the_control_port(process: OneboxProcess) -> None:
+def test_methods_work_over_the_control_port(process: OneboxProcess) -> None:
     assert len(process.meta_addresses) == 2
     assert (process.seed, process.release) == (5, "2.6")
     assert [part["index"] for part in process.partitions("other")] == [0, 1, 2]
@@ -322,7 +324,7 @@ def test_methods_go_over_the_control_port(process: OneboxProcess) -> None:
     assert (process.client_bugs, process.errors) == ([], [])
 
 
-def test_faults_go_over_the_control_port(process: OneboxProcess) -> None:
+def test_faults_work_over_the_control_port(process: OneboxProcess) -> None:
     with Raw(process.meta_addresses[0]) as raw:
         rule = process.fault("error", error="ERR_ACL_DENY", rpc="list_nodes", contains=b"NODES")
         assert raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[1].err == "ERR_ACL_DENY"
@@ -337,7 +339,7 @@ def test_faults_go_over_the_control_port(process: OneboxProcess) -> None:
     process.restart(0)
 
 
-def test_control_port_by_hand(process: OneboxProcess) -> None:
+def test_the_control_port_answers_lines_of_json(process: OneboxProcess) -> None:
     with socket.create_connection(process._socket.getpeername()) as sock, sock.makefile("rwb") as stream:
         for line, answer in (
             (b'{"id": 7, "method": "executions", "args": [{"hex": "ff"}]}', {"id": 7, "result": 0}),
@@ -352,7 +354,7 @@ def test_control_port_by_hand(process: OneboxProcess) -> None:
             assert "error" in json.loads(stream.readline())
 
 
-def test_json_of_values() -> None:
+def test_values_are_converted_to_json_and_back() -> None:
     values: tuple[Any, ...] = (b"\0\xff", {"a": [1, None, b"x"]}, {1: 2, 3: 4}, {b"k": 1}, "text", 1.5, True, [], {})
     for value in values:
         assert from_json(json.loads(json.dumps(to_json(value)))) == value
@@ -366,7 +368,7 @@ def test_names_of_the_control_port_exist() -> None:
     assert all(hasattr(box, name) for name in VALUES)
 
 
-def test_process_option_and_limits() -> None:
+def test_the_process_option_passes_the_limits() -> None:
     box: Any = Onebox(process=True, tables={}, limits=Limits(scan_rows=7), min_replicas=None)
     assert isinstance(box, OneboxProcess)
     with pytest.raises(RuntimeError, match="not running"):
@@ -376,7 +378,7 @@ def test_process_option_and_limits() -> None:
     assert box.process is None
 
 
-def test_does_not_start_twice(free_box: Onebox) -> None:
+def test_a_onebox_cannot_be_started_again_after_its_end(free_box: Onebox) -> None:
     with free_box:
         assert free_box.start() is free_box
     with pytest.raises(RuntimeError, match="cannot start again"):
@@ -388,7 +390,7 @@ def free_box() -> Onebox:
     return Onebox(tables={"a": 1})
 
 
-def test_fixture_for_users(tmp_path: Path) -> None:
+def test_the_pytest_fixture_works_in_another_project(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(
         "import pytest\n"
         "@pytest.fixture(scope='session')\n"
@@ -423,7 +425,7 @@ def test_fixture_for_users(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_a_forked_child_leaves_the_parents_sockets_alone(free_box: Onebox) -> None:
+def test_a_forked_child_does_not_affect_the_sockets_of_the_parent(free_box: Onebox) -> None:
     with free_box as box, Raw(box.partitions("a")[0]["primary"]) as raw:
         child = gevent_os.fork_and_watch()
         if child == 0:

@@ -13,7 +13,7 @@ from tests import real
 
 
 @pytest.mark.parametrize("metas", [["127.0.0.1:1"], ["127.0.0.1:1", "[::1]:1"]])
-def test_a_cluster_that_is_not_there_costs_one_line(metas: list[str]) -> None:
+def test_a_missing_cluster_is_reported_in_one_line(metas: list[str]) -> None:
     command = [sys.executable, "-m", "tests.real", ",".join(metas), "temp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -21,14 +21,14 @@ def test_a_cluster_that_is_not_there_costs_one_line(metas: list[str]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_what_is_wrong_with_a_cluster(box: Onebox) -> None:
+def test_problems_of_a_cluster_are_reported(box: Onebox) -> None:
     metas = box.meta_addresses
     assert real.check(metas, "temp") == ""
     assert "'nothing' does not exist" in real.check(metas, "nothing")
     assert real.check(["127.0.0.1:1", *metas], "temp") == ""
 
 
-def test_the_table_is_put_back(box: Onebox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_restored(box: Onebox, monkeypatch: pytest.MonkeyPatch) -> None:
     metas = box.meta_addresses
     with Client(metas) as client:
         table = client.table("temp")

@@ -38,7 +38,7 @@ def test_both_headers_mixed_and_any_sequence_id(raw: Raw) -> None:
     assert answer.server.startswith("127.0.0.1:")
 
 
-def test_pieces_of_any_size(raw: Raw) -> None:
+def test_requests_in_pieces_of_any_size_are_answered(raw: Raw) -> None:
     requests = b"".join(
         encode_request(rpcs.GET, seqid, rpcs.GET.encode_argument(KEY), version=seqid % 2, **ROUTE) for seqid in range(6)
     )
@@ -104,7 +104,7 @@ def test_cut_message_begin_is_a_client_bug(box: Onebox, raw: Raw, body: bytes) -
     assert len(box.client_bugs) == 1
 
 
-def test_half_closed_counts_as_gone(raw: Raw, table: Routed) -> None:
+def test_a_half_closed_connection_is_closed(raw: Raw, table: Routed) -> None:
     raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)
     raw.sock.shutdown(socket.SHUT_WR)
     gevent.sleep(0.05)
@@ -125,13 +125,13 @@ def test_reads_may_overtake_writes(raw: Raw) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- routing
 @pytest.mark.parametrize(("app_id", "index"), [(1, 999), (1, -1), (998, 0)])
-def test_partitions_that_are_not_here(raw: Raw, app_id: int, index: int) -> None:
+def test_requests_for_partitions_of_other_servers_are_refused(raw: Raw, app_id: int, index: int) -> None:
     for rpc, argument in ((rpcs.GET, KEY), (rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"))):
         route = {"app_id": app_id, "partition_index": index, "partition_hash": HASH}
         assert raw.call(rpc, argument, **route) == ("ERR_OBJECT_NOT_FOUND", None)
 
 
-def test_names_that_are_not_served(box: Onebox, raw: Raw) -> None:
+def test_unknown_rpc_names_are_refused(box: Onebox, raw: Raw) -> None:
     unknown = Rpc("RPC_RRDB_NO_SUCH", BLOB_TYPE, None, label="x")
     assert raw.call(unknown, b"", app_id=1) == ("ERR_HANDLER_NOT_FOUND", None)
     for app_id in (0, -1):
@@ -166,7 +166,7 @@ def test_clear_scanner_is_never_answered(box: Onebox, raw: Raw) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- limits, bugs
-def test_limit_of_write_bodies_to_the_byte(box: Onebox, raw: Raw) -> None:
+def test_write_bodies_are_limited_to_the_exact_byte(box: Onebox, raw: Raw) -> None:
     empty = len(body_of("call", "RPC_RRDB_RRDB_PUT", 1, rpcs.PUT.encode_argument(rrdb.UpdateRequest(KEY, b""))))
     fits = rrdb.UpdateRequest(KEY, bytes(1024 * 1024 - empty))
     for version in (0, 1):
@@ -197,7 +197,7 @@ def test_hashes_that_abort_a_real_server(box: Onebox, raw: Raw) -> None:
     assert len(box.client_bugs) == 4
 
 
-def test_a_put_of_the_servers_own_kinds_is_never_answered(box: Onebox, raw: Raw) -> None:
+def test_a_put_with_an_internal_operation_is_never_answered(box: Onebox, raw: Raw) -> None:
     first = raw.call(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)[1].decree
     for kind in (1, 2, 3):
         raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"w", type=kind), **ROUTE)
@@ -232,7 +232,7 @@ def test_malformed_keys(box: Onebox, raw: Raw, key: bytes) -> None:
     assert len(box.client_bugs) == 2
 
 
-def test_strict_mode_notes_every_wrong_hash(make_box: Make) -> None:
+def test_strict_mode_records_every_wrong_hash(make_box: Make) -> None:
     box = make_box(strict=True)
     with Raw(box.partitions("temp")[0]["primary"]) as raw:
         for rpc, argument in (
@@ -257,7 +257,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, Stopwatch]:
     return call(), watch.stop()
 
 
-def test_denials(box: Onebox, raw: Raw) -> None:
+def test_denied_requests_have_their_error_codes(box: Onebox, raw: Raw) -> None:
     put = rrdb.UpdateRequest(KEY, b"v")
     box.set_envs("temp", {"replica.deny_client_request": "reconfig*write"})
     assert raw.call(rpcs.PUT, put, **ROUTE)[0] == "ERR_INVALID_STATE"
@@ -337,7 +337,7 @@ def test_backpressure(make_box: Make) -> None:
     table.close()
 
 
-def test_throttling_comes_before_the_role(box: Onebox, table: Routed) -> None:
+def test_throttling_is_checked_before_the_role_of_the_replica(box: Onebox, table: Routed) -> None:
     box.set_envs("temp", {"replica.read_throttling": "8*reject*0"})
     box.clock.skipped += 1 - time.time() % 1
     secondary = table.raw(box.partitions("temp")[0]["secondaries"][0])

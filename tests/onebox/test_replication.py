@@ -46,7 +46,7 @@ def test_a_secondary_is_behind_by_one(table: Routed) -> None:
         assert table.get(b"user1", b"name") == b"%d" % number
 
 
-def test_the_group_check_brings_the_last_one(make_box: Make) -> None:
+def test_the_group_check_commits_the_last_write_at_the_secondaries(make_box: Make) -> None:
     box = make_box(group_check_interval=0.05)
     table = Routed(box)
     table.put(b"user1", b"name", b"1")
@@ -112,7 +112,7 @@ def test_failover_keeps_acknowledged_writes(box: Onebox, table: Routed) -> None:
     assert [table.get(b"k%d" % number, b"s") for number in range(9)] == [b"%d" % number for number in range(9)]
 
 
-def test_gap_without_primary(make_box: Make) -> None:
+def test_requests_are_refused_while_there_is_no_primary(make_box: Make) -> None:
     box = make_box(failover_gap=0.1)
     dead = first(box)["primary"]
     box.kill(dead)
@@ -139,7 +139,7 @@ def test_writes_hang_while_a_secondary_is_silent(make_box: Make) -> None:
     table.close()
 
 
-def test_a_short_silence_of_a_secondary(make_box: Make) -> None:
+def test_a_write_succeeds_after_a_short_silence_of_a_secondary(make_box: Make) -> None:
     box = make_box(failover_delay=2.0)
     table = Routed(box)
     silent = first(box)["secondaries"][0]
@@ -155,7 +155,7 @@ def test_a_short_silence_of_a_secondary(make_box: Make) -> None:
     table.close()
 
 
-def test_writes_in_flight_at_a_dead_primary(make_box: Make) -> None:
+def test_a_write_in_flight_at_a_dying_primary_is_executed_once(make_box: Make) -> None:
     """Logged by the next primary and not acknowledged: it survives, and is executed once."""
     box = make_box(failover_delay=0.1, removal_delay=1.0)
     table = Routed(box)
@@ -192,7 +192,7 @@ def test_silent_primary_is_replaced_and_comes_back_as_secondary(box: Onebox, tab
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
 
 
-def test_black_hole(box: Onebox) -> None:
+def test_a_server_that_accepts_nothing_times_out_and_resumes(box: Onebox) -> None:
     address = first(box)["primary"]
     host, _, port = address.rpartition(":")
     box.pause(address, accept=False)
@@ -206,7 +206,7 @@ def test_black_hole(box: Onebox) -> None:
         assert raw.call(rpcs.GET, KEY, **ROUTE)[0] in ("ERR_OK", "ERR_INVALID_STATE")
 
 
-def test_too_few_members(make_box: Make) -> None:
+def test_writes_are_refused_with_too_few_members(make_box: Make) -> None:
     box = make_box(failover_delay=0.05)
     table = Routed(box)
     table.put(b"user1", b"name", b"v")
@@ -221,7 +221,7 @@ def test_too_few_members(make_box: Make) -> None:
     table.close()
 
 
-def test_all_servers_dead_and_back(box: Onebox, table: Routed) -> None:
+def test_acknowledged_writes_survive_the_death_of_all_servers(box: Onebox, table: Routed) -> None:
     """The disks hold what was acknowledged; who was member last leads."""
     for number in range(50):
         table.put(b"k%d" % number, b"s", b"old")
@@ -247,7 +247,7 @@ def test_all_servers_dead_and_back(box: Onebox, table: Routed) -> None:
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
 
 
-def test_a_partition_without_any_copy_is_cleared_and_comes_back(box: Onebox, table: Routed) -> None:
+def test_clear_primary_serves_a_partition_whose_servers_all_died(box: Onebox, table: Routed) -> None:
     table.put(b"user1", b"name", b"v")
     table.close()
     for server in range(3):
@@ -315,7 +315,7 @@ def test_clear_primary(box: Onebox, table: Routed) -> None:
 
 # ------------------------------------------------------------------------------------------------------- all at random
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_bad_weather_loses_no_acknowledged_write(make_box: Make, seed: int) -> None:
+def test_random_faults_lose_no_acknowledged_write(make_box: Make, seed: int) -> None:
     """A key never falls behind its last acknowledged number, and a counter counts each execution once."""
     box = make_box(seed=seed, failover_delay=0.04, rejoin_delay=0.02, group_check_interval=0.05, replicas=4)
     random = Random(seed)

@@ -49,7 +49,7 @@ def all_there(table: Routed) -> bool:
     return all(table.get(b"k%d" % number, b"s") == b"%d" % number for number in range(ROWS))
 
 
-def test_start_and_its_errors(make_box: Make) -> None:
+def test_a_split_starts_or_is_refused(make_box: Make) -> None:
     box = make_box(tables={"temp": 4}, split_seconds=5.0)
     assert start(box, 8, "nope") == "ERR_APP_NOT_EXIST"
     assert [start(box, count) for count in (4, 6, 16)] == ["ERR_INVALID_PARAMETERS"] * 3
@@ -70,7 +70,7 @@ def test_start_and_its_errors(make_box: Make) -> None:
     assert ask(box, rpcs.DROP_APP, request).err == "ERR_SPLITTING"
 
 
-def test_stages(box: Onebox, table: Routed) -> None:
+def test_each_stage_of_a_split_as_clients_see_it(box: Onebox, table: Routed) -> None:
     key = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 5)
     stay = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 1)
     parent_ballot = box.partitions("temp")[1]["ballot"]
@@ -111,7 +111,7 @@ def test_stages(box: Onebox, table: Routed) -> None:
     assert query(box).err == "ERR_INVALID_STATE"
 
 
-def test_by_itself(make_box: Make) -> None:
+def test_a_split_runs_without_steps(make_box: Make) -> None:
     box = make_box(tables={"temp": 4}, split_seconds=0.03, split_window=0.02)
     table = Routed(box)
     assert start(box, 8) == "ERR_OK"
@@ -150,7 +150,7 @@ def scan_all(table: Routed, index: int, hashed: int, steps: list[Callable[[], No
         error, answer = raw.call(rpcs.SCAN, rrdb.ScanRequest(answer.context_id), **route)
 
 
-def test_a_scan_with_the_bare_index_loses_rows(box: Onebox, table: Routed) -> None:
+def test_a_scan_with_the_bare_partition_index_loses_rows(box: Onebox, table: Routed) -> None:
     def split() -> None:
         box.split("temp", stepwise=True)
         box.finish_split("temp")
@@ -163,7 +163,7 @@ def test_a_scan_with_the_bare_index_loses_rows(box: Onebox, table: Routed) -> No
     assert len(seen) == len(set(seen)) == ROWS
 
 
-def test_a_scan_with_index_plus_count_is_told(box: Onebox, table: Routed) -> None:
+def test_a_scan_with_index_plus_count_is_refused(box: Onebox, table: Routed) -> None:
     assert len(scan_all(table, 0, 4, [])) > 20
     box.split("temp", stepwise=True)
     assert len(scan_all(table, 0, 4, [])) > 20
@@ -171,7 +171,7 @@ def test_a_scan_with_index_plus_count_is_told(box: Onebox, table: Routed) -> Non
         scan_all(table, 0, 4, [lambda: box.finish_split("temp")])
 
 
-def test_pause_restart_cancel(make_box: Make) -> None:
+def test_a_split_is_paused_restarted_and_cancelled(make_box: Make) -> None:
     box = make_box(tables={"temp": 4}, split_seconds=0.1, split_window=0.02, split_control_delay=0.03)
     table = Routed(box)
     table.put(b"k", b"s", b"v")
@@ -205,7 +205,7 @@ def test_pause_restart_cancel(make_box: Make) -> None:
     table.close()
 
 
-def test_failover_while_splitting(box: Onebox, table: Routed) -> None:
+def test_a_split_continues_after_a_failover(box: Onebox, table: Routed) -> None:
     box.split("temp", stepwise=True)
     assert box.split_step("temp", 0) == "window"
     box.kill(box.partitions("temp")[0]["primary"])
@@ -222,7 +222,7 @@ def test_failover_while_splitting(box: Onebox, table: Routed) -> None:
     assert all_there(table)
 
 
-def test_compaction_lets_foreign_rows_go(box: Onebox, table: Routed) -> None:
+def test_a_compaction_removes_foreign_rows(box: Onebox, table: Routed) -> None:
     box.split("temp", stepwise=True)
     box.finish_split("temp")
     assert box.row_count("temp") == 2 * ROWS

@@ -39,7 +39,7 @@ def in_threads(act: Callable[[int], Any], count: int = 8) -> list[Any]:
     return results
 
 
-def test_the_handle_of_a_process_in_native_threads() -> None:
+def test_a_process_handle_works_in_native_threads() -> None:
     with OneboxProcess(tables={"temp": 2}) as box:
 
         def use(number: int) -> Any:
@@ -62,7 +62,7 @@ def test_the_handle_of_a_process_in_native_threads() -> None:
     assert str(error) == "the onebox is not running"
 
 
-def test_a_onebox_of_this_process_in_native_threads(box: Onebox) -> None:
+def test_a_onebox_in_this_process_works_in_native_threads(box: Onebox) -> None:
     def use(number: int) -> Any:
         box.create_table(f"t{number}", 2)
         return len(box.partitions(f"t{number}"))
@@ -74,7 +74,7 @@ def test_a_onebox_of_this_process_in_native_threads(box: Onebox) -> None:
     assert not box.servers[0].alive
 
 
-def test_reset(make_box: Callable[..., Onebox]) -> None:
+def test_reset_empties_tables_and_removes_faults(make_box: Callable[..., Onebox]) -> None:
     box = make_box(metas=2, tables={"temp": 2}, failover_delay=0.05, strict=True)
     table = Routed(box)
     table.put(b"k", b"s", b"v")
@@ -104,7 +104,7 @@ def test_reset(make_box: Callable[..., Onebox]) -> None:
         assert client.table("temp").get("k", "s") == b"v"
 
 
-def test_reset_of_a_process_and_of_its_data(tmp_path: Path) -> None:
+def test_reset_of_a_process_empties_its_data_directory(tmp_path: Path) -> None:
     with OneboxProcess(data=tmp_path / "data", tables={"users": 2}) as box, Client(box.meta_addresses) as client:
         client.table("users").set("k", "s", "v")
         box.reset()
@@ -137,13 +137,13 @@ def test_threads(pegasus_table, pegasus_onebox):
     thread.join(60)
     assert found == [(b"v", 1)]
 
-def test_reset(pegasus_table, pegasus_onebox):
+def test_reset_empties_tables_and_removes_faults(pegasus_table, pegasus_onebox):
     pegasus_onebox.reset()
     assert not pegasus_onebox.has_table(pegasus_table.name)
 """
 
 
-def test_the_fixture_of_a_table(tmp_path: Path) -> None:
+def test_the_table_fixture_gives_each_test_an_empty_table(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)
     plugins = ["-p", "pegasus_green.onebox.pytest_plugin", "-p", "no:pegasus_green", "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -153,6 +153,6 @@ def test_the_fixture_of_a_table(tmp_path: Path) -> None:
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_what_the_fixture_hands_out_is_a_table(pegasus_table: Table[bytes]) -> None:
+def test_the_table_fixture_returns_a_table(pegasus_table: Table[bytes]) -> None:
     pegasus_table.set("user:7", "name", "Ada")
     assert pegasus_table.get("user:7", "name") == b"Ada"

@@ -83,13 +83,13 @@ def test_remote_commands(box: Onebox, kind: str) -> None:
     assert box.client_bugs == []
 
 
-def test_a_command_of_meta_servers(box: Onebox) -> None:
+def test_a_command_that_only_meta_servers_know(box: Onebox) -> None:
     answer = '{\n  "error": "ok",\n  "meta.live_percentage": "65"\n}'
     assert command(box.meta_addresses[0], "meta.live_percentage") == answer
     assert command(box.replica_addresses[0], "meta.live_percentage") == "unknown command 'meta.live_percentage'"
 
 
-def test_the_older_release_tells_its_version_as_text(make_box: Make) -> None:
+def test_the_older_release_reports_its_version_as_text(make_box: Make) -> None:
     box = make_box(release="2.5")
     assert command(box.meta_addresses[0], "server-info").startswith(
         "Pegasus Server 2.5.0 (onebox) Release, Started at "
@@ -151,7 +151,7 @@ def becomes(box: Onebox, index: int, primary: str, secondaries: set[str]) -> Non
             gevent.sleep(0.01)
 
 
-def test_a_primary_moves(make_box: Make) -> None:
+def test_a_proposal_moves_a_primary(make_box: Make) -> None:
     box = make_box(tables={"temp": 2}, assign_delay=0.02)
     Routed(box).put(b"user1", b"name", b"v")
     part = box.partitions("temp")[0]
@@ -163,7 +163,7 @@ def test_a_primary_moves(make_box: Make) -> None:
     assert box.row_count("temp") == 1
 
 
-def test_replicas_are_copied(make_box: Make) -> None:
+def test_a_proposal_copies_replicas(make_box: Make) -> None:
     box = make_box(replicas=4, tables={"temp": 1}, assign_delay=0.02)
     [part] = box.partitions("temp")
     [free] = set(box.replica_addresses) - {part["primary"], *part["secondaries"]}
@@ -174,7 +174,7 @@ def test_replicas_are_copied(make_box: Make) -> None:
     becomes(box, 0, gone, {part["primary"], stays, free})
 
 
-def test_proposals_that_are_refused_or_come_to_nothing(make_box: Make) -> None:
+def test_invalid_proposals_are_refused_or_have_no_effect(make_box: Make) -> None:
     box = make_box(replicas=1, tables={"temp": 1}, assign_delay=0.01, failover_delay=0.02)
     [address] = box.replica_addresses
     assert propose(box, 1, (2, address, address)) == "ERR_INVALID_PARAMETERS"
@@ -195,7 +195,7 @@ def test_proposals_that_are_refused_or_come_to_nothing(make_box: Make) -> None:
     assert box.errors == []
 
 
-def test_a_lively_cluster_balances_itself(make_box: Make) -> None:
+def test_a_cluster_at_level_lively_balances_itself(make_box: Make) -> None:
     box = make_box(tables={"temp": 3}, assign_delay=0.01)
     for index in range(3):
         box.move_primary("temp", index, 0)
@@ -208,7 +208,7 @@ def test_a_lively_cluster_balances_itself(make_box: Make) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- pages
-def test_pages_of_both_kinds(box: Onebox) -> None:
+def test_http_pages_of_both_kinds_of_servers(box: Onebox) -> None:
     for address in (box.meta_addresses[0], box.replica_addresses[0]):
         assert body(address, "/version") == {"Version": "2.6.0", "GitCommit": "onebox"}
         assert body(address, "/updateConfig?a=b") == {"update_status": "ERR_OBJECT_NOT_FOUND: a is not found"}
@@ -223,7 +223,7 @@ def test_pages_of_both_kinds(box: Onebox) -> None:
     assert (box.client_bugs, box.errors) == ([], [])
 
 
-def test_pages_of_meta_servers(box: Onebox) -> None:
+def test_http_pages_of_meta_servers(box: Onebox) -> None:
     address = box.meta_addresses[0]
     general = {"app_name": "temp", "app_id": "1", "partition_count": "8", "max_replica_count": "3"}
     assert body(address, "/meta/app?name=temp") == {"general": general}
@@ -270,7 +270,7 @@ def test_settings_are_the_configuration_of_both_kinds(box: Onebox) -> None:
     assert body(box.replica_addresses[0], "/config?name=max_connections")["value"] == "1000"
 
 
-def test_the_page_that_lists_all(box: Onebox) -> None:
+def test_the_index_page_lists_all_pages(box: Onebox) -> None:
     metas, replicas = body(box.meta_addresses[0], "/"), body(box.replica_addresses[0], "/")
     assert set(metas) - set(replicas) == {
         *("/envs/list", "/meta/app", "/meta/app_envs", "/meta/apps", "/meta/cluster", "/meta/nodes")
@@ -304,7 +304,7 @@ def test_the_health_of_tables_and_nodes(box: Onebox) -> None:
         assert http(address, target)[0][0] == 400
 
 
-def test_envs_as_pages(box: Onebox) -> None:
+def test_http_pages_show_envs(box: Onebox) -> None:
     address = box.meta_addresses[0]
     box.set_envs("temp", {"default_ttl": "7"})
     assert body(address, "/meta/app_envs?name=temp") == {"default_ttl": "7"}
@@ -315,7 +315,7 @@ def test_envs_as_pages(box: Onebox) -> None:
     assert known["manual_compact.disabled"] == {"limitation": "true | false", "sample": "true", "type": "bool"}
 
 
-def test_followers_send_to_the_leader(make_box: Make) -> None:
+def test_followers_redirect_http_requests_to_the_leader(make_box: Make) -> None:
     box = make_box(metas=2)
     [(status, headers, _)] = http(box.meta_addresses[1], "/meta/cluster")
     assert (status, headers["Location"]) == (307, f"http://{box.meta_addresses[0]}/meta/cluster")
@@ -341,7 +341,7 @@ def test_metrics(box: Onebox) -> None:
     assert [row["name"] for row in entity["metrics"]] == ["rdb_estimated_keys"]
 
 
-def test_pages_come_in_order_however_the_bytes_do(box: Onebox) -> None:
+def test_pipelined_http_requests_are_answered_in_order(box: Onebox) -> None:
     targets = ("/version", "/nosuch", "/meta/nodes")
     for chunk in (1, 7, 4096):
         assert [status for status, *_ in http(box.meta_addresses[0], *targets, chunk=chunk)] == [200, 404, 200]
@@ -350,7 +350,7 @@ def test_pages_come_in_order_however_the_bytes_do(box: Onebox) -> None:
 @pytest.mark.parametrize(
     "data", [b"GET / HT\r\n\r\n", b"GET /" + b"x" * 20_000, b"GET / HTTP/1.1\r\n\r\nPOST / x\r\n\r\n"]
 )
-def test_what_is_no_http_ends_the_connection(box: Onebox, data: bytes) -> None:
+def test_bytes_that_are_not_http_close_the_connection(box: Onebox, data: bytes) -> None:
     with Raw(box.meta_addresses[0]) as raw:
         raw.sock.sendall(data)
         received = b""
@@ -415,7 +415,7 @@ def test_hints_are_those_of_a_real_server(box: Onebox, rpc: Any, request_: Any, 
     assert (answer.err, text) == (error, hint)
 
 
-def test_hints_of_a_split_that_runs(make_box: Make) -> None:
+def test_hints_about_a_running_split(make_box: Make) -> None:
     box = make_box(tables={"temp": 4}, split_seconds=60, split_control_delay=60)
     box.split("temp", stepwise=True)
 
@@ -454,7 +454,7 @@ def test_cluster_info_of_the_older_release(make_box: Make) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- odd requests
-def test_a_name_that_is_no_utf8_has_no_handler(box: Onebox) -> None:
+def test_an_rpc_name_that_is_not_utf8_is_refused(box: Onebox) -> None:
     name = b"RPC_\xff\xfe"
     frame = encode_request(rpcs.LIST_NODES, 3, rpcs.LIST_NODES.encode_argument(meta.ListNodesRequest()), version=0)
     raw_name = rpcs.LIST_NODES.name.encode()

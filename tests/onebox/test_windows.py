@@ -8,7 +8,7 @@ from pegasus_green import Client, TableNotFound
 from pegasus_green.onebox import Onebox
 
 
-def test_a_drop_and_a_rename_are_remembered_for_a_while(box: Onebox) -> None:
+def test_a_drop_and_a_rename_take_effect_after_a_delay(box: Onebox) -> None:
     """Replicas serve a dropped table, and an old name means the table, also in a second rename."""
     with Client(box.meta_addresses) as client:
         admin, name = client.admin, "short.lived"

@@ -13,7 +13,7 @@ from tests.recipes.helpers import no_client_bugs
 __all__ = ["no_client_bugs"]
 
 
-def test_a_counter_adds_up_over_its_shards(table: Table, hash_key: bytes) -> None:
+def test_a_counter_is_the_sum_of_its_shards(table: Table, hash_key: bytes) -> None:
     counter = Counter(table, hash_key, shards=5, ttl=100)
     workers = [gevent.spawn(counter.incr, number) for number in range(50)]
     gevent.joinall(workers, raise_error=True)
@@ -50,7 +50,9 @@ def test_one_of_many_learns_that_an_item_is_new(table: Table, hash_key: bytes) -
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_reply_to_an_addition_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+def test_an_addition_with_a_lost_reply_is_counted_once(
+    cluster: Cluster, table: Table, hash_key: bytes, when: str
+) -> None:
     seen = SeenSet(table, hash_key, shards=1)
     rule = cluster.box.fault("cut", rpc="check_and_set", when=when, count=1, contains=hash_key)
     assert seen.add("one")
@@ -58,7 +60,7 @@ def test_the_reply_to_an_addition_is_lost(cluster: Cluster, table: Table, hash_k
     assert not seen.add("one")
 
 
-def test_items_of_a_seen_set_are_forgotten_after_the_ttl(table: Table, hash_key: bytes) -> None:
+def test_items_of_a_seen_set_expire(table: Table, hash_key: bytes) -> None:
     seen = SeenSet(table, hash_key, shards=1, ttl=50)
     assert seen.add("one")
     left = table.ttl(b"seen:" + hash_key + b":00", "one")
@@ -66,7 +68,7 @@ def test_items_of_a_seen_set_are_forgotten_after_the_ttl(table: Table, hash_key:
     assert 40 < left <= 50
 
 
-def test_every_job_of_a_frontier_is_done_by_one(table: Table, hash_key: bytes) -> None:
+def test_every_job_of_a_frontier_is_given_to_one_worker(table: Table, hash_key: bytes) -> None:
     frontiers = [Frontier(table, hash_key, shards=4) for _ in range(2)]
     done: list[int] = []
 
@@ -90,7 +92,7 @@ def test_every_job_of_a_frontier_is_done_by_one(table: Table, hash_key: bytes) -
     assert frontiers[0].states() == {"done": 199}
 
 
-def test_a_frontier_takes_over_what_a_dead_process_left(table: Table, hash_key: bytes) -> None:
+def test_a_frontier_hands_out_the_jobs_of_a_dead_process_again(table: Table, hash_key: bytes) -> None:
     dead = Frontier(table, hash_key, shards=2)
     for item in ("busy", "done", "todo", "given back"):
         assert dead.add(item)
@@ -126,7 +128,9 @@ def test_a_frontier_takes_over_what_a_dead_process_left(table: Table, hash_key: 
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_reply_to_a_claim_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+def test_a_claim_with_a_lost_reply_is_given_to_the_caller(
+    cluster: Cluster, table: Table, hash_key: bytes, when: str
+) -> None:
     frontier = Frontier(table, hash_key, shards=1)
     assert frontier.add("one")
     rule = cluster.box.fault("cut", rpc="check_and_set", when=when, count=1, contains=hash_key)

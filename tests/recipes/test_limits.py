@@ -41,7 +41,9 @@ def made(table: Table, name: bytes, algorithm: str, **changes: Any) -> RateLimit
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_of_100_greenlets_exactly_10_pass(table: Table, hash_key: bytes, now: Now, algorithm: str) -> None:
+def test_a_limit_of_10_admits_exactly_10_of_100_greenlets(
+    table: Table, hash_key: bytes, now: Now, algorithm: str
+) -> None:
     limiters = [made(table, hash_key, algorithm) for _ in range(2)]  # as in two processes: they share no turns
     workers = [gevent.spawn(limiters[number % 2].hit) for number in range(100)]
     gevent.joinall(workers, raise_error=True)
@@ -58,7 +60,7 @@ def test_of_100_greenlets_exactly_10_pass(table: Table, hash_key: bytes, now: No
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_hit_whose_reply_is_lost_counts(
+def test_a_hit_with_a_lost_reply_is_counted(
     cluster: Cluster, table: Table, hash_key: bytes, now: Now, algorithm: str, when: str
 ) -> None:
     limiter = made(table, hash_key, algorithm, limit=3)
@@ -94,7 +96,7 @@ def test_a_sliding_window_counts_what_is_left_of_the_window_before(table: Table,
     assert limiter.peek().remaining == 10
 
 
-def test_retry_after_of_a_sliding_window_leads_into_the_next_one(table: Table, hash_key: bytes, now: Now) -> None:
+def test_retry_after_of_a_sliding_window_reaches_into_the_next_window(table: Table, hash_key: bytes, now: Now) -> None:
     limiter = made(table, hash_key, "sliding_window")
     assert limiter.hit(cost=10)
     denied = limiter.hit(cost=5)
@@ -120,7 +122,7 @@ def test_a_bucket_fills_up_to_its_size(table: Table, hash_key: bytes, now: Now) 
     assert limiter.hit().remaining == 3
 
 
-def test_denied_hits_do_not_count_where_that_is_said(table: Table, hash_key: bytes, now: Now) -> None:
+def test_denied_hits_are_not_counted_if_so_configured(table: Table, hash_key: bytes, now: Now) -> None:
     for algorithm in ALGORITHMS:
         limiter = made(table, hash_key + algorithm.encode(), algorithm)
         assert limiter.hit(cost=8)
@@ -143,7 +145,7 @@ def test_records_expire(table: Table, hash_key: bytes) -> None:
     assert not list(table.hash_scan(b"limit:" + hash_key + b":one"))
 
 
-def test_wrong_arguments_are_named(table: Table) -> None:
+def test_errors_name_wrong_arguments(table: Table) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"limit": 0}, "limit must be a whole number from 1"),
         ({"period": 0}, "period must be a number above 0"),

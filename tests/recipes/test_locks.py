@@ -26,7 +26,7 @@ def owner(table: Table, name: bytes) -> bytes | None:
 
 
 # --------------------------------------------------------------------------------------------------------- the contract
-def test_one_holder_at_a_time_and_growing_fencing_tokens(table: Table, hash_key: bytes) -> None:
+def test_one_holder_at_a_time_with_growing_fencing_tokens(table: Table, hash_key: bytes) -> None:
     inside = most = 0
     tokens: list[int] = []
 
@@ -45,7 +45,7 @@ def test_one_holder_at_a_time_and_growing_fencing_tokens(table: Table, hash_key:
     assert len(tokens) == 40
 
 
-def test_methods_that_redis_users_know(table: Table, hash_key: bytes) -> None:
+def test_the_lock_has_the_methods_of_redis_locks(table: Table, hash_key: bytes) -> None:
     lock, other = Lock(table, hash_key, timeout=10), Lock(table, hash_key, blocking=False)
     assert (lock.locked(), lock.owned(), lock.remaining()) == (False, False, 0.0)
     assert lock.acquire(blocking=False)
@@ -66,7 +66,7 @@ def test_methods_that_redis_users_know(table: Table, hash_key: bytes) -> None:
         _ = lock.fencing_token
 
 
-def test_the_records_are_as_documented(table: Table, hash_key: bytes) -> None:
+def test_records_have_the_documented_layout(table: Table, hash_key: bytes) -> None:
     with Lock(table, hash_key, timeout=10, identity="web1:77") as lock:
         token, fence, renewals, identity = (owner(table, hash_key) or b"").split(b" ", 3)
         assert (len(token), renewals, identity) == (32, b"0", b"web1:77")
@@ -88,7 +88,7 @@ def test_a_with_block_raises_when_the_lock_is_taken(table: Table, hash_key: byte
         Lock(table, hash_key, blocking_timeout=0.02, sleep=0.01).__enter__()
 
 
-def test_one_object_in_many_greenlets_is_a_lock_for_them(table: Table, hash_key: bytes) -> None:
+def test_one_lock_object_excludes_many_greenlets(table: Table, hash_key: bytes) -> None:
     lock = Lock(table, hash_key, sleep=0.005)
     inside = most = 0
 
@@ -113,7 +113,7 @@ def test_one_object_in_many_greenlets_is_a_lock_for_them(table: Table, hash_key:
         ({"sleep": 0}, "sleep must be a number above 0"),
     ],
 )
-def test_wrong_arguments_are_named(table: Table, arguments: dict[str, Any], text: str) -> None:
+def test_errors_name_wrong_arguments(table: Table, arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
         Lock(table, "name", **arguments)
     with pytest.raises(InvalidArgument, match="name must not be empty"):
@@ -124,7 +124,7 @@ def test_wrong_arguments_are_named(table: Table, arguments: dict[str, Any], text
 
 # ------------------------------------------------------------------------------------------------------ stalls and time
 @pytest.mark.onebox_only
-def test_a_holder_that_stalls_loses_it_and_cannot_harm_the_next(
+def test_a_stalled_holder_loses_the_lock_and_cannot_release_the_next_one(
     cluster: Cluster, table: Table, hash_key: bytes
 ) -> None:
     stalled = Lock(table, hash_key, timeout=10, renew=False)
@@ -155,7 +155,7 @@ def test_on_lost_is_called_when_the_lease_is_lost(cluster: Cluster, table: Table
         lock.release()
 
 
-def test_renewal_keeps_it_beyond_the_timeout(table: Table, hash_key: bytes) -> None:
+def test_renewal_keeps_the_lock_beyond_the_timeout(table: Table, hash_key: bytes) -> None:
     with Lock(table, hash_key, timeout=1) as lock:
         wait_until(lambda: int((owner(table, hash_key) or b"- 0 0 ").split(b" ")[2]) >= 4)
         assert lock.owned()
@@ -184,7 +184,7 @@ def test_a_lock_object_that_is_dropped_is_not_renewed(table: Table, hash_key: by
 
 
 @pytest.mark.onebox_only
-def test_a_difference_of_clocks_is_measured_or_refused(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_clock_difference_is_measured_or_refused(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     cluster.box.advance(5)
     with Lock(table, hash_key, timeout=10, renew=False) as lock:
         assert 3 < lock.remaining() <= 7, "the server lets it end 5 s earlier, less the 2 s of rounding"
@@ -209,7 +209,7 @@ def test_fencing_tokens_grow_even_when_the_fence_record_is_lost(table: Table, ha
 # ----------------------------------------------------------------------------------------------------- unknown outcomes
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_reply_to_a_grant_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+def test_a_grant_with_a_lost_reply_is_recognized(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
     rule = cluster.box.fault("cut", rpc="check_and_mutate", when=when, count=1, contains=hash_key)
     lock = Lock(table, hash_key)
     assert lock.acquire(blocking=False)
@@ -222,7 +222,7 @@ def test_the_reply_to_a_grant_is_lost(cluster: Cluster, table: Table, hash_key: 
 
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_the_reply_to_a_release_is_lost(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
+def test_a_release_with_a_lost_reply_frees_the_lock(cluster: Cluster, table: Table, hash_key: bytes, when: str) -> None:
     lock = Lock(table, hash_key)
     assert lock.acquire()
     rule = cluster.box.fault("cut", rpc="check_and_mutate", when=when, count=1, contains=hash_key)
@@ -232,7 +232,7 @@ def test_the_reply_to_a_release_is_lost(cluster: Cluster, table: Table, hash_key
 
 
 @pytest.mark.onebox_only
-def test_the_reply_to_a_renewal_is_lost(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_renewal_with_a_lost_reply_keeps_the_lock(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     lock = Lock(table, hash_key, renew=False, timeout=10)
     assert lock.acquire()
     cluster.box.fault("cut", rpc="check_and_set", when="after", count=1, contains=hash_key)
@@ -271,7 +271,7 @@ def test_late_copies_of_a_grant_and_a_release_change_nothing(table: Table, hash_
 
 
 @pytest.mark.onebox_only
-def test_a_caller_killed_while_it_acquires_leaves_it_free(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_caller_killed_during_acquire_leaves_the_lock_free(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     cluster.box.fault("drop", rpc="check_and_mutate", when="after", count=1, contains=hash_key)
     taker = gevent.spawn(Lock(table, hash_key, timeout=600).acquire)
     wait_until(lambda: owner(table, hash_key) is not None)
@@ -281,7 +281,7 @@ def test_a_caller_killed_while_it_acquires_leaves_it_free(cluster: Cluster, tabl
         pass
 
 
-def test_a_holder_killed_in_the_block_releases_it(table: Table, hash_key: bytes) -> None:
+def test_a_holder_killed_in_the_with_block_releases_the_lock(table: Table, hash_key: bytes) -> None:
     held = gevent.event.Event()
 
     def work() -> None:
@@ -297,7 +297,7 @@ def test_a_holder_killed_in_the_block_releases_it(table: Table, hash_key: bytes)
 
 
 @pytest.mark.onebox_only
-def test_a_lease_ends_while_the_servers_refuse_everything(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_lease_ends_while_the_servers_refuse_all_requests(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     told: list[Any] = []
     lock = Lock(table, hash_key, timeout=1, on_lost=told.append)
     assert lock.acquire()
@@ -308,7 +308,7 @@ def test_a_lease_ends_while_the_servers_refuse_everything(cluster: Cluster, tabl
     wait_until(lambda: not lock.locked())
 
 
-def test_a_forked_child_does_not_hold_it(table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_does_not_hold_the_lock(table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Lock(table, hash_key)
     assert lock.acquire()
     real = os.getpid()
@@ -321,7 +321,7 @@ def test_a_forked_child_does_not_hold_it(table: Table, hash_key: bytes, monkeypa
 
 
 # ------------------------------------------------------------------------------------------------------------ Semaphore
-def test_a_semaphore_has_so_many_places(table: Table, hash_key: bytes) -> None:
+def test_a_semaphore_admits_its_number_of_holders(table: Table, hash_key: bytes) -> None:
     inside = most = 0
 
     def work() -> None:
@@ -338,7 +338,9 @@ def test_a_semaphore_has_so_many_places(table: Table, hash_key: bytes) -> None:
 
 
 @pytest.mark.onebox_only
-def test_a_place_of_a_stalled_holder_is_given_to_another(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_the_place_of_a_stalled_holder_is_given_to_another_caller(
+    cluster: Cluster, table: Table, hash_key: bytes
+) -> None:
     first, second = (Semaphore(table, hash_key, value=2, timeout=10, renew=False) for _ in range(2))
     third = Semaphore(table, hash_key, value=2, timeout=100, renew=False, blocking=False)
     assert first.acquire()
@@ -356,7 +358,7 @@ def test_a_place_of_a_stalled_holder_is_given_to_another(cluster: Cluster, table
 
 
 # --------------------------------------------------------------------------------------------------------------- Leader
-def test_one_leads_at_a_time_and_the_next_follows(table: Table, hash_key: bytes) -> None:
+def test_one_leader_at_a_time_and_the_next_takes_over(table: Table, hash_key: bytes) -> None:
     seen: list[tuple[bytes | None, bool, int]] = []
 
     def stand(identity: str) -> str:
@@ -403,7 +405,7 @@ def test_a_leader_that_loses_the_lease_is_stopped(cluster: Cluster, table: Table
     assert not leader.is_leader
 
 
-def test_a_leader_that_is_killed_or_fails_gives_the_office_back(table: Table, hash_key: bytes) -> None:
+def test_a_leader_that_is_killed_or_fails_releases_the_lease(table: Table, hash_key: bytes) -> None:
     leader = Leader(table, hash_key, identity="one", sleep=0.01)
     ended: list[str] = []
 

@@ -31,7 +31,7 @@ class Work:
 
 
 # ----------------------------------------------------------------------------------------------------------------- Once
-def test_one_of_many_runs_it_and_all_get_the_result(table: Table, hash_key: bytes) -> None:
+def test_one_of_many_callers_runs_the_function_and_all_get_the_result(table: Table, hash_key: bytes) -> None:
     work = Work()
     callers = [gevent.spawn(Once(table, hash_key, sleep=0.01).run, "key", work) for _ in range(20)]
     gevent.joinall(callers, raise_error=True)
@@ -64,7 +64,7 @@ def test_a_function_that_raises_is_run_again(table: Table, hash_key: bytes) -> N
     assert once.run("key", Work(0.0)) == b"result"
 
 
-def test_who_does_not_want_to_wait_is_told(table: Table, hash_key: bytes) -> None:
+def test_a_caller_that_does_not_wait_gets_an_error(table: Table, hash_key: bytes) -> None:
     work = Work(60)
     first = gevent.spawn(Once(table, hash_key).run, "key", work)
     wait_until(lambda: work.runs)
@@ -76,7 +76,7 @@ def test_who_does_not_want_to_wait_is_told(table: Table, hash_key: bytes) -> Non
 
 
 @pytest.mark.onebox_only
-def test_a_run_that_stalls_is_run_again_and_stores_nothing(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_stalled_run_is_repeated_and_stores_nothing(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     stalled = Work(60)
     gate = gevent.event.Event()
 
@@ -104,7 +104,7 @@ def _caught(function: Any, *args: Any) -> Any:
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("passing", [0, 1])
-def test_no_lost_reply_makes_it_run_twice(
+def test_a_lost_reply_does_not_run_the_function_twice(
     cluster: Cluster, table: Table, hash_key: bytes, when: str, passing: int
 ) -> None:
     rule = cluster.box.fault("cut", rpc="check_and_mutate", when=when, after=passing, count=1, contains=hash_key)
@@ -131,7 +131,7 @@ def test_one_of_a_thousand_greenlets_and_of_three_processes_computes(table: Tabl
     assert all(not process._flights for process in processes)
 
 
-def test_an_error_reaches_all_who_wait_and_nothing_is_stored(table: Table, hash_key: bytes) -> None:
+def test_an_error_reaches_all_waiting_callers_and_is_not_stored(table: Table, hash_key: bytes) -> None:
     flights = Singleflight(table, hash_key, ttl=60)
     work = Work(result=ZeroDivisionError("no"))
     callers = [gevent.spawn(_caught, flights.get, "key", work) for _ in range(50)]
@@ -141,7 +141,7 @@ def test_an_error_reaches_all_who_wait_and_nothing_is_stored(table: Table, hash_
     assert flights.get("key", Work(0.0)) == b"result"
 
 
-def test_when_the_one_that_computes_is_killed_another_one_does(table: Table, hash_key: bytes) -> None:
+def test_another_caller_computes_when_the_computing_one_is_killed(table: Table, hash_key: bytes) -> None:
     flights = Singleflight(table, hash_key, ttl=60, sleep=0.01)
     work = Work(0.2)
     callers = [gevent.spawn(flights.get, "key", work) for _ in range(10)]
@@ -164,7 +164,7 @@ def test_a_value_deleted_while_it_is_computed_is_not_stored(table: Table, hash_k
 
 
 @pytest.mark.onebox_only
-def test_a_computation_that_stalls_is_done_by_another_process(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+def test_a_stalled_computation_is_repeated_by_another_process(cluster: Cluster, table: Table, hash_key: bytes) -> None:
     first, second = Singleflight(table, hash_key, ttl=600, timeout=10), Singleflight(table, hash_key, ttl=600)
     gate = gevent.event.Event()
     begun: list[int] = []

@@ -14,6 +14,6 @@ pytestmark = [pytest.mark.onebox_only, pytest.mark.soak, pytest.mark.watchdog(12
 
 
 @pytest.mark.skipif(SECONDS < 300, reason="only in a long soak; tests/faults makes 100,000 calls")
-def test_a_million_calls() -> None:
+def test_a_million_calls_cross_no_reply() -> None:
     """Kill and time out 1,000 callers at random under late, doubled, reordered and unknown replies."""
     grind(1_000_000)

@@ -18,5 +18,5 @@ pytestmark = [
 @pytest.mark.parametrize("seed", range(101, 121))
 @pytest.mark.parametrize("how", ["plain", "parallel", "resumed", "resumed parallel"])
 @pytest.mark.parametrize("partitions", [8, 3])
-def test_every_row_exactly_once(partitions: int, how: str, seed: int) -> None:
+def test_every_row_is_delivered_exactly_once(partitions: int, how: str, seed: int) -> None:
     print(f"seed {seed}: {dict(scan_in_bad_weather(seed, partitions=partitions, how=how))}")

@@ -15,7 +15,7 @@ SECONDS = float(os.environ.get("PEGASUS_GREEN_SOAK_SECONDS", "30"))
 pytestmark = [pytest.mark.onebox_only, pytest.mark.soak, pytest.mark.watchdog(SECONDS * 3 + 120)]
 
 
-def test_nothing_crossed_leaked_or_lost_in_bad_weather() -> None:
+def test_nothing_is_crossed_leaked_or_lost_under_random_faults() -> None:
     """Kill, restart, silence, move, split, cut, drop, delay, garble; kill and time out callers; then look."""
     storm = Storm(SEED, writers=60, callers=300, splits=2)
     storm.run(SECONDS)

@@ -44,7 +44,7 @@ class Recorder(Listener):
         self.lost.append((address, reason))
 
 
-def test_constructor_and_table_do_nothing(stage: Stage) -> None:
+def test_constructor_and_table_do_not_connect(stage: Stage) -> None:
     server = stage.server()
     client = stage.client()
     client.table("temp")
@@ -65,7 +65,7 @@ def test_hundred_callers_dial_once(stage: Stage) -> None:
     assert table.client.stats()["servers"][server.address]["dials"] == 1
 
 
-def test_killed_first_caller_leaves_the_dial_to_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dial_continues_when_its_first_caller_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     server = stage.server()
     stage.meta.primaries = [f"localhost:{server.port}"]
     real = socket.getaddrinfo
@@ -113,7 +113,7 @@ def test_refused_is_retried_within_the_deadline_with_pauses(stage: Stage) -> Non
     assert 3 <= client.stats()["servers"][address]["dials"] <= 9
 
 
-def test_pauses_grow_whoever_calls(stage: Stage) -> None:
+def test_pauses_between_dials_grow_for_all_callers_together(stage: Stage) -> None:
     address = dead_address()
     stage.meta.primaries = [address]
     client = stage.client(timeout=0.2)
@@ -182,7 +182,7 @@ def test_server_that_comes_back_is_used_within_the_call(stage: Stage) -> None:
     assert len(again.requests) == 1
 
 
-def test_server_that_accepts_and_closes_is_not_hammered(stage: Stage) -> None:
+def test_a_server_that_accepts_and_closes_is_dialled_with_pauses(stage: Stage) -> None:
     server = stage.server(on_accept=lambda link: link.close())
     client = stage.client()
     table = client.table("temp")
@@ -209,7 +209,7 @@ def test_lost_idle_connection_is_dialled_anew_at_once(stage: Stage) -> None:
     assert table.client.stats()["servers"][server.address]["losses"] == 1
 
 
-def test_ipv6(stage: Stage) -> None:
+def test_ipv6_addresses_are_dialled(stage: Stage) -> None:
     try:
         server = stage.extra(FakeServer(host="::1"))
         meta = stage.extra(FakeMeta([server.address], host="::1"))
@@ -223,7 +223,7 @@ def test_ipv6(stage: Stage) -> None:
     assert set(client.stats()["servers"]) == {meta.address, server.address}
 
 
-def test_dns_name(stage: Stage) -> None:
+def test_host_names_are_dialled(stage: Stage) -> None:
     server = stage.server()
     stage.meta.primaries = [f"localhost:{server.port}"]
     client = stage.client([f"localhost:{stage.meta.port}"])
@@ -286,7 +286,7 @@ def test_name_with_a_dead_address_first(stage: Stage, monkeypatch: pytest.Monkey
     assert server.rows
 
 
-def test_slow_resolver_blocks_nobody_else(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_resolver_does_not_block_other_servers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     healthy = stage.server()
     stage.meta.primaries = [healthy.address, "slow.example:34801"]
     real = socket.getaddrinfo
@@ -309,7 +309,7 @@ def test_slow_resolver_blocks_nobody_else(stage: Stage, monkeypatch: pytest.Monk
     assert watch.seconds < 1.0
 
 
-def test_name_that_does_not_exist_is_an_error_that_says_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_exist_is_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def lookup(host: str, *rest: Any) -> Any:
         raise stdlib_socket.gaierror(-2, "Name or service not known")
 

@@ -89,7 +89,7 @@ BREAKING: dict[str, Callable[[Request], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", BREAKING)
-def test_unreadable_stream_ends_the_connection_and_hurts_no_other(stage: Stage, kind: str) -> None:
+def test_an_unreadable_stream_ends_only_its_own_connection(stage: Stage, kind: str) -> None:
     broken: list[Request] = []
 
     def hostile(link: Link, request: Request) -> None:
@@ -180,7 +180,7 @@ OF_A_SET = (*list(ONE_CALL)[:7], "status of a wrong type", "nested lists", "list
 @pytest.mark.parametrize(
     ("kind", "verb"), [*((kind, "get") for kind in ONE_CALL), *((kind, "set") for kind in OF_A_SET)]
 )
-def test_unreadable_reply_fails_its_own_call_only(stage: Stage, kind: str, verb: str) -> None:
+def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, verb: str) -> None:
     make, error, words = ONE_CALL[kind]
 
     def hostile(link: Link, request: Request) -> None:
@@ -211,7 +211,7 @@ def test_unreadable_reply_fails_its_own_call_only(stage: Stage, kind: str, verb:
     assert server.names()["get" if verb == "get" else "put"] == (1 if verb == "get" else 21)
 
 
-def test_deep_nesting_costs_nothing(stage: Stage) -> None:
+def test_deep_nesting_costs_neither_time_nor_recursion(stage: Stage) -> None:
     """An unknown struct ends a reply (protocol.md 2.3), however deep it is: no recursion, no time."""
     stage.server(lambda link, request: link.send(envelope(request, body=b"\x0c\0\0" + b"\x0c\0\x63" * 300_000)))
     table = stage.table()
@@ -222,7 +222,7 @@ def test_deep_nesting_costs_nothing(stage: Stage) -> None:
     assert watch.seconds < 0.5
 
 
-def test_message_name_that_is_no_text(stage: Stage) -> None:
+def test_a_message_name_that_is_not_text_fails_at_most_one_call(stage: Stage) -> None:
     """Its length and the sequence id behind it can be read: at most that one call fails."""
     server = stage.server(
         lambda link, request: link.send(envelope(request, name=b"\xff" * 20)) if b"bait" in request.data else None
@@ -234,7 +234,7 @@ def test_message_name_that_is_no_text(stage: Stage) -> None:
     assert server.requests
 
 
-def test_good_replies_before_the_garbage_count(stage: Stage) -> None:
+def test_good_replies_before_garbage_are_delivered(stage: Stage) -> None:
     """However the bytes are cut: what came whole was answered."""
     taken: list[Request] = []
 
@@ -253,7 +253,7 @@ def test_good_replies_before_the_garbage_count(stage: Stage) -> None:
     assert isinstance(callers[4].value, errors.ConnectionLost)
 
 
-def test_byte_at_a_time(stage: Stage) -> None:
+def test_replies_that_arrive_byte_by_byte_are_read(stage: Stage) -> None:
     """Slow, but right; and others have their turn between the bytes."""
 
     def trickle(link: Link, request: Request) -> None:
@@ -426,7 +426,7 @@ def test_garbage_to_an_idle_client(stage: Stage) -> None:
 # ------------------------------------------------------------------------------------------------- half frames, endings
 @pytest.mark.parametrize("reset", [False, True], ids=["orderly end", "reset"])
 @pytest.mark.parametrize("verb", ["get", "incr"])
-def test_half_a_frame_then_the_end(stage: Stage, verb: str, reset: bool) -> None:
+def test_a_connection_that_ends_within_a_frame(stage: Stage, verb: str, reset: bool) -> None:
     """At every place: inside the length, the envelope, the body, one byte short."""
     cuts: list[int] = []
     frames = []
@@ -458,7 +458,7 @@ def _reply(reply: Any, link: Link, request: Request) -> None:
     link.reply(request, reply)
 
 
-def test_hostile_meta_server(stage: Stage) -> None:
+def test_the_next_meta_server_is_asked_after_an_invalid_answer(stage: Stage) -> None:
     """Garbage, wrong names, routes that are none: the next meta server is asked, and errors say what was wrong."""
     server = stage.server()
     hostile: dict[str, Callable[[Link, Request], Any]] = {
@@ -494,7 +494,7 @@ def test_hostile_meta_server(stage: Stage) -> None:
         assert "partitions" in str(error), (count, pids, error)
 
 
-def test_primary_that_is_no_address(stage: Stage) -> None:
+def test_a_route_with_an_invalid_primary_address(stage: Stage) -> None:
     stage.server()
     for primary in ("nonsense", "host:port", ":1", "host:99999999"):
         stage.meta.primaries = [primary]

@@ -113,7 +113,7 @@ def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
     assert len(first.requests) == before
 
 
-def test_first_good_answer_counts_also_when_it_comes_late(metas: Metas) -> None:
+def test_the_first_good_answer_is_used_even_if_it_is_late(metas: Metas) -> None:
     """The first one is slow, not dead; the second is a follower: the first one's answer is used when it comes."""
     first, second, _ = metas.all
     metas.follow(first, known=False)
@@ -124,7 +124,9 @@ def test_first_good_answer_counts_also_when_it_comes_late(metas: Metas) -> None:
 
 @pytest.mark.parametrize("dead", ["refused", "black hole", "silent"])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_dead_of_three(metas: Metas, dead: str, place: int) -> None:
+def test_one_dead_meta_server_of_three_delays_by_one_connect_timeout_at_most(
+    metas: Metas, dead: str, place: int
+) -> None:
     """Init takes no longer than one connect timeout (1 s), wherever the dead one stands in the list."""
     addresses = [meta.address for meta in metas.all]
     addresses[place] = {
@@ -137,7 +139,7 @@ def test_one_dead_of_three(metas: Metas, dead: str, place: int) -> None:
 
 
 @pytest.mark.parametrize("state", ["refused", "black hole", "silent", "no leader"])
-def test_all_dead_ends_with_the_deadline(metas: Metas, state: str) -> None:
+def test_with_all_meta_servers_dead_a_call_ends_at_its_deadline(metas: Metas, state: str) -> None:
     metas.follow(None)
     addresses: dict[str, Callable[[], list[str]]] = {
         "refused": lambda: [dead_address(), dead_address()],
@@ -159,7 +161,7 @@ def test_all_dead_ends_with_the_deadline(metas: Metas, state: str) -> None:
         assert "HINT: nothing answers on this machine" in str(error)
 
 
-def test_not_active_is_asked_again_and_others_are_not_hammered(metas: Metas) -> None:
+def test_a_server_that_is_not_active_is_asked_again_with_pauses(metas: Metas) -> None:
     """A leader that still loads: the same one again, with growing pauses."""
     first, second, third = metas.all
     metas.follow(first)
@@ -175,7 +177,7 @@ def test_not_active_is_asked_again_and_others_are_not_hammered(metas: Metas) -> 
 
 
 @pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_UNDER_RECOVERY", "ERR_SERVICE_NOT_ACTIVE"])
-def test_what_passes_is_waited_for(metas: Metas, error: str) -> None:
+def test_transient_states_of_a_table_are_waited_for(metas: Metas, error: str) -> None:
     metas.all[0].error = error
     table = metas.client(metas.all[0], refresh_interval=0.05).table("temp")
     caller = gevent.spawn(table.set, "a", "b", b"c", timeout=5.0)
@@ -184,14 +186,14 @@ def test_what_passes_is_waited_for(metas: Metas, error: str) -> None:
     caller.get()
 
 
-def test_table_that_stays_unavailable_says_why(metas: Metas) -> None:
+def test_a_table_that_stays_unavailable_is_reported_with_its_state(metas: Metas) -> None:
     metas.all[0].error = "ERR_BUSY_CREATING"
     error = ends(metas.client(metas.all[0]).table("temp").get, "a", "b", timeout=0.4)
     assert isinstance(error, errors.RequestTimeout)
     assert "ERR_BUSY_CREATING" in str(error)
 
 
-def test_missing_table_is_its_own_error_at_once(metas: Metas) -> None:
+def test_a_missing_table_fails_at_once_with_its_own_error(metas: Metas) -> None:
     client = metas.client()
     watch = Stopwatch()
     for call in (lambda: client.table("nothing").get("a"), client.table("nowhere").warm_up):
@@ -211,7 +213,7 @@ def test_table_that_is_being_dropped_is_missing_at_once(metas: Metas) -> None:
     assert isinstance(error, errors.TableNotFound)
 
 
-def test_acl_deny_is_surfaced_at_once(metas: Metas) -> None:
+def test_acl_deny_is_raised_at_once(metas: Metas) -> None:
     metas.all[0].error = "ERR_ACL_DENY"
     watch = Stopwatch()
     error = ends(metas.client(metas.all[0]).table("temp").get, "a")
@@ -283,7 +285,7 @@ def test_ping_measures_and_fails_fast(metas: Metas) -> None:
     assert watch.seconds < 0.3
 
 
-def test_killed_caller_leaves_the_query_to_the_others(metas: Metas) -> None:
+def test_the_query_continues_when_its_first_caller_is_killed(metas: Metas) -> None:
     metas.all[0].delay = 0.2
     client = metas.client(metas.all[0])
     table = client.table("temp")
@@ -305,7 +307,7 @@ def create(client: Client, timeout: float) -> Any:
 
 
 @pytest.mark.parametrize("answered", [b"\x08\0\1\0", None], ids=["unreadable", "never"])
-def test_a_creation_is_asked_for_once(stage: Stage, answered: bytes | None) -> None:
+def test_a_creation_is_sent_only_once(stage: Stage, answered: bytes | None) -> None:
     """Neither the same nor another server is asked after one may have done it; the error says that nobody knows."""
 
     def handler(link: Link, request: Request) -> None:
@@ -320,7 +322,7 @@ def test_a_creation_is_asked_for_once(stage: Stage, answered: bytes | None) -> N
     assert sum(len(server.requests) for server in servers) == 1
 
 
-def test_a_creation_that_was_refused_goes_to_the_next(stage: Stage) -> None:
+def test_a_refused_creation_is_sent_to_the_next_server(stage: Stage) -> None:
     refusing = stage.extra(FakeServer(lambda link, request: link.reply(request, error="ERR_HANDLER_NOT_FOUND")))
     leader = stage.extra(FakeServer(lambda link, request: link.reply(request, CreateAppResponse(appid=7))))
     client = stage.client([refusing.address, leader.address])

@@ -72,7 +72,7 @@ def hole() -> Iterator[BlackHole]:
 
 
 @pytest.mark.parametrize("name", ["unknown", "refuses", "swallows", "never resolved"])
-def test_the_address_is_tried_where_the_name_leads_nowhere(
+def test_the_address_is_tried_when_the_name_is_unreachable(
     stage: Stage, names: Names, hole: BlackHole, name: str
 ) -> None:
     server = stage.server()
@@ -96,7 +96,7 @@ def test_the_address_is_tried_where_the_name_leads_nowhere(
 
 
 @pytest.mark.parametrize("address", ["refuses", "swallows"])
-def test_the_name_is_tried_where_the_address_leads_nowhere(
+def test_the_name_is_tried_when_the_address_is_unreachable(
     stage: Stage, names: Names, hole: BlackHole, address: str
 ) -> None:
     server = stage.server()
@@ -114,7 +114,7 @@ def test_the_name_is_tried_where_the_address_leads_nowhere(
     assert table.get("h", "s") is None
 
 
-def test_the_name_goes_first(stage: Stage, names: Names) -> None:
+def test_the_name_is_tried_before_the_address(stage: Stage, names: Names) -> None:
     server, other = stage.server(), stage.extra(FakeServer())
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: other.address}
     names.known["replica-1.example"] = [server.address]
@@ -122,7 +122,7 @@ def test_the_name_goes_first(stage: Stage, names: Names) -> None:
     assert (len(server.links), len(other.links)) == (1, 0)
 
 
-def test_an_error_names_every_way_that_was_tried(stage: Stage, names: Names) -> None:
+def test_an_error_names_every_address_that_was_tried(stage: Stage, names: Names) -> None:
     dead = dead_address()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: dead}
     error = ends(stage.table().get, "h", "s", retry=None)
@@ -142,7 +142,7 @@ def test_a_secondary_is_reached_by_its_address(stage: Stage, names: Names) -> No
     assert table.get("h", "s") == b"backup"
 
 
-def test_closing_in_the_middle_leaves_nothing(stage: Stage, names: Names, hole: BlackHole) -> None:
+def test_close_during_two_dials_leaves_no_socket(stage: Stage, names: Names, hole: BlackHole) -> None:
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: hole.address}
     names.slow["replica-1.example"] = 60.0
     client = stage.client()
@@ -154,7 +154,7 @@ def test_closing_in_the_middle_leaves_nothing(stage: Stage, names: Names, hole: 
     wait_until(lambda: not client._cluster.pool._greenlets)
 
 
-def test_a_second_connection_that_comes_too_late_is_closed(stage: Stage, names: Names) -> None:
+def test_the_slower_of_two_connections_is_closed(stage: Stage, names: Names) -> None:
     """Both ways lead there: the slower one gives its socket back."""
     server = stage.server()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
@@ -194,7 +194,7 @@ class Metas:
 
 @pytest.mark.parametrize("leader", [0, 1, 2])
 @pytest.mark.parametrize("others", ["silent", "dead", "do not know the leader", "know the leader"])
-def test_every_address_of_a_name_is_a_meta_server(stage: Stage, names: Names, leader: int, others: str) -> None:
+def test_every_address_of_a_name_is_used_as_a_meta_server(stage: Stage, names: Names, leader: int, others: str) -> None:
     metas = Metas(stage, names, 3)
     metas.follow(metas.all[leader], others == "know the leader")
     for index, meta in enumerate(metas.all):
@@ -208,7 +208,7 @@ def test_every_address_of_a_name_is_a_meta_server(stage: Stage, names: Names, le
     assert names.asked == ["metas.example"]
 
 
-def test_a_name_is_resolved_again_when_all_have_failed(stage: Stage, names: Names) -> None:
+def test_a_name_is_resolved_again_when_all_meta_servers_have_failed(stage: Stage, names: Names) -> None:
     metas = Metas(stage, names, 2)
     client = stage.client([METAS], refresh_interval=0.01)
     table = client.table("temp")
@@ -224,7 +224,7 @@ def test_a_name_is_resolved_again_when_all_have_failed(stage: Stage, names: Name
     assert client._cluster.meta.addresses == [METAS]
 
 
-def test_a_name_that_nobody_answers_for_does_not_hide_the_others(stage: Stage, names: Names) -> None:
+def test_an_unresolvable_name_does_not_delay_the_other_names(stage: Stage, names: Names) -> None:
     names.slow["metas.example"] = 60.0
     stage.server()
     client = stage.client([METAS, stage.meta.address])
@@ -233,7 +233,7 @@ def test_a_name_that_nobody_answers_for_does_not_hide_the_others(stage: Stage, n
     assert watch.seconds < 0.9
 
 
-def test_a_name_server_that_falls_silent_does_not_hide_what_it_has_told(stage: Stage, names: Names) -> None:
+def test_addresses_from_before_are_used_when_the_name_server_is_silent(stage: Stage, names: Names) -> None:
     metas = Metas(stage, names, 2)
     client = stage.client([METAS])
     assert client.table("temp").get("h", "s") is None
@@ -255,7 +255,7 @@ def test_the_error_says_that_the_name_is_not_resolved(stage: Stage, names: Names
     assert "Name or service not known" in str(error)
 
 
-def test_a_leader_that_is_named_by_a_name_which_nobody_resolves(stage: Stage, names: Names) -> None:
+def test_a_leader_with_an_unresolvable_name_is_reached_by_its_address(stage: Stage, names: Names) -> None:
     leader = stage.extra(FakeMeta([stage.server().address]))
     stage.meta.error, stage.meta.forward = "ERR_FORWARD_TO_OTHERS", "meta-2.example:34601"
     stage.meta.digits = {"meta-2.example:34601": leader.address}
@@ -264,7 +264,7 @@ def test_a_leader_that_is_named_by_a_name_which_nobody_resolves(stage: Stage, na
 
 # --------------------------------------------------------------------------------------------- what is forgotten again
 @pytest.mark.parametrize("alive", [False, True])
-def test_learnt_meta_servers_are_forgotten(stage: Stage, names: Names, alive: bool) -> None:
+def test_learned_meta_servers_are_forgotten(stage: Stage, names: Names, alive: bool) -> None:
     """The leader moves to a server that was not configured, twenty times."""
     server = stage.server()
     client = stage.client(refresh_period=0.02, refresh_interval=0.01)
@@ -324,7 +324,7 @@ def test_a_server_that_no_route_names_keeps_its_calls_in_flight(stage: Stage) ->
     wait_until(lambda: old.address not in client.stats()["servers"])
 
 
-def test_missing_tables_are_not_looked_up_for_ever(stage: Stage) -> None:
+def test_lookups_of_a_missing_table_end(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_period=0.05, refresh_interval=0.01)
     for number in range(MAX_UNKNOWN + 50):
@@ -338,7 +338,7 @@ def test_missing_tables_are_not_looked_up_for_ever(stage: Stage) -> None:
     assert len(client.stats()["tables"]) <= MAX_UNKNOWN
 
 
-def test_a_missing_table_is_asked_for_at_the_least_interval_only(stage: Stage) -> None:
+def test_lookups_of_a_missing_table_keep_the_minimum_interval(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_interval=0.1)
     until = monotonic() + 0.35
@@ -347,7 +347,7 @@ def test_a_missing_table_is_asked_for_at_the_least_interval_only(stage: Stage) -
     assert len(stage.meta.queries) <= 5
 
 
-def test_a_table_that_is_created_later_is_found(stage: Stage) -> None:
+def test_a_table_created_later_is_found_by_older_handles(stage: Stage) -> None:
     """Whoever holds its handle meanwhile uses the same routes as everybody else afterwards."""
     stage.server()
     client = stage.client(refresh_interval=0.01, refresh_period=0.05)
@@ -366,7 +366,7 @@ def test_a_table_that_is_created_later_is_found(stage: Stage) -> None:
     assert client.stats()["tables"]["late"]["calls"] == 2
 
 
-def test_a_table_that_was_dropped_is_not_looked_up_for_ever(stage: Stage) -> None:
+def test_lookups_of_a_dropped_table_end(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_interval=0.01, refresh_period=0.03)
     client.table("temp").get("h")
@@ -378,7 +378,7 @@ def test_a_table_that_was_dropped_is_not_looked_up_for_ever(stage: Stage) -> Non
     assert len(stage.meta.queries) == before
 
 
-def test_figures_are_read_in_another_thread_while_tables_and_servers_come_in(stage: Stage) -> None:
+def test_stats_can_be_read_in_another_thread_while_tables_and_servers_are_added(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_interval=0.001)
     pool = gevent.get_hub().threadpool

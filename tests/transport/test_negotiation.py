@@ -54,7 +54,7 @@ def last_of(error: Any) -> AuthenticationFailed:
 
 # ------------------------------------------------------------------------------------------------------------ in order
 @pytest.mark.parametrize("version", [0, 1])
-def test_the_exchange(stage: Stage, version: int) -> None:
+def test_the_client_sends_five_messages_in_order(stage: Stage, version: int) -> None:
     """Five messages with app_id 0, each alone and after the answer to the last; then the requests, on meta as well."""
     sasl = secure_stage(stage)
     auth = FakeAuth()
@@ -74,7 +74,7 @@ def test_the_exchange(stage: Stage, version: int) -> None:
     assert client.stats()["auth"]["negotiated"] == 2
 
 
-def test_without_proof_of_the_server_the_offer_comes_at_once(stage: Stage) -> None:
+def test_the_exchange_ends_when_the_mechanism_is_complete(stage: Stage) -> None:
     """Rounds are not counted: the exchange says when it is complete."""
     secure_stage(stage)
 
@@ -99,7 +99,7 @@ def test_a_list_of_mechanisms(stage: Stage) -> None:
     assert stage.table(auth=FakeAuth()).get("h", "s") is None
 
 
-def test_answers_in_pieces(stage: Stage) -> None:
+def test_answers_that_arrive_in_pieces_are_read(stage: Stage) -> None:
     def dribble(link: Link, request: Request) -> None:
         frame = encode_reply(
             request.name, request.seqid, "ERR_OK", Negotiation(SaslStatus.LIST_RESP, b"GSSAPI").encode()
@@ -114,7 +114,7 @@ def test_answers_in_pieces(stage: Stage) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ failures
 @pytest.mark.parametrize("step", range(5))
-def test_silence_at_each_step(stage: Stage, step: int) -> None:
+def test_silence_at_each_step_closes_the_connection_after_auth_timeout(stage: Stage, step: int) -> None:
     """After auth_timeout the connection is closed; the next attempt waits, since each costs the server a socket."""
     secure_stage(stage, **{f"step{step}": silent})
     client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.7)
@@ -135,7 +135,7 @@ def test_silence_at_each_step(stage: Stage, step: int) -> None:
 
 @pytest.mark.parametrize("step", range(5))
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_connection_that_ends_at_each_step(stage: Stage, step: int, reset: bool) -> None:
+def test_a_connection_that_ends_at_any_step_is_dialled_again(stage: Stage, step: int, reset: bool) -> None:
     """A server that restarts is dialled again as soon as one that was never authenticated with."""
     times: list[float] = []
 
@@ -185,7 +185,7 @@ def reply_with(**changes: Any) -> Callable[[Link, Request], None]:
         (lambda link, _request: link.send(b"\0\0\0\x10" + b"\xff" * 12), "SELECT"),
     ],
 )
-def test_answers_that_cannot_be(stage: Stage, handler: Any, words: str) -> None:
+def test_invalid_answers_are_protocol_errors(stage: Stage, handler: Any, words: str) -> None:
     secure_stage(stage, step1=handler)
     error = ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")
     last = last_of(error)
@@ -204,7 +204,7 @@ def test_answers_that_cannot_be(stage: Stage, handler: Any, words: str) -> None:
         ({"step2": lambda link, request: say(link, request, SaslStatus.CHALLENGE, b"x")}, "refused", "wrong challenge"),
     ],
 )
-def test_what_no_repeat_changes_ends_a_call_at_once(stage: Stage, at: Any, reason: str, words: str) -> None:
+def test_permanent_failures_end_a_call_at_once(stage: Stage, at: Any, reason: str, words: str) -> None:
     """SUCC before the exchange is complete proves nothing: whoever has no key can say it."""
     secure_stage(stage, **at)
     watch = Stopwatch()
@@ -217,7 +217,7 @@ def test_what_no_repeat_changes_ends_a_call_at_once(stage: Stage, at: Any, reaso
     assert len(stage.servers[0].links) == 1
 
 
-def test_a_challenge_after_the_end(stage: Stage) -> None:
+def test_a_challenge_after_the_last_step_is_a_protocol_error(stage: Stage) -> None:
     secure_stage(stage, step4=lambda link, request: say(link, request, SaslStatus.CHALLENGE, b"offer"))
     assert last_of(ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")).reason == "protocol"
 
@@ -232,7 +232,7 @@ def unknown(link: Link, request: Request) -> None:
 
 
 @pytest.mark.parametrize("how", [disabled, unknown])
-def test_a_server_without_authentication(stage: Stage, how: Any) -> None:
+def test_a_server_without_authentication_is_refused_if_it_is_mandatory(stage: Stage, how: Any) -> None:
     secure_stage(stage)
 
     def handler(link: Link, request: Request) -> None:
@@ -249,7 +249,7 @@ def test_a_server_without_authentication(stage: Stage, how: Any) -> None:
     assert said(link) == [(SaslStatus.LIST, b"")]
 
 
-def test_without_the_duty_no_credentials_are_needed_where_none_are_asked_for(stage: Stage) -> None:
+def test_with_optional_authentication_a_server_without_it_needs_no_credentials(stage: Stage) -> None:
     def no_ticket() -> None:
         raise failed("no_ticket")
 
@@ -275,7 +275,7 @@ def test_without_the_duty_no_credentials_are_needed_where_none_are_asked_for(sta
 
 
 # ---------------------------------------------------------------------------------------------------------- credentials
-def test_without_credentials_no_server_is_troubled(stage: Stage) -> None:
+def test_without_credentials_no_server_is_dialled(stage: Stage) -> None:
     def no_ticket() -> None:
         raise failed("no_ticket")
 
@@ -295,7 +295,7 @@ def test_without_credentials_no_server_is_troubled(stage: Stage) -> None:
     assert figures["failures"] >= 1
 
 
-def test_what_passes_is_repeated_until_the_deadline(stage: Stage) -> None:
+def test_transient_failures_are_repeated_until_the_deadline(stage: Stage) -> None:
     tries: list[float] = []
 
     def twice() -> None:
@@ -311,7 +311,7 @@ def test_what_passes_is_repeated_until_the_deadline(stage: Stage) -> None:
     assert "this is clock" in str(error)
 
 
-def test_a_mechanism_that_fails_in_another_way(stage: Stage) -> None:
+def test_a_foreign_exception_is_reported_without_its_text(stage: Stage) -> None:
     """The text of a foreign exception may hold a secret."""
 
     def bug() -> None:
@@ -323,14 +323,14 @@ def test_a_mechanism_that_fails_in_another_way(stage: Stage) -> None:
     assert "4711" not in str(error)
 
 
-def test_credentials_that_ended_unnoticed_are_acquired_again(stage: Stage) -> None:
+def test_expired_credentials_are_acquired_again(stage: Stage) -> None:
     secure_stage(stage)
     auth = FakeAuth(seconds=3600.0, begin_errors=[failed("expired")])
     assert stage.table(auth=auth).get("h", "s") is None
     assert auth.acquired == 2
 
 
-def test_many_callers_one_acquisition(stage: Stage) -> None:
+def test_many_callers_share_one_acquisition_of_credentials(stage: Stage) -> None:
     secure_stage(stage)
     other = stage.extra(FakeMeta(stage.meta.primaries))
     other.handler = Sasl(other.handler)
@@ -367,7 +367,7 @@ def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
     assert threading.get_ident() not in auth.threads
 
 
-def test_a_silent_kdc_is_named(stage: Stage) -> None:
+def test_the_error_names_a_silent_kdc(stage: Stage) -> None:
     secure_stage(stage)
     auth = FakeAuth(work=lambda: block(1.5))
     error = ends(stage.table(auth=auth, timeout=1.0, auth_timeout=0.2).get, "h", "s")
@@ -376,7 +376,7 @@ def test_a_silent_kdc_is_named(stage: Stage) -> None:
     assert stage.meta.links == []
 
 
-def test_credentials_with_a_short_life(stage: Stage) -> None:
+def test_short_lived_credentials_are_not_acquired_for_every_call(stage: Stage) -> None:
     """They are used, and not acquired over and over."""
     secure_stage(stage)
     auth = FakeAuth(seconds=0.4)
@@ -386,7 +386,7 @@ def test_credentials_with_a_short_life(stage: Stage) -> None:
     assert auth.acquired <= 6
 
 
-def test_renewal(stage: Stage) -> None:
+def test_credentials_are_renewed_without_calls(stage: Stage) -> None:
     """Credentials are renewed on time without calls, and open connections go on."""
     secure_stage(stage)
     auth = FakeAuth(seconds=1.0)
@@ -421,7 +421,7 @@ def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
     wait_until(lambda: client.stats()["auth"]["renewals"] >= 1 and client.stats()["auth"]["last_error"] is None)
 
 
-def test_a_ticket_that_nobody_replaces_is_no_renewal(stage: Stage) -> None:
+def test_an_old_ticket_in_the_cache_is_reported_as_not_renewed(stage: Stage) -> None:
     """A ticket cache is read again; as long as the old ticket is in it the client says so."""
     secure_stage(stage)
     ends_at = monotonic() + 2.0
@@ -438,7 +438,7 @@ def test_a_ticket_that_nobody_replaces_is_no_renewal(stage: Stage) -> None:
 
 # ------------------------------------------------------------------------------------------------- waiting and the end
 @pytest.mark.parametrize("step", range(5))
-def test_each_call_waits_within_its_own_deadline(stage: Stage, step: int) -> None:
+def test_a_slow_negotiation_continues_after_the_deadline_of_a_call(stage: Stage, step: int) -> None:
     """A negotiation that is slow goes on behind a call that has no more time, and serves the next."""
     held: list[tuple[Link, Request]] = []
     secure_stage(stage, **{f"step{step}": lambda link, request: held.append((link, request))})
@@ -482,7 +482,7 @@ def test_close_while_credentials_are_acquired(stage: Stage) -> None:
     wait_until(lambda: not auth.running)
 
 
-def test_the_time_of_a_dial_does_not_bound_the_negotiation(stage: Stage) -> None:
+def test_the_connect_timeout_does_not_bound_the_negotiation(stage: Stage) -> None:
     """The server has ``auth_timeout``, and its silence is that of a server that refuses."""
     secure_stage(stage, step2=silent)
     client = stage.client(auth=FakeAuth(), connect_timeout=0.1, auth_timeout=0.5, timeout=3.0)
@@ -492,14 +492,14 @@ def test_the_time_of_a_dial_does_not_bound_the_negotiation(stage: Stage) -> None
     assert len(stage.servers[0].links) <= 3
 
 
-def test_a_call_that_ends_during_the_negotiation_with_a_meta_server_has_its_hint(stage: Stage) -> None:
+def test_a_timeout_during_the_negotiation_with_a_meta_server_has_a_hint(stage: Stage) -> None:
     stage.meta.handler = Sasl(stage.meta.handler, step2=silent)
     error = ends(stage.client(auth=FakeAuth(), auth_timeout=10.0).table("temp").get, "h", "s", timeout=0.3)
     assert isinstance(error, MetaUnreachable)
     assert "service_fqdn and the clock" in error.hint
 
 
-def test_attempts_keep_their_distance(stage: Stage) -> None:
+def test_failed_negotiations_are_repeated_with_growing_pauses(stage: Stage) -> None:
     secure_stage(stage, step2=silent)
     client = stage.client(auth=FakeAuth(), auth_timeout=0.05, timeout=2.5, retry=RetryPolicy(base=0.001, cap=0.01))
     callers = [gevent.spawn(ends, client.table("temp").get, "h", str(number)) for number in range(50)]
@@ -521,7 +521,7 @@ def test_without_the_option_nothing_is_negotiated(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 1])
-def test_without_the_option_the_bytes_are_those_of_the_calls_alone(stage: Stage, version: int) -> None:
+def test_without_the_option_only_the_bytes_of_calls_are_sent(stage: Stage, version: int) -> None:
     stage.server()
     client = stage.client(header_version=version)
     client.table("temp").get("h", "s")
@@ -540,7 +540,7 @@ def test_without_the_option_the_bytes_are_those_of_the_calls_alone(stage: Stage,
         )
 
 
-def test_a_server_that_demands_authentication_is_told_apart(stage: Stage) -> None:
+def test_a_server_that_demands_authentication_is_recognized(stage: Stage) -> None:
     """After a silence on a connection that never answered, on another connection, and not again for a while."""
     sasl = secure_stage(stage)
     stage.meta.handler = stage.meta.handler.inner  # type: ignore[attr-defined]
@@ -555,7 +555,7 @@ def test_a_server_that_demands_authentication_is_told_apart(stage: Stage) -> Non
     assert len(sasl.broken) == 2
 
 
-def test_a_silent_server_is_not_taken_for_one_that_demands_authentication(stage: Stage) -> None:
+def test_a_silent_server_is_not_reported_as_demanding_authentication(stage: Stage) -> None:
     stage.server(silent)
     error = ends(stage.client(timeout=3.0).table("temp").get, "h", "s")
     assert isinstance(error, RequestTimeout)
@@ -596,7 +596,7 @@ with Client(sys.argv[1]) as client:
     assert out.split() == ["[]"]
 
 
-def test_a_client_that_needs_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from pegasus_green import Kerberos
 
     monkeypatch.setitem(sys.modules, "gssapi", None)

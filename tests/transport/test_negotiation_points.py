@@ -29,7 +29,7 @@ def secured(stage: Stage) -> Sasl:
 
 
 @pytest.mark.parametrize("thrown", THROWN)
-def test_a_caller_that_is_thrown_out(stage: Stage, secured: Sasl, thrown: str) -> None:
+def test_a_caller_killed_at_any_switch_of_the_negotiation(stage: Stage, secured: Sasl, thrown: str) -> None:
     for k in range(1, MOST):
         auth = FakeAuth(seconds=3600.0)
         with Client([stage.meta.address], auth=auth, timeout=10.0, refresh_period=0.0) as client:
@@ -78,7 +78,7 @@ class CloseAt:
             gevent.get_hub().loop.run_callback(self.client.close)
 
 
-def test_a_client_that_is_closed(stage: Stage, secured: Sasl) -> None:
+def test_a_client_closed_at_any_switch_of_the_negotiation(stage: Stage, secured: Sasl) -> None:
     for k in range(1, MOST):
         client = Client([stage.meta.address], auth=FakeAuth(seconds=3600.0), timeout=10.0, refresh_period=0.0)
         errors: list[Any] = []

@@ -95,7 +95,7 @@ def test_a_client_is_closed_when_the_loop_of_a_renewal_is_destroyed(stage: Stage
         assert clusters[0].pool.authenticator.close() is None
 
 
-def test_a_failure_is_told_to_every_thread(stage: Stage, secured: Sasl) -> None:
+def test_a_failure_is_raised_in_every_thread(stage: Stage, secured: Sasl) -> None:
     def fail() -> None:
         raise AuthenticationFailed("there is no ticket", reason="no_ticket")
 
@@ -110,7 +110,7 @@ def test_a_failure_is_told_to_every_thread(stage: Stage, secured: Sasl) -> None:
         assert client.stats()["auth"]["last_error"] == "there is no ticket"
 
 
-def test_short_lived_threads_leave_nothing(stage: Stage, secured: Sasl) -> None:
+def test_short_lived_threads_leave_no_descriptor_and_no_thread(stage: Stage, secured: Sasl) -> None:
     """Neither descriptors nor the threads in which the mechanism works."""
     auth = FakeAuth(seconds=3600.0)
     with client_of(stage, auth) as client:

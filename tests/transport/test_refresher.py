@@ -30,7 +30,7 @@ class Changes(Listener):
         self.seen.append((table, app_id, partition_count, changed))
 
 
-def test_requests_are_coalesced_and_apart(stage: Stage) -> None:
+def test_refresh_requests_are_coalesced_and_keep_the_minimum_interval(stage: Stage) -> None:
     """A thousand failing calls a second ask for routes at the least interval, one query at a time."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     table = stage.table(refresh_interval=0.2, retry=RetryPolicy(base=0.001, cap=0.002))
@@ -45,7 +45,7 @@ def test_requests_are_coalesced_and_apart(stage: Stage) -> None:
     assert min(gaps) >= 0.18 - busy
 
 
-def test_slow_query_is_not_overtaken(stage: Stage) -> None:
+def test_no_second_query_is_sent_during_a_slow_one(stage: Stage) -> None:
     """While one query is on its way nobody starts another; what is asked meanwhile comes after it."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     table = stage.table(refresh_interval=0.01, retry=RetryPolicy(base=0.001, cap=0.002))
@@ -56,7 +56,7 @@ def test_slow_query_is_not_overtaken(stage: Stage) -> None:
     assert 2 <= len(stage.meta.queries) - before <= 3
 
 
-def test_periodic_with_jitter(stage: Stage) -> None:
+def test_periodic_queries_have_jitter(stage: Stage) -> None:
     stage.server()
     table = stage.table(refresh_period=0.1, refresh_interval=0.01)
     table.warm_up()
@@ -67,7 +67,7 @@ def test_periodic_with_jitter(stage: Stage) -> None:
     assert max(gaps) - min(gaps) > 0.01, "no jitter"
 
 
-def test_no_period_no_queries(stage: Stage) -> None:
+def test_without_a_period_there_are_no_periodic_queries(stage: Stage) -> None:
     stage.server()
     table = stage.table(refresh_period=0.0)
     table.warm_up()
@@ -75,7 +75,7 @@ def test_no_period_no_queries(stage: Stage) -> None:
     assert len(stage.meta.queries) == 1
 
 
-def test_refresh_closes_nothing_and_disturbs_no_call(stage: Stage) -> None:
+def test_a_refresh_closes_no_connection_and_fails_no_call(stage: Stage) -> None:
     """client-rules 2: calls in flight go on while the routes change around them."""
     old = stage.server(lambda link, request: gevent.spawn_later(0.3, answer, link, request))
     other, new = stage.server(), stage.extra(FakeServer())
@@ -99,7 +99,7 @@ def test_refresh_closes_nothing_and_disturbs_no_call(stage: Stage) -> None:
     assert [len(old.alive), len(other.links), len(new.links)] == [1, 1, 1]
 
 
-def test_older_answers_change_nothing(stage: Stage) -> None:
+def test_answers_with_an_older_ballot_are_ignored(stage: Stage) -> None:
     """A meta server that lags behind names an older primary: the newer ballot stays."""
     server, old = stage.server(), stage.extra(FakeServer())
     stage.meta.ballots = {0: 9}
@@ -115,7 +115,7 @@ def test_older_answers_change_nothing(stage: Stage) -> None:
     assert not old.requests
 
 
-def test_table_dropped_and_created_anew(stage: Stage) -> None:
+def test_calls_use_the_new_routes_of_a_table_created_again(stage: Stage) -> None:
     """Its id is another one and its partitions may be fewer: calls go on with the new routes."""
 
     def strict(link: Link, request: Request) -> None:
@@ -136,7 +136,7 @@ def test_table_dropped_and_created_anew(stage: Stage) -> None:
     assert (table_now.app_id, table_now.count) == (8, 2)
 
 
-def test_dropped_table_is_not_found_and_found_again(stage: Stage) -> None:
+def test_a_dropped_and_recalled_table_is_missing_and_then_found(stage: Stage) -> None:
     def strict(link: Link, request: Request) -> None:
         if request.app_id == stage.meta.app_id and stage.meta.table == "temp":
             answer(link, request)
@@ -156,7 +156,7 @@ def test_dropped_table_is_not_found_and_found_again(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 4), (1, 2), (3, 5), (5, 1)])
-def test_count_changes(stage: Stage, before: int, after: int) -> None:
+def test_a_changed_partition_count_is_used(stage: Stage, before: int, after: int) -> None:
     server = stage.server()
     stage.meta.primaries = [server.address] * before
     changes = Changes()
@@ -188,7 +188,7 @@ def test_partition_without_a_primary_is_waited_for(stage: Stage) -> None:
     assert watch.seconds < 0.5
 
 
-def test_lost_server_asks_for_routes_without_any_call(stage: Stage) -> None:
+def test_a_lost_connection_requests_routes_without_a_call(stage: Stage) -> None:
     """The loss of a connection alone has the routes of the tables on it looked up, not those of others."""
     server = stage.server()
     table = stage.table(refresh_interval=0.01)
@@ -212,7 +212,7 @@ def test_failed_queries_keep_the_old_routes(stage: Stage) -> None:
     assert len(server.links) == 1
 
 
-def test_recovery_within_a_second_of_the_new_route(stage: Stage) -> None:
+def test_calls_recover_within_a_second_of_the_new_route(stage: Stage) -> None:
     """A server dies, nobody is primary for a while, then another one is: no restart, few dials, few queries."""
     old, new = stage.server(), stage.extra(FakeServer())
     client = stage.client(timeout=10.0)
@@ -243,7 +243,7 @@ def test_recovery_within_a_second_of_the_new_route(stage: Stage) -> None:
     assert connection_of(client, old.address) is None
 
 
-def test_dead_server_hurts_only_its_own_callers(stage: Stage) -> None:
+def test_a_dead_server_delays_only_its_own_callers(stage: Stage) -> None:
     healthy = stage.server()
     stage.meta.primaries = [healthy.address, dead_address()]
     table = stage.table(timeout=3.0)
@@ -262,7 +262,7 @@ def test_dead_server_hurts_only_its_own_callers(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("verb", ["get", "get_many", "get_async", "scan"])
-def test_a_refusal_asks_for_routes_also_where_nothing_is_repeated(stage: Stage, verb: str) -> None:
+def test_a_refused_call_requests_routes_even_if_it_is_not_repeated(stage: Stage, verb: str) -> None:
     """The call that is refused fails, as it was told to; the next one finds its way."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     other = stage.extra(FakeServer())
@@ -291,7 +291,7 @@ def under_another_name(stage: Stage, table: Any) -> None:
     assert table.get("h", "s") is None
 
 
-def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
+def test_a_silent_server_is_left_under_all_its_names(stage: Stage) -> None:
     """The routes name it otherwise than when it was dialled: one connection under two names, and both are silent."""
     silent_now: list[bool] = []
 
@@ -311,7 +311,7 @@ def test_a_silent_server_is_left_whatever_its_name(stage: Stage) -> None:
     assert watch.seconds < 2.0
 
 
-def test_a_lost_connection_asks_for_routes_under_all_its_names(stage: Stage) -> None:
+def test_a_lost_connection_requests_the_routes_of_all_its_names(stage: Stage) -> None:
     old = stage.server()
     table = stage.table(refresh_interval=0.05)
     under_another_name(stage, table)
@@ -327,7 +327,7 @@ def test_a_lost_connection_asks_for_routes_under_all_its_names(stage: Stage) -> 
     ],
     ids=["http", "replica server"],
 )
-def test_who_was_asked_and_what_answers_there(stage: Stage, handler: Any, hint: str) -> None:
+def test_a_connection_knows_the_dialled_name_and_the_peer_address(stage: Stage, handler: Any, hint: str) -> None:
     wrong = stage.extra(FakeServer(handler))
     with pytest.raises(errors.MetaUnreachable) as caught:
         stage.client([wrong.address], timeout=0.3).table("temp").get("h", "s")

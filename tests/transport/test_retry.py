@@ -75,7 +75,7 @@ def test_no_pause_goes_past_the_deadline(stage: Stage, name: str) -> None:
 
 
 @ROWS
-def test_error_repeated_until_the_deadline_or_surfaced(
+def test_each_error_is_repeated_until_the_deadline_or_raised(
     stage: Stage, name: str, repeated: bool, refresh: bool, kind: type[errors.PegasusError]
 ) -> None:
     refusing = Refusing(name)
@@ -113,7 +113,7 @@ def test_error_repeated_until_the_deadline_or_surfaced(
     assert (len(stage.meta.queries) > before) == refresh
 
 
-def test_error_that_passes(stage: Stage) -> None:
+def test_a_call_succeeds_after_a_transient_error(stage: Stage) -> None:
     server = stage.server()
     for name, repeated, _, kind in TABLE:
         server.handler = refusing = Refusing(name, times=1)
@@ -159,7 +159,7 @@ def test_max_attempts(stage: Stage) -> None:
     assert refusing.seen == caught.value.attempts == 4
 
 
-def test_busy_is_not_hammered(stage: Stage) -> None:
+def test_a_busy_server_is_asked_again_with_pauses(stage: Stage) -> None:
     def attempts(name: str) -> int:
         refusing = Refusing(name)
         stage.servers[0].handler = refusing
@@ -204,7 +204,7 @@ def test_ok_without_a_result_of_a_read_is_a_protocol_error(stage: Stage) -> None
         stage.table().get("a", "b")
 
 
-def test_misused_parent_is_asked_no_more_once_the_count_has_doubled(stage: Stage) -> None:
+def test_after_parent_partition_misused_the_index_is_computed_again(stage: Stage) -> None:
     """The index is computed again from the hash: partition 2 or 3 of four, not 0 or 1 of two."""
     key = key_for(2, 4)
 
@@ -236,7 +236,7 @@ def test_child_that_is_not_ready_is_served_by_its_parent(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("verb", ["get", "set", "incr"])
-def test_lost_after_the_request_was_sent(stage: Stage, verb: str) -> None:
+def test_a_connection_lost_after_sending_repeats_only_idempotent_calls(stage: Stage, verb: str) -> None:
     """Reads and idempotent writes are repeated; incr surfaces as unknown and is sent once."""
     lost: list[Request] = []
 
@@ -274,7 +274,7 @@ def test_timeout_of_a_sent_write_is_unknown_and_of_a_read_is_not(stage: Stage) -
         assert caught.value.outcome_unknown is unknown
 
 
-def test_once_unknown_it_stays_unknown(stage: Stage) -> None:
+def test_an_unknown_outcome_stays_unknown_after_a_repeat(stage: Stage) -> None:
     """A set whose first copy may have arrived is unknown, whatever its repetition is told."""
     seen: list[Request] = []
 
@@ -309,7 +309,9 @@ def test_header_carries_the_time_that_is_left(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ERR_DISK_INSUFFICIENT", errors.WriteRejected), ("ERR_BUSY", errors.Busy)])
-def test_once_sent_without_an_answer_it_stays_sent(stage: Stage, name: str, kind: type[errors.PegasusError]) -> None:
+def test_a_call_sent_without_a_reply_is_reported_as_sent(
+    stage: Stage, name: str, kind: type[errors.PegasusError]
+) -> None:
     """The first attempt is lost, the second refused: of the first one nobody knows what became."""
 
     def handler(link: Link, request: Request) -> None:
@@ -324,7 +326,7 @@ def test_once_sent_without_an_answer_it_stays_sent(stage: Stage, name: str, kind
     assert (caught.value.sent, caught.value.outcome_unknown) == (True, True)
 
 
-def test_what_a_timeout_tells(stage: Stage) -> None:
+def test_a_timeout_error_reports_attempts_and_outcome(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table()
     table.warm_up()
@@ -341,7 +343,7 @@ def test_what_a_timeout_tells(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("verb", ["set", "multi_set", "set_many", "incr"])
-def test_a_repeat_keeps_the_expiry(stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_a_repeated_set_keeps_the_expiry_time(stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """An hour passes between the attempts, and the record is to expire when the caller said."""
     clock = [1_800_000_000.0]
     monkeypatch.setattr(base, "time", lambda: clock[0])

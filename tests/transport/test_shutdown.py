@@ -67,7 +67,7 @@ def test_close_with_calls_in_flight(stage: Stage, verb: str) -> None:
         assert (error.table, error.operation) == ("temp", verb)
 
 
-def test_what_had_not_left_is_not_unknown(stage: Stage) -> None:
+def test_the_outcome_of_an_unsent_call_is_known(stage: Stage) -> None:
     server = stage.server(silent)
     client = stage.client()
     table = client.table("temp")
@@ -245,7 +245,7 @@ def test_drain_lets_calls_finish(stage: Stage) -> None:
     gevent.joinall(callers, raise_error=True)
 
 
-def test_drain_ends_what_takes_longer(stage: Stage) -> None:
+def test_drain_ends_calls_that_take_longer(stage: Stage) -> None:
     server = stage.server(silent)
     client = stage.client(timeout=5.0)
     callers = callers_of(client.table("temp").get)
@@ -326,7 +326,7 @@ def test_dropped_client_closes_its_connections(stage: Stage) -> None:
     assert any("dropped without close" in str(warning.message) for warning in caught)
 
 
-def test_dropped_client_that_was_never_used_says_nothing() -> None:
+def test_a_dropped_unused_client_does_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Client(["127.0.0.1:1"])
@@ -350,7 +350,7 @@ def test_waiting_call_keeps_its_client(stage: Stage) -> None:
         gevent.sleep(0.05)
 
 
-def test_idle_client_keeps_nobody_waiting(stage: Stage) -> None:
+def test_gevent_wait_returns_with_an_idle_client(stage: Stage) -> None:
     """gevent.wait() returns when nothing is left to happen; also after calls that were given up."""
     script = """
     import gevent, sys
@@ -438,7 +438,7 @@ def test_exit_by_sys_exit_in_a_greenlet_and_by_an_error(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("where", ["main", "greenlets", "dial", "refresh", "many"])
-def test_interrupt(stage: Stage, where: str) -> None:
+def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where: str) -> None:
     """Ctrl-C: KeyboardInterrupt in the main greenlet, caught there, and an orderly end."""
     stage.server(silent)
     if where == "dial":
@@ -482,7 +482,7 @@ def test_interrupt(stage: Stage, where: str) -> None:
     assert re.fullmatch(r"KeyboardInterrupt\n[-0-9TZ:]+\n", err), err
 
 
-def test_interrupt_that_nobody_catches(stage: Stage) -> None:
+def test_an_uncaught_ctrl_c_prints_one_traceback(stage: Stage) -> None:
     """One traceback, of the KeyboardInterrupt, and the usual status."""
     stage.server(silent)
     process = start_script(

@@ -62,7 +62,7 @@ WAYS: dict[str, dict[str, Any]] = {"short way": {}, "long way": {"retry": None}}
 
 # ------------------------------------------------------------------------------------------- an outcome is its call's
 @pytest.mark.parametrize("way", WAYS)
-def test_the_reply_to_an_interrupted_call_is_nobodys(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     stage.server(echo)
     table = stage.table(timeout=30.0)
 
@@ -99,7 +99,7 @@ def test_a_nested_call_gets_its_own_reply(stage: Stage, monkeypatch: pytest.Monk
     assert not at_rest(table.client)
 
 
-def test_a_struck_look_at_deadlines_is_made_up_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_deadline_check_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer of a connection repeats: one look that is interrupted does not lose the deadlines."""
     stage.server(silent)
     table = stage.table()
@@ -128,9 +128,7 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 # -------------------------------------------------------------------------------------- greenlets that are interrupted
-def test_a_question_to_a_meta_server_that_is_interrupted_costs_a_moment(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_meta_query_is_repeated_soon(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The greenlet that asks dies without an answer: another one asks again."""
     client = stage.client()
     client.ping()
@@ -140,7 +138,7 @@ def test_a_question_to_a_meta_server_that_is_interrupted_costs_a_moment(
     assert watch.seconds < 2.0
 
 
-def test_a_name_is_looked_up_again_when_that_was_interrupted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_name_lookup_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The greenlet that looks it up dies at its first step."""
     asked: list[str] = []
 
@@ -166,7 +164,7 @@ class Refusing(dict[Any, Any]):
         raise Struck
 
 
-def test_a_connection_that_cannot_be_used_is_undone(stage: Stage) -> None:
+def test_the_watcher_of_an_unusable_connection_is_removed(stage: Stage) -> None:
     """Its watcher would read from whatever gets the number of its descriptor next."""
     server = stage.server(echo)
     client = stage.client(timeout=0.3)
@@ -204,7 +202,9 @@ def kernel_options(client: Client, server: str) -> list[int]:
 
 @LINUX
 @pytest.mark.parametrize(("seconds", "expected"), [(3.0, [1, 1, 2, 2000]), (12.5, [4, 4, 2, 8500])])
-def test_the_kernel_ends_what_nobody_acknowledges(stage: Stage, seconds: float, expected: list[int]) -> None:
+def test_the_kernel_closes_a_connection_without_acknowledgements(
+    stage: Stage, seconds: float, expected: list[int]
+) -> None:
     server = stage.server(echo)
     client = stage.client(path_timeout=seconds)
     client.table("temp").warm_up()
@@ -229,7 +229,7 @@ def test_without_a_path_timeout_the_settings_of_the_system_hold(stage: Stage) ->
     assert user_timeout == 0
 
 
-def test_a_socket_that_is_no_tcp_socket_is_left_alone() -> None:
+def test_a_socket_that_is_not_tcp_is_not_changed() -> None:
     mine, other = socket.socketpair()
     notice_dead_paths(mine, 3.0)
     for sock in (mine, other):

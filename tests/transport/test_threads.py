@@ -56,7 +56,7 @@ def test_every_verb_works_in_another_thread(stage: Stage, verb: str) -> None:
     assert table.get("a", "b") == b"c"
 
 
-def test_threads_at_the_same_time(stage: Stage) -> None:
+def test_several_threads_use_one_client_at_the_same_time(stage: Stage) -> None:
     """Four threads and fifty greenlets use one client: to each its own values, and stats() adds up."""
     server = stage.server()
     client = stage.client()
@@ -89,7 +89,7 @@ def test_a_new_thread_asks_no_meta_server(stage: Stage) -> None:
     assert len(stage.meta.requests) == before
 
 
-def test_short_lived_threads_leave_nothing(stage: Stage) -> None:
+def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> None:
     """Neither connections nor hubs: gevent alone leaves two descriptors a thread."""
     server = stage.server()
     table = stage.table()
@@ -105,7 +105,7 @@ def test_short_lived_threads_leave_nothing(stage: Stage) -> None:
     assert table.client.stats()["tables"]["temp"]["calls"] == 32
 
 
-def test_the_first_thread_ends(stage: Stage) -> None:
+def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage) -> None:
     """Whoever calls next takes its place."""
     server = stage.server()
     table = stage.table()
@@ -137,7 +137,7 @@ def test_close_from_another_thread(stage: Stage) -> None:
         table.get("a", "b")
 
 
-def test_drain_from_another_thread_waits_for_all(stage: Stage) -> None:
+def test_drain_from_another_thread_waits_for_calls_of_all_threads(stage: Stage) -> None:
     server = stage.server(lambda link, request: gevent.spawn_later(0.3, link.value, request, b"c"))
     client = stage.client()
     table = client.table("temp")
@@ -160,7 +160,7 @@ def test_handles_and_scanners_belong_to_a_thread(stage: Stage) -> None:
     assert isinstance(in_thread(next, table.scan()), errors.WrongThread)
 
 
-def test_looking_is_allowed_from_everywhere(stage: Stage) -> None:
+def test_repr_and_stats_are_allowed_in_every_thread(stage: Stage) -> None:
     stage.server()
     client = stage.client()
     client.table("temp").set("a", "b", b"c")
@@ -168,7 +168,7 @@ def test_looking_is_allowed_from_everywhere(stage: Stage) -> None:
     assert in_thread(repr, client) == repr(client)
 
 
-def test_thousand_threads_and_no_warning(stage: Stage) -> None:
+def test_a_thousand_threads_cause_no_warning(stage: Stage) -> None:
     """Native threads of the standard library, unpatched; nothing is said on stderr."""
     stage.server()
     out = run_script(
@@ -198,7 +198,7 @@ def test_thousand_threads_and_no_warning(stage: Stage) -> None:
     assert out == "1000 True 0\n"
 
 
-def test_a_thread_that_ends_makes_no_second_hub(stage: Stage) -> None:
+def test_a_thread_that_ends_creates_no_second_hub(stage: Stage) -> None:
     """Its hub is ended inside the callback that reads replies, which must not look for another hub to query routes."""
     server = stage.server()
     table = stage.table()

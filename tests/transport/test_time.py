@@ -33,7 +33,7 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------ deadlines
-def test_deadlines_are_never_early_and_at_most_20_ms_late(stage: Stage) -> None:
+def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table()
     table.warm_up()
@@ -56,7 +56,7 @@ def test_deadlines_are_never_early_and_at_most_20_ms_late(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("where", ["meta", "dial", "back-off", "room"])
-def test_deadline_wherever_the_call_waits(stage: Stage, where: str) -> None:
+def test_a_deadline_holds_wherever_the_call_waits(stage: Stage, where: str) -> None:
     stage.server(silent)
     options: dict[str, Any] = {}
     if where == "meta":
@@ -80,7 +80,7 @@ def test_deadline_wherever_the_call_waits(stage: Stage, where: str) -> None:
     gevent.joinall(others)
 
 
-def test_five_thousand_timeouts_at_once_let_others_work(stage: Stage) -> None:
+def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> None:
     """They are handed out in portions: the hub is not held until the last one has its error."""
     server = stage.server(silent)
     table = stage.table()
@@ -104,7 +104,7 @@ def test_five_thousand_timeouts_at_once_let_others_work(stage: Stage) -> None:
     assert gaps[-1] < 0.15, gaps[-5:]
 
 
-def test_reply_that_came_while_the_application_computed_counts(stage: Stage) -> None:
+def test_a_reply_in_the_kernel_is_read_before_a_deadline_fails_its_call(stage: Stage) -> None:
     """client-rules 3: before a deadline fails a call, what the kernel holds is read."""
     taken: list[tuple[Link, Request]] = []
     server = stage.server(lambda link, request: taken.append((link, request)))
@@ -206,7 +206,7 @@ def test_sequence_ids_wrap_around(stage: Stage) -> None:
     assert [caller.value for caller in slow] == [b"at last"] * 3
 
 
-def test_sequence_ids_in_the_middle_of_the_range_are_passed_over(stage: Stage) -> None:
+def test_sequence_ids_in_use_are_skipped(stage: Stage) -> None:
     """An id is issued again only when nobody waits for it, wherever in the range it stands."""
     held: dict[int, tuple[Link, Request]] = {}
 
@@ -241,7 +241,7 @@ def test_sequence_ids_in_the_middle_of_the_range_are_passed_over(stage: Stage) -
     assert [caller.value for caller in slow] == [b"for 1", b"for 4", b"for 7"]
 
 
-def test_what_was_sent_is_known_across_the_wrap(stage: Stage) -> None:
+def test_sent_and_unsent_calls_are_distinguished_across_the_wrap(stage: Stage) -> None:
     server = stage.server(silent)
     table = stage.table()
     table.warm_up()
@@ -257,7 +257,7 @@ def test_what_was_sent_is_known_across_the_wrap(stage: Stage) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- silence
-def test_silence_has_the_routes_looked_up(stage: Stage) -> None:
+def test_a_silent_connection_requests_routes(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table(silence=0.3, refresh_interval=0.1, timeout=3.0)
     table.warm_up()
@@ -272,7 +272,7 @@ def test_silence_has_the_routes_looked_up(stage: Stage) -> None:
     assert len(asked) <= 8
 
 
-def test_slow_call_on_a_connection_that_answers_is_no_silence(stage: Stage) -> None:
+def test_a_connection_with_other_replies_is_not_silent(stage: Stage) -> None:
     server = stage.server(lambda link, request: None if b"slow" in request.data else answer(link, request))
     table = stage.table(silence=0.4, refresh_interval=0.05)
     table.warm_up()
@@ -286,7 +286,7 @@ def test_slow_call_on_a_connection_that_answers_is_no_silence(stage: Stage) -> N
     assert len(server.links) == 1
 
 
-def test_repeatable_calls_move_to_the_new_primary(stage: Stage) -> None:
+def test_repeatable_calls_of_a_silent_server_move_to_the_new_primary(stage: Stage) -> None:
     """Before their deadline, and only those that may be repeated; the silent server keeps its connection."""
     old, new = stage.server(silent), stage.extra(FakeServer())
     stage.meta.primaries = [old.address]
@@ -346,7 +346,7 @@ def test_calls_that_are_not_to_be_repeated_do_not_move(stage: Stage, level: str)
     assert not new.requests
 
 
-def test_two_names_of_a_silent_server_are_no_move(stage: Stage) -> None:
+def test_calls_do_not_move_between_two_names_of_a_silent_server(stage: Stage) -> None:
     server = stage.server(silent)
     stage.meta.primaries = [server.address, f"localhost:{server.port}"]
     table = stage.table(silence=0.2, refresh_interval=0.1)
@@ -356,7 +356,7 @@ def test_two_names_of_a_silent_server_are_no_move(stage: Stage) -> None:
     assert len(server.requests) == 2
 
 
-def test_who_calls_again_at_once_does_not_call_into_a_dying_connection(stage: Stage) -> None:
+def test_a_call_made_at_once_after_a_loss_uses_a_new_connection(stage: Stage) -> None:
     stage.server(silent)
     client = stage.client(silent_window=0.3, silence=0.1)
     table = client.table("temp")
@@ -399,7 +399,7 @@ def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
     assert len(server.links) == 2
 
 
-def test_slow_lone_call_is_no_black_hole(stage: Stage) -> None:
+def test_a_slow_single_call_does_not_replace_the_connection(stage: Stage) -> None:
     """Its own deadline has not passed: a server may take its time, longer than the window."""
     server = stage.server(lambda link, request: gevent.spawn_later(0.8, link.value, request, b"slow but there"))
     table = stage.table(silent_window=0.3, silence=0.2)
@@ -407,7 +407,7 @@ def test_slow_lone_call_is_no_black_hole(stage: Stage) -> None:
     assert len(server.links) == 1
 
 
-def test_old_silence_ends_with_a_late_reply(stage: Stage) -> None:
+def test_a_late_reply_ends_the_silence_of_a_connection(stage: Stage) -> None:
     """Replies to calls that were given up came long ago: the next call's silence begins with it."""
     held: list[tuple[Link, Request]] = []
     server = stage.server(lambda link, request: held.append((link, request)))

@@ -79,7 +79,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 # -------------------------------------------------------------------------------------------------- coalescing
-def test_hundred_callers_of_one_pass_leave_by_few_writes(stage: Stage, counting: Counting) -> None:
+def test_requests_of_a_hundred_callers_are_sent_with_few_writes(stage: Stage, counting: Counting) -> None:
     """The first goes at once, since nothing else is under way; the others by one flush for each pass of the hub.
 
     The hub starts 50 greenlets in a pass, and on a slow machine the first reply comes between two passes.
@@ -94,7 +94,7 @@ def test_hundred_callers_of_one_pass_leave_by_few_writes(stage: Stage, counting:
     assert len(counting.sizes) - before <= 4
 
 
-def test_answers_to_answers_leave_together(stage: Stage, counting: Counting) -> None:
+def test_requests_made_on_replies_share_one_write(stage: Stage, counting: Counting) -> None:
     """Callers that call again when their reply comes share the write at the end of the reader's pass."""
     server = stage.server()
     table = stage.table()
@@ -113,7 +113,7 @@ def test_answers_to_answers_leave_together(stage: Stage, counting: Counting) -> 
     assert len(server.links[0].chunks) <= 250
 
 
-def test_many_from_one_greenlet_leaves_by_few_writes(stage: Stage, counting: Counting) -> None:
+def test_requests_of_get_many_are_sent_with_few_writes(stage: Stage, counting: Counting) -> None:
     stage.server()
     table = stage.table()
     table.warm_up()
@@ -134,7 +134,7 @@ def test_a_lone_call_costs_one_write(stage: Stage, counting: Counting) -> None:
 
 # -------------------------------------------------------------------------------------------------- partial writes
 @pytest.mark.parametrize("seed", range(4))
-def test_a_kernel_that_takes_little_at_a_time(stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_the_stream_stays_whole_with_partial_writes(stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Any cut between any two bytes: the stream stays whole, with callers killed and timed out in between."""
     draw = random.Random(seed)
     counting = Counting(lambda: draw.choice((0, 1, 7, 50, 133, 1000)))
@@ -164,7 +164,7 @@ def test_a_kernel_that_takes_little_at_a_time(stage: Stage, monkeypatch: pytest.
     assert connection_of(table.client, server.address).queued_bytes == 0
 
 
-def test_withdrawn_requests_keep_the_others_in_step(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withdrawn_requests_do_not_affect_the_other_requests(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests behind a stuck one are killed in every order; what is left leaves whole and is answered."""
     draw = random.Random(7)
     closed = True
@@ -238,7 +238,7 @@ def test_withdrawn_before_during_and_after_a_flush(stage: Stage, monkeypatch: py
         connection.abandon(seqid)
 
 
-def test_what_was_not_sent_is_reported_so(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsent_requests_are_reported_as_unsent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel takes one request and a half; then the connection is reset."""
     server = stage.server(silent)
     table = stage.table()
@@ -282,7 +282,7 @@ def test_big_and_small_frames_mixed(stage: Stage) -> None:
     assert len(server.links) == 1
 
 
-def test_slow_reader_gets_everything_in_the_end(stage: Stage) -> None:
+def test_a_slow_server_receives_everything(stage: Stage) -> None:
     """A server that reads 1 MiB at a time with pauses: the backlog drains, order and contents stay."""
 
     def lazy(link: Link, request: Request) -> None:
@@ -335,7 +335,7 @@ def test_one_big_write_does_not_hold_the_hub(stage: Stage) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- bounds
-def test_more_callers_than_may_be_in_flight_wait_their_turn(stage: Stage) -> None:
+def test_callers_above_the_in_flight_limit_wait_for_room(stage: Stage) -> None:
     in_flight, most = 0, 0
 
     def slow(link: Link, request: Request) -> None:
@@ -359,7 +359,7 @@ def test_more_callers_than_may_be_in_flight_wait_their_turn(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize("verb", ["set", "set_async", "set_many"])
-def test_too_many_calls_fail_within_their_deadlines_and_say_why(stage: Stage, verb: str) -> None:
+def test_calls_that_find_no_room_fail_at_their_deadline_with_the_reason(stage: Stage, verb: str) -> None:
     server = stage.server(silent)
     table = stage.table(max_in_flight=10, retry=None)
     table.warm_up()
@@ -389,7 +389,7 @@ def test_too_many_calls_fail_within_their_deadlines_and_say_why(stage: Stage, ve
     table.set("a", "b", b"c")
 
 
-def test_server_that_reads_nothing(stage: Stage) -> None:
+def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: Stage) -> None:
     """Memory stays within the bound, callers fail within their deadlines, and the connection is replaced."""
     server = stage.server(reads=False)
     other = stage.server()
@@ -447,14 +447,14 @@ def test_server_that_reads_nothing(stage: Stage) -> None:
     wait_until(lambda: not isinstance(ends(table.set, mine, "s", b"v", timeout=0.5), errors.PegasusError))
 
 
-def test_tiny_bounds_still_work(stage: Stage) -> None:
+def test_calls_work_with_very_small_limits(stage: Stage) -> None:
     stage.server()
     table = stage.table(max_queued_bytes=1, max_in_flight=1, timeout=10.0)
     gevent.joinall([gevent.spawn(table.set, f"h{n}", "s", b"v" * 1000) for n in range(50)], raise_error=True)
     assert table.get_many([(f"h{n}", "s") for n in range(50)]) == [b"v" * 1000] * 50
 
 
-def test_ids_that_were_passed_over_keep_the_queue_in_step(stage: Stage) -> None:
+def test_skipped_sequence_ids_do_not_affect_the_queue(stage: Stage) -> None:
     """The queued calls pass over the id of an old one; one of them times out: it is not sent, all the others are."""
     server = stage.server(reads=False)
     table = stage.table(timeout=8.0, retry=None)
@@ -484,7 +484,7 @@ def test_ids_that_were_passed_over_keep_the_queue_in_step(stage: Stage) -> None:
     ]
 
 
-def test_half_a_request_keeps_no_loop_alive(stage: Stage) -> None:
+def test_an_abandoned_half_sent_request_does_not_keep_the_loop_running(stage: Stage) -> None:
     """Its call timed out: gevent.wait() has nothing to wait for."""
     stage.server(reads=False)
     out = run_script(

@@ -19,7 +19,7 @@ def test_every_any_of_the_public_signatures_has_a_reason() -> None:
     assert surface.count() == dict.fromkeys(REASONS, 1)
 
 
-def test_the_count_sees_what_there_is(tmp_path: Path) -> None:
+def test_the_counter_finds_every_any(tmp_path: Path) -> None:
     (tmp_path / "__init__.py").write_text("from .one import Two, make\n")
     (tmp_path / "base.py").write_text("class Base:\n    def inherited(self, a: list[Any]) -> dict[Any, Any]: ...\n")
     (tmp_path / "one.py").write_text(

@@ -28,14 +28,14 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("name", ["service_fqdn", "service_name"])
 @pytest.mark.parametrize("bad", ["", "a/b", "a@B", "a b", "a\0", None, 7])
-def test_names_that_cannot_be(name: str, bad: Any) -> None:
+def test_invalid_names_are_refused(name: str, bad: Any) -> None:
     with pytest.raises(InvalidArgument, match=name):
         Kerberos(**{"service_fqdn": "h", name: bad})
 
 
 @pytest.mark.parametrize("name", ["principal", "keytab", "ccache"])
 @pytest.mark.parametrize("bad", ["", "a\0b", 7, b"x"])
-def test_parts_that_cannot_be(name: str, bad: Any) -> None:
+def test_invalid_parts_are_refused(name: str, bad: Any) -> None:
     with pytest.raises(InvalidArgument, match=name):
         Kerberos(**{"service_fqdn": "h", name: bad})
 
@@ -51,7 +51,7 @@ def test_parts_that_cannot_be(name: str, bad: Any) -> None:
         ({"auth_required": 1}, "auth_required"),
     ],
 )
-def test_options_that_cannot_be(options: Any, words: str) -> None:
+def test_invalid_options_are_refused(options: Any, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         ClientOptions(**options)
     with pytest.raises(InvalidArgument, match=words):
@@ -59,7 +59,7 @@ def test_options_that_cannot_be(options: Any, words: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- URLs
-def test_a_url() -> None:
+def test_a_url_gives_authentication() -> None:
     parts = "auth=kerberos&service_fqdn=h&service_name=p&principal=alice&keytab=/k&ccache=/c"
     options = parse_url(f"pegasus://h/t?{parts}&auth_timeout=3&auth_required=false").options
     assert (options.auth, options.auth_timeout, options.auth_required) == (FULL, 3.0, False)
@@ -80,7 +80,7 @@ def test_a_url() -> None:
         ("service_fqd=h", "did you mean 'service_fqdn'"),
     ],
 )
-def test_urls_that_cannot_be(query: str, words: str) -> None:
+def test_invalid_urls_are_refused(query: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         parse_url(f"pegasus://h/t?{query}")
 
@@ -106,7 +106,7 @@ def test_urls_that_cannot_be(query: str, words: str) -> None:
         ("\ufeffa=b", {"\ufeffa": "b"}),
     ],
 )
-def test_property_files(text: str, found: dict[str, str]) -> None:
+def test_property_files_are_read(text: str, found: dict[str, str]) -> None:
     assert parse_properties(text) == found
 
 
@@ -116,7 +116,7 @@ def properties(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_file_of_a_java_client(tmp_path: Path) -> None:
+def test_the_property_file_of_a_java_client_is_read(tmp_path: Path) -> None:
     path = properties(
         tmp_path,
         "meta_servers = 10.0.0.1:34601,10.0.0.2:34601\noperation_timeout = 1000\n"
@@ -133,7 +133,7 @@ def test_a_file_without_authentication(tmp_path: Path) -> None:
         assert Kerberos.from_properties(properties(tmp_path, text)) is None
 
 
-def test_without_a_keytab_the_ticket_cache_counts(tmp_path: Path) -> None:
+def test_without_a_keytab_the_ticket_cache_is_used(tmp_path: Path) -> None:
     text = "auth_protocol=KERBEROS\nkerberos_service_fqdn=h\nkerberos_keytab=\nkerberos_service_name=\n"
     assert Kerberos.from_properties(properties(tmp_path, text)) == Kerberos(service_fqdn="h")
 
@@ -147,12 +147,12 @@ def test_without_a_keytab_the_ticket_cache_counts(tmp_path: Path) -> None:
         ("auth_protocol = kerberos\nkerberos_service_fqdn = a/b", "service_fqdn"),
     ],
 )
-def test_files_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_property_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         Kerberos.from_properties(properties(tmp_path, text))
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_property_files_are_refused(tmp_path: Path) -> None:
     for path, words in ((tmp_path / "none", "No such file"), (tmp_path, "directory")):
         with pytest.raises(InvalidArgument, match=words):
             Kerberos.from_properties(path)
@@ -189,13 +189,13 @@ def test_errors_of_the_library(mechanism: Any, number: int) -> None:
     assert reason == "expired" or "said the library" in str(error)
 
 
-def test_a_clock_that_is_wrong(mechanism: Any) -> None:
+def test_a_wrong_clock_is_recognized(mechanism: Any) -> None:
     error = mechanism._translated(FakeError(37))
     assert error.reason == "clock_skew"
     assert "clocks" in error.hint
 
 
-def test_an_error_that_nobody_knows(mechanism: Any) -> None:
+def test_an_unknown_error_keeps_its_text(mechanism: Any) -> None:
     error = mechanism._translated(FakeError(60))
     assert (error.reason, error.passing) == ("other", False)
     assert "KRB5_TRACE" in error.hint

@@ -16,7 +16,7 @@ def exact(values, share):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_percentiles_are_within_a_step_of_the_exact_ones(seed):
+def test_percentiles_are_within_a_bucket_of_the_exact_ones(seed):
     chance = random.Random(seed)
     values = [int(chance.lognormvariate(6, 2)) for _ in range(5000)]
     found = Latencies()
@@ -28,7 +28,7 @@ def test_percentiles_are_within_a_step_of_the_exact_ones(seed):
     assert found.percentile(1.0) == found.worst / 1000 == max(values) / 1000
 
 
-def test_every_microsecond_falls_into_a_step_that_holds_it():
+def test_every_microsecond_is_within_its_histogram_bucket():
     for micros in [*range(5000), 2**20 - 1, 2**20, 2**31, 3600 * 10**6]:
         found = Latencies()
         found.add((micros + 0.5) / 1e6)
@@ -36,7 +36,7 @@ def test_every_microsecond_falls_into_a_step_that_holds_it():
         assert micros <= round(found.percentile(0.5) * 1000) <= micros * 33 / 32
 
 
-def test_merged_histograms_hold_both():
+def test_merged_histograms_contain_both():
     one, other = Latencies(), Latencies()
     for _ in range(99):
         one.add(0.001)
@@ -59,7 +59,7 @@ def test_no_calls_have_no_latency():
         ("get, ttl:3,get:2", {"get": 3, "ttl": 3}),
     ],
 )
-def test_a_mix_is_read(text, mix):
+def test_a_mix_is_parsed(text, mix):
     assert bench.parse_mix(text) == mix
 
 

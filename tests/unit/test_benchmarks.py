@@ -62,7 +62,7 @@ def route(address, name):
     return result(rpc.QUERY_CFG, frame)
 
 
-def test_routes_are_what_the_name_of_the_table_says(responder):
+def test_the_name_of_the_table_selects_the_routes(responder):
     _, address = responder
     answer = route(address, table_name(partitions=7, servers=3))
     assert (answer.err, answer.partition_count, len(answer.partitions)) == ("ERR_OK", 7, 7)
@@ -147,11 +147,11 @@ def test_verdicts(changes, ours, theirs, met):
     assert Line(row(**changes), Samples(ours, theirs)).met == met
 
 
-def test_a_row_without_figures_is_not_met():
+def test_a_goal_without_figures_is_not_met():
     assert Line(row(), Samples(), "no peer", left_out=True).met == ""
 
 
-def test_every_goal_of_the_table_has_an_aim_behind_its_must():
+def test_every_aim_is_stricter_than_its_required_value():
     assert len({row.key for row in ROWS_OF_TABLE}) == len(ROWS_OF_TABLE)
     for each in ROWS_OF_TABLE:
         if each.must is not None:

@@ -54,12 +54,12 @@ def test_text_round_trips(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [b"bytes", 7, None, "\ud800"])
-def test_what_is_no_text_is_refused(value: Any) -> None:
+def test_values_that_are_not_text_are_refused(value: Any) -> None:
     with pytest.raises(InvalidArgument):
         Utf8Codec().encode(value)
 
 
-def test_what_is_no_utf8_is_an_error_and_nothing_is_replaced() -> None:
+def test_invalid_utf8_is_an_error() -> None:
     with pytest.raises(CodecError, match="3 bytes"):
         Utf8Codec().decode(b"a\xffb")
 
@@ -90,13 +90,13 @@ def _deep(levels: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("value", [b"x", {1, 2}, math.nan, math.inf, {("a",): 1}, object(), _deep(100_000)], ids=type)
-def test_what_json_cannot_say_is_refused(value: Any) -> None:
+def test_values_that_json_cannot_represent_are_refused(value: Any) -> None:
     with pytest.raises(InvalidArgument):
         JsonCodec().encode(value)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"{}x", b"[" * 100_000, b"NaN", b"[-Infinity]"], ids=range(7))
-def test_what_is_no_json_is_an_error(raw: bytes) -> None:
+def test_invalid_json_is_an_error(raw: bytes) -> None:
     with pytest.raises(CodecError, match=str(len(raw))):
         JsonCodec().decode(raw)
 
@@ -131,14 +131,14 @@ def test_uncompressed_values_stay_readable(raw: bytes) -> None:
     assert ZstdCodec().decode(raw) == raw
 
 
-def test_several_frames_behind_one_another() -> None:
+def test_several_frames_in_one_value_are_read() -> None:
     codec = ZstdCodec()
     assert (
         codec.decode(java_frame(b"one" * 50) + java_frame(b"") + streamed(b"two" * 9000)) == b"one" * 50 + b"two" * 9000
     )
 
 
-def test_short_values_and_integers_are_left_alone() -> None:
+def test_short_values_and_integers_are_not_compressed() -> None:
     codec = ZstdCodec()
     assert codec.encode(b"-9223372036854775808") == b"-9223372036854775808"
     assert codec.encode("é" * 31) == "é".encode() * 31  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_short_values_and_integers_are_left_alone() -> None:
     ],
     ids=range(6),
 )
-def test_broken_frames(raw: bytes) -> None:
+def test_broken_frames_are_errors(raw: bytes) -> None:
     with pytest.raises(CodecError, match=f"{len(raw)} bytes"):
         ZstdCodec().decode(raw)
     assert ZstdCodec(lenient=True).decode(raw) == raw
@@ -167,7 +167,7 @@ def test_broken_frames(raw: bytes) -> None:
     assert ZstdCodec().decode(java_frame(b"ok" * 50)) == b"ok" * 50
 
 
-def test_an_inner_codec_sees_plain_values() -> None:
+def test_an_inner_codec_receives_decompressed_values() -> None:
     codec = ZstdCodec(JsonCodec(), least=0)
     value = {"text": "x" * 1000}
     assert codec.encode(value).startswith(ZSTD_MAGIC)
@@ -199,13 +199,13 @@ def test_a_small_frame_cannot_fill_the_memory(make: Any) -> None:
     assert len(codec.decode(streamed(bytes(1024 * 1024)))) == 1024 * 1024
 
 
-def test_what_could_not_be_read_again_is_not_written() -> None:
+def test_values_above_the_read_limit_are_not_written() -> None:
     with pytest.raises(InvalidArgument, match="max_size"):
         ZstdCodec(max_size=1000).encode(bytes(1001))
 
 
 @pytest.mark.parametrize("options", [{"level": 0}, {"level": 23}, {"max_size": 0}], ids=str)
-def test_options_that_cannot_be(options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         ZstdCodec(**options)
 
@@ -217,7 +217,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("behind", [b"", b"old value", java_frame(b"two"), java_frame(b"cut" * 50)[:-1]], ids=range(4))
-def test_an_empty_frame_in_front_hides_nothing(behind: bytes) -> None:
+def test_frames_after_an_empty_frame_are_read(behind: bytes) -> None:
     """The library says b"" to all of them where it takes the whole value in one step."""
     raw = java_frame(b"") + behind
     whole = {b"": b"", java_frame(b"two"): b"two"}.get(behind)

@@ -9,7 +9,7 @@ from pegasus_green.accelerate import Books, core
 from pegasus_green.transport.connection import Connection
 
 
-def test_no_class_hides_an_attribute_that_the_core_reads() -> None:
+def test_no_class_overrides_an_attribute_that_the_core_reads() -> None:
     names = {name for name in vars(Books) if not name.startswith("__")}
     assert names or core is None
     below = Connection.__mro__[: Connection.__mro__.index(Books)]

@@ -27,7 +27,7 @@ def _section(page: str, title: str) -> str:
 
 
 @pytest.mark.parametrize("options", [ClientOptions, RetryPolicy, HedgePolicy])
-def test_the_table_of_defaults(options: type[Any]) -> None:
+def test_the_table_of_defaults_is_correct(options: type[Any]) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", _section("options.md", options.__name__), flags=re.MULTILINE)
     wanted = [
         (field.name, "RetryPolicy()" if field.default == RetryPolicy() else repr(field.default))
@@ -36,7 +36,7 @@ def test_the_table_of_defaults(options: type[Any]) -> None:
     assert rows == wanted
 
 
-def test_defaults_of_the_documented_options() -> None:
+def test_defaults_of_the_documented_options_are_correct() -> None:
     text = _section("options.md", "The documented API")
     for name in vars(ScanOptions()):
         assert f"`{name}`" in text
@@ -52,14 +52,14 @@ def test_every_error_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_codes_have_their_numbers(page: Path) -> None:
+def test_documented_error_codes_have_their_numbers(page: Path) -> None:
     for name, number in re.findall(r"(ERR_[A-Z_]+) \((\d+)\)", page.read_text()):
         assert error_types[name].value == int(number), name
     for name in re.findall(r"\bERR_[A-Z_0-9]*[A-Z]\b", page.read_text()):
         assert name in error_types.__members__ or name == "ERR_X", name
 
 
-def test_the_numbers_to_port_to() -> None:
+def test_numbers_on_the_porting_page_are_correct() -> None:
     numbers = re.compile(r"^\| (ERR_\w+) \| (\d+) \| (\d+) \|", re.MULTILINE)
     rows = numbers.findall((DOCS / "porting.md").read_text())
     assert numbers.findall((DOCS / "zh" / "porting.md").read_text()) == rows
@@ -68,7 +68,7 @@ def test_the_numbers_to_port_to() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
@@ -103,12 +103,12 @@ def test_chinese_pages_and_their_originals_link_to_each_other() -> None:
     assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text()
 
 
-def test_promises_are_numbered_as_elsewhere() -> None:
+def test_guarantees_are_numbered_as_in_other_pages() -> None:
     assert [int(number) for number in PROMISES[::2]] == list(range(1, 15))
 
 
 @pytest.mark.parametrize(("number", "text"), list(zip(PROMISES[::2], PROMISES[1::2])), ids=PROMISES[::2])
-def test_every_promise_names_tests_that_exist(number: str, text: str) -> None:
+def test_every_guarantee_names_existing_tests(number: str, text: str) -> None:
     named = re.findall(r"^- `(tests/[^`]+)`$", text, flags=re.MULTILINE)
     assert len(named) == len(re.findall(r"^- ", text, flags=re.MULTILINE)) > 0, f"promise {number} names no test"
     for name in named:
@@ -128,6 +128,6 @@ def test_every_promise_names_tests_that_exist(number: str, text: str) -> None:
         (13, ["30 s"]),
     ],
 )
-def test_promises_state_their_figures(number: int, figures: list[str]) -> None:
+def test_guarantees_state_their_figures(number: int, figures: list[str]) -> None:
     text = " ".join(PROMISES[2 * number - 1].split())
     assert [figure for figure in figures if figure not in text] == []

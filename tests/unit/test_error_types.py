@@ -133,14 +133,14 @@ MEANINGS: list[tuple[PegasusError, str]] = [
 
 
 @pytest.mark.parametrize(("error", "name"), MEANINGS, ids=[f"{type(e).__name__}-{e.code}-{n}" for e, n in MEANINGS])
-def test_an_error_is_told_by_its_meaning(error: PegasusError, name: str) -> None:
+def test_each_error_has_the_code_of_its_meaning(error: PegasusError, name: str) -> None:
     code = Pegasus()._code(error)
     assert type(code) is int
     assert error_types(code).name == f"ERR_{name}"
 
 
 @pytest.mark.parametrize("error", [server_error("ERR_NEVER_HEARD_OF"), storage_error(11)], ids=["name", "status"])
-def test_what_has_no_number_is_named_in_the_log(error: PegasusError, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_without_a_code_is_named_in_the_log(error: PegasusError, caplog: pytest.LogCaptureFixture) -> None:
     pegasus = Pegasus()
     with caplog.at_level(logging.WARNING, "pegasus_green"):
         for _ in range(1000):
@@ -150,7 +150,7 @@ def test_what_has_no_number_is_named_in_the_log(error: PegasusError, caplog: pyt
     assert ("status 11" in caplog.text) == (getattr(error, "status", 0) == 11)
 
 
-def test_no_error_is_success() -> None:
+def test_no_error_has_the_code_of_success() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PegasusError)]
     assert len(kinds) > 25
     for kind in kinds:

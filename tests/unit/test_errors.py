@@ -45,7 +45,7 @@ FACTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_is_what_users_expect_to_catch(cls: type[PegasusError]) -> None:
+def test_errors_inherit_the_expected_builtin_errors(cls: type[PegasusError]) -> None:
     builtin = BUILTIN.get(cls.__name__)
     expected = {ValueError, RuntimeError, TimeoutError, ConnectionError, LookupError, OverflowError}
     assert {base for base in expected if issubclass(cls, base)} == ({builtin} if builtin else set())
@@ -54,7 +54,7 @@ def test_every_error_is_what_users_expect_to_catch(cls: type[PegasusError]) -> N
     assert cls.__doc__
 
 
-def test_the_tree() -> None:
+def test_the_class_hierarchy_of_errors() -> None:
     assert issubclass(errors.FrameTooLarge, errors.ProtocolError)
     assert issubclass(UnskippableField, errors.ProtocolError)
     assert issubclass(errors.MetaUnreachable, errors.MetaError)
@@ -83,7 +83,7 @@ def test_pickle_keeps_everything(cls: type[PegasusError], protocol: int) -> None
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_copies_are_instances_of_their_own(cls: type[PegasusError]) -> None:
+def test_copies_are_independent_instances(cls: type[PegasusError]) -> None:
     error = cls("text", **FACTS)
     for found in (copy.copy(error), copy.deepcopy(error)):
         assert found is not error
@@ -101,7 +101,7 @@ def test_pickle_of_errors_that_were_filled_in_later() -> None:
     assert vars(found) == vars(error)
 
 
-def test_what_is_not_given_has_a_default() -> None:
+def test_attributes_that_are_not_given_have_defaults() -> None:
     error = errors.ConnectionLost("gone")
     assert (error.code, error.table, error.operation, error.address) == ("ERR_SESSION_RESET", None, None, None)
     assert (error.sent, error.attempts, error.last_error, error.outcome_unknown) == (False, 0, None, False)
@@ -111,13 +111,13 @@ def test_what_is_not_given_has_a_default() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- text
-def test_the_text_tells_where_it_happened() -> None:
+def test_the_text_names_table_operation_and_server() -> None:
     error = errors.NotServing("the server answered ERR_INVALID_STATE", table="temp", operation="get", address="h:1")
     assert str(error) == "the server answered ERR_INVALID_STATE [table=temp, operation=get, server=h:1]"
     assert repr(error) == "NotServing('the server answered ERR_INVALID_STATE')"
 
 
-def test_the_text_tells_what_was_tried() -> None:
+def test_the_text_names_the_attempts() -> None:
     last = errors.Busy("the server answered ERR_BUSY", table="temp")
     error = errors.RequestTimeout("no success within 2.0 s", attempts=3, last_error=last, outcome_unknown=True)
     assert str(error) == (
@@ -137,7 +137,7 @@ def test_foreign_last_errors_are_shown_with_their_type() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_no_error_is_without_a_text(cls: type[PegasusError]) -> None:
+def test_every_error_has_a_text(cls: type[PegasusError]) -> None:
     for error in (cls(), cls("")):
         assert str(error).partition("\n")[0] == cls.__name__
     assert str(cls("why", last_error=cls())).startswith(f"why [last error={cls.__name__}]")
@@ -186,7 +186,7 @@ def test_server_errors_by_name(code: str, cls: type[PegasusError]) -> None:
     assert code in str(error)
 
 
-def test_what_is_retried_has_a_class_of_its_own() -> None:
+def test_every_retried_error_has_its_own_class() -> None:
     assert all(type(server_error(code)) is not errors.ServerError for code in REACTIONS)
 
 
@@ -199,7 +199,7 @@ def test_storage_errors_by_number(status: int) -> None:
     assert error.code.startswith("ERR_")
 
 
-def test_the_two_number_spaces_are_kept_apart() -> None:
+def test_frame_errors_and_storage_statuses_have_separate_numbers() -> None:
     assert storage_error(5).code != "ERR_TIMEOUT"
     assert storage_error(1).code == "ERR_OBJECT_NOT_FOUND"
     assert not isinstance(storage_error(1), errors.NotServing)

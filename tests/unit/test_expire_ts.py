@@ -26,13 +26,13 @@ def test_seconds_are_rounded_up(ttl: float | None, at: int) -> None:
     assert base.expire_ts(ttl) == at
 
 
-def test_the_last_second_of_the_wire() -> None:
+def test_the_largest_expiry_time_of_the_protocol() -> None:
     assert base.expire_ts(2**31 - 1001) == 2**31 - 1
     with pytest.raises(InvalidArgument, match="ttl=2147482648 ends 1 s after the latest expiry"):
         base.expire_ts(2**31 - 1000)
 
 
 @pytest.mark.parametrize("ttl", [-1, -0.5, math.inf, math.nan, "1", "", b"", [], 1j])
-def test_what_is_no_ttl_is_refused(ttl: Any) -> None:
+def test_invalid_ttls_are_refused(ttl: Any) -> None:
     with pytest.raises(InvalidArgument, match="ttl must be 0 or more seconds"):
         base.expire_ts(ttl)

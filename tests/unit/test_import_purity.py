@@ -81,11 +81,11 @@ def probe(code: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("code", CASES.values(), ids=CASES.keys())
-def test_nothing_is_left_behind(code: str) -> None:
+def test_importing_and_constructing_have_no_side_effects(code: str) -> None:
     state = probe(code)
     assert {key: state[key] for key in CLEAN} == CLEAN
 
 
-def test_import_does_not_load_what_few_need() -> None:
+def test_import_does_not_load_optional_modules() -> None:
     modules = probe(CASES["import"])["modules"]
     assert [name for name in HEAVY if name in modules] == []

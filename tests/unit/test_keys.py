@@ -24,14 +24,14 @@ from pegasus_green.keys import (
 )
 
 
-def test_text_is_a_key_too() -> None:
+def test_text_keys_are_encoded_as_utf8() -> None:
     assert encode_key("ü", "s") == encode_key("ü".encode(), bytearray(b"s")) == b"\0\x02\xc3\xbcs"
     assert partition_hash("user:7") == partition_hash(b"user:7", "any") == crc64(b"user:7")
     assert partition_hash("", "s") == partition_hash(b"", b"s") == crc64(b"s")
     assert next_key("ab") == b"ac"
 
 
-def test_a_hash_key_has_its_limit() -> None:
+def test_a_hash_key_has_a_length_limit() -> None:
     assert len(encode_key(bytes(MAX_HASH_KEY))) == MAX_HASH_KEY + 2
     with pytest.raises(InvalidArgument, match="hash_key has 65535 bytes; the limit is 65534"):
         encode_key(bytes(MAX_HASH_KEY + 1))
@@ -76,13 +76,13 @@ def test_published_hashes(key: bytes, hashed: int, mod_4: int, mod_8: int) -> No
 
 
 @given(st.binary(max_size=200))
-def test_the_hash_is_the_bitwise_one(data: bytes) -> None:
+def test_the_hash_equals_a_bitwise_crc64(data: bytes) -> None:
     assert crc64(data) == bitwise(data)
     assert 0 <= crc64(data) < 2**64
 
 
 @given(KEYS, KEYS)
-def test_the_sort_key_is_hashed_where_the_hash_key_is_empty(hash_key: bytes, sort_key: bytes) -> None:
+def test_the_sort_key_is_hashed_if_the_hash_key_is_empty(hash_key: bytes, sort_key: bytes) -> None:
     assert partition_hash(hash_key, sort_key) == bitwise(hash_key or sort_key)
     assert partition_hash(b"", sort_key) == bitwise(sort_key)
     assert partition_hash(hash_key) == bitwise(hash_key)
@@ -104,7 +104,7 @@ def test_encoded_keys(hash_key: bytes, sort_key: bytes, raw: str) -> None:
 
 
 @given(KEYS | st.sampled_from([b"h" * 255, b"h" * 256, b"h" * MAX_HASH_KEY]), KEYS)
-def test_keys_come_apart_again(hash_key: bytes, sort_key: bytes) -> None:
+def test_encoded_keys_are_decoded(hash_key: bytes, sort_key: bytes) -> None:
     raw = encode_key(hash_key, sort_key)
     assert decode_key(raw) == (hash_key, sort_key)
     assert FIRST_KEY <= raw < AFTER_LAST_KEY
@@ -119,7 +119,7 @@ def test_the_order_is_by_length_of_the_hash_key_then_by_its_bytes_then_by_sort_k
 
 
 @pytest.mark.parametrize("raw", [b"", b"\0", b"\0\1", b"\xff\xff", b"\0\5hell"])
-def test_what_is_no_encoded_key(raw: bytes) -> None:
+def test_invalid_encoded_keys_are_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="an encoded key"):
         decode_key(raw)
 
@@ -135,12 +135,12 @@ def test_any_bytes_are_an_encoded_key_or_not(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, MAX_HASH_KEY])
-def test_hash_keys_that_fit(size: int) -> None:
+def test_hash_keys_up_to_the_limit_are_accepted(size: int) -> None:
     assert check_hash_key(b"h" * size) == b"h" * size
 
 
 @pytest.mark.parametrize("size", [MAX_HASH_KEY + 1, 65536, 100_000])
-def test_hash_keys_that_are_too_long(size: int) -> None:
+def test_hash_keys_that_are_too_long_are_refused(size: int) -> None:
     with pytest.raises(InvalidArgument, match=f"hash_key has {size} bytes; the limit is 65534"):
         check_hash_key(b"h" * size)
 
@@ -173,7 +173,7 @@ def test_the_next_key_is_above_all_that_start_with_the_prefix(prefix: bytes, res
 
 
 @given(KEYS, st.integers(0, 5), KEYS)
-def test_there_is_no_smaller_one(prefix: bytes, kept: int, rest: bytes) -> None:
+def test_no_smaller_next_key_exists(prefix: bytes, kept: int, rest: bytes) -> None:
     """Whatever lies between a prefix and its next key starts with the prefix."""
     after, other = next_key(prefix), prefix[:kept] + rest
     if prefix <= other < after:
@@ -181,7 +181,7 @@ def test_there_is_no_smaller_one(prefix: bytes, kept: int, rest: bytes) -> None:
 
 
 @given(EDGES, EDGES)
-def test_there_is_no_smaller_one_among_those_close_by(prefix: bytes, rest: bytes) -> None:
+def test_no_close_smaller_next_key_exists(prefix: bytes, rest: bytes) -> None:
     after = next_key(b"\0" + prefix)
     # The largest keys below the next one: its last byte decremented, then FF for as long as one likes.
     below = after[:-1] + bytes([after[-1] - 1]) + b"\xff" * 9 + rest
@@ -223,24 +223,24 @@ class Raw(bytes):
         (Raw(b"ab"), b"ab"),
     ],
 )
-def test_what_can_be_a_key(value: Any, raw: bytes) -> None:
+def test_values_that_can_be_a_key(value: Any, raw: bytes) -> None:
     found = to_bytes(value, "hash_key")
     assert found == raw
     assert type(found) is bytes
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [b"a"], (b"a",), object(), {"a": 1}, b"a".hex])
-def test_what_cannot(value: object) -> None:
+def test_other_values_are_refused_as_keys(value: object) -> None:
     with pytest.raises(InvalidArgument, match=f"sort_key must be bytes or str, not {type(value).__name__}"):
         to_bytes(value, "sort_key")
 
 
-def test_a_text_that_utf8_cannot_carry() -> None:
+def test_a_text_that_utf8_cannot_encode_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"value cannot be written as UTF-8: .*surrogates not allowed"):
         to_bytes("a\udc80", "value")
 
 
-def test_a_key_that_changes_later_is_not_shared() -> None:
+def test_a_mutable_key_is_copied() -> None:
     value = bytearray(b"ab")
     raw = to_bytes(value, "value")
     value[0] = 0

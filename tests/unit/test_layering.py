@@ -158,7 +158,7 @@ def _below(module: str) -> str | None:
     return rest if head == "pegasus_green" else None
 
 
-def test_the_tables_are_whole() -> None:
+def test_the_tables_name_the_same_layers() -> None:
     assert LAYERS.keys() == ARROWS.keys() == PACKAGES.keys()
     known = [module for modules in LAYERS.values() for module in modules]
     assert len(known) == len(set(known))
@@ -170,7 +170,7 @@ def test_every_module_has_a_layer() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name or "pegasus_green")
-def test_arrows_go_one_way(name: str) -> None:
+def test_a_module_imports_only_allowed_layers(name: str) -> None:
     layer = _layer(name)
     if layer is None:
         pytest.skip("has no layer yet: test_every_module_has_a_layer tells")
@@ -244,14 +244,14 @@ def _circles(graph: dict[str, set[str]]) -> list[frozenset[str]]:
     return found
 
 
-def test_no_circle_of_modules() -> None:
+def test_there_is_no_import_cycle() -> None:
     """No modules import each other in a circle, not for type checkers either, and not inside functions."""
     graph = {name: {target for i in imports(name) if (target := _below(i.module)) in NAMES} - {name} for name in NAMES}
     circles = _circles(graph)
     assert not circles, f"these modules import each other in a circle: {[sorted(circle) for circle in circles]}"
 
 
-def test_circles_are_found() -> None:
+def test_import_cycles_are_found() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}
     assert _circles(graph) == [frozenset("bc")]
 

@@ -75,7 +75,7 @@ def test_it_appends_and_replaces_its_own_handler(tmp_path: Path) -> None:
     assert len((tmp_path / "pegasus.log").read_text().splitlines()) == 3
 
 
-def test_a_file_of_the_user(tmp_path: Path) -> None:
+def test_a_configuration_file_is_used(tmp_path: Path) -> None:
     other = logging.getLogger("some.other.library")
     path = tmp_path / "logger.conf"
     path.write_text(CONF)
@@ -86,7 +86,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
     assert not (tmp_path / "pegasus.log").exists()
 
 
-def test_a_file_that_is_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         configure_logging(str(tmp_path / "none.conf"))
     assert not default_handlers()

@@ -32,7 +32,7 @@ CHECKS = re.findall(
 )
 
 
-def test_numbers_are_the_wires() -> None:
+def test_numbers_are_those_of_the_protocol() -> None:
     assert [check.name for check in CheckType] == CHECKS
     assert [int(check) for check in CheckType] == list(range(18))
     assert [kind.name for kind in FilterType] == ["NO_FILTER", "MATCH_ANYWHERE", "MATCH_PREFIX", "MATCH_POSTFIX"]
@@ -47,7 +47,7 @@ def test_numbers_are_the_wires() -> None:
     assert [int(state) for state in SplitState] == [0, 1, 2, 3, 4]
 
 
-def test_which_checks_compare() -> None:
+def test_check_types_that_compare_values() -> None:
     assert [check.name for check in CheckType if check.takes_operand] == CHECKS[5:]
     assert [check.name for check in CheckType if check.is_integer] == CHECKS[13:]
 
@@ -62,7 +62,7 @@ def test_filters_are_made_and_compared() -> None:
 
 
 @pytest.mark.parametrize(("kind", "pattern"), [(4, b""), (-1, b""), ("prefix", b""), (None, b""), (2, 7), (2, None)])
-def test_filters_that_cannot_be(kind: Any, pattern: Any) -> None:
+def test_invalid_filters_are_refused(kind: Any, pattern: Any) -> None:
     with pytest.raises(InvalidArgument):
         Filter(kind, pattern)
 
@@ -75,7 +75,7 @@ def test_filters_accept_what_servers_accept(key: bytes, pattern: bytes) -> None:
     assert NO_FILTER.accepts(key)
 
 
-def test_rows_are_a_dict_that_knows_whether_it_is_whole() -> None:
+def test_rows_are_a_dict_with_a_complete_flag() -> None:
     found = MultiGetResult([(b"a", b"1"), (b"b", b"2")], complete=False, last_key=b"b")
     assert found == {b"a": b"1", b"b": b"2"}
     assert list(found) == [b"a", b"b"]
@@ -86,7 +86,7 @@ def test_rows_are_a_dict_that_knows_whether_it_is_whole() -> None:
     assert (copy, copy.complete, copy.last_key, type(copy)) == (found, False, b"b", MultiGetResult)
 
 
-def test_sort_keys_are_a_list_that_knows_whether_it_is_whole() -> None:
+def test_sort_keys_are_a_list_with_a_complete_flag() -> None:
     found = SortKeys([b"a"], complete=False, last_key=b"a")
     assert found == [b"a"]
     assert repr(found) == "SortKeys([b'a'], complete=False)"
@@ -102,7 +102,7 @@ class _Fails:
         raise CodecError("none of mine")
 
 
-def test_a_check_result_does_not_hide_the_outcome_behind_its_codec() -> None:
+def test_a_check_result_has_its_outcome_even_if_decoding_fails() -> None:
     result = CheckResult(True, True, b"\xff", _Fails())
     assert result
     assert result.was_set
@@ -125,7 +125,7 @@ def test_a_check_result_is_pickled_without_its_codec() -> None:
     assert error.result.raw_check_value == error.result.check_value == b"x"
 
 
-def test_what_operators_see() -> None:
+def test_reprs_show_the_fields() -> None:
     table = TableInfo(3, "temp", TableStatus.AVAILABLE, 8, 3, {"default_ttl": "60"})
     assert repr(table) == "<Table 3 'temp' AVAILABLE partitions=8 replicas=3 envs={'default_ttl': '60'}>"
     assert "status 9" not in repr(TableInfo(3, "temp", 9, 8, 3, {}))

@@ -153,7 +153,9 @@ def test_malformed_keys_are_refused(rpc: Rpc, key: bytes, caplog: pytest.LogCapt
     ],
     ids=lambda value: value.label if isinstance(value, Rpc) else "",
 )
-def test_what_aborts_a_server_is_refused(rpc: Rpc, argument: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_that_abort_a_real_server_are_refused(
+    rpc: Rpc, argument: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     box = Box()
     box.put(b"h", b"")
     assert_refused(box, rpc, argument, caplog)
@@ -170,7 +172,7 @@ def assert_refused(box: Box, rpc: Rpc, argument: Any, caplog: pytest.LogCaptureF
     assert type(response).decode(response.encode())[0] == response
 
 
-def test_the_longest_hash_key_is_fine(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_longest_hash_key_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
     box = Box()
     hash_key = b"x" * 65534
     box.put(hash_key, b"s")
@@ -232,7 +234,7 @@ def test_atomic_idempotent_tables_do_not_replicate_failures(rpc: Rpc, argument: 
 
 
 # ------------------------------------------------------------------------------------------------------- limits
-def test_a_multi_get_looks_at_3000_rows() -> None:
+def test_a_multi_get_examines_3000_rows_at_most() -> None:
     box = Box()
     box.fill(3001)
     first = box.read(rpcs.MULTI_GET, multi_get())
@@ -246,7 +248,7 @@ def test_a_multi_get_looks_at_3000_rows() -> None:
     assert (box.read(rpcs.MULTI_GET, named).error, len(box.read(rpcs.MULTI_GET, named).kvs)) == (7, 3000)
 
 
-def test_a_multi_get_ends_behind_30_mib() -> None:
+def test_a_multi_get_ends_after_30_mib() -> None:
     box = Box()
     box.fill(31, value=b"x" * (1 << 20))
     response = box.read(rpcs.MULTI_GET, multi_get())
@@ -308,7 +310,7 @@ def test_scan_batches_can_be_made_incomplete() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ contexts
-def test_ids_have_both_signs_and_never_mean_something_else() -> None:
+def test_context_ids_have_both_signs_and_avoid_reserved_values() -> None:
     signs = []
     for seed in range(40):
         box = Box(seed=seed)
@@ -321,7 +323,7 @@ def test_ids_have_both_signs_and_never_mean_something_else() -> None:
     assert 10 < sum(signs) < 30
 
 
-def test_a_context_lives_five_minutes_from_its_batch() -> None:
+def test_a_context_expires_five_minutes_after_its_batch() -> None:
     box = Box()
     box.fill(40)
     first, other = box.open(), box.open()
@@ -351,7 +353,7 @@ def test_a_context_is_used_once_and_can_be_cleared() -> None:
     assert box.scan(second.context_id).error == 1
 
 
-def test_a_scan_sees_the_moment_it_began() -> None:
+def test_a_scan_reads_the_state_at_its_beginning() -> None:
     box = Box()
     box.fill(40)
     first = box.open()
@@ -364,7 +366,7 @@ def test_a_scan_sees_the_moment_it_began() -> None:
     assert len(box.rest(box.open())) == 31
 
 
-def test_expiry_is_that_of_the_batch() -> None:
+def test_expiry_is_checked_at_the_time_of_the_batch() -> None:
     box = Box()
     box.fill(10)
     box.put(b"h", b"x", expire=1010)
@@ -378,7 +380,7 @@ def test_expiry_is_that_of_the_batch() -> None:
     assert (last.kvs, last.context_id) == ([], -1)
 
 
-def test_a_split_hides_foreign_rows_from_then_on() -> None:
+def test_after_a_split_foreign_rows_are_hidden() -> None:
     box = Box(index=1)
     keys = [key for key in (b"%d" % number for number in range(200)) if crc64(key) % 2 == 1]
     for key in keys:
@@ -412,7 +414,7 @@ def versions(records: Records, key: bytes) -> int:
     return count
 
 
-def test_old_versions_are_kept_for_pins_only() -> None:
+def test_old_versions_are_kept_only_for_pins() -> None:
     records = Records()
     for number in range(5):
         records.apply([(b"k", (b"%d" % number, 0))])
@@ -443,7 +445,7 @@ def test_old_versions_are_kept_for_pins_only() -> None:
     assert versions(records, b"k") == 1
 
 
-def test_a_gone_pin_is_not_the_newest_any_more() -> None:
+def test_a_released_pin_is_not_the_newest() -> None:
     records = Records([(b"k", (b"0", 0))])
     old = records.pin()
     records.apply([(b"k", (b"1", 0))])
@@ -465,7 +467,7 @@ def test_pins_of_one_moment_are_counted() -> None:
     assert records.get(b"k") is None
 
 
-def test_what_many_scans_keep_is_bounded() -> None:
+def test_the_memory_of_many_scans_is_limited() -> None:
     box = Box()
     box.fill(50)
     for number in range(20_000):

@@ -526,7 +526,7 @@ class Pair:
 
 @settings(max_examples=60)
 @given(st.randoms(use_true_random=False))
-def test_short_walks(random: Random) -> None:
+def test_short_random_walks_agree_with_the_model(random: Random) -> None:
     pair = Pair(random)
     for _ in range(40):
         pair.step()
@@ -534,7 +534,7 @@ def test_short_walks(random: Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_long_walks(seed: int) -> None:
+def test_long_random_walks_agree_with_the_model(seed: int) -> None:
     pair = Pair(Random(seed))
     for _ in range(3000):
         pair.step()

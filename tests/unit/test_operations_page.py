@@ -54,7 +54,7 @@ LEFT_OUT = {
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_every_operation_is_here_and_tested(row: list[str]) -> None:
+def test_every_operation_has_a_row_with_an_existing_test(row: list[str]) -> None:
     operation, ours = row[0], row[-1]
     assert all(row)
     if ours.startswith("\N{EN DASH}"):
@@ -86,7 +86,7 @@ def test_every_method_has_a_row() -> None:
 
 
 # ------------------------------------------------------------------------------------ rows that no other test shows
-def test_calls_of_any_kind_together(table: Table, hash_key: bytes) -> None:
+def test_calls_of_different_kinds_run_together(table: Table, hash_key: bytes) -> None:
     table.set(hash_key, "s", "v")
     table.warm_up()
     calls: list[tuple[Any, ...]] = [
@@ -156,7 +156,7 @@ def test_an_exact_match(table: Table, hash_key: bytes) -> None:
         Filter(4, b"a")  # type: ignore[arg-type]
 
 
-def test_tables_of_one_client_are_told_apart(onebox: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
+def test_tables_of_one_client_are_separate(onebox: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
     onebox.create_table("other", 3)
     other = client.table("other")
     table.set(hash_key, "s", "of temp")

@@ -121,7 +121,7 @@ def test_policies_are_policies(name: str, value: Any) -> None:
     "values",
     [{"delay": 0}, {"delay": -1}, {"max_ratio": 0}, {"max_ratio": 1.1}, *({"delay": bad} for bad in NO_NUMBERS)],
 )
-def test_hedges_that_cannot_work(values: dict[str, Any]) -> None:
+def test_invalid_hedge_policies_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(
         InvalidArgument, match=r"a hedge needs delay > 0 seconds and 0 < max_ratio <= 1, not .*HedgePolicy"
     ):
@@ -132,14 +132,14 @@ def test_hedges_that_cannot_work(values: dict[str, Any]) -> None:
     ("wrong", "near"),
     [("time_out", "timeout"), ("max_inflight", "max_in_flight"), ("hedging", "hedge"), ("retries", "retry")],
 )
-def test_unknown_names_are_met_with_the_nearest_known_one(wrong: str, near: str) -> None:
+def test_an_unknown_option_error_suggests_the_nearest_name(wrong: str, near: str) -> None:
     with pytest.raises(InvalidArgument, match=rf"^unknown option '{wrong}'; did you mean '{near}'\?$"):
         ClientOptions().with_(**{wrong: 1})  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match=rf"^unknown option '{wrong}'; did you mean '{near}'\?$"):
         parse_url(f"pegasus://h:1/t?{wrong}=on")
 
 
-def test_names_that_are_like_nothing() -> None:
+def test_an_unknown_option_without_a_similar_name() -> None:
     with pytest.raises(InvalidArgument, match=r"^unknown option 'xyz'$"):
         ClientOptions().with_(xyz=1)  # type: ignore[call-arg]
 
@@ -238,12 +238,12 @@ def test_codecs_of_urls(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["xml", "zstd+", "zstd+xml", "json+zstd", "JSON"])
-def test_codecs_that_no_url_can_name(name: str) -> None:
+def test_unknown_codecs_in_urls_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="must be json, utf8, zstd"):
         named_codec(name)
 
 
-def test_checkers_know_every_option() -> None:
+def test_type_checkers_know_every_option() -> None:
     assert list(OptionChanges.__annotations__) == NAMES
 
 
@@ -287,7 +287,7 @@ def test_checkers_know_every_option() -> None:
         ("pegasus://h:1/t?timeuot=1", "unknown option 'timeuot'; did you mean 'timeout'"),
     ],
 )
-def test_urls_that_are_none(url: str, words: str) -> None:
+def test_invalid_urls_are_refused(url: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         parse_url(url)
 
@@ -361,7 +361,7 @@ def test_policies_need_numbers(name: str, value: Any) -> None:
         ({"max_attempts": "3"}, "max_attempts"),
     ],
 )
-def test_policies_that_cannot_work(values: dict[str, Any], words: str) -> None:
+def test_invalid_policies_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         RetryPolicy(**values)
 
@@ -398,7 +398,7 @@ def test_reactions(code: str, expected: Reaction) -> None:
 
 # ------------------------------------------------------------------------------------------------- addresses and tables
 @pytest.mark.parametrize("port", ["²", "٣", "", "0", "65536", "-1", "1" * 5000])
-def test_ports_that_cannot_be(port: str) -> None:
+def test_invalid_ports_are_refused(port: str) -> None:
     with pytest.raises(InvalidArgument, match="port from 1 to 65535"):
         Client(f"host:{port}")
 

@@ -57,7 +57,7 @@ def test_a_batch(rows: list[tuple[bytes, bytes, bytes]], status: int, index: int
         assert {type(key[0]), type(key[1]), type(value)} <= {bytes}
 
 
-def test_a_batch_laid_out_in_another_way() -> None:
+def test_a_batch_with_another_field_layout() -> None:
     """A field left out and one added: the general codec's result."""
     row = b"\x0c\0\2\0\0\0\1s\x0c\0\1\0\0\0\1h\x0c\0\3\0\0\0\1v\x02\0\x09\1\0"
     result = b"\x0f\0\2\x0c\0\0\0\1" + row + b"\x08\0\4\0\0\0\7\0"
@@ -68,7 +68,7 @@ def test_a_batch_laid_out_in_another_way() -> None:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_a_batch_that_is_cut_or_changed(data: st.DataObject) -> None:
+def test_a_truncated_or_changed_batch_raises_or_equals_the_general_codec(data: st.DataObject) -> None:
     """Never another error than ours, and never a result that the general codec does not have."""
     frame = bytearray(_reply([(b"h", b"s", b"v" * 20), (b"h", b"t", b"")]))
     start = rpc.BATCH_GET.body_offset

@@ -53,7 +53,7 @@ def test_statuses(value: dict[str, Any], row: rpc.Rpc) -> None:
 
 @settings(max_examples=100)
 @given(st.data())
-def test_replies_laid_out_in_another_way(data: st.DataObject) -> None:
+def test_replies_with_another_field_layout(data: st.DataObject) -> None:
     """Fields in any order, left out, or added: the general codec's result."""
     for row, kind in ((rpc.GET, "ReadResponse"), (rpc.PUT, "UpdateResponse")):
         value = data.draw(idl.values(kind))
@@ -92,7 +92,7 @@ def outcome(act: Callable[..., Any], *args: Any) -> Any:
         return ProtocolError
 
 
-def test_values_of_wrong_sizes_and_cut_replies_are_the_general_codecs_too() -> None:
+def test_wrong_value_sizes_and_truncated_replies_equal_the_general_codec() -> None:
     whole = encode_reply(rpc.GET.name, 1, result=rrdb.ReadResponse(0, b"value", 1, 2, "host:1").encode())
     fast.read_value(whole)  # what the quick reader remembers of it must not help a damaged one
     start = rpc.GET.body_offset
@@ -106,7 +106,7 @@ def test_values_of_wrong_sizes_and_cut_replies_are_the_general_codecs_too() -> N
                 assert outcome(fast.read_value, frame[:end]) == expected
 
 
-def test_statuses_of_cut_replies_are_the_general_codecs_too() -> None:
+def test_statuses_of_truncated_replies_equal_the_general_codec() -> None:
     frame = encode_reply(rpc.PUT.name, 1, result=rrdb.UpdateResponse(0, 1, 2, 3, "host:1").encode())
     start = rpc.PUT.body_offset
     assert fast.read_status(rpc.PUT, frame) == 0

@@ -46,7 +46,7 @@ def body(name: str, kind: int, seqid: int, argument: bytes, strict: bool = True)
 # ------------------------------------------------------------------------------------------------------------- requests
 @settings(max_examples=200)
 @given(NAMES, I32, I32, I32, U64, I32, st.binary(max_size=20), st.sampled_from([(0, False), (1, False), (1, True)]))
-def test_requests_are_what_thrift_and_the_header_tables_give(
+def test_request_bytes_equal_thrift_and_the_header_tables(
     name: str, seqid: int, app: int, index: int, hashed: int, timeout: int, argument: bytes, how: tuple[int, bool]
 ) -> None:
     version, backup = how
@@ -132,7 +132,7 @@ def test_message_begins_strict_or_not(name: str, seqid: int, kind: int, strict: 
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", [0, REPLY, EXCEPTION, 5, 127])
-def test_what_is_no_call_is_refused(kind: int, strict: bool) -> None:
+def test_messages_that_are_not_calls_are_refused(kind: int, strict: bool) -> None:
     with pytest.raises(ProtocolError, match="is not a call"):
         parse_body(body("RPC_X", kind, 1, b"", strict))
 
@@ -147,7 +147,7 @@ def test_what_is_no_call_is_refused(kind: int, strict: bool) -> None:
         (b"THFT" + struct.pack(">iiii", 0, 47, 0, 0), "must have 48 bytes, not 47"),
     ],
 )
-def test_wrong_headers_are_refused_as_soon_as_they_are_there(data: bytes, words: str) -> None:
+def test_wrong_headers_are_refused_before_the_body_arrives(data: bytes, words: str) -> None:
     with pytest.raises(ProtocolError, match=words):
         ServerSession().feed(data)
     session = ServerSession()
@@ -165,7 +165,7 @@ def test_a_request_is_exactly_one_frame() -> None:
 
 # -------------------------------------------------------------------------------------------------------------- replies
 @given(st.sampled_from(["ERR_OK", "ERR_BUSY", "ERR_NEVER_HEARD_OF"]), NAMES, I32, st.none() | st.binary(max_size=30))
-def test_replies_are_what_thrift_gives(error: str, name: str, seqid: int, result: bytes | None) -> None:
+def test_reply_bytes_equal_thrift(error: str, name: str, seqid: int, result: bytes | None) -> None:
     frame = encode_reply(name, seqid, error, result)
     rest = struct.pack(">i", len(error)) + error.encode() + body(name + "_ACK", REPLY, seqid, b"")
     if result is not None:
@@ -180,13 +180,13 @@ def test_replies_are_what_thrift_gives(error: str, name: str, seqid: int, result
 
 
 @pytest.mark.parametrize("tail", [b"", b"\0"], ids=["nothing", "an empty result"])
-def test_no_result_is_told_from_a_result(tail: bytes) -> None:
+def test_a_reply_without_a_result_is_distinguished(tail: bytes) -> None:
     head = encode_reply("RPC_X", 1)
     assert parse_reply(head + tail).offset is None
 
 
 @pytest.mark.parametrize("tail", [b"\x08\0\0\0\0\0\0\0", b"\x0c\0\1\0\0", b"\0\0", b"\xff", b"\x0c\0"])
-def test_a_body_that_is_no_result_cannot_be_decoded(tail: bytes) -> None:
+def test_a_body_without_a_result_struct_is_an_error(tail: bytes) -> None:
     # It must not pass for "no body", which says that a write was not applied.
     frame = encode_reply("RPC_X", 1) + tail
     offset = parse_reply(frame).offset
@@ -229,7 +229,7 @@ def test_envelopes_that_cannot_be_read(frame: bytes, words: str) -> None:
 @example(b"ERR_OK", 0x80010002, b"RPC_RRDB_RRDB_GET_ACK", 5, b"", -2)
 @example(b"ERR_OK", 0x80010002, b"", 5, b"12345", 0)
 @example(b"ERR_OK\x80\1\0\2\0\0\0\1X\0\0\0\5", 0x80010002, b"X", 5, b"", 0)
-def test_a_stream_takes_the_envelopes_that_can_be_read(
+def test_a_frame_in_a_stream_is_read_like_a_single_frame(
     error: bytes, word: int, name: bytes, seqid: int, rest: bytes, more: int
 ) -> None:
     """One frame in a stream is what it is by itself, with lengths of its parts that are right, or are not."""
@@ -361,7 +361,7 @@ def test_one_byte_at_a_time_through_a_large_reply() -> None:
     assert session.frames == [(6, frame)] * 2
 
 
-def test_garbage_behind_a_large_reply_comes_after_it() -> None:
+def test_a_large_reply_before_garbage_is_delivered() -> None:
     large, small = encode_reply("RPC_X", 6, result=b"r" * 50_000), encode_reply("RPC_X", 7, result=b"s")
     session = Piecewise()
     session.feed(large[:40_000])
@@ -409,7 +409,7 @@ def test_lengths_are_unsigned_in_headers() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- sequence ids
-def test_sequence_ids_run_around_and_pass_over_what_waits() -> None:
+def test_sequence_ids_wrap_around_and_skip_pending_ones() -> None:
     session = ClientSession()
 
     assert [session.free_id() for _ in range(3)] == [1, 2, 3]
@@ -419,7 +419,7 @@ def test_sequence_ids_run_around_and_pass_over_what_waits() -> None:
     assert [session.free_id() for _ in range(3)] == [MAX_SEQID, 3, 5]
 
 
-def test_replies_nobody_waits_for_are_handed_over_too() -> None:
+def test_replies_without_a_pending_request_are_delivered() -> None:
     session = ClientSession()
     frame = encode_reply("RPC_X", 77)
     assert session.feed(frame * 2) == [(77, frame)] * 2

@@ -65,7 +65,7 @@ def test_every_struct_cut_at_every_offset_is_a_protocol_error(kind: str) -> None
 
 
 @pytest.mark.parametrize("name", sorted(idl.RPCS))
-def test_every_reply_cut_at_every_offset(name: str) -> None:
+def test_every_reply_cut_at_every_offset_is_an_error(name: str) -> None:
     row = rpc.BY_NAME[name]
     if row.response is None:
         return
@@ -85,7 +85,7 @@ def test_every_reply_cut_at_every_offset(name: str) -> None:
 
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize("name", sorted(idl.RPCS))
-def test_every_request_cut_at_every_offset(name: str, version: int) -> None:
+def test_every_request_cut_at_every_offset_is_an_error(name: str, version: int) -> None:
     row = rpc.BY_NAME[name]
     kind = idl.RPCS[name].split()[0]
     argument = row.encode_argument(idl.build(kind, idl.sample(kind)))
@@ -142,7 +142,7 @@ def test_a_damaged_reply_gives_a_reply_or_a_protocol_error() -> None:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=60), st.sampled_from(KINDS))
-def test_garbage(data: bytes, kind: str) -> None:
+def test_random_bytes_are_a_protocol_error(data: bytes, kind: str) -> None:
     cls = idl.CLASSES[kind]
     for act in (cls.decode, cls.decode_reply, parse_reply, parse_request, rpc.GET.decode_argument):
         tolerated(act, data)
@@ -170,7 +170,7 @@ def test_blobs_and_texts_of_wrong_lengths(size: int) -> None:
             cls.decode_reply(head + struct.pack(">i", size) + b"0123456789\0")
 
 
-def test_a_text_that_is_no_utf8() -> None:
+def test_invalid_utf8_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError, match=r"ReadResponse\.server: a text of 2 bytes is not UTF-8"):
         rrdb.ReadResponse.decode_reply(b"\x0b\0\6\0\0\0\2\xff\xfe\0")
 
@@ -216,7 +216,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("what", MANY)
-def test_counts_that_lie_cost_neither_time_nor_memory(what: str) -> None:
+def test_false_counts_cost_neither_time_nor_memory(what: str) -> None:
     data = MANY[what]
     started = time.process_time()
     tolerated(rrdb.MultiGetResponse.decode_reply, data)
@@ -246,7 +246,7 @@ SHORTEST: dict[str, tuple[type[Message], int, bytes]] = {
 
 
 @pytest.mark.parametrize("what", SHORTEST)
-def test_memory_is_in_proportion_to_the_bytes_that_came(what: str) -> None:
+def test_memory_is_proportional_to_the_received_bytes(what: str) -> None:
     cls, number, element = SHORTEST[what]
     count = 5_000
     data = struct.pack(">BHBi", 15, number, 12, count) + element * count + b"\0"
@@ -273,13 +273,13 @@ def test_damaged_lengths_take_no_memory(kind: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- promises of a stream
-def test_a_promised_reply_takes_no_memory_before_its_bytes_come() -> None:
+def test_an_announced_reply_takes_no_memory_before_its_bytes_arrive() -> None:
     promise = struct.pack(">i", 64 * 1024 * 1024)
     assert peak_of(lambda: ClientSession().feed(promise)) < FIRST_RESERVE + 10_000
     assert peak_of(lambda: ClientSession().feed(struct.pack(">i", COLLECT_FROM) + b"1234")) < 10_000
 
 
-def test_a_large_reply_grows_with_the_bytes_that_came() -> None:
+def test_the_buffer_of_a_large_reply_grows_with_the_received_bytes() -> None:
     size = 64 * 1024 * 1024
 
     def half() -> None:
@@ -297,7 +297,7 @@ def test_a_large_reply_grows_with_the_bytes_that_came() -> None:
 
 
 @pytest.mark.parametrize("version", [0, 1])
-def test_a_promised_request_takes_no_memory_before_its_bytes_come(version: int) -> None:
+def test_an_announced_request_takes_no_memory_before_its_bytes_arrive(version: int) -> None:
     size = 60 * 1024 * 1024
     head = struct.pack(">iiii", 0, 48, 0, size) if version == 0 else struct.pack(">iii", 1, 37, size)
     assert peak_of(lambda: ServerSession().feed(b"THFT" + head + bytes(100))) < 10_000

@@ -123,7 +123,9 @@ def fast_read(rpc: Rpc, frame: bytes, skip: int | None, with_expiry: bool) -> Ro
 
 
 @given(SCANS, st.booleans(), st.sampled_from([None, 2, 7]))
-def test_truncation_at_every_offset(response: ScanResponse, with_expiry: bool, skip: int | None) -> None:
+def test_rows_truncated_at_any_offset_raise_like_the_general_decoder(
+    response: ScanResponse, with_expiry: bool, skip: int | None
+) -> None:
     frame = frame_of(SCAN, response)
     for size in range(SCAN.body_offset, len(frame) + 1):
         cut = frame[:size]
@@ -139,7 +141,7 @@ def test_truncation_of_multi_get(response: MultiGetResponse) -> None:
 
 
 @given(SCANS, st.data(), st.booleans(), st.sampled_from([None, 2]))
-def test_a_changed_byte_anywhere(
+def test_a_changed_byte_gives_the_result_of_the_general_decoder(
     response: ScanResponse, data: st.DataObject, with_expiry: bool, skip: int | None
 ) -> None:
     response.server = ""  # the fast reader does not look into the server's name, the general one refuses bad UTF-8
@@ -158,7 +160,7 @@ def test_a_changed_byte_anywhere(
 @given(st.binary(max_size=200))
 @example(b"\x08\0\1\0\0\0\0\x0f\0\2\x0c\xff\xff\xff\xff")
 @example(b"\x08\0\1\0\0\0\0\x0f\0\2\x0c\x7f\xff\xff\xff\x0c\0\1\xff\xff\xff\xff")
-def test_garbage(body: bytes) -> None:
+def test_random_bytes_raise_like_the_general_decoder(body: bytes) -> None:
     frame = frame_of(SCAN, ScanResponse())[: SCAN.body_offset] + body
     assert outcome(fast_read, SCAN, frame, None, False) == outcome(general, SCAN, frame, None, False)
 

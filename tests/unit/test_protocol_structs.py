@@ -50,14 +50,14 @@ def test_the_table_has_every_struct_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_declarations_are_those_of_the_table(kind: str) -> None:
+def test_declarations_equal_the_table(kind: str) -> None:
     declared = [(field.id, field.name, kind_of(field.wire), field.optional) for field in idl.CLASSES[kind].FIELDS]
     assert declared == idl.STRUCTS[kind]
     numbers = [number for number, *_ in declared]
     assert numbers == sorted(set(numbers)), "fields are written in ascending order"
 
 
-def test_the_rpc_table() -> None:
+def test_the_rpc_table_equals_the_second_table() -> None:
     found = {}
     for row in rpc.BY_NAME.values():
         found[row.name] = f"{kind_of(row.argument)} {row.response.__name__ if row.response else '-'}"
@@ -94,7 +94,7 @@ def test_encoding_equals_thrift_and_decoding_inverts_it(kind: str, data: st.Data
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_thrift_protocol_carries_them(kind: str) -> None:
+def test_structs_are_carried_by_any_thrift_protocol(kind: str) -> None:
     message = idl.build(kind, idl.sample(kind))
     # JSON has no form for a host_port's three bare values in a row.
     protocols = (
@@ -166,7 +166,7 @@ def test_absent_fields_have_the_protocols_defaults(kind: str) -> None:
     assert idl.CLASSES[kind].decode(message.encode())[0] == message
 
 
-def test_an_error_that_was_not_sent_is_no_success() -> None:
+def test_an_absent_error_field_is_not_success() -> None:
     assert meta.QueryCfgResponse.decode(b"\0")[0].err == "ERR_UNKNOWN"
     assert meta.QueryCfgResponse().err == "ERR_OK"
 
@@ -232,12 +232,12 @@ def test_gpid_and_address_layouts() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
-def test_gpids_come_apart_again(app_id: int, index: int) -> None:
+def test_gpids_are_split_into_their_parts(app_id: int, index: int) -> None:
     assert meta.split_gpid(meta.make_gpid(app_id, index)) == (app_id, index)
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 4), st.integers(0, 65535))
-def test_addresses_come_apart_again(ip: tuple[int, ...], port: int) -> None:
+def test_addresses_are_split_into_their_parts(ip: tuple[int, ...], port: int) -> None:
     host = ".".join(map(str, ip))
     assert meta.format_address(meta.make_address(host, port)) == f"{host}:{port}"
 
@@ -245,7 +245,7 @@ def test_addresses_come_apart_again(ip: tuple[int, ...], port: int) -> None:
 @pytest.mark.parametrize(
     "host", ["", "localhost", "1.2.3", "1.2.3.4.5", "1.2.3.256", "1.2.3.-4", "1.2.3.+4", "1.2.3.\u0664", "1..2.3"]
 )
-def test_what_is_no_ipv4_address(host: str) -> None:
+def test_invalid_ipv4_addresses_are_refused(host: str) -> None:
     with pytest.raises(ValueError, match="not an IPv4 address"):
         meta.make_address(host, 1)
 

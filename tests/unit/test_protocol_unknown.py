@@ -91,7 +91,7 @@ def test_plain_fields_are_skipped_inside_list_elements(data: st.DataObject) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bare", BARE)
-def test_at_a_field_of_struct_type_a_reply_keeps_what_came_before(kind: str, bare: str) -> None:
+def test_a_reply_keeps_the_fields_before_an_unknown_struct_field(kind: str, bare: str) -> None:
     rows = idl.STRUCTS[kind]
     code, payload = BARE[bare]
     everything = idl.sample(kind)
@@ -108,7 +108,7 @@ def test_at_a_field_of_struct_type_a_reply_keeps_what_came_before(kind: str, bar
 
 
 @pytest.mark.parametrize("bare", BARE)
-def test_such_a_field_in_a_nested_struct_is_an_error_that_names_it(bare: str) -> None:
+def test_an_unknown_struct_field_in_a_nested_struct_is_an_error_that_names_it(bare: str) -> None:
     code, payload = BARE[bare]
     extra = field(code, 4, payload)
     row = b"\x0c\0\1\0\0\0\1k" + extra + b"\0"
@@ -123,14 +123,14 @@ def test_such_a_field_in_a_nested_struct_is_an_error_that_names_it(bare: str) ->
     assert issubclass(UnskippableField, ProtocolError)
 
 
-def test_such_a_field_in_a_request_is_an_error() -> None:
+def test_an_unknown_struct_field_in_a_request_is_an_error() -> None:
     raw = rpc.PUT.encode_argument(rrdb.UpdateRequest(b"\0\0k"))[:-2] + b"\x0c\0\x08\0\0\0\0" + b"\0\0"
     with pytest.raises(ProtocolError, match=r"UpdateRequest\.8"):
         rpc.PUT.decode_argument(raw)
 
 
 @pytest.mark.parametrize("bare", [*BARE, "reading"])
-def test_thrifts_own_skip_is_not_used_for_them(bare: str) -> None:
+def test_the_skip_method_of_thrift_is_not_used_for_structs(bare: str) -> None:
     code, payload = BARE.get(bare, PLAIN["list<string>"])
     raw = field(code, NEW, payload) + b"\x08\0\1\0\0\0\5\0"
     message = rrdb.ReadResponse()
@@ -150,7 +150,7 @@ def test_plain_fields_are_skipped_through_thrift(plain: str) -> None:
     assert message.error == 5
 
 
-def test_a_known_field_of_another_type_is_passed_over() -> None:
+def test_a_known_field_of_another_type_is_skipped() -> None:
     raw = b"\x0b\0\2\0\0\0\4text" + b"\x08\0\3\0\0\0\x09" + b"\x0a\0\4" + b"\0" * 8 + b"\0"
     assert rrdb.ReadResponse.decode_reply(raw) == rrdb.ReadResponse(app_id=9)
     response = rrdb.ReadResponse()
@@ -177,7 +177,7 @@ def test_empty_containers_may_say_any_type() -> None:
     assert meta.AppInfo.decode_reply(b"\x0d\0\6\0\0\0\0\0\0\0").envs == {}
 
 
-def test_a_field_that_comes_twice_counts_as_it_came_last() -> None:
+def test_the_last_of_two_equal_fields_is_used() -> None:
     assert rrdb.ReadResponse.decode_reply(b"\x08\0\1\0\0\0\1\x08\0\1\0\0\0\2\0").error == 2
 
 

@@ -21,7 +21,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_loads_next_to_nothing() -> None:
+def test_importing_the_package_loads_few_modules() -> None:
     # Not even gevent: so it costs less than importing that, whatever the package grows to.
     modules = loaded_by("import pegasus_green")
     ours = {name.removeprefix("pegasus_green").lstrip(".") for name in modules if name.startswith("pegasus_green")}
@@ -37,7 +37,7 @@ def test_a_name_loads_what_it_needs_and_no_more() -> None:
     assert "gevent" not in loaded_by("from pegasus_green import errors, PegasusError, ClientOptions, RetryPolicy")
 
 
-def test_every_name_is_what_it_says() -> None:
+def test_every_public_name_is_the_object_of_that_name() -> None:
     for name in pegasus_green.__all__:
         value = getattr(pegasus_green, name)
         if inspect.isclass(value) or inspect.isfunction(value):
@@ -52,7 +52,7 @@ def test_every_error_is_public() -> None:
             assert name in pegasus_green.__all__
 
 
-def test_checkers_see_the_same_names() -> None:
+def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(pegasus_green.__file__).read_text())
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     seen = {}
@@ -79,7 +79,7 @@ def test_clients_refuse_pickling(make: str) -> None:
         pickle.dumps(client)
 
 
-def test_reprs_say_what_an_operator_looks_for() -> None:
+def test_reprs_show_state_and_addresses() -> None:
     assert repr(pegasus_green.Pegasus(["127.0.0.1:34601"], "temp")) == "<Pegasus 'temp' not initialized>"
     assert repr(pegasus_green.MultiGetOptions()).startswith(
         "MultiGetOptions(start_inclusive=True, stop_inclusive=False"

@@ -28,7 +28,7 @@ def routes(count: int, waiting: set[int] = frozenset()) -> RoutingTable:  # type
 
 
 @pytest.mark.parametrize("indexes", [[0, -1], [0, 0], [0, 1, 1], [0, 2], [0], [0, 1, -1], []])
-def test_routes_that_do_not_name_every_partition_once(indexes: list[int]) -> None:
+def test_routes_without_every_partition_exactly_once_are_refused(indexes: list[int]) -> None:
     partitions = [PartitionConfiguration(pid=(index << 32) | 1) for index in indexes]
     reply = QueryCfgResponse(app_id=1, partition_count=2, partitions=partitions)
     with pytest.raises(MetaError, match="but the table has 2"):
@@ -60,14 +60,14 @@ def test_bounds_hold_exactly_the_wanted_keys(
 
 
 @given(st.binary(min_size=1, max_size=3), KEY, KEY)
-def test_what_is_left_behind_a_key(hash_key: bytes, after: bytes, key: bytes) -> None:
+def test_the_rest_of_a_range_after_a_key(hash_key: bytes, after: bytes, key: bytes) -> None:
     bounds = Query(hash_key).range.behind(encode_key(hash_key, after))
     assert (encode_key(hash_key, key) > bounds.lower) == (key > after)
     assert not bounds.lower_inclusive
     assert bounds.behind(None) == bounds
 
 
-def test_requests() -> None:
+def test_scan_requests_have_the_bounds_and_filters() -> None:
     whole: Any = GET_SCANNER.decode_argument(Query(with_ttl=True).open(None, 5000))
     assert (whole.start_key, whole.stop_key) == (b"\0\0", b"\xff\xff")
     assert (whole.start_inclusive, whole.stop_inclusive, whole.batch_size) == (True, False, 1000)
@@ -83,7 +83,7 @@ def test_requests() -> None:
     assert (rows.only_return_count, rows.no_value) == (None, True)
 
 
-def test_a_hash_key_prefix_is_a_bound_below() -> None:
+def test_a_hash_key_prefix_sets_the_lower_bound() -> None:
     bounds = Query(hash_key_filter=Filter.prefix(b"ab")).range
     assert bounds.lower == b"\0\2ab"
     assert bounds.upper == b"\xff\xff"
@@ -135,7 +135,7 @@ def test_the_hash_of_a_parent_is_that_of_its_child_after_a_split() -> None:
     assert [scan_hash(i, 3) % 3 for i in range(3)] == [0, 1, 2]
 
 
-def test_parents_of_children_that_are_not_ready() -> None:
+def test_a_child_that_is_not_ready_is_read_from_its_parent() -> None:
     assert [(p.index, p.modulus) for p in plan(routes(4))] == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert [(p.index, p.modulus) for p in plan(routes(8, {5, 6}))] == [
         (0, 8), (1, 4), (2, 4), (3, 8), (4, 8), (7, 8),
@@ -146,7 +146,7 @@ def test_parents_of_children_that_are_not_ready() -> None:
             plan(routes(8, {5}), chosen)
 
 
-def test_a_part_goes_on_in_both_halves() -> None:
+def test_a_part_continues_in_both_halves_after_a_split() -> None:
     part = Part(1, 4, b"key")
     part.context, part.partial, part.breaks = None, 7, 1
     assert part.narrow(routes(8, {5})) == []
@@ -157,7 +157,7 @@ def test_a_part_goes_on_in_both_halves() -> None:
     assert part.partial == 0
 
 
-def test_the_ledger_splits_what_it_has() -> None:
+def test_the_ledger_splits_its_parts() -> None:
     ledger = Ledger([(0, 4, None), (1, 4, b"a"), (2, 4, None)])
     ledger.advance(1, 4, b"b")
     ledger.advance(13, 16, b"c")
@@ -206,7 +206,7 @@ HASH_TOKENS = st.builds(
 
 
 @given(TABLE_TOKENS | HASH_TOKENS)
-def test_tokens_come_back(token: Token) -> None:
+def test_tokens_are_encoded_and_decoded(token: Token) -> None:
     text = token.encode()
     assert text.isascii()
     assert decode(text) == token
@@ -232,7 +232,7 @@ JSON = st.recursive(
 
 
 @given(st.text() | JSON.map(lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode()))
-def test_garbage_is_no_token(text: str) -> None:
+def test_random_bytes_are_refused_as_a_token(text: str) -> None:
     with pytest.raises(InvalidArgument, match="not a scan token"):
         decode(text)
 
@@ -241,7 +241,7 @@ def test_garbage_is_no_token(text: str) -> None:
     st.lists(JSON, min_size=5, max_size=5),
     st.dictionaries(st.sampled_from(list(Query.__dataclass_fields__)), JSON),
 )
-def test_facts_of_wrong_types_are_no_token(facts: list[Any], selection: dict[str, Any]) -> None:
+def test_tokens_with_wrong_types_are_refused(facts: list[Any], selection: dict[str, Any]) -> None:
     text = base64.urlsafe_b64encode(json.dumps([1, *facts[:2], selection, *facts[3:]]).encode()).decode()
     try:
         token = decode(text)

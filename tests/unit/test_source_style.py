@@ -140,7 +140,7 @@ def test_files_are_not_long(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)
-def test_what_is_public_has_a_docstring(path: Path) -> None:
+def test_public_objects_have_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     bare = [] if ast.get_docstring(tree) else ["the module"]
     for name, node, visible in _definitions(tree):
@@ -164,7 +164,7 @@ def test_every_function_is_annotated(path: Path) -> None:
     assert not bare, f"{_relative(path)}: " + ", ".join(bare)
 
 
-def test_public_names_are_sorted_pinned_and_there() -> None:
+def test_public_names_are_sorted_listed_and_exist() -> None:
     names = pegasus_green.__all__
     assert list(names) == sorted(set(names))
     assert [name for name in names if not hasattr(pegasus_green, name)] == []

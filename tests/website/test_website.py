@@ -34,7 +34,7 @@ from website.search import JAVASCRIPT, words
         ("a.css", "a { background: url(a.svg) }", 0),
     ],
 )
-def test_what_a_browser_would_fetch_from_elsewhere(tmp_path: Path, name: str, text: str, count: int) -> None:
+def test_the_site_loads_nothing_from_other_hosts(tmp_path: Path, name: str, text: str, count: int) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / name).write_text(text)
     assert len(foreign(tmp_path)) == count
@@ -59,7 +59,7 @@ def test_what_a_browser_would_fetch_from_elsewhere(tmp_path: Path, name: str, te
         ("index", "[frameworks/](frameworks/README.md)", "[Frameworks](frameworks/index.md)"),
     ],
 )
-def test_links_of_the_pages(page: str, text: str, wanted: str) -> None:
+def test_links_of_the_pages_have_targets(page: str, text: str, wanted: str) -> None:
     assert rewrite(text, page) == wanted
 
 
@@ -89,7 +89,7 @@ def test_diagrams_are_drawn_by_a_script_of_the_site() -> None:
     assert '<script src="../_static/mermaid.min.js">' in text
 
 
-def test_every_section_names_pages_that_are_there() -> None:
+def test_every_section_names_existing_pages() -> None:
     there = {page_of(path) for path in (ROOT / "docs").rglob("*.md")} | {f"reference/{name}" for name in PAGES}
     assert [page for section in SECTIONS.values() for page in section if page not in there] == []
 
@@ -101,7 +101,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert all(page.names for page in PAGES.values())
 
 
-def test_the_reference_shows_overloads_docstrings_and_twins() -> None:
+def test_the_reference_shows_overloads_docstrings_and_async_variants() -> None:
     text = dict(pages())["table"]
     assert "## `Table`" in text
     assert text.index("### `Table.get`") < text.index("### `Table.close`")

@@ -1,1 +1,1 @@
-"""The benchmark: pegasus_green beside its peers, one responder, one run, ratios of CPU time."""
+"""The benchmark: compare the CPU time of pegasus_green with that of its peers, with one responder, in one run."""

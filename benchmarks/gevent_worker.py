@@ -34,7 +34,7 @@ def expect(what: str, got: Any, wanted: Any) -> None:
 
 
 class Callers:
-    """Greenlets that wait at a gate, make their share of the calls of a block, and wait again."""
+    """Greenlets that wait for a block of calls, make their share of it, and wait again."""
 
     def __init__(self, count: int, loop: Callable[[int, int], Any], wanted: Any) -> None:
         self.count, self.loop, self.wanted = count, loop, wanted
@@ -59,7 +59,7 @@ class Callers:
                 self.done.set()
 
     def run(self, calls: int) -> dict[str, Any]:
-        """Make the calls and return what they used; every caller's last answer is checked."""
+        """Make the calls and return the CPU time and the wall time; check the last answer of each caller."""
         self.each = max(1, calls // self.count)
         self.left = self.count
         gate, self.gate = self.gate, Event()
@@ -113,7 +113,7 @@ class Green:
         return Callers(spec["callers"], loop, None).run
 
     def make_paced(self, spec: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
-        """Prepare gets on fixed schedules."""
+        """Prepare gets that start at scheduled times."""
         get, keys, value = self.table.get, KEY_PAIRS, value_of(self.size)
 
         def call(number: int) -> None:
@@ -175,7 +175,7 @@ class Green:
 
 
 class Quiet(Listener):
-    """Listens to every call and does nothing."""
+    """A listener that does nothing."""
 
     def call_started(self, table: str, operation: str) -> None:
         pass
@@ -236,7 +236,7 @@ class Raw:
             expect("value", answer.value, value_of(self.size))
 
     def run(self, calls: int) -> dict[str, Any]:
-        """Exchange the bytes of that many calls."""
+        """Exchange the bytes of this number of calls."""
         if self.rate is not None:
             return pace_socket(self.sock, self.requests, self.reply, self.rate, calls, spin=self.spin)
         send, recv, requests = self.sock.sendall, self.sock.recv, self.requests
@@ -259,7 +259,7 @@ class Raw:
 
 
 def find_route(meta: str, name: str) -> tuple[int, tuple[str, int]]:
-    """Return id and first server of a table."""
+    """Return the id and the first server of a table."""
     with Client([meta]) as client:
         table = client.table(name)
         table.warm_up()

@@ -1,4 +1,4 @@
-"""The command: what to measure, and where the result goes."""
+"""The command line of the benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.rows import ROWS_OF_TABLE, Row
 
 RESULTS = ROOT / "benchmarks" / "results"
 QUICK_SCALE = 0.25
-# Seconds after which a quick run on a busy machine takes three pairs a row, and none at all.
+# Seconds. After the first, a quick run takes only three pairs for a row; after the second, it leaves rows out.
 HURRY = 35
 ENOUGH = 53
 
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure(bench: Bench, row: Row) -> Line:
-    """Measure one row; what cannot be measured says why."""
+    """Measure one row. A row that cannot be measured has the reason in its result."""
     try:
         return Line(row, row.measure(bench))
     except LeftOut as reason:
@@ -57,7 +57,7 @@ def measure(bench: Bench, row: Row) -> Line:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the arguments name; 1 when a row could not be measured, for whatever is not the lack of a peer."""
+    """Run the rows that the arguments name. Return 1 if a row failed; a missing peer is not a failure."""
     options = parse(arguments)
     if options.markdown:
         print(markdown(json.loads((RESULTS / "latest.json").read_text(encoding="utf-8"))))

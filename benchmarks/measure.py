@@ -1,4 +1,4 @@
-"""Running two sides in turns, and the numbers that come of it."""
+"""Run two sides in turns and compute the figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK_PAIRS = 5
 
 
 class LeftOut(Exception):
-    """A side cannot be measured here; the text says why."""
+    """A side cannot be measured on this machine; the text is the reason."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Samples:
     Attributes:
         ours: Figures of the first side.
         theirs: Figures of the second side; empty where the goal is an absolute one.
-        notes: What else is to be said.
+        notes: Remarks for the report.
         responder: CPU share of a core that the responder used while the first side ran.
     """
 
@@ -77,7 +77,7 @@ CLIENT_CORES, SERVER_CORES = cores()
 
 
 class Process:
-    """A process that is told what to do over a pipe, kept to some cores."""
+    """A process that gets commands over a pipe and runs on some cores only."""
 
     def __init__(self, command: list[str], on: set[int], cwd: str | None = None, tree: Path = ROOT) -> None:
         env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
@@ -92,7 +92,7 @@ class Process:
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
 
     def line(self) -> str:
-        """Return the next line it says."""
+        """Return the next line that the process writes."""
         line = self.stdout.readline()
         if not line:
             raise RuntimeError(f"{' '.join(self.command[1:])} ended with status {self.process.wait()}")
@@ -112,7 +112,7 @@ class Process:
         return answer
 
     def end(self) -> None:
-        """Close its stdin, which ends it; kill it when it does not."""
+        """Close its stdin, which ends the process. Kill it if it does not end."""
         self.stdin.close()
         try:
             self.process.wait(5)
@@ -123,7 +123,7 @@ class Process:
 
 
 class Bench:
-    """The responder, the workers, and how much to measure."""
+    """The responder, the workers, and the sizes of the blocks."""
 
     def __init__(self, peers: dict[str, str | LeftOut], pairs: int, scale: float, python: str = sys.executable) -> None:
         """Start the responder.
@@ -142,21 +142,21 @@ class Bench:
         self.redis_port: int | None = None
 
     def close(self) -> None:
-        """End everything that was started."""
+        """End all processes that were started."""
         for worker in self.workers.values():
             worker.end()
         self.responder.end()
         self.scratch.cleanup()
 
     def stats(self) -> dict[str, Any]:
-        """Return what the responder has done so far."""
+        """Return the counters of the responder."""
         return self.responder.ask("stats")
 
     def worker(self, client: str, instance: str = "") -> Process:
-        """Return the live worker of a client, started when needed.
+        """Return the worker of a client; start it if it does not run.
 
         Raises:
-            LeftOut: There is none here.
+            LeftOut: This machine does not have the client.
         """
         kind = "gevent" if client in ("green", "raw", "base") else client
         name = ("base" if client == "base" else kind) + instance
@@ -192,7 +192,7 @@ class Bench:
         return max(unit, round(side.calls * self.scale / unit) * unit)
 
     def counted(self) -> tuple[float, int]:
-        """Return CPU seconds of the responder and data requests it has answered."""
+        """Return the CPU seconds of the responder and the number of data requests that it has answered."""
         stats = self.stats()
         other = ("query_cfg", "clear_scanner")
         return stats["cpu"], sum(count for name, count in stats["requests"].items() if name not in other)
@@ -201,8 +201,8 @@ class Bench:
         """Measure two sides in turns, after a warm-up of each; return the figure of every block.
 
         Raises:
-            LeftOut: One of them cannot be measured here.
-            RuntimeError: The responder saw other than the calls that were said to be made.
+            LeftOut: One of the sides cannot be measured on this machine.
+            RuntimeError: The number of requests at the responder differs from the number of calls.
         """
         first, second = self.open(ours), self.open(theirs)
         sides = ((ours, first), (theirs, second))
@@ -229,7 +229,7 @@ class Bench:
 
 
 def microseconds(used: dict[str, Any]) -> float:
-    """Return CPU time a call."""
+    """Return the CPU time of one call."""
     return float(used["cpu"]) / int(used["calls"]) * 1e6
 
 

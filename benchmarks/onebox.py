@@ -1,4 +1,4 @@
-"""The embedded cluster itself: what it spends on a request, and how many it serves."""
+"""The CPU time of the embedded cluster for a request."""
 
 from __future__ import annotations
 

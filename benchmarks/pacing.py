@@ -1,4 +1,4 @@
-"""Calls on fixed schedules, and their latency from the time at which they were due.
+"""Calls at scheduled times, and their latency from the scheduled time on.
 
 The schedules of 64 callers, interleaved, are one schedule of the whole rate: call k is due at ``start + k / rate`` and
 belongs to caller ``k % 64``. One timer of the event loop, every millisecond (to which gevent rounds every sleep),
@@ -20,7 +20,7 @@ from greenlet import getcurrent
 
 from benchmarks.pipe import Stopwatch
 
-# The first calls are not counted: schedule and connection have to get going.
+# The first calls do not count: schedule and connection warm up.
 SETTLE = 0.1
 TICK = 0.001
 
@@ -49,14 +49,14 @@ class Clock:
 
 
 def result(watch: Stopwatch, late: list[float], calls: int) -> dict[str, Any]:
-    """Return what a block is about: percentiles in milliseconds."""
+    """Return the percentiles of a block in milliseconds."""
     late = late[int(len(late) * SETTLE) :]
     shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
     return watch.stop(calls, **{name: percentile(late, share) * 1e3 for name, share in shares.items()})
 
 
 def pace_callers(call: Callable[[int], Any], callers: int, rate: float, calls: int, *, spin: bool) -> dict[str, Any]:
-    """Have greenlets make calls on their schedules; ``call(k)`` makes one and waits for its answer."""
+    """Make calls from greenlets at the scheduled times; ``call(k)`` makes one call and waits for its answer."""
     late: list[float] = []
     waiting: dict[int, Any] = {}
     each = calls // callers
@@ -96,7 +96,7 @@ def pace_callers(call: Callable[[int], Any], callers: int, rate: float, calls: i
 
 
 def pace_socket(sock: Any, requests: list[bytes], reply: int, rate: float, calls: int, *, spin: bool) -> dict[str, Any]:
-    """Send requests on one socket on the same schedule, all that are due in one block; replies come in order."""
+    """Send requests on one socket at the same scheduled times; due requests leave together, replies come in order."""
     late: list[float] = []
     owed: deque[float] = deque()
     many = len(requests)

@@ -1,4 +1,4 @@
-"""Where the time of one get goes: `python -m benchmarks.parts` prints the table of docs/performance.md.
+"""Measure the parts of one get: `python -m benchmarks.parts`.
 
 Each part is timed alone, best of 15 rounds; the system calls are counted in a run of 64 callers against the responder.
 """
@@ -37,7 +37,7 @@ CALLERS, CALLS = 64, 400
 
 
 def best(run: Callable[[], Any], times: int = 20_000, each: int = 1, before: Callable[[], Any] = int) -> float:
-    """Return nanoseconds of one of the ``each`` things that a call does, best of 15 rounds."""
+    """Return the nanoseconds of one step if a call of the function does ``each`` steps; best of 15 rounds."""
     rounds = []
     for _ in range(15):
         before()
@@ -67,7 +67,7 @@ def switches() -> float:
 
 
 def start() -> float:
-    """Time what Connection.start does for a frame that leaves with others."""
+    """Time Connection.start for a frame that is sent together with others."""
     options = ClientOptions(max_in_flight=1 << 40, max_queued_bytes=1 << 40)
     ours, theirs = gsocket.socketpair()
     connection = Connection(ours, Pool(options, Listeners(lambda: None)).peer("host:1"), options)
@@ -89,7 +89,7 @@ def start() -> float:
 
 
 def whole(servers: int) -> tuple[float, dict[str, float]]:
-    """Return microseconds of CPU and system calls by name, of 64 calls of 64 callers on so many servers."""
+    """Return the CPU microseconds and the system calls by name of 64 calls by 64 callers to a number of servers."""
     counts: Counter[str] = Counter()
     real = {name: getattr(os, name) for name in ("write", "writev", "readv")}
     responder = Process([sys.executable, "-m", "benchmarks.responder"], SERVER_CORES)
@@ -118,7 +118,7 @@ def whole(servers: int) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print all measurements."""
     if CLIENT_CORES:
         os.sched_setaffinity(0, CLIENT_CORES)
     frame = encode_reply(GET.name, 7, result=rrdb.ReadResponse(value=value_of(100), app_id=1, server=SERVER).encode())

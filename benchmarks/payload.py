@@ -1,4 +1,4 @@
-"""What travels: keys, values and table names that responder, clients and checks agree on. No dependencies.
+"""The keys, values and table names of the benchmark, for responder, clients and checks. No dependencies.
 
 A table's name says everything about it, so nothing has to be created: ``v100_p8_s1_n0`` has values of 100 bytes, 8
 partitions on 1 server and is the first of its kind; with ``_silent`` at the end its reads are never answered.
@@ -28,7 +28,7 @@ def sort_key(batch: int, row: int) -> bytes:
 def table_name(
     *, value: int = 100, partitions: int = 8, servers: int = 1, number: int = 0, silent: bool = False
 ) -> str:
-    """Return the name of such a table."""
+    """Return the name of a table with these properties."""
     return f"v{value}_p{partitions}_s{servers}_n{number}" + "_silent" * silent
 
 
@@ -36,7 +36,7 @@ def parse_table(name: str) -> tuple[int, int, int, bool]:
     """Return value size, partitions, servers, silent.
 
     Raises:
-        ValueError: Not a name of ours.
+        ValueError: The name is not a table of the benchmark.
     """
     value, partitions, servers, _, *rest = name.split("_")
     return int(value[1:]), int(partitions[1:]), int(servers[1:]), rest == ["silent"]

@@ -1,6 +1,6 @@
 """The peers and their environments: pypegasus3 in .venv-peer, redis-py and matplotlib in .venv-bench, redis-server.
 
-Nothing is installed on the machine: Debian's packages of redis-server are unpacked beside the environment.
+Nothing is installed on the machine: Debian's packages of redis-server are unpacked next to the environment.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ import platform, sys
 from importlib.metadata import version
 print(platform.python_version(), *map(version, sys.argv[1:]))
 """
-# redis-server and what it needs beyond a bare Debian.
+# redis-server and the packages that it needs and a minimal Debian lacks.
 PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic1")
 
 
-# The state that calls are compared with, so that no change makes them dearer unnoticed.
+# The commit that calls are compared with, so that no change makes them slower unnoticed.
 BASELINE = "8b3ce43"
 
 
@@ -64,7 +64,7 @@ def bench_python() -> str | LeftOut:
 
 
 def redis_server() -> tuple[str, dict[str, str]] | LeftOut:
-    """Return the command of redis-server with its environment: the machine's own, else Debian's, unpacked here."""
+    """Return the command of redis-server and its environment: the machine's, else the unpacked packages of Debian."""
     found = shutil.which("redis-server")
     if found:
         return found, {}
@@ -133,7 +133,7 @@ def no_redis() -> Iterator[LeftOut]:
 
 
 def versions(peers: dict[str, str | LeftOut]) -> dict[str, str]:
-    """Return what took part: versions by name."""
+    """Return the versions of all programs that took part, by name."""
     found = {
         "pegasus_green": pegasus_green.__version__,
         "Python": platform.python_version(),
@@ -161,7 +161,7 @@ def versions(peers: dict[str, str | LeftOut]) -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Return what the machine is."""
+    """Return a description of the machine."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

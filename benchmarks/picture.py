@@ -1,6 +1,6 @@
 """The picture of a result: `python -m benchmarks.picture benchmarks/results/latest.json`, PNG and SVG beside it.
 
-Left, what a call costs, beside the peers; right, every goal of the table as a share of what it must be.
+The left part shows the CPU time of calls and that of the peers. The right part shows each figure divided by its goal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLOURS = {
     "redis-py + hiredis": "#7a7fb8",
     "raw gevent socket": "#9a9a9a",
 }
-# Group, then row, side and whose bar it is.
+# Group, then row, side and client of each bar.
 GROUPS = (
     (
         "get, 64 callers",
@@ -48,7 +48,7 @@ GROUPS = (
 
 
 def costs(axes: Any, rows: dict[str, dict[str, Any]]) -> None:
-    """Draw what a call costs, bars with quartiles, grouped by kind of call."""
+    """Draw the CPU time of calls as bars with quartiles, grouped by kind of call."""
     place, ticks, names = 0.0, [], []
     for title, bars in GROUPS:
         begin = place
@@ -76,7 +76,7 @@ def costs(axes: Any, rows: dict[str, dict[str, Any]]) -> None:
 
 
 def goals(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Draw every goal's figure as a share of what it must be: left of the line is met."""
+    """Draw each figure divided by its goal; goals left of the line are met."""
     names = []
     for place, row in enumerate(rows):
         flip = row["higher is better"]

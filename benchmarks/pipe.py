@@ -1,4 +1,4 @@
-"""How the benchmark talks to its workers: one line of JSON for each command and each answer. No dependencies.
+"""The protocol between the benchmark and its workers: one line of JSON for each command and each answer.
 
 A worker stays alive and keeps its clients and callers, so that the blocks of two sides can alternate within
 milliseconds; between them it sleeps in the read of the next command and uses no CPU.
@@ -19,7 +19,7 @@ Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Stopwatch:
-    """CPU time (user + system) of this process, and the wall's, from its making on."""
+    """CPU time (user + system) of this process and wall time since the object was created."""
 
     def __init__(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -28,7 +28,7 @@ class Stopwatch:
         self.cpu = time.process_time()  # in nanoseconds; os.times() counts hundredths of a second
 
     def stop(self, calls: int, **more: Any) -> dict[str, Any]:
-        """Return what was used since."""
+        """Return the CPU time and the wall time since the start."""
         cpu = time.process_time() - self.cpu
         wall = time.perf_counter() - self.wall
         system = resource.getrusage(resource.RUSAGE_SELF).ru_stime - self.system
@@ -36,24 +36,24 @@ class Stopwatch:
 
 
 class Replies:
-    """The worker's end: commands from stdin, answers to what was stdout; prints of libraries go to stderr."""
+    """The worker's end: commands from stdin, answers to the original stdout. Output of libraries goes to stderr."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def next(self) -> dict[str, Any] | None:
-        """Wait, blocking the whole process, for a command; None at the end."""
+        """Wait for a command and block the whole process; return None at the end."""
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 
     def send(self, answer: dict[str, Any]) -> None:
-        """Answer."""
+        """Write an answer."""
         self._out.write(json.dumps(answer) + "\n")
         self._out.flush()
 
     def serve(self, handler: Handler) -> None:
-        """Answer commands until stdin ends; an exception is an answer, too."""
+        """Answer commands until stdin ends. The answer to a command that fails is its exception."""
         while (command := self.next()) is not None:
             try:
                 answer = handler(command)

@@ -30,7 +30,7 @@ def expect(what: str, got: Any, wanted: Any) -> None:
 
 
 class Peer:
-    """One client and what it is to do."""
+    """One client and its scenario."""
 
     def __init__(self, meta: str, spec: dict[str, Any]) -> None:
         name = spec["tables"][0]
@@ -76,7 +76,7 @@ class Peer:
 
     @defer.inlineCallbacks
     def drain(self, scan: Callable[[ScanOptions], Any], count: int) -> Steps:
-        """Make scans until they brought that many rows."""
+        """Scan until this number of rows has arrived."""
         seen, last = 0, None
         options = ScanOptions()
         options.batch_size = ROWS
@@ -103,7 +103,7 @@ class Peer:
 
 @defer.inlineCallbacks
 def serve(meta: str, replies: Replies) -> Steps:
-    """Answer commands until stdin ends; between them the reactor stands still."""
+    """Answer commands until stdin ends. The reactor does not run between commands."""
     opened: list[Peer] = []
     answer: dict[str, Any]
     while (command := replies.next()) is not None:

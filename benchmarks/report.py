@@ -1,4 +1,4 @@
-"""What people and programs read: the table, the JSON."""
+"""The reports of a run: the table for people, the JSON for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def short(value: float) -> str:
 
 
 def as_goal(value: float | None, row: Row) -> str:
-    """Return a goal as people say it: 1/9, 1.1 x, 15 ms."""
+    """Return a goal as text: 1/9, 1.1 x, 15 ms."""
     if value is None:
         return "-"
     if row.judge != "ratio":
@@ -28,16 +28,16 @@ def as_goal(value: float | None, row: Row) -> str:
 
 
 def says_fraction(must: float | None, value: float) -> bool:
-    """Tell whether a ratio reads better as 1/n: where the goal does, or, without a goal, when it is small."""
+    """Tell whether a ratio is written as 1/n: if the goal is, or, without a goal, if the ratio is small."""
     return value < 0.5 if must is None else must <= 0.5
 
 
 @dataclass
 class Line:
-    """A measured row; ``failed`` says why there are no samples.
+    """A measured row; ``failed`` is the reason if there are no samples.
 
     Attributes:
-        left_out: Whether the peer is not here, which is no failure.
+        left_out: Whether the peer is missing, which is not a failure.
     """
 
     row: Row
@@ -47,7 +47,7 @@ class Line:
 
     @property
     def judged(self) -> list[float]:
-        """The goal's figure, of every pair."""
+        """The figure of each pair that is compared with the goal."""
         pairs = list(zip(self.samples.ours, self.samples.theirs))
         if self.row.judge == "value" or not pairs:
             return self.samples.ours
@@ -67,15 +67,15 @@ class Line:
 
     @property
     def as_fraction(self) -> bool:
-        """Whether the figure reads better as 1/n."""
+        """Whether the figure is written as 1/n."""
         return self.row.judge == "ratio" and says_fraction(self.row.must, middle(self.judged))
 
     def figure(self, value: float) -> str:
-        """Return a value of the goal's figure as people say it."""
+        """Return a value of the figure as text."""
         return f"1/{short(1 / value)}" if self.as_fraction else short(value)
 
     def plain(self) -> dict[str, Any]:
-        """Return all of it for JSON."""
+        """Return the row for JSON."""
         row, samples = self.row, self.samples
         facts: dict[str, Any] = {"row": row.key, "title": row.title, "against": row.against, "unit": row.unit}
         if self.failed:
@@ -90,7 +90,7 @@ class Line:
 
 
 def said(value: float, row: dict[str, Any], form: str = "") -> str:
-    """Return a goal or a figure of a row of JSON as people say it, with its unit."""
+    """Return a goal or a figure of a JSON row as text with its unit."""
     number = (lambda plain: format(plain, form)) if form else short
     if row["judged"] != "ratio":
         return f"{number(value)} {row['unit']}"
@@ -98,7 +98,7 @@ def said(value: float, row: dict[str, Any], form: str = "") -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the table of a written result for a document."""
+    """Return the Markdown table of a stored result."""
     machine = result["machine"]
     place = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; load before {machine['load before']}"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
@@ -129,7 +129,7 @@ HEAD = (
 
 
 def text(line: Line) -> str:
-    """Return one row of the table, its notes below."""
+    """Return one row of the table, with its notes below it."""
     row, samples = line.row, line.samples
     start = f"{row.key:10} {row.title:40}"
     if line.failed:
@@ -163,6 +163,6 @@ def summary(lines: list[Line]) -> str:
 
 
 def write_json(path: Path, lines: list[Line], about: dict[str, Any]) -> None:
-    """Write everything that was measured."""
+    """Write all measurements."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**about, "rows": [line.plain() for line in lines]}, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A server of canned replies that is never the bottleneck: `python -m benchmarks.responder`.
+"""A server that sends prepared replies and is never the bottleneck: `python -m benchmarks.responder`.
 
 It stands in for a meta server and up to 100 replica servers (127.0.0.1, 127.0.0.2, ... on one port) and answers every
 client alike, with header v0 or v1. Of a request it reads what it must: its length, its name, the table's id and the
@@ -34,7 +34,7 @@ SERVER = "127.0.0.1:34801"
 
 
 class Plan(NamedTuple):
-    """How frames that begin alike are taken apart and answered."""
+    """Parses and answers the frames that have the same beginning."""
 
     size: int
     unpack: struct.Struct
@@ -42,13 +42,13 @@ class Plan(NamedTuple):
     app: bytes
     name: bytes
     label: str
-    # The reply before and behind the sequence id; None: answered one by one, or never.
+    # The parts of the reply before and after the sequence id; None: answered one by one, or never.
     reply: tuple[bytes, bytes] | None
     look_ahead: list[int]
 
 
 class Tables:
-    """The tables that were asked for, by id; the addresses of their servers."""
+    """The tables that clients have asked for, by id, and the addresses of their servers."""
 
     def __init__(self) -> None:
         self.names: list[str] = [""]
@@ -57,7 +57,7 @@ class Tables:
         self.listening = 0
 
     def route(self, name: str) -> meta.QueryCfgResponse:
-        """Answer query_cfg; whatever is named like a table exists."""
+        """Answer query_cfg; every table with a valid name exists."""
         try:
             _, partitions, servers, _ = parse_table(name)
         except ValueError:
@@ -85,7 +85,7 @@ class Tables:
         )
 
     def canned(self, label: str, app_id: int) -> Message | None:
-        """Return the reply to everything of that kind, None where there is none."""
+        """Return the reply to all requests of a kind, None without one."""
         value, _, _, silent = parse_table(self.names[app_id])
         if silent:
             return None
@@ -120,7 +120,7 @@ def listen(host: str, port: int, tables: Tables) -> int:
 
 
 def serve(connection: socket.socket, tables: Tables) -> None:
-    """Answer one connection until it ends; a thread that waits for the kernel holds nobody up."""
+    """Answer one connection until it ends."""
     buffer = bytearray(64 * 1024)
     plans: dict[bytes, Plan] = {}
     end = 0
@@ -160,7 +160,7 @@ def answer(
         if end - pos < size:
             flush(connection, out)
             return pos, size
-        # Up to the table's id everything that tells frames apart; the name's place follows from it.
+        # The bytes up to the table's id distinguish the kinds of frames; the place of the name follows from them.
         key = bytes(buffer[pos : pos + 23]) if v1 else bytes(buffer[pos : pos + 28])
         begin = pos + (16 + meta_size if v1 else 48)
         name_size = struct.unpack_from(">I", buffer, begin + 4)[0]
@@ -189,7 +189,7 @@ def answer(
 
 def run_of(plan: Plan, frames: memoryview) -> tuple[bytes, ...]:
     """Return the sequence ids of the frames of this kind with which a run of equally long ones begins."""
-    # Mostly all are of one kind; where they are not, as with many tables, looking far ahead would be for nothing.
+    # Usually all frames are of one kind. With many tables they are not, and looking far ahead is wasted time.
     heads, apps, names, seqids = zip(*plan.unpack.iter_unpack(frames[: plan.size * plan.look_ahead[0]]))
     count = len(seqids)
     if heads.count(plan.head) == apps.count(plan.app) == names.count(plan.name) == count:
@@ -207,7 +207,7 @@ def flush(connection: socket.socket, out: list[bytes]) -> None:
 
 
 def make_plan(key: bytes, name: bytes, v1: bool, size: int, tables: Tables) -> Plan:
-    """Look at the first frame of its kind."""
+    """Parse the first frame of a kind."""
     label = name[8:].decode()
     app_id = struct.unpack(">i", key[-4:])[0]
     meta_size = struct.unpack_from(">I", key, 8)[0] if v1 else 0
@@ -229,7 +229,7 @@ def make_plan(key: bytes, name: bytes, v1: bool, size: int, tables: Tables) -> P
 
 
 def single(plan: Plan, frame: bytes, at: int, tables: Tables) -> list[bytes]:
-    """Answer one request whose argument matters: a route, a batch of a scan; nothing to what is never answered."""
+    """Answer one request by its argument: a route or a batch of a scan. Some requests get no answer."""
     seqid = frame[at : at + 4]
     known = rpc.BY_NAME[plan.name[8:].decode()]
     if known is rpc.QUERY_CFG:
@@ -266,7 +266,7 @@ def batch(known: rpc.Rpc, app_id: int, number: int, seqid: bytes) -> list[bytes]
 
 def main() -> None:
     """Serve until stdin ends."""
-    # Only busy threads compete for the interpreter, and those are as many as the client has busy connections.
+    # Threads that wait for the kernel do not hold the GIL. Only the threads of busy connections compete for it.
     sys.setswitchinterval(0.0002)
     TABLES.port = listen("127.0.0.1", 0, TABLES)
     TABLES.listening = 1

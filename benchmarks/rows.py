@@ -1,4 +1,4 @@
-"""The rows of the table: what is measured against what, and the goal of each."""
+"""The rows of the table: the two sides of each row and its goal."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def other(client: str, scenario: str, calls: int, label: str, rows: int = 1, **s
 
 
 def pair(ours: Side, theirs: Side, figure: Callable[[dict[str, Any]], float] = microseconds) -> Measure:
-    """Return what measures two sides in turns."""
+    """Return a function that measures two sides in turns."""
     return lambda bench: bench.paired(ours, theirs, figure)
 
 
 def megabytes(size: int) -> Callable[[dict[str, Any]], float]:
-    """Return what turns a block into payload megabytes by CPU second."""
+    """Return a function that converts a block into megabytes of payload for each CPU second."""
     return lambda used: used["calls"] * size / used["cpu"] / 1e6
 
 
 def get(callers: int, calls: int, **spec: Any) -> Side:
-    """Describe our gets."""
+    """Return the side of our gets."""
     return green("get", calls, f"get, {callers} callers", callers=callers, **spec)
 
 
@@ -267,7 +267,7 @@ ROWS_OF_TABLE = (
     growth("tables", "get, 20 tables", "our 1", [table_name(number=number) for number in range(20)], tables()),
     Row("aged", "get, after 10^6 calls", "young", "us", 1.15, 1.05, special.aged, quick=False),
     Row("import", IMPORT, "import gevent", "ms", 2, 1.3, special.importing(IMPORT)),
-    # What the bare import puts off comes with the first name that is used.
+    # The bare import loads little; the first use of a name loads the rest.
     Row("firstuse", FIRST_USE, "import gevent", "ms", None, None, special.importing(FIRST_USE)),
     Row("connect", "connect() to the first value", "", "ms", 15, 5, special.connecting, judge="value"),
     Row(
@@ -290,7 +290,7 @@ ROWS_OF_TABLE = (
         special.latency(spin=True),
         quick=False,
     ),
-    # The server's side, not the client's: what a test-bed costs.
+    # These rows measure the embedded cluster, not the client.
     Row("oneboxget", "onebox: CPU for a get of 64 callers", "", "us", None, None, onebox.gets, judge="value"),
     Row("oneboxscan", "onebox: CPU for a scanned row", "", "us", None, None, onebox.scans, judge="value"),
     Row(

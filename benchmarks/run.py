@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # As a script this file is no part of a package; the parts of the benchmark are.
+    # This file runs as a script outside a package, but it imports the package benchmarks.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from benchmarks.main import main
 

@@ -1,4 +1,4 @@
-"""Rows that are more than two sides in turns: fresh processes, memory, ageing, latency on a schedule."""
+"""Rows that need more than two sides in turns: new processes, memory, ageing, latency at scheduled times."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AGE = 1_000_000
 
 def fresh(bench: Bench, *command: str) -> float:
     """Run a fresh interpreter and return the number that it prints last."""
-    # Byte code is written and read like an installed package's, whatever the caller's environment says, but elsewhere.
+    # Byte code is written and read as for an installed package, but in another directory.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": bench.scratch.name}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
@@ -47,7 +47,7 @@ def oneshot(bench: Bench, *command: str) -> float:
 
 
 def importing(ours: str) -> Callable[[Bench], Samples]:
-    """Return what measures the CPU milliseconds of an import of ours and of gevent, each in a fresh process."""
+    """Return a function that measures the CPU milliseconds of our import and of gevent's, each in a new process."""
 
     def measure(bench: Bench) -> Samples:
         samples = Samples()
@@ -62,7 +62,7 @@ def importing(ours: str) -> Callable[[Bench], Samples]:
 
 
 def connecting(bench: Bench) -> Samples:
-    """Measure the wall's milliseconds from connect() to the first value, in fresh processes."""
+    """Measure the wall-clock milliseconds from connect() to the first value, in new processes."""
     url = f"pegasus://{bench.meta}/{table_name()}"
     figures = [fresh(bench, "-c", CONNECT, url) * 1e3 for _ in range(bench.pairs + 1)]
     return Samples(figures[1:])  # the first one may have compiled
@@ -85,7 +85,7 @@ def idle(bench: Bench) -> Samples:
 
 
 def peak(what: str) -> Any:
-    """Return what measures copies: tracemalloc's peak in payloads."""
+    """Return a function that measures copies: the peak of tracemalloc divided by the size of the payload."""
 
     def measure(bench: Bench) -> Samples:
         table = table_name(value=64 * 1024)
@@ -123,12 +123,12 @@ def aged(bench: Bench) -> Samples:
 
 
 def latency(*, spin: bool) -> Any:
-    """Return what measures p99 in milliseconds at half of our top rate, on the same schedule as a raw socket."""
+    """Return a function that measures p99 in milliseconds at half of our top rate, as for the raw socket."""
     return lambda bench: paced(bench, spin=spin)
 
 
 def paced(bench: Bench, *, spin: bool) -> Samples:
-    """Measure it with a clock of a millisecond, or a loop that never sleeps."""
+    """Measure p99 with a timer of one millisecond, or with a loop that never sleeps."""
     spec = {"callers": 64, "tables": [table_name()]}
     top = bench.open(Side("green", "get", 0, "top rate", 1, spec))
     top(6_400)
@@ -153,7 +153,7 @@ def paced(bench: Bench, *, spin: bool) -> Samples:
 
 
 def top_rate(bench: Bench) -> Samples:
-    """Measure calls a second of 1 KB gets from 150 callers, by the wall."""
+    """Measure the calls per second of 1 KB gets from 150 callers, in wall-clock time."""
     side = Side("green", "get", 60_000, "get of 1 KB", 1, {"callers": 150, "tables": [table_name(value=1000)]})
     run = bench.open(side)
     run(bench.block(side))

@@ -3,7 +3,7 @@
     PEGASUS_URL=pegasus://127.0.0.1:34601/temp celery -A celery_app worker -P gevent -c 50
     PEGASUS_URL=pegasus://127.0.0.1:34601/temp python celery_app.py
 
-The broker is a Redis, redis://127.0.0.1:6379 unless CELERY_BROKER names another.
+The broker is Redis: redis://127.0.0.1:6379, or the URL in CELERY_BROKER.
 """
 
 import os
@@ -18,7 +18,7 @@ app = Celery(
 )
 app.conf.update(
     result_expires=3600,
-    # A store that fails while a replica server is replaced is repeated; incr never is, as its outcome may be unknown.
+    # Celery repeats a store that fails during a failover. It does not repeat incr, whose outcome may be unknown.
     result_backend_always_retry=True,
     result_backend_max_retries=5,
     worker_hijack_root_logger=False,

@@ -1,14 +1,15 @@
-"""A crawler of 2,000 greenlets that keeps its frontier and its seen-set in Pegasus, and can be killed at any time.
+"""A crawler with 2,000 greenlets that stores its work list in Pegasus and continues after a kill at any time.
 
     python examples/crawler.py serve 4000                              the web server: 4,000 pages on 200 sites
     python examples/crawler.py crawl --meta HOST:PORT --table NAME --url http://127.0.0.1:8001/site0/0
 
 Without ``--meta`` it starts an embedded cluster, without ``--url`` a web server, each as a process of its own.
 
-The frontier is `pegasus_green.recipes.Frontier`: one row for each URL, whose state changes in single steps (todo, busy,
-done). Whoever makes a row queues its URL, and only who turned it from todo into busy fetches it: exactly once. After a
-kill -9 a new crawler of the same name reads the rows. It queues what is todo and takes over what is busy. Those few
-pages were in the dead crawler's hands and may have been fetched already, so only they can be fetched again.
+The work list is a `pegasus_green.recipes.Frontier`: one row for each URL. The state of a row changes from todo to busy
+to done, in atomic steps. The greenlet that changes a row from todo to busy fetches the page, so each page is fetched
+exactly once. After a kill -9, a new crawler with the same name reads the rows. It queues the rows that are todo and
+takes over those that are busy. The dead crawler may already have fetched the busy pages, so only these can be fetched
+twice.
 """
 
 from gevent import monkey
@@ -39,7 +40,7 @@ LINK = re.compile(rb'href="([^"]+)"')
 
 
 class Site:
-    """Politeness: at most two requests to a site at once, and a pause between the beginnings of two."""
+    """Limits the load on a site: two requests at the same time, and a pause between the starts of requests."""
 
     PAUSE = 0.005
 
@@ -80,7 +81,7 @@ class Crawler:
         frontier = self.frontier
         while (job := frontier.take()) is not None:
             body = self.fetch(job.item.decode())
-            # First the links, then the page itself: a crawler that dies in between leaves it to be done again.
+            # Add the links before the page is done: if the crawler dies in between, the page is fetched again.
             for link in set(LINK.findall(body)):
                 frontier.add(link)
             if frontier.done(job):
@@ -92,11 +93,11 @@ class Crawler:
         while self.frontier.open:
             gevent.sleep(0.05)
             failed = next((worker for worker in workers if worker.exception), None)
-            if failed is not None:  # its row stays busy, for the next run
+            if failed is not None:  # its row stays busy; the next run takes it over
                 raise SystemExit(f"a worker failed: {failed.exception}")
             if time.monotonic() - reported >= 1:
                 reported = time.monotonic()
-                print(f"  {self.pages} pages, {self.fetching} in the air, {self.frontier.open} to do", flush=True)
+                print(f"  {self.pages} pages, {self.fetching} in flight, {self.frontier.open} to do", flush=True)
         self.frontier.stop(count)
         gevent.joinall(workers)
         return time.monotonic() - begin
@@ -112,12 +113,12 @@ def crawl(metas, table_name, url, name, count):
         crawler = Crawler(frontier)
         print(f"crawling {url} with {count} greenlets", flush=True)
         seconds = crawler.run(count)
-        print(f"done: {crawler.pages} pages, {seconds:.1f} s, at most {crawler.most} in the air")
+        print(f"done: {crawler.pages} pages, {seconds:.1f} s, at most {crawler.most} in flight")
 
 
 # ---------------------------------------------------------------------------------------------- the web server
 def serve(pages, port, sites=200):
-    """Serve pages that link to others, so that each can be reached from page 0, and count how often each is asked for.
+    """Serve pages with links, so that each page can be reached from page 0, and count the requests for each page.
 
     /hits returns the counts.
     """

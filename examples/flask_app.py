@@ -4,8 +4,8 @@
     cd examples
     PEGASUS_URL=pegasus://127.0.0.1:34601/temp gunicorn -k gevent -w 2 flask_app:app
 
-Everything here shares one client in each worker. With more than one worker the metrics need a directory that
-PROMETHEUS_MULTIPROC_DIR names.
+All parts share one client in each worker. With several workers, PROMETHEUS_MULTIPROC_DIR must name a directory for the
+metrics.
 """
 
 import os
@@ -18,7 +18,7 @@ from flask_session import Session
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-import pegasus_green.contrib.limits  # noqa: F401 - it makes the scheme pegasus:// known to Flask-Limiter
+import pegasus_green.contrib.limits  # noqa: F401 - registers the scheme pegasus:// for Flask-Limiter
 from pegasus_green import PegasusError, shared_client
 from pegasus_green.contrib.cachelib import PegasusCache
 from pegasus_green.contrib.prometheus import PegasusMetrics
@@ -32,7 +32,7 @@ app.config.update(
     CACHE_TYPE="pegasus_green.contrib.cachelib.flask_cache",
     CACHE_OPTIONS={"url": URL, "key_prefix": "page:"},
     RATELIMIT_STORAGE_URI=URL,
-    # A request that cannot be counted is let through.
+    # A request passes if it cannot be counted.
     RATELIMIT_SWALLOW_ERRORS=True,
 )
 Session(app)

@@ -1,11 +1,11 @@
-"""An application written for threads, with the documented API unchanged, made co-operative by one patch at its start.
+"""An application with threads that uses the documented API and becomes a gevent program by one patch at its start.
 
     python examples/legacy_patched.py HOST:PORT[,HOST:PORT] TABLE [--late]
 
-It fetches pages from a web server over blocking HTTP, with worker threads, a queue and logging, and keeps what it
-found in Pegasus. Nothing in it knows of greenlets. Patched first, its threads are greenlets of one hub, and all of them
-share one client. With ``--late`` the patch comes after the imports, as it happens where it cannot come first: what was
-taken out of a module by name before stays as it was, and the application warns of each such name.
+It fetches pages from a web server over blocking HTTP, with worker threads, a queue and logging, and stores the results
+in Pegasus. Its own code does not use greenlets. After the patch, its threads are greenlets of one hub and share one
+client. With ``--late``, the patch comes after the imports. Names that were imported from a module before the patch are
+then not patched, and the application prints a warning for each of them.
 """
 
 import sys
@@ -16,7 +16,7 @@ if not LATE:
 
     monkey.patch_all()
 
-# ------------------------------------------------------------------------------- the application, as it always was
+# ------------------------------------------------------------------------------- the application, unchanged
 # ruff: noqa: E402 - the patch comes before everything else
 import argparse
 import http.server
@@ -34,7 +34,7 @@ log = logging.getLogger("legacy")
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """The web server that the pages come from; each takes a while."""
+    """The web server with the pages. It answers each request after a delay."""
 
     def do_GET(self):
         sleep(0.01)
@@ -49,7 +49,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 
 
 class WebServer(http.server.ThreadingHTTPServer):
-    request_queue_size = 128  # 5 by default: the sixth connection at once would wait for a second
+    request_queue_size = 128  # the default is 5; a sixth simultaneous connection would wait for a second
 
 
 def work(site, jobs, pegasus, failures):
@@ -89,9 +89,9 @@ def run(metas, table):
     return 0 if count == PAGES and not failures else 1
 
 
-# ------------------------------------------------------------------------------------------------- and its start
+# ------------------------------------------------------------------------------------------------- the start
 def warn_of_early_names():
-    """Name what was imported before the patch, so that it still blocks every greenlet of this thread."""
+    """Return the names that were imported before the patch: they still block every greenlet of this thread."""
     import time
 
     for name, here, now in [("sleep", sleep, time.sleep)]:

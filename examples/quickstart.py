@@ -61,7 +61,7 @@ def documented(metas, table_name):
 
 
 def pythonic(client, table_name):
-    print("\nThe Python-style API: values, iterators and typed errors, below which the same calls are made.")
+    print("\nThe Python-style API: values, iterators and typed errors.")
     table = client.table(table_name)
     key = "quickstart"
     show("table.set(key, 'name', 'Ada', ttl=60)", table.set(key, "name", "Ada", ttl=60))
@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--meta", help="meta servers of a real cluster, HOST:PORT[,HOST:PORT]")
     parser.add_argument("--table", default="temp", help="its table [%(default)s]")
     options = parser.parse_args()
-    logging.basicConfig()  # from WARNING on: init() returns only False, the reason is in the log
+    logging.basicConfig()  # prints WARNING and above: when init() returns False, the reason is in the log
     with ExitStack() as stack:
         if options.meta:
             metas = options.meta.split(",")

@@ -2,9 +2,8 @@
 
     python examples/web_pywsgi.py HOST:PORT[,HOST:PORT] TABLE [PORT]     then: curl http://127.0.0.1:8080/some/page
 
-All requests share one client: each greenlet waits for its own reply on the same few connections. GET /health answers
-200 while every server of the table does, else 503. On SIGTERM no new connection is taken, and requests that have begun
-may finish.
+All requests share one client with one connection to each server. GET /health answers 200 if every server of the table
+answers, else 503. After SIGTERM, the server accepts no new connection, and running requests can finish.
 """
 
 import argparse
@@ -33,7 +32,7 @@ def count_view(page):
     except PegasusError as error:
         if not error.outcome_unknown:
             raise
-        # Its server died: this view was counted once or not at all, and must not be counted again.
+        # The server died: this view was counted once or not at all. Do not count it again.
         return b"about %s times" % table.get(page, b"views", default=b"0")
 
 
@@ -56,7 +55,7 @@ def application(environ, start_response):
 
 
 if __name__ == "__main__":
-    # Only a server with a pool of its own waits at its end for the requests that have begun.
+    # Only a server with a pool of its own waits for running requests when it stops.
     server = WSGIServer(("127.0.0.1", options.port), application, log=None, spawn=Pool(1000))
     server.start()
     print(f"ready http://127.0.0.1:{server.server_port}/", flush=True)
@@ -64,5 +63,5 @@ if __name__ == "__main__":
     gevent.signal_handler(signal.SIGTERM, stopped.set)
     gevent.signal_handler(signal.SIGINT, stopped.set)
     stopped.wait()
-    server.stop(timeout=10)  # longer than a call may take
+    server.stop(timeout=10)  # longer than the timeout of a call
     client.close()

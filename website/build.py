@@ -1,7 +1,7 @@
 """Build the documentation site from docs/ and the docstrings: ``python -m website.build OUTPUT``.
 
-Sphinx with MyST and the theme furo: they ask nothing of other hosts, have no end of life announced, and read the pages
-as they are. Every warning is an error.
+It uses Sphinx with MyST and the theme furo. They load nothing from other hosts, and they read the pages as they are.
+Every warning is an error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from website.reference import PAGES, pages
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DOCS = ROOT / "docs"
-# `make docs` installs it beside the tools.
+# `make docs` installs it.
 MERMAID = Path(sys.prefix) / "website" / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
-# The sections of the site; a page that is in none of them goes to the last one.
+# The sections of the site. A page that is in none of them goes to the last one.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Guide": ("quickstart", "concepts", "scans-and-bulk", "errors", "retries", "options", "recipes", "porting"),
     "Production": (

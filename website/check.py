@@ -1,4 +1,4 @@
-"""What a built site would fetch from other hosts, read from its files."""
+"""Find the addresses of other hosts that the pages of a built site would load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-# Attributes whose address a browser fetches by itself; the href of a link that is clicked is none.
+# Attributes whose address a browser loads by itself. The href of a link is not one: the reader clicks it.
 FETCHED = {
     ("script", "src"),
     ("img", "src"),

@@ -1,4 +1,4 @@
-"""Settings of Sphinx; website/build.py makes the tree that they are for."""
+"""Settings of Sphinx for the pages that website/build.py gathers."""
 
 project = "pegasus_green"
 html_title = "pegasus_green"

@@ -1,4 +1,4 @@
-"""The API reference: a page of Markdown for each group of public names, made of signatures and docstrings.
+"""The API reference: a page of Markdown for each group of public names, from signatures and docstrings.
 
 Read are the sources, not the objects: so every overload is shown as a type checker sees it.
 """
@@ -26,7 +26,7 @@ class Page(NamedTuple):
     names: tuple[str, ...]
 
 
-# Nobody calls their constructors.
+# Users do not call the constructors of these classes.
 MADE_BY_METHODS = {"Table", "Handle", "Scanner", "HashMapping", "Admin", "PegasusScanner"}
 PAGES: dict[str, Page] = {
     "client": Page("Client", "Clients, and ways to get one.", ("Client", "connect", "open_table", "shared_client")),
@@ -79,7 +79,7 @@ PAGES: dict[str, Page] = {
 
 
 def _others() -> tuple[str, ...]:
-    """Return the public names that are on no page: a new one is shown until somebody finds its place."""
+    """Return the public names that are on no page yet."""
     shown = {name.partition(".")[0] for page in PAGES.values() for name in page.names}
     modules = {*pegasus_green._SUBMODULES, "__version__"}
     return tuple(name for name in pegasus_green.__all__ if name not in shown | modules)
@@ -99,7 +99,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _entry(found: Any, name: str, level: int, owner: str = "") -> Iterator[str]:
-    """Yield the Markdown of a class or function, and of what belongs to it."""
+    """Yield the Markdown of a class or function and of its members."""
     found = found.final_target if found.is_alias else found
     label = f"{owner}.{name}" if owner else name
     yield f"{'#' * level} `{label}`\n"
@@ -172,7 +172,7 @@ def _docstring(docstring: Any, owner: str, name: str) -> Iterator[str]:
     if docstring is None:
         if not _is_twin(name):
             return
-        # Made at run time; the docstring is there only.
+        # These docstrings exist only at run time.
         docstring = griffe.Docstring(inspect.cleandoc(getattr(pegasus_green.Table, name).__doc__ or ""))
     options = {"warn_unknown_params": False, "warnings": False, "returns_named_value": False}
     for section in docstring.parse("google", **options):

@@ -4,13 +4,13 @@
 
     PUT /pages/NAME   stores the body          GET /pages/NAME   returns it
     GET /session      says who you are and when this session was seen last; POST /session NAME logs in
-    GET /health       200 while every server of the table answers, else 503 and who does not
+    GET /health       200 if every server of the table answers, else 503 and the servers that do not
 
-The client is made when the module is loaded, in gunicorn's master, and is shared by all requests of a worker. Making
-it does no I/O, so that preloading is safe; each worker dials connections of its own when it first needs them.
+gunicorn's master loads this module and creates the client; all requests of a worker share it. The constructor does no
+I/O, so preloading is safe. Each worker dials its own connections when it first needs them.
 
-Everything here is get and set, which are safe to repeat: while a replica server restarts, calls wait for its partitions
-to come up elsewhere, up to ``timeout``, and no request fails.
+The application uses only get and set, which the client can repeat. While a replica server restarts, calls wait until
+another server serves its partitions, for at most ``timeout``.
 """
 
 import os
@@ -41,7 +41,7 @@ def session(environ):
     cookie = SimpleCookie(environ.get("HTTP_COOKIE", "")).get("session")
     key = f"session:{cookie.value}" if cookie else ""
     known = sessions.get(key, b"state") if cookie else None
-    if known is None:  # new, or expired: an id that the browser chose is not taken over
+    if known is None:  # new or expired; the application never uses an id that the browser chose
         key, known = f"session:{uuid.uuid4().hex}", {}
     if environ["REQUEST_METHOD"] == "POST":
         known["user"] = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode()

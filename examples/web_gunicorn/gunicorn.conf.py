@@ -1,6 +1,6 @@
-"""gunicorn with gevent workers, the application loaded before the fork, and an end that loses no request."""
+"""gunicorn with gevent workers that loads the application before the fork and ends without losing a request."""
 
-# First of all: gunicorn itself patches only when a worker starts, which is late for what the application imported.
+# Patch first: gunicorn itself patches when a worker starts, which is after the import of the application.
 from gevent import monkey
 
 monkey.patch_all()
@@ -13,13 +13,13 @@ workers = int(os.environ.get("WORKERS", "2"))
 worker_connections = 1000
 preload_app = True
 chdir = os.path.dirname(os.path.abspath(__file__))
-# On SIGTERM no new connection is taken, and requests that have begun have this many seconds to finish.
+# After SIGTERM, gunicorn accepts no new connection, and running requests have this many seconds to finish.
 graceful_timeout = 15
 timeout = 30
 
 
 def worker_exit(server, worker):
     """Let the last calls finish, then close this worker's connections."""
-    from app import client  # type: ignore[import-not-found] # it is beside this file, where gunicorn looks
+    from app import client  # type: ignore[import-not-found] # gunicorn finds it next to this file
 
     client.close(drain=1.0)

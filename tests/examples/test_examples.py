@@ -339,7 +339,7 @@ def test_crawler_fetches_every_page_exactly_once(meta: str) -> None:
         counts = hits()
     assert len(counts) == 2500
     assert set(counts.values()) == {1}
-    most = re.search(r"2500 pages, .* at most (\d+) in the air", out)
+    most = re.search(r"2500 pages, .* at most (\d+) in flight", out)
     assert most is not None
     assert 50 < int(most[1]) <= 400, "two at once for each of 200 sites"
 

@@ -1,4 +1,4 @@
-"""Settings of a project that keeps its cache and its sessions in Pegasus, and has no other database.
+"""Settings of a project that stores its cache and its sessions in Pegasus and has no other database.
 
 pip install django gunicorn
 cd examples/django_project

@@ -25,7 +25,7 @@ def hits(request):
     except PegasusError as error:
         if not error.outcome_unknown:
             raise
-        # Its server died: the hit was counted once or not at all, and must not be counted again.
+        # The server died: the hit was counted once or not at all. Do not count it again.
         return HttpResponse(f"about hit {cache.get('hits')}")
 
 

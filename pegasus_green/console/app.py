@@ -182,9 +182,11 @@ def _error(status: str, text: str, base: str) -> Page:
         "Not Found": "Not found",
         "Bad Request": "Wrong input",
     }.get(title, title)
+    text, _, hint = text.partition("\nHINT: ")
     body = html(
-        '<p class="bad">{text}</p><p><a href="{home}">Back to the cluster page</a></p>',
+        '<p class="bad">{text}</p>{hint}<p><a href="{home}">Back to the cluster page</a></p>',
         text=text,
+        hint=html("<p>{hint}</p>", hint=f"{hint[:1].upper()}{hint[1:]}.") if hint else Html(),
         home=address(base, "/"),
     )
     return Page(words, body, status)
@@ -219,13 +221,15 @@ def _layout(page: Page, base: str, path: str, nonce: str, *, write: bool) -> Htm
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title} - Pegasus console</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         '<style nonce="{nonce}">{style}</style></head><body><header><strong>Pegasus console</strong>'
-        '<nav aria-label="Pages">{links}</nav><span>{mode}</span><p id="refresh" role="status"></p></header>'
+        '<nav aria-label="Pages">{links}</nav><span class="mode{kind}">{mode}</span><p id="refresh" role="status"></p>'
+        "</header>"
         '<main><h1>{title}</h1>{body}</main><script nonce="{nonce}">{script}</script></body></html>\n',
         title=page.title,
         nonce=nonce,
         style=STYLE,
         links=links,
         mode="writes allowed" if write else "read only",
+        kind=" write" if write else "",
         body=page.body,
         script=SCRIPT,
     )

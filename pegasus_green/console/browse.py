@@ -10,7 +10,7 @@ from ..cli.text import CODINGS
 from ..client import Client
 from ..errors import InvalidArgument
 from .markup import Html, address, html, join, link, table
-from .request import Page, Redirect, Refused, Request, bad, read_key, show_key
+from .request import Page, Redirect, Refused, Request, bad, name_key, read_key, show_key
 
 PAGE = 50
 # Of a longer value, a page shows this many bytes.
@@ -65,8 +65,8 @@ def browse(client: Client, request: Request) -> Page:
     else:
         found = client.table(name).multi_get(hash_key, no_value=True, max_count=PAGE)
     where = {"table": name, "hash": hash_text}
-    rows = [[link(request.base, "/row", show_key(key) or "(empty)", sort=show_key(key), **where)] for key in found]
-    listed = table(f"Sort keys of {hash_text}", ["sort key"], rows)
+    rows = [[link(request.base, "/row", name_key(key), sort=show_key(key), **where)] for key in found]
+    listed = table(f"Sort keys of {name_key(hash_key)}", ["sort key"], rows)
     steps = []
     if "after" in request.query:
         steps.append(html("<p>{link}</p>", link=link(request.base, "/browse", "First page", **where)))

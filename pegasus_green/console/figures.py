@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..client import Client
 from .history import History
-from .markup import Html, html, join, table
+from .markup import html, join, table
 from .plots import histogram, line, seconds
 from .request import Page, Request
 
@@ -64,5 +64,5 @@ def _at_most(bound: float) -> str:
     return f"≤\N{NO-BREAK SPACE}{seconds(bound)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _counts(found: dict[str, int]) -> str | Html:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(found.items())) or "0"
+def _counts(found: dict[str, int]) -> str | int:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(found.items())) or 0

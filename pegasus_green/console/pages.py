@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from time import strftime
 
@@ -13,7 +13,7 @@ from ..client import Client
 from .markup import Html, html, join, link
 from .markup import table as make_table
 from .plots import placement
-from .request import Page, Request, show_key
+from .request import Page, Request, name_key, show_key
 
 # Each table costs a request to a meta server.
 MAX_TABLES = 100
@@ -59,9 +59,11 @@ def cluster(client: Client, request: Request) -> Page:
                 info.replica_count,
             ]
         )
+    alive = {node.address: node.is_alive for node in nodes}
     dead = sum(not node.is_alive for node in nodes)
     well = not dead and not unhealthy
-    words = "healthy" if well else f"nodes dead: {dead}, partitions unhealthy: {unhealthy}"
+    troubles = [f"dead nodes: {dead}"] * bool(dead) + [f"unhealthy partitions: {unhealthy}"] * bool(unhealthy)
+    words = ", ".join(troubles) or "healthy"
     head = _facts(
         [
             ("Health", _state(words, is_ok=well)),
@@ -78,7 +80,7 @@ def cluster(client: Client, request: Request) -> Page:
         [
             [
                 node.address,
-                _state("alive" if node.is_alive else "dead", is_ok=node.is_alive),
+                _life(node.address, alive),
                 primaries[node.address],
                 secondaries[node.address],
             ]
@@ -96,7 +98,7 @@ def cluster(client: Client, request: Request) -> Page:
     return Page("Cluster", _live("cluster", join([head, node_table, table_table, note])))
 
 
-def _skew(parts: Sequence[PartitionInfo], nodes: Sequence[str]) -> Html:
+def _skew(parts: Sequence[PartitionInfo], nodes: Sequence[str], alive: Mapping[str, bool]) -> Html:
     primaries = Counter(part.primary for part in parts if part.primary)
     replicas = Counter(primaries)
     replicas.update(node for part in parts for node in part.secondaries)
@@ -108,8 +110,15 @@ def _skew(parts: Sequence[PartitionInfo], nodes: Sequence[str]) -> Html:
         most=most,
         ratio=f"{most / fair:.2f}" if fair else "0",
     )
-    rows = [[node, primaries[node], replicas[node] - primaries[node], replicas[node]] for node in nodes]
-    return join([head, make_table("Replicas by node", ["node", "primaries", "secondaries", "all"], rows)])
+    rows = [
+        [node, _life(node, alive), primaries[node], replicas[node] - primaries[node], replicas[node]] for node in nodes
+    ]
+    return join([head, make_table("Replicas by node", ["node", "state", "primaries", "secondaries", "all"], rows)])
+
+
+def _life(node: str, alive: Mapping[str, bool]) -> Html:
+    words = {True: "alive", False: "dead", None: "not listed"}
+    return _state(words[alive.get(node)], is_ok=alive.get(node, False))
 
 
 def _sample(client: Client, request: Request, name: str, count: int) -> Html:
@@ -124,10 +133,8 @@ def _sample(client: Client, request: Request, name: str, count: int) -> Html:
             where = {"table": name, "hash": show_key(row.hash_key)}
             found.append(
                 [
-                    link(request.base, "/browse", show_key(row.hash_key) or "(empty)", **where),
-                    link(
-                        request.base, "/row", show_key(row.sort_key) or "(empty)", sort=show_key(row.sort_key), **where
-                    ),
+                    link(request.base, "/browse", name_key(row.hash_key), **where),
+                    link(request.base, "/row", name_key(row.sort_key), sort=show_key(row.sort_key), **where),
                     len(row.value),
                     "never" if math.isinf(row.ttl) else f"{row.ttl:,} s",
                     index,
@@ -143,14 +150,14 @@ def table(client: Client, request: Request) -> Page:
     admin = client.admin
     info, parts = admin.table_info(name), admin.partitions(name)
     nodes: list[NodeInfo] = admin.nodes()
-    known = {node.address for node in nodes}
+    alive = {node.address: node.is_alive for node in nodes}
     # A replica may be on a server that the meta servers no longer list.
     used = {part.primary for part in parts if part.primary} | {node for part in parts for node in part.secondaries}
-    names = sorted(known | used)
+    names = sorted(alive.keys() | used)
     broken = sum(not part.is_healthy for part in parts)
     head = _facts(
         [
-            ("Health", _state(f"partitions unhealthy: {broken}" if broken else "healthy", is_ok=not broken)),
+            ("Health", _state(f"unhealthy partitions: {broken}" if broken else "healthy", is_ok=not broken)),
             ("Id", info.app_id),
             ("Partitions", info.partition_count),
             ("Replicas", info.replica_count),
@@ -158,10 +165,12 @@ def table(client: Client, request: Request) -> Page:
         ]
     )
     if len(parts) * len(names) <= MAX_CELLS:
-        picture = placement(parts, names)
+        picture = placement(parts, names, dead={node for node in names if not alive.get(node)})
     else:
         picture = html('<p class="note">There are too many partitions and nodes for a picture.</p>')
-    live = join([head, html("<h2>Partitions over nodes</h2>"), picture, html("<h2>Skew</h2>"), _skew(parts, names)])
+    live = join(
+        [head, html("<h2>Partitions over nodes</h2>"), picture, html("<h2>Skew</h2>"), _skew(parts, names, alive)]
+    )
     envs = make_table("Environment", ["name", "value"], sorted(info.envs.items()))
     rows = [
         [part.index, part.primary or _state("none", is_ok=False), ", ".join(part.secondaries) or "none", part.ballot]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from ..admin.model import PartitionInfo
 from .history import MINUTES
 from .markup import Html, html, join
 
-PRIMARY, SECONDARY, EMPTY, LINE = "#07577d", "#8fc1da", "#eceff1", "#07577d"
-CELL = 14
+PRIMARY, SECONDARY, EMPTY, LINE, LOST = "#07577d", "#8fc1da", "#eceff1", "#07577d", "#a3160d"
+# Widest column of the picture of partitions, and the width that narrower ones should fit in, in pixels.
+CELL, WIDTH = 14, 1040
 
 
 def line(title: str, points: Sequence[tuple[float, float]]) -> Html:
@@ -89,38 +91,62 @@ def _key(color: str) -> Html:
     )
 
 
-def placement(partitions: Sequence[PartitionInfo], nodes: Sequence[str]) -> Html:
-    """Draw the placement of partitions: a row for each node, a column for each partition."""
-    left = 8 + max((len(node) for node in nodes), default=4) * 7
-    cells = []
+def placement(partitions: Sequence[PartitionInfo], nodes: Sequence[str], dead: AbstractSet[str] = frozenset()) -> Html:
+    """Draw the placement of partitions: a row for each node, a column for each partition.
+
+    The names of the nodes stay in place while the columns scroll.
+    """
+    step = min(max(WIDTH // max(len(partitions), 1), 4), CELL)
+    inner, wide = step - (2 if step > 8 else 1), len(partitions) * step
+    names, cells = [], []
     for y, node in enumerate(nodes):
-        cells.append(html('<text x="0" y="{y}">{node}</text>', y=y * 20 + 32, node=node))
-        for x, part in enumerate(partitions):
-            kind = "primary" if part.primary == node else "secondary" if node in part.secondaries else "no replica"
-            color = {"primary": PRIMARY, "secondary": SECONDARY}.get(kind, EMPTY)
-            cells.append(
-                html(
-                    '<rect x="{x}" y="{y}" width="12" height="16" fill="{color}"><title>partition {index}: {kind} on'
-                    " {node}</title></rect>",
-                    x=left + x * CELL,
-                    y=y * 20 + 20,
-                    color=color,
-                    index=part.index,
-                    kind=kind,
-                    node=node,
-                )
+        mark = Html(f' fill="{LOST}" font-weight="bold"') if node in dead else Html()
+        words = f"{node} (dead)" if node in dead else node
+        names.append(html('<text x="0" y="{y}"{mark}>{words}</text>', y=y * 20 + 32, mark=mark, words=words))
+        cells.append(
+            html(
+                '<rect x="0" y="{y}" width="{wide}" height="16" fill="{color}"/>', y=y * 20 + 20, wide=wide, color=EMPTY
             )
+        )
+        for x, part in enumerate(partitions):
+            if part.primary == node or node in part.secondaries:
+                kind = "primary" if part.primary == node else "secondary"
+                words = f"partition {part.index}: {kind} on {node}"
+                cells.append(_cell(x * step, y * 20 + 20, inner, PRIMARY if kind == "primary" else SECONDARY, words))
+    # A split child that is not ready yet lacks nothing.
+    lost = [x for x, part in enumerate(partitions) if not part.primary and part.ballot >= 0]
+    for x in lost:
+        words = f"partition {partitions[x].index} has no primary"
+        cells.append(_cell(x * step, 20, inner, LOST, words, height=len(nodes) * 20 - 4))
     cells += [
-        html('<text x="{x}" y="12">{index}</text>', x=left + x * CELL, index=partitions[x].index)
+        html('<text x="{x}" y="12">{index}</text>', x=x * step, index=partitions[x].index)
         for x in range(0, len(partitions), 8)
     ]
+    height = len(nodes) * 20 + 24
     return html(
-        '<p class="note">{primary} primary {secondary} secondary; a column is a partition</p><div class="scroll"'
-        ' tabindex="0" role="region" aria-label="Partitions over nodes"><svg width="{width}" height="{height}"'
-        ' role="img" aria-label="Partitions over nodes; the list below has the same content">{cells}</svg></div>',
+        '<p class="note">{primary} primary {secondary} secondary{lost}; a column is a partition</p>'
+        '<div class="placement"><svg width="{left}" height="{height}" aria-hidden="true">{names}</svg>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Partitions over nodes"><svg width="{width}"'
+        ' height="{height}" role="img" aria-label="Partitions over nodes; the list below has the same content">'
+        "{cells}</svg></div></div>",
         primary=_key(PRIMARY),
         secondary=_key(SECONDARY),
-        width=left + len(partitions) * CELL + 16,
-        height=len(nodes) * 20 + 24,
+        lost=html(" {key} no primary", key=_key(LOST)) if lost else Html(),
+        left=8 + max((len(node) + 7 * (node in dead) for node in nodes), default=4) * 7,
+        width=wide + 8,
+        height=height,
+        names=join(names),
         cells=join(cells),
+    )
+
+
+def _cell(x: int, y: int, width: int, color: str, title: str, *, height: int = 16) -> Html:
+    return html(
+        '<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{color}"><title>{title}</title></rect>',
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+        color=color,
+        title=title,
     )

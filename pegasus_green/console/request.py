@@ -12,6 +12,8 @@ from .markup import Html
 # A value of 1 MiB, the default limit of a server, as percent-encoded hex digits or escapes.
 MAX_BODY = 8 * 1024 * 1024
 MAX_FIELDS = 20
+# Lists show so many bytes of a key.
+LISTED = 100
 
 
 class Refused(Exception):
@@ -102,6 +104,13 @@ def read_key(text: str, name: str) -> bytes:
 def show_key(key: bytes) -> str:
     """Return a key as escaped text."""
     return escape(key)
+
+
+def name_key(key: bytes) -> str:
+    """Return a short name of a key, for a list: long keys are cut."""
+    if not key:
+        return "(empty)"
+    return show_key(key) if len(key) <= LISTED else f"{show_key(key[:LISTED])}... ({len(key):,} bytes)"
 
 
 def fields(text: str, what: str) -> dict[str, str]:

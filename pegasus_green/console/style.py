@@ -64,8 +64,13 @@ figcaption{font-size:.875rem}
 .axis{display:flex;justify-content:space-between;font-size:.8rem;color:#47525c}
 .note{color:#47525c;font-size:.9rem}
 .key{display:inline-block;width:.9em;height:.9em;vertical-align:-.1em}
-@media(max-width:40rem){th,td{padding-right:.4rem}td{font-size:.875rem}th{font-size:.8rem}}
-svg text{font:12px system-ui,sans-serif;fill:#1b2229}
+.placement{display:flex}
+.placement>svg{flex:none}
+.placement>.scroll{flex:1 1 auto;min-width:0;margin:0 0 1rem}
+.mode{border:1px solid #8aa0ad;border-radius:3px;padding:0 .5rem;font-size:.875rem}
+.mode.write{background:#a3160d;border-color:#fff}
+@media(max-width:40rem){th,td{padding-right:.4rem}td{font-size:.875rem;max-width:9.5rem}th{font-size:.8rem}}
+svg text{font-size:12px;font-family:system-ui,sans-serif}
 """)
 
 SCRIPT = Html(

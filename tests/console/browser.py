@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.onebox_process import onebox_process
 from tests.pythons import ROOT
@@ -28,6 +29,16 @@ PAGES = {
     "row": "row?table=users&hash=user%3A7&sort=name",
     "client": "client",
     "missing": "row?table=users&hash=user%3A7&sort=nothing",
+}
+
+# What is hard to show; pages that a browser must show well, too.
+MARKUP, ODD = "<script>document.title = 1</script>", "\\xff\\x00" + "k" * 300
+LONG_TABLE = "a_table_with_a_long_name.of_a_team:2026"
+HARD_PAGES = {
+    "long": f"table?name={quote(LONG_TABLE)}",
+    "markup": f"row?table=users&hash={quote(MARKUP)}&sort={quote(MARKUP)}",
+    "list": f"browse?table=users&hash={quote(ODD)}",
+    "odd": f"row?table=users&hash={quote(ODD)}&sort={'s' * 500}",
 }
 
 
@@ -95,15 +106,18 @@ def resize(driver: Any, width: int) -> None:
     )
 
 
-def fill(metas: list[str]) -> None:
-    """Store some rows with the tool."""
-    for words in (
-        ("set", "user:7", "name", VALUE, "--ttl", "7d"),
-        ("mset", "user:7", "mail", "ada@example.org", "nick", "al"),
-        *(("set", f"user:{number}", "name", "x" * number) for number in (1, 2, 3)),
-    ):
-        command = [sys.executable, "-m", "pegasus_green", *words, "--meta", ",".join(metas), "-t", "users"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=180)
+def fill(metas: list[str], *, hard: bool = False) -> None:
+    """Store some rows with the tool, and those of the hard pages."""
+    lines = [
+        f"set user:7 name '{VALUE}' --ttl 7d",
+        "mset user:7 mail ada@example.org nick al",
+        *(f"set user:{number} name {'x' * number}" for number in (1, 2, 3)),
+    ]
+    if hard:
+        lines += [f"set '{MARKUP}' '{MARKUP}' '{MARKUP}'", f"set {ODD} {'s' * 500} \\xfe{'v' * 100_000}"]
+    command = [sys.executable, "-m", "pegasus_green", "shell", "--meta", ",".join(metas), "-t", "users"]
+    script = "\n".join(lines).encode()
+    subprocess.run(command, cwd=ROOT, check=True, input=script, stdout=subprocess.DEVNULL, timeout=180)
 
 
 def main(folder: str) -> None:

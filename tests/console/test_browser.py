@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.console.browser import PAGES, VALUE, WIDTHS, chromium, console_process, fill, missing, resize
+from tests.console.browser import (
+    HARD_PAGES,
+    LONG_TABLE,
+    PAGES,
+    VALUE,
+    WIDTHS,
+    chromium,
+    console_process,
+    fill,
+    missing,
+    resize,
+)
 from tests.onebox_process import onebox_process
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
@@ -62,8 +73,9 @@ return wrong;
 @pytest.fixture(scope="module")
 def place() -> Iterator[tuple[str, list[str]]]:
     """Serve a console that may write, beside a cluster with rows."""
-    with onebox_process("--table", "users:8", "--table", "sessions:32") as (metas, process):
-        fill(metas)
+    tables = ("--table", "users:8", "--table", "sessions:32", "--table", f"{LONG_TABLE}:256")
+    with onebox_process(*tables) as (metas, process):
+        fill(metas, hard=True)
         with console_process(metas, "--write", "--timeout", "15") as url:
             yield url, metas
         assert process.poll() is None
@@ -86,11 +98,12 @@ def complaints(driver: Any) -> list[Any]:
 def test_pages_are_accessible_numbers_update_and_a_row_is_edited(place):
     url, _ = place
     with chromium() as driver:
-        for path in PAGES.values():
+        for path in (*PAGES.values(), *HARD_PAGES.values()):
             for width in WIDTHS:
                 resize(driver, width)
                 driver.get(url + path)
                 assert driver.execute_script(CHECK) == [], (path, width)
+                assert driver.title.endswith(" - Pegasus console"), "no script of a key has run"
         assert complaints(driver) == []
 
         resize(driver, 1280)

@@ -14,9 +14,11 @@ import pytest
 
 import pegasus_green.console
 from pegasus_green import Client
+from pegasus_green.admin.model import PartitionInfo
 from pegasus_green.console import ConsoleServer, wsgi
 from pegasus_green.console.history import History
 from pegasus_green.console.markup import html
+from pegasus_green.console.plots import placement
 from pegasus_green.console.server import is_loopback, is_wildcard
 from pegasus_green.onebox import Onebox
 from tests.console.conftest import Caller
@@ -99,7 +101,7 @@ def test_the_table_page(read, client):
     client.admin.set_envs("<b>", {"default_ttl": 100000})
     assert "<td>default_ttl</td><td>100000</td>" in read("/table", {"name": "<b>"}).text
     text = read("/table", {"name": "temp"}).text
-    assert text.count("<rect") == 8 * 3 + 2
+    assert text.count("<rect") == 8 * 3 + 3 + 2, "a rectangle for each replica, each node and each colour"
     assert text.count(": primary on ") == 8
     assert text.count(": secondary on ") == 16
     assert "2.7 primaries on average" in text
@@ -108,6 +110,20 @@ def test_the_table_page(read, client):
     assert "First rows of partitions 0, 2, 4, 6" in sample
     sampled = {client.table("temp").partition_of(key) for key in ("user:7", "many")} & {0, 2, 4, 6}
     assert ("/row?" in sample) == bool(sampled)
+
+
+def test_the_picture_marks_dead_nodes_and_partitions_without_a_primary():
+    def part(index: int, primary: str, *secondaries: str) -> PartitionInfo:
+        return PartitionInfo(index, 3, primary, secondaries, 2)
+
+    text = placement([part(0, "a:1", "b:1"), part(1, "", "a:1")], ["a:1", "b:1"], dead={"b:1"})
+    assert "b:1 (dead)</text>" in text
+    assert "a:1 (dead)" not in text
+    assert "partition 1 has no primary" in text
+    assert "no primary;" in text
+    well = placement([part(0, "a:1")] * 4096, ["a:1"])
+    assert "no primary" not in well
+    assert 'width="16392"' in well, "a column has at least 4 pixels"
 
 
 def test_sort_keys_by_page(read):
@@ -121,6 +137,14 @@ def test_sort_keys_by_page(read):
     assert "First page" not in pages[0]
     assert "First page" in pages[1]
     assert "none" in read("/browse", {"table": "temp", "hash": "nobody"}).text
+
+
+def test_long_keys_are_cut_in_lists(read, client):
+    client.table("temp").set("k" * 5000, "s" * 60_000, "")
+    text = read("/browse", {"table": "temp", "hash": "k" * 5000}).text
+    assert f">{'s' * 100}... (60,000 bytes)</a>" in text
+    assert f"Sort keys of {'k' * 100}... (5,000 bytes)<" in text
+    client.table("temp").remove("k" * 5000, "s" * 60_000)
 
 
 def test_a_row_as_text_json_and_hex(read):
@@ -282,6 +306,8 @@ def test_a_dead_cluster_gets_an_error_page():
         assert answer.status == 503
         assert "The cluster does not answer" in answer.text
         assert "127.0.0.1:1" in answer.text
+        assert "HINT" not in answer.text
+        assert "<p>Nothing answers on this machine: start a cluster" in answer.text
         assert call("/row", ROW).status == 503
         assert call("/client").status == 200, "the client's own counters need no cluster"
     assert call("/").status == 503
@@ -294,8 +320,11 @@ def test_a_dead_server_is_shown():
         with gevent.Timeout(30):
             while '<span class="bad">dead</span>' not in call("/").text:
                 gevent.sleep(0.05)
-        assert "nodes dead: 1" in call("/").text
-        assert call("/table", {"name": "temp"}).status == 200
+        assert "dead nodes: 1" in call("/").text
+        page = call("/table", {"name": "temp"})
+        assert page.status == 200
+        assert " (dead)</text>" in page.text
+        assert '<span class="bad">dead</span>' in page.text
 
 
 def test_the_client_page_shows_the_calls_of_the_client(read, client):

@@ -390,6 +390,6 @@ def _url_options(query: str) -> tuple[ClientOptions, str]:
     for option, field, value in parts:
         policy = getattr(options, option)
         if policy is None:
-            raise InvalidArgument(f"a URL that switches {option} off cannot set its {field}")
+            raise InvalidArgument(f"{option} is off, so the URL cannot set its {field}")
         options = options.with_(**{option: replace(policy, **{field: value})})
     return options, codec

@@ -179,7 +179,7 @@ class MetaClient:
                 return failed
             left = deadline - monotonic()
             if left <= 0:
-                error = self.unreachable("no answer in time from", failed or self._unresolved())
+                error = self.unreachable("no meta server answered in time; asked", failed or self._unresolved())
                 error.operation = rpc.label
                 # A request without an answer may have been executed.
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable

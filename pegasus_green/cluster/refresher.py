@@ -136,7 +136,7 @@ class TableRoutes:
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)
                 why = self.error or self._meta.failure
-                error = self._meta.unreachable("no routes of the table in time from", why)
+                error = self._meta.unreachable("no meta server returned the routes of the table in time; asked", why)
                 error.table = self.name
                 return error
             # A final error of the meta servers is raised to callers that have waited for this answer.

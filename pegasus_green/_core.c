@@ -278,8 +278,7 @@ static PyObject *core_page(PyObject *self, PyObject *unused) {
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     void *made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made != MAP_FAILED && madvise(made, size, MADV_WIPEONFORK) == 0) {
-        own_page = made;
-        *own_page = 1;
+        *(own_page = made) = 1;
         return PyMemoryView_FromMemory(made, 8, 0x200); /* PyBUF_WRITE, which the limited API of 3.10 does not name */
     }
 #endif
@@ -463,6 +462,7 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
         failed = done(PyObject_CallMethod((PyObject *)self, "_hand_again", "OOO(OOO)", seqid, entry, frame, error.type,
                                           error.value, error.traceback ? error.traceback : Py_None));
         forget(&error);
+        if (failed) PyDict_SetItem(pending, seqid, entry); /* interrupted twice: the end of the connection tells it */
     }
     Py_DECREF(entry);
     return failed;

@@ -26,12 +26,15 @@ from .retry import RetryPolicy
 from .transport import fork
 from .transport.connection import Connection
 from .transport.handover import FOREVER, Outcome, left_ms
-from .transport.pool import Peer
+from .transport.outbox import stop
+from .transport.pool import Peer, outcome_of
 
 # One call: what, where, with what.
 Request: TypeAlias = tuple[Rpc, int, bytes]
 # The clock is read once for so many requests that are sent in a row.
 REQUESTS_A_MOMENT = 64
+# Seconds between two looks for outcomes that were lost.
+LOOK_FOR_LOST = 0.3
 
 
 class _Slot(tuple["Window", int]):
@@ -54,6 +57,7 @@ class Window:
     Attributes:
         outcomes: By index: a frame or error once it is there.
         begun: Requests that were sent, or got their outcome without that.
+        lost: Requests that get no outcome any more: whatever was to hand it over was interrupted again and again.
         wake_at: The sleeping caller is woken when there are so many outcomes.
     """
 
@@ -62,13 +66,14 @@ class Window:
         self.hub = hub
         self.outcomes: dict[int, Outcome] = {}
         self.begun = 0
+        self.lost = 0
         self.wake_at = FOREVER
         self._sleeper: Any = None
 
     @property
     def open(self) -> int:
         """Requests that wait for an outcome."""
-        return self.begun - len(self.outcomes)
+        return self.begun - len(self.outcomes) - self.lost
 
     def put(self, index: int, outcome: Outcome) -> None:
         """Note an outcome of a request that was not sent."""
@@ -81,18 +86,32 @@ class Window:
         if sleeper is not None:
             sleeper.switch(None)
 
-    def sleep_until(self, at_most: int) -> None:
-        """Yield until no more than at_most requests are open."""
+    def sleep_until(self, at_most: int, latest: float) -> None:
+        """Yield until no more than at_most requests are open.
+
+        Args:
+            at_most: How many.
+            latest: The last deadline of those that were sent. Some time after it all that are still open are lost.
+        """
+        silent_at = -1
         while self.open > at_most:
             sleeper = self._sleeper = Waiter(self.hub)
+            timer = self.hub.loop.timer(LOOK_FOR_LOST)
             try:
-                self.wake_at = self.begun - at_most
+                self.wake_at = self.begun - self.lost - at_most
                 # What came before there was a sleeper woke nobody.
                 if self.open > at_most:
+                    timer.start(sleeper.switch, None)
                     sleeper.get()
             finally:
                 self.wake_at = FOREVER
                 self._sleeper = None
+                stop(timer)
+            if monotonic() > latest + LOOK_FOR_LOST:
+                # Late twice in a row with nothing in between: the hub had its turn, so nothing is on its way.
+                if silent_at == len(self.outcomes):
+                    self.lost += max(self.open, 0)
+                silent_at = len(self.outcomes)
 
     def abandon(self, connections: list[Connection]) -> None:
         """Give up what is still open on these connections; never yields, may be called again."""
@@ -139,6 +158,7 @@ class Bulk:
         self._observed = dispatcher.cluster.observed
         self._begun = [0.0] * len(requests)
         self._moment = 0.0
+        self._latest = 0.0
         self._attempts: dict[int, Attempt] = {}
         self._table: RoutingTable | None = None
         self._results: list[Any] = [None] * len(requests)
@@ -178,8 +198,8 @@ class Bulk:
             try:
                 self._send_all(window, todo)
                 self._table = self._dispatcher.routes.table
-                window.sleep_until(0)
-                return window.outcomes
+                window.sleep_until(0, self._latest)
+                return self._all_of(window, todo)
             except BaseException:
                 window.abandon(cluster.pool.connections)
                 raise
@@ -187,6 +207,16 @@ class Bulk:
             # Whatever interrupts the cleaning up, too.
             window.abandon(cluster.pool.connections)
             raise
+
+    @staticmethod
+    def _all_of(window: Window, todo: Iterable[int]) -> dict[int, Outcome]:
+        """Return the outcomes; that of a lost one is that nothing came in time."""
+        outcomes = window.outcomes
+        if window.lost:
+            for index in todo:
+                if index not in outcomes:
+                    outcomes[index] = RequestTimeout("no reply in time", sent=True)
+        return outcomes
 
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
         """Send every request of the round; those whose server has no connection yet come last."""
@@ -323,6 +353,7 @@ class Bulk:
         """Return the deadline, and the milliseconds until then, of the requests that begin now."""
         now = self._moment = monotonic()
         deadline = self._dispatcher.cluster.deadline(self._timeout, now)
+        self._latest = max(self._latest, deadline)
         return deadline, left_ms(deadline, now)
 
     def _begin(self, index: int) -> None:
@@ -333,7 +364,7 @@ class Bulk:
     def _wait_for_room(self, window: Window) -> None:
         """Wait while as many are in flight as may be."""
         if window.open >= self._concurrency:
-            window.sleep_until(self._concurrency // 2)
+            window.sleep_until(self._concurrency // 2, self._latest)
         if self._generation != fork.generation():
             raise ForkedConnection("the process forked while the calls waited; the parent goes on with them")
 
@@ -346,7 +377,7 @@ class Bulk:
         }
         try:
             for dial in gevent.iwait(list(dials)):
-                yield dials[dial], dial.get()
+                yield dials[dial], outcome_of(dial, dials[dial])
         finally:
             gevent.killall(list(dials), block=False)
 

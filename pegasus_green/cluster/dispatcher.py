@@ -34,7 +34,7 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
 from ..transport.notices import Notices
-from ..transport.pool import Peer, Pool
+from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
 from .hedging import HEDGED
 from .limiter import RequestLimiter
@@ -472,12 +472,12 @@ class Dispatcher:
             finally:
                 del table  # the traceback of the error holds this frame
         peers = list({id(route.peer): route.peer for route in table.routes if route.peer is not None}.values())
-        dials = [self._pool.spawn(peer.connect, deadline) for peer in peers]
+        dials = [(self._pool.spawn(peer.connect, deadline), peer) for peer in peers]
         try:
             # Wait for all dials: a dead server must not keep the others from being dialled.
-            failures = [outcome for dial in dials if isinstance(outcome := dial.get(), PegasusError)]
+            failures = [outcome for dial in dials if isinstance(outcome := outcome_of(*dial), PegasusError)]
         finally:
-            gevent.killall(dials, block=False)
+            gevent.killall([dial for dial, _ in dials], block=False)
         if failures:
             raise failures[0]
         return len(peers)

@@ -25,9 +25,12 @@ from ..protocol.rpc import Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Connection
-from ..transport.handover import Outcome, left_ms
+from ..transport.handover import FOREVER, Outcome, left_ms
 from ..transport.waits import wait
 from .base import DEFAULT, TableBase
+
+# Seconds between two looks for a result or a wake-up that was lost.
+LOOK_FOR_LOST = 0.3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +50,7 @@ class Handle(Generic[R]):
         [None, None]
     """
 
-    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "__weakref__")
+    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "_job", "_ends", "__weakref__")
 
     def __init__(self) -> None:
         """Start without a result."""
@@ -57,6 +60,9 @@ class Handle(Generic[R]):
         self._ready = False
         self._links: list[Callable[[Handle[R]], object]] = []
         self._event: Event | None = None
+        # The greenlet of the call, and when a call without one has its outcome at the latest.
+        self._job: Any = None
+        self._ends = FOREVER
 
     def __repr__(self) -> str:
         """Show the state."""
@@ -126,11 +132,16 @@ class Handle(Generic[R]):
             if get_hub_if_exists() is not self._hub:
                 raise WrongThread("a handle can be used only in the thread that made it")
             event = self._event = self._event or Event()
-            if self._ready:
-                # A call of a signal handler settled the handle before the event existed.
-                event.set()
-            if not (event.wait() if timeout is None else wait(event, timeout)):
-                raise RequestTimeout(f"no result after {timeout} s; the call continues")
+            until = FOREVER if timeout is None else monotonic() + timeout
+            while not self._ready:
+                left = until - monotonic()
+                if left <= 0:
+                    raise RequestTimeout(f"no result after {timeout} s; the call continues")
+                over = self._is_over()
+                # An interrupted callback may have lost the wake-up: that costs a moment, not the result.
+                wait(event, min(left, LOOK_FOR_LOST))
+                if over and not self._ready:
+                    self._settle(None, PegasusError("the call was interrupted"))
         error = self._error
         if error is not None:
             # The traceback of the error holds this frame. Without this, handle and error would form a cycle.
@@ -141,6 +152,12 @@ class Handle(Generic[R]):
                 del error
         value: R = self._value
         return value
+
+    def _is_over(self) -> bool:
+        """Tell whether nothing is under way any more that could settle it."""
+        job = self._job
+        # A greenlet that runs is true.
+        return not job and ((job is not None and job.ready()) or monotonic() > self._ends + LOOK_FOR_LOST)
 
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call callback(handle) in the hub once the call has ended. The callback must not block.
@@ -188,9 +205,9 @@ class Handle(Generic[R]):
         """Wake the waiting greenlets and schedule the callbacks; may be called again."""
         if self._event is not None:
             self._event.set()
-        links, self._links = self._links, []
-        for callback in links:
-            get_hub().loop.run_callback(callback, self)
+        while self._links:
+            get_hub().loop.run_callback(self._links[0], self)
+            del self._links[0]
 
 
 class _Slot:
@@ -297,6 +314,9 @@ class _Slot:
         greenlet: Any = gevent.Greenlet(self._go_on, outcome)
         greenlet.rawlink(self._left)
         self.greenlet = greenlet
+        handle = self.handle()
+        if handle is not None:
+            handle._job = greenlet
         greenlet.start()
         # Registered before it starts, so that close(drain) waits for it.
         self.dispatcher.cluster.running.add(self)
@@ -378,7 +398,9 @@ def begin(
 ) -> Handle[R]:
     """Start one request without a greenlet and return its handle; never yields."""
     handle: Handle[R] = Handle()
-    _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish).start()
+    slot = _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish)
+    handle._ends = slot.deadline
+    slot.start()
     return handle
 
 
@@ -468,6 +490,7 @@ def _spawn(
         call,
         fork.generation(),
     )
+    handle._job = job
     # Registered here, because the greenlet may be killed before it starts. close(drain) waits for it.
     cluster.running.add(job)
     job.rawlink(cluster.running.discard)

@@ -16,7 +16,6 @@ gevent's ``handle_error``.
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 
 # The plain one, which knows no hub.
@@ -81,6 +80,7 @@ class Connection(Handover):
         "_ended",
         "_inode",
         "_reader",
+        "_forks",
         "_timer",
         "_reading",
         "_undelivered",
@@ -104,6 +104,9 @@ class Connection(Handover):
         self.born = self.heard = monotonic()
         # An idle connection does not keep the loop alive; while calls wait the reader is referenced.
         self._reader: Any = reference(self.hub.loop.io(self._fd, 1), wanted=False)
+        # The loop calls it in a child before it looks at its copies of the descriptors, closed ones perhaps: it aborts
+        # the process there.
+        self._forks: Any = reference(self.hub.loop.fork(), wanted=False)
         # Where its reference is set by one step of C the compiled core sets it.
         self._keeper = self._reader if type(self._reader).__module__ == COMPILED_WATCHERS else None
         self._timer: Any = None
@@ -127,6 +130,7 @@ class Connection(Handover):
             # The plain kind, which can be closed by one step, and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
             notice_dead_paths(self._socket, self._options.path_timeout)
+            self._forks.start(fork.after_in_child)
             self._reader.start(getattr(self, "arrived", self._readable))
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and self._has_descriptor():
@@ -476,24 +480,14 @@ class Connection(Handover):
             self._deliver_some(frames[begin : begin + FRAMES_A_CHECK], pending)
 
     def _deliver_some(self, frames: list[tuple[int, Buffer]], pending: dict[int, Entry]) -> None:
-        find = pending.get
         if core:
             core.Books.deliver(self, frames, pending)
             return
         for seqid, frame in frames:
-            entry = find(seqid)
-            if entry is None:
+            if seqid in pending:
+                self._hand_over(pending, seqid, frame)
+            else:
                 self.peer.late += 1
-                continue
-            try:
-                taker, _, _, context = entry
-                if context is None or taker.gr_context is context:
-                    del pending[seqid]
-                    taker.switch(frame)
-                else:
-                    self._park(seqid, frame)
-            except BaseException:
-                self._hand_again(seqid, entry, frame, sys.exc_info())
 
     # ------------------------------------------------------------------ time
 
@@ -637,6 +631,7 @@ class Connection(Handover):
         if self.pending:
             # Before the watchers end: until then they keep the loop alive.
             self._fail_soon()
+        stop(self._forks)
         stop(self._reader)
         stop(self._writer)
         self._drop_queues()
@@ -684,7 +679,7 @@ class Connection(Handover):
             return
         self._crowded = True
         self._wake_at = FOREVER
-        for watcher in (self._reader, self._writer, self._timer):
+        for watcher in (self._forks, self._reader, self._writer, self._timer):
             stop(watcher)
         self._drop_queues()
         self._unsent_at_end = frozenset()

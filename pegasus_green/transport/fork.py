@@ -8,7 +8,8 @@ dials when it first needs a connection. Nothing here yields, logs, locks or make
 There are two ways to notice a fork. The import of the package registers a hook with ``os.register_at_fork``. Some forks
 run no Python hooks (uWSGI, embedding programs), and a hook of the application can run before ours. For these cases
 there is the first byte of ``page``: the kernel fills this page with zeros in every child. Code that is about to use a
-socket or to start a call checks it, which costs 35 ns.
+socket or to start a call checks it, which costs 35 ns. The loop of a connection checks it, too, when it runs for the
+first time in a child, before it touches a descriptor.
 """
 
 from __future__ import annotations
@@ -84,10 +85,11 @@ def notice() -> None:
     page[0] = 1
 
 
-def _after_in_child() -> None:
+def after_in_child() -> None:
+    """Cut the copies of the parent's connections off, once; called by Python and by the loops."""
     # An earlier hook of the application may have made a call, so this process may have its own connections already.
     if not page[0]:
         notice()
 
 
-os.register_at_fork(after_in_child=_after_in_child)
+os.register_at_fork(after_in_child=after_in_child)

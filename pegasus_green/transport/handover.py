@@ -119,14 +119,19 @@ class Handover(Outbox):
         if entry is None:
             return
         try:
-            taker, _, _, context = entry
-            if context is None or taker.gr_context is context:
-                pending.pop(seqid, None)
-                taker.switch(outcome)
-            else:
-                self._park(seqid, outcome)
+            try:
+                taker, _, _, context = entry
+                if context is None or taker.gr_context is context:
+                    pending.pop(seqid, None)
+                    taker.switch(outcome)
+                else:
+                    self._park(seqid, outcome)
+            except BaseException:
+                self._hand_again(seqid, entry, outcome, sys.exc_info())
         except BaseException:
-            self._hand_again(seqid, entry, outcome, sys.exc_info())
+            # Interrupted twice: whoever ends the connection, or looks at the deadlines, tells the taker.
+            pending[seqid] = entry
+            raise
 
     def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome, failure: tuple[Any, ...]) -> None:
         """Finish an interrupted delivery, and tell the hub.
@@ -162,6 +167,9 @@ class Handover(Outbox):
                 if context is not None:
                     self.pending[seqid] = taker, deadline, movable, context
                     return
+            elif context is not None and taker.dead:
+                # It ended before it could clean up.
+                del self.pending[seqid]
         stop(timer)
         self._parked.pop(seqid, None)
         if outcome is not None:

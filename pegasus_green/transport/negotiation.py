@@ -7,10 +7,6 @@ the pause before the next attempt is longer than after a failed dial.
 
 from __future__ import annotations
 
-import os
-
-# The plain socket, which knows no hub.
-from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -20,7 +16,7 @@ from ..protocol.codes import ERR_HANDLER_NOT_FOUND, ERR_OK, SaslStatus
 from ..protocol.framing import encode_request, parse_reply
 from ..protocol.meta import Negotiation
 from ..protocol.rpc import NEGOTIATION
-from . import fork
+from .sockets import Copy
 
 if TYPE_CHECKING:
     from ..options import ClientOptions
@@ -49,7 +45,7 @@ class Dialogue:
         said: Number of messages sent.
     """
 
-    __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "__weakref__")
+    __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "_copy")
 
     def __init__(self, sock: Any, options: ClientOptions) -> None:
         """Wrap a connected gevent socket. The caller closes it."""
@@ -61,23 +57,7 @@ class Dialogue:
         self._version = options.header_version
         self._milliseconds = max(int(options.auth_timeout * 1000), 1)
         # In a forked child, a copy of this greenlet would take the answers from the parent.
-        fork.register(self)
-
-    def poison(self) -> None:
-        """Cut a forked child off the parent's socket; must not yield."""
-        # The plain socket, because the loop of the gevent socket may have been destroyed.
-        sock = self._socket._sock
-        if sock.fileno() < 0:
-            return
-        try:
-            dead, other = socketpair(AF_UNIX, SOCK_STREAM)
-            other.close()
-            # A greenlet that waits for an answer there sees the end of the connection.
-            os.dup2(dead.fileno(), sock.fileno())
-            dead.close()
-        except OSError:
-            # There is no free descriptor, or the child has closed this one.
-            sock.close()
+        self._copy = Copy(sock)
 
     def ask(self, status: SaslStatus, message: bytes = b"") -> Negotiation:
         """Send a message and return its answer; yields.

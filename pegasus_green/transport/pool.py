@@ -520,6 +520,18 @@ class Pool:
         self.ended.set()
 
 
+def outcome_of(dial: Any, peer: Peer) -> Connection | PegasusError:
+    """Return what a spawned ``peer.connect`` returns, waiting for it.
+
+    GreenletExit that a signal handler raises in it is a result for gevent.
+    """
+    connected = dial.get()
+    if isinstance(connected, gevent.GreenletExit):
+        return ConnectFailed("the dial was interrupted", address=peer.address)
+    outcome: Connection | PegasusError = connected
+    return outcome
+
+
 def _ignore(_peer: Peer) -> None:
     return None
 

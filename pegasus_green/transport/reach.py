@@ -133,10 +133,10 @@ def _reach_one(name: str, limit: float, dial: Dial) -> Any:
     """Resolve a name without blocking the hub, and dial its addresses one after the other."""
     mine = fork.generation()
     found = resolve(name)
-    if mine != fork.generation():
-        raise OSError("the process forked meanwhile; the child dials when it needs a connection")
     error: OSError = OSError("the name has no address")
     for family, _, _, _, sockaddr in found:
+        if mine != fork.generation():
+            raise OSError("the process forked meanwhile; the child dials when it needs a connection")
         try:
             return dial(sockaddr, family, limit / len(found))
         except TooLong:

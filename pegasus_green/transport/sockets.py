@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from gevent import get_hub
 from gevent import socket as gsocket
+
+from . import fork
+from .outbox import reference, stop
+
+
+class Copy:
+    """A gevent socket that the child of a fork must not use: a connection that is not there yet."""
+
+    __slots__ = ("_sock", "_inode", "__weakref__")
+
+    def __init__(self, sock: Any) -> None:
+        """Have this process's copy cut off in a child, as long as this object is there."""
+        self._sock = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
+        fork.register(self)
+
+    def poison(self) -> None:
+        """Close the copy and tell the greenlet that waits for it; must not yield."""
+        sock = self._sock
+        plain = sock._sock
+        if plain.fileno() < 0:
+            return
+        try:
+            ours = os.fstat(plain.fileno()).st_ino == self._inode
+        except OSError:
+            ours = False
+        if ours:
+            plain.close()
+        else:
+            # The child has closed all descriptors, and perhaps used the number anew.
+            plain.detach()
+        if getattr(sock.hub, "loop", None) is not None:
+            for watcher in (sock._read_event, sock._write_event):
+                # Done before the loop looks at descriptors: it aborts the process where an active one is closed.
+                sock.hub.cancel_wait(watcher, OSError("the process forked meanwhile"))
 
 
 def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callable[[Any], object]) -> Any:
@@ -21,7 +58,12 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
         OSError: Refused, unreachable or not answered within timeout seconds.
     """
     sock = gsocket.socket(family, gsocket.SOCK_STREAM)
+    forks: Any = None
     try:
+        copy = Copy(sock)
+        # For a fork that runs no hooks of Python.
+        forks = reference(get_hub().loop.fork(), wanted=False)
+        forks.start(fork.after_in_child)
         opened(sock._sock)  # type: ignore[attr-defined]
         sock.settimeout(timeout)
         sock.connect(sockaddr)
@@ -30,6 +72,9 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     except BaseException:
         sock.close()
         raise
+    finally:
+        stop(forks)
+    del copy
     return sock
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
+from pegasus_green.transport.connection import Connection
 from tests.faults.strikes import Strike, Struck
 from tests.faults.tools import at_rest
 
@@ -143,6 +144,12 @@ PLACES = [
     for verb, about in VERBS.items()
     for place in ("caller", "hub", *(["helpers"] if about.helpers else []))
 ]
+# Outcomes are handed over in the hub: there they are struck twice, too.
+CASES = [
+    (verb, place, kind)
+    for verb, place in PLACES
+    for kind in ("interrupt", "exception", "nested", *(["twice"] if place == "hub" else []))
+]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +173,16 @@ def struck() -> Iterator[Any]:
     onebox.stop()
 
 
+def strike_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next attempt to finish a handing over interrupted, too."""
+
+    def again(*_args: Any) -> None:
+        monkeypatch.undo()
+        raise Struck
+
+    monkeypatch.setattr(Connection, "_hand_again", again)
+
+
 class Trial:
     """One run of a verb with one strike.
 
@@ -178,13 +195,16 @@ class Trial:
         self.client, self.table = client, client.table("temp")
         self.verb = VERBS[verb]
         self.kind = kind
+        self.monkeypatch = pytest.MonkeyPatch()
         self.wrong: list[object] = []
         self.strike = Strike(n, self._act, place=place, opcodes=True)
 
     def _act(self) -> None:
         if self.kind == "interrupt":
             raise KeyboardInterrupt
-        if self.kind == "exception":
+        if self.kind == "twice":
+            strike_again(self.monkeypatch)
+        if self.kind in ("exception", "twice"):
             raise Struck
         try:
             value = self.table.get(KEYS[5], "s", timeout=3.0)
@@ -203,8 +223,9 @@ class Trial:
             if self.kind == "nested":
                 raise
         except PegasusError as error:
-            # A connection whose books are in doubt ends; nobody waits for the deadline.
-            if self.kind == "nested" or isinstance(error, (RequestTimeout, MetaUnreachable)):
+            # A connection whose books are in doubt ends; nobody waits for the deadline, unless its timer is struck.
+            late = isinstance(error, (RequestTimeout, MetaUnreachable)) and self.kind != "twice"
+            if self.kind == "nested" or late:
                 self.wrong.append(("verb", error.with_traceback(None)))
 
     def _bystander(self) -> None:
@@ -228,6 +249,7 @@ class Trial:
                 break
             except (KeyboardInterrupt, Struck):
                 continue
+        self.monkeypatch.undo()
         self.wrong += [f"{one!r} hangs" for one in greenlets if not one.dead]
         gevent.killall(greenlets)
         for key in KEYS[:4]:
@@ -288,8 +310,7 @@ def box(request: pytest.FixtureRequest, struck: Any) -> Iterator[Any]:
     struck.clear_faults()
 
 
-@pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
-@pytest.mark.parametrize(("verb", "place"), PLACES)
+@pytest.mark.parametrize(("verb", "place", "kind"), CASES)
 def test_an_interruption_at_sampled_steps_leaves_values_correct(box: Any, verb: str, place: str, kind: str) -> None:
     points = Points(box, verb, kind, place)
     sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
@@ -303,8 +324,7 @@ def test_an_interruption_at_sampled_steps_leaves_values_correct(box: Any, verb: 
 @pytest.mark.soak
 @pytest.mark.watchdog(3600)
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="every point takes minutes: make soak")
-@pytest.mark.parametrize("kind", ["interrupt", "exception", "nested"])
-@pytest.mark.parametrize(("verb", "place"), PLACES)
+@pytest.mark.parametrize(("verb", "place", "kind"), CASES)
 def test_an_interruption_at_every_step_leaves_values_correct(box: Any, verb: str, place: str, kind: str) -> None:
     points = Points(box, verb, kind, place)
     points.enumerate(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,10 @@ def stage() -> Iterator[Stage]:
 
 
 PRELUDE = """
-import ctypes, gevent, os, sys
+import ctypes, os, sys
+# The loop's own descriptors get higher numbers: in a child libev closes them by number after it has made new ones.
+spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
+import gevent
 from pegasus_green import Client
 metas, way = sys.argv[1].split(","), sys.argv[2]
 client = Client(metas, timeout=2.0)
@@ -91,30 +95,86 @@ client.close()
     assert len(server.requests) == 10
 
 
-@pytest.mark.parametrize("way", ["no reinit", "os.fork"])
+CLOSES = """
+def closes_all(when):
+    child = fork()
+    if child:
+        return ended(child)
+    status = 1
+    try:
+        os.closerange(3, 256)
+        if when == "loop first":
+            gevent.sleep(0.01)
+        files = [os.open("/dev/null", os.O_RDONLY) for _ in range(30)]
+        if when == "loop later":
+            gevent.sleep(0.01)
+        use()
+        assert all(os.fstat(one) for one in files)
+        client.close()
+        gevent.sleep(0.01)
+        assert all(os.fstat(one) for one in files)
+        status = 0
+    finally:
+        os._exit(status)
+
+print([closes_all(when) for when in ("call first", "loop first", "loop later")])
+"""
+
+
+@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
 def test_a_child_that_closes_all_descriptors_uses_the_client(stage: Stage, way: str) -> None:
     """What the classical daemon does; files of its own get the numbers of the parent's sockets."""
     stage.server()
     out = run_script(
         PRELUDE
         + """
+def use():
+    assert table.get("a", "b") == b"c"
+
 table.set("a", "b", b"c")
-child = fork()
-if not child:
-    status = 1
-    try:
-        os.closerange(3, 256)
-        files = [os.open("/dev/null", os.O_RDONLY) for _ in range(30)]
-        assert table.get("a", "b") == b"c"
-        assert all(os.fstat(one) for one in files)
-        client.close()
-        status = 0
-    finally:
-        os._exit(status)
-print(ended(child), table.get("a", "b"))
+"""
+        + CLOSES
+        + """
+use()
 client.close()
-        """,
+""",
         stage.meta.address,
         way,
     )
-    assert out == "0 b'c'\n"
+    assert out == "[0, 0, 0]\n"
+
+
+@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
+def test_a_child_that_closes_all_descriptors_during_a_dial_goes_on(way: str) -> None:
+    """A dial has a watcher, too, and closes its socket in the end."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        # A queue of this length takes one connection. The others wait.
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        out = run_script(
+            PRELUDE
+            + """
+from pegasus_green import ForkedConnection
+gevent.get_hub().exception_stream = None
+call = gevent.spawn(table.get, "a", "b", timeout=20.0)
+gevent.sleep(0.05)
+
+def use():
+    call.join(5.0)
+    assert isinstance(call.exception, ForkedConnection), call
+
+"""
+            + CLOSES
+            + """
+client.close()
+""",
+            f"127.0.0.1:{full.getsockname()[1]}",
+            way,
+        )
+        for one in waiting:
+            one.close()
+    assert out == "[0, 0, 0]\n"

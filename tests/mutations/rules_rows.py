@@ -299,8 +299,8 @@ ROWS = (
         "8-timeouts-do-not-leak",
         "a call that timed out leaves nothing behind",
         "transport/handover.py",
-        "                pending.pop(seqid, None)\n                taker.switch(outcome)",
-        "                taker.switch(outcome)",
+        "                    pending.pop(seqid, None)\n                    taker.switch(outcome)",
+        "                    taker.switch(outcome)",
         ("tests/transport/test_time.py", f"{REPORTS}[no reply]"),
     ),
     # --------------------------------------------------------------------------------------------- 9 defaults

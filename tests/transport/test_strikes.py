@@ -15,8 +15,10 @@ from gevent import get_hub, socket
 
 from pegasus_green import Client, errors
 from pegasus_green.cluster.meta import MetaClient
+from pegasus_green.operations import asynchronous
 from pegasus_green.protocol.framing import Request
 from pegasus_green.transport.connection import Connection
+from pegasus_green.transport.pool import Peer
 from pegasus_green.transport.sockets import notice_dead_paths
 from tests.faults.tools import at_rest
 from tests.leaks import descriptors
@@ -125,6 +127,103 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
         return call(*args, **kwargs)
     except errors.PegasusError as error:
         return error
+
+
+# -------------------------------------------------------------------------------------------- interrupted twice or more
+def test_an_outcome_survives_two_interruptions(stage: Stage) -> None:
+    """Neither the first attempt nor the second one reaches the caller: the end of the connection does."""
+    stage.server(echo)
+    table = stage.table(timeout=3.0)
+
+    def calls() -> list[Any]:
+        return [handle.get() for handle in [table.get_async("h", f"k{number}") for number in range(3)]]
+
+    assert calls() == [b"k0", b"k1", b"k2"]
+    with pytest.MonkeyPatch.context() as patches:
+
+        def twice(*_args: Any) -> None:
+            patches.undo()
+            raise Struck
+
+        patches.setattr(asynchronous._Slot, "switch", strike)
+        patches.setattr(Connection, "_hand_again", twice)
+        watch = Stopwatch()
+        caller: Any = gevent.spawn(ends, calls)
+        caller.join(10.0)
+    assert caller.value == [b"k0", b"k1", b"k2"]
+    assert watch.seconds < 2.5, "it is repeated, and waits for no deadline"
+    assert not at_rest(table.client)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_greenlet_that_cannot_clean_up_leaves_nothing(stage: Stage, way: str) -> None:
+    """Where the stack is full, nothing of the cleaning up succeeds. What is left goes with the reply."""
+    stage.server(echo)
+    table = stage.table(timeout=0.5)
+    table.warm_up()
+    with pytest.MonkeyPatch.context() as patches:
+        once(patches, Connection, "_send", strike)
+        patches.setattr(Connection, "abandon", strike)
+        caller: Any = gevent.spawn(table.get, "h", "s", **WAYS[way])
+        caller.join(5.0)
+    assert isinstance(caller.exception, Struck)
+    assert not at_rest(table.client)
+
+
+def lose_everything(client: Client) -> None:
+    """Lose what waits for replies, as three interrupts in a row may."""
+    for connection in client._cluster.pool.connections:
+        connection.pending.clear()
+
+
+@pytest.mark.parametrize("concurrency", [100, 4])
+def test_a_bulk_run_ends_after_a_lost_outcome(stage: Stage, concurrency: int) -> None:
+    stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    keys = [("h", str(number)) for number in range(6)]
+    run: Any = gevent.spawn(table.get_many, keys, timeout=0.2, concurrency=concurrency, return_errors=True)
+    gevent.sleep(0.05)
+    lose_everything(table.client)
+    run.join(10.0)
+    assert [type(error) for error in run.value] == 6 * [errors.RequestTimeout]
+    assert all(error.sent for error in run.value)
+
+
+def test_a_handle_ends_after_a_lost_outcome(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table()
+    table.warm_up()
+    handle = table.get_async("h", "s", timeout=0.2)
+    lose_everything(table.client)
+    waiting: Any = gevent.spawn(ends, handle.get)
+    waiting.join(10.0)
+    assert isinstance(waiting.value, errors.PegasusError)
+
+
+def test_a_handle_ends_after_a_lost_end_of_its_greenlet(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.server(silent)
+    table = stage.table()
+    monkeypatch.setattr(asynchronous, "_leave", strike)
+    monkeypatch.setattr(asynchronous, "_run", strike)
+    waiting: Any = gevent.spawn(ends, table.get_many_async([("h", "s")]).get)
+    waiting.join(10.0)
+    assert isinstance(waiting.value, errors.PegasusError)
+
+
+def test_a_bulk_run_repeats_a_dial_that_GreenletExit_ended(stage: Stage) -> None:  # noqa: N802
+    """A signal handler can raise it: gevent takes it for what the greenlet returns."""
+    stage.server(echo)
+    table = stage.table(timeout=5.0)
+    table.partition_of("h")
+    with pytest.MonkeyPatch.context() as patches:
+
+        def leave(*_args: Any) -> None:
+            patches.undo()
+            raise gevent.GreenletExit
+
+        patches.setattr(Peer, "connect", leave)
+        assert table.get_many([("h", "a"), ("h", "b")]) == [b"a", b"b"]
 
 
 # -------------------------------------------------------------------------------------- greenlets that are interrupted

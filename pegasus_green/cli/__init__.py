@@ -1,8 +1,8 @@
 """The command line: ``python -m pegasus_green COMMAND`` or ``pegasus-green COMMAND``.
 
-``onebox`` and ``bench`` need nothing but the package: each is a module with ``add_arguments(parser)`` and
-``run(arguments) -> int``, and a row in ``COMMANDS``. All other commands are click's, in ``app``, and need the extra
-``cli``. Only the module of the command that was asked for is imported.
+``onebox`` and ``bench`` need only the package: each is a module with ``add_arguments(parser)`` and ``run(arguments) ->
+int``, and an entry in ``COMMANDS``. All other commands use click, are in ``app``, and need the extra ``cli``. Only the
+module of the given command is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     Args:
-        argv: The arguments behind the program's name; None: the process's own.
+        argv: The arguments after the program's name; None: those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_files()
@@ -43,25 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
     wanted = next((word for word in words if not word.startswith("-")), None)
     if wanted is None:
-        return light(words, f"The other commands: the program {MISSING % missing}")
+        return light(words, f"For the other commands the program {MISSING % missing}")
     print(f"pegasus-green: error: the command {wanted} {MISSING % missing}", file=sys.stderr)
     return 2
 
 
 def _open_standard_files() -> None:
-    """Open what the caller has closed of stdin, stdout and stderr; else a socket would take the number."""
+    """Open stdin, stdout or stderr if the caller has closed it. Otherwise a socket would get its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # A new file takes the lowest free number, and the numbers below are open by now.
+            # A new file gets the lowest free number, and the lower numbers are open here.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the process ends
 
 
 def light(words: Sequence[str], epilog: str | None = None) -> int:
-    """Run one of the commands that need no extra.
+    """Run a command that needs no extra.
 
     Args:
         words: The command and its arguments.
-        epilog: A last paragraph for the help.
+        epilog: Last paragraph of the help.
     """
     parser = argparse.ArgumentParser(
         prog="pegasus-green", description="A gevent client for Apache Pegasus.", epilog=epilog

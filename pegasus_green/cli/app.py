@@ -1,4 +1,4 @@
-"""The program behind the extra ``cli``: a group whose commands are imported when they are asked for."""
+"""The program of the extra ``cli``: a group whose commands are imported when they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gevent
 from .._version import __version__
 from .frame import EXIT_STATUSES, App, run, shared_options
 
-# Section of the help, and in it the module of each command and the name there.
+# Sections of the help; in each, the module of each command and its name there.
 SECTIONS: dict[str, dict[str, str]] = {
     "Rows": {
         "get": "data:get",
@@ -77,13 +77,13 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
 }
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
-HELP = f"""Look at the rows, tables and servers of a Pegasus cluster, and change them.
+HELP = f"""Show and change the rows, tables and servers of a Pegasus cluster.
 
-Name the cluster by --meta, --url or --cluster, here or behind the command, by PEGASUS_URL, or by "default" in
+Give the cluster with --meta, --url or --cluster, before or after the command, with PEGASUS_URL, or as "default" in
 ~/.config/pegasus-green/config.toml.
 
-Keys and values are text: UTF-8, with \\xNN for other bytes and \\\\ for a backslash; or hex or base64 by --keys
-and --values. What is printed can be given back.
+Keys and values are text: UTF-8, with \\xNN for other bytes and \\\\ for a backslash. With --keys and --values they can
+be hex or base64. The output uses the same form as the input.
 
 {EXIT_STATUSES}"""
 
@@ -100,11 +100,11 @@ class Program(click.Group):
     """The group of all commands."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Return the names as the help shows them."""
+        """Return the names in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None: there is none of that name."""
+        """Import a command; None if the name is unknown."""
         return command_named(cmd_name) if cmd_name in COMMANDS else None
 
     def sections(self) -> list[tuple[str, list[str]]]:
@@ -116,13 +116,13 @@ class Program(click.Group):
         return [(name, command_named(name).get_short_help_str(90)) for name in COMMANDS]
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one is answered with those that look like it."""
+        """Find the command. The error for an unknown one suggests similar names."""
         if args[0] not in COMMANDS:
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, 3)
-            hint = f"; did you mean {', '.join(near)}?" if near else "; pegasus-green --help lists them"
-            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; pegasus-green --help lists the commands"
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -160,11 +160,11 @@ def make_program() -> Program:
 def main(words: Sequence[str]) -> int:
     """Run one command and return its exit status."""
     app, program = App(), make_program()
-    # Answers the completion scripts of the shells; returns when none of them asks.
+    # Answers the completion scripts of shells; returns if this is not a completion.
     program._main_shell_completion({"obj": app}, "pegasus-green", "_PEGASUS_GREEN_COMPLETE")
     hub = gevent.get_hub()
     told = hub.NOT_ERROR
-    # Ctrl-C is told in one word; the hub would print its name and the time first.
+    # Ctrl-C is reported in one word. The hub would print the exception's name and the time first.
     hub.NOT_ERROR = (*told, KeyboardInterrupt)
     try:
         return run(program, words, app)

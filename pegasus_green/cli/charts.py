@@ -1,4 +1,4 @@
-"""How ``bench`` goes, as a chart: in the terminal while it runs, and as a picture at its end."""
+"""Charts of a ``bench`` run: in the terminal during the run, and as a picture after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
 
 @dataclass(frozen=True)
 class Second:
-    """One second of a run: calls, and milliseconds within which half and 99 % of them ended."""
+    """One second of a run: number of calls, and milliseconds within which half and 99 % of them ended."""
 
     calls: int
     p50: float
@@ -29,17 +29,17 @@ class Second:
 
 
 def columns(values: list[float], height: int = HEIGHT) -> list[str]:
-    """Return lines of block characters, the top one first, in which each value is a column."""
+    """Return lines of block characters, the top line first. Each value is a column."""
     top = max(values, default=0.0) or 1.0
     eighths = [round(value / top * height * 8) for value in values]
     return ["".join(BLOCKS[min(max(found - 8 * row, 0), 8)] for found in eighths) for row in range(height - 1, -1, -1)]
 
 
 class LiveChart:
-    """Calls a second and latency as they come; needs rich and a terminal."""
+    """A live chart of calls per second and latency; needs rich and a terminal."""
 
     def __init__(self) -> None:
-        """Begin to draw.
+        """Start to draw.
 
         Raises:
             ImportError: rich is not installed.
@@ -51,7 +51,7 @@ class LiveChart:
         self._live.start()
 
     def show(self, seconds: list[Second], errors: int) -> None:
-        """Draw the seconds so far."""
+        """Draw the seconds up to now."""
         from rich.text import Text
 
         shown = seconds[-WIDTH:]
@@ -62,19 +62,19 @@ class LiveChart:
             ("p99 ms", [one.p99 for one in shown], f"{last.p99:,.3f}", "yellow"),
         )
         for name, values, now, style in charts:
-            text.append(f"{name}  now {now}, most {max(values):,.3f}\n".replace(".000", ""), style="bold")
+            text.append(f"{name}  now {now}, max {max(values):,.3f}\n".replace(".000", ""), style="bold")
             for line in columns(values):
                 text.append(line + "\n", style=style)
         text.append(f"{len(seconds)} s   p50 {last.p50:,.3f} ms   errors {errors:,}", style="red" if errors else "")
         self._live.update(text, refresh=True)
 
     def end(self) -> None:
-        """Leave the last picture on the terminal."""
+        """Leave the last chart on the terminal."""
         self._live.stop()
 
 
 def live_chart() -> LiveChart | None:
-    """Return a chart where there is a terminal, and rich."""
+    """Return a chart if there are a terminal and rich; else None."""
     if not sys.stdout.isatty():
         return None
     try:
@@ -84,20 +84,20 @@ def live_chart() -> LiveChart | None:
 
 
 def check_plot(path: str) -> str:
-    """Return the path of a picture that can be made.
+    """Check that a picture can be written to a path, and return the path.
 
     Raises:
-        InvalidArgument: It ends in neither .png nor .svg, or matplotlib is not installed.
+        InvalidArgument: The path does not end in .png or .svg, or matplotlib is not installed.
     """
     if not path.endswith(FORMATS):
-        raise InvalidArgument(f"a plot ends in {' or '.join(FORMATS)}, not {path!r}")
+        raise InvalidArgument(f"the name of a plot must end in {' or '.join(FORMATS)}, not {path!r}")
     if find_spec("matplotlib") is None:
         raise InvalidArgument("a plot needs matplotlib: pip install matplotlib")
     return path
 
 
 def save_plot(path: str, title: str, seconds: list[Second], latencies: dict[str, Latencies]) -> None:
-    """Draw a run: calls a second, latency over time, and latency by share of the calls of each operation."""
+    """Draw a run: calls per second, latency over time, and latency by percentile for each operation."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -106,7 +106,7 @@ def save_plot(path: str, title: str, seconds: list[Second], latencies: dict[str,
     rate, time, share = figure.subplots(1, 3)
     at = range(1, len(seconds) + 1)
     rate.plot(at, [one.calls for one in seconds], marker=".")
-    rate.set(title="calls a second", xlabel="second", ylim=(0, None))
+    rate.set(title="calls per second", xlabel="second", ylim=(0, None))
     time.plot(at, [one.p50 for one in seconds], marker=".", label="p50")
     time.plot(at, [one.p99 for one in seconds], marker=".", label="p99")
     time.set(title="latency by second", xlabel="second", ylabel="ms", yscale="log")
@@ -114,7 +114,7 @@ def save_plot(path: str, title: str, seconds: list[Second], latencies: dict[str,
     for name, found in latencies.items():
         shares = [one for one in SHARES if found.total * (1 - one) >= 1]
         share.plot([1 / (1 - one) for one in shares], [found.percentile(one) for one in shares], marker=".", label=name)
-    share.set(title="latency by share of calls", ylabel="ms", xscale="log", yscale="log")
+    share.set(title="latency by percentile", ylabel="ms", xscale="log", yscale="log")
     ticks = [one for one in SHARES if one >= 0.5 and one != 0.75]
     share.set_xticks([1 / (1 - one) for one in ticks], [f"p{one * 100:g}" for one in ticks])
     share.minorticks_off()

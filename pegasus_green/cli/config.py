@@ -1,4 +1,4 @@
-"""Which cluster is meant: the command line, ``PEGASUS_URL``, or a named cluster of the config file."""
+"""The cluster of a command: from the command line, ``PEGASUS_URL``, or a named cluster of the config file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _KEYS = {"meta", "url", "table", "timeout", "options"}
 
 @dataclass(frozen=True)
 class Place:
-    """A cluster, and perhaps a table.
+    """A cluster, and optionally a table.
 
     Attributes:
         metas: Meta servers as "host:port".
-        table: The table that is meant where none is named; "" is none.
+        table: Default table; "": none.
         options: Options of the client by name.
     """
 
@@ -30,16 +30,16 @@ class Place:
 
 
 def config_path() -> Path:
-    """Return where the config file is looked for."""
+    """Return the default path of the config file."""
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(base) / "pegasus-green" / "config.toml"
 
 
 def load_config(path: str | None) -> tuple[Path, dict[str, Any]]:
-    """Return the config file's path and content; a default file that does not exist is empty.
+    """Return the config file's path and content. The content is empty if the default file does not exist.
 
     Raises:
-        InvalidArgument: It cannot be read, or is no TOML.
+        InvalidArgument: The file cannot be read, or is not TOML.
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -58,7 +58,7 @@ def load_config(path: str | None) -> tuple[Path, dict[str, Any]]:
 
 
 def cluster_names(path: str | None = None) -> list[str]:
-    """Return the names of the clusters in the config file; none when it cannot be read."""
+    """Return the names of the clusters in the config file; an empty list if it cannot be read."""
     try:
         clusters = load_config(path)[1].get("clusters", {})
     except InvalidArgument:
@@ -67,17 +67,17 @@ def cluster_names(path: str | None = None) -> list[str]:
 
 
 def find_place(meta: str | None, url: str | None, cluster: str | None, config: str | None) -> Place:
-    """Return the cluster that is meant; the first of these counts: the command line, PEGASUS_URL, the file's default.
+    """Return the cluster: from the command line, else from PEGASUS_URL, else the default of the config file.
 
     Raises:
-        InvalidArgument: None is named, two are, or the named one does not exist.
+        InvalidArgument: There is no cluster, more than one, or the given name is unknown.
     """
     given = [f"--{name}" for name, value in (("meta", meta), ("url", url), ("cluster", cluster)) if value]
     if len(given) > 1:
-        raise InvalidArgument(f"{' and '.join(given)} name a cluster each: give one of them")
+        raise InvalidArgument(f"{' and '.join(given)} each name a cluster: give only one of them")
     if meta:
         return Place(tuple(part.strip() for part in meta.split(",") if part.strip()))
-    # A file that is named on the command line counts before the environment.
+    # A config file on the command line overrides the environment.
     named = load_config(config) if config else None
     if url is None and cluster is None and not (named and named[1].get("default")):
         url = os.environ.get("PEGASUS_URL") or None
@@ -87,7 +87,7 @@ def find_place(meta: str | None, url: str | None, cluster: str | None, config: s
     name = cluster or content.get("default")
     if not name:
         raise InvalidArgument(
-            f"no cluster is named: give --meta HOST:PORT, --url, or --cluster NAME, set PEGASUS_URL, or set default in"
+            f"no cluster given: use --meta HOST:PORT, --url, or --cluster NAME, set PEGASUS_URL, or set default in"
             f" {path}"
         )
     return _named(str(name), content, path)
@@ -103,7 +103,7 @@ def _named(name: str, content: dict[str, Any], path: Path) -> Place:
     known = clusters.get(name) if isinstance(clusters, dict) else None
     if not isinstance(known, dict):
         names = ", ".join(clusters) if isinstance(clusters, dict) and clusters else "none"
-        raise InvalidArgument(f"cluster {name!r} is not in {path}; it has: {names}")
+        raise InvalidArgument(f"cluster {name!r} is not in {path}; known: {names}")
     unknown = sorted(known.keys() - _KEYS)
     if unknown:
         raise InvalidArgument(
@@ -117,7 +117,9 @@ def _named(name: str, content: dict[str, Any], path: Path) -> Place:
         metas = known["meta"]
         listed = metas.split(",") if isinstance(metas, str) else metas
         if not isinstance(listed, list) or not all(isinstance(meta, str) for meta in listed):
-            raise InvalidArgument(f"cluster {name!r} in {path}: meta must be a text or a list of texts, not {metas!r}")
+            raise InvalidArgument(
+                f"cluster {name!r} in {path}: meta must be a string or a list of strings, not {metas!r}"
+            )
         place = Place(tuple(meta.strip() for meta in listed))
     options = {**place.options, **known.get("options", {})}
     if "timeout" in known:

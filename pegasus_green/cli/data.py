@@ -15,7 +15,7 @@ hash_key_argument = click.argument("hash_key", metavar="HASH_KEY")
 sort_key_argument = click.argument("sort_key", metavar="SORT_KEY", default="")
 ttl_option = click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live: 90, 15m, 12h, 7d; never.")
 file_option = click.option(
-    "--file", "path", type=click.Path(), metavar="FILE", help="Read the value's bytes from a file; -: stdin."
+    "--file", "path", type=click.Path(), metavar="FILE", help="Read the value from a file as raw bytes; -: stdin."
 )
 
 
@@ -29,7 +29,7 @@ def _absent(app: App) -> No:
 def get(app: App, hash_key: str, sort_key: str) -> int:
     """Print the value of a row.
 
-    With -o raw it is the value's bytes and nothing else.
+    With -o raw the output is only the bytes of the value.
     """
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.get(first, second)
@@ -61,7 +61,7 @@ def set_(app: App, hash_key: str, sort_key: str, value: str | None, path: str | 
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def delete(app: App, hash_key: str, sort_key: str) -> int:
-    """Remove a row, whether it is there or not."""
+    """Remove a row. It is no error if there is no such row."""
     first, second = app.key(hash_key), app.key(sort_key)
     app.table.remove(first, second)
     app.out.done("removed", hash_key=first, sort_key=second, removed=True)
@@ -72,7 +72,7 @@ def delete(app: App, hash_key: str, sort_key: str) -> int:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def exists(app: App, hash_key: str, sort_key: str) -> int:
-    """Tell whether a row is there: yes, or no with exit status 1."""
+    """Print whether a row exists; exit status 1 if not."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.exist(first, second)
     app.out.one("exists", found, hash_key=first, sort_key=second)
@@ -87,7 +87,7 @@ def _whole(seconds: float | None) -> Any:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def ttl(app: App, hash_key: str, sort_key: str) -> int:
-    """Print how many seconds a row still lives. A row that does not expire has "never", in JSON null."""
+    """Print the remaining seconds of a row; "never" (null in JSON) if it does not expire."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.ttl(first, second)
     if found is None:
@@ -108,7 +108,7 @@ def ttl(app: App, hash_key: str, sort_key: str) -> int:
 )
 @pass_app
 def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
-    """Set how long a row lives from now on: 90, 15m, 12h, 7d; never."""
+    """Set the remaining time of a row: 90, 15m, 12h, 7d; never."""
     first, second = app.key(hash_key), app.key(sort_key)
     if not app.table.touch(first, second, time or None):
         raise _absent(app)
@@ -126,7 +126,7 @@ def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
 )
 @pass_app
 def incr(app: App, hash_key: str, sort_key: str, by: int, ttl: float | None) -> int:
-    """Add a number to that of a row, and print the sum. A row that is not there counts as 0."""
+    """Add a number to that of a row, and print the sum. An absent row counts as 0."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.incr(first, second, by, ttl=ttl)
     app.out.one("value", found, hash_key=first, sort_key=second)
@@ -146,8 +146,8 @@ CHECKS = [check.name.lower().replace("_", "-") for check in CheckType]
     click.option("--if-absent", is_flag=True, help="Store it if there is no row."),
     click.option("--if-equals", metavar="VALUE", help="Store it if the row has this value."),
     click.option("--if", "check", type=click.Choice(CHECKS), metavar="CHECK", help=f"One of {', '.join(CHECKS)}."),
-    click.option("--operand", metavar="VALUE", help="What --if compares with."),
-    click.option("--check-key", metavar="SORT_KEY", help="Check this row of the hash key [the same]."),
+    click.option("--operand", metavar="VALUE", help="The operand of --if."),
+    click.option("--check-key", metavar="SORT_KEY", help="Sort key of the checked row [the same row]."),
 )
 @pass_app
 def cas(
@@ -163,7 +163,7 @@ def cas(
     operand: str | None,
     check_key: str | None,
 ) -> int:
-    """Store a row if a check passes, in one step; exit status 1 if it does not."""
+    """Store a row if a check passes, in one atomic step; exit status 1 if it does not pass."""
     if [if_absent, if_equals is not None, check is not None].count(True) != 1:
         raise click.UsageError("give one of --if-absent, --if-equals VALUE and --if CHECK")
     first, second = app.key(hash_key), app.key(sort_key)

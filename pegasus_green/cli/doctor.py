@@ -1,4 +1,4 @@
-"""``doctor``: connects step by step, and says in words what is wrong and what to do."""
+"""``doctor``: connect step by step, and report what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .top import probe_keys
 DIAL_TIMEOUT = 3.0
 CALL_TIMEOUT = 5.0
 SLOW_SECONDS = 0.5
-# A row that is to live longer than the difference of the clocks; the server takes it away by itself.
+# Lifetime of the test row; longer than the difference of the clocks. The server expires the row.
 CLOCK_TTL = 600.0
 CLOCK_LIMIT = 5.0
 GOOD, BAD, SOSO = "ok", "WRONG", "note"
 
 
 class Finding(NamedTuple):
-    """One step: what was looked at, how it is, what to do."""
+    """One step: the check, its result, and advice."""
 
     step: str
     state: str
@@ -39,15 +39,15 @@ class Finding(NamedTuple):
 
 
 class Doctor:
-    """Goes through the steps; each is a generator of findings."""
+    """Runs the checks. Each check is a generator of findings."""
 
     def __init__(self, app: App, *, write: bool) -> None:
-        """Examine the cluster that is meant."""
+        """Examine the cluster of a command."""
         self._app, self._write = app, write
         self._client = app.client
 
     def examine(self) -> Iterator[Finding]:
-        """Yield the findings, until a step makes the next ones useless."""
+        """Yield the findings. It ends after a finding that makes further checks useless."""
         reached: list[str] = []
         for address in self._app.metas:
             for finding in self._dial(address):
@@ -55,7 +55,7 @@ class Doctor:
                 if finding.step == "dial" and finding.state == GOOD:
                     reached.append(address)
         if not reached:
-            yield Finding("meta", BAD, "no meta server can be reached", "see above; nothing further can be tried")
+            yield Finding("meta", BAD, "no meta server can be reached", "see above; no further check is possible")
             return
         for address in reached:
             yield self._speak(address)
@@ -63,14 +63,16 @@ class Doctor:
             facts = self._client.admin.cluster_info(timeout=CALL_TIMEOUT)
             nodes = self._client.admin.nodes(timeout=CALL_TIMEOUT)
         except PegasusError as error:
-            advice = "the meta servers elect a leader through ZooKeeper: look at their logs, and at ZooKeeper"
+            advice = "the meta servers elect a leader through ZooKeeper: check their logs and ZooKeeper"
             yield Finding("leader", BAD, first_line(error), advice)
             return
         leader = facts.get("primary_meta_server", "")
-        yield Finding("leader", GOOD, f"{leader} leads; meta level {facts.get('meta_function_level', 'unknown')}")
+        yield Finding(
+            "leader", GOOD, f"{leader} is the leader; meta level {facts.get('meta_function_level', 'unknown')}"
+        )
         dead = [node.address for node in nodes if not node.is_alive]
         text = f"{len(nodes) - len(dead)} of {len(nodes)} replica servers are alive"
-        advice = f"start {', '.join(dead)}, or look at its network" if dead else ""
+        advice = f"start {', '.join(dead)}, or check its network" if dead else ""
         yield Finding("nodes", BAD if dead else GOOD, text, advice)
         yield from self._table()
         for node in nodes:
@@ -86,7 +88,7 @@ class Doctor:
                 found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             advice = "check the spelling, and that this machine's resolver knows the name"
-            yield Finding("name", BAD, f"{host} is not resolved: {error}", advice)
+            yield Finding("name", BAD, f"{host} cannot be resolved: {error}", advice)
             return
         addresses = sorted({str(info[4][0]) for info in found})
         if addresses != [host]:
@@ -95,13 +97,13 @@ class Doctor:
         try:
             socket.create_connection((host, int(port)), timeout=DIAL_TIMEOUT).close()
         except ConnectionRefusedError:
-            advice = "the machine is there, but nothing listens: check the port (default 34601), start the server"
+            advice = "the machine answers, but no server listens: check the port (default 34601), start the server"
             yield Finding("dial", BAD, f"{address} refuses connections", advice)
         except (TimeoutError, OSError) as error:
-            advice = "a firewall drops it, or the machine is down: try from another machine"
-            yield Finding("dial", BAD, f"{address} is not reached: {str(error) or 'timed out'}", advice)
+            advice = "a firewall drops packets, or the machine is down: try from another machine"
+            yield Finding("dial", BAD, f"{address} cannot be reached: {str(error) or 'timed out'}", advice)
         else:
-            yield Finding("dial", GOOD, f"{address} takes connections ({_ms(began)})")
+            yield Finding("dial", GOOD, f"{address} accepts connections ({_ms(began)})")
 
     def _speak(self, address: str) -> Finding:
         began = perf_counter()
@@ -112,17 +114,20 @@ class Doctor:
             )
         except MetaError as error:
             if error.code == "ERR_HANDLER_NOT_FOUND":
-                return Finding("meta", BAD, f"{address} is a replica server", "name the meta servers: other ports")
-            advice = (
-                "the cluster wants this client to authenticate" if "AUTH" in error.code or "ACL" in error.code else ""
-            )
+                return Finding(
+                    "meta", BAD, f"{address} is a replica server", "give the meta servers, which have other ports"
+                )
+            advice = "the cluster requires authentication" if "AUTH" in error.code or "ACL" in error.code else ""
             return Finding("meta", BAD, f"{address}: {first_line(error)}", advice)
         except PegasusError as error:
             return Finding(
-                "meta", BAD, f"{address}: {first_line(error)}", "is this a Pegasus server, and does it hang?"
+                "meta",
+                BAD,
+                f"{address}: {first_line(error)}",
+                "check whether this is a Pegasus server and whether it hangs",
             )
         if answer.err == "ERR_FORWARD_TO_OTHERS":
-            return Finding("meta", GOOD, f"{address} answers, and does not lead ({_ms(began)})")
+            return Finding("meta", GOOD, f"{address} answers, and is not the leader ({_ms(began)})")
         state = GOOD if answer.err == "ERR_OK" else BAD
         return Finding("meta", state, f"{address} answers {answer.err} ({_ms(began)})")
 
@@ -133,7 +138,7 @@ class Doctor:
         except click.UsageError:
             names = [info.name for info in admin.list_tables()]
             if not names:
-                yield Finding("table", SOSO, "there is no table", "pegasus-green create NAME makes one")
+                yield Finding("table", SOSO, "there is no table", "pegasus-green create NAME creates one")
                 return
             name = names[0]
         try:
@@ -146,7 +151,7 @@ class Doctor:
         weak = [part.index for part in partitions if part.primary and not part.is_healthy]
         if orphans:
             text = f"{name}: {len(orphans)} of {len(partitions)} partitions have no primary: {', '.join(orphans[:8])}"
-            yield Finding("routes", BAD, text, "start the dead servers; pegasus-green lost tells of lost partitions")
+            yield Finding("routes", BAD, text, "start the dead servers; pegasus-green lost lists lost partitions")
         else:
             text = f"{name}: {len(partitions)} partitions have a primary"
             more = f", {len(weak)} lack replicas" if weak else ""
@@ -157,7 +162,7 @@ class Doctor:
             try:
                 table.get(keys[0], b"", timeout=CALL_TIMEOUT)
             except PegasusError as error:
-                advice = error.hint or "look at the server's log; is the address that it tells reachable from here?"
+                advice = error.hint or "check the server's log, and whether its address can be reached from here"
                 yield Finding("read", BAD, f"{node}: {first_line(error)}", advice)
                 continue
             slow = perf_counter() - began > SLOW_SECONDS
@@ -166,7 +171,7 @@ class Doctor:
                 yield self._clock_by_ttl(table, node, keys[0])
 
     def _clock_by_ttl(self, table: Any, node: str, hash_key: bytes) -> Finding:
-        """Write a row that expires, and compare what the server says is left with what it should be."""
+        """Write a row that expires, and compare the remaining time on the server with the expected time."""
         sort_key = f"doctor {random.randrange(1 << 32):08x}".encode()
         try:
             before = int(time())
@@ -176,8 +181,10 @@ class Doctor:
         except PegasusError as error:
             return Finding("write", BAD, f"{node}: {first_line(error)}", error.hint)
         if left is None:
-            text = f"{node}: a row of {CLOCK_TTL:g} s is expired at once"
-            return Finding("clock", BAD, text, "its clock is far ahead, or this one far behind: check NTP on both")
+            text = f"{node}: a row with a TTL of {CLOCK_TTL:g} s expired at once"
+            return Finding(
+                "clock", BAD, text, "its clock is far ahead, or the local clock is far behind: check NTP on both"
+            )
         return _clock(node, before + CLOCK_TTL - left - time(), "by the TTL of a row")
 
     def _clock(self, node: str) -> Iterator[Finding]:
@@ -185,17 +192,17 @@ class Doctor:
             return
         found = read_metrics(node)
         if found.error:
-            text = f"{node} has no /metrics page: its clock is not compared"
-            yield Finding("clock", SOSO, text, "doctor --write compares by the TTL of a row of its own")
+            text = f"{node} has no /metrics page, so its clock is not checked"
+            yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
             yield _clock(node, found.at - found.asked, "by /metrics")
 
 
 def _clock(node: str, difference: float, how: str) -> Finding:
     if abs(difference) < CLOCK_LIMIT:
-        return Finding("clock", GOOD, f"{node}: less than {CLOCK_LIMIT:g} s from here {how}")
+        return Finding("clock", GOOD, f"{node}: less than {CLOCK_LIMIT:g} s from the local clock {how}")
     text = f"{node} is {abs(difference):,.0f} s {'ahead' if difference > 0 else 'behind'} {how}"
-    return Finding("clock", BAD, text, "rows expire too early or too late: check NTP there and here")
+    return Finding("clock", BAD, text, "rows expire too early or too late: check NTP on both machines")
 
 
 def _ms(began: float) -> str:
@@ -204,18 +211,20 @@ def _ms(began: float) -> str:
 
 @command("doctor")
 @options(
-    click.option("--write", is_flag=True, help="Compare clocks by the TTL of a row that it writes and removes."),
+    click.option(
+        "--write", is_flag=True, help="Check clocks with the TTL of a test row, which is written and removed."
+    ),
 )
 @pass_app
 def doctor(app: App, write: bool) -> int:
-    """Find out why a cluster cannot be used: names, ports, leader, nodes, routes, reads, clocks.
+    """Find out why a cluster does not work: names, ports, leader, nodes, routes, reads, clocks.
 
     It reads a row at every replica server. Exit status 1 if something is wrong.
     """
     steps: Counter[str] = Counter()
 
     def seen() -> Iterator[Finding]:
-        # Each is printed when it is known: a step that waits for a server that says nothing takes seconds.
+        # Each finding is printed at once: a step that waits for a silent server takes seconds.
         for finding in Doctor(app, write=write).examine():
             steps[finding.state] += 1
             yield finding

@@ -1,4 +1,4 @@
-"""What all commands share: options, the client, confirmation, errors and exit statuses."""
+"""Common parts of all commands: options, the client, confirmation, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Exit status:
   1  the answer is no: no such row, check not passed, not healthy
   2  the command line is wrong; nothing was sent
   3  refused by the cluster
-  4  the cluster or a server is not reached in time
+  4  the cluster or a server cannot be reached in time
   5  some rows failed; the state file, if there is one, is kept
   130  interrupted"""
 
@@ -45,12 +45,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class No(Exception):
-    """The answer is no: exit status 1, with what a person is to be told; "" for nothing."""
+    """The answer is no: exit status 1, with a message for people; "": no message."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the shared options say; None: not given."""
+    """The values of the shared options; None: not given."""
 
     meta: str | None = None
     url: str | None = None
@@ -67,13 +67,13 @@ class Settings:
 
 @dataclass
 class App:
-    """What a command works with.
+    """The context of a command.
 
     Attributes:
         settings: The shared options.
-        clients: Open clients by meta servers and options, shared with the shell that runs the command.
+        clients: Open clients by meta servers and options, shared with a shell that runs the command.
         in_shell: Whether a shell runs the command.
-        known_tables: Names for completion; None: they have to be asked for.
+        known_tables: Table names for completion; None: unknown.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -83,32 +83,32 @@ class App:
     _out: Output | None = None
 
     def child(self) -> App:
-        """Return one for a command of the shell: the same clients, and options of its own."""
+        """Return the context of a command in the shell: the same clients, and its own options."""
         return App(self.settings, self.clients, in_shell=True, known_tables=self.known_tables)
 
     def set(self, name: str, found: Any) -> None:
-        """Take a shared option.
+        """Set a shared option.
 
         Raises:
-            UsageError: It is empty, as "$TABLE" of a script is that nobody has set, or names a second cluster.
+            UsageError: It is empty, as an unset "$TABLE" in a script is, or there is already another cluster.
         """
         if found is None or found is False:
             return
         if found == "":
-            # Another table or cluster must not be meant by mistake.
-            raise click.UsageError(f"--{name} is empty: name one, or leave the option out")
+            # Do not silently use the default table or cluster instead.
+            raise click.UsageError(f"--{name} is empty: give a value, or omit the option")
         if name in ("meta", "url", "cluster"):
-            # A later one replaces what the shell or the words before the command said.
+            # It replaces the option of the shell, or the one before the command.
             others = {other: None for other in ("meta", "url", "cluster") if other != name}
             if not self.in_shell and any(getattr(self.settings, other) for other in others):
-                raise click.UsageError("--meta, --url and --cluster name a cluster each: give one of them")
+                raise click.UsageError("--meta, --url and --cluster each name a cluster: give only one of them")
             self.settings = replace(self.settings, **others)
         self.settings = replace(self.settings, **{name: found})
 
     # ------------------------------------------------------------------------------------------------------ the cluster
     def client_of(self, meta: str | None, url: str | None, cluster: str | None, **changes: Any) -> Client:
         """Return the client of a cluster; no I/O."""
-        # Half of the time that the tool needs to start; help, version and completion do without.
+        # Imported here: the import takes half of the start, and help, version and completion do not need it.
         from ..client import Client
 
         place = find_place(meta, url, cluster, self.settings.config)
@@ -122,31 +122,31 @@ class App:
 
     @property
     def client(self) -> Client:
-        """The client of the cluster that is meant."""
+        """The client of the command's cluster."""
         found = self.settings
         return self.client_of(found.meta, found.url, found.cluster)
 
     @property
     def table_name(self) -> str:
-        """The table that is meant.
+        """The name of the command's table.
 
         Raises:
-            UsageError: None is named.
+            UsageError: There is none.
         """
         found = self.settings
         name = found.table or find_place(found.meta, found.url, found.cluster, found.config).table
         if not name:
-            raise click.UsageError("no table is named: give --table NAME, or name one in the URL or the config file")
+            raise click.UsageError("no table given: use --table NAME, or add it to the URL or to the config file")
         return name
 
     @property
     def table(self) -> Table[bytes]:
-        """The table that is meant; no I/O."""
+        """The command's table; no I/O."""
         return self.client.table(self.table_name)
 
     @property
     def metas(self) -> tuple[str, ...]:
-        """The meta servers that are meant."""
+        """The meta servers of the command's cluster."""
         found = self.settings
         return find_place(found.meta, found.url, found.cluster, found.config).metas
 
@@ -159,7 +159,7 @@ class App:
     # ------------------------------------------------------------------------------------------------- input and output
     @property
     def out(self) -> Output:
-        """Where results go."""
+        """The output of results."""
         if self._out is None:
             found = self.settings
             form, color = found.output or "table", wants_color(found.color or "auto")
@@ -168,18 +168,18 @@ class App:
         return self._out
 
     def key(self, text: str) -> bytes:
-        """Return a key that was given as text."""
+        """Return a key from its text."""
         return self.out.keys.decode(text)
 
     def maybe_key(self, text: str | None) -> bytes | None:
-        """Return a key that may not have been given."""
+        """Return a key from its text; None for None."""
         return None if text is None else self.key(text)
 
     def value(self, text: str | None, path: str | None = None, name: str = "VALUE") -> bytes:
-        """Return a value that was given as text, or as a file of raw bytes ("-": stdin).
+        """Return a value from its text, or from a file with raw bytes ("-": stdin).
 
         Raises:
-            UsageError: Both were given, or none.
+            UsageError: Both are given, or neither.
         """
         if (text is None) == (path is None):
             raise click.UsageError(f"give either {name} or --file")
@@ -194,51 +194,51 @@ class App:
             raise click.UsageError(f"--file: {error}") from None
 
     def filter(self, text: str | None) -> Filter | None:
-        """Return the filter of ``prefix:user``, ``suffix:x`` or ``contains:x``.
+        """Parse a filter: ``prefix:user``, ``suffix:x`` or ``contains:x``.
 
         Raises:
-            UsageError: Another word before the colon.
+            UsageError: The word before the colon is unknown.
         """
         if text is None:
             return None
         kind, colon, pattern = text.partition(":")
         kinds = {"prefix": Filter.prefix, "suffix": Filter.postfix, "contains": Filter.anywhere}
         if not colon or kind not in kinds:
-            raise click.UsageError(f"a filter is prefix:TEXT, suffix:TEXT or contains:TEXT, not {text!r}")
+            raise click.UsageError(f"a filter must be prefix:TEXT, suffix:TEXT or contains:TEXT, not {text!r}")
         return kinds[kind](self.key(pattern))
 
     def confirm(self, what: str) -> None:
-        """Go on only when --yes was given or a person agrees.
+        """Return if --yes is given or the user agrees.
 
         Args:
-            what: What the command does, as "drops table temp".
+            what: What the command does, for example "drops table temp".
 
         Raises:
-            UsageError: Nobody can be asked.
-            Abort: The person does not agree.
+            UsageError: There is no terminal to ask on.
+            Abort: The user does not agree.
         """
         where = f"on {','.join(self.metas)}"
         if self.settings.yes:
             return
         if not sys.stdin.isatty():
-            raise click.UsageError(f"this {what} {where}; nothing was done: give --yes to do it")
-        click.confirm(f"This {what} {where}. Do it?", abort=True, err=True)
+            raise click.UsageError(f"this {what} {where}; nothing was done: add --yes to do it")
+        click.confirm(f"This {what} {where}. Continue?", abort=True, err=True)
 
 
 def pass_app(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command its ``App`` as the first argument."""
+    """Pass the ``App`` to a command as the first argument."""
     return click.make_pass_decorator(App, ensure=True)(function)
 
 
 class Converted(click.ParamType):  # type: ignore[type-arg] # generic in newer releases
-    """An option that a function of this package reads."""
+    """An option that a function of this package parses."""
 
     def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
-        """Read texts with a function that raises InvalidArgument."""
+        """Parse with a function that raises InvalidArgument."""
         self.name, self._convert = name, convert
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the text means."""
+        """Return the parsed value."""
         if not isinstance(value, str):
             return value
         try:
@@ -251,7 +251,7 @@ DURATION = Converted("time", parse_duration)
 SIZE = Converted("size", parse_size)
 
 
-# Arguments of commands may have the names of shared options.
+# Arguments of commands may have the same names as shared options.
 _SHARED = "shared_"
 
 
@@ -260,7 +260,7 @@ def _take(ctx: click.Context, param: click.Parameter, found: Any) -> None:
 
 
 def complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ask the cluster that the words before name, for a second at most; silent when that fails."""
+    """Ask the cluster of the words before, for at most a second; return nothing if that fails."""
     app = ctx.ensure_object(App)
     names = app.known_tables
     if names is None:
@@ -272,12 +272,12 @@ def complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str
 
 
 def complete_clusters(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the clusters of the config file that begin so."""
+    """Return the clusters of the config file that begin with the text."""
     return [CompletionItem(name) for name in cluster_names() if name.startswith(incomplete)]
 
 
 def shared_options() -> list[click.Parameter]:
-    """Return the options that every command has, and the program itself."""
+    """Return the options of every command and of the program itself."""
 
     def option(*names: str, **settings: Any) -> click.Option:
         name = _SHARED + names[-1].removeprefix("--")
@@ -294,10 +294,10 @@ def shared_options() -> list[click.Parameter]:
         option("-t", "--table", metavar="NAME", help="The table.", shell_complete=complete_tables),
         option("--timeout", type=DURATION, metavar="TIME", help="Time for each request [2 s]."),
         option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output [table]."),
-        option("--keys", type=codings, help="How keys are written, in and out [text]."),
-        option("--values", type=codings, help="How values are written, in and out [text]."),
+        option("--keys", type=codings, help="Coding of keys, in input and output [text]."),
+        option("--values", type=codings, help="Coding of values, in input and output [text]."),
         option("--color", type=click.Choice(["auto", "always", "never"]), help="Colours [auto]."),
-        option("-y", "--yes", is_flag=True, default=None, help="Do not ask before something is destroyed."),
+        option("-y", "--yes", is_flag=True, default=None, help="Do not ask before data is destroyed."),
     ]
 
 
@@ -305,7 +305,7 @@ _NUMBER = re.compile(r"-\.?\d[\d.]*")
 
 
 class Command(click.Command):
-    """A command with the shared options behind its own; a negative number is an argument and no option."""
+    """A command with its own options and the shared ones. A negative number is an argument, not an option."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         """Add the shared options."""
@@ -313,15 +313,15 @@ class Command(click.Command):
         super().__init__(*args, **settings)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words, among which negative numbers are no options."""
+        """Parse the words; negative numbers are not options."""
         if any(map(_NUMBER.fullmatch, args)):
-            # Without the numbers an unknown option is refused; with them, what looks like one can only be a number.
+            # Without the numbers, an unknown option is an error. So with them, an unknown option can only be a number.
             self.make_parser(ctx).parse_args(["0" if _NUMBER.fullmatch(word) else word for word in args])
             ctx.ignore_unknown_options = True
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, the shared ones apart."""
+        """Write the command's own options first, then the shared ones."""
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for param in self.get_params(ctx):
@@ -335,13 +335,13 @@ class Command(click.Command):
 
 
 def command(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command of a function."""
+    """Make a command from a function."""
     context = {"help_option_names": ["-h", "--help"], "max_content_width": 120, **settings.pop("context_settings", {})}
     return click.command(name, cls=Command, context_settings=context, **settings)
 
 
 def options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Apply several option decorators, the first one first in the help."""
+    """Apply several option decorators, in the order of the help."""
 
     def apply(function: F) -> F:
         for decorator in reversed(decorators):
@@ -353,7 +353,7 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
 
 # --------------------------------------------------------------------------------------------------------------- errors
 def _fail(app: App, status: int, text: str, usage: str = "", **facts: Any) -> int:
-    """Print an error for people, below the usage if there is one, or as JSON for scripts; return the exit status."""
+    """Print an error for people, after the usage if there is one, or as JSON for scripts; return the exit status."""
     if app.settings.output in ("json", "jsonl"):
         click.echo(json.dumps({"error": text, "exit_status": status, **facts}, ensure_ascii=False), err=True)
         return status
@@ -364,24 +364,24 @@ def _fail(app: App, status: int, text: str, usage: str = "", **facts: Any) -> in
     return status
 
 
-# What to do about answers of a cluster whose text names only the code.
+# Advice for error codes of a cluster whose message has only the code.
 _HINTS = {
-    "ERR_APP_EXIST": "a table of this name is there already: pegasus-green tables lists them",
+    "ERR_APP_EXIST": "a table of this name exists: pegasus-green tables lists the tables",
     "ERR_BUSY_CREATING": "the table is being created: try again in some seconds",
     "ERR_BUSY_DROPPING": "the table is being dropped: try again in some seconds",
 }
 
 
 def _of_click(error: click.ClickException) -> str:
-    """Return the text of an error of the command line; an unknown option may be meant as a key or value."""
+    """Return the text of a command line error. An unknown option may be meant as a key or value."""
     text = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption) and not error.option_name.startswith("--"):
-        text += "; a key or value that begins with - stands behind --, as in: get -- -key"
+        text += "; write -- before a key or value that begins with -, for example: get -- -key"
     return text
 
 
 def _asks_for_json(words: Sequence[str]) -> bool:
-    """Tell whether words that could not be read as a whole ask for JSON."""
+    """Tell whether words that could not be parsed completely ask for JSON."""
     following = zip(words, [*words[1:], ""])
     return any(
         word in ("-ojson", "-ojsonl", "--output=json", "--output=jsonl")
@@ -399,15 +399,15 @@ def _status_of(error: PegasusError) -> int:
 
 
 def explain(app: App, error: BaseException) -> int:
-    """Print what went wrong and return the exit status.
+    """Print an error and return the exit status.
 
     Raises:
-        BaseException: What nobody expected is raised again.
+        BaseException: An unexpected exception is raised again.
     """
     if isinstance(error, PipeClosed):
         if app.in_shell:
             raise error
-        # The reader has what it wanted; nothing may be flushed to it at exit.
+        # The reader has enough. At exit, nothing may be flushed to the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OK
     if isinstance(error, No):
@@ -424,16 +424,16 @@ def explain(app: App, error: BaseException) -> int:
         facts: dict[str, Any] = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
         error.hint = _HINTS.get(str(error.code), error.hint)
         if isinstance(error, TableNotFound):
-            error.hint = "pegasus-green tables lists the tables that are there"
+            error.hint = "pegasus-green tables lists the existing tables"
         return _fail(app, _status_of(error), str(error), **facts)
     if isinstance(error, OSError):
-        # A file: a full disk, a directory without permission. What servers do is a PegasusError.
+        # An error of a file: full disk, missing permission. Errors of servers are PegasusErrors.
         return _fail(app, PARTLY, str(error))
     raise error
 
 
 def run(group: click.Command, words: Sequence[str], app: App, prog: str = "pegasus-green") -> int:
-    """Run one command line; errors are printed, and become the exit status."""
+    """Run one command line; print errors and return the exit status."""
     try:
         with group.make_context(prog, list(words), obj=app) as ctx:
             found = group.invoke(ctx)

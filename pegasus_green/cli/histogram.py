@@ -1,4 +1,4 @@
-"""``count --histogram``: how large keys and values are, how many rows hash keys have, and the largest of them."""
+"""``count --histogram``: sizes of keys and values, rows per hash key, and the largest of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .text import counted, show_size
 
 
 class Sizes:
-    """A histogram by powers of two: bucket n holds what is below 2**n and not below 2**(n-1); 0 is bucket 0."""
+    """A histogram by powers of two: bucket n has the sizes from 2**(n-1) to below 2**n; bucket 0 has size 0."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -32,7 +32,7 @@ class Sizes:
         self.largest = max(self.largest, size)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the buckets from the smallest to the largest one that holds something."""
+        """Return the buckets from the smallest to the largest non-empty one."""
         if not self.buckets:
             return []
         return [
@@ -46,43 +46,43 @@ class Sizes:
         ]
 
     def facts(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+        """Return all figures as plain values."""
         mean = self.total / self.rows if self.rows else 0.0
         return {"mean": round(mean, 1), "largest": self.largest, "total": self.total, "histogram": self.lines()}
 
 
 class Largest:
-    """The largest of what was seen."""
+    """The largest items."""
 
     def __init__(self, size: int) -> None:
-        """Keep that many."""
+        """Keep this many items."""
         self._size, self._heap, self._order = size, list[tuple[int, int, Any]](), count()
 
     def add(self, weight: int, what: Any) -> None:
-        """Consider one."""
+        """Add an item if it is large enough."""
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, (weight, -next(self._order), what))
         elif self._heap and weight > self._heap[0][0]:
             heapq.heapreplace(self._heap, (weight, -next(self._order), what))
 
     def listed(self) -> list[tuple[int, Any]]:
-        """Return them, the largest first."""
+        """Return the items, the largest first."""
         return [(weight, what) for weight, _, what in sorted(self._heap, reverse=True)]
 
 
 class Measure:
-    """What is known of the rows so far; several greenlets add to it."""
+    """The figures of the rows read so far; several greenlets add to it."""
 
     def __init__(self, largest: int) -> None:
         """Start empty."""
         self.hash_keys, self.sort_keys, self.values, self.rows_each = Sizes(), Sizes(), Sizes(), Sizes()
         self.largest_rows = Largest(largest)
         self.most_rows = Largest(largest)
-        # The rows of the empty hash key lie in all partitions.
+        # The rows of the empty hash key are in all partitions.
         self.of_empty = [0, 0]
 
     def read(self, scanner: Scanner[Row[bytes]]) -> None:
-        """Take in the rows of one share of the table, where those of one hash key stand together."""
+        """Count the rows of one share of the table. In it, rows of one hash key are adjacent."""
         name: bytes | None = None
         rows = size = 0
         with scanner:
@@ -108,7 +108,7 @@ class Measure:
             self.most_rows.add(rows, (name, size))
 
     def end(self) -> None:
-        """Take in what could only be known at the end."""
+        """Count what is known only at the end."""
         rows, size = self.of_empty
         if rows:
             self.rows_each.add(rows)
@@ -116,7 +116,7 @@ class Measure:
 
 
 def measure(app: App, parallel: int, largest: int, **filters: Any) -> None:
-    """Read the table and print what it consists of."""
+    """Read the table and print its histogram."""
     found = Measure(largest)
     jobs = [gevent.spawn(found.read, scanner) for scanner in app.table.scanners(parallel, **filters)]
     try:
@@ -165,5 +165,5 @@ def measure(app: App, parallel: int, largest: int, **filters: Any) -> None:
         out.rows([Column("range", right=True), number("count"), Column("")], rows)
     out.done("\nlargest rows")
     out.rows([key("hash_key"), key("sort_key"), number("bytes", show_size)], largest_rows)
-    out.done("\nhash keys with most rows")
+    out.done("\nhash keys with the most rows")
     out.rows([key("hash_key"), number("rows"), number("bytes", show_size)], most_rows)

@@ -17,10 +17,10 @@ from .text import counted
 
 range_options = options(
     click.option("--start", metavar="SORT_KEY", help="First sort key."),
-    click.option("--stop", metavar="SORT_KEY", help="End of the range; it does not belong to it."),
-    click.option("--start-exclusive", is_flag=True, help="Leave --start itself out."),
-    click.option("--stop-inclusive", is_flag=True, help="Take --stop itself, too."),
-    click.option("--prefix", metavar="TEXT", help="Sort keys that begin so."),
+    click.option("--stop", metavar="SORT_KEY", help="End of the range, exclusive."),
+    click.option("--start-exclusive", is_flag=True, help="Exclude --start itself."),
+    click.option("--stop-inclusive", is_flag=True, help="Include --stop itself."),
+    click.option("--prefix", metavar="TEXT", help="Prefix of the sort keys."),
 )
 
 
@@ -30,7 +30,7 @@ sort_filter_option = click.option(
 
 
 def selection(app: App, **found: Any) -> dict[str, Any]:
-    """Return the range and filter as the methods of a table take them."""
+    """Return the range and filter as keywords for the methods of a table."""
     return {
         "start": app.maybe_key(found["start"]),
         "stop": app.maybe_key(found["stop"]),
@@ -42,7 +42,7 @@ def selection(app: App, **found: Any) -> dict[str, Any]:
 
 
 def is_whole(found: dict[str, Any]) -> bool:
-    """Tell whether a selection leaves nothing out."""
+    """Tell whether a selection selects all rows."""
     return not any(found[name] for name in ("start", "stop", "prefix", "filter"))
 
 
@@ -54,7 +54,7 @@ def is_whole(found: dict[str, Any]) -> bool:
     sort_filter_option,
     click.option("--reverse", is_flag=True, help="Begin with the last sort key."),
     click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
-    click.option("--no-value", is_flag=True, help="Leave the values out."),
+    click.option("--no-value", is_flag=True, help="Omit the values."),
 )
 @pass_app
 def mget(
@@ -66,21 +66,21 @@ def mget(
     no_value: bool,
     **ranges: Any,
 ) -> int:
-    """Print rows of a hash key: those named, those of a range, or all."""
+    """Print rows of a hash key: the given ones, those of a range, or all."""
     first = app.key(hash_key)
     selected = selection(app, **ranges)
     table = app.table
     rows: Iterator[Any]
     if sort_keys:
         if not is_whole(selected) or reverse:
-            raise click.UsageError("give either sort keys, or a range")
+            raise click.UsageError("give either sort keys or a range")
         found: dict[bytes, Any] = {}
         left = [app.key(text) for text in sort_keys]
         while left:
             page = table.multi_get(first, left, no_value=no_value)
             found.update(page)
             last = page.last_key
-            # The server reads them in the order given.
+            # The server reads them in the given order.
             left = [] if page.complete or last not in left else left[left.index(last) + 1 :]
         rows = iter(found.items())
     else:
@@ -98,7 +98,7 @@ def mget(
 )
 @pass_app
 def mset(app: App, hash_key: str, pairs: tuple[str, ...], ttl: float | None) -> int:
-    """Store rows of a hash key, all or none of them."""
+    """Store rows of a hash key, all or none."""
     if len(pairs) % 2:
         raise click.UsageError("each sort key needs a value: SORT_KEY VALUE SORT_KEY VALUE ...")
     rows = {app.key(name): app.value(text) for name, text in zip(pairs[::2], pairs[1::2])}
@@ -118,7 +118,7 @@ def mset(app: App, hash_key: str, pairs: tuple[str, ...], ttl: float | None) -> 
 )
 @pass_app
 def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, **ranges: Any) -> int:
-    """Remove rows of a hash key: those named, those of a range, or --all. A range and --all ask first."""
+    """Remove rows of a hash key: the given ones, those of a range, or --all. A range and --all ask first."""
     first = app.key(hash_key)
     selected = selection(app, **ranges)
     if [bool(sort_keys), not is_whole(selected), everything].count(True) != 1:
@@ -138,11 +138,11 @@ def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, 
     hash_key_argument,
     click.option("--if", "check", type=click.Choice(CHECKS), default="no-check", metavar="CHECK", help="As for cas."),
     click.option("--check-key", metavar="SORT_KEY", default="", help="The row that is checked."),
-    click.option("--operand", metavar="VALUE", help="What --if compares with."),
+    click.option("--operand", metavar="VALUE", help="The operand of --if."),
     click.option(
-        "--put", "puts", type=(str, str), multiple=True, metavar="SORT_KEY VALUE", help="Store it; repeatable."
+        "--put", "puts", type=(str, str), multiple=True, metavar="SORT_KEY VALUE", help="A row to store; repeatable."
     ),
-    click.option("--delete", "deletes", multiple=True, metavar="SORT_KEY", help="Remove it; repeatable."),
+    click.option("--delete", "deletes", multiple=True, metavar="SORT_KEY", help="A row to remove; repeatable."),
     ttl_option,
 )
 @pass_app
@@ -156,7 +156,7 @@ def mutate(
     deletes: tuple[str, ...],
     ttl: float | None,
 ) -> int:
-    """Store and remove rows of a hash key in one step, if a check passes. Exit status 1: it does not pass."""
+    """Store and remove rows of a hash key atomically, if a check passes. Exit status 1: it does not pass."""
     mutations = Mutations()
     for name, text in puts:
         mutations.put(app.key(name), app.value(text), ttl=ttl)

@@ -1,4 +1,4 @@
-"""``onebox`` and ``bench`` in the list of the other commands; each has options of its own."""
+"""``onebox`` and ``bench`` in the list of the other commands; each has its own options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTINGS = {"ignore_unknown_options": True, "help_option_names": []}
 
 
 def _given(app: App) -> list[str]:
-    """Return what the words before the command said, as options."""
+    """Return the options that were given before the command."""
     found = app.settings
     if not (found.meta or found.url or found.cluster or found.table):
         return []

@@ -30,7 +30,7 @@ partition_option = click.option(
     type=click.IntRange(0),
     multiple=True,
     metavar="INDEX",
-    help="Only this one; repeatable.",
+    help="Only this partition; repeatable.",
 )
 
 
@@ -44,12 +44,12 @@ partition_option = click.option(
 )
 @pass_app
 def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
-    """Print the sort keys of a hash key, or the hash keys of the table. Those come with their numbers of rows."""
+    """Print the sort keys of a hash key, or the hash keys of the table with their numbers of rows."""
     selected = selection(app, **ranges)
     table = app.table
     if hash_key is not None:
         if hash_filter is not None:
-            raise click.UsageError("--hash-filter has no use with a hash key")
+            raise click.UsageError("--hash-filter cannot be used with a hash key")
         found = table.multi_get_iter(app.key(hash_key), no_value=True, **selected)
         app.out.rows([key("sort_key")], ((row[0],) for row in islice(found, limit)))
         return OK
@@ -59,7 +59,7 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
         hash_key_filter=app.filter(hash_filter), sort_key_filter=app.filter(ranges["sort_filter"]), no_value=True
     )
     with rows:
-        # Rows of one hash key stand together; those of the empty one lie in all partitions.
+        # Rows of one hash key are adjacent; those of the empty one are in all partitions.
         groups = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
         app.out.rows([key("hash_key"), number("rows")], islice(groups, limit))
     return OK
@@ -71,12 +71,14 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
     range_options,
     filter_options,
     click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
-    click.option("--no-value", is_flag=True, help="Leave the values out."),
-    click.option("--ttl", "with_ttl", is_flag=True, help="Add the seconds that each row still lives."),
+    click.option("--no-value", is_flag=True, help="Omit the values."),
+    click.option("--ttl", "with_ttl", is_flag=True, help="Add the remaining seconds of each row."),
     click.option("--reverse", is_flag=True, help="With HASH_KEY: begin with the last sort key."),
-    click.option("--parallel", type=click.IntRange(1, 1024), default=1, metavar="N", help="Partitions at once [1]."),
+    click.option(
+        "--parallel", type=click.IntRange(1, 1024), default=1, metavar="N", help="Partitions read at the same time [1]."
+    ),
     partition_option,
-    click.option("--resume", metavar="TOKEN", help="Go on where an earlier scan stopped."),
+    click.option("--resume", metavar="TOKEN", help="Continue where an earlier scan stopped."),
     click.option("--show-token", is_flag=True, help="Print the token for --resume on stderr at the end."),
 )
 @pass_app
@@ -97,8 +99,8 @@ def scan(
 ) -> int:
     """Print the rows of a hash key, or of the whole table.
 
-    Of a table the rows come by partition; within one, hash keys ascend by length first, and sort keys within their
-    hash key. With --parallel the partitions come mixed.
+    The rows of a table come by partition. Within a partition they are ordered by the length of the hash key, then by
+    hash key, then by sort key. With --parallel the partitions are mixed.
     """
     selected = selection(app, sort_filter=sort_filter, **ranges)
     columns = [key("sort_key")] + ([] if no_value else [value()]) + ([number("ttl", show)] if with_ttl else [])
@@ -118,10 +120,10 @@ def scan(
             partitions=partitions or None,
         )
     elif hash_filter is not None or partitions or parallel != 1:
-        raise click.UsageError("--hash-filter, --partition and --parallel are for a whole table")
+        raise click.UsageError("--hash-filter, --partition and --parallel need a whole table")
     elif reverse:
         if with_ttl or resume or show_token:
-            raise click.UsageError("--reverse goes with neither --ttl nor a token")
+            raise click.UsageError("--reverse cannot be combined with --ttl or a token")
         rows = islice(app.table.multi_get_iter(app.key(hash_key), reverse=True, no_value=no_value, **selected), limit)
     else:
         rows = app.table.hash_scan(
@@ -138,7 +140,7 @@ def scan(
 
 
 def _without_empty(rows: Iterable[Any], columns: list[Column], *, no_value: bool) -> Iterator[Any]:
-    """Take the empty values out of rows that were asked for without them."""
+    """Remove the empty values from rows that were read without values."""
     if not no_value:
         return iter(rows)
     at = 2 if columns[0].name == "hash_key" else 1
@@ -149,11 +151,15 @@ def _without_empty(rows: Iterable[Any], columns: list[Column], *, no_value: bool
 @options(
     click.argument("hash_key", metavar="[HASH_KEY]", required=False),
     filter_options,
-    click.option("--exact", is_flag=True, help="Count every row; the default."),
-    click.option("--estimate", is_flag=True, help="What the servers believe (/metrics, releases after 2.5); quick."),
+    click.option("--exact", is_flag=True, help="Count every row (default)."),
+    click.option(
+        "--estimate", is_flag=True, help="The servers' estimate, which is fast (/metrics, releases after 2.5)."
+    ),
     click.option("--by-partition", is_flag=True, help="One line for each partition."),
     click.option("--histogram", is_flag=True, help="Sizes of keys and values, rows by hash key, and the largest."),
-    click.option("--largest", type=click.IntRange(0, 1000), default=10, metavar="N", help="So many of them [10]."),
+    click.option(
+        "--largest", type=click.IntRange(0, 1000), default=10, metavar="N", help="Number of largest items [10]."
+    ),
     parallel_option,
     partition_option,
 )
@@ -171,33 +177,33 @@ def count(
     parallel: int,
     partitions: tuple[int, ...],
 ) -> int:
-    """Count the rows of a table, or of a hash key. The servers count, but for --histogram, which reads all rows."""
+    """Count the rows of a table, or of a hash key. The servers count; for --histogram, all rows are read."""
     if [exact, estimate, histogram].count(True) > 1:
         raise click.UsageError("give one of --exact, --estimate and --histogram")
     table, out = app.table, app.out
     if hash_key is not None:
         if hash_filter or sort_filter or by_partition or histogram or estimate or partitions:
-            raise click.UsageError("a hash key goes with no other option")
+            raise click.UsageError("a hash key cannot be combined with these options")
         first = app.key(hash_key)
         out.one("rows", table.sort_key_count(first), hash_key=first)
         return OK
     filters: dict[str, Any] = {"hash_key_filter": app.filter(hash_filter), "sort_key_filter": app.filter(sort_filter)}
     if histogram:
         if by_partition or partitions:
-            raise click.UsageError("--histogram goes with neither --by-partition nor --partition")
+            raise click.UsageError("--histogram cannot be combined with --by-partition or --partition")
         from .histogram import measure
 
         measure(app, parallel, largest, **filters)
         return OK
     if estimate:
         if by_partition or partitions or any(filters.values()):
-            raise click.UsageError("--estimate is for the whole table")
+            raise click.UsageError("--estimate needs a whole table")
         return _estimate(app)
     if not by_partition:
         found = table.count(parallel=parallel, partitions=partitions or None, **filters)
         out.one("rows", found)
         return OK
-    # A split child that is not ready yet is counted with its parent.
+    # A split child that is not ready is counted with its parent.
     known = (part.index for part in app.client.admin.partitions(table.name) if part.ballot >= 0)
     indices = partitions or tuple(known)
     pool = Pool(parallel)

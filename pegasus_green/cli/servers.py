@@ -37,10 +37,10 @@ def _chosen(kind: Any, word: str) -> Any:
 
 
 @command("nodes")
-@click.option("--disks", "with_disks", is_flag=True, help="Ask each for the space on its disks.")
+@click.option("--disks", "with_disks", is_flag=True, help="Show the disk space of each server.")
 @pass_app
 def nodes(app: App, with_disks: bool) -> int:
-    """List the replica servers with the primaries and secondaries that they hold."""
+    """List the replica servers with their numbers of primaries and secondaries."""
     admin = app.client.admin
     found = admin.nodes()
     primaries: Counter[str] = Counter()
@@ -74,8 +74,8 @@ def _space(app: App, address: str) -> list[Any]:
 @command("cluster")
 @pass_app
 def cluster(app: App) -> int:
-    """Show the facts that the meta servers tell of the cluster."""
-    # Some facts are JSON themselves.
+    """Show the meta servers' facts about the cluster."""
+    # Some facts are JSON texts.
     app.out.item({name: _parsed_object(text) for name, text in app.client.admin.cluster_info().items()})
     return OK
 
@@ -89,7 +89,7 @@ def _parsed_object(text: str) -> Any:
 @click.argument("level", type=click.Choice(_words(MetaLevel)), required=False, metavar="[LEVEL]")
 @pass_app
 def meta_level(app: App, level: str | None) -> int:
-    """Show how much the meta servers change by themselves, or set it.
+    """Show or set what the meta servers may change by themselves.
 
     LEVEL is stopped, blind, freezed, steady or lively.
     """
@@ -98,7 +98,7 @@ def meta_level(app: App, level: str | None) -> int:
         app.out.one("level", admin.cluster_info().get("meta_function_level", "unknown"))
         return OK
     if level in ("stopped", "blind"):
-        app.confirm(f"sets the meta level to {level}: the meta servers do not heal tables then")
+        app.confirm(f"sets the meta level to {level}: the meta servers then do not heal tables")
     before = name_of(MetaLevel, admin.set_meta_level(_chosen(MetaLevel, level)))
     app.out.done(f"the meta level is {level}, before {before}", level=level, before=before)
     return OK
@@ -106,8 +106,8 @@ def meta_level(app: App, level: str | None) -> int:
 
 # --------------------------------------------------------------------------------------------------- single servers
 server_options = options(
-    click.option("--server", "-s", "servers", multiple=True, metavar="HOST:PORT", help="This one; repeatable."),
-    click.option("--metas", is_flag=True, help="All meta servers that are known."),
+    click.option("--server", "-s", "servers", multiple=True, metavar="HOST:PORT", help="A server; repeatable."),
+    click.option("--metas", is_flag=True, help="All known meta servers."),
     click.option("--all", "everything", is_flag=True, help="All meta and replica servers [all replica servers]."),
 )
 
@@ -125,7 +125,7 @@ def _servers(app: App, servers: tuple[str, ...], metas: bool, everything: bool) 
 
 
 def _ask_all(app: App, servers: list[str], command_name: str, arguments: tuple[str, ...]) -> int:
-    """Run a remote command on servers and print what each says; a failure of one does not hide the others."""
+    """Run a remote command on servers and print each output. Failures do not hide the output of other servers."""
     admin = app.client.admin
 
     def ask(server: str) -> tuple[str, str, str]:
@@ -133,7 +133,7 @@ def _ask_all(app: App, servers: list[str], command_name: str, arguments: tuple[s
             text = admin.remote_command(server, command_name, arguments)
         except PegasusError as error:
             return server, "", str(error).splitlines()[0]
-        # Servers answer so, in place of an error code.
+        # This answer replaces an error code.
         return (server, "", text.strip()) if text.startswith("unknown command") else (server, text, "")
 
     answers = list(Pool(16).imap(ask, servers))
@@ -168,9 +168,9 @@ def _parsed(text: str) -> Any:
 def remote(
     app: App, name: str, arguments: tuple[str, ...], servers: tuple[str, ...], metas: bool, everything: bool
 ) -> int:
-    """Have servers run a remote command, as help, server-info, server-stat, flush-log.
+    """Run a remote command on servers, for example help, server-info, server-stat or flush-log.
 
-    "remote help" lists what servers know. Commands that change a server are not asked about.
+    "remote help" lists the commands of servers. There is no question before commands that change a server.
     """
     return _ask_all(app, _servers(app, servers, metas, everything), name, arguments)
 
@@ -187,7 +187,7 @@ def server_info(app: App, servers: tuple[str, ...], metas: bool, everything: boo
 @server_options
 @pass_app
 def server_stat(app: App, servers: tuple[str, ...], metas: bool, everything: bool) -> int:
-    """Show the counters of servers. Releases after 2.5 have them at http://SERVER/metrics instead."""
+    """Show the counters of servers. Releases after 2.5 have http://SERVER/metrics instead."""
     return _ask_all(app, _servers(app, servers, metas, everything), "server-stat", ())
 
 
@@ -195,7 +195,7 @@ def server_stat(app: App, servers: tuple[str, ...], metas: bool, everything: boo
 @options(
     click.argument("name", metavar="[NAME]", required=False),
     click.argument("value", metavar="[VALUE]", required=False),
-    click.option("--section", metavar="TEXT", help="Only the sections whose name has this in it."),
+    click.option("--section", metavar="TEXT", help="Only sections whose name contains TEXT."),
     server_options,
 )
 @pass_app
@@ -210,8 +210,8 @@ def config(
 ) -> int:
     """Show the configuration of servers, all or one option, or set an option.
 
-    What is set holds until the server is started again. Setting asks first. Servers take it at
-    http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE.
+    A new value is valid until the server restarts. Setting asks first. The command uses http://SERVER/configs,
+    /config?name=NAME and /updateConfig?NAME=VALUE.
     """
     found = _servers(app, servers, metas, everything)
     query: dict[str, str | None]
@@ -234,7 +234,7 @@ def config(
 
 
 def _configuration(server: str, path: str, query: dict[str, str | None], timeout: float) -> tuple[Any, str]:
-    """Return what a server's page about its configuration says, and what is wrong; status 200 may tell of an error."""
+    """Return the content of a server's configuration page, and an error; a page with status 200 can be an error."""
     from .http import get
 
     try:
@@ -253,7 +253,7 @@ def _of_section(answer: Any, section: str) -> Any:
 
 
 def _configuration_lines(answer: Any) -> list[str]:
-    """Return options as people read them: by section, with the description where one is asked for alone."""
+    """Return options as text: by section; with the description if there is only one."""
     if not isinstance(answer, dict):
         return [str(answer)]
     if all(isinstance(facts, dict) for facts in answer.values()):
@@ -314,7 +314,7 @@ def disks(app: App, server: str | None, of_table: str | None) -> int:
 def balance(app: App, table: str, partition: int, kind: str, source: str, target: str) -> int:
     """Move a replica of a partition: KIND is move-primary, copy-primary or copy-secondary.
 
-    The meta servers take the proposal and carry it out in their time; "table" shows what became of it.
+    The meta servers accept the proposal and carry it out later; "table" shows the result.
     """
     app.confirm(f"moves a replica of partition {partition} of table {table} from {source} to {target} ({kind})")
     app.client.admin.balance(table, partition, _chosen(BalanceKind, kind), source, target)
@@ -329,16 +329,16 @@ def balance(app: App, table: str, partition: int, kind: str, source: str, target
     click.argument("kind", type=click.Choice(_words(ProposalKind)), metavar="KIND"),
     click.argument("target", metavar="TARGET"),
     click.argument("node", metavar="NODE"),
-    click.option("--force", is_flag=True, help="Also against the meta server's own plans."),
+    click.option("--force", is_flag=True, help="Even if the meta server has another plan."),
 )
 @pass_app
 def propose(app: App, table: str, partition: int, kind: str, target: str, node: str, force: bool) -> int:
-    """Propose that server TARGET does something with server NODE's replica of a partition.
+    """Propose that server TARGET changes server NODE's replica of a partition.
 
     KIND is assign-primary, upgrade-to-primary, add-secondary, downgrade-to-secondary, downgrade-to-inactive, remove
     or add-secondary-for-lb.
     """
-    app.confirm(f"proposes for partition {partition} of table {table}: {target} does {kind} with {node}")
+    app.confirm(f"proposes for partition {partition} of table {table}: {target} applies {kind} to {node}")
     app.client.admin.propose(table, partition, _chosen(ProposalKind, kind), target, node, force=force)
     app.out.done("proposed", table=table, partition=partition, kind=kind, target=target, node=node)
     return OK
@@ -391,7 +391,9 @@ def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> in
     KIND is read or write; ACTION is start, stop or query [query].
     """
     found = app.client.admin.hot_keys(table, partition, _chosen(HotKeyKind, kind), _chosen(HotKeyAction, action))
-    text = {"start": "the search begins", "stop": "the search ends"}.get(action, found or "nothing found yet")
+    text = {"start": "the search has started", "stop": "the search has stopped"}.get(
+        action, found or "nothing found yet"
+    )
     app.out.done(text, table=table, partition=partition, kind=kind, action=action, found=found)
     return OK
 
@@ -400,7 +402,7 @@ def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> in
 @table_argument
 @pass_app
 def bulk_load(app: App, table: str) -> int:
-    """Show how far the bulk load of a table is."""
+    """Show the progress of the bulk load of a table."""
     found = app.client.admin.bulk_load_status(table)
     if found is None:
         app.out.done(f"table {table} has no bulk load", status=None)
@@ -415,7 +417,7 @@ def bulk_load(app: App, table: str) -> int:
 @table_argument
 @pass_app
 def backups(app: App, table: str) -> int:
-    """List the backups of a table that were made one by one."""
+    """List the backups of a single table, without those of backup policies."""
     columns = [
         number("id", str),
         Column("provider"),

@@ -1,4 +1,4 @@
-"""``shell``: the commands at a prompt, with history, completion and the time that each takes; or from a pipe."""
+"""``shell``: commands at a prompt, with history, completion and timing, or from a pipe."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from .app import Program
 
 BUILTINS = {
-    "use": "use TABLE: the table of the commands that follow; without a name: show it",
-    "connect": "connect NAME | URL | HOST:PORT,...: go to another cluster",
-    "timing": "timing on | off: show how long each command takes",
-    "help": "help [COMMAND]: list the commands, or explain one",
-    "exit": "exit: leave; so does the end of the input",
+    "use": "use TABLE: set the table of the next commands; without a name: show it",
+    "connect": "connect NAME | URL | HOST:PORT,...: connect to another cluster",
+    "timing": "timing on | off: show the duration of each command",
+    "help": "help [COMMAND]: list the commands, or describe one",
+    "exit": "exit: leave the shell; the end of the input does the same",
 }
 NOT_HERE = ("shell", "onebox", "bench", "console")
 
 
 def split_words(line: str) -> list[str]:
-    r"""Return the words of a line: quotes keep words together, and a backslash is none of the shell's business.
+    r"""Split a line into words. Quotes keep words together; a backslash has no special meaning.
 
     Raises:
         ValueError: A quote is not closed.
@@ -46,7 +46,7 @@ def split_words(line: str) -> list[str]:
 
 
 def history_path() -> Path:
-    """Return where the history of the prompt is kept."""
+    """Return the path of the prompt's history file."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "pegasus-green" / "history"
 
@@ -55,18 +55,18 @@ class Shell:
     """A session.
 
     Attributes:
-        status: Exit status of the first command that failed; 0: none did.
+        status: Exit status of the first failed command; 0: none has failed.
     """
 
     def __init__(self, app: App, program: Program, *, timing: bool, stop: bool) -> None:
-        """Begin with the options of the command line."""
+        """Start with the options of the command line."""
         self.app, self.program, self.timing, self.stop = app, program, timing, stop
         self.status = OK
         self.app.known_tables = []
 
     # ------------------------------------------------------------------------------------------------------------ lines
     def run(self, line: str) -> bool:
-        """Run a line; False: leave."""
+        """Run a line; False: leave the shell."""
         try:
             words = split_words(line)
         except ValueError as error:
@@ -88,7 +88,7 @@ class Shell:
 
     def _command(self, words: list[str]) -> int:
         if words[0] in NOT_HERE:
-            return self._note(USAGE, f"error: {words[0]} is no command of the shell: run pegasus-green {words[0]}")
+            return self._note(USAGE, f"error: {words[0]} is not a command of the shell: run pegasus-green {words[0]}")
         return run(self.program, words, self.app.child())
 
     def _note(self, status: int, text: str) -> int:
@@ -110,7 +110,7 @@ class Shell:
             return self._connect(rest)
         if name == "timing":
             if rest not in (["on"], ["off"]):
-                return self._note(USAGE, "error: timing on, or timing off")
+                return self._note(USAGE, "error: write timing on or timing off")
             self.timing = rest == ["on"]
             return OK
         return self._help(rest)
@@ -141,15 +141,15 @@ class Shell:
         return OK
 
     def learn_tables(self) -> None:
-        """Ask for the tables' names, for completion."""
+        """Read the tables' names, for completion."""
         try:
             self.app.known_tables = [info.name for info in self.app.client.admin.list_tables(timeout=2.0)]
         except PegasusError:
-            pass  # then there is nothing to complete
+            pass  # then there are no completions
 
     # ------------------------------------------------------------------------------------------------------ completion
     def completions(self, text: str) -> Iterator[tuple[str, str, int]]:
-        """Yield what the word at the end of a text can become, with an explanation, and the word's length."""
+        """Yield completions of the last word of a text, with a description, and the length of the word."""
         try:
             words = split_words(text)
         except ValueError:
@@ -187,12 +187,12 @@ class Shell:
     def from_terminal(self) -> None:
         """Read lines at a prompt until the end."""
         ask = _prompt(self)
-        click.echo('Commands: "help". Tab completes, the arrow keys bring earlier lines back, Ctrl-D leaves.', err=True)
+        click.echo('Commands: "help". Tab completes, the arrow keys show earlier lines, Ctrl-D leaves.', err=True)
         learning = gevent.spawn(self.learn_tables)
         try:
             while True:
                 try:
-                    # In a thread: the hub goes on with the client's connections while a person thinks.
+                    # In a thread, so that the hub serves the client's connections while it waits for the user.
                     line = in_thread(ask, self.prompt_text())
                 except EOFError:
                     return
@@ -216,7 +216,7 @@ class Shell:
 
 
 def _prompt(shell: Shell) -> Callable[[str], str]:
-    """Return a function that asks for a line, in any thread."""
+    """Return a function that reads a line, in any thread."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
@@ -246,16 +246,16 @@ def _prompt(shell: Shell) -> Callable[[str], str]:
 
 @command("shell")
 @options(
-    click.option("--timing/--no-timing", default=None, help="Show how long each command takes [at a prompt]."),
-    click.option("-e", "--stop-on-error", is_flag=True, help="End at the first command that fails."),
+    click.option("--timing/--no-timing", default=None, help="Show the duration of each command [at a prompt]."),
+    click.option("-e", "--stop-on-error", is_flag=True, help="Stop at the first command that fails."),
 )
 @pass_app
 def shell(app: App, timing: bool | None, stop_on_error: bool) -> int:
-    r"""Take commands at a prompt, or from a pipe.
+    r"""Run commands from a prompt or a pipe.
 
-    The options given here hold for all commands. "use TABLE" names the table. Words are separated by spaces; quotes
-    keep them together. A backslash belongs to the key or value: \x00 is the byte 0. Lines that begin with # are left
-    out. The exit status is that of the first command that failed.
+    The options given here apply to all commands. "use TABLE" sets the table. Words are separated by spaces; quotes keep
+    them together. A backslash belongs to the key or value: \x00 is the byte 0. Lines that begin with # are ignored. The
+    exit status is that of the first command that failed.
     """
     from .app import make_program
 

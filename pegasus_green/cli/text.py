@@ -1,4 +1,4 @@
-"""Keys and values as text: escaped UTF-8, hex or base64, each readable back into the same bytes."""
+"""Keys and values as text: escaped UTF-8, hex or base64. Each text can be converted back to the same bytes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0
 
 
 def escape(data: bytes) -> str:
-    r"""Return bytes as one line of printable text: UTF-8 as it is, ``\\ \n \r \t``, and ``\xNN`` for other bytes.
+    r"""Return bytes as one line of printable text: UTF-8, with ``\\ \n \r \t`` and ``\xNN`` for other bytes.
 
-    A space at either end becomes ``\x20``, so that the text keeps it in a table.
+    A space at the beginning or end becomes ``\x20``, so that a table shows it.
     """
     text = data.decode("utf-8", "surrogateescape")
     if not text.isprintable() or "\\" in text:
@@ -47,7 +47,7 @@ def unescape(text: str) -> bytes:
     r"""Return the bytes of an escaped text.
 
     Raises:
-        InvalidArgument: A backslash that begins no escape.
+        InvalidArgument: A backslash does not begin an escape.
     """
     raw = text.encode("utf-8", "surrogateescape")
     if b"\\" not in raw:
@@ -57,7 +57,7 @@ def unescape(text: str) -> bytes:
         if match[1] is not None:
             return bytes.fromhex(match[1].decode())
         if match[2] is None:
-            raise InvalidArgument(f"a backslash in {text!r} begins no escape: write \\\\ for one, or \\xNN for a byte")
+            raise InvalidArgument(f"invalid escape in {text!r}: write \\\\ for a backslash, or \\xNN for a byte")
         return _BYTES[match[2]]
 
     return _ESCAPE.sub(one, raw)
@@ -78,7 +78,7 @@ def _base64(text: str) -> bytes:
 
 
 class Coding(NamedTuple):
-    """How bytes are written as text, and read."""
+    """A text form of bytes, with its encoder and decoder."""
 
     name: str
     encode: Callable[[bytes], str]
@@ -99,13 +99,13 @@ def parse_duration(text: str) -> float:
     """Return the seconds of ``90``, ``90s``, ``15m``, ``12h``, ``7d``, ``2w``; 0 for ``never``.
 
     Raises:
-        InvalidArgument: Nothing of this kind.
+        InvalidArgument: The text has another form.
     """
     if text == "never":
         return 0.0
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
     if not found:
-        raise InvalidArgument(f"{text!r} is no time: write seconds, or 15m, 12h, 7d, 2w, or never")
+        raise InvalidArgument(f"{text!r} is not a time: write seconds, or 15m, 12h, 7d, 2w, or never")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -116,11 +116,11 @@ def parse_size(text: str) -> int:
     """Return the bytes of ``1000``, ``64k``, ``10M``, ``1G`` (powers of 1,024).
 
     Raises:
-        InvalidArgument: Nothing of this kind.
+        InvalidArgument: The text has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)(?:i?b)?", text.lower())
     if not found:
-        raise InvalidArgument(f"{text!r} is no size: write bytes, or 64k, 10M, 1G")
+        raise InvalidArgument(f"{text!r} is not a size: write bytes, or 64k, 10M, 1G")
     return int(float(found[1]) * _SIZES[found[2]])
 
 

@@ -1,4 +1,4 @@
-"""Work that would block the hub, in a thread of the hub's pool."""
+"""Blocking work in a thread of the hub's pool."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 def in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Return what a function returns in a thread; only the calling greenlet waits.
+    """Run a function in a thread and return its result; only the calling greenlet waits.
 
     Raises:
-        BaseException: What the function raises. The pool would print it besides.
+        BaseException: What the function raises. The pool itself would also print it.
     """
 
     def run() -> tuple[Any, BaseException | None]:
         try:
             return function(*arguments), None
-        except BaseException as error:  # it belongs to the greenlet that waits
+        except BaseException as error:  # it is raised in the waiting greenlet
             return None, error
 
     found: tuple[T, BaseException | None] = gevent.get_hub().threadpool.apply(run)

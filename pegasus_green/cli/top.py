@@ -1,4 +1,4 @@
-"""``top``: nodes and tables, calls a second, and the latency of a probe, live or once."""
+"""``top``: nodes and tables, calls per second, and the latency of a probe, live or once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROBE_PAUSE = 0.02
 
 
 def probe_keys(partitions: Sequence[PartitionInfo]) -> dict[str, list[bytes]]:
-    """Return hash keys that lead to each primary, one a partition; rows of that name hardly exist."""
+    """Return hash keys for each primary, one for each partition. It is unlikely that rows with these keys exist."""
     found: dict[int, bytes] = {}
     count = len(partitions)
     for tried in range(count * 200):
@@ -43,7 +43,7 @@ def probe_keys(partitions: Sequence[PartitionInfo]) -> dict[str, list[bytes]]:
 
 @dataclass
 class Sample:
-    """What was seen at one time."""
+    """The state of the cluster at one moment."""
 
     facts: dict[str, str] = field(default_factory=dict)
     nodes: dict[str, bool] = field(default_factory=dict)
@@ -53,22 +53,22 @@ class Sample:
 
 
 class Watch:
-    """Looks at a cluster again and again, and probes its primaries with reads.
+    """Samples a cluster repeatedly, and probes its primaries with reads.
 
     Attributes:
-        latencies: Of the probe since the last look, by node.
-        errors: The same of its errors.
+        latencies: Latencies of the probe since the last sample, by node.
+        errors: Errors of the probe since the last sample, by node.
     """
 
     def __init__(self, app: App, probe_table: str | None) -> None:
-        """Look at the cluster that is meant; nothing is sent yet."""
+        """Watch the cluster of a command; nothing is sent."""
         self._app, self._probe_table = app, probe_table
         self._keys: dict[str, list[bytes]] = {}
         self.latencies: dict[str, Latencies] = {}
         self.errors: Counter[str] = Counter()
 
     def look(self) -> Sample:
-        """Ask the meta servers and the servers' counters; what cannot be had is told in ``error``."""
+        """Read the meta servers' data and the servers' counters; ``error`` has the failures."""
         admin = self._app.client.admin
         sample = Sample()
         try:
@@ -86,7 +86,7 @@ class Watch:
         return sample
 
     def probe(self, seconds: float) -> None:
-        """Read at each primary, one after the other, until the time is over."""
+        """Read from each primary, one after the other, until the time ends."""
         self.latencies = {node: Latencies() for node in self._keys}
         self.errors = Counter()
         if not self._keys or self._probe_table is None:
@@ -118,12 +118,12 @@ class Watch:
 
 
 def _rate(before: int, after: int, seconds: float) -> float | None:
-    # A server that was started again counts from 0.
+    # The counter of a restarted server starts at 0.
     return round((after - before) / seconds, 1) if after >= before and seconds > 0 else None
 
 
 def summary(before: Sample, after: Sample, watch: Watch) -> dict[str, Any]:
-    """Return what both samples tell together, as plain values."""
+    """Return the difference of two samples as plain values."""
     primaries = Counter(part.primary for _, parts in after.tables for part in parts)
     secondaries = Counter(node for _, parts in after.tables for part in parts for node in part.secondaries)
     nodes = []
@@ -217,7 +217,7 @@ def _once(app: App, watch: Watch, interval: float) -> None:
 
 
 def picture(found: dict[str, Any], metas: Sequence[str]) -> Any:
-    """Return a summary as rich draws it."""
+    """Return a summary as a rich object."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -245,22 +245,22 @@ def picture(found: dict[str, Any], metas: Sequence[str]) -> Any:
                 cells.append(Text(text, style=style))
             table.add_row(*cells)
         parts += [Text(""), table]
-    parts.append(Text("\nCtrl-C ends it", style="dim"))
+    parts.append(Text("\nCtrl-C ends the program", style="dim"))
     return Group(*parts)
 
 
 @command("top")
 @options(
-    click.option("--once", is_flag=True, help="Print it once, after one interval, for scripts."),
-    click.option("--interval", type=DURATION, default="1", metavar="TIME", help="Time between two looks [1 s]."),
-    click.option("--count", "rounds", type=click.IntRange(1), metavar="N", help="End after so many looks."),
+    click.option("--once", is_flag=True, help="Print one sample, after one interval; for scripts."),
+    click.option("--interval", type=DURATION, default="1", metavar="TIME", help="Time between two samples [1 s]."),
+    click.option("--count", "rounds", type=click.IntRange(1), metavar="N", help="End after N samples."),
 )
 @pass_app
 def top(app: App, once: bool, interval: float, rounds: int | None) -> int:
-    """Watch a cluster: nodes, tables, calls a second, the latency of a probe, and errors.
+    """Watch a cluster: nodes, tables, calls per second, the latency of a probe, and errors.
 
-    The probe reads a row that does not exist at every primary of --table, or of the first table. Calls and estimated
-    rows come from the servers' /metrics, which releases after 2.5 have.
+    The probe reads an absent row from every primary of --table, or of the first table. Calls and estimated rows come
+    from the servers' /metrics (releases after 2.5).
     """
     watch = Watch(app, app.settings.table)
     if once or not sys.stdout.isatty() or app.settings.output not in (None, "table"):

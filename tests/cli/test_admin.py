@@ -157,7 +157,7 @@ BY_PROCESS = [
     (["config", "min_replicas"], lambda found: found[0]["answer"]["value"] == "null", "min_replicas = null"),
     (["lost"], lambda found: found == [], "SERVERS"),
     (["hash", "user:7"], lambda found: found["partitions"] == 8, "partition"),
-    (["hot-keys", "temp", "2", "write", "stop"], lambda found: found["action"] == "stop", "the search ends"),
+    (["hot-keys", "temp", "2", "write", "stop"], lambda found: found["action"] == "stop", "the search has stopped"),
     (["health", "temp"], lambda found: found[0]["state"] == "healthy", "healthy"),
 ]
 

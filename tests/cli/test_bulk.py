@@ -67,7 +67,7 @@ def test_export_and_import_keep_rows_in_every_file_format(tool, capfd, name, tmp
         path = str(tmp_path / f"rows.{suffix}")
         done = tool.run(capfd, "export", path, *mine, "--parallel", "1", "-o", "json").json
         assert (done["rows"], done["errors"]) == (3, 0)
-        assert "give --overwrite" in tool.run(capfd, "export", path, *mine, status=2).err
+        assert "add --overwrite" in tool.run(capfd, "export", path, *mine, status=2).err
         tool.run(capfd, "clear", name, "--yes")
         assert tool.run(capfd, "import", path).out.startswith("imported 3 rows")
         assert tool.run(capfd, "scan", name, "-o", "csv").lines == rows
@@ -97,8 +97,8 @@ def test_invalid_lines_are_reported_and_skipped(tool, capfd, name, tmp_path):
     done = tool.run(capfd, "import", str(path), status=5)
     assert tool.run(capfd, "count", name).out == "3\n"
     assert done.err.count("error: ") == 6
-    assert "line 2 is no JSON object" in done.err
-    assert "line 6: hash_key is no text" in done.err
+    assert "line 2 is not a JSON object" in done.err
+    assert "line 6: hash_key is not a string" in done.err
     assert len(max(done.err.splitlines(), key=len)) < 200
     assert "hash_key has 70000 bytes" in done.err
     assert "1 skipped" in done.out
@@ -107,7 +107,7 @@ def test_invalid_lines_are_reported_and_skipped(tool, capfd, name, tmp_path):
     assert tool.run(capfd, "get", name, "0").out == "mine\n"
     csv = tmp_path / "rows.csv"
     csv.write_text("hash_key,value\na,b\n")
-    assert "names no column 'sort_key'" in tool.run(capfd, "import", str(csv), status=2).err
+    assert "has no column 'sort_key'" in tool.run(capfd, "import", str(csv), status=2).err
     csv.write_text(f"value,hash_key,sort_key\nv,{name},from csv\nv,{name}\n")
     assert "row 2 has 2 of 3 columns" in tool.run(capfd, "import", str(csv), status=5).err
     assert tool.run(capfd, "get", name, "from csv").out == "v\n"
@@ -126,9 +126,9 @@ def test_times_blank_lines_and_marks_of_spreadsheets():
     heading = b"\xef\xbb\xbfhash_key,sort_key,value,expires_at\r\n"
     rows = read("csv", heading + b"a,b,c,\r\na,b,c,-5\r\na,b,c,99999999999\r\na,b,c,7\r\n")
     assert (rows[0], rows[3]) == ((b"a", b"b", b"c", 0), (b"a", b"b", b"c", 7))
-    assert "'-5' is no Unix time" in str(rows[1])
-    assert "'99999999999' is no Unix time" in str(rows[2])
-    assert "True is no Unix time" in str(read("jsonl", b'{"hash_key": "a", "value": "", "expires_at": true}')[0])
+    assert "'-5' is not a Unix time" in str(rows[1])
+    assert "'99999999999' is not a Unix time" in str(rows[2])
+    assert "True is not a Unix time" in str(read("jsonl", b'{"hash_key": "a", "value": "", "expires_at": true}')[0])
 
 
 def test_a_cut_or_damaged_compressed_file_is_noticed(tool, capfd, name, tmp_path):
@@ -139,7 +139,7 @@ def test_a_cut_or_damaged_compressed_file_is_noticed(tool, capfd, name, tmp_path
     words = ["import", str(path), "--state", str(state), "--quiet", "-t", "other"]
     path.write_bytes(whole + whole[:-20])
     done = tool.run(capfd, *words, status=5)
-    assert "is cut off; the rest of the file is left out" in done.err
+    assert "is truncated; the rest of the file is skipped" in done.err
     assert done.out.startswith("imported 300 rows")
     path.write_bytes(whole + whole)
     assert tool.run(capfd, *words, "--resume", status=None).out.startswith("imported 600 rows")
@@ -154,7 +154,7 @@ def test_a_cut_or_damaged_compressed_file_is_noticed(tool, capfd, name, tmp_path
 def test_a_truncated_binary_file_is_refused(cut):
     begin, encode = encoder("binary", CODINGS["text"], CODINGS["text"])
     data = begin + encode([(b"hash", b"sort", b"value", 0)])
-    with pytest.raises(Malformed, match=r"cut off|begin"):
+    with pytest.raises(Malformed, match=r"truncated|begin"):
         list(decoder("binary", io.BytesIO(data[:cut]), CODINGS["text"], CODINGS["text"], 0))
 
 
@@ -169,7 +169,7 @@ def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     state = tmp_path / "rows.jsonl.state"
     assert "nothing to resume" in tool.run(capfd, "export", str(path), "--resume", status=2).err
     state.write_text("{}")
-    assert "give --resume" in tool.run(capfd, "export", str(path), status=2).err
+    assert "add --resume" in tool.run(capfd, "export", str(path), status=2).err
     assert "cannot be read" in tool.run(capfd, "export", str(path), "--resume", status=2).err
     state.write_text('{"version": 1, "job": {"command": "export", "table": "old"}, "done": {}}')
     assert "table was 'old' there" in tool.run(capfd, "export", str(path), "--resume", status=2).err
@@ -199,7 +199,7 @@ def test_copy_and_clear(tool, capfd, name):
     assert tool.run(capfd, "scan", name, "-t", "other", "-o", "csv").lines[1:] == ["a,1", "b,theirs", "c,3"]
     assert "same table" in tool.run(capfd, "copy", status=2).err
     refused = tool.process("clear", *mine, status=2)
-    assert "removes the rows that pass the filters of table temp" in refused.err
+    assert "removes the rows that match the filters of table temp" in refused.err
     assert tool.run(capfd, "clear", name, "--start", "b", "--yes").out.startswith("removed 2 rows")
     assert tool.run(capfd, "clear", *mine, "--yes").out.startswith("removed 1 row,")
     assert tool.run(capfd, "clear", "-t", "other", *mine, "--yes", "-o", "json").json["rows"] == 3

@@ -73,11 +73,11 @@ def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
         assert "it has: prod, far, bad" in unknown.err
         assert "unknown key 'metas'" in tool.run(capfd, "get", "a", "--cluster", "bad", status=2).err
         both = tool.run(capfd, "get", "a", "--cluster", "prod", "--meta", "h:1", status=2)
-        assert "give one of them" in both.err
+        assert "give only one of them" in both.err
         (folder / "config.toml").write_text("nonsense")
         assert "cannot be read" in tool.run(capfd, "get", "a", status=2).err
         (folder / "config.toml").unlink()
-        assert "no cluster is named" in tool.run(capfd, "get", "a", status=2).err
+        assert "no cluster given" in tool.run(capfd, "get", "a", status=2).err
     finally:
         tool.environment = {}
 
@@ -108,9 +108,9 @@ def test_errors_and_exit_statuses(tool, capfd, name):
     assert "does not exist" in missing.err or "nosuch" in missing.err
     as_json = json.loads(tool.run(capfd, "get", "a", "-t", "nosuch", "-o", "json", status=3).err)
     assert (as_json["code"], as_json["exit_status"]) == ("ERR_APP_NOT_EXIST", 3)
-    assert "begins no escape" in tool.run(capfd, "get", "\\d", status=2).err
+    assert "invalid escape" in tool.run(capfd, "get", "\\d", status=2).err
     assert "no time" in tool.run(capfd, "touch", name, "a", "soon", status=2).err
-    assert "HINT: a table of this name is there already" in tool.run(capfd, "create", "temp", status=3).err
+    assert "HINT: a table of this name exists" in tool.run(capfd, "create", "temp", status=3).err
 
 
 @pytest.mark.parametrize("words", [["get"], ["get", "a", "--nosuch"], ["clear"], ["clear", "--all"], ["nosuch"]])
@@ -124,7 +124,7 @@ def test_a_negative_number_is_no_option(tool, capfd, name):
     tool.run(capfd, "set", name, "-1", "-2.5")
     assert tool.run(capfd, "get", name, "-1").out == "-2.5\n"
     assert tool.run(capfd, "cas", name, "-1", "-7", "--if", "int-less", "--operand", "-1", status=3).err
-    assert "stands behind --" in tool.run(capfd, "incr", name, "n", "-x", "-3", status=2).err
+    assert "write -- before a key" in tool.run(capfd, "incr", name, "n", "-x", "-3", status=2).err
     assert tool.run(capfd, "get", "--", name, "-x", status=1).err
 
 
@@ -166,7 +166,7 @@ def test_an_interruption_is_told_in_one_line(tool, name, tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.decode().splitlines() == [
-        f"{state} keeps how far it is: the same command with --resume goes on",
+        f"{state} has the progress: run the same command with --resume to continue",
         "interrupted",
     ]
 

@@ -75,7 +75,7 @@ def test_commands_for_the_rows_of_a_hash_key(tool, capfd, name):
     }
     assert tool.run(capfd, "count", name, "-o", "json").json == {"hash_key": name, "rows": 1}
     assert "each sort key needs a value" in tool.run(capfd, "mset", name, "a", status=2).err
-    assert "a filter is" in tool.run(capfd, "keys", name, "--filter", "x", status=2).err
+    assert "a filter must be" in tool.run(capfd, "keys", name, "--filter", "x", status=2).err
 
 
 def test_mutate_applies_several_changes(tool, capfd, name):

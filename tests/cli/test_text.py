@@ -60,9 +60,9 @@ def test_times_and_sizes_are_parsed_and_formatted():
         1536,
     ]
     for wrong in ("", "-1", "1x", "1 h", "inf"):
-        with pytest.raises(InvalidArgument, match="no time"):
+        with pytest.raises(InvalidArgument, match="not a time"):
             parse_duration(wrong)
-        with pytest.raises(InvalidArgument, match="no size"):
+        with pytest.raises(InvalidArgument, match="not a size"):
             parse_size(wrong)
     assert [show_duration(seconds) for seconds in (4, 750, 7500, 273600, math.inf)] == [
         "4 s", "12 min 30 s", "2 h 5 min", "3 d 4 h", "never",

@@ -32,7 +32,7 @@ def test_doctor_reports_each_problem(tool, capfd):
 
     wrong = doctor("--meta", "127.0.0.1:1,no-such-name.invalid:34601")
     assert "refuses connections" in wrong["dial"]["what"]
-    assert "is not resolved" in wrong["name"]["what"]
+    assert "cannot be resolved" in wrong["name"]["what"]
     assert "no meta server can be reached" in wrong["meta"]["what"]
     replica = tool.run(capfd, "nodes", "-o", "json").json[0]["node"]
     assert "is a replica server" in doctor("--meta", replica)["meta"]["what"]

@@ -1,5 +1,5 @@
-"""Many rows: export, import, copy and clear, with progress, limits and a state file to go on from after a kill.
+"""Commands for many rows: export, import, copy and clear, with progress, limits, and a state file to resume from.
 
-``formats`` writes and reads files of rows, ``state`` keeps what is done on disk, ``pace`` limits and shows the speed,
-``source`` and ``sink`` are tables to read from and write to, ``commands`` puts them together.
+``formats`` writes and reads files of rows, ``state`` stores the progress on disk, ``pace`` limits and shows the speed,
+``tables`` reads from and writes to tables, ``commands`` has the commands.
 """

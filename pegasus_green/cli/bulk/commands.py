@@ -35,40 +35,42 @@ from .state import State
 from .tables import CHUNK_ROWS, TIMEOUT, Source, Target, chunks
 
 speed_options = options(
-    click.option("--rows-per-second", type=click.FloatRange(0, min_open=True), metavar="N", help="At most so many."),
-    click.option("--bytes-per-second", type=SIZE, metavar="SIZE", help="At most so much: 500k, 10M."),
+    click.option(
+        "--rows-per-second", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N rows per second."
+    ),
+    click.option("--bytes-per-second", type=SIZE, metavar="SIZE", help="At most SIZE bytes per second: 500k, 10M."),
     click.option("--quiet", is_flag=True, help="Show no progress."),
 )
 state_options = options(
-    click.option("--state", "state_path", type=click.Path(), metavar="FILE", help="Where to keep how far it is."),
-    click.option("--resume", is_flag=True, help="Go on with a run that was interrupted or killed."),
+    click.option("--state", "state_path", type=click.Path(), metavar="FILE", help="File for the progress."),
+    click.option("--resume", is_flag=True, help="Continue a run that was interrupted or killed."),
     click.option("--checkpoint", type=DURATION, default="1", metavar="TIME", help="Time between checkpoints [1 s]."),
 )
 concurrency_option = click.option(
     "--concurrency", type=click.IntRange(1, 10_000), default=128, metavar="N", help="Requests in flight [128]."
 )
-if_absent_option = click.option("--if-absent", is_flag=True, help="Leave rows alone that are there already.")
+if_absent_option = click.option("--if-absent", is_flag=True, help="Do not change existing rows.")
 format_option = click.option(
-    "--format", "form", type=click.Choice(FORMATS), help="Form of the file [by its name, else jsonl]."
+    "--format", "form", type=click.Choice(FORMATS), help="Format of the file [from its name, else jsonl]."
 )
 
 
 class Checkpoints:
-    """Saves how far a command is, at most once in a while."""
+    """Saves the progress of a command at intervals."""
 
     def __init__(self, state: State, every: float, position: Callable[[], dict[str, Any]]) -> None:
-        """Save to a state.
+        """Save to a state file.
 
         Args:
-            state: Where.
-            every: Seconds between two.
-            position: Brings what was done to where it outlives the process, and returns where that is.
+            state: The state file.
+            every: Seconds between two saves.
+            position: Makes the finished work durable, and returns its position.
         """
         self._state, self._every, self._position = state, every, position
         self._next = monotonic() + every
 
     def maybe(self) -> None:
-        """Save if it is time."""
+        """Save if the interval has passed."""
         if monotonic() >= self._next:
             self._state.save(**self._position())
             self._next = monotonic() + self._every
@@ -86,20 +88,20 @@ def _report(app: App, progress: Progress, verb: str, *, beside: bool = False, **
 
 
 def _count_beside(progress: Progress, app: App, **filters: Any) -> Any:
-    """Let the servers count meanwhile, so that the time left can be told; return the greenlet."""
+    """Let the servers count the rows meanwhile, for the estimate of the remaining time; return the greenlet."""
 
     def count() -> None:
         try:
             progress.total = app.table.count(parallel=2, timeout=TIMEOUT, **filters)
         except PegasusError:
-            pass  # then the time left is not shown
+            pass  # then the remaining time is not shown
 
     return gevent.spawn(count)
 
 
 # --------------------------------------------------------------------------------------------------------------- export
 class _File:
-    """The file that is written: cut where the last checkpoint was, compressed or not."""
+    """The output file: truncated to the last checkpoint, optionally compressed."""
 
     def __init__(self, path: str, offset: int, *, compressed: bool) -> None:
         self._path, self.offset = path, offset
@@ -108,7 +110,7 @@ class _File:
         self._sink = Sink() if path == "-" else None
         if self._sink is None:
             if offset and (not os.path.exists(path) or os.path.getsize(path) < offset):
-                raise click.UsageError(f"{path} is shorter than the state file says: begin anew with --overwrite")
+                raise click.UsageError(f"{path} is shorter than at the last checkpoint: start again with --overwrite")
             try:
                 self._file = open(path, "r+b" if offset else "wb")  # noqa: SIM115 - closed by close()
                 if offset:
@@ -128,7 +130,7 @@ class _File:
             in_thread(self._file.write, data)
 
     def sync(self) -> int:
-        """Return the offset up to which the disk has whole rows."""
+        """Return the offset up to which the disk has complete rows."""
         if self._compressor:
             self._raw(self._compressor.end_frame())
         if self._sink is not None:
@@ -151,12 +153,12 @@ def _sync(file: IO[bytes]) -> None:
 @options(
     click.argument("path", type=click.Path(), metavar="FILE"),
     format_option,
-    click.option("--zstd", "compressed", is_flag=True, help="Compress; a name that ends in .zst does so, too."),
+    click.option("--zstd", "compressed", is_flag=True, help="Compress with zstd [if the name ends in .zst]."),
     filter_options,
     parallel_option,
     speed_options,
     state_options,
-    click.option("--overwrite", is_flag=True, help="Replace a file that is there."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing file."),
 )
 @pass_app
 def export(
@@ -177,9 +179,10 @@ def export(
 ) -> int:
     """Write the rows of a table to a file: JSON lines, CSV or binary; - is stdout.
 
-    The name tells the form: .jsonl, .csv, .bin, each with .zst for zstd. Rows keep the time at which they expire. How
-    far it is stands in FILE.state, from which --resume goes on. With --parallel 1 the rows come by partition; within
-    one, hash keys ascend by length first, and sort keys within their hash key; else the partitions come mixed.
+    The name determines the format: .jsonl, .csv, .bin, each with .zst for zstd. Rows keep the time at which they
+    expire. FILE.state has the progress, and --resume continues from it. With --parallel 1 the rows come by partition.
+    Within a partition they are ordered by the length of the hash key, then by hash key, then by sort key. Otherwise the
+    partitions are mixed.
     """
     named, squeezed = guess(path)
     form, compressed = form or named or "jsonl", compressed or squeezed
@@ -192,7 +195,7 @@ def export(
     }  # fmt: skip
     state = State(None if path == "-" else state_path or f"{path}.state", job, resume=resume, overwrite=overwrite)
     if path != "-" and not resume and not overwrite and os.path.exists(path) and os.path.getsize(path):
-        raise click.UsageError(f"{path} is there already: give --overwrite to replace it")
+        raise click.UsageError(f"{path} exists: add --overwrite to replace it")
     before = state.done
     filters = {"hash_key_filter": app.filter(hash_filter), "sort_key_filter": app.filter(sort_filter)}
     file = _File(path, before.get("offset", 0), compressed=compressed)
@@ -233,8 +236,12 @@ def export(
 @options(
     click.argument("path", type=click.Path(), metavar="FILE"),
     format_option,
-    click.option("--zstd", "compressed", is_flag=True, default=None, help="It is compressed [seen by its content]."),
-    click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live of all rows [that of each in the file]."),
+    click.option(
+        "--zstd", "compressed", is_flag=True, default=None, help="The file is compressed [detected from its content]."
+    ),
+    click.option(
+        "--ttl", type=DURATION, metavar="TIME", help="Time to live of all rows [that of each row in the file]."
+    ),
     if_absent_option,
     concurrency_option,
     speed_options,
@@ -258,10 +265,10 @@ def import_(
 ) -> int:
     """Store the rows of a file that export wrote, or of stdin (-).
 
-    A JSON line has hash_key, sort_key, value, and expires_at (Unix time) where the row expires; CSV has a first line
-    with these names. Of rows with the same key the last one counts; expired ones are left out. A line that is no row
-    is told and passed over, with exit status 5 at the end. With --state FILE, --resume goes on after a kill: it reads
-    the same input again and passes over the rows that are stored.
+    A JSON line has hash_key, sort_key, value, and expires_at (Unix time) if the row expires; CSV has a first line with
+    these names. If rows have the same key, the last one counts. Expired rows are skipped. A line that is not a row is
+    reported and skipped; the exit status is then 5. With --state FILE, --resume continues after a kill: it reads the
+    same input again and skips the rows that are stored.
     """
     job = {"command": "import", "table": app.table_name, "file": path, "if_absent": if_absent}
     state = State(state_path, job, resume=resume)
@@ -289,7 +296,7 @@ def import_(
                 if not read:
                     raise
                 cut = True
-                progress.error(f"{error.args[0]}; the rest of the file is left out")
+                progress.error(f"{error.args[0]}; the rest of the file is skipped")
 
         def position() -> dict[str, Any]:
             return {"read": read, "rows": progress.rows, "bytes": progress.size, "errors": progress.errors}
@@ -324,11 +331,13 @@ def _short(key: bytes) -> str:
 # ----------------------------------------------------------------------------------------------------------------- copy
 @command("copy")
 @options(
-    click.option("--to-table", metavar="NAME", help="The other table [the same name].", shell_complete=complete_tables),
-    click.option("--to-meta", metavar="HOST:PORT,...", help="Meta servers of the other cluster [the same]."),
-    click.option("--to-url", metavar="URL", help="URL of the other cluster, perhaps with the table."),
     click.option(
-        "--to-cluster", metavar="NAME", help="Other cluster of the config file.", shell_complete=complete_clusters
+        "--to-table", metavar="NAME", help="The target table [the same name].", shell_complete=complete_tables
+    ),
+    click.option("--to-meta", metavar="HOST:PORT,...", help="Meta servers of the target cluster [the same]."),
+    click.option("--to-url", metavar="URL", help="URL of the target cluster, optionally with the table."),
+    click.option(
+        "--to-cluster", metavar="NAME", help="Target cluster from the config file.", shell_complete=complete_clusters
     ),
     filter_options,
     if_absent_option,
@@ -356,9 +365,9 @@ def copy(
     resume: bool,
     checkpoint: float,
 ) -> int:
-    """Copy the rows of a table to another one, here or in another cluster.
+    """Copy the rows of a table to another one, in this cluster or in another.
 
-    Rows keep the time at which they expire. With --state FILE, --resume goes on after a kill.
+    Rows keep the time at which they expire. With --state FILE, --resume continues after a kill.
     """
     source_table = app.table
     if to_meta or to_url or to_cluster:
@@ -432,15 +441,15 @@ def clear(
     quiet: bool,
     **ranges: Any,
 ) -> int:
-    """Remove rows: of a hash key or a range of it, those that pass filters, or --all. Asks first.
+    """Remove rows: of a hash key, of a range, those that match filters, or --all. Asks first.
 
-    After an interruption the same command removes the rest.
+    After an interruption the same command removes the remaining rows.
     """
     selected = selection(app, sort_filter=sort_filter, **ranges)
     table = app.table
     if hash_key is not None:
         if hash_filter or everything:
-            raise click.UsageError("a hash key goes with neither --hash-filter nor --all")
+            raise click.UsageError("a hash key cannot be combined with --hash-filter or --all")
         first = app.key(hash_key)
         which = "all rows" if is_whole(selected) else "the selected rows"
         what = f"removes {which} of hash key {app.out.keys.encode(first)} in table {table.name}"
@@ -450,7 +459,7 @@ def clear(
             raise click.UsageError("a range needs a hash key")
         if bool(hash_filter or selected["filter"]) == everything:
             raise click.UsageError("give a hash key, filters, or --all")
-        what = f"removes {'ALL ROWS' if everything else 'the rows that pass the filters'} of table {table.name}"
+        what = f"removes {'ALL ROWS' if everything else 'the rows that match the filters'} of table {table.name}"
         found = table.scan(
             hash_key_filter=app.filter(hash_filter),
             sort_key_filter=selected["filter"],

@@ -1,7 +1,7 @@
-"""Files of rows: JSON lines, CSV, and a compact binary form; each may be compressed with zstd.
+"""Files of rows: JSON lines, CSV, and a compact binary format; each can be compressed with zstd.
 
-The binary form is the magic line ``pegasus-green rows 1`` and the rows: lengths of hash key (u16), sort key and value
-(u32 each) and the Unix time of expiry (u32, 0: never), big-endian, then the bytes of the three.
+The binary format is the magic line ``pegasus-green rows 1`` and the rows. A row is the lengths of hash key (u16), sort
+key and value (u32 each) and the Unix time of expiry (u32, 0: never), big-endian, then the bytes of the three.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "cs
 FIELDS = ("hash_key", "sort_key", "value", "expires_at")
 MAGIC = b"pegasus-green rows 1\n"
 _HEAD = struct.Struct(">HIII")
-# No key or value of a real table is longer: a request has 1 MiB by default.
+# No key or value of a real table is longer: the default limit of a request is 1 MiB.
 MAX_FIELD = 1 << 30
 READ_BYTES = 1 << 20
-# Compressed bytes at a time; of zeros they become 32,000 times as many.
+# Number of compressed bytes that are read at a time. If they are zeros, the output is 32,000 times as large.
 FEED_BYTES = 2048
 
 
 def guess(path: str) -> tuple[str | None, bool]:
-    """Return the format that a file's name tells (None: it tells none), and whether it is compressed."""
+    """Return the format of a file by its name (None: unknown), and whether it is compressed."""
     suffixes = Path(path).suffixes
     compressed = bool(suffixes) and suffixes[-1] == ".zst"
     if compressed:
@@ -45,7 +45,7 @@ def guess(path: str) -> tuple[str | None, bool]:
 
 # -------------------------------------------------------------------------------------------------------------- writing
 def encoder(form: str, keys: Coding, values: Coding) -> tuple[bytes, Callable[[Iterable[Row]], bytes]]:
-    """Return what a file begins with, and the function that turns rows into bytes."""
+    """Return the first bytes of a file, and the function that encodes rows."""
     if form == "binary":
         return MAGIC, _binary
     if form == "csv":
@@ -91,16 +91,16 @@ def _json_encoder(keys: Coding, values: Coding) -> Callable[[Iterable[Row]], byt
 
 
 class Compressor:
-    """Bytes as frames of zstd, one a checkpoint: a file that is cut behind a frame is whole."""
+    """Compresses to zstd frames, one per checkpoint. A file that is truncated after a frame is complete."""
 
     def __init__(self) -> None:
-        """Begin the first frame.
+        """Start the first frame.
 
         Raises:
             InvalidArgument: zstandard is not installed.
         """
         self._frame: Any = None
-        # With a checksum, so that damage is seen.
+        # With a checksum, so that damage is detected.
         self._new = zstd().ZstdCompressor(write_checksum=True).compressobj
 
     def compress(self, data: bytes) -> bytes:
@@ -130,7 +130,7 @@ def zstd() -> Any:
 
 # -------------------------------------------------------------------------------------------------------------- reading
 class Malformed(InvalidArgument):
-    """A file holds what is no row; the message says where."""
+    """A part of a file is not a row; the message names its place."""
 
 
 class Counted(io.RawIOBase):
@@ -142,7 +142,7 @@ class Counted(io.RawIOBase):
         self.count = 0
 
     def readable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -159,7 +159,7 @@ class Counted(io.RawIOBase):
 
 
 class _Decompressed(io.RawIOBase):
-    """The content of frames of zstd; unlike zstandard's own reader it tells of a frame that is cut off."""
+    """The content of zstd frames. Unlike zstandard's own reader it reports a truncated frame."""
 
     def __init__(self, source: io.BufferedReader) -> None:
         self._source = source
@@ -178,7 +178,7 @@ class _Decompressed(io.RawIOBase):
             data = data or self._source.read1(FEED_BYTES)
             if not data:
                 if self._frame is not None:
-                    raise Malformed("the compressed file is cut off")
+                    raise Malformed("the compressed file is truncated")
                 return 0
             if self._frame is None:
                 self._frame = self._zstd.ZstdDecompressor().decompressobj()
@@ -196,13 +196,13 @@ class _Decompressed(io.RawIOBase):
 
 
 def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str, Counted, IO[bytes]]:
-    """Open a file of rows, or stdin for "-"; what its name does not tell is told by its first bytes.
+    """Open a file of rows, or stdin for "-". What its name does not show is detected from its first bytes.
 
     Returns:
-        Its form, the file that counts bytes as they are on disk, and the file to read from.
+        Its format, the file that counts the bytes on disk, and the file to read from.
 
     Raises:
-        InvalidArgument: It cannot be opened.
+        InvalidArgument: The file cannot be opened.
     """
     try:
         raw = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115 - closed by the command
@@ -220,14 +220,14 @@ def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str
 
 
 def decoder(form: str, file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Iterator[Row | Malformed]:
-    """Yield the rows of a file behind the first ones; a line that is no row is yielded as the error.
+    """Yield the rows of a file after the skipped ones. For a line that is not a row, yield the error.
 
     Args:
         form: One of ``FORMATS``.
-        file: What to read.
-        keys: How keys are written.
-        values: How values are written.
-        skip: So many rows are passed over.
+        file: The file to read.
+        keys: Coding of keys.
+        values: Coding of values.
+        skip: Number of rows to skip.
 
     Raises:
         Malformed: The rest of the file cannot be read.
@@ -239,7 +239,7 @@ def decoder(form: str, file: IO[bytes], keys: Coding, values: Coding, skip: int)
     try:
         yield from rows
     except (OSError, csv.Error) as error:
-        raise Malformed(f"the file cannot be read further: {error}") from None
+        raise Malformed(f"the rest of the file cannot be read: {error}") from None
 
 
 def _read_binary(file: IO[bytes], skip: int) -> Iterator[Row | Malformed]:
@@ -249,13 +249,13 @@ def _read_binary(file: IO[bytes], skip: int) -> Iterator[Row | Malformed]:
     while head := file.read(_HEAD.size):
         number += 1
         if len(head) < _HEAD.size:
-            raise Malformed(f"row {number} is cut off")
+            raise Malformed(f"row {number} is truncated")
         first, second, value, expires = _HEAD.unpack(head)
         if max(second, value) > MAX_FIELD:
-            raise Malformed(f"row {number} says that it has {max(second, value):,} bytes: the file is damaged")
+            raise Malformed(f"row {number} announces {max(second, value):,} bytes: the file is damaged")
         body = file.read(first + second + value)
         if len(body) < first + second + value:
-            raise Malformed(f"row {number} is cut off")
+            raise Malformed(f"row {number} is truncated")
         if number > skip:
             yield body[:first], body[first : first + second], body[first + second :], expires
 
@@ -272,13 +272,13 @@ def _row_of_json(line: bytes, number: int, keys: Coding, values: Coding) -> Row 
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        return Malformed(f"line {number} is no JSON object")
+        return Malformed(f"line {number} is not a JSON object")
     texts = {"sort_key": "", **found}
     for name in FIELDS[:3]:
         if name not in texts:
-            return Malformed(f"line {number}: there is no {name}")
+            return Malformed(f"line {number}: {name} is missing")
         if not isinstance(texts[name], str):
-            return Malformed(f"line {number}: {name} is no text")
+            return Malformed(f"line {number}: {name} is not a string")
     try:
         return (
             keys.decode(texts["hash_key"]),
@@ -291,16 +291,16 @@ def _row_of_json(line: bytes, number: int, keys: Coding, values: Coding) -> Row 
 
 
 def _expiry(found: Any) -> int:
-    """Return the Unix time in which a row expires; 0: it does not.
+    """Return the Unix time at which a row expires; 0: never.
 
     Raises:
-        ValueError: That is no time, or one that rows cannot have.
+        ValueError: It is not a time, or not one that rows can have.
     """
     if found is None or found == "":
         return 0
     text = str(found)
     if isinstance(found, bool) or not text.isascii() or not text.isdecimal() or int(text) >= 2**32:
-        raise ValueError(f"expires_at {found!r} is no Unix time below 2**32")
+        raise ValueError(f"expires_at {found!r} is not a Unix time below 2**32")
     return int(text)
 
 
@@ -309,11 +309,11 @@ def _read_csv(file: IO[bytes], keys: Coding, values: Coding, skip: int) -> Itera
     lines = csv.reader(io.TextIOWrapper(file, "utf-8", "surrogateescape", newline=""))
     heading = next(lines, [])
     if heading:
-        heading[0] = heading[0].removeprefix("\ufeff")  # spreadsheets begin a file so
+        heading[0] = heading[0].removeprefix("\ufeff")  # spreadsheet programs write a byte order mark
     try:
         places = [heading.index(name) for name in FIELDS[:3]]
     except ValueError as error:
-        raise Malformed(f"the first line names no column {str(error).split()[0]}: {','.join(heading)}") from None
+        raise Malformed(f"the first line has no column {str(error).split()[0]}: {','.join(heading)}") from None
     until = heading.index("expires_at") if "expires_at" in heading else None
     for number, cells in islice(enumerate(lines, 1), skip, None):
         try:

@@ -1,4 +1,4 @@
-"""How fast a long command goes: limits, and what a person sees of it."""
+"""Speed of a long command: limits, and the display of progress."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import gevent
 
 from ..text import counted, show_duration, show_size
 
-# Without a terminal a line tells how far it is.
+# Without a terminal, a progress line is printed at this interval.
 LINE_SECONDS = 10.0
 REFRESH_SECONDS = 0.25
-# So far ahead of an even pace after a pause.
+# After a pause, the command may be ahead of an even pace by this many seconds.
 BURST_SECONDS = 0.2
 
 
 class Limit:
-    """At most so many rows and bytes a second.
+    """A limit of rows and bytes per second.
 
     Attributes:
-        chunk: Rows that are dealt with at once, so that the pace is even.
+        chunk: Number of rows that are processed at once, so that the pace is even.
     """
 
     def __init__(self, rows: float | None, size: float | None, chunk: int) -> None:
-        """Limit rows and bytes a second; None: no limit."""
+        """Limit rows and bytes per second; None: no limit."""
         self._rows, self._size = rows, size
         self._next = 0.0
         self.chunk = chunk if rows is None else max(min(chunk, int(rows / 10)), 1)
 
     def wait(self, rows: int, size: int) -> None:
-        """Return when so much may be dealt with."""
+        """Wait until this many rows and bytes may be processed."""
         took = max(rows / self._rows if self._rows else 0.0, size / self._size if self._size else 0.0)
         if not took:
             return
@@ -46,17 +46,17 @@ class Limit:
 
 
 class Progress:
-    """Rows, bytes, rate, time left and errors: a bar on a terminal, a line every 10 s elsewhere; on stderr.
+    """Rows, bytes, rate, remaining time and errors, on stderr: a bar on a terminal, otherwise a line every 10 s.
 
     Attributes:
-        rows: Rows dealt with, those of earlier runs included.
-        size: Their bytes.
-        errors: Errors so far.
-        total: What ``share`` is measured in, when it is known.
+        rows: Number of processed rows, with those of earlier runs.
+        size: Bytes of these rows.
+        errors: Number of errors.
+        total: Total number of rows, if it is known.
     """
 
     def __init__(self, title: str, rows: int = 0, size: int = 0, *, quiet: bool = False) -> None:
-        """Begin with what an earlier run did."""
+        """Start with the numbers of an earlier run."""
         self.title, self.rows, self.size, self.errors = title, rows, size, 0
         self._first = (rows, size)
         self.total: int | None = None
@@ -69,7 +69,7 @@ class Progress:
         self._told = 0
 
     def __enter__(self) -> Progress:  # noqa: PYI034 - Self is not in Python 3.10
-        """Show the bar, where there is a terminal."""
+        """Show the bar if there is a terminal."""
         if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.live import Live
@@ -81,7 +81,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._live is not None:
             self._live.stop()
 
@@ -92,11 +92,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Rows a second of this run."""
+        """Rows per second of this run."""
         return (self.rows - self._first[0]) / self.seconds
 
     def add(self, rows: int, size: int) -> None:
-        """Count rows, and show them when it is time."""
+        """Count rows, and update the display if the interval has passed."""
         self.rows += rows
         self.size += size
         now = monotonic()
@@ -108,18 +108,18 @@ class Progress:
             click.echo(self._text(), err=True)
 
     def note(self, text: str) -> None:
-        """Say something above the bar."""
+        """Print a message above the bar."""
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
             click.echo(text, err=True)
 
     def error(self, text: str) -> None:
-        """Count an error; the first ten are shown."""
+        """Count an error. The first ten are printed."""
         self.errors += 1
         self._told += 1
         if self._told <= 10:
-            self.note(f"error: {text}" + (" (no further ones are shown)" if self._told == 10 else ""))
+            self.note(f"error: {text}" + (" (further errors are not printed)" if self._told == 10 else ""))
 
     def _share(self) -> float | None:
         return min(self.done() / self.total, 1.0) if self.total else None
@@ -147,7 +147,7 @@ class Progress:
         return Group(self._text(), bar)
 
     def report(self, verb: str) -> tuple[str, dict[str, Any]]:
-        """Return what was done, as a sentence and as facts."""
+        """Return the result as a sentence and as fields."""
         errors = f", {counted(self.errors, 'error')}" if self.errors else ""
         text = (
             f"{verb} {counted(self.rows, 'row')}, {show_size(self.size)}, in {self.seconds:.1f} s"

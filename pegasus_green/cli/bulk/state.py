@@ -1,4 +1,4 @@
-"""What a long command has done, on disk, so that it can go on after a kill."""
+"""The progress of a long command on disk, so that it can continue after a kill."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class State:
     It is replaced as a whole, so a kill leaves either the old or the new one.
 
     Attributes:
-        path: The file; None: the command keeps none.
-        job: What is done: a command that is resumed must be the same.
-        done: How far it is.
+        path: The file; None: the command has none.
+        job: The job; a resumed command must have the same one.
+        done: The progress.
     """
 
     def __init__(self, path: str | None, job: dict[str, Any], *, resume: bool, overwrite: bool = False) -> None:
-        """Begin anew, or read how far an earlier run came.
+        """Start, or read the progress of an earlier run.
 
         Raises:
-            UsageError: There is a file and no ``resume``, or the other way round, or it is of another job.
+            UsageError: There is a file and no ``resume``, or ``resume`` and no file, or the job differs.
         """
         self.path = None if path is None else Path(path)
         self.job = job
@@ -45,7 +45,7 @@ class State:
             self._read(self.path)
         elif self.path.exists() and not overwrite:
             raise click.UsageError(
-                f"{self.path} is the state of a run that did not end: give --resume to go on with it, or remove it"
+                f"{self.path} is the state of an unfinished run: add --resume to continue it, or remove the file"
             )
 
     def _read(self, path: Path) -> None:
@@ -53,21 +53,21 @@ class State:
             found = json.loads(path.read_text())
             version, job, self.done = found["version"], found["job"], found["done"]
         except FileNotFoundError:
-            # The run that is resumed was killed before its first checkpoint, or has ended.
+            # The earlier run was killed before its first checkpoint, or has finished.
             raise click.UsageError(f"there is no state file {path}: nothing to resume") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise click.UsageError(f"the state file {path} cannot be read: {error}") from None
         if version != VERSION:
-            raise click.UsageError(f"the state file {path} is of version {version}, not {VERSION}")
+            raise click.UsageError(f"the state file {path} has version {version}, not {VERSION}")
         other = [name for name in self.job if job.get(name) != self.job[name]]
         if other:
             name = other[0]
             raise click.UsageError(
-                f"the state file {path} is of another job: {name} was {job.get(name)!r} there, not {self.job[name]!r}"
+                f"the state file {path} belongs to another job: its {name} is {job.get(name)!r}, not {self.job[name]!r}"
             )
 
     def save(self, **done: Any) -> None:
-        """Store how far the command is; returns when the disk has it."""
+        """Store the progress; return after it is on disk."""
         self.done = done
         if self.path is not None:
             text = json.dumps({"version": VERSION, "job": self.job, "done": done}, indent=1)
@@ -75,16 +75,16 @@ class State:
 
     @contextlib.contextmanager
     def kept(self, note: Callable[[str], object]) -> Iterator[None]:
-        """Tell how to go on when the command is interrupted or fails."""
+        """If the command is interrupted or fails, print how to resume it."""
         try:
             yield
         except (KeyboardInterrupt, PegasusError, OSError):
             if self.path is not None and self.path.exists():
-                note(f"{self.path} keeps how far it is: the same command with --resume goes on")
+                note(f"{self.path} has the progress: run the same command with --resume to continue")
             raise
 
     def end(self) -> None:
-        """Remove the file: there is nothing to resume."""
+        """Remove the file, because nothing is left to resume."""
         if self.path is not None:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()

@@ -1,4 +1,4 @@
-"""Tables as the source and the target of many rows."""
+"""Tables as source and target of many rows."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 CHUNK_ROWS, CHUNK_BYTES = 500, 2 * 1024 * 1024
-# A request of a long command has longer than one that a person waits for, and what fails is tried again after pauses.
+# Requests of a long command have a longer timeout than those of an interactive one. Failed ones are repeated.
 TIMEOUT = 10.0
 PAUSES = (1.0, 2.0, 5.0, 10.0)
 
 
 def is_final(error: PegasusError) -> bool:
-    """Tell whether trying again cannot help."""
+    """Tell whether a repetition is useless."""
     return isinstance(error, (InvalidArgument, TableError))
 
 
 def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
-    """Yield the rows of a scanner; an error is told and the scan goes on after a pause, until it fails five times.
+    """Yield the rows of a scanner. After an error the scan continues after a pause, until it fails five times.
 
     Raises:
-        PegasusError: It failed too often, or trying again cannot help.
+        PegasusError: It has failed too often, or a repetition is useless.
     """
     failures = 0
     while True:
@@ -47,7 +47,7 @@ def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
         except PegasusError as error:
             if is_final(error) or failures == len(PAUSES):
                 raise
-            note(f"{str(error).splitlines()[0]}; goes on in {PAUSES[failures]:g} s")
+            note(f"{str(error).splitlines()[0]}; continues in {PAUSES[failures]:g} s")
             gevent.sleep(PAUSES[failures])
             failures += 1
             continue
@@ -56,7 +56,7 @@ def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
 
 
 def chunks(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[list[Any], int]]:
-    """Yield rows in lists of at most so many, or 2 MiB, with their bytes."""
+    """Yield rows in lists of at most this number, or of 2 MiB, with their bytes."""
     found: list[Any] = []
     size = 0
     for row in rows:
@@ -70,10 +70,10 @@ def chunks(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[list[An
 
 
 class Source:
-    """The rows of a table with the Unix time of their expiry, and a token to go on from."""
+    """The rows of a table with the Unix time of their expiry, and a token to resume from."""
 
     def __init__(self, table: Table[bytes], note: Callable[[str], object], **selection: Any) -> None:
-        """Read a table; ``selection`` is for ``Table.scan``. Nothing is sent yet."""
+        """Read a table; ``selection`` is for ``Table.scan``. Nothing is sent."""
         self._scanner = with_expiry(table.scan(with_ttl=True, timeout=TIMEOUT, **selection))
         self._note = note
 
@@ -87,7 +87,7 @@ class Source:
             yield first, second, value, (expires & 0xFFFFFFFF) + EPOCH if expires else 0
 
     def token(self) -> str:
-        """Return where to go on behind the last row that was taken."""
+        """Return a token that continues after the last row."""
         return self._scanner.token()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Target:
     """Writes rows into a table, many at once.
 
     Attributes:
-        skipped: Rows that were there already, or are expired.
+        skipped: Number of rows that existed already or had expired.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Target:
 
         Args:
             table: The table.
-            concurrency: Requests in flight.
-            note: Takes what goes wrong and is tried again.
-            refuse: Takes the key of each row that can never be stored, as one that is too large.
-            if_absent: Leave rows alone that are there.
-            ttl: Seconds to live for all rows, in place of their own; None: their own.
+            concurrency: Maximum number of requests in flight.
+            note: Gets a message about each failure that is repeated.
+            refuse: Gets the key of each row that can never be stored, for example because it is too large.
+            if_absent: Do not change existing rows.
+            ttl: Seconds to live for all rows; None: those of each row.
         """
         self._table, self._concurrency, self._if_absent = table, concurrency, if_absent
         self._note, self._refuse = note, refuse
@@ -128,10 +128,10 @@ class Target:
         self.skipped = 0
 
     def write(self, rows: list[Row]) -> None:
-        """Write rows; returns when all are stored. Of rows with the same key the last one counts.
+        """Write rows; return after all are stored. If rows have the same key, the last one counts.
 
         Raises:
-            PegasusError: Rows could not be stored after several attempts; others may have been.
+            PegasusError: Rows could not be stored after several attempts; other rows may be stored.
         """
         wanted: dict[tuple[bytes, bytes], tuple[bytes, int]] = {
             (first, second): (value, expires) for first, second, value, expires in rows
@@ -147,12 +147,12 @@ class Target:
             error = next(iter(failed.values()))
             if pause is None or any(map(is_final, failed.values())):
                 raise next(filter(is_final, failed.values()), error)
-            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; again in {pause:g} s")
+            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; repeated in {pause:g} s")
             gevent.sleep(pause)
             wanted = {key: wanted[key] for key in failed}
 
     def _put(self, rows: dict[tuple[bytes, bytes], tuple[bytes, int]]) -> dict[Any, PegasusError]:
-        """Send rows once, without those that have expired; return the errors by key."""
+        """Send rows once, except expired ones; return the errors by key."""
         failed: dict[Any, PegasusError] = {}
         now = int(time())
         living = [(key, found) for key, found in rows.items() if not found[1] or found[1] > now]
@@ -177,7 +177,7 @@ class Target:
         return failed
 
     def _left(self, expires: int) -> float | None:
-        """Return the TTL of a row that is sent at once: it begins with this second."""
+        """Return the TTL of a row that is sent now. It counts from the current second."""
         if self._ttl is not None:
             return self._ttl
         return max(expires - int(time()), 1) if expires else None
@@ -191,7 +191,7 @@ class Target:
                     first, second, CheckType.NOT_EXIST, value=value, ttl=ttl, timeout=TIMEOUT
                 )
             elif not table.exist(first, second, timeout=TIMEOUT):
-                # Servers check nothing under the empty hash key.
+                # Servers cannot check a row with the empty hash key.
                 table.set(first, second, value, ttl=ttl, timeout=TIMEOUT)
                 found = True
             else:
@@ -201,7 +201,7 @@ class Target:
         return row[0], bool(found)
 
     def remove(self, keys: list[tuple[bytes, bytes]]) -> None:
-        """Remove rows; returns when all are gone.
+        """Remove rows; return after all are removed.
 
         Raises:
             PegasusError: Rows could not be removed after several attempts.
@@ -216,7 +216,7 @@ class Target:
             error = next(iter(failed.values()))
             if pause is None or is_final(error):
                 raise error
-            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; again in {pause:g} s")
+            self._note(f"{counted(len(failed), 'row')}: {str(error).splitlines()[0]}; repeated in {pause:g} s")
             gevent.sleep(pause)
             keys = list(failed)
 

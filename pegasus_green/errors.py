@@ -136,7 +136,7 @@ def _message(error: PegasusError) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    # An error of this package without facts and hint; another one with its type, because its text alone says little.
+    # The text of another error says little without its type.
     return _message(error) if isinstance(error, PegasusError) else f"{type(error).__name__}: {error}"
 
 
@@ -229,11 +229,11 @@ class ProtocolError(PegasusError):
 
 
 class FrameTooLarge(ProtocolError):
-    """A frame longer than the limit (``max_frame`` bytes) was announced."""
+    """The peer announced a frame that is longer than the limit (``max_frame`` bytes)."""
 
 
 class MetaError(PegasusError):
-    """A meta server refused a request (``code``), or one of several could not answer it."""
+    """A meta server refused a request (``code``), or could not answer it."""
 
     code = "ERR_NETWORK_FAILURE"
 
@@ -246,7 +246,7 @@ class MetaUnreachable(MetaError, TimeoutError):
 
 
 class TableError(PegasusError):
-    """Something about a table."""
+    """An operation on a table failed."""
 
 
 class TableNotFound(TableError, LookupError):
@@ -376,7 +376,7 @@ _BY_CODE: dict[str, type[ServerError]] = {
     "ERR_INVALID_DATA": WriteRejected,
 }
 
-# Names of the storage statuses, by the documented API's error that means the same.
+# Names of the storage statuses: the errors of the documented API with the same meaning.
 _STORAGE_CODES = {
     1: "ERR_OBJECT_NOT_FOUND",
     2: "ERR_CORRUPTION",
@@ -389,14 +389,14 @@ _STORAGE_CODES = {
 
 
 def copy_of(error: PegasusError) -> PegasusError:
-    """Return a new error that says the same, for another caller."""
+    """Return a copy of an error, for another caller."""
     return _rebuild(type(error), error.args, dict(vars(error)))
 
 
 def raise_first(results: list[Any]) -> None:
     """Raise the first error among the results of several requests, with all of them in its ``results``.
 
-    What is raised is a copy: with the error itself in its own ``results`` they would be a cycle.
+    The raised error is a copy, because an error in its own ``results`` would be a reference cycle.
     """
     for result in results:
         if isinstance(result, PegasusError):
@@ -410,7 +410,7 @@ def raise_first(results: list[Any]) -> None:
 
 
 def without_traceback(error: PegasusError) -> PegasusError:
-    """Return an error that is kept, and no longer holds the frames that it and its causes went through."""
+    """Remove the tracebacks of an error that is kept, and of its causes, because they hold frames; return the error."""
     chained: BaseException | None = error
     while chained is not None:
         chained.__traceback__ = None

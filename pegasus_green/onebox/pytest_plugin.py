@@ -1,35 +1,35 @@
 """The pytest plugin: a Pegasus cluster as a fixture.
 
-Installed with the package, so a test only asks for it::
+It is installed with the package. A test uses it as an argument::
 
     def test_something(pegasus_onebox):
         with pegasus_green.Client(pegasus_onebox.meta_addresses) as client:
             ...
 
-The cluster is a process of its own, one for the whole test session: it answers whatever the tests do with their own
-event loop, blocking clients included. Its options can be changed by a session fixture of this name in a conftest::
+The cluster is a separate process, one for the whole test session. It answers also if the tests block their own event
+loop, and to blocking clients. A session fixture with this name in a conftest changes its options::
 
     @pytest.fixture(scope="session")
     def pegasus_onebox_options():
         return {"tables": {"users": 4}, "release": "2.5"}
 
-``pegasus_table`` is a fresh table of that cluster for one test, of a client of its own; it is dropped after the test::
+``pegasus_table`` is a new table of that cluster for one test, with its own client. It is dropped after the test::
 
     def test_something_else(pegasus_table):
         pegasus_table.set("user:7", "name", "Ada")
 
-``pegasus_onebox.reset()`` makes the cluster as it was when it started. Both fixtures can be used from any thread.
+``pegasus_onebox.reset()`` restores the state after the start. Both fixtures can be used from any thread.
 
-``pegasus_kerberos`` is a secured cluster with a Kerberos realm of its own (users alice and bob, and the super user
-admin), see ``SecuredOnebox``::
+``pegasus_kerberos`` is a secured cluster with its own Kerberos realm (users alice and bob, and the super user admin),
+see ``SecuredOnebox``::
 
     def test_something_secured(pegasus_kerberos):
         auth = pegasus_kerberos.kerberos("alice")
         with pegasus_green.Client(pegasus_kerberos.box.meta_addresses, auth=auth) as client:
             ...
 
-Tests that ask for it are skipped where MIT's KDC or the package gssapi is missing. ``pegasus_kerberos_options``
-changes it in the same way.
+If MIT's KDC or the package gssapi is missing, tests that use it are skipped. ``pegasus_kerberos_options`` changes its
+options in the same way.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pegasus_onebox_options() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def pegasus_onebox(pegasus_onebox_options: dict[str, Any]) -> Iterator[OneboxProcess]:
     """Serve an embedded Pegasus cluster for the session: three replica servers, a table "temp" with 8 partitions."""
-    # Here, not above: this module is in every pytest run, also where gevent would come before the patch.
+    # Imported here: every pytest run loads this module, and gevent must not be imported before a monkey patch.
     from .control.process import OneboxProcess
 
     with OneboxProcess(**pegasus_onebox_options) as box:
@@ -67,7 +67,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def pegasus_table(pegasus_onebox: OneboxProcess) -> Iterator[Table[bytes]]:
-    """Return a table that is empty, of 4 partitions and a name of its own; it is dropped after the test."""
+    """Return an empty table with 4 partitions and a unique name; it is dropped after the test."""
     from .. import Client
 
     name = f"test_{next(_numbers)}"
@@ -89,7 +89,7 @@ def pegasus_kerberos_options() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def pegasus_kerberos(pegasus_kerberos_options: dict[str, Any]) -> Iterator[SecuredOnebox]:
-    """Serve a secured cluster with its KDC for the session, or skip the test where that cannot be."""
+    """Serve a secured cluster with its KDC for the session, or skip the test if that is not possible."""
     from .kdc import missing_programs
 
     if missing := missing_programs():

@@ -72,7 +72,7 @@ def delete(app: App, hash_key: str, sort_key: str) -> int:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def exists(app: App, hash_key: str, sort_key: str) -> int:
-    """Print whether a row exists; exit status 1 if not."""
+    """Print whether a row exists. Exit status 1: it does not."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.exist(first, second)
     app.out.one("exists", found, hash_key=first, sort_key=second)
@@ -87,7 +87,7 @@ def _whole(seconds: float | None) -> Any:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def ttl(app: App, hash_key: str, sort_key: str) -> int:
-    """Print the remaining seconds of a row; "never" (null in JSON) if it does not expire."""
+    """Print the remaining seconds of a row. A row without expiry has "never" (null in JSON)."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.ttl(first, second)
     if found is None:
@@ -163,7 +163,7 @@ def cas(
     operand: str | None,
     check_key: str | None,
 ) -> int:
-    """Store a row if a check passes, in one atomic step; exit status 1 if it does not pass."""
+    """Store a row if a check passes, in one atomic step. Exit status 1: it does not pass."""
     if [if_absent, if_equals is not None, check is not None].count(True) != 1:
         raise click.UsageError("give one of --if-absent, --if-equals VALUE and --if CHECK")
     first, second = app.key(hash_key), app.key(sort_key)

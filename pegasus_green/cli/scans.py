@@ -44,7 +44,7 @@ partition_option = click.option(
 )
 @pass_app
 def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
-    """Print the sort keys of a hash key, or the hash keys of the table with their numbers of rows."""
+    """Print the sort keys of a hash key, or the hash keys of the table. Hash keys have their numbers of rows."""
     selected = selection(app, **ranges)
     table = app.table
     if hash_key is not None:

@@ -172,7 +172,7 @@ def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     assert "add --resume" in tool.run(capfd, "export", str(path), status=2).err
     assert "cannot be read" in tool.run(capfd, "export", str(path), "--resume", status=2).err
     state.write_text('{"version": 1, "job": {"command": "export", "table": "old"}, "done": {}}')
-    assert "table was 'old' there" in tool.run(capfd, "export", str(path), "--resume", status=2).err
+    assert "its table is 'old'" in tool.run(capfd, "export", str(path), "--resume", status=2).err
     path.write_text("short")
     done = {"offset": 100, "token": None, "rows": 1, "bytes": 1}
     state.write_text(json.dumps({"version": 1, "job": {**WHOLE_JOB, "file": str(path)}, "done": done}))
@@ -239,7 +239,7 @@ def test_a_terminal_shows_a_progress_bar_and_a_question(tool, name, tmp_path):
     assert "imported 200 rows" in drawn.out
     refused = tool.terminal("clear", name, answer="n\n")
     assert refused.status == 1
-    assert "Do it? [y/N]" in refused.out
+    assert "Continue? [y/N]" in refused.out
     agreed = tool.terminal("clear", name, answer="y\n")
     assert agreed.status == 0
     assert "removed 200 rows" in agreed.out

@@ -70,7 +70,7 @@ def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
         refused = tool.run(capfd, "get", name, "a", "--cluster", "far", "--timeout", "0.3", "-o", "json", status=4)
         assert json.loads(refused.err)["code"] == "ERR_TIMEOUT"
         unknown = tool.run(capfd, "get", name, "a", "--cluster", "nowhere", status=2)
-        assert "it has: prod, far, bad" in unknown.err
+        assert "known: prod, far, bad" in unknown.err
         assert "unknown key 'metas'" in tool.run(capfd, "get", "a", "--cluster", "bad", status=2).err
         both = tool.run(capfd, "get", "a", "--cluster", "prod", "--meta", "h:1", status=2)
         assert "give only one of them" in both.err
@@ -109,7 +109,7 @@ def test_errors_and_exit_statuses(tool, capfd, name):
     as_json = json.loads(tool.run(capfd, "get", "a", "-t", "nosuch", "-o", "json", status=3).err)
     assert (as_json["code"], as_json["exit_status"]) == ("ERR_APP_NOT_EXIST", 3)
     assert "invalid escape" in tool.run(capfd, "get", "\\d", status=2).err
-    assert "no time" in tool.run(capfd, "touch", name, "a", "soon", status=2).err
+    assert "not a time" in tool.run(capfd, "touch", name, "a", "soon", status=2).err
     assert "HINT: a table of this name exists" in tool.run(capfd, "create", "temp", status=3).err
 
 

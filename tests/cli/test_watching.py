@@ -42,7 +42,7 @@ def test_doctor_reports_each_problem(tool, capfd):
     assert list(half) == ["dial"]
     shown = tool.run(capfd, "doctor", "--meta", "127.0.0.1:1", status=1)
     assert "WRONG  dial" in shown.out
-    assert "-> the machine is there" in shown.out
+    assert "-> the machine answers" in shown.out
     assert "2 of 2 steps found something wrong" in shown.err
 
 

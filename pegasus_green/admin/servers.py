@@ -210,7 +210,7 @@ class ServerAdmin(AdminBase):
         return BulkLoad(answer.app_status, tuple(answer.partitions_status), bool(answer.is_bulk_loading))
 
     def backups(self, name: str, *, timeout: float | None = None) -> list[Backup]:
-        """Return the backups of a single table, without those of backup policies.
+        """Return the one-time backups of a table, without those of backup policies.
 
         Raises:
             TableNotFound: There is no such table.

@@ -417,7 +417,7 @@ def bulk_load(app: App, table: str) -> int:
 @table_argument
 @pass_app
 def backups(app: App, table: str) -> int:
-    """List the backups of a single table, without those of backup policies."""
+    """List the one-time backups of a table."""
     columns = [
         number("id", str),
         Column("provider"),

@@ -110,14 +110,14 @@ def export_and_import(box: OneboxProcess, folder: Path, rows: int, name: str = "
         assert differences(before, rows_of(client.table("target"))) == []
 
 
-def copy_in_bad_weather(box: OneboxProcess, folder: Path, rows: int, seed: int = 1) -> None:
+def copy_under_faults(box: OneboxProcess, folder: Path, rows: int, seed: int = 1) -> None:
     """Copy with a kill, while primaries move and both tables split."""
     tool = Tool(list(box.meta_addresses))
     chance = random.Random(seed)
     state = folder / "copy.state"
     stop = False
 
-    def weather() -> None:
+    def cause_faults() -> None:
         for table in ("source", "copied"):
             box.split(table, seconds=0.5)
         while not stop:
@@ -127,7 +127,7 @@ def copy_in_bad_weather(box: OneboxProcess, folder: Path, rows: int, seed: int =
 
     with Client(box.meta_addresses, timeout=10) as client:
         before = rows_of(client.table("source"))
-        job = gevent.spawn(weather)
+        job = gevent.spawn(cause_faults)
         try:
             run_with_kill(tool, ["copy", "--to-table", "copied", "--state", str(state)], state, rows)
         finally:

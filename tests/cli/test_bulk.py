@@ -16,7 +16,7 @@ from pegasus_green.cli.bulk.formats import FORMATS, Malformed, decoder, encoder
 from pegasus_green.cli.bulk.pace import Limit
 from pegasus_green.cli.text import CODINGS
 from pegasus_green.onebox import OneboxProcess
-from tests.cli.killing import copy_in_bad_weather, export_and_import, fill
+from tests.cli.killing import copy_under_faults, export_and_import, fill
 
 ROWS = 20_000
 
@@ -35,7 +35,7 @@ def test_a_killed_export_and_a_killed_import_resume(box, tmp_path):
 
 
 def test_a_copy_is_complete_while_partitions_move_and_split(box, tmp_path):
-    copy_in_bad_weather(box, tmp_path, ROWS)
+    copy_under_faults(box, tmp_path, ROWS)
 
 
 rows_strategy = st.lists(

@@ -1,4 +1,4 @@
-"""A reply reaches its own caller or nobody, and nothing is left of any call."""
+"""A reply reaches its own caller or no caller, and no call leaves anything behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gevent import monkey
 
 from pegasus_green import Client
 from pegasus_green.onebox import Onebox
-from tests.faults.mill import Mill, weather
+from tests.faults.call_load import CallLoad, add_fault_rules
 from tests.faults.tools import at_rest, large_bytes, settled, timers
 from tests.leaks import Snapshot, client_greenlets
 
@@ -35,28 +35,28 @@ def busy_cluster(**options: Any) -> Iterator[tuple[Any, Client]]:
         yield box, client
 
 
-def grind(calls: int) -> None:
-    """Make so many calls in ten rounds, and check that no reply went astray and nothing is left."""
+def check_calls(calls: int) -> None:
+    """Make so many calls in ten rounds, and check that no reply reached another caller and nothing is left."""
     with busy_cluster() as (box, client):
-        mill = Mill(client.table("temp"), CALLERS, SEED)
-        mill.prepare()
-        rules = weather(box)
+        load = CallLoad(client.table("temp"), CALLERS, SEED)
+        load.prepare()
+        rules = add_fault_rules(box)
         before, watchers = Snapshot.take(), timers()
         blocks, large = [], []
         for _ in range(ROUNDS):
-            mill.run(calls // ROUNDS)
+            load.run(calls // ROUNDS)
             left = at_rest(client, 12.0)
             assert not left, left
             gc.collect()
             blocks.append(sys.getallocatedblocks())
             large.append(large_bytes())
         servers = client.stats()["servers"].values()
-        print(dict(mill.counts), "late", sum(server["late"] for server in servers))
+        print(dict(load.counts), "late", sum(server["late"] for server in servers))
         print("blocks", blocks, "large", large)
-        assert not mill.wrong, mill.wrong[:10]
-        assert mill.counts["calls"] >= calls
+        assert not load.wrong, load.wrong[:10]
+        assert load.counts["calls"] >= calls
         for what, least in (("kills", 50), ("timeouts", 50), ("deadlines", 10)):
-            assert mill.counts[what] >= least, mill.counts
+            assert load.counts[what] >= least, load.counts
         assert all(rule.hits for rule in rules), [(rule, rule.hits) for rule in rules]
         assert sum(server["late"] for server in servers) > 100
         assert not before.leaks()
@@ -71,4 +71,4 @@ def grind(calls: int) -> None:
 @pytest.mark.watchdog(300)
 def test_no_reply_reaches_another_caller_and_no_resource_leaks() -> None:
     """Kill and time out 1,000 callers at random under late, doubled, reordered and unknown replies."""
-    grind(20_000 if monkey.is_module_patched("socket") else 100_000)
+    check_calls(20_000 if monkey.is_module_patched("socket") else 100_000)

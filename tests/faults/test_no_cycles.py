@@ -12,8 +12,8 @@ import pytest
 
 from pegasus_green import Client, PegasusError, Table
 from pegasus_green.onebox import Onebox
+from tests.faults.interruptions import PACKAGE
 from tests.faults.operations import OPERATIONS, Operation, Scene
-from tests.faults.strikes import PACKAGE
 from tests.faults.tools import at_rest, large_bytes
 
 pytestmark = [pytest.mark.onebox_only]

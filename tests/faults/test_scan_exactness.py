@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pegasus_green.scanner import parts
-from tests.faults.scan_weather import FEW_ROWS, ROWS, scan_in_bad_weather
+from tests.faults.scan_under_faults import FEW_ROWS, ROWS, scan_under_faults
 
 pytestmark = pytest.mark.onebox_only
 
@@ -22,7 +22,7 @@ WAYS = ("plain", "parallel", "resumed")
 )
 def test_every_row_is_delivered_exactly_once(partitions: int, how: str, count: int) -> None:
     """A scan of a table of 8 partitions meets a split as well. `make soak` tries many seeds."""
-    print(dict(scan_in_bad_weather(1, partitions=partitions, how=how, count=count)))
+    print(dict(scan_under_faults(1, partitions=partitions, how=how, count=count)))
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_a_scan_that_sends_the_bare_partition_index_loses_rows(how: str, monkeyp
 def loses_rows(seed: int, how: str) -> bool:
     """Tell whether the scan of that seed loses rows, and nothing else is wrong with it."""
     try:
-        scan_in_bad_weather(seed, partitions=8, how=how, count=FEW_ROWS)
+        scan_under_faults(seed, partitions=8, how=how, count=FEW_ROWS)
     except AssertionError as failure:
         if re.match(r"[1-9]\d* rows lost, 0 too many", str(failure)):
             return True

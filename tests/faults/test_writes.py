@@ -13,7 +13,7 @@ from pegasus_green import CallInfo, CheckType, Client, Mutations, StorageError, 
 from pegasus_green.onebox import Onebox
 from pegasus_green.protocol import rpc as rpcs
 from tests.faults.ledger import DONE, NOT_DONE, UNKNOWN, Entry, Ledger
-from tests.faults.storm import Storm
+from tests.faults.random_faults import RandomFaults
 from tests.faults.tools import Ended, primary_of
 
 pytestmark = [pytest.mark.onebox_only]
@@ -129,8 +129,8 @@ MISHAPS = {
 }
 
 
-def _strike(box: Any, table: Table, verb: str, mishap: Mishap) -> tuple[Entry, int]:
-    """Make a write that meets a mishap; return what the client says and how often the write was executed in the end."""
+def _write_under(box: Any, table: Table, verb: str, mishap: Mishap) -> tuple[Entry, int]:
+    """Make a write under a fault; return the reported outcome and how often the write was executed."""
     write = WRITES[verb]
     token = b"%s under mishap %d" % (verb.encode(), next(_numbers))
     contains = None if mishap.large else token
@@ -150,20 +150,20 @@ def _strike(box: Any, table: Table, verb: str, mishap: Mishap) -> tuple[Entry, i
 @pytest.mark.both_modes
 @pytest.mark.parametrize("name", MISHAPS)
 def test_the_reported_outcome_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -> None:
-    """Let each kind of write meet each mishap."""
+    """Make each kind of write under each fault."""
     mishap = MISHAPS[name]
     # Where only the deadline ends the wait it is short, and the writes wait at the same time.
     waits = mishap.repeatable == mishap.once == UNKNOWN and mishap.fault["action"] != "corrupt"
     with Client(onebox.meta_addresses, timeout=0.3 if waits else 10.0) as client:
         table = client.table("temp")
         table.warm_up(timeout=5)
-        strikes = {verb: Ended(_strike, onebox, table, verb, mishap) for verb in WRITES} if waits else {}
+        calls = {verb: Ended(_write_under, onebox, table, verb, mishap) for verb in WRITES} if waits else {}
         for verb, write in WRITES.items():
-            strike = strikes.get(verb) or Ended(_strike, onebox, table, verb, mishap)
-            error = strike.join(30).error
+            call = calls.get(verb) or Ended(_write_under, onebox, table, verb, mishap)
+            error = call.join(30).error
             if error is not None:
                 raise error
-            entry, executions = strike.value
+            entry, executions = call.value
             assert entry.disagreement(executions) is None, entry.disagreement(executions)
             assert entry.report == (mishap.once if write.once else mishap.repeatable), (verb, entry)
             repeated = entry.report == DONE and entry.attempts > 1
@@ -203,7 +203,7 @@ def test_without_a_retry_policy_a_write_is_sent_at_most_once(onebox: Any) -> Non
             table = client.table("temp")
             table.warm_up(timeout=5)
             for verb in WRITES:
-                entry, executions = _strike(onebox, table, verb, mishap)
+                entry, executions = _write_under(onebox, table, verb, mishap)
                 assert executions == mishap.runs, (name, verb, entry)
                 assert entry.attempts == 1, (name, verb, entry)
                 assert entry.report == (NOT_DONE if name.startswith("ERR") else UNKNOWN), (name, verb, entry)
@@ -236,10 +236,10 @@ def test_an_incr_that_was_never_sent_is_repeated(verb: str) -> None:
 @pytest.mark.parametrize("seed", [6, 11])
 def test_no_acknowledged_write_is_lost_under_random_faults(seed: int) -> None:
     """Kill, restart, silence, move, split, change the leader, cut and drop at random while many write."""
-    storm = Storm(seed, writers=60)
-    storm.run(seconds=6.0)
-    print(seed, storm.reports, storm.events)
-    assert not storm.wrong, storm.wrong[:10]
-    assert storm.reports[DONE] > 1000, storm.reports
-    assert storm.reports[UNKNOWN] > 0, storm.reports
-    assert len(storm.events) >= 8, storm.events
+    faults = RandomFaults(seed, writers=60)
+    faults.run(seconds=6.0)
+    print(seed, faults.reports, faults.events)
+    assert not faults.wrong, faults.wrong[:10]
+    assert faults.reports[DONE] > 1000, faults.reports
+    assert faults.reports[UNKNOWN] > 0, faults.reports
+    assert len(faults.events) >= 8, faults.events

@@ -62,7 +62,7 @@ class Everything(Listener):
         return [event[1:] for event in self.events if event[0] == kind]
 
 
-def weather(box: Onebox, client: Client) -> None:
+def cause_failures(box: Onebox, client: Client) -> None:
     """Let everything happen that is worth a line: refusals, losses, a death, a move, a meta server that goes."""
     table = client.table("temp")
     hash_key = SECRET_KEY.encode()
@@ -85,7 +85,7 @@ def weather(box: Onebox, client: Client) -> None:
 # ------------------------------------------------------------------------------------------------ loggers
 def test_one_logger_for_each_concern(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pegasus_green")
-    weather(box, client)
+    cause_failures(box, client)
     records = [record for record in caplog.records if record.name.startswith("pegasus_green")]
     names = {record.name for record in records if not record.name.startswith("pegasus_green.onebox")}
     assert names == {"pegasus_green." + concern for concern in ("connection", "meta", "routing", "retry")}
@@ -103,7 +103,7 @@ def test_one_logger_for_each_concern(box: Onebox, client: Client, caplog: pytest
 
 def test_logs_contain_no_keys_and_no_values(box: Onebox, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pegasus_green")
-    weather(box, client)
+    cause_failures(box, client)
     lines = [record.getMessage() for record in caplog.records if not record.name.startswith("pegasus_green.onebox")]
     assert lines
     assert not [line for line in lines if "secret" in line]

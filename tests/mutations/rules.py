@@ -2,7 +2,7 @@
 
 1 hash, partition, split; 2 meta servers; 3 connections; 4 which error means what; 5 storage status; 6 scans; 7 results;
 8 what other clients got wrong; 9 defaults; 10 no acknowledged write is lost; 11 recipes;
-12 authentication; 13 whatever strikes.
+12 authentication; 13 interruptions.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from .mutation import Mutation
 from .rules_auth import AUTH
 from .rules_calls import CALLS
+from .rules_interruptions import INTERRUPTIONS
 from .rules_names import NAMES
 from .rules_recipes import RECIPES
 from .rules_rows import ROWS
 from .rules_servers import SERVERS
-from .rules_strikes import STRIKES
 
-MUTATIONS: tuple[Mutation, ...] = (*SERVERS, *NAMES, *CALLS, *ROWS, *RECIPES, *AUTH, *STRIKES)
+MUTATIONS: tuple[Mutation, ...] = (*SERVERS, *NAMES, *CALLS, *ROWS, *RECIPES, *AUTH, *INTERRUPTIONS)

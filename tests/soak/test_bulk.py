@@ -9,7 +9,7 @@ import pytest
 
 from pegasus_green import Client
 from pegasus_green.onebox import OneboxProcess
-from tests.cli.killing import copy_in_bad_weather, export_and_import, fill
+from tests.cli.killing import copy_under_faults, export_and_import, fill
 
 ROWS = int(os.environ.get("PEGASUS_GREEN_SOAK_ROWS", "1000000"))
 
@@ -26,4 +26,4 @@ def test_a_million_rows_survive_kills(tmp_path: Path) -> None:
         with Client(box.meta_addresses, timeout=10) as client:
             fill(client.table("source"), ROWS)
         export_and_import(box, tmp_path, ROWS, "rows.jsonl.zst")
-        copy_in_bad_weather(box, tmp_path, ROWS)
+        copy_under_faults(box, tmp_path, ROWS)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.faults.scan_weather import scan_in_bad_weather
+from tests.faults.scan_under_faults import scan_under_faults
 
 pytestmark = [
     pytest.mark.soak,
@@ -19,4 +19,4 @@ pytestmark = [
 @pytest.mark.parametrize("how", ["plain", "parallel", "resumed", "resumed parallel"])
 @pytest.mark.parametrize("partitions", [8, 3])
 def test_every_row_is_delivered_exactly_once(partitions: int, how: str, seed: int) -> None:
-    print(f"seed {seed}: {dict(scan_in_bad_weather(seed, partitions=partitions, how=how))}")
+    print(f"seed {seed}: {dict(scan_under_faults(seed, partitions=partitions, how=how))}")

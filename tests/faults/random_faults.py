@@ -1,4 +1,4 @@
-"""Many writers in bad weather, and what must be true when it is over."""
+"""Many writers under random faults, and the checks of what they wrote."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import gevent
 
 from pegasus_green import CheckType, Client, PegasusError
 from pegasus_green.onebox import Onebox
+from tests.faults.call_load import CallLoad
 from tests.faults.ledger import DONE, NOT_DONE, Entry, Ledger
-from tests.faults.mill import Mill
 from tests.faults.tools import at_rest, settled
 from tests.leaks import client_greenlets, descriptors
 
@@ -45,10 +45,10 @@ FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 class Writer:
-    """One greenlet that writes rows of its own hash key, one write after the other."""
+    """One greenlet that writes rows of its own hash key, one after the other."""
 
-    def __init__(self, storm: Storm, number: int) -> None:
-        self.storm, self.number = storm, number
+    def __init__(self, faults: RandomFaults, number: int) -> None:
+        self.faults, self.number = faults, number
         self.hash_key = b"writer %d" % number
         self.sets: list[Entry] = []
         self.others: list[tuple[Entry, bytes]] = []
@@ -60,13 +60,13 @@ class Writer:
         return b"<%d:%d>" % (self.number, self.serial)
 
     def run(self) -> None:
-        while not self.storm.over:
+        while not self.faults.over:
             self.step()
-            gevent.sleep(self.storm.choice.random() * 0.01)
+            gevent.sleep(self.faults.choice.random() * 0.01)
 
     def step(self) -> None:
-        table, ledger, token = self.storm.table, self.storm.ledger, self.token()
-        kind = self.storm.choice.random()
+        table, ledger, token = self.faults.table, self.faults.ledger, self.token()
+        kind = self.faults.choice.random()
         if kind < 0.5:
             write = ledger.write(token, lambda info: table.set(self.hash_key, b"row", token, info=info), once=False)
             self.sets.append(write)
@@ -84,7 +84,7 @@ class Writer:
             self.read()
 
     def allowed(self) -> set[bytes | None]:
-        """Return what the row may hold by client-rules 10: the last acknowledged value, or one that may land later."""
+        """Return the values that the row may hold: the last acknowledged one, or one that may still be executed."""
         allowed: set[bytes | None] = set()
         for entry in reversed(self.sets):
             if entry.report == DONE:
@@ -97,23 +97,23 @@ class Writer:
         return allowed
 
     def read(self) -> None:
-        """Read one's own row in the middle of it all."""
+        """Read its own row while faults happen."""
         try:
-            value = self.storm.table.get(self.hash_key, b"row")
+            value = self.faults.table.get(self.hash_key, b"row")
         except PegasusError:
             return
         if value not in self.allowed():
             self.misread = f"{self.hash_key!r} read {value!r}; {self.sets[-5:]}"
 
     def settle(self) -> None:
-        """Begin a new epoch: what the row holds now is what was acknowledged last, nothing is on its way any more."""
-        last = Entry(self.storm.table.get(self.hash_key, b"row", timeout=20), once=False)
+        """Begin a new epoch: the row holds the last acknowledged value, and no write is under way."""
+        last = Entry(self.faults.table.get(self.hash_key, b"row", timeout=20), once=False)
         last.report = DONE
         self.sets, self.others = [last], []
 
     def wrong(self) -> list[str]:
-        """Return what is lost or doubled, once the weather is fair."""
-        table = self.storm.table
+        """Return what is lost or doubled, after the faults have ended."""
+        table = self.faults.table
         found = [self.misread] if self.misread else []
         value = table.get(self.hash_key, b"row", timeout=20)
         if value not in self.allowed():
@@ -126,22 +126,22 @@ class Writer:
         return found
 
 
-class Storm:
-    """A cluster in its own process, writers, and everything that can go wrong, by one seed.
+class RandomFaults:
+    """A cluster in its own process, writers, and all kinds of faults, chosen by one seed.
 
-    It comes in epochs: some seconds of weather, then calm, and a look at what must be true.
+    A run consists of epochs: some seconds with faults, then a pause without faults, then the checks.
 
     Attributes:
         ledger: The writes of this epoch.
-        events: What went wrong, how often.
-        reports: What the client said of all writes.
+        events: The number of faults by kind.
+        reports: The number of outcomes that the client reported, by kind.
         over: Set when the writers are to end.
-        wrong: Everything that is not as it must be.
-        levels: What is allocated at the end of each epoch, in blocks.
+        wrong: The problems that were found.
+        levels: The number of allocated blocks at the end of each epoch.
     """
 
     def __init__(self, seed: int, writers: int, callers: int = 0, splits: int = 1) -> None:
-        # The weather has a source of its own: how fast the writers are must not change it.
+        # The faults have their own random source, so that the speed of the writers does not change them.
         self.seed, self.random, self.choice = seed, Random(seed), Random(seed + 1)
         self.ledger = Ledger()
         self.events: Counter[str] = Counter()
@@ -150,14 +150,14 @@ class Storm:
         self.wrong: list[str] = []
         self.levels: list[int] = []
         self.table: Any = None
-        self.mill: Mill | None = None
+        self.load: CallLoad | None = None
         self._writers = [Writer(self, number) for number in range(writers)]
         self._callers, self._splits = callers, splits
         self._down: set[int] = set()
         self._metas_down: set[int] = set()
 
     def run(self, seconds: float, epoch: float = 6.0) -> None:
-        """Let it storm for that long, in epochs."""
+        """Run for that many seconds, in epochs."""
         with (
             Onebox(
                 process=True, replicas=5, metas=3, tables={"temp": PARTITIONS}, seed=self.seed, failover_gap=0.05
@@ -167,8 +167,8 @@ class Storm:
             self.table = client.table("temp")
             self.table.warm_up(timeout=10)
             if self._callers:
-                self.mill = Mill(self.table, self._callers, self.seed, tolerant=True, pause=0.05)
-                self.mill.prepare()
+                self.load = CallLoad(self.table, self._callers, self.seed, tolerant=True, pause=0.05)
+                self.load.prepare()
             greenlets, descriptors = client_greenlets(), self._other_descriptors(client)
             until = monotonic() + seconds
             while not self.wrong and monotonic() < until:
@@ -190,32 +190,32 @@ class Storm:
     def _epoch(self, box: Any, seconds: float) -> None:
         self.over = False
         greenlets: list[Any] = [gevent.spawn(writer.run) for writer in self._writers]
-        if self.mill is not None:
-            greenlets.append(gevent.spawn(self.mill.grind))
+        if self.load is not None:
+            greenlets.append(gevent.spawn(self.load.run_until_over))
         until = monotonic() + seconds
         try:
             while monotonic() < until:
-                self.strike(box)
+                self.cause_fault(box)
                 gevent.sleep(self.random.random() * 0.3)
             self.calm(box)
         finally:
             self.over = True
-            if self.mill is not None:
-                self.mill.over = True
+            if self.load is not None:
+                self.load.over = True
             gevent.joinall(greenlets, raise_error=True)
-        # The reads that follow contain tokens too, so they come behind the count.
+        # The reads that follow contain tokens, too, so the executions are counted first.
         self.wrong += self.ledger.disagreements(box.execution_counts(TOKEN))
         for writer in self._writers:
             self.wrong += writer.wrong()
             writer.settle()
-        if self.mill is not None:
-            self.wrong += self.mill.wrong
+        if self.load is not None:
+            self.wrong += self.load.wrong
         self.reports.update(self.ledger.summary())
         self.ledger.entries.clear()
         box.forget_executions()
 
-    def strike(self, box: Any) -> None:
-        """Let one thing go wrong, or come right again."""
+    def cause_fault(self, box: Any) -> None:
+        """Cause one fault, or end one."""
         name = self.random.choice(("kill", "back", "silence", "move", "fault", "fault", "meta", "split", "no primary"))
         if name == "kill" and len(self._down) < 2:
             self._take(box.kill)
@@ -273,7 +273,7 @@ class Storm:
             (box.kill_meta if kind < 3 else box.pause_meta)(meta)
 
     def calm(self, box: Any) -> None:
-        """Make the weather fair and wait until every partition has a primary."""
+        """End all faults and wait until every partition has a primary."""
         box.clear_faults()
         while self._down:
             self._bring_back(box, self._down.pop())

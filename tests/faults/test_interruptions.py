@@ -1,8 +1,8 @@
-"""Nothing that comes between two steps of a call gives anybody a wrong value or leaves anything behind.
+"""An interruption between two steps of a call gives no caller a wrong value and leaves nothing behind.
 
-Each verb is run again and again. In the n-th run something is done at the n-th opcode that runs inside the package: an
-exception is raised, or a nested call is made. Then every value is compared, in a greenlet beside it and afterwards.
-``make test`` takes a sample that differs from run to run, ``make soak`` every point.
+Each verb runs many times. In the n-th run the n-th opcode inside the package is interrupted: by an exception or by a
+nested call. Then every value is compared, in a concurrent greenlet and afterwards. ``make test`` interrupts at a random
+sample of the opcodes, ``make soak`` at all of them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import pytest
 from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport.connection import Connection
-from tests.faults.strikes import Strike, Struck
+from tests.faults.interruptions import Interrupted, Interruption
 from tests.faults.tools import at_rest
 
 pytestmark = [
     pytest.mark.onebox_only,
-    # What strikes the callback of a weak reference is reported by Python itself.
+    # Python itself reports an exception in the callback of a weak reference.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-KEYS = [f"struck {number}" for number in range(8)]
+KEYS = [f"interrupted {number}" for number in range(8)]
 ROWS = [b"row %d" % number for number in range(5)]
-# Points of one verb, place and kind in a run of `make test`; of those that do not wait for any timer, and of others.
+# Points of one verb, place and kind in `make test`: for verbs without and with helper greenlets.
 SAMPLE, SMALL_SAMPLE = 12, 5
-# Every read waits for so long at the servers while a hedged one is struck, and a hedge leaves after the second.
+# While a hedged read is interrupted, servers delay every read by the first time; the hedge is sent after the second.
 SLOW_READ, HEDGE_AFTER = 0.012, 0.004
 
 
@@ -40,12 +40,12 @@ def value_of(key: str) -> bytes:
 
 
 class Verb(NamedTuple):
-    """What is struck.
+    """A verb that is interrupted.
 
     Attributes:
         run: Makes the call.
         expected: What it returns.
-        helpers: Whether it starts greenlets, which are struck, too.
+        helpers: Whether it starts greenlets, which are interrupted, too.
         fresh: Whether it is the first call of a client.
         prepare: Called before each run.
         hedged: Whether reads go to secondaries, too.
@@ -72,25 +72,25 @@ def get_by_handles(client: Client) -> list[bytes | None]:
 
 
 def scan(client: Client) -> list[bytes]:
-    return [value for _, value in table_of(client).hash_scan("struck scan", batch_size=2, timeout=3.0)]
+    return [value for _, value in table_of(client).hash_scan("interrupted scan", batch_size=2, timeout=3.0)]
 
 
 def forget_routes(client: Client) -> None:
     routes: Any = client._cluster.tables["temp"].routes
     routes.table = None
-    # The least time between two queries counts from here.
+    # The minimum interval between two queries counts from here.
     routes._started = -1e9
 
 
 def connect_secondaries(client: Client) -> None:
-    """Have no read dial: one that finds no connection to a secondary is not hedged."""
+    """Connect to all servers first: a read without a connection to a secondary is not hedged."""
     routes: Any = client._cluster.tables["temp"].routes
     for address in routes.servers():
         client._cluster.pool.peer(address).connect(float("inf"))
 
 
 def set_envs(client: Client) -> None:
-    client.admin.set_envs("temp", {"business.info": "struck"}, timeout=3.0)
+    client.admin.set_envs("temp", {"business.info": "interrupted"}, timeout=3.0)
 
 
 VERBS = {
@@ -122,7 +122,7 @@ VERBS = {
         hedged=True,
     ),
     "hedged_multi_get": Verb(
-        lambda client: dict(table_of(client).multi_get("struck scan", timeout=3.0)),
+        lambda client: dict(table_of(client).multi_get("interrupted scan", timeout=3.0)),
         {b"%d" % number: value for number, value in enumerate(ROWS)},
         prepare=connect_secondaries,
         hedged=True,
@@ -144,7 +144,7 @@ PLACES = [
     for verb, about in VERBS.items()
     for place in ("caller", "hub", *(["helpers"] if about.helpers else []))
 ]
-# Outcomes are handed over in the hub: there they are struck twice, too.
+# Outcomes are handed over in the hub: there they are interrupted twice, too.
 CASES = [
     (verb, place, kind)
     for verb, place in PLACES
@@ -153,42 +153,42 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def struck() -> Iterator[Any]:
-    # In a process of its own: in this one its servers would be struck, too.
+def interrupted() -> Iterator[Any]:
+    # In its own process: in this process the servers would be interrupted, too.
     onebox: Any = Onebox(tables={"temp": 4}, process=True).start()
     with Client(onebox.meta_addresses) as client:
         table = client.table("temp")
         for key in KEYS:
             table.set(key, "s", value_of(key))
         for number, value in enumerate(ROWS):
-            table.set("struck scan", str(number), value)
+            table.set("interrupted scan", str(number), value)
     # Secondaries are asked, too.
     onebox.settle()
     hub = gevent.get_hub()
     before = hub.NOT_ERROR
-    # They are meant: gevent is not to print each of them.
-    hub.NOT_ERROR = (*before, Struck, KeyboardInterrupt)
+    # They are intended: gevent is not to print each of them.
+    hub.NOT_ERROR = (*before, Interrupted, KeyboardInterrupt)
     yield onebox
     hub.NOT_ERROR = before
     onebox.stop()
 
 
-def strike_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the next attempt to finish a handing over interrupted, too."""
+def interrupt_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt the next attempt to hand over outcomes, too."""
 
     def again(*_args: Any) -> None:
         monkeypatch.undo()
-        raise Struck
+        raise Interrupted
 
     monkeypatch.setattr(Connection, "_hand_again", again)
 
 
 class Trial:
-    """One run of a verb with one strike.
+    """One run of a verb with one interruption.
 
     Attributes:
-        strike: The strike.
-        wrong: What was not as it should be.
+        interruption: The interruption.
+        wrong: The problems that were found.
     """
 
     def __init__(self, client: Client, verb: str, kind: str, n: int, place: str) -> None:
@@ -197,15 +197,15 @@ class Trial:
         self.kind = kind
         self.monkeypatch = pytest.MonkeyPatch()
         self.wrong: list[object] = []
-        self.strike = Strike(n, self._act, place=place, opcodes=True)
+        self.interruption = Interruption(n, self._act, place=place, opcodes=True)
 
     def _act(self) -> None:
         if self.kind == "interrupt":
             raise KeyboardInterrupt
         if self.kind == "twice":
-            strike_again(self.monkeypatch)
+            interrupt_again(self.monkeypatch)
         if self.kind in ("exception", "twice"):
-            raise Struck
+            raise Interrupted
         try:
             value = self.table.get(KEYS[5], "s", timeout=3.0)
         except gevent.exceptions.BlockingSwitchOutError:
@@ -215,15 +215,16 @@ class Trial:
 
     def _victim(self, bystander: Any) -> None:
         try:
-            with self.strike.armed([bystander]):
+            with self.interruption.armed([bystander]):
                 value = self.verb.run(self.client)
             if value != self.verb.expected:
                 self.wrong.append(("verb", value))
-        except (KeyboardInterrupt, Struck):
+        except (KeyboardInterrupt, Interrupted):
             if self.kind == "nested":
                 raise
         except PegasusError as error:
-            # A connection whose books are in doubt ends; nobody waits for the deadline, unless its timer is struck.
+            # A connection with an uncertain state is closed. No call waits for its deadline, unless its timer was
+            # interrupted.
             late = isinstance(error, (RequestTimeout, MetaUnreachable)) and self.kind != "twice"
             if self.kind == "nested" or late:
                 self.wrong.append(("verb", error.with_traceback(None)))
@@ -242,12 +243,12 @@ class Trial:
         self.verb.prepare(self.client)
         bystander = gevent.spawn(self._bystander)
         greenlets: list[Any] = [gevent.spawn(self._victim, bystander), bystander]
-        # What is raised in the hub may come out here, in its parent.
+        # An exception in the hub may be raised here, in its parent.
         for _ in range(3):
             try:
                 gevent.joinall(greenlets, timeout=20)
                 break
-            except (KeyboardInterrupt, Struck):
+            except (KeyboardInterrupt, Interrupted):
                 continue
         self.monkeypatch.undo()
         self.wrong += [f"{one!r} hangs" for one in greenlets if not one.dead]
@@ -257,7 +258,7 @@ class Trial:
             if value != value_of(key):
                 self.wrong.append(("afterwards", key, value))
         self.wrong += at_rest(self.client)
-        assert not self.wrong, (self.kind, self.strike.n, self.strike.where, self.wrong)
+        assert not self.wrong, (self.kind, self.interruption.n, self.interruption.where, self.wrong)
 
 
 class Points:
@@ -274,7 +275,7 @@ class Points:
 
     def _client(self) -> Client:
         hedge = HedgePolicy(delay=HEDGE_AFTER, max_ratio=1.0) if VERBS[self.verb].hedged else None
-        # Queries that are wanted again do not have to wait.
+        # Repeated queries do not have to wait.
         return Client(self.metas, timeout=3.0, refresh_interval=0.001, refresh_period=0.0, hedge=hedge)
 
     def _trial(self, client: Client, n: int) -> int:
@@ -285,13 +286,13 @@ class Points:
             with self._client() as first:
                 trial = Trial(first, self.verb, self.kind, n, self.place)
                 trial.run()
-        return trial.strike.count
+        return trial.interruption.count
 
     def enumerate(self, sample: int | None) -> None:
-        """Strike at so many of the points, or at all."""
+        """Interrupt at a sample of the points, or at all of them."""
         with self._client() as client:
             client.table("temp").warm_up()
-            # The first run may find something to do that the others do not.
+            # The first run may do work that later runs do not repeat.
             self._trial(client, 0)
             self.count = self._trial(client, 0)
             points = range(1, self.count + 1)
@@ -302,12 +303,12 @@ class Points:
 
 
 @pytest.fixture
-def box(request: pytest.FixtureRequest, struck: Any) -> Iterator[Any]:
-    """Serve; slowly where reads are to be hedged."""
+def box(request: pytest.FixtureRequest, interrupted: Any) -> Iterator[Any]:
+    """Return the cluster, with slow reads for verbs that are hedged."""
     if VERBS[request.getfixturevalue("verb")].hedged:
-        struck.fault("delay", rpc="read", seconds=SLOW_READ)
-    yield struck
-    struck.clear_faults()
+        interrupted.fault("delay", rpc="read", seconds=SLOW_READ)
+    yield interrupted
+    interrupted.clear_faults()
 
 
 @pytest.mark.parametrize(("verb", "place", "kind"), CASES)

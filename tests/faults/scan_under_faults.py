@@ -1,4 +1,4 @@
-"""Scans of a full table in bad weather: what is stored, what goes wrong meanwhile, and what is delivered."""
+"""Scan a full table under random faults: the stored rows, the faults, and the comparison with the delivered rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = tuple[bytes, bytes, bytes]
 
 @cache
 def some_rows(count: int) -> tuple[list[Row], list[Row]]:
-    """Return so many rows, and some more that expire: large hash keys and lone rows, empty keys, any bytes."""
+    """Return ``count`` rows and some that expire: large hash keys, single rows, empty keys, binary keys."""
     random = Random(count)
     # Expired rows make batches small or empty.
     total = count + count // 12
@@ -38,7 +38,7 @@ def some_rows(count: int) -> tuple[list[Row], list[Row]]:
         for _ in range(random.choice((1, 1, 40, 200))):
             add(hash_key, random.choice((b"", b"\xff\xff", random.randbytes(3))))
     flat = [(hash_key, sort_key, value) for (hash_key, sort_key), value in rows.items()][:total]
-    # Runs of neighbours, so that whole batches are empty, and single ones.
+    # Consecutive rows, so that whole batches are empty, and single rows.
     run = count // 50
     doomed = {*range(run), *random.sample(range(run, total), total - count - run)}
     live = [row for number, row in enumerate(flat) if number not in doomed]
@@ -61,11 +61,11 @@ def load(box: Onebox, table: Table, count: int) -> Counter[Row]:
     return Counter(live)
 
 
-class Weather:
-    """What goes wrong while a table is scanned, driven by the rows that have come: the same for the same seed."""
+class Faults:
+    """The faults during a scan. The number of delivered rows triggers them, so that they depend only on the seed."""
 
     def __init__(self, box: Onebox, table: str, seed: int, *, split_at: int | None = None, every: int = 700) -> None:
-        """Prepare bad weather for a scan; a split begins behind that many rows."""
+        """Prepare the faults of a scan; a split begins after ``split_at`` rows."""
         self.box, self.table, self.random = box, table, Random(seed)
         self.split_at, self.every = split_at, every
         self.next = self.random.randrange(every)
@@ -75,7 +75,7 @@ class Weather:
         self.splitter: gevent.Greenlet[..., None] | None = None
 
     def pass_by(self, delivered: int) -> None:
-        """Do what is due when that many rows have come."""
+        """Cause the fault that is due after so many delivered rows."""
         if self.split_at is not None and delivered >= self.split_at:
             self.split_at = None
             self.splitting = True
@@ -98,7 +98,7 @@ class Weather:
                     replica.engine.drop_contexts()
 
     def time_limit(self) -> None:
-        """Let the next batches break off, with and without rows."""
+        """Let the next batches end at the time limit, with and without rows."""
         self.seen["status 7"] += 1
         for server in self.box.servers:
             for replica in server.replicas.values():
@@ -121,7 +121,7 @@ class Weather:
             return
         victim = self.random.randrange(len(self.box.servers))
         address = self.box.replica_addresses[victim]
-        # A server that came back a moment ago may have no copies yet; without any, a partition waits for its restart.
+        # A server that was just restarted may have no copies yet. A partition without any copy waits for a restart.
         for partition in self.box.partitions(self.table):
             members = {partition["primary"], *partition["secondaries"]} - {None}
             if members and not members - {address}:
@@ -131,22 +131,22 @@ class Weather:
         self.box.kill(victim)
 
     def calm(self) -> None:
-        """Let time pass: servers fail over and come back, routes are learnt."""
+        """Sleep, so that servers fail over and come back and the client learns routes."""
         gevent.sleep(self.random.choice((0.0, 0.002, 0.02)))
 
     def step(self) -> None:
-        """Get a split a step further, nobody tells the client."""
+        """Advance the split by a step without telling the client."""
         if self.splitter is None or self.splitter.ready():
             self.splitter = gevent.spawn(self._register)
 
     def _register(self) -> None:
-        """Have a parent refuse everything for a moment, until its child is there."""
+        """Register a child; its parent refuses all requests until then."""
         while (step := self.box.split_step(self.table)) not in ("ready", "done"):
             gevent.sleep(0.005)
         self.seen["children"] += step == "ready"
 
     def clear_up(self) -> None:
-        """Bring everything back."""
+        """Restart the dead server and end the splitter."""
         if self.dead is not None:
             self.box.restart(self.dead)
             self.dead = None
@@ -162,32 +162,32 @@ def compare(delivered: Counter[Row], stored: Counter[Row]) -> None:
     )
 
 
-def whole(table: Table, batch_size: int, weather: Weather, parallel: int) -> Iterator[Row]:
-    """Scan in one go."""
+def whole(table: Table, batch_size: int, faults: Faults, parallel: int) -> Iterator[Row]:
+    """Scan with one scanner."""
     for count, row in enumerate(table.scan(batch_size=batch_size, parallel=parallel, timeout=20.0)):
         yield row
-        weather.pass_by(count)
+        faults.pass_by(count)
 
 
-def resumed(metas: list[str], name: str, batch_size: int, weather: Weather, parallel: int) -> Iterator[Row]:
-    """Scan in pieces, each by a client of its own that knows nothing but the token."""
+def resumed(metas: list[str], name: str, batch_size: int, faults: Faults, parallel: int) -> Iterator[Row]:
+    """Scan in pieces. Each piece has a new client, which knows only the token."""
     token, count = None, 0
     while True:
-        length = weather.random.randrange(1, 9_000)
+        length = faults.random.randrange(1, 9_000)
         with Client(metas, refresh_interval=0.02) as client:
             pages = client.table(name).scan(
                 batch_size=batch_size,
                 parallel=parallel,
                 timeout=20.0,
                 resume=token,
-                limit=weather.random.choice((None, length)),
+                limit=faults.random.choice((None, length)),
             )
             with pages:
                 for row in pages:
                     yield row
                     count += 1
                     length -= 1
-                    weather.pass_by(count)
+                    faults.pass_by(count)
                     if not length:
                         break
                 token = pages.token()
@@ -195,10 +195,10 @@ def resumed(metas: list[str], name: str, batch_size: int, weather: Weather, para
                     return
 
 
-def scan_in_bad_weather(seed: int, *, partitions: int, how: str, count: int = ROWS) -> Counter[str]:
-    """Scan rows while everything goes wrong, compare, and return what went wrong.
+def scan_under_faults(seed: int, *, partitions: int, how: str, count: int = ROWS) -> Counter[str]:
+    """Scan rows under random faults, compare the result, and return the number of faults by kind.
 
-    With every second seed the servers do not leave out the rows of other partitions after the split.
+    With every second seed the servers also deliver the rows of other partitions after the split.
     """
     random = Random(seed)
     batch_size = random.choice((20, 40, 60))
@@ -214,20 +214,20 @@ def scan_in_bad_weather(seed: int, *, partitions: int, how: str, count: int = RO
         table = client.table("scanned")
         stored = load(box, table, count)
         split_at = random.randrange(count // 4, count // 2) if partitions == 8 else None
-        weather = Weather(box, "scanned", seed, split_at=split_at)
+        faults = Faults(box, "scanned", seed, split_at=split_at)
         parallel = 4 if "parallel" in how else 1
         if "resumed" in how:
-            rows: Any = resumed(box.meta_addresses, "scanned", batch_size, weather, parallel)
+            rows: Any = resumed(box.meta_addresses, "scanned", batch_size, faults, parallel)
         else:
-            rows = whole(table, batch_size, weather, parallel)
+            rows = whole(table, batch_size, faults, parallel)
         try:
             delivered = Counter(rows)
         finally:
-            weather.clear_up()
+            faults.clear_up()
         compare(delivered, stored)
         assert not box.errors
         assert not box.client_bugs
     for kind in ("contexts", "status 7", "moves", "kills"):
-        assert weather.seen[kind], f"the weather was too good: {weather.seen}"
-    assert partitions != 8 or weather.seen["children"], "the split did not get anywhere"
-    return weather.seen
+        assert faults.seen[kind], f"a kind of fault did not occur: {faults.seen}"
+    assert partitions != 8 or faults.seen["children"], "the split did not advance"
+    return faults.seen

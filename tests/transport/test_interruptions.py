@@ -1,6 +1,6 @@
-"""What strikes at one known step: an exception or a nested call where a request is half begun, and steps that fail.
+"""Interruptions at a known step of a call: an exception or a nested call in the middle of a request; steps that fail.
 
-tests/faults/test_strikes.py tries all steps; these are the ones that each rule is about.
+tests/faults/test_interruptions.py interrupts at any step. These tests interrupt at the step that a rule is about.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.transport.fakes import Link, Stage, connection_of, dead_address, key_
 from tests.waiting import Stopwatch, wait_until
 
 
-class Struck(BaseException):
-    """What is raised."""
+class Interrupted(BaseException):
+    """The exception that an interruption raises."""
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    # They are meant: gevent is not to print each of them.
-    monkeypatch.setattr(get_hub(), "NOT_ERROR", (*get_hub().NOT_ERROR, Struck))
+    # They are intended: gevent is not to print each of them.
+    monkeypatch.setattr(get_hub(), "NOT_ERROR", (*get_hub().NOT_ERROR, Interrupted))
 
 
 def echo(link: Link, request: Request) -> None:
@@ -42,7 +42,7 @@ def echo(link: Link, request: Request) -> None:
 
 
 def once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[..., Any]) -> None:
-    """Have the first call of a function followed by something."""
+    """Call ``do`` after the first call of a function."""
     usual = getattr(owner, name)
 
     def first(*args: Any, **kwargs: Any) -> Any:
@@ -54,8 +54,8 @@ def once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[..
     monkeypatch.setattr(owner, name, first)
 
 
-def strike(*_args: Any) -> None:
-    raise Struck
+def interrupt(*_args: Any) -> None:
+    raise Interrupted
 
 
 # The compiled core's way, and Python's.
@@ -72,9 +72,9 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
         assert table.get("h", "first") == b"first"
         # Out of the pass that brought the reply: there a frame is gathered.
         gevent.sleep(0)
-        once(monkeypatch, Connection, "_send", strike)
-        with pytest.raises(Struck):
-            table.get("h", "struck", **WAYS[way])
+        once(monkeypatch, Connection, "_send", interrupt)
+        with pytest.raises(Interrupted):
+            table.get("h", "interrupted", **WAYS[way])
         for number in range(20):
             assert table.get("h", f"k{number}", **WAYS[way]) == b"k%d" % number
 
@@ -102,22 +102,22 @@ def test_a_nested_call_gets_its_own_reply(stage: Stage, monkeypatch: pytest.Monk
 
 
 def test_an_interrupted_deadline_check_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timer of a connection repeats: one look that is interrupted does not lose the deadlines."""
+    """The timer of a connection repeats, so the next check finds the deadlines."""
     stage.server(silent)
     table = stage.table()
     table.warm_up()
-    usual, struck = Connection._look, []
+    usual, looks = Connection._look, []
 
     def interrupted(_self: Any) -> None:
         monkeypatch.setattr(Connection, "_look", usual)
-        struck.append(1)
-        raise Struck
+        looks.append(1)
+        raise Interrupted
 
     monkeypatch.setattr(Connection, "_look", interrupted)
     watch = Stopwatch()
     call: Any = gevent.spawn(ends, table.get, "h", "s", timeout=0.1)
     call.join(5.0)
-    assert struck
+    assert looks
     assert isinstance(call.value, errors.RequestTimeout)
     assert watch.seconds < 1.0
 
@@ -143,9 +143,9 @@ def test_an_outcome_survives_two_interruptions(stage: Stage) -> None:
 
         def twice(*_args: Any) -> None:
             patches.undo()
-            raise Struck
+            raise Interrupted
 
-        patches.setattr(asynchronous._Slot, "switch", strike)
+        patches.setattr(asynchronous._Slot, "switch", interrupt)
         patches.setattr(Connection, "_hand_again", twice)
         watch = Stopwatch()
         caller: Any = gevent.spawn(ends, calls)
@@ -162,11 +162,11 @@ def test_a_greenlet_that_cannot_clean_up_leaves_nothing(stage: Stage, way: str) 
     table = stage.table(timeout=0.5)
     table.warm_up()
     with pytest.MonkeyPatch.context() as patches:
-        once(patches, Connection, "_send", strike)
-        patches.setattr(Connection, "abandon", strike)
+        once(patches, Connection, "_send", interrupt)
+        patches.setattr(Connection, "abandon", interrupt)
         caller: Any = gevent.spawn(table.get, "h", "s", **WAYS[way])
         caller.join(5.0)
-    assert isinstance(caller.exception, Struck)
+    assert isinstance(caller.exception, Interrupted)
     assert not at_rest(table.client)
 
 
@@ -204,8 +204,8 @@ def test_a_handle_ends_after_a_lost_outcome(stage: Stage) -> None:
 def test_a_handle_ends_after_a_lost_end_of_its_greenlet(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.server(silent)
     table = stage.table()
-    monkeypatch.setattr(asynchronous, "_leave", strike)
-    monkeypatch.setattr(asynchronous, "_run", strike)
+    monkeypatch.setattr(asynchronous, "_leave", interrupt)
+    monkeypatch.setattr(asynchronous, "_run", interrupt)
     waiting: Any = gevent.spawn(ends, table.get_many_async([("h", "s")]).get)
     waiting.join(10.0)
     assert isinstance(waiting.value, errors.PegasusError)
@@ -231,7 +231,7 @@ def test_an_interrupted_meta_query_is_repeated_soon(stage: Stage, monkeypatch: p
     """The greenlet that asks dies without an answer: another one asks again."""
     client = stage.client()
     client.ping()
-    once(monkeypatch, MetaClient, "_outcome", strike)
+    once(monkeypatch, MetaClient, "_outcome", interrupt)
     watch = Stopwatch()
     assert client.ping(timeout=5.0) > 0
     assert watch.seconds < 2.0
@@ -244,7 +244,7 @@ def test_an_interrupted_name_lookup_is_repeated(stage: Stage, monkeypatch: pytes
     def look_up(self: MetaClient, name: str) -> None:
         asked.append(name)
         if len(asked) == 1:
-            raise Struck
+            raise Interrupted
         self.metas.resolved(name, [stage.meta.address, dead_address()])
         for answers in list(self._calls):
             answers.wake()
@@ -260,7 +260,7 @@ class Refusing(dict[Any, Any]):
     """A dict that takes nothing."""
 
     def __setitem__(self, _key: Any, _value: Any) -> None:
-        raise Struck
+        raise Interrupted
 
 
 def test_the_watcher_of_an_unusable_connection_is_removed(stage: Stage) -> None:

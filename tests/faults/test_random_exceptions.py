@@ -14,9 +14,9 @@ from tests.pythons import ROOT
 pytestmark = [pytest.mark.onebox_only]
 
 
-def storm(seconds: float, *, pure: bool) -> None:
+def raise_at_random(seconds: float, *, pure: bool) -> None:
     seed = random.randrange(10**6)
-    command = [sys.executable, "-m", "tests.faults.exception_storm", str(seconds), str(seed)]
+    command = [sys.executable, "-m", "tests.faults.random_exceptions", str(seconds), str(seed)]
     environment = {**os.environ, "PEGASUS_GREEN_PURE": "1" if pure else ""}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False
@@ -27,7 +27,7 @@ def storm(seconds: float, *, pure: bool) -> None:
 
 @pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
 def test_exceptions_at_random_moments_for_a_short_time(pure: bool) -> None:
-    storm(2.0, pure=pure)
+    raise_at_random(2.0, pure=pure)
 
 
 @pytest.mark.soak
@@ -35,4 +35,4 @@ def test_exceptions_at_random_moments_for_a_short_time(pure: bool) -> None:
 @pytest.mark.skipif("PEGASUS_GREEN_SOAK_SECONDS" not in os.environ, reason="it takes two minutes: make soak")
 @pytest.mark.parametrize("pure", [False, True], ids=["core", "pure"])
 def test_exceptions_at_random_moments_for_a_long_time(pure: bool) -> None:
-    storm(60.0, pure=pure)
+    raise_at_random(60.0, pure=pure)

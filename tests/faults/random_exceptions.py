@@ -1,11 +1,11 @@
-"""Exceptions and nested calls at random moments of very many calls, in the main thread and in native ones.
+"""Raise exceptions and make nested calls at random moments of many calls, in the main thread and in native threads.
 
-    python -m tests.faults.exception_storm SECONDS SEED
+    python -m tests.faults.random_exceptions SECONDS SEED
 
-In the main thread a timer's signal handler raises or calls, wherever the package's code is at that moment; in two other
-threads ``PyThreadState_SetAsyncExc`` raises. It prints counts, and ends with status 1 and what was wrong where a value
-was another's, something is left behind, or an error came that nobody raised. It is a program of its own, so that a
-crash of the compiled core is seen as one.
+In the main thread the handler of a timer signal raises or calls, wherever the code of the package is at that moment. In
+two other threads ``PyThreadState_SetAsyncExc`` raises. The program prints counts. It ends with status 1 and a list of
+problems when a call got the value of another call, when something is left behind, or when an unexpected error was
+raised. It runs in its own process, so that a crash of the compiled core is visible.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from gevent.exceptions import BlockingSwitchOutError
 from pegasus_green import Client, PegasusError
 from pegasus_green.accelerate import core
 from pegasus_green.onebox import Onebox
-from tests.faults.strikes import PACKAGE, Struck
+from tests.faults.interruptions import PACKAGE, Interrupted
 from tests.faults.tools import at_rest
 
 CALLERS = 12
 THREADS = 2
-KEYS = [b"storm %d" % number for number in range(32)]
-# Seconds between two strikes: at least, since no clean-up survives being interrupted without end, and by chance.
+KEYS = [b"exceptions %d" % number for number in range(32)]
+# Seconds between two interruptions: the minimum, without which no clean-up could finish, and the random mean above it.
 LEAST_PAUSE, PAUSE = 0.001, 0.001
 
 
@@ -42,12 +42,12 @@ def value_of(key: bytes) -> bytes:
     return b"value of " + key
 
 
-class Storm:
-    """Callers that check every value, and what strikes them.
+class RandomExceptions:
+    """Callers that check every value, and what interrupts them.
 
     Attributes:
-        wrong: What should not be.
-        counts: Calls and strikes.
+        wrong: The problems that were found.
+        counts: Calls and interruptions.
     """
 
     def __init__(self, client: Client, seed: int) -> None:
@@ -78,23 +78,23 @@ class Storm:
             self.wrong.append(f"{what!r}: {values} for {keys}")
 
     def work(self, seed: int) -> None:
-        """Call until it is over, whatever strikes."""
+        """Call until it is over, whatever interrupts it."""
         random = Random(seed)
         while not self.over:
             try:
                 while not self.over:
                     self.call(random)
-            except (Struck, KeyboardInterrupt):
-                self.counts["struck"] += 1
+            except (Interrupted, KeyboardInterrupt):
+                self.counts["interrupted"] += 1
             except PegasusError as error:
-                # A connection ends whose books are in doubt: writes fail with it.
+                # A connection with an uncertain state is closed, and writes on it fail.
                 self.counts[type(error).__name__] += 1
             except BaseException as error:
                 self.wrong.append(f"{error!r}")
                 raise
 
-    def strike(self, _number: int, frame: FrameType | None) -> None:
-        """Raise or call, where the package's own code is interrupted: gevent's is not what is tried here."""
+    def interrupt(self, _number: int, frame: FrameType | None) -> None:
+        """Raise or call, but only while the code of the package runs, not that of gevent."""
         if self.over:
             return
         signal.setitimer(signal.ITIMER_REAL, LEAST_PAUSE + self.random.expovariate(1 / PAUSE))
@@ -102,7 +102,7 @@ class Storm:
             return
         kind = self.random.random()
         if kind < 0.4:
-            raise Struck
+            raise Interrupted
         if kind < 0.6:
             raise KeyboardInterrupt
         key = self.random.choice(KEYS)
@@ -114,43 +114,45 @@ class Storm:
         except PegasusError as error:
             self.counts[f"nested {type(error).__name__}"] += 1
 
-    def strike_threads(self, threads: list[threading.Thread]) -> None:
+    def interrupt_threads(self, threads: list[threading.Thread]) -> None:
         """Have an exception raised in each thread that runs the package's code."""
         frames = sys._current_frames()
         for thread in threads:
             frame = frames.get(thread.ident or 0)
             if frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-                self.counts["struck in a thread"] += 1
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Struck))
+                self.counts["interrupted in a thread"] += 1
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted)
+                )
 
     def in_thread(self, number: int) -> None:
         """Run callers in a native thread, under its own hub."""
         hub = gevent.get_hub()
-        hub.NOT_ERROR = (*hub.NOT_ERROR, Struck)
+        hub.NOT_ERROR = (*hub.NOT_ERROR, Interrupted)
         greenlets = [gevent.spawn(self.work, 1000 * number + one) for one in range(CALLERS // 2)]
         while not all(greenlet.dead for greenlet in greenlets):
             try:
                 gevent.joinall(greenlets)
-            except Struck:
+            except Interrupted:
                 continue
 
     def run(self, seconds: float) -> None:
-        """Let it storm for so long."""
+        """Call and interrupt for that many seconds."""
         self.over = False
         threads = [threading.Thread(target=self.in_thread, args=[number]) for number in range(THREADS)]
         for thread in threads:
             thread.start()
         hub = gevent.get_hub()
-        hub.NOT_ERROR = (*hub.NOT_ERROR, Struck, KeyboardInterrupt)
+        hub.NOT_ERROR = (*hub.NOT_ERROR, Interrupted, KeyboardInterrupt)
         greenlets = [gevent.spawn(self.work, number) for number in range(CALLERS)]
-        signal.signal(signal.SIGALRM, self.strike)
+        signal.signal(signal.SIGALRM, self.interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.wrong:
             try:
                 gevent.sleep(0.001)
-                self.strike_threads(threads)
-            except (Struck, KeyboardInterrupt):
+                self.interrupt_threads(threads)
+            except (Interrupted, KeyboardInterrupt):
                 continue
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.over = True
@@ -162,7 +164,7 @@ class Storm:
                 self.wrong.append(f"{thread!r} hangs")
 
     def look(self) -> None:
-        """Look at every value, and for what is left."""
+        """Check every value, and that nothing is left behind."""
         self.expect(b"afterwards", self.table.get_many([(key, b"s") for key in KEYS]), KEYS)
         self.wrong += at_rest(self.client)
         gc.collect()
@@ -172,26 +174,26 @@ class Storm:
 
 
 def main() -> int:
-    """Storm, look, and say what was wrong."""
+    """Run, check, and print what was wrong."""
     faulthandler.enable()
     seconds, seed = float(sys.argv[1]), int(sys.argv[2])
     box: Any = Onebox(tables={"temp": 8}, process=True).start()
     with Client(box.meta_addresses, timeout=5.0) as client:
-        storm = Storm(client, seed)
-        storm.table.set_many([(key, b"s", value_of(key)) for key in KEYS])
-        # What is allocated once is there before it is counted.
-        storm.run(0.5)
-        storm.look()
+        exceptions = RandomExceptions(client, seed)
+        exceptions.table.set_many([(key, b"s", value_of(key)) for key in KEYS])
+        # Everything that is allocated only once exists before the count.
+        exceptions.run(0.5)
+        exceptions.look()
         blocks = sys.getallocatedblocks()
-        storm.run(seconds)
-        storm.look()
+        exceptions.run(seconds)
+        exceptions.look()
         more = sys.getallocatedblocks() - blocks
         if more > 20_000:
-            storm.wrong.append(f"{more} blocks of memory more than before")
+            exceptions.wrong.append(f"{more} blocks of memory more than before")
     box.stop()
-    print(dict(storm.counts), f"{more} blocks more, core {'on' if core else 'off'}")
-    print(*storm.wrong[:10], sep="\n")
-    return int(bool(storm.wrong))
+    print(dict(exceptions.counts), f"{more} blocks more, core {'on' if core else 'off'}")
+    print(*exceptions.wrong[:10], sep="\n")
+    return int(bool(exceptions.wrong))
 
 
 if __name__ == "__main__":

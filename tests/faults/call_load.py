@@ -1,7 +1,7 @@
-"""Callers that prove whose reply they got: every payload carries the mark of its caller.
+"""Callers that check that each reply is their own: every payload carries the mark of its caller.
 
-A mill lets many greenlets call at random while they are killed, timed out by Timeouts of the application and by
-deadlines of the client. Killed callers are replaced by new ones that go on with the same mark.
+In a ``CallLoad`` many greenlets make random calls. They are killed, or timed out by Timeouts of the application and by
+deadlines of the client. A new caller with the same mark replaces a killed one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import gevent
 from pegasus_green import CheckType, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 
-# Far apart, so that no other caller's number is mistaken for one's own.
+# Large enough that the counters of two callers never overlap.
 STRIDE = 1_000_000
 TTL_STRIDE = 1_000
 PATIENT = 0.5
 ROWS = (b"row 0", b"row 1", b"row 2")
-WEATHER: tuple[tuple[str, dict[str, Any]], ...] = (
+FAULT_RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("delay", {"probability": 0.004, "seconds": 0.03}),
     ("duplicate", {"probability": 0.01}),
     ("reorder", {"probability": 0.01, "replies": 3, "seconds": 0.02}),
@@ -30,9 +30,9 @@ WEATHER: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def weather(box: Onebox) -> list[Any]:
-    """Let replies come late, twice, in another order, with unknown ids, or not at all; return the rules."""
-    return [box.fault(action, rpc="data", **options) for action, options in WEATHER]
+def add_fault_rules(box: Onebox) -> list[Any]:
+    """Let replies arrive late, twice, in another order, with unknown ids, or not at all; return the rules."""
+    return [box.fault(action, rpc="data", **options) for action, options in FAULT_RULES]
 
 
 class Caller:
@@ -42,9 +42,9 @@ class Caller:
         left: Calls to make.
     """
 
-    def __init__(self, mill: Mill, number: int, left: int) -> None:
-        self.mill, self.number, self.left = mill, number, left
-        self.mark = b"%s caller %d" % (mill.name, number)
+    def __init__(self, load: CallLoad, number: int, left: int) -> None:
+        self.load, self.number, self.left = load, number, left
+        self.mark = b"%s caller %d" % (load.name, number)
         self.greenlet: Any = None
 
     def value(self, size: int) -> bytes:
@@ -54,8 +54,8 @@ class Caller:
         return isinstance(value, bytes) and value.startswith(self.mark + b"|")
 
     def prepare(self) -> None:
-        """Store what the calls read; the weather is fair."""
-        table = self.mill.table
+        """Store the rows that the calls read, before there are faults."""
+        table = self.load.table
         table.multi_set(self.mark, {row: self.value(number * 40) for number, row in enumerate(ROWS)})
         table.set(self.mark, b"number", b"%d" % (self.number * STRIDE))
         table.set(self.mark, b"mortal", b"", ttl=self.lifetime)
@@ -65,10 +65,10 @@ class Caller:
         return TTL_STRIDE * (self.number + 2)
 
     def run(self) -> None:
-        mill, random = self.mill, self.mill.random
-        while self.left > 0 and not mill.over:
+        load, random = self.load, self.load.random
+        while self.left > 0 and not load.over:
             self.left -= 1
-            mill.counts["calls"] += 1
+            load.counts["calls"] += 1
             patience = random.random()
             timeout = 0.004 if patience < 0.02 else PATIENT
             try:
@@ -77,14 +77,14 @@ class Caller:
                 else:
                     self.call(random, timeout)
             except RequestTimeout:
-                # Patient calls meet it too: their replies may be dropped.
-                mill.counts["deadlines" if timeout < PATIENT else "unanswered"] += 1
+                # Calls with a long timeout fail with it, too, when their reply is dropped.
+                load.counts["deadlines" if timeout < PATIENT else "unanswered"] += 1
             except PegasusError as error:
-                mill.counts[type(error).__name__] += 1
-                if not mill.tolerant:
-                    mill.wrong.append(f"{self.mark!r}: {error!r}")
-            if mill.pause:
-                gevent.sleep(mill.pause)
+                load.counts[type(error).__name__] += 1
+                if not load.tolerant:
+                    load.wrong.append(f"{self.mark!r}: {error!r}")
+            if load.pause:
+                gevent.sleep(load.pause)
 
     def call_under_timeout(self, random: Random, timeout: float) -> None:
         mine = gevent.Timeout(random.expovariate(200))
@@ -92,12 +92,12 @@ class Caller:
             with mine:
                 self.call(random, timeout)
         except gevent.Timeout as caught:
-            self.mill.counts["timeouts"] += 1
+            self.load.counts["timeouts"] += 1
             if caught is not mine:
-                self.mill.wrong.append(f"{self.mark!r}: {caught!r} is not its Timeout")
+                self.load.wrong.append(f"{self.mark!r}: {caught!r} is not its Timeout")
 
     def call(self, random: Random, timeout: float) -> None:
-        table, mark = self.mill.table, self.mark
+        table, mark = self.load.table, self.mark
         kind = random.random()
         if kind < 0.5:
             row = random.choice(ROWS)
@@ -131,27 +131,27 @@ class Caller:
             self.call_many(random, timeout)
 
     def call_many(self, random: Random, timeout: float) -> None:
-        """Read one's own rows and a stranger's, in one go."""
-        stranger = self.mill.callers[random.randrange(len(self.mill.callers))]
+        """Read its own rows and a row of another caller with one call."""
+        stranger = self.load.callers[random.randrange(len(self.load.callers))]
         wanted = [(self, row) for row in ROWS] + [(stranger, ROWS[1])]
         random.shuffle(wanted)
         keys = [(caller.mark, row) for caller, row in wanted]
-        read = self.mill.table.get_many if random.random() < 0.5 else self.mill.table.batch_get
+        read = self.load.table.get_many if random.random() < 0.5 else self.load.table.batch_get
         values = read(keys, timeout=timeout)
         self.expect(read.__name__, all(caller.is_mine(value) for (caller, _), value in zip(wanted, values)))
 
     def expect(self, what: str, right: bool) -> None:
-        self.mill.counts[what] += 1
+        self.load.counts[what] += 1
         if not right:
-            self.mill.wrong.append(f"{self.mark!r}: {what} got another's reply")
+            self.load.wrong.append(f"{self.mark!r}: {what} got the reply of another call")
 
 
-class Mill:
-    """Many callers and who kills them.
+class CallLoad:
+    """Many callers, and the killing of them.
 
     Attributes:
-        wrong: Every reply that was not its caller's, and every error that should not be.
-        counts: What happened how often.
+        wrong: Every reply of another caller, and every unexpected error.
+        counts: The number of events by kind.
         tolerant: Whether calls may fail: servers die too.
         pause: Seconds between two calls of a caller.
         over: Set when the callers are to end.
@@ -163,7 +163,7 @@ class Mill:
         callers: int,
         seed: int,
         *,
-        name: bytes = b"mill",
+        name: bytes = b"load",
         tolerant: bool = False,
         pause: float = 0.0,
     ) -> None:
@@ -179,7 +179,7 @@ class Mill:
         gevent.joinall([gevent.spawn(caller.prepare) for caller in self.callers], raise_error=True)
 
     def run(self, calls: int, kills: float = 500.0) -> None:
-        """Make calls, killing so many callers a second, until all are made or it is over."""
+        """Make calls until all are made or it is over; kill ``kills`` callers a second."""
         self.over = False
         for caller in self.callers:
             caller.left = calls // len(self.callers)
@@ -195,12 +195,12 @@ class Mill:
                 if caller.greenlet.dead:
                     self.replace(caller)
 
-    def grind(self) -> None:
+    def run_until_over(self) -> None:
         """Make calls until it is over."""
         self.run(10**9, kills=100.0)
 
     def replace(self, caller: Caller) -> None:
-        """Let a new greenlet go on for one that is dead."""
+        """Replace a dead greenlet by a new one."""
         if caller.greenlet.exception is not None:
             self.wrong.append(f"{caller.mark!r}: {caller.greenlet.exception!r}")
         if caller.left and not self.over:

@@ -1,20 +1,20 @@
-"""Section 13: whatever strikes between two steps, what was started and then failed, forks, and paths that die."""
+"""Section 13: interruptions between two steps, steps that fail, forks, and dead network paths."""
 
 from __future__ import annotations
 
 from .mutation import Mutation
 
-STRIKES_TESTS = "tests/transport/test_strikes.py"
+INTERRUPTION_TESTS = "tests/transport/test_interruptions.py"
 FORKS_TESTS = "tests/fork/test_forks_without_hooks.py"
 
-STRIKES = (
+INTERRUPTIONS = (
     Mutation(
         "13-outcome-of-the-call",
         "a greenlet takes the outcome of the call only that it is in",
         "transport/handover.py",
         "if context is None or taker.gr_context is context:\n                    pending.pop(seqid, None)",
         "if True:\n                    pending.pop(seqid, None)",
-        (STRIKES_TESTS, "-k", "nested"),
+        (INTERRUPTION_TESTS, "-k", "nested"),
     ),
     Mutation(
         "13-interrupted-leaves-nothing",
@@ -22,7 +22,7 @@ STRIKES = (
         "transport/handover.py",
         "        self.withdraw(seqid)\n        self.pending.pop(seqid, None)",
         "        self.withdraw(seqid)",
-        (STRIKES_TESTS, "-k", "interrupted_call"),
+        (INTERRUPTION_TESTS, "-k", "interrupted_call"),
     ),
     Mutation(
         "13-owner-unknown-id",
@@ -30,7 +30,7 @@ STRIKES = (
         "transport/handover.py",
         "if entry[0] is owner or entry[3] is owner:",
         "if False:",
-        (STRIKES_TESTS, "-k", "interrupted_call"),
+        (INTERRUPTION_TESTS, "-k", "interrupted_call"),
     ),
     Mutation(
         "13-timer-repeats",
@@ -38,7 +38,7 @@ STRIKES = (
         "transport/connection.py",
         "self.hub.loop.timer(delay(at - now), TICK)",
         "self.hub.loop.timer(delay(at - now))",
-        (STRIKES_TESTS, "-k", "deadline_check"),
+        (INTERRUPTION_TESTS, "-k", "deadline_check"),
     ),
     Mutation(
         "13-question-that-died",
@@ -46,7 +46,7 @@ STRIKES = (
         "cluster/meta.py",
         "            if greenlet.ready():\n                del self.owed[address]",
         "            if False:\n                del self.owed[address]",
-        (STRIKES_TESTS, "-k", "meta_query"),
+        (INTERRUPTION_TESTS, "-k", "meta_query"),
     ),
     Mutation(
         "13-look-up-that-died",
@@ -54,7 +54,7 @@ STRIKES = (
         "cluster/meta.py",
         "return greenlet is not None and not greenlet.ready()",
         "return greenlet is not None",
-        (STRIKES_TESTS, "-k", "name_lookup"),
+        (INTERRUPTION_TESTS, "-k", "name_lookup"),
     ),
     Mutation(
         "13-undo",
@@ -62,7 +62,7 @@ STRIKES = (
         "transport/pool.py",
         'connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))',
         "pass",
-        (STRIKES_TESTS, "-k", "watcher"),
+        (INTERRUPTION_TESTS, "-k", "watcher"),
     ),
     Mutation(
         "13-wipe-on-fork",
@@ -78,7 +78,7 @@ STRIKES = (
         "transport/connection.py",
         "            notice_dead_paths(self._socket, self._options.path_timeout)\n",
         "",
-        (STRIKES_TESTS, "-k", "dead_after"),
+        (INTERRUPTION_TESTS, "-k", "dead_after"),
     ),
     Mutation(
         "13-keep-alive",
@@ -86,7 +86,7 @@ STRIKES = (
         "transport/sockets.py",
         "probe = max(int(seconds / 3), 1)",
         "probe = 60",
-        (STRIKES_TESTS, "-k", "acknowledgements"),
+        (INTERRUPTION_TESTS, "-k", "acknowledgements"),
     ),
     Mutation(
         "13-unacknowledged",
@@ -94,7 +94,7 @@ STRIKES = (
         "transport/sockets.py",
         '"TCP_USER_TIMEOUT": limit',
         '"TCP_USER_TIMEOUT": 60_000',
-        (STRIKES_TESTS, "-k", "acknowledgements or dead_after"),
+        (INTERRUPTION_TESTS, "-k", "acknowledgements or dead_after"),
     ),
     Mutation(
         "13-interrupted-twice",
@@ -102,7 +102,7 @@ STRIKES = (
         "transport/handover.py",
         "            pending[seqid] = entry\n            raise",
         "            raise",
-        (STRIKES_TESTS, "-k", "two_interruptions"),
+        (INTERRUPTION_TESTS, "-k", "two_interruptions"),
     ),
     Mutation(
         "13-greenlet-that-ended",
@@ -110,7 +110,7 @@ STRIKES = (
         "transport/handover.py",
         "                del self.pending[seqid]\n        stop(timer)",
         "                pass\n        stop(timer)",
-        (STRIKES_TESTS, "-k", "cannot_clean_up"),
+        (INTERRUPTION_TESTS, "-k", "cannot_clean_up"),
     ),
     Mutation(
         "13-lost-in-a-bulk-run",
@@ -118,7 +118,7 @@ STRIKES = (
         "bulk.py",
         "self.lost += max(self.open, 0)",
         "pass",
-        (STRIKES_TESTS, "-k", "bulk_run_ends"),
+        (INTERRUPTION_TESTS, "-k", "bulk_run_ends"),
     ),
     Mutation(
         "13-lost-by-a-handle",
@@ -126,7 +126,7 @@ STRIKES = (
         "operations/asynchronous.py",
         "                if over and not self._ready:",
         "                if False:",
-        (STRIKES_TESTS, "-k", "handle_ends"),
+        (INTERRUPTION_TESTS, "-k", "handle_ends"),
     ),
     Mutation(
         "13-dial-that-ended",
@@ -134,7 +134,7 @@ STRIKES = (
         "transport/pool.py",
         "if isinstance(connected, gevent.GreenletExit):",
         "if False:",
-        (STRIKES_TESTS, "-k", "GreenletExit"),
+        (INTERRUPTION_TESTS, "-k", "GreenletExit"),
     ),
     Mutation(
         "13-loop-before-the-client",

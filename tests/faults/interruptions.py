@@ -1,7 +1,7 @@
-"""Raising, or making a nested call, at the n-th line or opcode that runs inside the package.
+"""Raise or make a nested call at the n-th line or opcode that runs inside the package.
 
-``Strike`` counts the trace events of the package's own code, in the victim's greenlet, in the callbacks of the hub or
-in the greenlets that the client starts, and does something at the n-th: what a signal handler or a finalizer may do
+``Interruption`` counts the trace events of the package: in the greenlet of the caller, in callbacks of the hub, or in
+the greenlets that the client starts. At the n-th event it runs an action, as a signal handler or a finalizer may do
 between any two steps of Python.
 """
 
@@ -20,20 +20,20 @@ from greenlet import getcurrent
 import pegasus_green
 
 PACKAGE = str(Path(pegasus_green.__file__).parent)
-# The embedded cluster runs in the same process in some tests; it is not what is struck.
+# The embedded cluster runs in the same process in some tests. It is not interrupted.
 EXCLUDED = str(Path(PACKAGE) / "onebox")
 
 
-class Struck(BaseException):
-    """What is raised, besides KeyboardInterrupt."""
+class Interrupted(BaseException):
+    """The exception that interruptions raise, besides KeyboardInterrupt."""
 
 
-class Strike:
-    """Does something at the n-th step; n=0 only counts.
+class Interruption:
+    """Runs an action at the n-th step; with n=0 it only counts steps.
 
     Attributes:
         count: Steps so far.
-        fired: Whether it was done.
+        fired: Whether the action has run.
         where: File, line and function of the step.
     """
 
@@ -45,8 +45,8 @@ class Strike:
         self._is_ours: Callable[[Any], bool] = lambda _greenlet: False
 
     @contextmanager
-    def armed(self, others: Collection[Any] = ()) -> Iterator[Strike]:
-        """Count in the block: steps of the current greenlet, of the hub, or of the greenlets that the client starts.
+    def armed(self, others: Collection[Any] = ()) -> Iterator[Interruption]:
+        """Count the steps of the current greenlet, of the hub, or of the greenlets that the client starts.
 
         Args:
             others: Greenlets of the test itself.

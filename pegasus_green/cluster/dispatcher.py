@@ -308,7 +308,8 @@ class Dispatcher:
         self._pool = cluster.pool
         # Data for the fast path of get and put in the compiled core; None without the core.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
-        lane = self, cluster, routes, routes.name, self._histogram, shape(GET), shape(PUT), largest
+        # Without a cycle, so that a forgotten table is freed at once.
+        lane = weakref.proxy(self), cluster, routes, routes.name, self._histogram, shape(GET), shape(PUT), largest
         self.lane = lane if core else None
 
     def __repr__(self) -> str:

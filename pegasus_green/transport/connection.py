@@ -38,7 +38,7 @@ from ..protocol.rpc import META_END_BACKUP, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
-from .outbox import Server, delay, reference, stop
+from .outbox import COMPILED_WATCHERS, Server, delay, reference, stop, watch_forks
 from .sockets import notice_dead_paths
 from .waits import wait
 
@@ -53,7 +53,6 @@ SECONDS_A_PASS = 0.002
 # What came before the deadline is read for at most this long before the deadline fails a call.
 SECONDS_A_RESCUE = 0.01
 FRAMES_A_CHECK = 32
-COMPILED_WATCHERS = "gevent.libev.corecext"
 # How often the timer looks for silence while calls wait; also the longest time it sleeps then.
 TICK = 0.25
 LEAST_TICK = 0.005
@@ -104,9 +103,7 @@ class Connection(Handover):
         self.born = self.heard = monotonic()
         # An idle connection does not keep the loop alive; while calls wait the reader is referenced.
         self._reader: Any = reference(self.hub.loop.io(self._fd, 1), wanted=False)
-        # The loop calls it in a child before it looks at its copies of the descriptors, closed ones perhaps: it aborts
-        # the process there.
-        self._forks: Any = reference(self.hub.loop.fork(), wanted=False)
+        self._forks: Any = None
         # Where its reference is set by one step of C the compiled core sets it.
         self._keeper = self._reader if type(self._reader).__module__ == COMPILED_WATCHERS else None
         self._timer: Any = None
@@ -130,7 +127,7 @@ class Connection(Handover):
             # The plain kind, which can be closed by one step, and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
             notice_dead_paths(self._socket, self._options.path_timeout)
-            self._forks.start(fork.after_in_child)
+            self._forks = watch_forks(self.hub.loop)
             self._reader.start(getattr(self, "arrived", self._readable))
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and self._has_descriptor():

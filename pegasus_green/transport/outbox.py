@@ -32,6 +32,8 @@ MAX_GATHER = 340
 # Frames above this many bytes are counted one by one where they are gathered.
 MOST_UNCOUNTED = 4096
 
+COMPILED_WATCHERS = "gevent.libev.corecext"
+
 if core and (_made := core.page()) is not None:
     # Core and Python notice a fork by the same page.
     fork.look_at(_made)
@@ -77,6 +79,19 @@ def reference(watcher: Any, *, wanted: bool) -> Any:
     """
     real = getattr(watcher, "_watcher_ref", None)
     (watcher if real is None else real).ref = wanted
+    return watcher
+
+
+def watch_forks(loop: Any) -> Any:
+    """Have a loop notice a fork before it touches its copies of descriptors in a child; return the started watcher.
+
+    It aborts the process if the child has closed a descriptor that is watched. None for libuv, which does not look at
+    them, and whose watcher of forks keeps the loop alive.
+    """
+    if type(loop).__module__ != COMPILED_WATCHERS:
+        return None
+    watcher = reference(loop.fork(), wanted=False)
+    watcher.start(fork.after_in_child)
     return watcher
 
 

@@ -10,7 +10,7 @@ from gevent import get_hub
 from gevent import socket as gsocket
 
 from . import fork
-from .outbox import reference, stop
+from .outbox import stop, watch_forks
 
 
 class Copy:
@@ -62,8 +62,7 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     try:
         copy = Copy(sock)
         # For a fork that runs no hooks of Python.
-        forks = reference(get_hub().loop.fork(), wanted=False)
-        forks.start(fork.after_in_child)
+        forks = watch_forks(get_hub().loop)
         opened(sock._sock)  # type: ignore[attr-defined]
         sock.settimeout(timeout)
         sock.connect(sockaddr)

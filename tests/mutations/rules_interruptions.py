@@ -140,7 +140,7 @@ INTERRUPTIONS = (
         "13-loop-before-the-client",
         "the loop of a child cuts connections off before it looks at their descriptors",
         "transport/connection.py",
-        "            self._forks.start(fork.after_in_child)\n",
+        "            self._forks = watch_forks(self.hub.loop)\n",
         "",
         (FORKS_TESTS, "-k", "closes_all"),
     ),

@@ -79,7 +79,8 @@ class Checkpoints:
 def _report(app: App, progress: Progress, verb: str, *, beside: bool = False, **more: Any) -> int:
     text, facts = progress.report(verb)
     facts = {**facts, **more}
-    extra = ", ".join(f"{found:,} {name}" for name, found in more.items() if isinstance(found, int) and found)
+    # The rows of the report include these.
+    extra = ", ".join(f"including {found:,} {name}" for name, found in more.items() if isinstance(found, int) and found)
     if beside:
         app.out.note(text + (f", {extra}" if extra else ""))
     else:

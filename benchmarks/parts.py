@@ -4,7 +4,6 @@ Each part is timed alone, best of 15 rounds; the system calls are counted in a r
 The parts are those of the Python code: the compiled core is switched off, because it does them in one step.
 """
 
-# ruff: noqa: E402 - the environment is set before the package is imported
 from __future__ import annotations
 
 import os

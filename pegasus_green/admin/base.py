@@ -131,11 +131,16 @@ def meta_error(err: str, response: Message | None, **details: Any) -> PegasusErr
 
 
 class AdminBase:
-    """Requests to the meta servers."""
+    """Requests to the meta servers.
+
+    Attributes:
+        least_timeout: Least seconds for a request whose caller gives no timeout.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         """Administer a cluster; use ``client.admin``."""
         self._home = cluster
+        self.least_timeout = LEAST_TIMEOUT
 
     @property
     def _cluster(self) -> Cluster:
@@ -154,7 +159,7 @@ class AdminBase:
         """
         self._cluster.bind()
         if timeout is None:
-            timeout = max(self._cluster.options.timeout, LEAST_TIMEOUT)
+            timeout = max(self._cluster.options.timeout, self.least_timeout)
         return self._cluster.deadline(timeout, monotonic())
 
     def _call(
@@ -192,7 +197,7 @@ class AdminBase:
             error.table, error.operation = table, rpc.label
             last = error.last_error
             if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
-                text = "the meta servers do not know this request: their release is too old"
+                text = "this request is unknown there: the release is too old, or these are no meta servers"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
             if asked and not rpc.repeatable and isinstance(error, MetaUnreachable):
                 # No answer, and no proof that nothing was sent: the request may have been executed.

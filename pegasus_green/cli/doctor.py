@@ -12,7 +12,7 @@ import click
 import gevent
 from gevent import socket
 
-from ..errors import InvalidArgument, MetaError, PegasusError
+from ..errors import InvalidArgument, MetaError, PegasusError, TableNotFound
 from ..protocol import meta
 from ..protocol import rpc as rpcs
 from .frame import NO, OK, App, No, command, options, pass_app
@@ -27,6 +27,7 @@ SLOW_SECONDS = 0.5
 CLOCK_TTL = 600.0
 CLOCK_LIMIT = 5.0
 GOOD, BAD, SOSO = "ok", "WRONG", "note"
+IS_REPLICA = "is a replica server"
 
 
 class Finding(NamedTuple):
@@ -57,8 +58,13 @@ class Doctor:
         if not reached:
             yield Finding("meta", BAD, "no meta server can be reached", "see above; no further check is possible")
             return
+        answers = []
         for address in reached:
-            yield self._speak(address)
+            answers.append(self._speak(address))
+            yield answers[-1]
+        if all(_is_no_meta(answer) for answer in answers):
+            yield Finding("leader", BAD, "none of these is a meta server", "see above; no further check is possible")
+            return
         try:
             facts = self._client.admin.cluster_info(timeout=CALL_TIMEOUT)
             nodes = self._client.admin.nodes(timeout=CALL_TIMEOUT)
@@ -114,9 +120,7 @@ class Doctor:
             )
         except MetaError as error:
             if error.code == "ERR_HANDLER_NOT_FOUND":
-                return Finding(
-                    "meta", BAD, f"{address} is a replica server", "give the meta servers, which have other ports"
-                )
+                return Finding("meta", BAD, f"{address} {IS_REPLICA}", "give the meta servers, which have other ports")
             advice = "the cluster requires authentication" if "AUTH" in error.code or "ACL" in error.code else ""
             return Finding("meta", BAD, f"{address}: {first_line(error)}", advice)
         except PegasusError as error:
@@ -128,8 +132,12 @@ class Doctor:
             )
         if answer.err == "ERR_FORWARD_TO_OTHERS":
             return Finding("meta", GOOD, f"{address} answers, and is not the leader ({_ms(began)})")
-        state = GOOD if answer.err == "ERR_OK" else BAD
-        return Finding("meta", state, f"{address} answers {answer.err} ({_ms(began)})")
+        if answer.err == "ERR_OK":
+            return Finding("meta", GOOD, f"{address} answers ({_ms(began)})")
+        text = f"{address} answers {answer.err}"
+        if answer.err == "ERR_SERVICE_NOT_ACTIVE":
+            return Finding("meta", BAD, text, "it starts, or has just become the leader: wait some seconds")
+        return Finding("meta", BAD, text)
 
     def _table(self) -> Iterator[Finding]:
         admin = self._client.admin
@@ -144,8 +152,11 @@ class Doctor:
         try:
             partitions = admin.partitions(name)
         except PegasusError as error:
-            names = [info.name for info in admin.list_tables()]
-            yield Finding("table", BAD, first_line(error), f"the tables are: {', '.join(names) or 'none'}")
+            text, advice = first_line(error), error.hint
+            if isinstance(error, TableNotFound):
+                names = [info.name for info in admin.list_tables()]
+                text, advice = f"there is no table {name}", f"the tables are: {', '.join(names) or 'none'}"
+            yield Finding("table", BAD, text, advice)
             return
         orphans = [str(part.index) for part in partitions if not part.primary and part.ballot >= 0]
         weak = [part.index for part in partitions if part.primary and not part.is_healthy]
@@ -196,6 +207,10 @@ class Doctor:
             yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
             yield _clock(node, found.at - found.asked, "by /metrics")
+
+
+def _is_no_meta(finding: Finding) -> bool:
+    return finding.state == BAD and finding.what.endswith(IS_REPLICA)
 
 
 def _clock(node: str, difference: float, how: str) -> Finding:

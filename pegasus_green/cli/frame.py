@@ -117,7 +117,9 @@ class App:
             options["timeout"] = self.settings.timeout
         named = (place.metas, tuple(sorted((name, repr(found)) for name, found in options.items())))
         if named not in self.clients:
-            self.clients[named] = Client(list(place.metas), **options)
+            client = self.clients[named] = Client(list(place.metas), **options)
+            if self.settings.timeout is not None:
+                client.admin.least_timeout = 0.0  # a person who names a time means it
         return self.clients[named]
 
     @property

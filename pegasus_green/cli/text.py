@@ -12,9 +12,10 @@ from typing import NamedTuple
 from ..errors import InvalidArgument
 
 _NAMED = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_BYTES = {b"\\": b"\\", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0"}
+# The official tools escape quotes, too.
+_BYTES = {b"\\": b"\\", b'"': b'"', b"'": b"'", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"0": b"\0"}
 _SPECIAL = re.compile(r"[^ -\[\]-~]")
-_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([\\nrt0])|)")
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|([\\nrt0\x22'])|)")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 

@@ -16,7 +16,7 @@ from gevent.pool import Pool
 from ..admin.model import PartitionInfo, TableInfo
 from ..errors import PegasusError
 from ..keys import partition_hash
-from .frame import DURATION, OK, App, command, options, pass_app
+from .frame import DURATION, OK, UNREACHABLE, App, command, options, pass_app
 from .latencies import Latencies
 from .metrics import NodeMetrics, first_line, read_all
 from .output import Column, number, state
@@ -49,7 +49,12 @@ class Sample:
     nodes: dict[str, bool] = field(default_factory=dict)
     tables: list[tuple[TableInfo, list[PartitionInfo]]] = field(default_factory=list)
     metrics: dict[str, NodeMetrics] = field(default_factory=dict)
-    error: str = ""
+    failure: PegasusError | None = None
+
+    @property
+    def error(self) -> str:
+        """What the meta servers did not do, as one line; "" if they answered."""
+        return "" if self.failure is None else first_line(self.failure)
 
 
 class Watch:
@@ -68,7 +73,7 @@ class Watch:
         self.errors: Counter[str] = Counter()
 
     def look(self) -> Sample:
-        """Read the meta servers' data and the servers' counters; ``error`` has the failures."""
+        """Read the meta servers' data and the servers' counters; ``failure`` is an error of the meta servers."""
         admin = self._app.client.admin
         sample = Sample()
         try:
@@ -76,7 +81,7 @@ class Watch:
             sample.nodes = {node.address: node.is_alive for node in admin.nodes()}
             sample.tables = [(info, admin.partitions(info.name)) for info in admin.list_tables()]
         except PegasusError as error:
-            sample.error = first_line(error)
+            sample.failure = error
             return sample
         sample.metrics = read_all(node for node, alive in sample.nodes.items() if alive)
         names = [info.name for info, _ in sample.tables]
@@ -201,19 +206,24 @@ TABLE_COLUMNS = [
 ]
 
 
-def _once(app: App, watch: Watch, interval: float) -> None:
+def _once(app: App, watch: Watch, interval: float) -> int:
     before = watch.look()
+    if before.failure is not None:
+        raise before.failure
     watch.probe(interval)
-    found = summary(before, watch.look(), watch)
+    after = watch.look()
+    found = summary(before, after, watch)
     out = app.out
+    status = UNREACHABLE if after.failure is not None else OK
     if not out.for_people:
         out.item(found)
-        return
+        return status
     cluster = found["cluster"]
     out.done(f"leader {cluster['leader']}  meta level {cluster['level']}{cluster['error'] and '  ' + cluster['error']}")
     for columns, rows in ((NODE_COLUMNS, found["nodes"]), (TABLE_COLUMNS, found["tables"])):
         out.done("")
         out.rows(columns, [[row[column.name] for column in columns] for row in rows])
+    return status
 
 
 def picture(found: dict[str, Any], metas: Sequence[str]) -> Any:
@@ -264,8 +274,7 @@ def top(app: App, once: bool, interval: float, rounds: int | None) -> int:
     """
     watch = Watch(app, app.settings.table)
     if once or not sys.stdout.isatty() or app.settings.output not in (None, "table"):
-        _once(app, watch, interval)
-        return OK
+        return _once(app, watch, interval)
     from rich.console import Console
     from rich.live import Live
 

@@ -49,6 +49,8 @@ HERE = (
     "nothing answers on this machine: start a cluster with `python -m pegasus_green onebox` (its meta server is"
     " 127.0.0.1:34601), or name the meta servers of another machine"
 )
+# Hint for a call that followers have answered, and no leader.
+NO_LEADER = "the meta servers answer, and none of them leads: they elect a leader through ZooKeeper; look at their logs"
 
 
 def _is_here(address: str) -> bool:
@@ -236,6 +238,8 @@ class MetaClient:
         elif any(peer.state == "negotiating" for peer in peers):
             # The call's deadline is earlier than ``auth_timeout``. A server that refuses does not answer.
             error.hint = SILENT_HINT
+        elif why is not None and why.code == "ERR_FORWARD_TO_OTHERS":
+            error.hint = NO_LEADER
         elif all(_is_here(address) for address in self.addresses):
             error.hint = HERE
         return error

@@ -39,6 +39,10 @@ def test_text_is_readable(data, text):
     assert unescape(text) == data
 
 
+def test_escapes_of_the_official_tools_are_read():
+    assert unescape(r"say \"it\", \'x\'\0") == b"say \"it\", 'x'\0"
+
+
 @pytest.mark.parametrize(
     ("coding", "text"),
     [("text", r"C:\dir"), ("text", r"\x1"), ("text", "a\\"), ("hex", "0g"), ("base64", "a")],

@@ -36,7 +36,9 @@ def test_doctor_reports_each_problem(tool, capfd):
     assert "no meta server can be reached" in wrong["meta"]["what"]
     replica = tool.run(capfd, "nodes", "-o", "json").json[0]["node"]
     assert "is a replica server" in doctor("--meta", replica)["meta"]["what"]
+    assert doctor("--meta", replica)["leader"]["what"] == "none of these is a meta server"
     missing = doctor("-t", "nosuch")["table"]
+    assert missing["what"] == "there is no table nosuch"
     assert "the tables are: temp" in missing["advice"]
     half = doctor("--meta", f"{tool.metas[0]},127.0.0.1:1")
     assert list(half) == ["dial"]
@@ -69,6 +71,12 @@ def test_top_prints_one_table_with_once(tool, capfd):
     temp = next(row for row in found["tables"] if row["table"] == "temp")
     assert (temp["partitions"], temp["healthy"]) == (8, 8)
     assert temp["rows_estimated"] >= 0
+
+
+def test_top_fails_where_no_server_answers(tool, capfd):
+    done = tool.run(capfd, "top", "--once", "--meta", "127.0.0.1:1", "--timeout", "0.3", "-o", "json", status=4)
+    assert json.loads(done.err)["code"] == "ERR_TIMEOUT"
+    assert done.out == ""
 
 
 def test_top_on_a_terminal(tool):

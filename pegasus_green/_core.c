@@ -23,30 +23,24 @@
 static uint32_t read_u32(const unsigned char *at) {
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
-
 static void write_u32(unsigned char *at, uint32_t value) {
     for (int shift = 24; shift >= 0; shift -= 8) *at++ = (unsigned char)(value >> shift);
 }
-
 static unsigned char *write_bytes(unsigned char *at, const void *data, Py_ssize_t size) {
     memcpy(at, data, (size_t)size);
     return at + size;
 }
-
 /* The bytes of an object that is certain to be a bytes. */
 static const unsigned char *raw(PyObject *bytes) { return (const unsigned char *)PyBytes_AsString(bytes); }
-
 static PyObject *slice(const unsigned char *data, Py_ssize_t start, Py_ssize_t end) {
     return PyBytes_FromStringAndSize((const char *)data + start, end - start);
 }
-
 static int field_is(const unsigned char *at, unsigned char kind, unsigned char number) {
     return at[0] == kind && at[1] == 0 && at[2] == number;
 }
 
 /* CRC-64/NVME. */
 static uint64_t crc_table[256];
-
 static void fill_crc_table(void) {
     for (int byte = 0; byte < 256; byte++) {
         uint64_t crc = (uint64_t)byte;
@@ -65,8 +59,6 @@ static PyObject *core_crc64(PyObject *self, PyObject *data) {
     if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "bytes are needed");
     return PyLong_FromUnsignedLongLong(crc64(raw(data), PyBytes_Size(data)));
 }
-
-/* -------------------------------------------------------------------------------------------------------- arguments */
 
 /* Return the size of an argument: the encoded key as a blob in field 1; with a value an update_request in field 1. */
 static Py_ssize_t argument_size(PyObject *hash_key, PyObject *sort_key, PyObject *value) {
@@ -157,12 +149,11 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
         if (length > end - value) return PyLong_FromLong(-1);
         pos = value + length;
         if (expiry && (end - pos < 7 || !field_is(data + pos, 8, 3))) return PyLong_FromLong(-1);
-        const char *text = (const char *)data;
         int expires = expiry ? (int)read_u32(data + pos + 3) : 0;
-        PyObject *made = skip < 0 ? Py_BuildValue(expiry ? "y#y#y#i" : "y#y#y#", text + start + 2, middle - start - 2,
-                                                  text + middle, stop - middle, text + value, length, expires)
-                                  : Py_BuildValue(expiry ? "y#y#i" : "y#y#", text + middle, stop - middle,
-                                                  text + value, length, expires);
+        PyObject *sort_key = slice(data, middle, stop), *content = slice(data, value, pos), *made;
+        PyObject *hash_key = skip < 0 ? slice(data, start + 2, middle) : NULL;
+        if (skip < 0) made = Py_BuildValue(expiry ? "(NNNi)" : "(NNN)", hash_key, sort_key, content, expires);
+        else made = Py_BuildValue(expiry ? "(NNi)" : "(NN)", sort_key, content, expires);
         int failed = made == NULL || PyList_Append(list, made) < 0;
         Py_XDECREF(made);
         if (failed) return NULL;
@@ -209,13 +200,19 @@ static void drop(PyObject **place) {
 /* Names of attributes and methods that are used at each call. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(pending) X(primary) X(received) X(ref) X(switch) X(table) X(targets) X(way)
+    X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
 
 #define IS_SET(object) ((object) != NULL && (object) != Py_None)
 #define IS_EMPTY(dict) ((dict) == NULL || PyDict_Size(dict) == 0)
+
+/* Give references up; NULL is none. */
+#define RELEASE(...) release((PyObject *[]){__VA_ARGS__}, sizeof((PyObject *[]){__VA_ARGS__}) / sizeof(PyObject *))
+static void release(PyObject **objects, size_t count) {
+    while (count > 0) Py_XDECREF(objects[--count]);
+}
 
 /* Python's macro that returns None is not used: built by 3.12 or newer it counts nothing, which ends older ones. */
 static int done(PyObject *returned) {
@@ -233,11 +230,7 @@ static Raised put_aside(void) {
     return error;
 }
 
-static void forget(Raised *error) {
-    drop(&error->type);
-    drop(&error->value);
-    drop(&error->traceback);
-}
+static void forget(Raised *error) { RELEASE(error->type, error->value, error->traceback); }
 
 /* Clean up behind an exception, which is the method's first argument by default; what struck last goes on. */
 static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *second) {
@@ -251,15 +244,14 @@ static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *s
 }
 
 /* Add to a counter of an object; return 0, as a counter is no reason to fail. */
-static int count_more(PyObject *owner, PyObject *name, Py_ssize_t more) {
-    PyObject *known = PyObject_GetAttr(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
+static int count(PyObject *owner, PyObject *name, Py_ssize_t more, binaryfunc get, objobjargproc set) {
+    PyObject *known = get(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
     PyObject *sum = step == NULL ? NULL : PyNumber_Add(known, step);
-    if (sum == NULL || PyObject_SetAttr(owner, name, sum) < 0) PyErr_Clear();
-    Py_XDECREF(known);
-    Py_XDECREF(step);
-    Py_XDECREF(sum);
+    if (sum == NULL || set(owner, name, sum) < 0) PyErr_Clear();
+    RELEASE(known, step, sum);
     return 0;
 }
+#define COUNT(owner, name, more) count(owner, name, more, PyObject_GetAttr, PyObject_SetAttr)
 
 static double monotonic(void) {
     struct timespec now;
@@ -269,7 +261,6 @@ static double monotonic(void) {
 
 /* A page that the kernel fills with zeros in a child process, see fork.py. */
 static volatile unsigned char *own_page;
-
 static int in_parent(void) { return own_page != NULL && *own_page; }
 
 /* page(): its first bytes as a memoryview; None where the system cannot do that. */
@@ -284,8 +275,6 @@ static PyObject *core_page(PyObject *self, PyObject *unused) {
 #endif
     return Py_NewRef(Py_None);
 }
-
-/* -------------------------------------------------------------------------------------------------------- greenlets */
 
 /* greenlet's C interface, by the numbers of its header; loaded by the first call. */
 static void **greenlet_api;
@@ -308,9 +297,7 @@ typedef struct {
     char delivered;
 } Slot;
 #define SLOT_REFERENCES(X) X(greenlet) X(outcome)
-
 static PyTypeObject *slot_type, *books_type;
-
 static Slot *slot_new(void) {
     Slot *made = PyObject_GC_New(Slot, slot_type);
     if (made == NULL) return NULL;
@@ -362,7 +349,6 @@ typedef struct {
 #define BOOKS_REFERENCES(X) \
     X(session) X(peer) X(pending) X(_out) X(_backlog) X(_leaving) X(lost) X(_room) X(_keeper) X(_chunk) \
     X(_flush_callback)
-
 static const double TICK = 0.25;
 enum { FRAMES_A_CHECK = 32 }; /* both as in connection.py */
 
@@ -411,7 +397,7 @@ static int flush(Books *self) {
     if (sent < 0) return PyErr_Occurred() ? -1 : otherwise(self, "_flush");
     PyDict_Clear(self->_out);
     if (sent < size) return PyErr_Occurred() ? -1 : otherwise(self, "_settle");
-    count_more(self->peer, name_bytes_sent, sent);
+    COUNT(self->peer, name_bytes_sent, sent);
     return self->_crowded ? otherwise(self, "_make_room") : 0;
 }
 
@@ -450,7 +436,7 @@ static int watch(Books *self, double deadline, double now) {
 static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
     PyObject *entry = PyDict_GetItemWithError(pending, seqid), *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
-    if (taker == NULL) return PyErr_Occurred() ? -1 : count_more(self->peer, name_late, 1);
+    if (taker == NULL) return PyErr_Occurred() ? -1 : COUNT(self->peer, name_late, 1);
     if (PyTuple_GetItem(entry, 3) != Py_None)
         return done(PyObject_CallMethod((PyObject *)self, "_hand_over", "OOO", pending, seqid, frame));
     Py_INCREF(entry);
@@ -513,8 +499,8 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
         return returned;
     }
     self->heard = monotonic();
-    count_more(self->peer, name_bytes_received, came);
-    count_more(self->session, name_received, total);
+    COUNT(self->peer, name_bytes_received, came);
+    COUNT(self->session, name_received, total);
     PyObject *frames = PyList_New(0), *pending = Py_NewRef(self->pending); /* bound once: see poison */
     self->_in_pass = 1;
     int failed = frames == NULL || cut(data, 0, came, self->_max_frame, frames) < 0 || deliver(self, frames, pending);
@@ -528,38 +514,16 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
 
 static PyObject *books_flush(Books *self, PyObject *unused) { return flush(self) < 0 ? NULL : Py_NewRef(Py_None); }
 
-static PyMethodDef books_methods[] = {
-    {"flush", METHOD(books_flush), METH_NOARGS, "flush(): send all that has gathered, in the hub"},
-    {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read what has come, in the hub"},
-    {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): hand replies over, in the hub"},
-    {NULL, NULL, 0, NULL},
-};
-
-#define BOOKS(kind, name) {#name, kind, offsetof(Books, name), 0, NULL}
-static PyMemberDef books_members[] = {
-    BOOKS(T_OBJECT_EX, session),   BOOKS(T_OBJECT_EX, peer),      BOOKS(T_OBJECT_EX, pending),
-    BOOKS(T_OBJECT_EX, _out),      BOOKS(T_OBJECT_EX, _backlog),  BOOKS(T_OBJECT, _leaving),
-    BOOKS(T_OBJECT, lost),         BOOKS(T_OBJECT, _room),        BOOKS(T_OBJECT, _keeper),
-    BOOKS(T_OBJECT_EX, _chunk),    BOOKS(T_DOUBLE, _wake_at),     BOOKS(T_DOUBLE, _timer_at),
-    BOOKS(T_DOUBLE, heard),        BOOKS(T_DOUBLE, silent_since), BOOKS(T_PYSSIZET, _small),
-    BOOKS(T_PYSSIZET, _share),     BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_PYSSIZET, _max_in_flight),
-    BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_INT, _version),        BOOKS(T_INT, _fd),
-    BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
-    BOOKS(T_BOOL, _plain),         BOOKS(T_OBJECT, _flush_callback), {NULL, 0, 0, 0, NULL},
-};
-TYPE_OF(books, Books, BOOKS_REFERENCES, Py_TPFLAGS_BASETYPE,
-        {Py_tp_members, books_members}, {Py_tp_methods, books_methods})
-
 /* ----------------------------------------------------------------------------------------------- the way of a call */
 
 /* One call on its way. lane (a table), way (what holds for the client's calls now) and shape (what is constant for an
  * RPC) are tuples made in dispatcher.py and framing.py. */
 typedef struct {
-    PyObject *lane, *way, *shape, *hash_key, *sort_key, *value, *route, *part, *seqid;
+    PyObject *lane, *way, *shape, *hash_key, *sort_key, *value, *argument, *route, *part, *seqid;
     Books *books;
     uint64_t hash;
     double now, deadline;
-    int expire, observed;
+    int expire, observed, milliseconds;
 } Call;
 enum { DISPATCHER, CLUSTER, ROUTES, TABLE, HISTOGRAM, GET, PUT, LARGEST_PUT };
 enum { HUB, SCOPES, SECONDS, MILLISECONDS, REPEATS, STARTED, FINISHED };
@@ -571,11 +535,9 @@ enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, GPID_SIZE = 17 };
 static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
     frexp(seconds, &bucket);
-    PyObject *found = PySequence_GetItem(histogram, bucket);
-    PyObject *more = found == NULL ? NULL : PyLong_FromSsize_t(PyLong_AsSsize_t(found) + 1);
-    if (more == NULL || PySequence_SetItem(histogram, bucket, more) < 0) PyErr_Clear();
-    Py_XDECREF(found);
-    Py_XDECREF(more);
+    PyObject *key = PyLong_FromLong(bucket);
+    if (key != NULL) count(histogram, key, 1, PyObject_GetItem, PyObject_SetItem);
+    Py_XDECREF(key);
 }
 
 static PyObject *next_id(Books *books) {
@@ -587,17 +549,19 @@ static PyObject *next_id(Books *books) {
 }
 
 static PyObject *make_frame(Call *call) {
-    PyObject *head = PART(shape, HEAD);
-    Py_ssize_t head_size = PyBytes_Size(head), size = argument_size(call->hash_key, call->sort_key, call->value);
+    PyObject *head = PART(shape, HEAD), *ready = call->argument;
+    Py_ssize_t head_size = PyBytes_Size(head);
+    Py_ssize_t size = ready ? PyBytes_Size(ready) : argument_size(call->hash_key, call->sort_key, call->value);
     if (!PyBytes_Check(call->part) || PyBytes_Size(call->part) != GPID_SIZE)
         return PyErr_Format(PyExc_ValueError, "a header part of another size");
     PyObject *frame = PyBytes_FromStringAndSize(NULL, head_size + size);
     if (frame == NULL) return NULL;
-    unsigned char *at = (unsigned char *)PyBytes_AsString(frame);
-    write_argument(write_bytes(at, raw(head), head_size), call->hash_key, call->sort_key, call->value, call->expire);
+    unsigned char *at = (unsigned char *)PyBytes_AsString(frame), *behind = write_bytes(at, raw(head), head_size);
+    if (ready) write_bytes(behind, raw(ready), size);
+    else write_argument(behind, call->hash_key, call->sort_key, call->value, call->expire);
     write_u32(at + BODY_LENGTH, (uint32_t)(NUMBER(shape, BODY_BASE) + size));
     write_bytes(at + GPID, raw(call->part), GPID_SIZE);
-    write_u32(at + TIMEOUT, (uint32_t)NUMBER(way, MILLISECONDS));
+    write_u32(at + TIMEOUT, (uint32_t)call->milliseconds);
     write_u32(at + HASH, (uint32_t)(call->hash >> 32));
     write_u32(at + HASH + 4, (uint32_t)call->hash);
     write_u32(at + head_size - 4, (uint32_t)PyLong_AsLong(call->seqid));
@@ -638,35 +602,59 @@ static PyObject *rest_of_call(Call *call, PyObject *outcome) {
                                call->route, call->books, call->seqid ? call->seqid : Py_None, call->observed);
 }
 
-/* Send a request and wait for its outcome. The entry and the frame are put into the books with no bytecode in between:
- * nothing can interrupt a request that is half there. */
-static PyObject *send_and_wait(Call *call) {
+static int may_start(Books *self) {
+    return !self->_crowded && self->_version == 1 && PyDict_Size(self->pending) < self->_max_in_flight;
+}
+
+/* Send a request. The entry and the frame are put into the books with no bytecode in between: nothing can interrupt a
+ * request that is half there. */
+static int post(Call *call, PyObject *taker, PyObject *movable) {
     Books *books = call->books;
-    PyObject *outcome = NULL, *frame = NULL, *entry = NULL;
-    Slot *slot = slot_new();
-    if (slot == NULL || (call->seqid = next_id(books)) == NULL || (frame = make_frame(call)) == NULL) goto end;
+    PyObject *frame = NULL, *entry = NULL;
+    int posted = (call->seqid = next_id(books)) != NULL && (frame = make_frame(call)) != NULL &&
+                 (entry = Py_BuildValue("(OdOO)", taker, call->deadline, movable, Py_None)) != NULL &&
+                 PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
+                 send_one(books, call->seqid, frame) == 0 && watch(books, call->deadline, call->now) == 0;
+    if (!posted && entry != NULL) clean_up(books, name_abandon, call->seqid, taker);
+    RELEASE(frame, entry);
+    return posted ? 0 : -1;
+}
+
+/* post(rpc, route, partition_hash, argument, deadline, milliseconds, taker, movable): send a request, see
+ * Connection.start. Return whether it was done: what is not usual is left to that. */
+static PyObject *books_post(Books *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 8) return PyErr_Format(PyExc_TypeError, "post() takes 8 arguments, not %zd", count);
+    Call call = {.books = self, .hash = PyLong_AsUnsignedLongLong(args[2]), .argument = args[3],
+                 .deadline = PyFloat_AsDouble(args[4]), .milliseconds = (int)PyLong_AsLong(args[5])};
+    if (PyErr_Occurred()) return NULL;
+    if (!may_start(self) || !in_parent() || !PyBytes_CheckExact(call.argument)) return Py_NewRef(Py_False);
+    call.now = monotonic();
+    call.shape = PyObject_GetAttr(args[0], name_shape);
+    call.part = PyObject_GetAttr(args[1], name_header_part);
+    int failed = call.shape == NULL || call.part == NULL || post(&call, args[6], args[7]) < 0;
+    RELEASE(call.shape, call.part, call.seqid);
+    return failed ? NULL : Py_NewRef(Py_True);
+}
+
+/* Send a request and wait for its outcome. */
+static PyObject *send_and_wait(Call *call) {
+    PyObject *outcome = NULL, *ok = PART(shape, OK_HEAD), *first;
     int movable = PART(way, REPEATS) == Py_True && PART(shape, REPEATABLE) == Py_True;
-    entry = Py_BuildValue("(OdOO)", slot, call->deadline, movable ? call->route : Py_None, Py_None);
-    if (entry == NULL) goto end;
-    if (PyDict_SetItem(books->pending, call->seqid, entry) == 0 && send_one(books, call->seqid, frame) == 0 &&
-        watch(books, call->deadline, call->now) == 0)
-        outcome = slot_get(slot, PART(way, HUB));
-    if (outcome == NULL) clean_up(books, name_abandon, call->seqid, (PyObject *)slot);
-end:
-    PyObject *ok = PART(shape, OK_HEAD), *first = outcome;
+    Slot *slot = slot_new();
+    if (slot != NULL && post(call, (PyObject *)slot, movable ? call->route : Py_None) == 0 &&
+        (outcome = slot_get(slot, PART(way, HUB))) == NULL)
+        clean_up(call->books, name_abandon, call->seqid, (PyObject *)slot);
+    first = outcome;
     if (outcome != NULL && !(slot->delivered && PyBytes_CheckExact(outcome) &&
                              PyBytes_Size(outcome) > NUMBER(shape, BODY_OFFSET) &&
                              memcmp(raw(outcome) + 4, raw(ok), (size_t)PyBytes_Size(ok)) == 0)) {
         outcome = rest_of_call(call, first);
         Py_DECREF(first);
     } else {
-        if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), books->heard - call->now);
+        if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), call->books->heard - call->now);
         if (call->observed && tell_end(call, outcome) < 0) drop(&outcome);
     }
-    Py_XDECREF(call->seqid);
-    Py_XDECREF(frame);
-    Py_XDECREF(entry);
-    Py_XDECREF((PyObject *)slot);
+    RELEASE(call->seqid, (PyObject *)slot);
     return outcome;
 }
 
@@ -675,14 +663,8 @@ static int is_served_by(PyObject *hub) {
     PyObject *caller = greenlet_current(), *parent = caller == NULL ? NULL : greenlet_parent(caller);
     PyObject *above = parent == NULL ? greenlet_parent(hub) : NULL;
     int found = parent == hub || (above != NULL && above == caller);
-    Py_XDECREF(caller);
-    Py_XDECREF(parent);
-    Py_XDECREF(above);
+    RELEASE(caller, parent, above);
     return found;
-}
-
-static int may_start(Books *self) {
-    return !self->_crowded && self->_version == 1 && PyDict_Size(self->pending) < self->_max_in_flight;
 }
 
 /* Return a reply's frame; NotImplemented, with nothing sent, unless there are routes, an open connection, no scopes. */
@@ -692,6 +674,7 @@ static PyObject *exchange(Call *call) {
     if (!IS_SET(call->way) || !IS_EMPTY(PART(way, SCOPES)) || !in_parent() || !is_served_by(PART(way, HUB))) goto end;
     call->now = monotonic();
     call->deadline = call->now + PyFloat_AsDouble(PART(way, SECONDS));
+    call->milliseconds = (int)NUMBER(way, MILLISECONDS);
     call->observed = PART(way, STARTED) != Py_None;
     if ((table = PyObject_GetAttr(PART(lane, ROUTES), name_table)) == NULL || table == Py_None ||
         (targets = PyObject_GetAttr(table, name_targets)) == NULL || !PyTuple_Check(targets) || !PyTuple_Size(targets))
@@ -708,12 +691,7 @@ static PyObject *exchange(Call *call) {
         result = may_start(call->books) ? send_and_wait(call) : rest_of_call(call, Py_None);
 end:
     if (call->part == NULL && !PyErr_Occurred()) result = Py_NewRef(Py_NotImplemented);
-    Py_XDECREF(call->way);
-    Py_XDECREF(table);
-    Py_XDECREF(targets);
-    Py_XDECREF(peer);
-    Py_XDECREF(connection);
-    Py_XDECREF(call->part);
+    RELEASE(call->way, table, targets, peer, connection, call->part);
     return result;
 }
 
@@ -731,51 +709,75 @@ static int has_fields(const unsigned char *at, const unsigned char *end, const c
     return end - at == 2 && !at[0] && !at[1];
 }
 
-/* Make a call. Return the value, or None for that of a put and of no record; (frame,) where another decoder must look;
- * NotImplemented where nothing was sent. */
-static PyObject *lane_call(Call *call, const char *fields) {
-    PyObject *hash_key = call->hash_key, *sort_key = call->sort_key, *value = call->value;
+/* The fields of a reply: status, value, app_id, partition_index, server; those of a put have a decree and no value. */
+static const char GET_FIELDS[] = "\x08\1\x0c\2\x08\3\x08\4\x0b\6", PUT_FIELDS[] = "\x08\1\x08\2\x08\3\x0a\4\x0b\5";
+
+/* Return the value, or None for that of a put and of no record; (frame,) where another decoder must look. */
+static PyObject *read_reply(PyObject *frame, const char *fields, Py_ssize_t offset) {
+    const unsigned char *at = PyBytes_CheckExact(frame) ? raw(frame) + offset : NULL;
+    int gets = fields == GET_FIELDS;
+    if (at == NULL || PyBytes_Size(frame) <= offset || !field_is(at - 3, 12, 0) ||
+        !has_fields(at, raw(frame) + PyBytes_Size(frame), fields) || read_u32(at + 3) > (uint32_t)gets)
+        return Py_BuildValue("(O)", frame);
+    return gets && !read_u32(at + 3) ? slice(at, 14, 14 + read_u32(at + 10)) : Py_NewRef(Py_None);
+}
+
+/* value(frame): read_reply of a get */
+static PyObject *core_value(PyObject *self, PyObject *frame) {
+    int usual = PyBytes_CheckExact(frame) && PyBytes_Size(frame) > 22;
+    return read_reply(frame, GET_FIELDS, 29 + (usual ? (Py_ssize_t)read_u32(raw(frame) + 18) : 0));
+}
+
+/* get(lane, hash_key, sort_key), put(lane, hash_key, sort_key, value, expire_ts); NotImplemented: nothing was sent. */
+static PyObject *core_call(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count != 3 && count != 5) return PyErr_Format(PyExc_TypeError, "3 or 5 arguments are needed, not %zd", count);
+    PyObject *hash_key = args[1], *sort_key = args[2], *value = count == 5 ? args[3] : NULL;
+    int expire = value ? (int)PyLong_AsLong(args[4]) : 0;
+    Call made = {.lane = args[0], .shape = PyTuple_GetItem(args[0], value ? PUT : GET), .hash_key = hash_key,
+                 .sort_key = sort_key, .value = value, .expire = expire}, *call = &made;
+    if (PyErr_Occurred()) return NULL;
     if (!PyBytes_CheckExact(hash_key) || !PyBytes_CheckExact(sort_key) || PyBytes_Size(hash_key) > 65534 ||
         (value && (!PyBytes_CheckExact(value) || argument_size(hash_key, sort_key, value) > NUMBER(lane, LARGEST_PUT))))
         return Py_NewRef(Py_NotImplemented);
     PyObject *hashed = PyBytes_Size(hash_key) ? hash_key : sort_key;
     call->hash = crc64(raw(hashed), PyBytes_Size(hashed));
-    PyObject *frame = exchange(call), *found;
+    PyObject *frame = exchange(call);
     if (frame == NULL || frame == Py_NotImplemented) return frame;
-    const unsigned char *head = PyBytes_CheckExact(frame) ? raw(frame) + NUMBER(shape, BODY_OFFSET) : NULL;
-    if (head == NULL || !has_fields(head, raw(frame) + PyBytes_Size(frame), fields) || read_u32(head + 3) > !value)
-        found = Py_BuildValue("(O)", frame);
-    else
-        found = value || read_u32(head + 3) ? Py_NewRef(Py_None) : slice(head, 14, 14 + read_u32(head + 10));
+    PyObject *found = read_reply(frame, value ? PUT_FIELDS : GET_FIELDS, NUMBER(shape, BODY_OFFSET));
     Py_DECREF(frame);
     return found;
 }
 
-/* get(lane, hash_key, sort_key) */
-static PyObject *core_get(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "get() takes 3 arguments, not %zd", count);
-    Call call = {.lane = args[0], .shape = PyTuple_GetItem(args[0], GET), .hash_key = args[1], .sort_key = args[2]};
-    /* Status, value, app_id, partition_index, server. */
-    return call.shape == NULL ? NULL : lane_call(&call, "\x08\1\x0c\2\x08\3\x08\4\x0b\6");
-}
+static PyMethodDef books_methods[] = {
+    {"flush", METHOD(books_flush), METH_NOARGS, "flush(): send all that has gathered, in the hub"},
+    {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read what has come, in the hub"},
+    {"post", METHOD(books_post), METH_FASTCALL, "post(...): send a request, see Connection.start"},
+    {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): hand replies over, in the hub"},
+    {NULL, NULL, 0, NULL},
+};
 
-/* put(lane, hash_key, sort_key, value, expire_ts) */
-static PyObject *core_put(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    if (count != 5) return PyErr_Format(PyExc_TypeError, "put() takes 5 arguments, not %zd", count);
-    Call call = {.lane = args[0], .shape = PyTuple_GetItem(args[0], PUT), .hash_key = args[1], .sort_key = args[2],
-                 .value = args[3], .expire = (int)PyLong_AsLong(args[4])};
-    /* Status, app_id, partition_index, decree, server. */
-    return PyErr_Occurred() ? NULL : lane_call(&call, "\x08\1\x08\2\x08\3\x0a\4\x0b\5");
-}
-
-/* ------------------------------------------------------------------------------------------------------- the module */
+#define BOOKS(kind, name) {#name, kind, offsetof(Books, name), 0, NULL}
+static PyMemberDef books_members[] = {
+    BOOKS(T_OBJECT_EX, session),   BOOKS(T_OBJECT_EX, peer),      BOOKS(T_OBJECT_EX, pending),
+    BOOKS(T_OBJECT_EX, _out),      BOOKS(T_OBJECT_EX, _backlog),  BOOKS(T_OBJECT, _leaving),
+    BOOKS(T_OBJECT, lost),         BOOKS(T_OBJECT, _room),        BOOKS(T_OBJECT, _keeper),
+    BOOKS(T_OBJECT_EX, _chunk),    BOOKS(T_DOUBLE, _wake_at),     BOOKS(T_DOUBLE, _timer_at),
+    BOOKS(T_DOUBLE, heard),        BOOKS(T_DOUBLE, silent_since), BOOKS(T_PYSSIZET, _small),
+    BOOKS(T_PYSSIZET, _share),     BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_PYSSIZET, _max_in_flight),
+    BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_INT, _version),        BOOKS(T_INT, _fd),
+    BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
+    BOOKS(T_BOOL, _plain),         BOOKS(T_OBJECT, _flush_callback), {NULL, 0, 0, 0, NULL},
+};
+TYPE_OF(books, Books, BOOKS_REFERENCES, Py_TPFLAGS_BASETYPE,
+        {Py_tp_members, books_members}, {Py_tp_methods, books_methods})
 
 static PyMethodDef functions[] = {
     {"crc64", core_crc64, METH_O, "crc64(data) -> int"},
     {"argument", core_argument, METH_VARARGS, "argument(hash_key, sort_key[, value, expire_ts])"},
     {"cut", core_cut, METH_VARARGS, "cut(data, pos, largest, frames)"},
-    {"get", METHOD(core_get), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
-    {"put", METHOD(core_put), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
+    {"value", core_value, METH_O, "value(frame)"},
+    {"get", METHOD(core_call), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
+    {"put", METHOD(core_call), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
     {"cut_rows", core_cut_rows, METH_VARARGS, "cut_rows(data, pos, count, skip, with_expiry, rows)"},
     {"page", core_page, METH_NOARGS, "page(): what forks are noticed by"},
     {"write_by", core_write_by, METH_O, "write_by(function): for tests, have it make the system calls"},

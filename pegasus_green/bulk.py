@@ -272,7 +272,7 @@ class Bulk:
             connection = peer.connection
             if connection is None:
                 waiting.setdefault(peer, []).append((index, route))
-            elif deadline > self._moment and connection.start(
+            elif deadline > self._moment and connection.post(
                 rpc,
                 route,
                 partition_hash,

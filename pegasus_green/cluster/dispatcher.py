@@ -28,7 +28,6 @@ from ..events import Listeners
 from ..options import ClientOptions, HedgePolicy
 from ..protocol import fast
 from ..protocol.binary import Buffer
-from ..protocol.framing import shape
 from ..protocol.rpc import GET, PUT, Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
@@ -309,7 +308,7 @@ class Dispatcher:
         # Data for the fast path of get and put in the compiled core; None without the core.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
         # Without a cycle, so that a forgotten table is freed at once.
-        lane = weakref.proxy(self), cluster, routes, routes.name, self._histogram, shape(GET), shape(PUT), largest
+        lane = weakref.proxy(self), cluster, routes, routes.name, self._histogram, GET.shape, PUT.shape, largest
         self.lane = lane if core else None
 
     def __repr__(self) -> str:

@@ -113,7 +113,7 @@ class ManyOperations(MultiOperations[V]):
 
         def finish(_index: int, frame: Buffer) -> object:
             value = fast.usual_value(frame)
-            return value if plain and value is not None else self._value_or(default, frame)
+            return value if plain and type(value) is bytes else self._value_or(default, frame)
 
         return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
 

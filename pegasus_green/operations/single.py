@@ -117,7 +117,7 @@ class SingleOperations(TableBase[V]):
         if info is not None:
             self._decode(GET, frame, info)
         value = fast.usual_value(frame)
-        return self._value_or(default, frame) if value is None or self.codec is not None else value
+        return value if type(value) is bytes and self.codec is None else self._value_or(default, frame)
 
     def _get_light(
         self,

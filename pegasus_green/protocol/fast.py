@@ -107,6 +107,11 @@ def usual_value(frame: Buffer) -> bytes | None:
     return None
 
 
+if core:
+    # It returns None also for no record, and a tuple for another layout.
+    usual_value = core.value
+
+
 def read_value(frame: Buffer) -> tuple[int, bytes]:
     """Return status and value of any reply to get, also of large ones, with another status, or with a new ending.
 
@@ -114,7 +119,7 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
         ProtocolError: The body cannot be read.
     """
     found = usual_value(frame)
-    if found is not None:
+    if type(found) is bytes:
         return 0, found
     usual = len(frame) > _VALUE_AT and frame[_BODY_AT : _VALUE_AT - 4] == _OK_VALUE
     end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0] if usual else -1

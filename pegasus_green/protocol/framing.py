@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import FrameTooLarge, ProtocolError
-from .binary import I32, I64, STRUCT, Buffer, read_binary, read_i32, read_text
+from .binary import I32, STRUCT, Buffer, read_binary, read_i32, read_text
 from .message import Message, boolean, i32, i64
-from .rpc import CALL_HEAD, META_END_BACKUP, ONEWAY_HEAD, REPLY_HEAD, Rpc
+from .rpc import CALL_HEAD, MAGIC, META_END_BACKUP, ONEWAY_HEAD, REPLY_HEAD, V1_HASH_FIELD, V1_START, Rpc
 
-MAGIC = b"THFT"
 V0_HEADER = struct.Struct(">4siiiIiiiiiQ")
 V1_HEADER = struct.Struct(">4sIII")
 _U32 = struct.Struct(">I")
-# The meta struct of a v1 request always has 37 bytes: app_id, partition_index, timeout, hash, backup flag.
-V1_START = MAGIC + struct.pack(">II", 1, 37)
-V1_HASH_FIELD = struct.pack(">BH", I64, 4)
 _GPID_PART = struct.Struct(">BHiBHiBH")
 # Length, error name and message name of at least one character each, message begin, sequence id.
 MIN_REPLY = 4 + 4 + 1 + 8 + 1 + 4
@@ -39,12 +35,6 @@ class RequestMeta(Message):
     client_timeout: int = i32(3)
     partition_hash: int = i64(4)
     is_backup_request: bool = boolean(5)
-
-
-def shape(rpc: Rpc) -> tuple[Any, ...]:
-    """Return the facts about an RPC for the compiled core."""
-    head = rpc.head.pack(V1_START, 0, b"", 0, V1_HASH_FIELD, 0, rpc.v1_tail, 0)
-    return rpc, rpc.label, head, rpc.ok_head, rpc.body_base, rpc.body_offset, rpc.repeatable
 
 
 def gpid_part(app_id: int, partition_index: int) -> bytes:

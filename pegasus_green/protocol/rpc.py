@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 
 from . import jobs, meta, remote, rrdb
-from .binary import BLOB_TYPE, I64_TYPE, Buffer, WireType, read_field_head, write_field_head
+from .binary import BLOB_TYPE, I64, I64_TYPE, Buffer, WireType, read_field_head, write_field_head
 from .message import Message, StructOf
 
+MAGIC = b"THFT"
+# The meta struct of a v1 request always has 37 bytes: app_id, partition_index, timeout, hash, backup flag.
+V1_START = MAGIC + struct.pack(">II", 1, 37)
+V1_HASH_FIELD = struct.pack(">BH", I64, 4)
 CALL_HEAD = 0x80010001
 REPLY_HEAD = 0x80010002
 ONEWAY_HEAD = 0x80010004
@@ -36,6 +40,7 @@ class Rpc:
         body_base: Length of a request's body without its argument.
         ok_head: The start of a reply with frame error ERR_OK, from after the frame's length to the sequence id.
         body_offset: Offset of the result struct in the frame of such a reply: after ``0C 00 00``, if it is not bare.
+        shape: The facts about it for the compiled core, in the order of its constants.
     """
 
     __slots__ = (
@@ -53,6 +58,7 @@ class Rpc:
         "body_offset",
         "head",
         "body_base",
+        "shape",
     )
 
     def __init__(
@@ -84,6 +90,8 @@ class Rpc:
         self.v1_tail = META_END + self.call_tail
         self.head = struct.Struct(f">12si17si3sQ{len(self.v1_tail)}si")
         self.body_base = len(self.call_tail) + 4
+        start = self.head.pack(V1_START, 0, b"", 0, V1_HASH_FIELD, 0, self.v1_tail, 0)
+        self.shape = (self, self.label, start, self.ok_head, self.body_base, self.body_offset, repeatable)
 
     def __repr__(self) -> str:
         """Show the wire name."""

@@ -309,6 +309,10 @@ class Connection(Handover):
         self._send(seqid, frame)
         return seqid
 
+    if core is None:
+        # What the core sends itself where nothing is unusual: rpc to movable of ``start``. False: nothing was sent.
+        post = start
+
     def send_oneway(self, rpc: Rpc, target: Target, partition_hash: int, argument: bytes) -> None:
         """Send a request that is never answered; nothing happens when the connection is lost."""
         if self.lost is None:

@@ -33,8 +33,8 @@ from ..accelerate import core
 from ..errors import ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
-from ..protocol.framing import V1_HASH_FIELD, V1_START, encode_request
-from ..protocol.rpc import META_END_BACKUP, Rpc
+from ..protocol.framing import encode_request
+from ..protocol.rpc import META_END_BACKUP, V1_HASH_FIELD, V1_START, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH

@@ -112,6 +112,7 @@ static Py_ssize_t cut(const unsigned char *data, Py_ssize_t pos, Py_ssize_t end,
     for (Py_ssize_t size; (size = usual_reply(data + pos, end - pos, largest, &seqid)) > 0; pos += size) {
         PyObject *frame = slice(data, pos, pos + size);
         PyObject *pair = frame == NULL ? NULL : Py_BuildValue("(iN)", seqid, frame);
+        if (pair != NULL) PyObject_GC_UnTrack(pair);
         int failed = pair == NULL || PyList_Append(frames, pair) < 0;
         Py_XDECREF(pair);
         if (failed) return -1;
@@ -164,37 +165,6 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 
 /* --------------------------------------------------------------------------------------------------------- objects */
 
-static void drop(PyObject **place) {
-    PyObject *old = *place;
-    *place = NULL;
-    Py_XDECREF(old);
-}
-
-/* A type whose references REFERENCES names, for the collector and the end; its further slots follow. */
-#define VISIT_ONE(field) Py_VISIT((PyObject *)self->field);
-#define DROP_ONE(field) drop((PyObject **)&self->field);
-#define TYPE_OF(name, Type, REFERENCES, flags, ...)                                                               \
-    static int name##_traverse(Type *self, visitproc visit, void *arg) {                                          \
-        Py_VISIT(Py_TYPE(self));                                                                                  \
-        REFERENCES(VISIT_ONE)                                                                                     \
-        return 0;                                                                                                 \
-    }                                                                                                             \
-    static int name##_clear(Type *self) {                                                                         \
-        REFERENCES(DROP_ONE)                                                                                      \
-        return 0;                                                                                                 \
-    }                                                                                                             \
-    static void name##_free(Type *self) {                                                                         \
-        PyTypeObject *type = Py_TYPE(self);                                                                       \
-        PyObject_GC_UnTrack(self);                                                                                \
-        name##_clear(self);                                                                                       \
-        ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);                                                       \
-        Py_DECREF(type);                                                                                          \
-    }                                                                                                             \
-    static PyType_Slot name##_slots[] = {                                                                         \
-        {Py_tp_dealloc, name##_free}, {Py_tp_traverse, name##_traverse}, {Py_tp_clear, name##_clear},             \
-        __VA_ARGS__, {0, NULL}};                                                                                  \
-    static PyType_Spec name##_spec = {"pegasus_green._core." #Type, sizeof(Type), 0,                              \
-                                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | flags, name##_slots};
 #define METHOD(function) (PyCFunction)(void (*)(void))function
 
 /* Names of attributes and methods that are used at each call. */
@@ -296,23 +266,26 @@ typedef struct {
     PyObject *outcome;  /* came, and was not taken yet */
     char delivered;
 } Slot;
-#define SLOT_REFERENCES(X) X(greenlet) X(outcome)
 static PyTypeObject *slot_type, *books_type;
 static Slot *slot_new(void) {
-    Slot *made = PyObject_GC_New(Slot, slot_type);
+    Slot *made = PyObject_New(Slot, slot_type);
     if (made == NULL) return NULL;
     made->greenlet = made->outcome = NULL;
     made->delivered = 0;
-    PyObject_GC_Track((PyObject *)made);
     return made;
 }
-
+static void slot_free(Slot *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    RELEASE(self->greenlet, self->outcome);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
 static PyObject *slot_get(Slot *self, PyObject *hub) {
     if (self->outcome == NULL) {
         PyObject *woken = NULL;
         self->greenlet = greenlet_current();
         if (self->greenlet != NULL) woken = greenlet_switch(hub, NULL, NULL);
-        drop(&self->greenlet);
+        Py_CLEAR(self->greenlet);
         if (woken == NULL || self->outcome == NULL) return woken;
         Py_DECREF(woken);
     }
@@ -321,7 +294,7 @@ static PyObject *slot_get(Slot *self, PyObject *hub) {
 }
 
 static PyObject *slot_switch(Slot *self, PyObject *outcome) {
-    drop(&self->outcome);
+    Py_CLEAR(self->outcome);
     self->outcome = Py_NewRef(outcome);
     self->delivered = 1;
     if (self->greenlet == NULL) return Py_NewRef(Py_None);
@@ -333,7 +306,8 @@ static PyObject *slot_switch(Slot *self, PyObject *outcome) {
 static PyMethodDef slot_methods[] = {
     {"switch", METHOD(slot_switch), METH_O, "switch(outcome): hand it over, in the hub"}, {NULL, NULL, 0, NULL},
 };
-TYPE_OF(slot, Slot, SLOT_REFERENCES, 0, {Py_tp_methods, slot_methods})
+static PyType_Slot slot_slots[] = {{Py_tp_dealloc, slot_free}, {Py_tp_methods, slot_methods}, {0, NULL}};
+static PyType_Spec slot_spec = {"pegasus_green._core.Slot", sizeof(Slot), 0, Py_TPFLAGS_DEFAULT, slot_slots};
 
 /* ----------------------------------------------------------------------------------------------------- a connection */
 
@@ -358,7 +332,7 @@ static int otherwise(Books *self, const char *name) { return done(PyObject_CallM
 /* write_by(function): have write(fd, data) make the system calls, as tests do; None: the kernel. */
 static PyObject *writer;
 static PyObject *core_write_by(PyObject *self, PyObject *function) {
-    drop(&writer);
+    Py_CLEAR(writer);
     if (function != Py_None) writer = Py_NewRef(function);
     return Py_NewRef(Py_None);
 }
@@ -389,7 +363,7 @@ static int flush(Books *self) {
     if (sent >= 0 && sent < size) {
         PyObject *frames = PyDict_Copy(self->_out);
         PyObject *noted = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
-        drop(&self->_leaving);
+        Py_CLEAR(self->_leaving);
         self->_leaving = noted;
         if (noted == NULL) clean_up(self, name_interrupted, NULL, NULL);
     }
@@ -611,9 +585,11 @@ static int may_start(Books *self) {
 static int post(Call *call, PyObject *taker, PyObject *movable) {
     Books *books = call->books;
     PyObject *frame = NULL, *entry = NULL;
-    int posted = (call->seqid = next_id(books)) != NULL && (frame = make_frame(call)) != NULL &&
-                 (entry = Py_BuildValue("(OdOO)", taker, call->deadline, movable, Py_None)) != NULL &&
-                 PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
+    if ((call->seqid = next_id(books)) != NULL && (frame = make_frame(call)) != NULL)
+        entry = Py_BuildValue("(OdOO)", taker, call->deadline, movable, Py_None);
+    /* The loop holds the connection until it is closed, so the collector has nothing to find here. */
+    if (entry != NULL) PyObject_GC_UnTrack(entry);
+    int posted = entry != NULL && PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
                  send_one(books, call->seqid, frame) == 0 && watch(books, call->deadline, call->now) == 0;
     if (!posted && entry != NULL) clean_up(books, name_abandon, call->seqid, taker);
     RELEASE(frame, entry);
@@ -652,7 +628,7 @@ static PyObject *send_and_wait(Call *call) {
         Py_DECREF(first);
     } else {
         if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), call->books->heard - call->now);
-        if (call->observed && tell_end(call, outcome) < 0) drop(&outcome);
+        if (call->observed && tell_end(call, outcome) < 0) Py_CLEAR(outcome);
     }
     RELEASE(call->seqid, (PyObject *)slot);
     return outcome;
@@ -768,8 +744,30 @@ static PyMemberDef books_members[] = {
     BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
     BOOKS(T_BOOL, _plain),         BOOKS(T_OBJECT, _flush_callback), {NULL, 0, 0, 0, NULL},
 };
-TYPE_OF(books, Books, BOOKS_REFERENCES, Py_TPFLAGS_BASETYPE,
-        {Py_tp_members, books_members}, {Py_tp_methods, books_methods})
+#define VISIT(field) Py_VISIT(self->field);
+#define DROP(field) Py_CLEAR(self->field);
+static int books_traverse(Books *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    BOOKS_REFERENCES(VISIT)
+    return 0;
+}
+static int books_clear(Books *self) {
+    BOOKS_REFERENCES(DROP)
+    return 0;
+}
+static void books_free(Books *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    books_clear(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+static PyType_Slot books_slots[] = {
+    {Py_tp_dealloc, books_free}, {Py_tp_traverse, books_traverse}, {Py_tp_clear, books_clear},
+    {Py_tp_members, books_members}, {Py_tp_methods, books_methods}, {0, NULL},
+};
+static PyType_Spec books_spec = {"pegasus_green._core.Books", sizeof(Books), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, books_slots};
 
 static PyMethodDef functions[] = {
     {"crc64", core_crc64, METH_O, "crc64(data) -> int"},

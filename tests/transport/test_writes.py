@@ -417,7 +417,7 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
     def others() -> None:
         nonlocal healthy
         while monotonic() < until:
-            table.set(theirs, "s", b"v", timeout=0.3)
+            table.set(theirs, "s", b"v", timeout=5)
             healthy += 1
             gevent.sleep(0.001)
 

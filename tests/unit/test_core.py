@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from pegasus_green.accelerate import Books, core
 from pegasus_green.transport.connection import Connection
+from tests.pythons import ROOT, find
+
+SOURCE = ROOT / "pegasus_green" / "_core.c"
+NEWEST = "3.13"
+# Every function of the core, and None often enough to see that it is counted.
+PROGRAM = """
+import pegasus_green
+from pegasus_green.onebox import Onebox
+
+assert pegasus_green.accelerated
+with Onebox() as box, pegasus_green.connect(f"pegasus://{box.meta_addresses[0]}/temp") as client:
+    table = client.table("temp")
+    rows = {b"s%d" % number: b"v%d" % number for number in range(100)}
+    for sort_key, value in rows.items():
+        table.set(b"h", sort_key, value)
+    assert [table.get(b"h", sort_key) for sort_key in rows] == list(rows.values())
+    assert table.get_many([(b"h", sort_key) for sort_key in rows] * 10) == list(rows.values()) * 10
+    assert dict(table.multi_get(b"h")) == rows
+    assert {row.sort_key: row.value for row in table.scan()} == rows
+    assert table.get(b"h", b"none") is None
+    for _ in range(2000):
+        table.set(b"h", b"s0", b"v0")
+    print("equal")
+"""
 
 
 def test_no_class_overrides_an_attribute_that_the_core_reads() -> None:
@@ -18,6 +48,29 @@ def test_no_class_overrides_an_attribute_that_the_core_reads() -> None:
 
 def test_immortal_objects_are_counted() -> None:
     """Headers from 3.12 on do not count None and its like: built with them, the core would end a Python 3.11."""
-    source = (Path(__file__).parents[2] / "pegasus_green" / "_core.c").read_text()
+    source = SOURCE.read_text()
     assert "return Py_NewRef(Py_None)" in source
     assert re.findall(r"Py_RETURN_\w+|return \(?Py_(?:None|True|False|NotImplemented)\b", source) == []
+
+
+def test_no_format_has_a_size() -> None:
+    """Headers from 3.13 on do not tell older Pythons that sizes are Py_ssize_t: these refuse the format."""
+    assert re.findall(r'"[^"\\ ]*[syz]#[^" ]*"', SOURCE.read_text()) == []
+
+
+def test_core_that_was_built_with_the_newest_headers(tmp_path: Path) -> None:
+    other, compiler = find(NEWEST), shutil.which("cc")
+    if core is None or other is None or compiler is None:
+        pytest.skip(f"needs the compiled core, a C compiler and the headers of Python {NEWEST}")
+    question = "import sysconfig; print(sysconfig.get_paths()['include'])"
+    headers = subprocess.run([other, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(headers, "Python.h").exists():
+        pytest.skip(f"Python {NEWEST} has no headers here")
+    shutil.copytree(ROOT / "pegasus_green", tmp_path / "pegasus_green", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
+    library = tmp_path / "pegasus_green" / "_core.abi3.so"
+    subprocess.run([compiler, "-shared", "-fPIC", f"-I{headers}", SOURCE, "-o", library], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PEGASUS_GREEN_PURE": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "equal\n", "")

@@ -434,7 +434,7 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
     assert min(early) >= 0.0
     assert sorted(late)[len(late) // 2] < 0.1
     # A few hundred on a machine that has nothing else to do.
-    assert healthy > 20
+    assert healthy >= 5
     assert len(other.links) == 1
     # Silent for the window, and a deadline has passed: the connection ends, and another one is dialled.
     assert connection.lost is None

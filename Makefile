@@ -3,19 +3,19 @@
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# Images for containers often forbid compiled files; the hundreds of processes of a test run would compile all they need.
+# Container images often forbid .pyc files. Each of the hundreds of test processes would then compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SMALL := $(VENV)/.small
-# The first Python 3.10 or newer that really runs; `make PYTHON=/path/to/python install` takes another.
+# The first Python 3.10 or newer that runs; `make PYTHON=/path/to/python install` selects another one.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo "$$p" && break; done)
 
 PYTEST := $(PY) -m pytest
-# The suite against the embedded cluster, whatever the caller's environment names.
+# The suite against the embedded cluster, independent of the caller's environment.
 ONEBOX_PYTEST := env -u PEGASUS_META -u PEGASUS_TABLE $(PYTEST)
 SOURCES := pegasus_green tests setup.py $(wildcard examples benchmarks website)
 
@@ -30,7 +30,7 @@ $(READY): $(SMALL) pyproject.toml requirements.txt setup.py pegasus_green/_core.
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The package alone: seconds, where its tools take a minute and more.
+# Only the package: this takes seconds, while the development tools take a minute or more.
 $(SMALL): pyproject.toml requirements.txt setup.py
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer was found; name one: make PYTHON=/path/to/python3 install" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && "$(PYTHON)" -m venv $(VENV); } || { rm -rf $(VENV); \
@@ -46,27 +46,27 @@ demo: $(SMALL) ## start an embedded cluster of its own process and run examples/
 onebox: $(SMALL) ## serve an embedded cluster on port 34601 until Ctrl-C; OPTIONS="--data DIR" and more
 	$(PY) -m pegasus_green onebox $(OPTIONS)
 
-# With AGAIN=1 what failed is run once more when the machine is free, and that counts.
+# With AGAIN=1 failed tests run once more at the end, and the second result counts.
 test: install ## the whole suite: unpatched with the compiled core, patched without it, faults
 	$(PY) -m tests.suite $(if $(filter 1,$(AGAIN)),--again)
 
 test-loaded: install ## the whole suite beside four busy loops
 	$(PY) -m tests.suite --load 4
 
-quick: install ## the suite unpatched, without what is slow
+quick: install ## the suite unpatched, without slow tests
 	$(ONEBOX_PYTEST) --ignore=tests/kerberos -m "not slow and not soak and not peer"
 
 test-real: install ## the integration tests against a cluster: PEGASUS_META=host:port[,host:port] PEGASUS_TABLE=name
 	@$(PY) -m tests.real '$(PEGASUS_META)' '$(PEGASUS_TABLE)'
 	PEGASUS_META='$(PEGASUS_META)' PEGASUS_TABLE='$(PEGASUS_TABLE)' $(PYTEST) tests/integration
 
-test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own venv; Python 3.11, else left out)
+test-peer: install ## pypegasus3 from PyPI against the embedded cluster (own venv; skipped without Python 3.11)
 	$(PY) -m tests.peer.run
 
 test-contrib: install ## the backends for frameworks, in two environments: LANE=new or old, ARGS for pytest
 	$(PY) -m tests.contrib.run $(LANE) $(if $(ARGS),-- $(ARGS))
 
-# The extra is built from source. Where that fails, and where there is no KDC, the tests say so and are skipped.
+# The extra is built from source. If that fails, or if there is no KDC, the tests are skipped with a reason.
 test-kerberos: install ## secured clusters: the client and the onebox against a KDC of MIT on loopback
 	@$(PY) -c 'import gssapi' 2>/dev/null || \
 		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[kerberos]' || \
@@ -76,15 +76,15 @@ test-kerberos: install ## secured clusters: the client and the onebox against a 
 conformance: install ## replay the recordings of a real cluster, with a summary
 	$(ONEBOX_PYTEST) tests/conformance -s
 
-lint: install ## ruff: rules and format
+lint: install ## check rules and format by ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: install ## let ruff mend what it can
+format: install ## fix and format the code by ruff
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format .
 
-type: install ## mypy: strict for the package, lenient for the rest; users' programs by mypy --strict and pyright
+type: install ## check types: the package by mypy --strict, user programs by mypy --strict and pyright
 	$(PY) -m mypy $(SOURCES)
 	$(PY) -m tests.types.check
 
@@ -94,19 +94,19 @@ cover: install ## line and branch coverage of the suite (unpatched)
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
-bench: install ## the benchmark beside its peers: table, JSON and picture
+bench: install ## the benchmark with comparisons: table, JSON and picture
 	$(PY) benchmarks/run.py
 
 bench-quick: install ## the benchmark in less than a minute
 	$(PY) benchmarks/run.py --quick
 
-soak: install ## everything that takes long, with ten minutes of bad weather (PEGASUS_GREEN_SOAK_SECONDS=600)
+soak: install ## all long tests, with ten minutes of random faults (PEGASUS_GREEN_SOAK_SECONDS=600)
 	PEGASUS_GREEN_SOAK_SECONDS=$${PEGASUS_GREEN_SOAK_SECONDS:-600} $(ONEBOX_PYTEST) -m soak -s
 
-mutants: install ## break the code rule by rule; every mutation must fail a test
+mutants: install ## break the code rule by rule; each mutation must fail a test
 	$(PY) tests/mutations/run.py
 
-lanes: install ## the suite with the oldest supported dependencies and under every other Python found
+lanes: install ## the suite with the oldest supported dependencies and under each other Python found
 	$(PY) -m tests.lanes $(LANES)
 
 SITE_READY := $(VENV)/.site-ready
@@ -121,18 +121,18 @@ docs: $(SITE_READY) ## build the documentation site into site/; a warning or an 
 	$(PY) -m website.build site
 	@echo "open site/index.html"
 
-dist: install ## sdist and pure wheel in dist/, checked as an index would check them
+dist: install ## sdist and pure wheel in dist/, checked by twine
 	rm -rf build dist
 	PEGASUS_GREEN_PURE=1 $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PY) -c 'import setuptools.build_meta as b; b.build_sdist("dist")' >/dev/null
 	$(PY) -m twine check --strict dist/*
 	@ls -l dist
 
-dist-native: install ## wheel with the compiled core for this platform and every Python from 3.10, in dist/
+dist-native: install ## wheel with the compiled core for this platform and Python 3.10 or newer, in dist/
 	rm -rf build
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@ls -l dist
 
-clean: ## remove everything that these commands made
+clean: ## remove everything that these commands create
 	rm -rf site .venv .venv-peer .venv-bench .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The optional compiled core; all other metadata stands in pyproject.toml."""
+"""Build the optional compiled core. All other metadata is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from setuptools import Extension, setup
 
-# Limited API of CPython 3.10: one build serves it and all newer ones. Optional: without a compiler the pure code runs.
+# The limited API of CPython 3.10: one build works with all newer versions. Without a compiler the pure code is used.
 CORE = Extension("pegasus_green._core", ["pegasus_green/_core.c"], optional=True, py_limited_api=True)
 PURE = os.environ.get("PEGASUS_GREEN_PURE") == "1"
 

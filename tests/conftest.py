@@ -1,4 +1,4 @@
-"""Fixtures, the choice of cluster, the two modes, a leak check and a watchdog for every test."""
+"""Fixtures of all tests: the cluster, the two modes, a leak check and a watchdog."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ else:
 
 TESTS = Path(__file__).parent
 BOTH_MODES = ("transport", "integration", "fork", "recipes")
-# Test files of what the compiled core does, which run without it, too.
+# Tests of functions of the compiled core. They also run without it.
 PURE = ("test_protocol_fast.py", "test_protocol_rows.py", "test_protocol_framing.py", "test_keys.py")
 LEAK_CHECKED = (*BOTH_MODES, "faults")
-# For what hangs; a loaded machine is slow.
+# A limit for tests that hang; a loaded machine is slow.
 WATCHDOG_SECONDS = 300.0
 REAL_STDERR = pytest.StashKey[TextIO]()
 
 
 # ----------------------------------------------------------------------------------------------- options and selection
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Name a real cluster to test against."""
+    """Add the options for a real cluster."""
     group = parser.getgroup("pegasus_green")
     group.addoption(
         "--real-meta",
@@ -61,20 +61,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep a way to the real stderr: capturing is not active yet."""
-    # A shell starts what runs in its background with SIGINT ignored, and the processes of the tests would inherit that.
+    """Duplicate stderr before capturing begins."""
+    # A shell ignores SIGINT in background jobs, and the processes of the tests would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[REAL_STDERR] = open(os.dup(2), "w", encoding="utf-8", errors="replace")  # noqa: SIM115 - for the watchdog
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Give the duplicate back."""
+    """Close the duplicate."""
     config.stash[REAL_STDERR].close()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Say what is tested against what."""
+    """Report the versions, the mode and the cluster."""
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("gevent", "greenlet", "thrift"))
     mode = "patched" if monkey.is_module_patched("socket") else "unpatched"
     mode += ", compiled core" if accelerated else ", pure Python"
@@ -90,7 +90,7 @@ def _area(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what runs in both modes and leave out what a real cluster cannot do."""
+    """Mark the tests that run in both modes, and skip those that a real cluster cannot run."""
     real = bool(config.getoption("--real-meta"))
     for item in items:
         if _area(item) in BOTH_MODES:
@@ -104,7 +104,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # --------------------------------------------------------------------------------------------------- watchdog and leaks
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """End the run with all stacks when a test hangs: first those of greenlets, then those of threads."""
+    """End the run and print all stacks when a test hangs: first those of greenlets, then those of threads."""
     stderr = item.config.stash[REAL_STDERR]
     marker = item.get_closest_marker("watchdog")
     seconds = float(marker.args[0]) if marker else WATCHDOG_SECONDS
@@ -127,7 +127,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def out_of_sight() -> None:
-    """Take what earlier modules left out of the collector's sight: leak checks look through the rest."""
+    """Freeze the objects of earlier modules, so that garbage collections and leak checks do not examine them."""
     gc.collect()
     gc.freeze()
 
@@ -138,7 +138,7 @@ def leak_check(request: pytest.FixtureRequest) -> Iterator[None]:
     if _area(request.node) not in LEAK_CHECKED or request.node.get_closest_marker("leaks_ok"):
         yield
         return
-    # The check looks at every object that is not frozen: only at those of this test.
+    # The check examines all objects that are not frozen, which are only those of this test.
     gc.collect()
     gc.freeze()
     before = Snapshot.take()

@@ -1,4 +1,4 @@
-"""What a test left behind: greenlets inside our code, file descriptors."""
+"""Find what a test leaves behind: greenlets in the code of the package, and file descriptors."""
 
 from __future__ import annotations
 

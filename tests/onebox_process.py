@@ -1,4 +1,4 @@
-"""A onebox of its own process, for tests that must not share a hub with it."""
+"""Run a onebox in its own process, for tests that must not share a hub with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other Pythons of this machine, for the lanes and for the peer: those that really run (a shim on PATH may not)."""
+"""Find other Python interpreters of this machine that run, for the lanes and the peer test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real cluster under test: whether it is there, and its table as it was when the tests are over.
+"""Check that a real cluster answers before the tests, and restore its table after them.
 
     python -m tests.real META[,META] TABLE
 

@@ -1,7 +1,7 @@
-"""The whole suite as several runs of pytest, four at a time: `python -m tests.suite [--again] [--load N]`.
+"""Run the whole suite as several runs of pytest, four at a time: `python -m tests.suite [--again] [--load N]`.
 
-Every line of a run is printed as it comes, behind the run's name. With --again the tests that failed run once more when
-all runs have ended, and the second result counts. With --load so many busy processes run beside them.
+Every line of a run is printed at once, after the name of the run. With --again failed tests run once more after all
+runs, and the second result counts. With --load N busy processes run at the same time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tests.pythons import ROOT
 
-# The embedded cluster serves, whatever the caller's environment names.
+# The tests use the embedded cluster, independent of the caller's environment.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PEGASUS_META", "PEGASUS_TABLE")}
 BUSY = "while True: pass"
 
@@ -26,9 +26,9 @@ class Run:
     """One run of pytest.
 
     Attributes:
-        name: What its lines begin with.
-        arguments: What pytest gets.
-        pure: Whether the compiled core is left out.
+        name: The beginning of its lines.
+        arguments: The arguments of pytest.
+        pure: Whether it runs without the compiled core.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Run:
     pure: bool = False
 
     def execute(self, *more: str) -> int:
-        """Run it, print every line behind its name, and return pytest's exit status."""
+        """Run pytest, print every line after the name of the run, and return the exit status."""
         cache = ("-o", f"cache_dir=.pytest_cache/{self.name}")
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *cache, *self.arguments, *more],
@@ -61,14 +61,14 @@ PATCHED = ("-p", "tests.patched", "-m", "both_modes")
 
 
 def without(*paths: str) -> tuple[str, ...]:
-    """Return the arguments that leave these directories out."""
+    """Return the arguments that ignore these directories."""
     return tuple(f"--ignore={path}" for path in paths)
 
 
-# The longest first, so that no run is left alone at the end.
+# The longest runs first, so that all runs end at about the same time.
 RUNS = (
     Run("faults", ("tests/faults",)),
-    # Patched and pure in one: the four combinations differ in nothing that a test of its own would find.
+    # Patched and pure in one run: the four combinations would find nothing more.
     Run("patched-pure", (*PATCHED, *without(*VERBS)), pure=True),
     Run("rest", without("tests/faults", "tests/kerberos", *PROGRAMS, *VERBS, *CALLS)),
     Run("programs", PROGRAMS),
@@ -77,7 +77,7 @@ RUNS = (
     Run("verbs", VERBS),
     Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
 )
-# Most tests wait for deadlines and faults: four runs keep two cores busy.
+# Most tests wait for deadlines and faults, so four runs keep two cores busy.
 AT_ONCE = 4
 
 
@@ -98,8 +98,8 @@ def run_all() -> list[Run]:
 def main() -> int:
     """Run everything; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", action="store_true", help="run what failed once more; the second result counts")
-    parser.add_argument("--load", type=int, default=0, metavar="N", help="busy processes beside the runs")
+    parser.add_argument("--again", action="store_true", help="run failed tests once more; the second result counts")
+    parser.add_argument("--load", type=int, default=0, metavar="N", help="number of busy processes during the runs")
     asked = parser.parse_args()
     load = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(asked.load)]
     try:

@@ -1,4 +1,4 @@
-"""How tests wait for what another greenlet or process does."""
+"""Wait for other greenlets and processes in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One onebox process for all tests of the tool, and the ways to run it."""
+"""Fixtures of the command line tests: one onebox process, and several ways to run the tool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export, import and copy that are killed in the middle and go on; for as many rows as one likes."""
+"""Export, import and copy commands that are killed and resumed, for any number of rows."""
 
 from __future__ import annotations
 

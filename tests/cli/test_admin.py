@@ -1,4 +1,4 @@
-"""The commands for tables, servers and partitions: by processes of their own, and through one shell."""
+"""Test the commands for tables, servers and partitions, in separate processes and in one shell."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_command_in_its_own_process_prints_the_same_facts(tool, capfd, words, 
 
 
 def test_drop_recall_and_rename_in_separate_processes(tool):
-    """Drop, recall and rename of one table, and what is refused; the answers as JSON."""
+    """Includes refused requests and the answers as JSON."""
     app_id = tool.process("create", "moving", "-p", "2", "-o", "json").json["id"]
     assert tool.process("drop", "moving", "--yes", "-o", "json").json == {"name": "moving", "id": app_id}
     assert tool.process("recall", str(app_id), "moved", "--yes", "-o", "json").json == {"name": "moved", "id": app_id}

@@ -1,4 +1,4 @@
-"""Export, import, copy and clear: all rows, with their expiry, after kills, bad lines and bad weather, too."""
+"""Test export, import, copy and clear: all rows keep their expiry, also after kills, invalid lines and faults."""
 
 from __future__ import annotations
 

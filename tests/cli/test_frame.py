@@ -1,4 +1,4 @@
-"""What all commands share: how the cluster is named, forms of output, exit statuses, errors, the missing extra."""
+"""Test what all commands share: cluster addresses, output formats, exit statuses, errors, and the missing extra."""
 
 from __future__ import annotations
 

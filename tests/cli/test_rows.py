@@ -1,4 +1,4 @@
-"""The commands for rows, each by a process of its own and by variants in this one."""
+"""Test the commands for rows, each in its own process, with variants in this process."""
 
 from __future__ import annotations
 

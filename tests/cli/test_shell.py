@@ -1,4 +1,4 @@
-"""The shell: over a pipe, at a terminal, its words, its own commands, completion."""
+"""Test the shell: from a pipe, on a terminal, word splitting, its own commands, and completion."""
 
 from __future__ import annotations
 

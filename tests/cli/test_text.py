@@ -1,4 +1,4 @@
-"""Keys and values as text: what is printed can be read back, and what cannot be read is refused."""
+"""Test keys and values as text: printed text can be read again, and invalid text is refused."""
 
 from __future__ import annotations
 

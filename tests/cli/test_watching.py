@@ -1,4 +1,4 @@
-"""doctor, top, and the charts of bench."""
+"""Test the commands doctor and top, and the charts of bench."""
 
 from __future__ import annotations
 

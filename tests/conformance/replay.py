@@ -1,6 +1,6 @@
-"""Replays recorded calls against anything that answers them and compares the answers.
+"""Replay recorded calls against a target and compare the answers.
 
-The recordings in ``data/`` come from a real cluster; ``data/README.md`` tells how their rows are to be read.
+The recordings in ``data/`` come from a real cluster; ``data/README.md`` describes the format of their rows.
 """
 
 from __future__ import annotations

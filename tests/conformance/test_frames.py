@@ -1,4 +1,4 @@
-"""Recorded frames: every field decodes to what was recorded, and encoding it again gives the same bytes."""
+"""Test recorded frames: every field decodes to the recorded value, and encoding gives the same bytes again."""
 
 from __future__ import annotations
 

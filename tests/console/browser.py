@@ -1,4 +1,4 @@
-"""A console in a process of its own, and Debian's Chromium without a window to look at it.
+"""Run the console in its own process, and view it with the headless Chromium of Debian.
 
 `python -m tests.console.browser FOLDER` writes a screenshot of every page, 1,280 and 390 pixels wide.
 """

@@ -1,4 +1,4 @@
-"""A cluster with rows, and calls of the console without a server."""
+"""Fixtures of the console tests: a cluster with rows, and calls of the console without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The console in a real browser: pages open, numbers move, a row is edited, labels and contrast suffice."""
+"""Test the console in a real browser: pages, updates, editing, labels and contrast."""
 
 from __future__ import annotations
 

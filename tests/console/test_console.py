@@ -1,4 +1,4 @@
-"""Every page of the console, and everything that it refuses, as WSGI calls."""
+"""Test every page of the console, and the requests that it refuses, by WSGI calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pegasus-green console` and `onebox --console`, as processes."""
+"""Test `pegasus-green console` and `onebox --console` as processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster of the tests of `make test-contrib`: a onebox of its own process, an empty table for each test."""
+"""Fixtures of `make test-contrib`: a onebox in its own process, and an empty table for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that the tests start: a Redis, workers, web servers. All listen on loopback and end with the test."""
+"""Start processes for the tests: Redis, workers, web servers. All listen on loopback and end with the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The makers' own suites, which `make test-contrib` unpacks beside the environment of the lane."""
+"""Run the test suites of the frameworks, which `make test-contrib` unpacks into the environment of the lane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cachelib cache, alone and in a Flask application with Flask-Session and Flask-Caching."""
+"""Test the cachelib cache, alone and in a Flask application with Flask-Session and Flask-Caching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Celery's results in Pegasus: examples/celery_app.py with a real worker in each pool and Redis as the broker."""
+"""Test the Celery result backend: examples/celery_app.py with a real worker in each pool and Redis as the broker."""
 
 from __future__ import annotations
 

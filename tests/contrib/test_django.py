@@ -1,4 +1,4 @@
-"""The Django backend: layout, atomicity, its own prefix only, errors, one client; Django's own suite runs elsewhere."""
+"""Test the Django backend: layout, atomicity, prefixes, errors, one client for each process."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_the_serializer_can_be_replaced(url: str) -> None:
 
 
 def test_all_objects_of_a_process_share_one_client(url: str) -> None:
-    """Django makes one for each thread, and for each greenlet under monkey patching."""
+    """Django makes an object for each thread, and for each greenlet under monkey patching."""
     caches = [job.get() for job in gevent.joinall([gevent.spawn(PegasusCache, url, {}) for _ in range(50)])]
     gevent.joinall([gevent.spawn(cache.set, "a", 1) for cache in caches], raise_error=True)
     assert {id(cache._table.client) for cache in caches} == {id(shared_client(url))}

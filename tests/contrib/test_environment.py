@@ -1,4 +1,4 @@
-"""What the lane promises: its packages, the makers' suites, a cluster that answers."""
+"""Test the environment of the lane: its packages, the suites of the frameworks, and a cluster that answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""contrib.limits: the suite of limits itself, limits under load and lost replies, Flask-Limiter."""
+"""Test contrib.limits: the suite of limits, load, lost replies, and Flask-Limiter."""
 
 from __future__ import annotations
 

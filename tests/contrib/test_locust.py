@@ -1,4 +1,4 @@
-"""contrib.locust: a real headless run reports what the client did, and no stopped user as a failure."""
+"""Test contrib.locust: a headless run reports the calls, and a stopped user is not a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The makers' own suites against our backends; those that an sdist carries were fetched with the environment."""
+"""Run the test suites of the frameworks against the backends of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""contrib.opentelemetry: spans by the conventions, with the right parents, whatever way a call takes."""
+"""Test contrib.opentelemetry: spans follow the conventions and have the right parents in every kind of call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs on the pages of docs/frameworks, and the examples in the modules' docstrings, do what they show."""
+"""Run the programs on the pages of docs/frameworks and the examples in the docstrings of contrib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""contrib.prometheus: both ways export the truth, a real Prometheus scrapes it, the dashboard's queries find data."""
+"""Test contrib.prometheus: the collector, the listener, a real Prometheus server, and the queries of the dashboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real uWSGI with its gevent loop: the application is loaded before the fork, with calls in flight."""
+"""Test a real uWSGI with its gevent loop: it loads the application before the fork, with calls in flight."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("reinit", [False, True], ids=["without reinit", "with reinit"])
 def test_no_write_in_flight_at_the_fork_is_made_twice(own_onebox: OneboxProcess, tmp_path: Path, reinit: bool) -> None:
-    """No write is made twice, each copy gets an error, and both workers get their own replies."""
+    """Each copy of a call gets an error, and both workers get their own replies."""
     metas, port = own_onebox.meta_addresses, free_port()
     with Client(metas) as client:
         table = client.table("temp")

@@ -1,4 +1,4 @@
-"""The web examples under gunicorn with gevent workers: 1,000 requests, a replica server dies, and no HTTP 5xx."""
+"""Test the web examples under gunicorn with gevent workers: 1,000 requests while a replica server dies, no HTTP 5xx."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client of a module serves every thread of a web server: 1,000 requests each, no error, descriptors level.
+"""Test one module-global client in threaded web servers: 1,000 requests, no error, no growing number of descriptors.
 
 ``flask run`` and ``runserver`` start a thread for each request, gthread and waitress have pools of threads, and the
 gevent worker has greenlets.

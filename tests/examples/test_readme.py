@@ -1,4 +1,4 @@
-"""Every Python program in the README and on the pages runs as it stands there, and prints what it says."""
+"""Test that every Python program in the README and the pages runs unchanged and prints the shown output."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_program_of_the_readme_runs(box: Any, tmp_path: Path, page: str, numbe
 
 @pytest.mark.parametrize("page", ONE_PROGRAM)
 def test_the_programs_of_a_page_run(box: Any, tmp_path: Path, page: str) -> None:
-    """It has a cluster of its own: whoever reads it can paste it."""
+    """Each page has its own cluster, so that its programs can be copied."""
     program = "".join(blocks(page))
     assert "34601" not in program
     unsaid = [line for line in program.splitlines() if line.lstrip().startswith("print(") and "  # " not in line]
@@ -159,7 +159,7 @@ def test_the_programs_of_a_page_run(box: Any, tmp_path: Path, page: str) -> None
 
 @pytest.mark.parametrize("page", GUNICORN_PAGES)
 def test_the_gunicorn_files_of_the_page_work(box: Any, tmp_path: Path, page: str) -> None:
-    """The two files, as gunicorn loads them and ends a worker; tests/fork runs gunicorn itself."""
+    """The two files are used as gunicorn uses them; tests/fork runs gunicorn itself."""
     files = [text for number, text in enumerate(blocks(page)) if is_gunicorn(page, number)]
     for name, text in zip(("gunicorn.conf.py", "app.py"), files, strict=True):
         assert text.startswith(f"# {name}")

@@ -1,4 +1,4 @@
-"""A process with one client under load that watches its own hub; run by test_cooperation, prints one line of JSON.
+"""Run one client under load and measure the passes of its hub. test_cooperation runs this; it prints a line of JSON.
 
 python -m tests.faults.cooperation_worker META SECONDS [--patched]
 """

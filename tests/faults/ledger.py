@@ -1,4 +1,4 @@
-"""What a client reports of its writes, and whether the cluster agrees."""
+"""Record the reported outcomes of writes and compare them with the executions in the cluster."""
 
 from __future__ import annotations
 

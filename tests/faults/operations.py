@@ -1,4 +1,4 @@
-"""Every operation of the client, as the tests of faults run it: on rows of its own, with what it must return."""
+"""Every operation of the client as the fault tests run it: on its own rows, with its expected result."""
 
 from __future__ import annotations
 

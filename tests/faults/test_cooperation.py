@@ -1,4 +1,4 @@
-"""The client shares its thread: it never computes for long without a pass of the hub, and never blocks it."""
+"""Test that the client shares its thread: it neither blocks the hub nor computes for long between two passes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _work(meta: str, *options: str) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize("mode", ["plain", "patched"])
 def test_the_hub_runs_regularly_under_load(mode: str) -> None:
-    """Move 64 KiB values for 500 callers and scan 100,000 rows beside a 1 ms ticker, under gevent's own monitor."""
+    """500 callers move 64 KiB values and a scan reads 100,000 rows; a ticker and gevent's monitor watch the hub."""
     with Onebox(process=True, replicas=3, tables={"temp": 8}) as box:
         measured = []
         # Somebody else's burst may take the processor or its cache: the best of three runs is the client's own.
@@ -72,7 +72,7 @@ def test_the_hub_runs_regularly_under_load(mode: str) -> None:
 
 @pytest.mark.both_modes
 def test_a_burst_of_replies_is_processed_in_portions() -> None:
-    """Let 6,000 replies arrive at once: others get their turn before all of their callers have been woken."""
+    """6,000 replies arrive at once. Other greenlets run before all callers have been woken."""
     callers = 6000
     with Onebox(process=True, replicas=1) as box, Client(box.meta_addresses, timeout=20.0) as client:
         table = client.table("temp")
@@ -105,7 +105,7 @@ def _compute(seconds: float) -> None:
 
 @pytest.mark.both_modes
 def test_a_reply_that_arrives_while_the_application_computed_is_not_a_timeout() -> None:
-    """Let replies arrive before their deadline while the thread computes past it: nobody times out."""
+    """Replies arrive before their deadline while the thread computes beyond it. No call times out."""
     with Onebox(process=True, replicas=3) as box, Client(box.meta_addresses) as client:
         table = client.table("temp")
         table.warm_up()
@@ -125,7 +125,7 @@ def test_a_reply_that_arrives_while_the_application_computed_is_not_a_timeout() 
 
 @pytest.mark.both_modes
 def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> None:
-    """Fail a call at its deadline: not before, and within 20 ms of it."""
+    """A call fails within 20 ms after its deadline and not before it."""
     rule = onebox.fault("drop", rpc="get")
     try:
         with Client(onebox.meta_addresses) as client:

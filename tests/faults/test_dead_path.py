@@ -1,4 +1,4 @@
-"""A path that dies without a word (a firewall that forgets, a cable) is noticed; a server that is slow is not lost."""
+"""Test that a silently dead network path is noticed, and that the connection to a slow server is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With servers dead, silent or moved, the first call succeeds within its deadline whenever there is a way."""
+"""Test that the first call succeeds within its deadline while some servers are dead, silent or moved."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _first_get(addresses: list[str], timeout: float = 5.0, **options: Any) -> St
 def test_one_dead_meta_server_of_three_delays_the_start_by_less_than_a_connect_timeout(
     metas: Any, death: str, position: int
 ) -> None:
-    """Start with one of three dead, wherever it stands in the list and whichever way it is dead."""
+    """The dead server may be at any place in the list, and may be dead in any way."""
     follower, dead, leader = metas.meta_addresses
     DEATHS[death](metas, 1)
     addresses = [follower, leader]
@@ -67,14 +67,14 @@ def test_one_dead_meta_server_of_three_delays_the_start_by_less_than_a_connect_t
 @pytest.mark.both_modes
 @pytest.mark.parametrize("death", DEATHS)
 def test_the_only_living_meta_server_of_three_is_found(metas: Any, death: str) -> None:
-    """Find the one that is left."""
+    """The other two are dead."""
     DEATHS[death](metas, 0)
     DEATHS[death](metas, 1)
     assert _first_get(metas.meta_addresses).seconds < 2 * CONNECT_TIMEOUT
 
 
 def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> None:
-    """Follow the forward of a follower to an address that was not configured, and learn it."""
+    """The client follows the forward of a follower to an address that is not configured, and remembers it."""
     follower, _, leader = metas.meta_addresses
     with Client([follower]) as client:
         assert client.table("temp").get(b"key") == b"value"
@@ -85,13 +85,13 @@ def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> No
 
 
 def test_followers_without_a_known_leader_are_asked_in_turn(metas: Any) -> None:
-    """Ask on when a follower names nobody."""
+    """A follower that names no leader leads to the next server."""
     metas.set_leader(2, known=False)
     assert _first_get(metas.meta_addresses).seconds < CONNECT_TIMEOUT
 
 
 def test_a_call_waits_until_a_new_leader_is_elected(metas: Any) -> None:
-    """Ask again until a leader is there and has loaded its state, all within one deadline."""
+    """The client asks again until a leader exists and has loaded its state, within one deadline."""
     metas.configure(meta_loading=0.3)
     metas.set_leader(None)
     call = Ended(_first_get, metas.meta_addresses)
@@ -104,7 +104,7 @@ def test_a_call_waits_until_a_new_leader_is_elected(metas: Any) -> None:
 
 @pytest.mark.parametrize("state", ["loading", "recovering"])
 def test_a_leader_that_is_loading_its_state_is_asked_again(metas: Any, state: str) -> None:
-    """Wait for the same server until it has loaded, for every question, not only that for routes."""
+    """The client asks the same server until it has loaded its state, for every kind of request."""
     metas.set_meta_state(state, 2)
     with Client(metas.meta_addresses, timeout=5.0) as client:
         calls = [Ended(client.ping), Ended(client.admin.list_tables), Ended(client.table("temp").get, b"key")]
@@ -117,7 +117,7 @@ def test_a_leader_that_is_loading_its_state_is_asked_again(metas: Any, state: st
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_a_running_client_survives_the_death_of_the_leader(metas: Any, death: str) -> None:
-    """Keep a client going over the death of the leader that it knows, and find the next one."""
+    """The client finds the next leader."""
     metas.configure(meta_failover_delay=0.3, failover_delay=0.3)
     with Client(metas.meta_addresses, timeout=6.0) as client:
         table = client.table("temp")
@@ -131,7 +131,7 @@ def test_a_running_client_survives_the_death_of_the_leader(metas: Any, death: st
 
 
 def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> None:
-    """Fail by MetaUnreachable, not before the deadline since servers come back, and not later."""
+    """The call raises MetaUnreachable at its deadline and not earlier, since servers may come back."""
     for meta, death in enumerate(DEATHS.values()):
         death(metas, meta)
     with Client(metas.meta_addresses, timeout=0.8) as client:
@@ -151,7 +151,7 @@ def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> 
 
 @pytest.mark.parametrize("death", DEATHS)
 def test_a_new_leader_is_found_while_the_old_one_is_silent(metas: Any, death: str) -> None:
-    """Ask the others again while a silent leader has a request: they know only later who leads instead."""
+    """The client asks the other servers again, since they learn of the new leader only later."""
     metas.configure(meta_failover_delay=1.0)
     DEATHS[death](metas, 2)
     watch = _first_get(metas.meta_addresses)
@@ -161,7 +161,7 @@ def test_a_new_leader_is_found_while_the_old_one_is_silent(metas: Any, death: st
 
 
 def test_a_missing_table_fails_at_once(metas: Any) -> None:
-    """Not confuse a missing table with missing servers."""
+    """The error says that the table is missing, not the servers."""
     metas.kill_meta(0)
     with Client(metas.meta_addresses, timeout=5.0) as client:
         watch = Stopwatch()
@@ -172,7 +172,7 @@ def test_a_missing_table_fails_at_once(metas: Any) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------- DNS
 def test_a_host_name_is_preferred_to_the_ipv4_address_in_a_route() -> None:
-    """Go by the name that a newer server sends beside an IPv4 address, and by the address of an older one."""
+    """The client uses the name that a newer server sends with an IPv4 address, and the address of an older server."""
     address = make_address("10.0.0.1", 34801)
     named = PartitionConfiguration(pid=1, ballot=1, primary=address, hp_primary="replica.test:34801")
     plain = PartitionConfiguration(pid=1 | 1 << 32, ballot=1, primary=address)
@@ -207,7 +207,7 @@ def _names(monkeypatch: pytest.MonkeyPatch, names: dict[str, Any]) -> Iterator[l
 
 @pytest.mark.both_modes
 def test_a_name_with_only_a_dead_address_is_resolved_again(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the new address of a name within the same call."""
+    """The call uses the new address of the name."""
     names = {"meta.test": [metas.meta_addresses[0]]}
     metas.kill_meta(0)
     with _names(monkeypatch, names) as asked:
@@ -223,7 +223,7 @@ def test_a_name_with_only_a_dead_address_is_resolved_again(metas: Any, monkeypat
 def test_a_running_client_resolves_the_new_addresses_of_meta_servers(
     metas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Find the meta servers' new addresses when the old ones are gone, without a restart."""
+    """When the old addresses are gone, the client finds the new ones without a restart."""
     metas.configure(failover_delay=0.3)
     names = {"meta.test": [metas.meta_addresses[2]]}
     with _names(monkeypatch, names), Client(["meta.test:34601"], timeout=6.0) as client:
@@ -242,7 +242,7 @@ def test_a_running_client_resolves_the_new_addresses_of_meta_servers(
 def test_the_second_address_of_a_name_is_used_when_the_first_is_dead(
     metas: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dial all addresses of a name in turn."""
+    """The client dials all addresses of a name in turn."""
     metas.kill_meta(0)
     with _names(monkeypatch, {"meta.test": [metas.meta_addresses[0], metas.meta_addresses[2]]}):
         assert _first_get(["meta.test:34601"]).seconds < CONNECT_TIMEOUT
@@ -250,7 +250,7 @@ def test_the_second_address_of_a_name_is_used_when_the_first_is_dead(
 
 @pytest.mark.both_modes
 def test_a_name_is_resolved_again_until_the_deadline(metas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go on asking the name server within the deadline; in the meantime other meta servers answer."""
+    """The client asks the name server again within the deadline; other meta servers answer meanwhile."""
     names: dict[str, Any] = {"meta.test": socket.gaierror(-2, "Name or service not known")}
     with _names(monkeypatch, names):
         assert _first_get(["meta.test:34601", metas.meta_addresses[2]]).seconds < CONNECT_TIMEOUT
@@ -264,7 +264,7 @@ def test_a_name_is_resolved_again_until_the_deadline(metas: Any, monkeypatch: py
 # ----------------------------------------------------------------------------------------------------- replica servers
 @pytest.mark.parametrize("way", ["killed", "silent", "full backlog"])
 def test_a_new_client_is_served_while_a_replica_server_is_dead(way: str) -> None:
-    """Serve the first calls of a client that starts before the failover, and those for other partitions at once."""
+    """The first calls to the dead server succeed after the failover, calls to other partitions at once."""
     with Onebox(replicas=3, failover_delay=0.8) as box:
         with Client(box.meta_addresses) as client:
             table = client.table("temp")

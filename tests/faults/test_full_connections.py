@@ -1,4 +1,4 @@
-"""Callers that wait for room on a connection that has none: they are no worse off than those whose request is out."""
+"""Test callers that wait for room on a full connection: failovers and deadlines hold for them, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A failed call leaves no reference cycle: what it held is freed at once, not when the collector comes round."""
+"""Test that a failed call leaves no reference cycle: its objects are freed at once, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_failed_request_to_the_meta_servers_leaves_no_cycle(box: Any, client: 
 
 @pytest.mark.parametrize("way", ["set", "set_many", "set_async", "multi_set"])
 def test_two_hundred_failed_large_writes_keep_no_memory(box: Any, client: Client, way: str) -> None:
-    """They held 97 MiB once, until the collector came."""
+    """Without this they held 97 MiB until the garbage collector ran."""
     table: Table[bytes] = client.table("temp")
     box.fault("error", rpc="write", error="ERR_ACL_DENY")
     ways = {

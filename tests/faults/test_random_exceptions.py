@@ -1,4 +1,4 @@
-"""Exceptions at random moments of very many calls: no crash, no SystemError, no other's value, nothing left."""
+"""Test exceptions at random moments of many calls: no crash, no SystemError, no wrong value, nothing left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After a failover calls succeed as soon as the new route is known; who needs no dead server notices nothing."""
+"""Test that calls succeed soon after a failover, and that calls to healthy servers are not affected."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _check_no_herd(before: Any, after: Any, told: Any, tells: Any, dead: str, se
 
 
 def test_a_connection_is_kept_after_slow_calls_time_out(onebox: Any) -> None:
-    """Keep a connection on which calls timed out, as long as the window of silence is not over."""
+    """Calls time out on the connection, but the window of silence has not passed."""
     rule = onebox.fault("delay", rpc="get", contains=b"slow", seconds=0.5)
     try:
         with Client(onebox.meta_addresses) as client:
@@ -188,7 +188,7 @@ class Rate:
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("way", WAYS)
 def test_calls_to_healthy_servers_keep_throughput_and_latency(way: str) -> None:
-    """Compare windows with and without a dead server, in turn: 90 % of the throughput, 1.2 times the median latency."""
+    """In windows with a dead server: at least 90 % of the throughput, at most 1.2 times the latency."""
     down, options, back = WAYS[way]
     # No failover within a window: the dead server's partitions stay dead.
     with cluster(failover_delay=30.0) as (box, _client, table):

@@ -1,4 +1,4 @@
-"""What a scan does at each single event: a split at each stage, lost contexts, moved and silent primaries, status 7."""
+"""Test scans under single events: each stage of a split, lost contexts, moved and silent primaries, status 7."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def go_on(rows: Scanner, table: Table, way: str) -> Scanner:
 def test_a_scan_learns_of_a_split_from_the_refusal_of_the_parent(
     box: Onebox, table: Table, way: str, taken: int
 ) -> None:
-    """No refresh, no broken connection: only the parent's refusal tells."""
+    """There is no refresh and no broken connection, only the refusal of the parent."""
     rows = scan(table, way)
     found = take(rows, taken)
     box.split("temp", stepwise=True)
@@ -71,7 +71,7 @@ def test_a_scan_learns_of_a_split_from_the_refusal_of_the_parent(
 
 @pytest.mark.parametrize("way", ["plain", "parallel", "resumed"])
 def test_a_scan_is_exact_at_every_step_of_a_split(box: Onebox, table: Table, way: str) -> None:
-    """The routes are learnt while children are not ready; each becomes so before, after or while its parent is read."""
+    """Routes are learned while children are not ready; each becomes ready before, while or after its parent is read."""
     rows = scan(table, way)
     found = take(rows, 30)
     box.split("temp", stepwise=True)
@@ -237,7 +237,7 @@ def test_a_scan_is_exact_after_any_event_between_two_batches(box: Onebox, table:
 
 
 def test_a_scan_leaves_a_silent_primary_when_the_routes_name_another_one(box: Onebox, table: Table) -> None:
-    """The scan that waits there is handed back and begun anew, long before its deadline."""
+    """The waiting scan continues at the new primary long before its deadline."""
     rows = table.scan(batch_size=25, timeout=20.0)
     found = take(rows, 60)
     victim = next(p["primary"] for p in box.partitions("temp") if p["index"] == 0)
@@ -279,7 +279,7 @@ def test_an_unreadable_batch_raises_and_does_not_end_the_scan(box: Onebox, table
 
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_a_scan_resumes_after_a_timeout_at_any_point(table: Table, box: Onebox, parallel: int) -> None:
-    """gevent.Timeout at random points; the next call goes on behind the last row."""
+    """A gevent.Timeout is raised at random points; the next call continues after the last row."""
     box.fault("delay", rpc=["scan", "get_scanner"], seconds=0.004, probability=0.5)
     rows = table.scan(batch_size=10, parallel=parallel)
     found: list[Any] = []

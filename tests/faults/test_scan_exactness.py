@@ -1,4 +1,4 @@
-"""Every row exactly once: 50,000 rows while contexts vanish, servers die, primaries move and a table splits."""
+"""Test that a scan delivers every row exactly once while servers die, primaries move and a table splits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_row_is_delivered_exactly_once(partitions: int, how: str, count: i
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "parallel"])
 def test_a_scan_that_sends_the_bare_partition_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can tell: what official clients send goes on without the rows of the children."""
+    """The request of the official clients loses the rows of the children, and the test above would notice it."""
     monkeypatch.setattr(parts, "scan_hash", lambda index, modulus: index)
     # A scan that learns of the split from its other troubles loses nothing: every second one that reads in parallel.
     assert any(loses_rows(seed, how) for seed in range(1, 13))

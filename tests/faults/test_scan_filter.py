@@ -1,4 +1,4 @@
-"""Scans and counts of a split table are exact while servers deliver the rows of other partitions, too."""
+"""Test that scans and counts of a split table are exact while servers also deliver rows of other partitions."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_scan_that_is_under_way_at_a_split_is_exact(table: Split, way: str, af
 
 
 def test_a_scan_continues_after_batches_of_only_foreign_rows(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the server forgets the scan after each of them."""
+    """Also when the server drops the scan context after each of them."""
     table.split()
     finish = batch.BatchCall.finish
 
@@ -132,7 +132,7 @@ def test_a_token_from_before_the_split_resumes_exactly(table: Split) -> None:
 
 
 def test_a_scan_during_a_split_is_exact(table: Split) -> None:
-    """Some parents have their children, some do not yet."""
+    """Some children are registered, some are not."""
     table.box.split("temp", stepwise=True)
     for index in (0, 2):
         while table.box.split_step("temp", index) != "ready":
@@ -223,7 +223,7 @@ def test_tables_with_an_odd_partition_count_are_known_to_be_unsplit() -> None:
 
 
 def test_reads_within_one_hash_key_are_not_filtered(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hash key has one partition, whose data has no second copy of its rows."""
+    """The partition of a hash key has no second copy of its rows."""
     table.split()
     monkeypatch.setattr(batch, "own_rows", None)
     mine = [(sort_key, value) for hash_key, sort_key, value in table.rows if hash_key == b"log:3"]
@@ -239,7 +239,7 @@ def test_reads_within_one_hash_key_are_not_filtered(table: Split, monkeypatch: p
 
 @pytest.mark.parametrize("way", [*WAYS, "count"])
 def test_without_the_filter_rows_are_delivered_twice(table: Split, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests above can tell."""
+    """This shows that the tests above would fail."""
     monkeypatch.setattr(batch, "own_rows", lambda rows, _index, _modulus: rows)
     table.split()
     found = table.table.count() if way == "count" else len(WAYS[way](table))

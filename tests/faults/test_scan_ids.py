@@ -1,4 +1,4 @@
-"""A context of a scan is used once, whatever becomes of the caller who used it."""
+"""Test that a scan context is used only once, also when its caller times out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCANS = rb"RPC_RRDB_RRDB_SCAN[\x00-\xff]{4}\x0c\x00\x01\x0a\x00\x01[\x00-\xff]{8
 
 
 def test_a_scan_context_is_used_only_once_after_timeouts(onebox: Any) -> None:
-    """Time a reader out again and again while its requests are under way; it goes on, with other contexts."""
+    """A reader times out many times while its requests are under way; it continues with other contexts."""
     rows = {b"%04d" % number: b"v" for number in range(100)}
     with Client(onebox.meta_addresses, timeout=10.0) as client:
         table = client.table("temp")

@@ -1,4 +1,4 @@
-"""No acknowledged write is lost, and none that must not be repeated is executed twice: what the client says is true."""
+"""Test that acknowledged writes are not lost, unrepeatable ones not executed twice, and reported outcomes are true."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_the_reported_outcome_of_a_write_agrees_with_the_cluster(onebox: Any, na
 
 @pytest.mark.parametrize("verb", [*WRITES, "get", "ttl", "multi_get", "sort_key_count"])
 def test_an_unexpected_storage_status_raises_with_its_number(onebox: Any, verb: str) -> None:
-    """Raise a status that is none of the expected ones with its number: 5 is an I/O error, not the frame's timeout."""
+    """The error has the number of the status: 5 is an I/O error, not the timeout of a frame."""
     reads = {"get": rpcs.GET, "ttl": rpcs.TTL, "multi_get": rpcs.MULTI_GET, "sort_key_count": rpcs.SORTKEY_COUNT}
     rpc = reads[verb] if verb in reads else next(rpc for rpc in rpcs.RRDB_RPCS if rpc.label == WRITES[verb].rpc)
     assert rpc.response is not None
@@ -196,7 +196,7 @@ def test_an_unexpected_storage_status_raises_with_its_number(onebox: Any, verb: 
 
 
 def test_without_a_retry_policy_a_write_is_sent_at_most_once(onebox: Any) -> None:
-    """Send each write once at most when the policy is None, whatever happens to it."""
+    """With retry=None each write is sent at most once, whatever happens to it."""
     for name in ("reset before", "reset after", "half a reply", "ERR_OBJECT_NOT_FOUND", "ERR_BUSY", "garbage"):
         mishap = MISHAPS[name]
         with Client(onebox.meta_addresses, timeout=1.0, retry=None) as client:
@@ -211,7 +211,7 @@ def test_without_a_retry_policy_a_write_is_sent_at_most_once(onebox: Any) -> Non
 
 @pytest.mark.parametrize("verb", ["set", "incr", "check_and_set"])
 def test_an_incr_that_was_never_sent_is_repeated(verb: str) -> None:
-    """Repeat also an incr when the connection was dead before its first byte left."""
+    """The connection was dead before the first byte was sent."""
     with Onebox(replicas=3, failover_delay=0.05) as box, Client(box.meta_addresses, timeout=5.0) as client:
         table = client.table("temp")
         table.warm_up()
@@ -235,7 +235,7 @@ def test_an_incr_that_was_never_sent_is_repeated(verb: str) -> None:
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("seed", [6, 11])
 def test_no_acknowledged_write_is_lost_under_random_faults(seed: int) -> None:
-    """Kill, restart, silence, move, split, change the leader, cut and drop at random while many write."""
+    """Servers and connections get random faults while many greenlets write."""
     faults = RandomFaults(seed, writers=60)
     faults.run(seconds=6.0)
     print(seed, faults.reports, faults.events)

@@ -1,4 +1,4 @@
-"""A caller that is killed or timed out at any point harms nobody; found by enumeration, see ``switches``."""
+"""Test that a caller killed or timed out at any point affects no other caller. ``switches`` enumerates the points."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _cold(box: Any, mark: bytes, operation: Operation, injection: Injection) -> 
 def test_a_call_killed_at_any_switch_harms_no_other_call(
     marked: tuple[Any, bytes], operation: Operation, thrown: str
 ) -> None:
-    """Kill it at each of its own switches: warm, with its first requests refused, with its connection cut, cold."""
+    """The client is warm or cold, its first requests are refused, or its connection is cut."""
     box, mark = marked
     points = {}
     with Client(box.meta_addresses, **_options()) as client:
@@ -173,7 +173,7 @@ def test_a_call_killed_at_any_switch_harms_no_other_call(
 def test_a_call_killed_at_any_step_of_a_query_or_dial_harms_no_other_call(
     marked: tuple[Any, bytes], operation: Operation
 ) -> None:
-    """Kill it while the route query and the dials that it began are at each of their own steps."""
+    """The call is killed while its route query and its dials are at each of their steps."""
     box, mark = marked
     kinds = itertools.cycle(THROWN.values())
 
@@ -188,7 +188,7 @@ def test_a_call_killed_at_any_step_of_a_query_or_dial_harms_no_other_call(
 @pytest.mark.parametrize("thrown", THROWN)
 @pytest.mark.parametrize("verb", ["get", "set", "incr", "get_many", "set_async"])
 def test_a_call_killed_while_it_waits_for_room_harms_no_other_call(verb: str, thrown: str) -> None:
-    """Kill it where a full connection makes it wait: nobody else may miss the room."""
+    """The connection is full. No other waiting call may lose its place."""
     operation = next(operation for operation in OPERATIONS if operation.verb == verb)
     mark = b"victim in a crowd"
     with Onebox(replicas=1) as box, Client(box.meta_addresses, **_options(max_in_flight=2)) as client:
@@ -221,7 +221,7 @@ class _Failing(Listener):
 def test_hedged_observed_and_unrepeated_calls_can_be_killed_at_any_switch(
     marked: tuple[Any, bytes], way: str, thrown: str
 ) -> None:
-    """Kill calls that go another way through the client: to two servers, with a listener, without repetitions."""
+    """These calls use other code paths of the client: two servers, a listener, no repetitions."""
     box, mark = marked
     options: Any = {
         "hedged": {"hedge": HedgePolicy(delay=0.001, max_ratio=1.0)},
@@ -255,7 +255,7 @@ def test_hedged_observed_and_unrepeated_calls_can_be_killed_at_any_switch(
 @pytest.mark.both_modes
 @pytest.mark.parametrize("thrown", THROWN)
 def test_close_killed_while_it_drains_can_be_called_again(marked: tuple[Any, bytes], thrown: str) -> None:
-    """Kill close(drain) at each of its switches: the calls end all the same, and a second close ends the client."""
+    """close(drain) is killed at each of its switches; the calls end, and a second close ends the client."""
     box, mark = marked
     rule = box.fault("delay", rpc="get", contains=mark, seconds=0.02)
 
@@ -285,7 +285,7 @@ def test_close_killed_while_it_drains_can_be_called_again(marked: tuple[Any, byt
 
 
 def test_every_public_verb_is_among_the_tested_operations() -> None:
-    """Have no operation of the public API that is not killed above."""
+    """Every operation of the public API is killed by the tests above."""
     verbs = {operation.verb.split(" ")[0] for operation in OPERATIONS}
     public = {name for name in dir(Table) if not name.startswith("_") and callable(getattr(Table, name))}
     # A twin that returns a handle runs its verb in a greenlet. These send nothing, or what the verbs above send.
@@ -297,7 +297,7 @@ def test_every_public_verb_is_among_the_tested_operations() -> None:
 
 @pytest.mark.both_modes
 def test_errors_are_exceptions_and_foreign_timeouts_are_raised_unchanged(marked: tuple[Any, bytes]) -> None:
-    """Raise an Exception at our own deadline, and let a Timeout of the application be the application's."""
+    """The client raises Exceptions at its own deadlines and passes a Timeout of the application through."""
     box, mark = marked
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, BaseException)]
     assert kinds

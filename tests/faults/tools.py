@@ -1,4 +1,4 @@
-"""What the tests of faults share: what is still under way inside a client, and greenlets that end in a known way."""
+"""Helpers of the fault tests: what is still under way in a client, and greenlets with a recorded result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to fork, and what the scripts of these tests share. Imported by the scripts, in their own processes."""
+"""Several ways to fork, and helpers for the scripts of the fork tests, which import this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gunicorn loads before it forks: a client that is in use already, with calls in flight."""
+"""The application that gunicorn loads before it forks: its client has calls in flight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fork(): the parent loses no reply, the child has connections of its own, nothing is executed twice."""
+"""Test fork(): the parent loses no reply, the child has its own connections, and nothing is executed twice."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(body: str, metas: list[str], way: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_fork_with_calls_in_flight_loses_and_repeats_no_call(box: Onebox, way: str) -> None:
-    """Forty greenlets work; in the middle of it the process forks, three times. Each request is executed once."""
+    """The process forks three times while forty greenlets work. Each request is executed once."""
     box.forget_executions()
     box.fault("delay", rpc=["incr", "get", "put"], seconds=0.05)
     before = box.stats()["accepted"]
@@ -115,7 +115,7 @@ client.close()
 
 @pytest.mark.parametrize("way", ["os.fork", "multiprocessing"])
 def test_a_fork_in_a_caller_with_a_new_reply_does_not_wake_the_others_in_the_child(stage: Stage, way: str) -> None:
-    """The reader's pass in which the fork happens goes on in the child, too: it must not hand out the rest there."""
+    """The pass of the reader continues in the child, too, where it must not deliver the other replies."""
     held: list[tuple[Link, Request]] = []
 
     def together(link: Link, request: Request) -> None:
@@ -167,7 +167,7 @@ client.close()
 
 
 def test_a_fork_after_a_lost_connection_does_not_repeat_calls_in_the_child(stage: Stage) -> None:
-    """The others are told next, in the child, too: there they must not take it for a reason to repeat their calls."""
+    """In the child the other callers must not repeat their calls because of the lost connection."""
 
     def handler(link: Link, request: Request) -> None:
         if link is not server.links[0]:
@@ -297,7 +297,7 @@ client.close()
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_child_that_does_not_use_the_client_makes_no_traffic(stage: Stage, way: str) -> None:
-    """A child that never uses the client makes no traffic, and its end does not disturb the parent's connections."""
+    """The end of the child does not affect the connections of the parent, either."""
     server = stage.server()
     out = run(
         """
@@ -320,7 +320,7 @@ client.close()
 
 @pytest.mark.parametrize("way", ["os.fork", "multiprocessing"])
 def test_child_and_grandchild_use_the_client(stage: Stage, way: str) -> None:
-    """Each on connections of its own, dialled when they are needed, with the routes that the parent knew."""
+    """Each uses its own connections, dialled on first use, and the routes that the parent knew."""
     server = stage.server()
     out = run(
         """
@@ -349,7 +349,7 @@ client.close()
 
 @pytest.mark.parametrize("way", ["os.fork"])
 def test_children_use_a_client_that_the_parent_has_not_used(stage: Stage, way: str) -> None:
-    """What a preloaded application does: the parent makes it, only children use it."""
+    """A preloaded application does this."""
     server = stage.server()
     out = run(
         """
@@ -365,7 +365,7 @@ client.close()
 
 
 def test_a_child_with_a_new_event_loop_uses_the_client(stage: Stage) -> None:
-    """Some servers throw the inherited loop away in their workers: the client goes over to the new hub."""
+    """Some servers discard the inherited loop in their workers; the client uses the new hub."""
 
     def slow(link: Link, request: Request) -> None:
         gevent.spawn_later(0.3 if b"slow" in request.data else 0, answer, link, request)
@@ -394,7 +394,7 @@ client.close()
 
 
 def test_the_parent_keeps_its_connections_when_children_are_killed(stage: Stage) -> None:
-    """A child's violent end sends nothing on the parent's connections."""
+    """A killed child sends nothing on the connections of the parent."""
     server = stage.server()
     out = run(
         """
@@ -438,7 +438,7 @@ print(ours, any(name.partition(".")[0] in ("gevent", "greenlet") for name in sys
 
 @pytest.mark.parametrize("verb", ["incr", "set_many"])
 def test_a_waiting_call_of_the_parent_is_not_made_when_the_child_learns_routes(stage: Stage, verb: str) -> None:
-    """The parent's call waits for its first routes at the fork; the copy of it wakes when the child's own come."""
+    """At the fork the call waits for its first routes; its copy wakes when the child gets routes."""
     server = stage.server()
     stage.meta.delay = 0.3
     out = run(
@@ -479,7 +479,7 @@ client.close()
 
 
 def test_a_fork_without_a_free_descriptor_disconnects_the_child(stage: Stage) -> None:
-    """What the child needs to cut itself off was made before."""
+    """The descriptor that the child needs was made before."""
 
     def handler(link: Link, request: Request) -> None:
         gevent.spawn_later(0.4, answer, link, request)
@@ -522,7 +522,7 @@ client.close()
 
 
 def test_a_meta_request_that_waits_at_the_fork_is_sent_by_the_parent_only(stage: Stage) -> None:
-    """At the fork the greenlet that is to ask the meta server waits for its first turn."""
+    """At the fork the greenlet of the meta request has not started yet."""
     stage.server()
     out = run(
         """
@@ -569,7 +569,7 @@ client.close()
 
 
 def test_a_child_connects_to_numeric_addresses_without_a_resolver(stage: Stage) -> None:
-    """Forked in a greenlet by os.fork, its resolver threads do not run yet; addresses in digits need none."""
+    """After os.fork in a greenlet the resolver threads do not run yet."""
     stage.server()
     out = run(
         """

@@ -1,4 +1,4 @@
-"""A fork in C that runs no hooks of Python is noticed before a socket is used; inherited watchers are gone."""
+"""Test forks that run no Python hooks: they are noticed before a socket is used, and inherited watchers are removed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ client.close()
 
 
 def test_waiting_calls_are_not_repeated_in_the_child(stage: Stage) -> None:
-    """The child's copies of waiting callers send nothing, though no hook has told them of the fork."""
+    """The copies of waiting callers in the child send nothing, although no hook has reported the fork."""
     server = stage.server()
     run_script(
         PRELUDE
@@ -123,7 +123,7 @@ print([closes_all(when) for when in ("call first", "loop first", "loop later")])
 
 @pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
 def test_a_child_that_closes_all_descriptors_uses_the_client(stage: Stage, way: str) -> None:
-    """What the classical daemon does; files of its own get the numbers of the parent's sockets."""
+    """A classical daemon does this; its own files get the descriptor numbers of the parent's sockets."""
     stage.server()
     out = run_script(
         PRELUDE

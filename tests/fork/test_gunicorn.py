@@ -1,4 +1,4 @@
-"""gunicorn --preload -k gevent: the application is loaded, and uses the client, before the workers are forked."""
+"""Test gunicorn --preload -k gevent: the application uses the client before the workers are forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scan that is under way when the process forks is delivered whole in both processes."""
+"""Test that a scan that is under way at a fork delivers all rows in both processes."""
 
 from __future__ import annotations
 

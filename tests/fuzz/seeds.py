@@ -1,4 +1,4 @@
-"""Write the corpus anew: `python -m tests.fuzz.seeds`. Its files are raw streams, as libFuzzer wants them."""
+"""Write the corpus again: `python -m tests.fuzz.seeds`. Its files are raw streams, as libFuzzer expects them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte streams in pieces."""
+"""Split byte streams into pieces."""
 
 from __future__ import annotations
 

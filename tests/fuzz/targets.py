@@ -1,4 +1,4 @@
-"""What the fuzzers feed: the client's reply decoder and the server's request decoder.
+"""The functions that fuzzers call: the reply decoder of the client and the request decoder of the server.
 
 Each target takes any bytes and must come back; ``ProtocolError`` is the only error that the code under test may raise.
 What it accepts has to be consistent: cut in other places it gives the same frames, and what was decoded encodes to

@@ -1,4 +1,4 @@
-"""The fuzz targets on generated streams: random bytes, damaged streams of real frames, and the corpus."""
+"""Test the fuzz targets with random bytes, damaged streams of real frames, and the corpus."""
 
 from __future__ import annotations
 

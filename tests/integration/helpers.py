@@ -1,4 +1,4 @@
-"""What the tests of the verbs share."""
+"""Helpers of the tests of verbs."""
 
 from __future__ import annotations
 

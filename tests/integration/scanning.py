@@ -1,4 +1,4 @@
-"""What the tests of scans share: rows, scanners of them alone, and looks behind the scenes."""
+"""Helpers of the scan tests: rows, scanners of only these rows, and access to internals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs on the users who may use a table."""
+"""Test the admin verbs about the users of a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Administration: what each verb does, what it refuses to send, and which error stands for what."""
+"""Test administration: the effect of each verb, the arguments that it refuses, and its errors."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_create_of_an_existing_table_raises_unless_exist_ok(cluster: Cluster, ad
 
 @pytest.mark.onebox_only
 def test_a_default_ttl_is_set_after_the_create_request(cluster: Cluster, client: Client, name: str) -> None:
-    """It goes in when every replica exists; the embedded cluster notes the other way as a client bug."""
+    """It is set when every replica exists; the embedded cluster would record the other order as a client bug."""
     box, admin = cluster.box, client.admin
     states: list[bool] = []
     change = box.change_envs
@@ -278,7 +278,7 @@ def test_drop_of_a_missing_table(admin: Admin, name: str) -> None:
 
 @pytest.mark.onebox_only
 def test_drop_waits_for_the_primaries(cluster: Cluster, admin: Admin, name: str) -> None:
-    """A table that is dropped before its replicas exist kills a server when it is recalled."""
+    """On a real cluster, a table that was dropped before its replicas existed crashes a server when it is recalled."""
     cluster.box.configure(assign_delay=0.3)
     try:
         app_id = admin.create_table(name, 2, wait=False)
@@ -410,7 +410,7 @@ def test_partitions_show_the_new_primary_after_a_failover(box: Onebox, boss: Adm
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("release", ["2.5", "2.6"])
 def test_admin_works_with_both_server_releases(release: str) -> None:
-    """2.5 sends IPv4 addresses only and knows less."""
+    """Release 2.5 sends only IPv4 addresses and has fewer fields."""
     with Onebox(release=release) as box, Client(box.meta_addresses) as client:
         admin = client.admin
         assert {node.address for node in admin.nodes()} == set(box.replica_addresses)
@@ -434,7 +434,7 @@ def test_admin_works_with_both_server_releases(release: str) -> None:
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("known", [0, 1, 2])
 def test_one_known_meta_server_is_enough(box: Onebox, known: int) -> None:
-    """Followers name the leader in answers about routes only."""
+    """Followers name the leader only in answers to route queries."""
     with Client([box.meta_addresses[known]]) as client:
         watch = Stopwatch()
         assert len(client.admin.nodes()) == 4
@@ -553,7 +553,7 @@ def test_a_table_in_a_transient_state_is_reported_as_unavailable(cluster: Cluste
 def test_a_change_without_a_reply_has_an_unknown_outcome(
     admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is known of the request, so it may have been executed; of a question nobody cares."""
+    """A change may have been executed; for a read this does not matter."""
     admin.nodes()
     for last, unknown in ((None, True), (ConnectFailed("refused"), False), (ConnectionLost("cut", sent=True), True)):
 
@@ -573,7 +573,7 @@ def test_a_change_without_a_reply_has_an_unknown_outcome(
 def test_silence_before_a_change_is_sent_has_a_known_outcome(
     admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the question for the leader was sent, so nothing was executed."""
+    """Only the query for the leader was sent, so nothing was executed."""
 
     def silent(*_arguments: Any) -> Any:
         raise MetaUnreachable("no answer", last_error=ConnectionLost("cut", sent=True))

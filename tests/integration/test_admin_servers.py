@@ -1,4 +1,4 @@
-"""Administration of single servers and partitions: remote commands, disks, proposals, and jobs."""
+"""Test administration of single servers and partitions: remote commands, disks, proposals, and jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits of tables by client.admin: start, progress, pause, cancel, and what is refused."""
+"""Test splits of tables by client.admin: start, progress, pause, cancel, and refused requests."""
 
 from __future__ import annotations
 

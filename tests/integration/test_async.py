@@ -1,4 +1,4 @@
-"""Handles: results fetched later, waited for together, dropped."""
+"""Test handles: results that are fetched later, waited for together, or dropped."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_async_calls_are_retried_by_the_policy(table: Table, box: Onebox, hash_k
 
 @pytest.mark.onebox_only
 def test_dropping_a_handle_cancels_its_call(table: Table, box: Onebox, hash_key: bytes) -> None:
-    """Its reply finds nobody, and nothing is repeated any more."""
+    """Its reply is dropped, and it is not repeated."""
     table.warm_up()
     box.fault("delay", rpc="get", seconds=0.05)
     handle = table.get_async(hash_key, "s")

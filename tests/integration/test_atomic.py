@@ -1,4 +1,4 @@
-"""check_and_set and check_and_mutate with every check type, compare_exchange, and counting under cut connections."""
+"""Test check_and_set and check_and_mutate with every check type, compare_exchange, and counters under faults."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def cases(check: CheckType) -> list[tuple[bytes | None, bytes | None]]:
 
 @pytest.mark.parametrize("check", CheckType)
 def test_check_and_set_with_every_check_type(table: Table, hash_key: bytes, check: CheckType) -> None:
-    """All pairs of values and operands, writing beside the checked record, with the checked value returned."""
+    """All pairs of values and operands; another record is written, and the checked value is returned."""
     outcomes = set()
     for value, operand in cases(check):
         prepare(table, hash_key, value)
@@ -265,7 +265,7 @@ def test_compare_exchange(table: Table, hash_key: bytes) -> None:
 
 
 def test_compare_exchange_compares_decoded_values(table: Table, hash_key: bytes) -> None:
-    """A value that was stored in another form of the same value is the expected one, and any other is not."""
+    """A stored value in another encoding equals the expected value; any other value does not."""
     packed = table.client.table(table.name, codec=ZstdCodec())
     text = b"long and compressible " * 100
     table.set(hash_key, "s", text)
@@ -285,7 +285,7 @@ def test_compare_exchange_compares_decoded_values(table: Table, hash_key: bytes)
 def test_compare_exchange_never_replaces_another_value(
     table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the other form and the exchange somebody writes."""
+    """Another caller writes between the read of the other form and the exchange."""
     documents = table.client.table(table.name, codec=JsonCodec())
     table.set(hash_key, "s", b'{ "a": 1 }')
     checked = type(table).check_and_set

@@ -1,4 +1,4 @@
-"""batch_get: any records, one request for each group that stays together in a split, results in the caller's order."""
+"""Test batch_get: one request for each group of keys that a split keeps together, results in the order of the keys."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_expired_records_are_absent(cluster: Cluster, table: Table, hash_key: by
 
 
 def test_binary_keys_are_kept_apart(table: Table, hash_key: bytes) -> None:
-    """Keys that are no UTF-8, or differ only in where the hash key ends."""
+    """Keys that are not UTF-8, or differ only in the end of the hash key."""
     stored = {
         (hash_key + BINARY, BINARY): b"1",
         (hash_key + b"\xff\xfe", b""): b"2",
@@ -262,7 +262,7 @@ def splitting(
 
 @pytest.mark.onebox_only
 def test_values_are_complete_and_current_after_a_split(cluster: Cluster, splitting: Any) -> None:
-    """The parents still have the children's rows, as they were; whoever asks them gets old values without an error."""
+    """The parents still have old copies of the children's rows and return them without an error."""
     table, stored = splitting
     assert table.batch_get(stored) == list(stored.values())
     cluster.box.split(table.name, stepwise=True)
@@ -292,7 +292,7 @@ def test_values_are_complete_while_the_table_splits(cluster: Cluster, splitting:
 def test_an_answer_of_the_wrong_partition_is_requested_again(
     cluster: Cluster, splitting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two splits at once: the groups by twice the old count fall apart, and not every wrong answer is an error."""
+    """After two splits a group may belong to several partitions, and not every wrong answer is an error."""
     table, stored = splitting
     assert table.batch_get(stored) == list(stored.values())
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""`pegasus-green bench` against a cluster, as a process of its own."""
+"""Test `pegasus-green bench` against a cluster, in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""client.check(): which servers of a table answer, by a read at each."""
+"""Test client.check(), which reads at each server of a table and reports which ones answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shared_client: one client for each process and URL."""
+"""Test shared_client: one client for each process and URL."""
 
 from __future__ import annotations
 

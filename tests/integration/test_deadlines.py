@@ -1,4 +1,4 @@
-"""Deadlines: timeout=, client.deadline(), nested, in scans and bulk, and whom they do not bind."""
+"""Test deadlines: timeout=, client.deadline(), nesting, scans and bulk calls, and the calls that they do not bound."""
 
 from __future__ import annotations
 

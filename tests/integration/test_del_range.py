@@ -1,4 +1,4 @@
-"""del_range: which rows go, what is told on the way, and going on after an error."""
+"""Test del_range: the removed rows, the progress callback, and continuing after an error."""
 
 from __future__ import annotations
 

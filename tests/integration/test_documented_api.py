@@ -1,4 +1,4 @@
-"""The documented API, row by row: return shapes on success, on errors, before init and after close; scanners."""
+"""Test the documented API: results on success, on errors, before init and after close; scanners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of the documented API that are of a wrong kind: refused by name, not by an accident further in."""
+"""Test that the documented API refuses arguments of a wrong type with an error that names them."""
 
 from __future__ import annotations
 

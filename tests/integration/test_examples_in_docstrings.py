@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the verbs do what they show."""
+"""Test that the examples in the docstrings of the verbs run and give the shown results."""
 
 from __future__ import annotations
 

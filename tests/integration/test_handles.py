@@ -1,4 +1,4 @@
-"""The twin of every verb that returns a handle: same results, errors from the handle, nothing left behind."""
+"""Test the async variant of every verb: same results, errors from the handle, nothing left behind."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_many_handles_are_waited_for_together(table: Table[bytes], hash_key: byt
 
 
 def test_the_handle_of_a_killed_greenlet_raises(table: Table[bytes], hash_key: bytes) -> None:
-    """Somebody ends every greenlet there is; who waits for the handle must not wait for ever."""
+    """Foreign code kills every greenlet; a caller that waits for the handle gets an error."""
     before = {id(found) for found in gc.get_objects() if isinstance(found, gevent.Greenlet)}
     handle = table.multi_get_async(hash_key)
     gevent.sleep(0)

@@ -1,4 +1,4 @@
-"""Hedged reads: what is slow at the primary also goes to a secondary; first good answer wins, within the rate."""
+"""Test hedged reads: a slow read also goes to a secondary, the first good answer counts, the share is limited."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_fast_primary_is_not_hedged(slow: Slow) -> None:
 
 
 def test_the_hedge_is_sent_when_the_event_loop_was_late(slow: Slow) -> None:
-    """A timer that is set after the application computed fires early: the hedge must not be forgotten."""
+    """A timer that is set after a long computation fires early; the hedge must still be sent."""
     slow.hold()
     for _ in range(5):
         until = monotonic() + 0.02
@@ -127,7 +127,7 @@ def test_the_hedge_is_sent_when_the_event_loop_was_late(slow: Slow) -> None:
 
 
 def test_an_absent_record_at_a_secondary_is_not_an_answer(slow: Slow) -> None:
-    """A secondary lags by one write: what it does not find, only the primary can say."""
+    """A secondary lags by one write, so only the primary can say that a record is absent."""
     slow.table.set(slow.key, b"newest", b"there")
     slow.hold(0.3)
     info = CallInfo()
@@ -172,7 +172,7 @@ def test_an_error_of_the_secondary_is_ignored(slow: Slow) -> None:
 
 
 def test_after_an_error_of_the_primary_the_secondary_is_awaited(slow: Slow) -> None:
-    """Busy after a while: the secondary's answer, which comes a little later, is taken."""
+    """The primary answers with busy, and the later answer of the secondary is used."""
     slow.box.fault("error", rpc="get", server=slow.partition["primary"], error="ERR_BUSY", when="after", count=1)
     slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.05, when="before", count=1)
     for address in slow.partition["secondaries"]:
@@ -184,7 +184,7 @@ def test_after_an_error_of_the_primary_the_secondary_is_awaited(slow: Slow) -> N
 
 
 def test_a_silent_secondary_does_not_delay_the_next_attempt(slow: Slow) -> None:
-    """The primary fails while the backup request is out, and no answer to that ever comes: the call is repeated."""
+    """The primary fails and the secondary never answers, so the call is repeated."""
     for address in slow.partition["secondaries"]:
         slow.box.fault("drop", rpc="get", server=address)
     slow.box.fault("cut", rpc="get", server=slow.partition["primary"], when="after", count=1)
@@ -198,7 +198,7 @@ def test_a_silent_secondary_does_not_delay_the_next_attempt(slow: Slow) -> None:
 
 
 def test_reads_continue_at_secondaries_while_the_primary_is_dead(slow: Slow) -> None:
-    """Paused for good: reads of what the secondaries have go on at once, until the routes change."""
+    """The primary is paused; reads of records at the secondaries succeed at once, before the routes change."""
     slow.box.pause(slow.partition["primary"])
     spans = []
     for _ in range(5):
@@ -209,7 +209,7 @@ def test_reads_continue_at_secondaries_while_the_primary_is_dead(slow: Slow) -> 
 
 
 def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -> None:
-    """No more than the share of reads that the policy allows, however slow everything is."""
+    """The policy limits the share, however slow the servers are."""
     policy = HedgePolicy(delay=0.005, max_ratio=0.1)
     with Client(onebox.meta_addresses, hedge=policy, timeout=3.0) as client:
         slow = Slow(onebox, client, hash_key)
@@ -253,7 +253,7 @@ def test_header_version_0_cannot_hedge() -> None:
 
 
 def test_a_table_can_have_its_own_hedge_policy(onebox: Onebox, hash_key: bytes) -> None:
-    """A handle with a policy hedges, others of the same client do not; None switches the client's policy off."""
+    """A table with a policy hedges, other tables of the client do not; None turns the policy of the client off."""
     policy = HedgePolicy(delay=DELAY, max_ratio=1.0)
     for own, others in ((policy, None), (None, policy)):
         with Client(onebox.meta_addresses, hedge=others, timeout=3.0, refresh_period=0.0) as client:

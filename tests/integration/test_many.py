@@ -1,4 +1,4 @@
-"""Thousands of calls from one greenlet: order, errors, the bound on what is in flight, kills."""
+"""Test thousands of calls from one greenlet: order, errors, the limit of calls in flight, kills."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_retry_none_repeats_nothing(table: Table, box: Onebox, hash_key: bytes) 
 
 @pytest.mark.onebox_only
 def test_the_timeout_of_a_record_begins_when_its_request_is_sent(table: Table, box: Onebox, hash_key: bytes) -> None:
-    """The deadline of a record begins when its request is first sent: later ones are not cheated of theirs."""
+    """So later records have their whole timeout, too."""
     keys = keys_of(hash_key, 60)
     box.fault("delay", rpc="put", seconds=0.15)
     begin = monotonic()
@@ -215,7 +215,7 @@ def test_timeouts_are_per_record(table: Table, box: Onebox, hash_key: bytes) -> 
 
 @pytest.mark.onebox_only
 def test_an_unreachable_server_does_not_delay_connections_to_others(box: Onebox, hash_key: bytes) -> None:
-    """A new client, one of three servers silent to new connections: what the others serve is there at once."""
+    """One of three servers does not accept connections; the records of the others arrive at once."""
     keys = keys_of(hash_key, 300)
     box.configure(failover_delay=60.0)
     try:

@@ -1,4 +1,4 @@
-"""A hash key as a mutable mapping: what a dict does, lazily, and in one step where it matters."""
+"""Test a hash key as a mutable mapping: the methods of a dict, lazy iteration, atomic pop."""
 
 from __future__ import annotations
 

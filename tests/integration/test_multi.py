@@ -1,4 +1,4 @@
-"""multi_get by keys and by range, its iterator, multi_get_sort_keys, multi_set, multi_del, sort_key_count."""
+"""Test multi_get by keys and by range, its iterator, multi_get_sort_keys, multi_set, multi_del, sort_key_count."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_prefix_with_and_without_a_filter(table: Table, grid: bytes, prefix: b
 
 
 def test_limits(table: Table, grid: bytes) -> None:
-    """Rows come from the beginning, or in reverse from the end, and ascend all the same."""
+    """Rows come from the beginning, or in reverse from the end; they ascend in both cases."""
     for count in range(1, len(GRID) + 3):
         found = table.multi_get(grid, max_count=count)
         assert list(found) == GRID[:count]
@@ -246,7 +246,7 @@ def test_limits(table: Table, grid: bytes) -> None:
 
 
 def test_a_size_limit(table: Table, hash_key: bytes) -> None:
-    """The row that reaches the size still comes."""
+    """The row that reaches the size is included."""
     table.multi_set(hash_key, {f"k{index}": "v" * 8 for index in range(10)})
     for size, count in ((1, 1), (10, 1), (11, 2), (30, 3), (31, 4), (99, 10), (1000, 10)):
         found = table.multi_get(hash_key, max_bytes=size)
@@ -351,7 +351,7 @@ def test_iterators_with_bounds_filters_and_prefixes(table: Table, grid: bytes) -
 def test_the_reverse_iterator_ends_at_the_row_with_an_empty_sort_key(
     table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its key as the next stop would mean "to the end" again, whatever the server says about being complete."""
+    """Its empty key as the next stop key would mean "to the end" again."""
     table.multi_set(hash_key, {"": "0", "a": "1"})
     assert list(table.multi_get_iter(hash_key, reverse=True, batch_size=1)) == [(b"a", b"1"), (b"", b"0")]
     multi_get = type(table).multi_get
@@ -402,7 +402,7 @@ def test_expired_rows_count_towards_the_server_limit(cluster: Cluster, table: Ta
 
 @pytest.mark.onebox_only
 def test_the_time_limit_of_a_server_gives_incomplete_results(cluster: Cluster, client: Client, many: Any) -> None:
-    """A server that runs out of its time says so: a part of the rows, or no count."""
+    """A server that reaches its time limit returns a part of the rows, or no count."""
     table, key = many(client)
     cluster.box.set_envs(cluster.table, {"replica.rocksdb_iteration_threshold_time_ms": "1"})
     try:
@@ -433,7 +433,7 @@ def test_a_body_over_the_limit_is_refused(cluster: Cluster, hash_key: bytes) -> 
 
 @pytest.mark.onebox_only
 def test_no_request_is_over_the_limit(cluster: Cluster, hash_key: bytes) -> None:
-    """Bodies fill the limit to the last byte, and the server's own limit agrees with ours."""
+    """Bodies reach the limit to the last byte, and the server has the same limit."""
     hash_key = hash_key[:60]
     for limit in range(1000, 1032):
         with Client(cluster.metas, max_write_bytes=limit) as client:

@@ -1,4 +1,4 @@
-"""What operators see: loggers, figures, events, reprs; and that none of it ever hurts a call."""
+"""Test loggers, statistics, events and reprs, and that their failures do not affect calls."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Waiting(logging.Handler):
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_slow_and_failing_log_handlers_do_not_affect_calls(box: Onebox, client: Client, failing: bool) -> None:
-    """Lines about what happens in the hub's callbacks are not written there: they would block the loop, or fail."""
+    """Log lines about hub callbacks are not written in the hub, where a handler could block the loop or fail."""
     handler = Waiting(failing)
     logger = logging.getLogger("pegasus_green")
     logger.addHandler(handler)
@@ -395,7 +395,7 @@ def test_events_of_failures_and_repetitions(box: Onebox, client: Client) -> None
 
 
 def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
-    """Each call that was told of ends, once: single, many, async, scans, killed ones."""
+    """Each started call has exactly one end event: single, many, async, scans, killed ones."""
     table = client.table("temp")
     table.warm_up()
     listener = Everything()
@@ -423,7 +423,7 @@ def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
 
 
 def test_listeners_run_in_the_context_of_the_caller(box: Onebox, client: Client) -> None:
-    """Whatever greenlet tells of them: handles end in the hub or a greenlet of theirs, parallel scans have readers."""
+    """Handles end in the hub or in their own greenlet, and parallel scans have reader greenlets."""
     request: ContextVar[str] = ContextVar("request", default="none")
 
     class Contexts(Listener):
@@ -541,7 +541,7 @@ def test_a_failing_listener_does_not_affect_calls_and_is_logged_once(
 
 
 def test_a_failing_listener_with_a_log_handler_that_waits(box: Onebox, client: Client) -> None:
-    """A listener fails in a callback of the hub, and what is to log that cannot wait there."""
+    """A listener fails in a callback of the hub, where the log handler cannot wait."""
     handler = Waiting(failing=False)
     logger = logging.getLogger("pegasus_green.events")
     logger.addHandler(handler)
@@ -577,7 +577,7 @@ def test_a_listener_can_be_added_and_removed_during_an_event(box: Onebox, client
 
 
 def test_a_listener_added_during_a_call_does_not_change_its_outcome(box: Onebox, client: Client) -> None:
-    """Its outcome is not thrown away: a write is not sent once more."""
+    """The outcome is kept, so a write is not sent again."""
     table = client.table("temp")
     table.warm_up()
     box.fault("error", rpc="incr", error="ERR_OPERATION_DISABLED", when="after")
@@ -633,7 +633,7 @@ def test_errors_name_the_operation_and_the_server(box: Onebox, client: Client) -
 
 @pytest.mark.onebox_only
 def test_a_multi_get_that_a_server_cuts_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Only where the caller gave no limit: code that takes the result for everything loses rows."""
+    """The line is logged only if the caller gave no limit, since such code may miss rows."""
     with Onebox(tables={"cut": 1, "other": 1}) as box, Client(box.meta_addresses, timeout=20.0) as client:
         for name in ("cut", "other"):
             table = client.table(name)

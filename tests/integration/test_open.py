@@ -1,4 +1,4 @@
-"""Ways to a client and a table: URLs, the environment, the table of a URL, who closes what."""
+"""Test the creation of clients and tables: URLs, the environment, the table of a URL, and closing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``max_rate``: requests per second of a client or of a table are limited; requests wait for their turn."""
+"""Test ``max_rate``, the limit of requests per second of a client or a table."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_all_tables_of_a_client_share_its_limit(limited: Client, cluster: Cluste
 
 
 def test_limit_of_one_table(client: Client, cluster: Cluster, hash_key: bytes) -> None:
-    """It is shared by the handles that were made with it, and is nothing to the others."""
+    """Table handles made with the limit share it; other handles are not limited."""
     handles = [client.table(cluster.table, max_rate=10) for _ in range(2)]
     free = client.table(cluster.table)
     calls = [gevent.spawn(handles[n % 2].get, hash_key, "s", timeout=20.0) for n in range(6)]
@@ -171,7 +171,7 @@ def test_invalid_rates_are_refused(client: Client, rate: Any) -> None:
 
 
 def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once: the free slots of the last tenth of a second; then one after the other; old ones are forgotten."""
+    """The unused slots of the last tenth of a second are free at once, then one after the other; older ones expire."""
     now = 1000.0
     monkeypatch.setattr(limits, "monotonic", lambda: now)
     limiter = RequestLimiter(RATE)

@@ -1,4 +1,4 @@
-"""What scans leave behind on the servers: nothing, however they end."""
+"""Test that scans leave no context on the servers, however they end."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def scanned(cluster: Cluster) -> Rows:
 def test_no_scan_context_is_left_on_the_servers(
     cluster: Cluster, client: Client, scanned: Rows, leave: Callable[[Scanner], None], parallel: int
 ) -> None:
-    """About half of all ids are negative; they are cleared like the others."""
+    """About half of all context ids are negative; they are cleared, too."""
     table = client.table("scanned")
     signs = set()
     for row in scanned[:8]:
@@ -113,7 +113,7 @@ def test_no_scan_context_is_left_on_the_servers(
 def test_a_reader_killed_while_it_waits_leaves_no_context(
     cluster: Cluster, mine: Callable[..., Scanner], parallel: int
 ) -> None:
-    """The reply that nobody waits for any more brings a new context."""
+    """The reply that no caller waits for contains a new context."""
     cluster.box.fault("delay", rpc=["scan", "get_scanner"], seconds=0.05)
 
     def read() -> None:
@@ -164,7 +164,7 @@ def test_a_context_is_only_used_on_its_own_connection(cluster: Cluster, table: T
 @pytest.mark.onebox_only
 @pytest.mark.parametrize("leave", ["to the end", "close", "one hash key"])
 def test_contexts_from_before_a_split_are_freed_after_it(cluster: Cluster, client: Client, leave: str) -> None:
-    """A parent refuses, without a word, what carries a hash of its child's."""
+    """A parent ignores requests with a hash of its child."""
     before = contexts(cluster)  # a test of cut connections left some
     name = f"split-{leave}"
     cluster.box.create_table(name, 4)

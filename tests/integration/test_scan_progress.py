@@ -1,4 +1,4 @@
-"""Counting, resuming from tokens, and iterating through errors, deadlines and several greenlets."""
+"""Test counting, resuming from tokens, and iteration with errors, deadlines and several greenlets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_count_is_exact_with_filters_and_partitions(table: Table, many: Rows, ha
 def test_an_interrupted_count_of_a_partition_is_repeated(
     cluster: Cluster, client: Client, breaks: int, parallel: int
 ) -> None:
-    """In the end by its keys, which a count that never gets through still comes on with."""
+    """In the end the keys are read, which makes progress even if a count never ends in time."""
     name = f"counted-{breaks}-{parallel}"
     cluster.box.create_table(name, 2)
     table = client.table(name)
@@ -61,7 +61,7 @@ def test_an_interrupted_count_of_a_partition_is_repeated(
 def test_count_works_with_servers_that_send_rows_instead(
     cluster: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before release 2.5 they ignore the wish."""
+    """Servers before release 2.5 ignore the request to count."""
     ask = Query.open
     monkeypatch.setattr(Query, "open", lambda query, after, size, as_rows: ask(query, after, size, as_rows=True))
     cluster.box.create_table("old", 2)

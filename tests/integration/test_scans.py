@@ -1,4 +1,4 @@
-"""Scans of a hash key and of the table: ranges, filters, options, and what is refused."""
+"""Test scans of a hash key and of the table: ranges, filters, options, and refused arguments."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_limit(client: Client, table: Table, hash_key: bytes) -> None:
 
 
 def test_empty_ranges_are_not_sent(client: Client, table: Table, hash_key: bytes) -> None:
-    """A server's answer to them looks like a scan with a context that does not exist."""
+    """The answer of a server would look like a scan with an unknown context."""
     fill(table, hash_key)
     calls = Calls()
     client.add_listener(calls)
@@ -167,7 +167,7 @@ def test_empty_ranges_are_not_sent(client: Client, table: Table, hash_key: bytes
 
 
 def test_the_batch_size_adapts_to_the_size_of_rows(client: Client, table: Table, hash_key: bytes) -> None:
-    """A server counts rows, however large they are; 25 of 200 KiB are enough of a reply to ask for fewer."""
+    """Servers limit the number of rows, not their size; after a reply with large rows fewer are requested."""
     large = [(b"large-%03d" % number, b"x" * 200 * 1024) for number in range(60)]
     small = [(b"small-%04d" % number, b"x") for number in range(1500)]
     for sort_key, value in large:
@@ -198,7 +198,7 @@ def test_the_batch_size_adapts_to_the_size_of_rows(client: Client, table: Table,
 
 
 def test_a_batch_above_the_frame_limit_is_requested_smaller(cluster: Cluster, hash_key: bytes) -> None:
-    """The connection ends at such a frame; asking for the same again would end the next one."""
+    """The connection ends at such a frame; the same request would end the next connection, too."""
     found = [(b"%03d" % number, b"x" * 50 * 1024) for number in range(60)]
     with Client(cluster.metas, max_frame=1024 * 1024, timeout=10.0) as client:
         table = client.table(cluster.table)
@@ -214,7 +214,7 @@ def test_a_batch_above_the_frame_limit_is_requested_smaller(cluster: Cluster, ha
 def test_an_undecodable_row_raises_and_the_other_rows_are_delivered(
     client: Client, cluster: Cluster, table: Table, hash_key: bytes
 ) -> None:
-    """It is raised in its place, and the others are delivered."""
+    """The error is raised in the place of the row."""
     from pegasus_green import codecs
 
     table.multi_set(hash_key, {"a": "1", "b": "no json", "c": "3"})

@@ -1,4 +1,4 @@
-"""client.deadline() in generators, context managers, other greenlets, threads and garbage: what it bounds, and when."""
+"""Test which calls client.deadline() bounds: in generators, context managers, other greenlets, threads, finalizers."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_an_abandoned_generator_is_collected_with_its_scope(client: Client) -> N
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_generator_that_yields_during_close_leaves_no_bound(client: Client) -> None:
-    """Python drops such a generator without running the rest of it."""
+    """Python deletes such a generator without running the rest of it."""
 
     def stubborn() -> Iterator[None]:
         with client.deadline(5):
@@ -296,7 +296,7 @@ def test_a_scope_is_entered_once_at_a_time(client: Client) -> None:
 
 
 def test_a_finalizer_that_leaves_a_scope_while_another_is_entered(client: Client) -> None:
-    """It may run between any two steps: here in every call of a dict of the scopes."""
+    """A finalizer may run between any two steps; here it runs in every dict access of the scopes."""
     places = client._cluster.scopes.greenlets
     victims = [client.deadline(7)]
 

@@ -1,4 +1,4 @@
-"""One client, many greenlets: every reply is its caller's, on one connection per server, and nothing is left over."""
+"""Test one client with many greenlets: correct replies on one connection per server, and nothing left behind."""
 
 from __future__ import annotations
 

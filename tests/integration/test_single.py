@@ -1,4 +1,4 @@
-"""get, set, remove, exist, ttl, touch and incr, on one record."""
+"""Test get, set, remove, exist, ttl, touch and incr on one record."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_set_replaces_value_and_expiry(table: Table, hash_key: bytes) -> None:
 
 
 def test_the_largest_write(cluster: Cluster, hash_key: bytes) -> None:
-    """The body may have 1,048,576 bytes, the constant parts of the request included."""
+    """The body may have 1,048,576 bytes, including the constant parts of the request."""
     key_size = 2 + len(hash_key) + 1
     room = 1024 * 1024 - PUT.body_base - (3 + 3 + 4 + key_size + 3 + 4 + 3 + 4 + 1 + 1)
     with Client(cluster.metas, timeout=10) as client:
@@ -165,7 +165,7 @@ def test_the_ttl_decreases_and_is_at_least_one(cluster: Cluster, table: Table, h
 
 
 def test_a_negative_expiry_is_read_as_unsigned(table: Table, hash_key: bytes) -> None:
-    """It is unsigned in the server; what is left comes as a negative number, of which only -1 means "none"."""
+    """The expiry is unsigned in the server; the TTL arrives as a negative number, and only -1 means "none"."""
     from pegasus_green.keys import crc64
     from pegasus_green.protocol import fast
 
@@ -217,7 +217,7 @@ def test_touch_of_an_absent_record(table: Table, hash_key: bytes) -> None:
 def test_touch_does_not_overwrite_a_concurrent_write(
     table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between reading and writing back somebody writes, and then somebody removes."""
+    """Another caller writes, and then removes, between the read and the write of touch."""
     table.set(hash_key, "s", "old", ttl=30)
     written = table._write
     interference: list[Any] = [lambda: table.set(hash_key, "s", "new")]
@@ -310,7 +310,7 @@ def test_incr_beyond_64_bits(table: Table, hash_key: bytes, old: int, increment:
 
 
 def test_ttl_of_incr(table: Table, hash_key: bytes) -> None:
-    """None keeps, 0 clears, more sets."""
+    """None keeps the TTL, 0 clears it, more sets it."""
     assert table.incr(hash_key, "n", ttl=100) == 1
     assert nearly(table.ttl(hash_key, "n"), 100)
     table.incr(hash_key, "n")

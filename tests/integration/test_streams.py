@@ -1,4 +1,4 @@
-"""Streams of records in bounded memory, at a limited rate, and emptying a table."""
+"""Test streams of records with bounded memory and a limited rate, and truncate."""
 
 from __future__ import annotations
 

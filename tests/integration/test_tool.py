@@ -1,4 +1,4 @@
-"""The tool against the cluster of the tests, which may be a real one: what only reads, and a table of its own."""
+"""Test the tool against the cluster of the tests, which may be a real one: reads, and changes of its own table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A realm with users for the whole session, and secured clusters in this process: their connections can be cut."""
+"""Fixtures of the Kerberos tests: a realm with users, and secured clusters in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gunicorn loads before it forks: a client of a secured cluster that has authenticated already."""
+"""The application that gunicorn loads before it forks: its client has already authenticated."""
 
 from __future__ import annotations
 

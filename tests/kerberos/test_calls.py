@@ -1,4 +1,4 @@
-"""Calls of authenticated clients: who may do what, and what happens when servers, tables and connections change."""
+"""Test calls of authenticated clients: permissions, and changes of servers, tables and connections."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_thousand_greenlets_at_once(client_of: ClientOf, realm: Kdc) -> None:
 
 
 def test_native_threads_share_the_credentials(client_of: ClientOf, box: Onebox, realm: Kdc) -> None:
-    """One acquisition for the client, and a negotiation for each connection of each thread."""
+    """Credentials are acquired once, and each connection of each thread negotiates."""
     before = realm.log().count("AS_REQ")
     client = client_of(timeout=20.0)
     table = client.table("temp")
@@ -243,7 +243,7 @@ def test_connections_that_are_cut_negotiate_again(client_of: ClientOf, box: Oneb
 
 
 def test_a_server_without_the_key_of_the_service_is_reported(client_of: ClientOf, realm: Kdc) -> None:
-    """The KDC knows it, but the server's keytab does not hold its key: silence at INITIATE."""
+    """The KDC knows the service, but the keytab of the server has no key for it: the server is silent at INITIATE."""
     if "pegasus/other.test" not in realm.log():
         realm.add("pegasus/other.test")
     client = client_of(auth=kerberos(realm, service_fqdn="other.test"), timeout=2.0, auth_timeout=0.4)
@@ -279,7 +279,7 @@ def test_no_secret_is_in_logs_and_reprs(client_of: ClientOf, realm: Kdc, caplog:
 
 
 def test_the_documented_api_reports_that_it_cannot_authenticate(box: Onebox) -> None:
-    """It has no options: a secured cluster is for the other one, and it says so."""
+    """It has no authentication options, and its error names the other API."""
     assert not hasattr(Pegasus, "auth")
 
 

@@ -1,4 +1,4 @@
-"""The bytes on the wire, in both directions, held against the table of a real server's exchange."""
+"""Test the bytes of the negotiation in both directions against the recorded exchange of a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told when authentication fails: the reason, what to do, and nothing that is secret."""
+"""Test the errors of a failed authentication: they name the reason and a remedy, and contain no secret."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_realm_in_an_existing_folder_is_refused(realm: Kdc, tmp_path: Path) ->
 
 
 def test_a_replica_server_checks_the_partition_before_the_user(realm: Kdc) -> None:
-    """A partition that is not there comes before the user, the user before everything else."""
+    """A missing partition is checked before the user, and the user before everything else."""
     with Onebox(auth=secure(realm)) as box, Client(box.meta_addresses, auth=kerberos(realm)) as client:
         table = client.table("temp")
         table.set("h", "s", b"v")

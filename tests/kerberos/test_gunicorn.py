@@ -1,4 +1,4 @@
-"""gunicorn --preload -k gevent on a secured cluster: each worker acquires tickets and negotiates for itself."""
+"""Test gunicorn --preload -k gevent on a secured cluster: each worker acquires tickets and negotiates by itself."""
 
 from __future__ import annotations
 

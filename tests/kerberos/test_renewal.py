@@ -1,4 +1,4 @@
-"""Tickets that end while calls run, and a KDC that stops, falls silent and comes back."""
+"""Test tickets that expire while calls run, and a KDC that stops, becomes silent and comes back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def short(short_realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kdc]:
 
 @pytest.mark.watchdog(150)
 def test_no_call_fails_when_tickets_expire_under_load(short: Kdc) -> None:
-    """20 s tickets, 60 s of load, every connection cut every 5 s: no call fails, and three renewals are counted."""
+    """Tickets live 20 s, the load lasts 60 s, and every connection is cut every 5 s: three renewals are counted."""
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=kerberos(short), timeout=10.0) as client:
         table = client.table("temp")
         counts = dict.fromkeys(range(CALLERS), 0)
@@ -78,7 +78,7 @@ def test_no_call_fails_when_tickets_expire_under_load(short: Kdc) -> None:
 
 
 def test_an_expired_ticket_in_a_cache_fails_new_connections_only(short: Kdc, tmp_path: Path) -> None:
-    """Nobody renews it: new connections fail with the reason, the open one goes on, and kinit ends the trouble."""
+    """New connections fail with the reason, the open connection works, and kinit makes new connections work again."""
     cache = short.ticket("alice", keytab(short, "alice"), str(tmp_path / "ccache"), life=2)
     auth = Kerberos(service_fqdn=short.service_fqdn, ccache=cache)
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=auth, timeout=1.0) as client:
@@ -142,7 +142,7 @@ def test_calls_fail_without_a_kdc_and_succeed_when_it_is_back(short: Kdc) -> Non
 
 
 def test_calls_end_at_their_deadline_while_the_kdc_is_silent(short: Kdc) -> None:
-    """Calls end by their deadlines while a thread waits for it; when it answers the next call is served."""
+    """A thread waits for the KDC; when it answers, the next call succeeds."""
     with Onebox(auth=secure(short)) as box, Client(box.meta_addresses, auth=kerberos(short)) as client:
         table = client.table("temp")
         short.pause()
@@ -156,7 +156,7 @@ def test_calls_end_at_their_deadline_while_the_kdc_is_silent(short: Kdc) -> None
 
 
 def test_a_silent_kdc_does_not_block_the_event_loop(short: Kdc) -> None:
-    """A ticker's longest gap is at most 20 ms above that of a control ticker in the same run; the best of three."""
+    """In the best of three runs the longest gap of a ticker is at most 20 ms above that of a control ticker."""
     gaps = []
     for _ in range(3):
         control = ticker(lambda: None)
@@ -189,7 +189,7 @@ FAKETIME = [path for path in glob.glob("/usr/lib/*/faketime/libfaketime.so.1") i
 def test_a_kdc_with_a_wrong_clock_is_reported(
     new_realm: Callable[..., Kdc], monkeypatch: pytest.MonkeyPatch, shift: str
 ) -> None:
-    """The library gets along with the KDC, the servers do not with its tickets: silence, and a hint about clocks."""
+    """The library accepts the tickets, the servers are silent; the error has a hint about clocks."""
     kdc = new_realm(realm="SKEWED.TEST")
     use(kdc, monkeypatch)
     kdc.add("alice")
@@ -280,7 +280,7 @@ client.close()
 @pytest.mark.parametrize("way", ["os.fork", "gevent.os.fork"])
 @pytest.mark.parametrize("when", ["open", "0.002", "0.004", "0.008", "0.016", "0.032"])
 def test_a_fork_during_the_negotiation_leaves_parent_and_child_working(short: Kdc, way: str, when: str) -> None:
-    """At any point of it: the parent's negotiation goes on, and the child acquires and negotiates for itself."""
+    """The fork may be at any step; the child acquires credentials and negotiates by itself."""
     with Onebox(auth=secure(short)) as box:
         arguments = [",".join(box.meta_addresses), short.service_fqdn, keytab(short, "alice"), way, when]
         command = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", FORK, *arguments]

@@ -1,4 +1,4 @@
-"""What a mutation is: a small change of the source that breaks one rule, and the tests that have to notice."""
+"""A mutation: a small change of the source that breaks one rule, and the tests that must fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 2 about names: several names of one server, names of several servers, what is forgotten; and open scopes."""
+"""Section 2 about names: several names of one server, names of several servers, forgetting; deadline scopes."""
 
 from __future__ import annotations
 

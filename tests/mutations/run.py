@@ -1,4 +1,4 @@
-"""Breaks the code rule by rule, on a copy of the tree, and runs the tests that have to notice.
+"""Break the code rule by rule in a copy of the tree, and run the tests that must fail.
 
     python tests/mutations/run.py [--only NAME[,NAME]] [--list] [--no-baseline]
 

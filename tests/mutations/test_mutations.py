@@ -1,4 +1,4 @@
-"""The list of mutations fits the source and the tests as they are."""
+"""Test that the list of mutations fits the present source and tests."""
 
 from __future__ import annotations
 

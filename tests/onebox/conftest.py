@@ -1,4 +1,4 @@
-"""A onebox for each test: they break it."""
+"""Fixtures of the onebox tests: a onebox for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A onebox with a data directory is killed in the middle of writes, again and again."""
+"""Kill a onebox with a data directory during writes, many times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of a few lines: raw frames over a socket, each test decides itself what it sends and reads."""
+"""A minimal client that sends and reads raw frames over a socket."""
 
 from __future__ import annotations
 

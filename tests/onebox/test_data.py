@@ -1,4 +1,4 @@
-"""Data that stays: what a stop, a kill and a second onebox do to a data directory."""
+"""Test the data directory of a onebox: stops, kills, and a second onebox on the same directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A onebox that runs out of descriptors: it puts accepts off instead of spinning, and goes on when there is room."""
+"""Test a onebox without free descriptors: it postpones accepts without using CPU, and continues later."""
 
 from __future__ import annotations
 

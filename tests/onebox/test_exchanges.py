@@ -1,4 +1,4 @@
-"""The recorded exchanges of a real cluster: the same bytes sent to a onebox get the same answers."""
+"""Test that a onebox gives the recorded answers of a real cluster to the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults by rule, each seen from the wire, and whether the request was executed."""
+"""Test fault rules: their effect on the wire, and whether the request was executed."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_stats(box: Onebox, table: Routed) -> None:
 
 
 def test_a_cut_delivers_whole_frames_except_the_last(box: Onebox, raw: Raw) -> None:
-    """A cut in the middle of many replies never delivers a frame that is not whole, but for the last one."""
+    """After a cut in the middle of many replies only the last frame may be incomplete."""
     box.fault("half", rpc="get", after=50, count=1, reset=False)
     for _ in range(100):
         raw.send(rpcs.GET, KEY, **ROUTE)

@@ -1,4 +1,4 @@
-"""The meta servers: routes, leaders, tables, envs, nodes; every answer as raw frames."""
+"""Test the meta servers with raw frames: routes, leaders, tables, envs, nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The onebox's front door: names are loaded when they are used, so that the pytest plugin brings in nothing else."""
+"""Test that the public names of the onebox are loaded on first use, so that the pytest plugin imports only itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The onebox as a process: command line, signals, control port, the fixture for users."""
+"""Test the onebox as a process: command line, signals, control port, and the pytest fixture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make test-real` does around the tests: it looks whether the cluster is there, and puts its table back."""
+"""Test what `make test-real` does before and after the tests: it checks the cluster and restores its table."""
 
 from __future__ import annotations
 

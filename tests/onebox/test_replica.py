@@ -1,4 +1,4 @@
-"""The replica servers: what they serve, refuse and leave unanswered, request by request."""
+"""Test the replica servers: the requests that they serve, refuse or leave unanswered."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def test_throttling_is_checked_before_the_role_of_the_replica(box: Onebox, table
 
 
 def test_default_ttl_is_known_to_every_replica_at_once(box: Onebox, table: Routed) -> None:
-    """Also to those that have stored nothing since; taking the env away resets none of them."""
+    """Also to replicas without later writes; deleting the env resets none of them."""
     box.set_envs("temp", {"default_ttl": "100"})
     box.set_envs("temp", {"default_ttl": None})
     table.put(b"user1", b"name", b"v")

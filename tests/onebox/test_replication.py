@@ -1,4 +1,4 @@
-"""Copies, their lag, deaths, silences and moves: an acknowledged write is never lost."""
+"""Test replication: lag, deaths, silence and moves lose no acknowledged write."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_write_succeeds_after_a_short_silence_of_a_secondary(make_box: Make) -
 
 
 def test_a_write_in_flight_at_a_dying_primary_is_executed_once(make_box: Make) -> None:
-    """Logged by the next primary and not acknowledged: it survives, and is executed once."""
+    """The next primary has the write in its log; the write was not acknowledged, it survives and is executed once."""
     box = make_box(failover_delay=0.1, removal_delay=1.0)
     table = Routed(box)
     config = first(box)
@@ -222,7 +222,7 @@ def test_writes_are_refused_with_too_few_members(make_box: Make) -> None:
 
 
 def test_acknowledged_writes_survive_the_death_of_all_servers(box: Onebox, table: Routed) -> None:
-    """The disks hold what was acknowledged; who was member last leads."""
+    """The disks hold the acknowledged writes; the last members of the partition lead."""
     for number in range(50):
         table.put(b"k%d" % number, b"s", b"old")
     box.kill(0)
@@ -316,7 +316,7 @@ def test_clear_primary(box: Onebox, table: Routed) -> None:
 # ------------------------------------------------------------------------------------------------------- all at random
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_faults_lose_no_acknowledged_write(make_box: Make, seed: int) -> None:
-    """A key never falls behind its last acknowledged number, and a counter counts each execution once."""
+    """A key never has less than its last acknowledged number, and a counter counts each execution once."""
     box = make_box(seed=seed, failover_delay=0.04, rejoin_delay=0.02, group_check_interval=0.05, replicas=4)
     random = Random(seed)
     acknowledged: dict[bytes, int] = {}

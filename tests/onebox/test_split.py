@@ -1,4 +1,4 @@
-"""Partition splits: what clients see at each stage, and what a careless scan loses."""
+"""Test partition splits: what clients see at each stage, and the rows that a wrong scan loses."""
 
 from __future__ import annotations
 

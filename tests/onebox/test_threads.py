@@ -1,4 +1,4 @@
-"""The handles of a onebox in native threads, the fixtures of the plugin, and ``reset``."""
+"""Test onebox handles in native threads, the fixtures of the plugin, and ``reset``."""
 
 from __future__ import annotations
 

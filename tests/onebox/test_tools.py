@@ -1,4 +1,4 @@
-"""What operators' tools ask servers for: remote commands, disks, proposals, diagnosis, HTTP pages, hints."""
+"""Test the requests of operators' tools: remote commands, disks, proposals, diagnosis, HTTP pages, hints."""
 
 from __future__ import annotations
 

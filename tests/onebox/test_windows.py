@@ -1,4 +1,4 @@
-"""What a real cluster does for a while after a change, and the onebox where that is set."""
+"""Test the delays after a drop and a rename, as in a real cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pegasus_green.onebox import Onebox
 
 
 def test_a_drop_and_a_rename_take_effect_after_a_delay(box: Onebox) -> None:
-    """Replicas serve a dropped table, and an old name means the table, also in a second rename."""
+    """Replicas serve a dropped table for a while, and the old name stays valid for a while."""
     with Client(box.meta_addresses) as client:
         admin, name = client.admin, "short.lived"
         app_id = admin.create_table(name, 2)

@@ -1,4 +1,4 @@
-"""The embedded cluster is a server that another client can talk to."""
+"""Test that another client works with the embedded cluster."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the tests of the recipes share."""
+"""Helpers of the recipe tests."""
 
 from __future__ import annotations
 

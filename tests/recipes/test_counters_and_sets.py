@@ -1,4 +1,4 @@
-"""Counter, SeenSet, Frontier: nothing is counted or worked on twice, and nothing is forgotten."""
+"""Test Counter, SeenSet and Frontier: nothing is counted or processed twice, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RateLimiter: never more than the limit, in each algorithm, whatever reply is lost."""
+"""Test RateLimiter: each algorithm keeps the limit, also when replies are lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lock, Semaphore, Leader: one holder at a time, whatever is lost, late, stalled or killed."""
+"""Test Lock, Semaphore and Leader: one holder at a time despite lost replies, late copies, stalls and kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Once and Singleflight: one caller runs the function, all get the result."""
+"""Test Once and Singleflight: one caller runs the function, all callers get the result."""
 
 from __future__ import annotations
 

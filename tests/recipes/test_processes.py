@@ -1,4 +1,4 @@
-"""Locks and single computations among real processes, while a replica server dies and comes back."""
+"""Test locks and single computations in several processes while a replica server dies and comes back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export, import and copy of a million rows; `make test` has 20,000."""
+"""Test export, import and copy of a million rows. `make test` uses 20,000 rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A onebox with a data directory survives 50 kills; `make test` has 10."""
+"""Test a onebox with a data directory under 50 kills. `make test` makes 10 kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exactness of scans with twenty seeds; `make test` has one."""
+"""Test the exactness of scans with twenty seeds. `make test` uses one seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage of every test here."""
+"""Fixture of the transport tests: the servers of a test."""
 
 from __future__ import annotations
 

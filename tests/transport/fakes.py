@@ -1,6 +1,6 @@
-"""Small servers that say exactly what a test wants, over real TCP, from the protocol's server role.
+"""Small servers that send exactly what a test wants over TCP. They use the server role of the protocol package.
 
-They share no code with the embedded cluster: a server here may be silent, lie, send half a frame or a million.
+They share no code with the embedded cluster. A server may be silent, send wrong data, half a frame or a million frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scripts in interpreters of their own, while the servers of this process go on serving them."""
+"""Run scripts in their own interpreters while the servers of this process serve them."""
 
 from __future__ import annotations
 

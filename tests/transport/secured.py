@@ -1,4 +1,4 @@
-"""A mechanism of authentication without a KDC, and servers that negotiate with it, each step as a test wants it."""
+"""A mechanism of authentication without a KDC, and servers whose negotiation steps a test can replace."""
 
 from __future__ import annotations
 

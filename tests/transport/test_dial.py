@@ -1,4 +1,4 @@
-"""Dialling: one attempt for all who wait, pauses that grow, names, addresses of both families."""
+"""Test dialling: one attempt for all waiting calls, growing pauses, names, addresses of both families."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_two_names_of_one_server_share_a_connection(stage: Stage) -> None:
 
 
 def test_name_that_changes_its_address(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every dial resolves anew: the second one reaches the server's new address."""
+    """Every dial resolves the name, so the second one reaches the new address."""
     old, new = stage.server(), stage.extra(FakeServer())
     stage.meta.primaries = ["replica.example:34801"]
     addresses = {"replica.example": old.port}
@@ -356,7 +356,7 @@ def test_connection_events(stage: Stage) -> None:
 
 
 def test_repeated_death_while_callers_go_on(stage: Stage) -> None:
-    """Forty losses under load: no reply crossed, no caller left behind, one connection at a time."""
+    """Forty losses under load: no reply reaches another caller, every call ends, one connection at a time."""
 
     def sometimes_lost(link: Link, request: Any) -> None:
         if len(link.requests) % 50 == 0:
@@ -380,7 +380,7 @@ def test_repeated_death_while_callers_go_on(stage: Stage) -> None:
 
 
 def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
-    """It waited for the pause after a failed dial first, so that half of its time is more than what is left."""
+    """The call first waits for the pause after a failed dial, so half of its timeout is more than the rest."""
     hole = BlackHole()
     stage.meta.primaries = [hole.address]
     table = stage.table(connect_timeout=0.3)
@@ -397,7 +397,7 @@ def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
 
 
 def test_addresses_in_digits_need_no_resolver(stage: Stage) -> None:
-    """Names that a name server does not answer for keep all of gevent's resolver threads busy."""
+    """All resolver threads of gevent are busy with names that no name server answers."""
     server = stage.server()
     table = stage.table()
     assert table.get("h", "s") is None

@@ -1,4 +1,4 @@
-"""A server that sends what it should not (client-rules 3): which call it hurts, which not, and what it costs."""
+"""Test servers that send invalid data: which calls fail, and the cost in time and memory."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, ve
 
 
 def test_deep_nesting_costs_neither_time_nor_recursion(stage: Stage) -> None:
-    """An unknown struct ends a reply (protocol.md 2.3), however deep it is: no recursion, no time."""
+    """An unknown struct ends a reply, however deeply it is nested."""
     stage.server(lambda link, request: link.send(envelope(request, body=b"\x0c\0\0" + b"\x0c\0\x63" * 300_000)))
     table = stage.table()
     table.warm_up()
@@ -223,7 +223,7 @@ def test_deep_nesting_costs_neither_time_nor_recursion(stage: Stage) -> None:
 
 
 def test_a_message_name_that_is_not_text_fails_at_most_one_call(stage: Stage) -> None:
-    """Its length and the sequence id behind it can be read: at most that one call fails."""
+    """Its length and the sequence id after it can be read."""
     server = stage.server(
         lambda link, request: link.send(envelope(request, name=b"\xff" * 20)) if b"bait" in request.data else None
     )
@@ -235,7 +235,7 @@ def test_a_message_name_that_is_not_text_fails_at_most_one_call(stage: Stage) ->
 
 
 def test_good_replies_before_garbage_are_delivered(stage: Stage) -> None:
-    """However the bytes are cut: what came whole was answered."""
+    """For every division of the bytes, the replies that arrived whole are delivered."""
     taken: list[Request] = []
 
     def hostile(link: Link, request: Request) -> None:
@@ -254,7 +254,7 @@ def test_good_replies_before_garbage_are_delivered(stage: Stage) -> None:
 
 
 def test_replies_that_arrive_byte_by_byte_are_read(stage: Stage) -> None:
-    """Slow, but right; and others have their turn between the bytes."""
+    """Other greenlets run between the bytes."""
 
     def trickle(link: Link, request: Request) -> None:
         for byte in good(request, b"v" * 200):
@@ -267,7 +267,7 @@ def test_replies_that_arrive_byte_by_byte_are_read(stage: Stage) -> None:
 
 
 def test_endless_frame_ends_with_the_deadline(stage: Stage) -> None:
-    """A frame of 60 MiB that grows by a few bytes: memory grows with what came, and the deadline holds."""
+    """A frame of 60 MiB arrives in small pieces: memory grows with the received bytes, and the deadline holds."""
 
     def endless(link: Link, request: Request) -> None:
         link.send(struct.pack(">i", 60 * MIB) + b"\0\0\0\6ERR_OK")
@@ -307,7 +307,7 @@ def test_announced_gigabytes_take_no_memory(stage: Stage) -> None:
 
 
 def test_frames_over_a_small_limit(stage: Stage) -> None:
-    """max_frame: the connection ends before memory is taken, at one byte over it, not at the limit itself."""
+    """The connection ends at one byte above max_frame, before memory is allocated, and not at max_frame itself."""
 
     def reply(link: Link, request: Request) -> None:
         link.value(request, b"v" * size)
@@ -331,7 +331,7 @@ def tiny(seqid: int) -> bytes:
 
 
 def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
-    """Dropped and counted, within the reader's budget: others have their turn, memory does not grow, deadlines hold."""
+    """They are dropped and counted: other greenlets run, memory does not grow, deadlines hold."""
     count = 200_000 if monkey.is_module_patched("socket") else 1_000_000
     block = b"".join(tiny(-2 - n) for n in range(1000))
     links: list[Link] = []
@@ -427,7 +427,7 @@ def test_garbage_to_an_idle_client(stage: Stage) -> None:
 @pytest.mark.parametrize("reset", [False, True], ids=["orderly end", "reset"])
 @pytest.mark.parametrize("verb", ["get", "incr"])
 def test_a_connection_that_ends_within_a_frame(stage: Stage, verb: str, reset: bool) -> None:
-    """At every place: inside the length, the envelope, the body, one byte short."""
+    """The end is inside the length, the envelope or the body, or one byte before the end."""
     cuts: list[int] = []
     frames = []
 
@@ -459,7 +459,7 @@ def _reply(reply: Any, link: Link, request: Request) -> None:
 
 
 def test_the_next_meta_server_is_asked_after_an_invalid_answer(stage: Stage) -> None:
-    """Garbage, wrong names, routes that are none: the next meta server is asked, and errors say what was wrong."""
+    """The answers are garbage, have wrong names, or contain invalid routes; errors name the problem."""
     server = stage.server()
     hostile: dict[str, Callable[[Link, Request], Any]] = {
         "garbage": lambda link, request: link.send(b"\xff" * 100),

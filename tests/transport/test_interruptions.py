@@ -85,7 +85,7 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_nested_call_gets_its_own_reply(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """A signal handler calls between the sending of a request and the wait for its reply."""
+    """A signal handler makes a call after a request is sent and before the wait for its reply."""
     stage.server(echo)
     table = stage.table(timeout=5.0)
     found: list[Any] = []
@@ -228,7 +228,7 @@ def test_a_bulk_run_repeats_a_dial_that_GreenletExit_ended(stage: Stage) -> None
 
 # -------------------------------------------------------------------------------------- greenlets that are interrupted
 def test_an_interrupted_meta_query_is_repeated_soon(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The greenlet that asks dies without an answer: another one asks again."""
+    """The greenlet of the query ends without an answer; another one asks again."""
     client = stage.client()
     client.ping()
     once(monkeypatch, MetaClient, "_outcome", interrupt)
@@ -238,7 +238,7 @@ def test_an_interrupted_meta_query_is_repeated_soon(stage: Stage, monkeypatch: p
 
 
 def test_an_interrupted_name_lookup_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The greenlet that looks it up dies at its first step."""
+    """The greenlet of the lookup ends at its first step."""
     asked: list[str] = []
 
     def look_up(self: MetaClient, name: str) -> None:
@@ -264,7 +264,7 @@ class Refusing(dict[Any, Any]):
 
 
 def test_the_watcher_of_an_unusable_connection_is_removed(stage: Stage) -> None:
-    """Its watcher would read from whatever gets the number of its descriptor next."""
+    """Otherwise its watcher would read from the next file with the same descriptor number."""
     server = stage.server(echo)
     client = stage.client(timeout=0.3)
     client.ping()

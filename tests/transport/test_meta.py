@@ -1,4 +1,4 @@
-"""Asking the meta servers: who is asked when, what is learnt, and how long it may take (client-rules 2)."""
+"""Test queries to the meta servers: the order of servers, what is learned, and the time limits."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
 
 
 def test_the_first_good_answer_is_used_even_if_it_is_late(metas: Metas) -> None:
-    """The first one is slow, not dead; the second is a follower: the first one's answer is used when it comes."""
+    """The first server is slow and the second is a follower: the answer of the first is used when it arrives."""
     first, second, _ = metas.all
     metas.follow(first, known=False)
     first.delay = 0.6
@@ -127,7 +127,7 @@ def test_the_first_good_answer_is_used_even_if_it_is_late(metas: Metas) -> None:
 def test_one_dead_meta_server_of_three_delays_by_one_connect_timeout_at_most(
     metas: Metas, dead: str, place: int
 ) -> None:
-    """Init takes no longer than one connect timeout (1 s), wherever the dead one stands in the list."""
+    """The dead server may be at any place in the list; the connect timeout is 1 s."""
     addresses = [meta.address for meta in metas.all]
     addresses[place] = {
         "refused": dead_address,
@@ -162,7 +162,7 @@ def test_with_all_meta_servers_dead_a_call_ends_at_its_deadline(metas: Metas, st
 
 
 def test_a_server_that_is_not_active_is_asked_again_with_pauses(metas: Metas) -> None:
-    """A leader that still loads: the same one again, with growing pauses."""
+    """A leader that loads its state is asked again, with growing pauses."""
     first, second, third = metas.all
     metas.follow(first)
     first.error = "ERR_SERVICE_NOT_ACTIVE"
@@ -237,7 +237,7 @@ def test_leader_that_dies_is_replaced(metas: Metas) -> None:
 
 
 def test_name_that_changes_its_address(metas: Metas, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the whole list has failed names are resolved again, within the caller's deadline."""
+    """When all servers of the list have failed, names are resolved again within the deadline of the caller."""
     port = {"meta.example": int(dead_address().rpartition(":")[2])}
     real = socket.getaddrinfo
 
@@ -308,7 +308,7 @@ def create(client: Client, timeout: float) -> Any:
 
 @pytest.mark.parametrize("answered", [b"\x08\0\1\0", None], ids=["unreadable", "never"])
 def test_a_creation_is_sent_only_once(stage: Stage, answered: bytes | None) -> None:
-    """Neither the same nor another server is asked after one may have done it; the error says that nobody knows."""
+    """After a server may have executed it, no server is asked again; the error says that the outcome is unknown."""
 
     def handler(link: Link, request: Request) -> None:
         if answered is not None:

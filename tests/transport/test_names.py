@@ -1,4 +1,4 @@
-"""Servers under several names, names of several servers, and what is forgotten again of both."""
+"""Test servers with several names, names with several servers, and when they are forgotten."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_close_during_two_dials_leaves_no_socket(stage: Stage, names: Names, hol
 
 
 def test_the_slower_of_two_connections_is_closed(stage: Stage, names: Names) -> None:
-    """Both ways lead there: the slower one gives its socket back."""
+    """The name and the address lead to the same server; the slower connection closes its socket."""
     server = stage.server()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
     names.known["replica-1.example"] = [server.address]
@@ -265,7 +265,7 @@ def test_a_leader_with_an_unresolvable_name_is_reached_by_its_address(stage: Sta
 # --------------------------------------------------------------------------------------------- what is forgotten again
 @pytest.mark.parametrize("alive", [False, True])
 def test_learned_meta_servers_are_forgotten(stage: Stage, names: Names, alive: bool) -> None:
-    """The leader moves to a server that was not configured, twenty times."""
+    """The leader moves twenty times to a server that is not configured."""
     server = stage.server()
     client = stage.client(refresh_period=0.02, refresh_interval=0.01)
     client.table("temp").get("h", "s")
@@ -352,7 +352,7 @@ def test_lookups_of_a_missing_table_keep_the_minimum_interval(stage: Stage) -> N
 
 
 def test_a_table_created_later_is_found_by_older_handles(stage: Stage) -> None:
-    """Whoever holds its handle meanwhile uses the same routes as everybody else afterwards."""
+    """Older table handles then use the same routes as new ones."""
     stage.server()
     client = stage.client(refresh_interval=0.01, refresh_period=0.05)
     early = client.table("late")

@@ -1,4 +1,4 @@
-"""The negotiation on a new connection: its order, its failures, and those who wait for it."""
+"""Test the negotiation on a new connection: its order, its failures, and the calls that wait for it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def last_of(error: Any) -> AuthenticationFailed:
 # ------------------------------------------------------------------------------------------------------------ in order
 @pytest.mark.parametrize("version", [0, 1])
 def test_the_client_sends_five_messages_in_order(stage: Stage, version: int) -> None:
-    """Five messages with app_id 0, each alone and after the answer to the last; then the requests, on meta as well."""
+    """Five messages with app_id 0, each sent after the previous answer; then the requests. Also on meta connections."""
     sasl = secure_stage(stage)
     auth = FakeAuth()
     client = stage.client(auth=auth, header_version=version)
@@ -75,7 +75,7 @@ def test_the_client_sends_five_messages_in_order(stage: Stage, version: int) -> 
 
 
 def test_the_exchange_ends_when_the_mechanism_is_complete(stage: Stage) -> None:
-    """Rounds are not counted: the exchange says when it is complete."""
+    """The number of rounds is not fixed; the mechanism says when it is complete."""
     secure_stage(stage)
 
     def offer(link: Link, request: Request) -> None:
@@ -115,7 +115,7 @@ def test_answers_that_arrive_in_pieces_are_read(stage: Stage) -> None:
 # ------------------------------------------------------------------------------------------------------------ failures
 @pytest.mark.parametrize("step", range(5))
 def test_silence_at_each_step_closes_the_connection_after_auth_timeout(stage: Stage, step: int) -> None:
-    """After auth_timeout the connection is closed; the next attempt waits, since each costs the server a socket."""
+    """The next attempt waits, since each attempt costs the server a socket."""
     secure_stage(stage, **{f"step{step}": silent})
     client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.7)
     watch = Stopwatch()
@@ -136,7 +136,7 @@ def test_silence_at_each_step_closes_the_connection_after_auth_timeout(stage: St
 @pytest.mark.parametrize("step", range(5))
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_connection_that_ends_at_any_step_is_dialled_again(stage: Stage, step: int, reset: bool) -> None:
-    """A server that restarts is dialled again as soon as one that was never authenticated with."""
+    """A restarted server is dialled again as soon as one without authentication."""
     times: list[float] = []
 
     def end(link: Link, request: Request) -> None:
@@ -205,7 +205,7 @@ def test_invalid_answers_are_protocol_errors(stage: Stage, handler: Any, words: 
     ],
 )
 def test_permanent_failures_end_a_call_at_once(stage: Stage, at: Any, reason: str, words: str) -> None:
-    """SUCC before the exchange is complete proves nothing: whoever has no key can say it."""
+    """SUCC before the exchange is complete proves nothing: a server without the key can send it."""
     secure_stage(stage, **at)
     watch = Stopwatch()
     error = ends(stage.table(auth=FakeAuth(), timeout=20.0).get, "h", "s")
@@ -345,7 +345,7 @@ def test_many_callers_share_one_acquisition_of_credentials(stage: Stage) -> None
 
 
 def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
-    """It runs in native threads, and calls that it keeps waiting end by their own deadlines."""
+    """It runs in native threads, and waiting calls end at their own deadlines."""
     import threading
 
     secure_stage(stage)
@@ -377,7 +377,7 @@ def test_the_error_names_a_silent_kdc(stage: Stage) -> None:
 
 
 def test_short_lived_credentials_are_not_acquired_for_every_call(stage: Stage) -> None:
-    """They are used, and not acquired over and over."""
+    """They are used and not acquired repeatedly."""
     secure_stage(stage)
     auth = FakeAuth(seconds=0.4)
     client = stage.client(auth=auth, timeout=20.0)
@@ -387,7 +387,7 @@ def test_short_lived_credentials_are_not_acquired_for_every_call(stage: Stage) -
 
 
 def test_credentials_are_renewed_without_calls(stage: Stage) -> None:
-    """Credentials are renewed on time without calls, and open connections go on."""
+    """Open connections stay in use."""
     secure_stage(stage)
     auth = FakeAuth(seconds=1.0)
     client = stage.client(auth=auth)
@@ -422,7 +422,7 @@ def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
 
 
 def test_an_old_ticket_in_the_cache_is_reported_as_not_renewed(stage: Stage) -> None:
-    """A ticket cache is read again; as long as the old ticket is in it the client says so."""
+    """The ticket cache is read again; the client reports it while the old ticket is in it."""
     secure_stage(stage)
     ends_at = monotonic() + 2.0
     auth = FakeAuth(seconds=2.0)
@@ -439,7 +439,7 @@ def test_an_old_ticket_in_the_cache_is_reported_as_not_renewed(stage: Stage) -> 
 # ------------------------------------------------------------------------------------------------- waiting and the end
 @pytest.mark.parametrize("step", range(5))
 def test_a_slow_negotiation_continues_after_the_deadline_of_a_call(stage: Stage, step: int) -> None:
-    """A negotiation that is slow goes on behind a call that has no more time, and serves the next."""
+    """It then serves the next call."""
     held: list[tuple[Link, Request]] = []
     secure_stage(stage, **{f"step{step}": lambda link, request: held.append((link, request))})
     client = stage.client(auth=FakeAuth(), auth_timeout=10.0)
@@ -483,7 +483,7 @@ def test_close_while_credentials_are_acquired(stage: Stage) -> None:
 
 
 def test_the_connect_timeout_does_not_bound_the_negotiation(stage: Stage) -> None:
-    """The server has ``auth_timeout``, and its silence is that of a server that refuses."""
+    """``auth_timeout`` bounds the negotiation, and a silent server counts as one that refuses."""
     secure_stage(stage, step2=silent)
     client = stage.client(auth=FakeAuth(), connect_timeout=0.1, auth_timeout=0.5, timeout=3.0)
     last = last_of(ends(client.table("temp").get, "h", "s"))
@@ -541,7 +541,7 @@ def test_without_the_option_only_the_bytes_of_calls_are_sent(stage: Stage, versi
 
 
 def test_a_server_that_demands_authentication_is_recognized(stage: Stage) -> None:
-    """After a silence on a connection that never answered, on another connection, and not again for a while."""
+    """After silence on a connection that never answered, the client probes once on another connection."""
     sasl = secure_stage(stage)
     stage.meta.handler = stage.meta.handler.inner  # type: ignore[attr-defined]
     client = stage.client(timeout=3.0)

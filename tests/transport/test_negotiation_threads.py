@@ -1,4 +1,4 @@
-"""One client with authentication in several native threads: credentials once, a negotiation for each connection."""
+"""Test authentication in several native threads: shared credentials, a negotiation for each connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def client_of(stage: Stage, auth: FakeAuth, **options: Any) -> Client:
 
 
 def test_threads_share_one_acquisition(stage: Stage, secured: Sasl) -> None:
-    """The mechanism is slow, so all threads wait for what the first of them gets."""
+    """The mechanism is slow, so all threads wait for the credentials that the first one acquires."""
     from time import sleep
 
     auth = FakeAuth(seconds=3600.0, work=lambda: sleep(0.1))
@@ -111,7 +111,7 @@ def test_a_failure_is_raised_in_every_thread(stage: Stage, secured: Sasl) -> Non
 
 
 def test_short_lived_threads_leave_no_descriptor_and_no_thread(stage: Stage, secured: Sasl) -> None:
-    """Neither descriptors nor the threads in which the mechanism works."""
+    """The threads in which the mechanism runs end, too."""
     auth = FakeAuth(seconds=3600.0)
     with client_of(stage, auth) as client:
         table = client.table("temp")

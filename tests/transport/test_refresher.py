@@ -1,4 +1,4 @@
-"""When the routes are looked up again, and what a new answer changes."""
+"""Test when routes are queried again, and what a new answer changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Changes(Listener):
 
 
 def test_refresh_requests_are_coalesced_and_keep_the_minimum_interval(stage: Stage) -> None:
-    """A thousand failing calls a second ask for routes at the least interval, one query at a time."""
+    """A thousand failing calls a second cause one query at a time, at the minimum interval."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     table = stage.table(refresh_interval=0.2, retry=RetryPolicy(base=0.001, cap=0.002))
     table.warm_up()
@@ -46,7 +46,7 @@ def test_refresh_requests_are_coalesced_and_keep_the_minimum_interval(stage: Sta
 
 
 def test_no_second_query_is_sent_during_a_slow_one(stage: Stage) -> None:
-    """While one query is on its way nobody starts another; what is asked meanwhile comes after it."""
+    """Requests during a query cause one query after it."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     table = stage.table(refresh_interval=0.01, retry=RetryPolicy(base=0.001, cap=0.002))
     table.warm_up()
@@ -76,7 +76,7 @@ def test_without_a_period_there_are_no_periodic_queries(stage: Stage) -> None:
 
 
 def test_a_refresh_closes_no_connection_and_fails_no_call(stage: Stage) -> None:
-    """client-rules 2: calls in flight go on while the routes change around them."""
+    """Calls in flight continue while the routes change."""
     old = stage.server(lambda link, request: gevent.spawn_later(0.3, answer, link, request))
     other, new = stage.server(), stage.extra(FakeServer())
     client = stage.client(refresh_interval=0.01)
@@ -100,7 +100,7 @@ def test_a_refresh_closes_no_connection_and_fails_no_call(stage: Stage) -> None:
 
 
 def test_answers_with_an_older_ballot_are_ignored(stage: Stage) -> None:
-    """A meta server that lags behind names an older primary: the newer ballot stays."""
+    """A meta server that lags names an older primary; the newer ballot is kept."""
     server, old = stage.server(), stage.extra(FakeServer())
     stage.meta.ballots = {0: 9}
     table = stage.table(refresh_interval=0.01)
@@ -116,7 +116,7 @@ def test_answers_with_an_older_ballot_are_ignored(stage: Stage) -> None:
 
 
 def test_calls_use_the_new_routes_of_a_table_created_again(stage: Stage) -> None:
-    """Its id is another one and its partitions may be fewer: calls go on with the new routes."""
+    """The table has another id and may have fewer partitions."""
 
     def strict(link: Link, request: Request) -> None:
         if request.app_id == stage.meta.app_id:
@@ -189,7 +189,7 @@ def test_partition_without_a_primary_is_waited_for(stage: Stage) -> None:
 
 
 def test_a_lost_connection_requests_routes_without_a_call(stage: Stage) -> None:
-    """The loss of a connection alone has the routes of the tables on it looked up, not those of others."""
+    """Only the routes of tables on the lost connection are queried."""
     server = stage.server()
     table = stage.table(refresh_interval=0.01)
     table.warm_up()
@@ -199,7 +199,7 @@ def test_a_lost_connection_requests_routes_without_a_call(stage: Stage) -> None:
 
 
 def test_failed_queries_keep_the_old_routes(stage: Stage) -> None:
-    """No meta server answers: calls go on as long as the servers do."""
+    """No meta server answers; calls succeed as long as the replica servers answer."""
     server = stage.server()
     client = stage.client(refresh_period=0.05, refresh_interval=0.01)
     table = client.table("temp")
@@ -213,7 +213,7 @@ def test_failed_queries_keep_the_old_routes(stage: Stage) -> None:
 
 
 def test_calls_recover_within_a_second_of_the_new_route(stage: Stage) -> None:
-    """A server dies, nobody is primary for a while, then another one is: no restart, few dials, few queries."""
+    """A server dies, there is no primary for a while, then a new one: no restart, few dials, few queries."""
     old, new = stage.server(), stage.extra(FakeServer())
     client = stage.client(timeout=10.0)
     table = client.table("temp")
@@ -263,7 +263,7 @@ def test_a_dead_server_delays_only_its_own_callers(stage: Stage) -> None:
 
 @pytest.mark.parametrize("verb", ["get", "get_many", "get_async", "scan"])
 def test_a_refused_call_requests_routes_even_if_it_is_not_repeated(stage: Stage, verb: str) -> None:
-    """The call that is refused fails, as it was told to; the next one finds its way."""
+    """The refused call fails because of its policy; the next call uses the new routes."""
     stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
     other = stage.extra(FakeServer())
     table = stage.table(refresh_interval=0.05)
@@ -292,7 +292,7 @@ def under_another_name(stage: Stage, table: Any) -> None:
 
 
 def test_a_silent_server_is_left_under_all_its_names(stage: Stage) -> None:
-    """The routes name it otherwise than when it was dialled: one connection under two names, and both are silent."""
+    """The routes use another name than the dialled one: one connection has two names, and both are silent."""
     silent_now: list[bool] = []
 
     def handler(link: Link, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""What each frame error does to a call: attempts, route queries, exception and code (client-rules 4)."""
+"""Test the effect of each frame error on a call: attempts, route queries, exception and code."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_ok_without_a_result_of_a_read_is_a_protocol_error(stage: Stage) -> None
 
 
 def test_after_parent_partition_misused_the_index_is_computed_again(stage: Stage) -> None:
-    """The index is computed again from the hash: partition 2 or 3 of four, not 0 or 1 of two."""
+    """The hash gives partition 2 or 3 of four, not 0 or 1 of two."""
     key = key_for(2, 4)
 
     def parent(link: Link, request: Request) -> None:
@@ -237,7 +237,7 @@ def test_child_that_is_not_ready_is_served_by_its_parent(stage: Stage) -> None:
 
 @pytest.mark.parametrize("verb", ["get", "set", "incr"])
 def test_a_connection_lost_after_sending_repeats_only_idempotent_calls(stage: Stage, verb: str) -> None:
-    """Reads and idempotent writes are repeated; incr surfaces as unknown and is sent once."""
+    """Reads and idempotent writes are repeated; incr raises with an unknown outcome and is sent once."""
     lost: list[Request] = []
 
     def lose_first(link: Link, request: Request) -> None:
@@ -275,7 +275,7 @@ def test_timeout_of_a_sent_write_is_unknown_and_of_a_read_is_not(stage: Stage) -
 
 
 def test_an_unknown_outcome_stays_unknown_after_a_repeat(stage: Stage) -> None:
-    """A set whose first copy may have arrived is unknown, whatever its repetition is told."""
+    """The first copy of a set may have been executed, whatever the answer to its repeat is."""
     seen: list[Request] = []
 
     def first_lost_then_busy(link: Link, request: Request) -> None:
@@ -312,7 +312,7 @@ def test_header_carries_the_time_that_is_left(stage: Stage) -> None:
 def test_a_call_sent_without_a_reply_is_reported_as_sent(
     stage: Stage, name: str, kind: type[errors.PegasusError]
 ) -> None:
-    """The first attempt is lost, the second refused: of the first one nobody knows what became."""
+    """The first attempt is lost and the second refused; the outcome of the first is unknown."""
 
     def handler(link: Link, request: Request) -> None:
         if len(server.requests) == 1:
@@ -344,7 +344,7 @@ def test_a_timeout_error_reports_attempts_and_outcome(stage: Stage) -> None:
 
 @pytest.mark.parametrize("verb", ["set", "multi_set", "set_many", "incr"])
 def test_a_repeated_set_keeps_the_expiry_time(stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
-    """An hour passes between the attempts, and the record is to expire when the caller said."""
+    """An hour passes between the attempts; the record expires at the time that the caller gave."""
     clock = [1_800_000_000.0]
     monkeypatch.setattr(base, "time", lambda: clock[0])
 

@@ -1,4 +1,4 @@
-"""The end of a client: close() at every moment, dropped, forgotten at exit, interrupted."""
+"""Test the end of a client: close() at every moment, deletion, exit of the process, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_close_during_a_dial(stage: Stage) -> None:
 
 
 def test_close_in_the_pass_in_which_a_dial_was_spawned(stage: Stage) -> None:
-    """A greenlet that is killed before it ran cannot tell its waiters."""
+    """A greenlet that is killed before it ran cannot wake its waiters."""
     stage.server()
     client = stage.client(timeout=10.0)
     client.ping()
@@ -352,7 +352,7 @@ def test_waiting_call_keeps_its_client(stage: Stage) -> None:
 
 @pytest.mark.parametrize("loop", ["libev-cext", "libuv"])
 def test_gevent_wait_returns_with_an_idle_client(stage: Stage, loop: str) -> None:
-    """gevent.wait() returns when nothing is left to happen; also after calls that were given up."""
+    """Also after abandoned calls."""
     script = """
     import gevent, sys
     from pegasus_green import Client, RequestTimeout
@@ -385,7 +385,7 @@ def test_gevent_wait_returns_with_an_idle_client(stage: Stage, loop: str) -> Non
 
 # ---------------------------------------------------------------------------------------------------------- processes
 def test_exit_without_close(stage: Stage) -> None:
-    """Idle, with a refresh timer running."""
+    """The client is idle, and its refresh timer runs."""
     stage.server()
     out = run_script(
         """
@@ -402,7 +402,7 @@ def test_exit_without_close(stage: Stage) -> None:
 
 
 def test_exit_with_calls_in_flight(stage: Stage) -> None:
-    """Greenlets wait for replies, a dial, a refresh and a back-off when the main greenlet ends."""
+    """Greenlets wait for replies, a dial, a refresh and a pause when the main greenlet ends."""
     stage.server(lambda link, request: None if b"silent" in request.data else answer(link, request))
     run_script(
         """
@@ -443,7 +443,7 @@ def test_exit_by_sys_exit_in_a_greenlet_and_by_an_error(stage: Stage) -> None:
 
 @pytest.mark.parametrize("where", ["main", "greenlets", "dial", "refresh", "many"])
 def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where: str) -> None:
-    """Ctrl-C: KeyboardInterrupt in the main greenlet, caught there, and an orderly end."""
+    """KeyboardInterrupt is raised and caught in the main greenlet."""
     stage.server(silent)
     if where == "dial":
         stage.meta.primaries = [stage.extra(BlackHole()).address]
@@ -487,7 +487,7 @@ def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where
 
 
 def test_an_uncaught_ctrl_c_prints_one_traceback(stage: Stage) -> None:
-    """One traceback, of the KeyboardInterrupt, and the usual status."""
+    """The exit status is that of Ctrl-C."""
     stage.server(silent)
     process = start_script(
         """
@@ -532,7 +532,7 @@ def test_drain_waits_for_handles_that_have_no_connection_yet(stage: Stage) -> No
 
 
 def test_close_ends_a_call_that_was_refused_in_the_same_pass(stage: Stage) -> None:
-    """It would wait for new routes next, of which no more come."""
+    """Otherwise it would wait for new routes, which never arrive."""
     held: list[Request] = []
 
     def handler(link: Link, request: Request) -> None:

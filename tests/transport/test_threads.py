@@ -1,4 +1,4 @@
-"""One client in any number of native threads: each has connections of its own, which end with it."""
+"""Test one client in many native threads: each thread has its own connections, which end with it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_verb_works_in_another_thread(stage: Stage, verb: str) -> None:
 
 
 def test_several_threads_use_one_client_at_the_same_time(stage: Stage) -> None:
-    """Four threads and fifty greenlets use one client: to each its own values, and stats() adds up."""
+    """Four threads with fifty greenlets get their own values, and stats() counts all calls."""
     server = stage.server()
     client = stage.client()
     table = client.table("temp")
@@ -90,7 +90,7 @@ def test_a_new_thread_asks_no_meta_server(stage: Stage) -> None:
 
 
 def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> None:
-    """Neither connections nor hubs: gevent alone leaves two descriptors a thread."""
+    """gevent alone leaves two descriptors for each thread."""
     server = stage.server()
     table = stage.table()
     table.set("a", "b", b"c")
@@ -106,7 +106,7 @@ def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> Non
 
 
 def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage) -> None:
-    """Whoever calls next takes its place."""
+    """The next thread that makes a call refreshes the routes."""
     server = stage.server()
     table = stage.table()
     assert in_thread(table.set, "a", "b", b"c") is None
@@ -116,7 +116,7 @@ def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage) -
 
 
 def test_close_from_another_thread(stage: Stage) -> None:
-    """It returns at once; the calls that wait here get ClientClosed."""
+    """close() returns at once; the waiting calls of this thread get ClientClosed."""
     server = stage.server(silent)
     client = stage.client()
     table = client.table("temp")
@@ -169,7 +169,7 @@ def test_repr_and_stats_are_allowed_in_every_thread(stage: Stage) -> None:
 
 
 def test_a_thousand_threads_cause_no_warning(stage: Stage) -> None:
-    """Native threads of the standard library, unpatched; nothing is said on stderr."""
+    """The threads are native threads of the standard library; stderr stays empty."""
     stage.server()
     out = run_script(
         """
@@ -199,7 +199,7 @@ def test_a_thousand_threads_cause_no_warning(stage: Stage) -> None:
 
 
 def test_a_thread_that_ends_creates_no_second_hub(stage: Stage) -> None:
-    """Its hub is ended inside the callback that reads replies, which must not look for another hub to query routes."""
+    """Its hub ends inside the callback that reads replies, which must not look for another hub to query routes."""
     server = stage.server()
     table = stage.table()
 

@@ -1,4 +1,4 @@
-"""Deadlines, late replies, silence, and calls that move to another primary."""
+"""Test deadlines, late replies, silence, and calls that move to another primary."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_deadline_holds_wherever_the_call_waits(stage: Stage, where: str) -> N
 
 
 def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> None:
-    """They are handed out in portions: the hub is not held until the last one has its error."""
+    """The errors are delivered in portions."""
     server = stage.server(silent)
     table = stage.table()
     table.warm_up()
@@ -105,7 +105,7 @@ def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> Non
 
 
 def test_a_reply_in_the_kernel_is_read_before_a_deadline_fails_its_call(stage: Stage) -> None:
-    """client-rules 3: before a deadline fails a call, what the kernel holds is read."""
+    """Before a deadline fails a call, the received bytes in the kernel are read."""
     taken: list[tuple[Link, Request]] = []
     server = stage.server(lambda link, request: taken.append((link, request)))
     table = stage.table()
@@ -176,7 +176,7 @@ def test_reordered_duplicated_and_unknown_replies(stage: Stage) -> None:
 
 
 def test_sequence_ids_wrap_around(stage: Stage) -> None:
-    """Past 2^31-1 they begin at 1 again and pass over those that still wait."""
+    """After 2^31-1 they begin at 1 and skip the ids of pending calls."""
     held: list[tuple[Link, Request]] = []
 
     def hold_slow(link: Link, request: Request) -> None:
@@ -207,7 +207,7 @@ def test_sequence_ids_wrap_around(stage: Stage) -> None:
 
 
 def test_sequence_ids_in_use_are_skipped(stage: Stage) -> None:
-    """An id is issued again only when nobody waits for it, wherever in the range it stands."""
+    """An id is used again only if no call is pending with it, anywhere in the range."""
     held: dict[int, tuple[Link, Request]] = {}
 
     def hold_some(link: Link, request: Request) -> None:
@@ -287,7 +287,7 @@ def test_a_connection_with_other_replies_is_not_silent(stage: Stage) -> None:
 
 
 def test_repeatable_calls_of_a_silent_server_move_to_the_new_primary(stage: Stage) -> None:
-    """Before their deadline, and only those that may be repeated; the silent server keeps its connection."""
+    """They move before their deadline; the connection to the silent server is kept."""
     old, new = stage.server(silent), stage.extra(FakeServer())
     stage.meta.primaries = [old.address]
     client = stage.client(silence=0.2, refresh_interval=0.1, timeout=3.0)
@@ -372,7 +372,7 @@ def test_a_call_made_at_once_after_a_loss_uses_a_new_connection(stage: Stage) ->
 
 
 def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
-    """Nothing for longer than the window, and a call's own deadline has passed: not earlier."""
+    """Nothing arrived for longer than the window, and the deadline of a call has passed; not earlier."""
     server = stage.server(silent)
     client = stage.client(silent_window=0.8, silence=0.3)
     table = client.table("temp")
@@ -400,7 +400,7 @@ def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
 
 
 def test_a_slow_single_call_does_not_replace_the_connection(stage: Stage) -> None:
-    """Its own deadline has not passed: a server may take its time, longer than the window."""
+    """Its deadline has not passed; a server may take longer than the window."""
     server = stage.server(lambda link, request: gevent.spawn_later(0.8, link.value, request, b"slow but there"))
     table = stage.table(silent_window=0.3, silence=0.2)
     assert table.get("a", "b", timeout=4.0) == b"slow but there"
@@ -408,7 +408,7 @@ def test_a_slow_single_call_does_not_replace_the_connection(stage: Stage) -> Non
 
 
 def test_a_late_reply_ends_the_silence_of_a_connection(stage: Stage) -> None:
-    """Replies to calls that were given up came long ago: the next call's silence begins with it."""
+    """The silence of the next call begins after the late reply."""
     held: list[tuple[Link, Request]] = []
     server = stage.server(lambda link, request: held.append((link, request)))
     client = stage.client(silent_window=0.5, silence=0.2, refresh_interval=0.01)

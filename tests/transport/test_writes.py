@@ -1,4 +1,4 @@
-"""What leaves and how: one write for all that gathered, the rest by the write watcher, big frames both ways, bounds."""
+"""Test writes: requests share one write, the write watcher sends the rest; large frames in both directions; limits."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_requests_of_a_hundred_callers_are_sent_with_few_writes(stage: Stage, co
 
 
 def test_requests_made_on_replies_share_one_write(stage: Stage, counting: Counting) -> None:
-    """Callers that call again when their reply comes share the write at the end of the reader's pass."""
+    """Callers that call again on their reply share the write at the end of the reader's pass."""
     server = stage.server()
     table = stage.table()
     table.warm_up()
@@ -135,7 +135,7 @@ def test_a_lone_call_costs_one_write(stage: Stage, counting: Counting) -> None:
 # -------------------------------------------------------------------------------------------------- partial writes
 @pytest.mark.parametrize("seed", range(4))
 def test_the_stream_stays_whole_with_partial_writes(stage: Stage, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Any cut between any two bytes: the stream stays whole, with callers killed and timed out in between."""
+    """The kernel accepts a few bytes at a time, and callers are killed and timed out meanwhile."""
     draw = random.Random(seed)
     counting = Counting(lambda: draw.choice((0, 1, 7, 50, 133, 1000)))
     server = stage.server()
@@ -165,7 +165,7 @@ def test_the_stream_stays_whole_with_partial_writes(stage: Stage, monkeypatch: p
 
 
 def test_withdrawn_requests_do_not_affect_the_other_requests(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests behind a stuck one are killed in every order; what is left leaves whole and is answered."""
+    """Requests that wait after a blocked one are killed in every order; the others are sent whole and answered."""
     draw = random.Random(7)
     closed = True
     counting = Counting(lambda: 0 if closed else draw.choice((3, 40, 200)))
@@ -239,7 +239,7 @@ def test_withdrawn_before_during_and_after_a_flush(stage: Stage, monkeypatch: py
 
 
 def test_unsent_requests_are_reported_as_unsent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel takes one request and a half; then the connection is reset."""
+    """The kernel accepts one and a half requests, then the connection is reset."""
     server = stage.server(silent)
     table = stage.table()
     table.warm_up()
@@ -283,7 +283,7 @@ def test_big_and_small_frames_mixed(stage: Stage) -> None:
 
 
 def test_a_slow_server_receives_everything(stage: Stage) -> None:
-    """A server that reads 1 MiB at a time with pauses: the backlog drains, order and contents stay."""
+    """The server reads 1 MiB at a time with pauses; order and contents are kept."""
 
     def lazy(link: Link, request: Request) -> None:
         answer(link, request)
@@ -312,7 +312,7 @@ def test_a_slow_server_receives_everything(stage: Stage) -> None:
 
 
 def test_one_big_write_does_not_hold_the_hub(stage: Stage) -> None:
-    """Thousands of big requests at once are not joined into one: a ticker goes on."""
+    """Thousands of large requests are not joined into one write, so a ticker continues."""
     server = stage.server(reads=False)
     table = stage.table(timeout=1.0, max_write_bytes=None)
     table.warm_up()
@@ -390,7 +390,7 @@ def test_calls_that_find_no_room_fail_at_their_deadline_with_the_reason(stage: S
 
 
 def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: Stage) -> None:
-    """Memory stays within the bound, callers fail within their deadlines, and the connection is replaced."""
+    """Callers fail at their deadlines."""
     server = stage.server(reads=False)
     other = stage.server()
     client = stage.client(max_queued_bytes=8 * MIB, silent_window=2.2, silence=0.3, retry=None, path_timeout=None)
@@ -455,7 +455,7 @@ def test_calls_work_with_very_small_limits(stage: Stage) -> None:
 
 
 def test_skipped_sequence_ids_do_not_affect_the_queue(stage: Stage) -> None:
-    """The queued calls pass over the id of an old one; one of them times out: it is not sent, all the others are."""
+    """The queued calls skip the id of an old call; one of them times out and is not sent, all others are."""
     server = stage.server(reads=False)
     table = stage.table(timeout=8.0, retry=None)
     table.warm_up()
@@ -485,7 +485,7 @@ def test_skipped_sequence_ids_do_not_affect_the_queue(stage: Stage) -> None:
 
 
 def test_an_abandoned_half_sent_request_does_not_keep_the_loop_running(stage: Stage) -> None:
-    """Its call timed out: gevent.wait() has nothing to wait for."""
+    """Its call has timed out, so gevent.wait() returns."""
     stage.server(reads=False)
     out = run_script(
         """

@@ -1,4 +1,4 @@
-"""Any in the signatures of public names: each one that is left has a reason here."""
+"""Test that every Any in the signatures of public names has a reason in this file."""
 
 from __future__ import annotations
 

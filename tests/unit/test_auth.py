@@ -1,4 +1,4 @@
-"""What describes a client's identity: the value, property files, URLs, keytabs; no KDC and no library is needed."""
+"""Test the description of a client's identity: values, property files, URLs, keytabs. No KDC is needed."""
 
 from __future__ import annotations
 

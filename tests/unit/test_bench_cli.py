@@ -1,4 +1,4 @@
-"""The histogram and the options of `pegasus-green bench`."""
+"""Test the histogram and the options of `pegasus-green bench`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's own parts: a responder that answers wrongly or a verdict that flatters would be worth nothing."""
+"""Test the parts of the benchmark: the responder, the verdicts, and the figures in the documents."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_the_documents_name_rows_that_exist():
 
 
 def test_the_documents_show_the_latest_figures():
-    """Table and README are written after a run; a forgotten one would speak of another machine's day."""
+    """Both are updated after a run of the benchmark."""
     latest = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
     assert markdown(latest) in (ROOT / "docs" / "performance.md").read_text()
     readme = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Codecs: every value comes back as it went in, other writers' values too, and hostile ones cost nothing."""
+"""Test codecs: values are restored, values of other writers are read, and invalid values cost little."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
 
 @pytest.mark.parametrize("behind", [b"", b"old value", java_frame(b"two"), java_frame(b"cut" * 50)[:-1]], ids=range(4))
 def test_frames_after_an_empty_frame_are_read(behind: bytes) -> None:
-    """The library says b"" to all of them where it takes the whole value in one step."""
+    """The library returns b"" for all of them when it gets the whole value in one step."""
     raw = java_frame(b"") + behind
     whole = {b"": b"", java_frame(b"two"): b"two"}.get(behind)
     assert ZstdCodec(lenient=True).decode(raw) == (raw if whole is None else whole)

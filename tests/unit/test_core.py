@@ -1,4 +1,4 @@
-"""The compiled core beside the pure code, where a test of the whole would not find the difference."""
+"""Test details of the compiled core that no other test would notice."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def test_no_class_overrides_an_attribute_that_the_core_reads() -> None:
 
 
 def test_immortal_objects_are_counted() -> None:
-    """Headers from 3.12 on do not count None and its like: built with them, the core would end a Python 3.11."""
+    """Headers of Python 3.12 and later do not count references to None, which would crash Python 3.11."""
     source = SOURCE.read_text()
     assert "return Py_NewRef(Py_None)" in source
     assert re.findall(r"Py_RETURN_\w+|return \(?Py_(?:None|True|False|NotImplemented)\b", source) == []
 
 
 def test_no_format_has_a_size() -> None:
-    """Headers from 3.13 on do not tell older Pythons that sizes are Py_ssize_t: these refuse the format."""
+    """Older Pythons refuse formats with sizes from a core that was built with headers of Python 3.13 or later."""
     assert re.findall(r'"[^"\\ ]*[syz]#[^" ]*"', SOURCE.read_text()) == []
 
 
-def test_core_that_was_built_with_the_newest_headers(tmp_path: Path) -> None:
+def test_a_core_built_with_the_newest_headers_works(tmp_path: Path) -> None:
     other, compiler = find(NEWEST), shutil.which("cc")
     if core is None or other is None or compiler is None:
         pytest.skip(f"needs the compiled core, a C compiler and the headers of Python {NEWEST}")

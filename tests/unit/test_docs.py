@@ -1,4 +1,4 @@
-"""What the pages say is so: defaults, codes, names, links."""
+"""Test the facts on the pages: defaults, codes, names, links."""
 
 from __future__ import annotations
 

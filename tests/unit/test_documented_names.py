@@ -1,4 +1,4 @@
-"""The documented API, row by row: names, parameters and their order, defaults."""
+"""Test the documented API: names, parameters and their order, defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The codes of the documented API: their numbers, and which error means which."""
+"""Test the codes of the documented API: their numbers, and the code of each error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: one root, builtin bases, texts for people, and whole copies through pickle."""
+"""Test errors: one root class, builtin bases, readable texts, and complete copies by pickle."""
 
 from __future__ import annotations
 

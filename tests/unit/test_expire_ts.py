@@ -1,4 +1,4 @@
-"""TTLs as the wire has them: whole seconds since 2016, rounded up."""
+"""Test TTLs in the form of the protocol: whole seconds since 2016, rounded up."""
 
 from __future__ import annotations
 

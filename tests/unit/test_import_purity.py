@@ -1,4 +1,4 @@
-"""Importing the package and constructing its objects has no side effect; each case in a fresh process."""
+"""Test that importing the package and constructing objects has no side effects, each in a new process."""
 
 from __future__ import annotations
 

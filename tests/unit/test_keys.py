@@ -1,4 +1,4 @@
-"""Keys: hash, encoding, order, and the bounds of ranges."""
+"""Test keys: hash, encoding, order, and the bounds of ranges."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_the_next_key_is_above_all_that_start_with_the_prefix(prefix: bytes, res
 
 @given(KEYS, st.integers(0, 5), KEYS)
 def test_no_smaller_next_key_exists(prefix: bytes, kept: int, rest: bytes) -> None:
-    """Whatever lies between a prefix and its next key starts with the prefix."""
+    """Every key between a prefix and its next key starts with the prefix."""
     after, other = next_key(prefix), prefix[:kept] + rest
     if prefix <= other < after:
         assert other.startswith(prefix)

@@ -1,4 +1,4 @@
-"""The arrows between the modules go one way; the tables below are the whole rule."""
+"""Test that modules import only the layers below them, as the tables in this file say."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def _circles(graph: dict[str, set[str]]) -> list[frozenset[str]]:
 
 
 def test_there_is_no_import_cycle() -> None:
-    """No modules import each other in a circle, not for type checkers either, and not inside functions."""
+    """Imports for type checkers and imports inside functions count, too."""
     graph = {name: {target for i in imports(name) if (target := _below(i.module)) in NAMES} - {name} for name in NAMES}
     circles = _circles(graph)
     assert not circles, f"these modules import each other in a circle: {[sorted(circle) for circle in circles]}"
@@ -257,7 +257,7 @@ def test_import_cycles_are_found() -> None:
 
 
 def test_no_module_of_contrib_imports_another() -> None:
-    """Whoever uses one framework needs nothing of the others."""
+    """A user of one framework does not need the others."""
     modules = [name for name in NAMES if name.startswith("contrib.")]
     assert not [name for name in modules if name not in FRAMEWORKS], "name its framework in FRAMEWORKS"
     for name in modules:

@@ -1,4 +1,4 @@
-"""configure_logging: the documented default, or a file, and only when it is asked for."""
+"""Test configure_logging: the documented default, or a configuration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters, check types and results: the wire's numbers, what is refused, what people see."""
+"""Test filters, check types and results: protocol numbers, refused arguments, reprs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of docs/onebox.md that are not Python: files for TOML, YAML, systemd and Docker that can be parsed."""
+"""Test that the TOML, YAML, systemd and Docker examples of docs/onebox.md can be parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storage engine: what the recordings and the model do not reach."""
+"""Test the storage engine where neither the recordings nor the model test it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The storage engine against a model: the rules of the server written down as slowly and plainly as they can be.
+"""Test the storage engine against a model, a slow and simple implementation of the rules of the server.
 
 The model copies all rows for each scan, walks iterators step by step and knows no versions. Both get the same random
 calls over a small key space with small limits; every reply must be the same.

@@ -1,6 +1,6 @@
-"""The table of operations: no empty cell in our column, and every name in it leads to a test that exists.
+"""Test the table of operations: our column has no empty cell, and its links name existing tests.
 
-Below that the rows of the table that no other test shows.
+Further tests show the rows of the table that no other file tests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options and their URL, retry policies, and what an error asks for."""
+"""Test options and their URL, retry policies, and the reaction to each error."""
 
 from __future__ import annotations
 

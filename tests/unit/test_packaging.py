@@ -1,4 +1,4 @@
-"""What is built and installed: one list of dependencies, one version, a pure typed wheel that runs in an empty venv."""
+"""Test packaging: one list of dependencies, one version, a pure typed wheel that works in an empty environment."""
 
 from __future__ import annotations
 

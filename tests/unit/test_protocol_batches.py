@@ -1,4 +1,4 @@
-"""The quick layouts of many rows against the general codec."""
+"""Test the fast codecs of many rows against the general codec."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_batch(rows: list[tuple[bytes, bytes, bytes]], status: int, index: int
 
 
 def test_a_batch_with_another_field_layout() -> None:
-    """A field left out and one added: the general codec's result."""
+    """A missing and an additional field give the result of the general codec."""
     row = b"\x0c\0\2\0\0\0\1s\x0c\0\1\0\0\0\1h\x0c\0\3\0\0\0\1v\x02\0\x09\1\0"
     result = b"\x0f\0\2\x0c\0\0\0\1" + row + b"\x08\0\4\0\0\0\7\0"
     frame = encode_reply(rpc.BATCH_GET.name, 1, result=result)
@@ -69,7 +69,7 @@ def test_a_batch_with_another_field_layout() -> None:
 @settings(max_examples=60)
 @given(st.data())
 def test_a_truncated_or_changed_batch_raises_or_equals_the_general_codec(data: st.DataObject) -> None:
-    """Never another error than ours, and never a result that the general codec does not have."""
+    """It raises only errors of the package, and gives only results of the general codec."""
     frame = bytearray(_reply([(b"h", b"s", b"v" * 20), (b"h", b"t", b"")]))
     start = rpc.BATCH_GET.body_offset
     if data.draw(st.booleans()):

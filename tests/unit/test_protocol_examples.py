@@ -1,4 +1,4 @@
-"""Frames written out byte by byte, in both directions."""
+"""Test frames byte by byte, in both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quick layouts against the general codec: the same bytes out, the same results in."""
+"""Test the fast codecs against the general codec: the same bytes and the same results."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_statuses(value: dict[str, Any], row: rpc.Rpc) -> None:
 @settings(max_examples=100)
 @given(st.data())
 def test_replies_with_another_field_layout(data: st.DataObject) -> None:
-    """Fields in any order, left out, or added: the general codec's result."""
+    """Reordered, missing and additional fields give the result of the general codec."""
     for row, kind in ((rpc.GET, "ReadResponse"), (rpc.PUT, "UpdateResponse")):
         value = data.draw(idl.values(kind))
         fields = [

@@ -1,4 +1,4 @@
-"""Headers, message begins and streams: the frames are the same however the bytes are cut."""
+"""Test headers, message begins and streams: any division of the bytes gives the same frames."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_envelopes_that_cannot_be_read(frame: bytes, words: str) -> None:
 def test_a_frame_in_a_stream_is_read_like_a_single_frame(
     error: bytes, word: int, name: bytes, seqid: int, rest: bytes, more: int
 ) -> None:
-    """One frame in a stream is what it is by itself, with lengths of its parts that are right, or are not."""
+    """The lengths of its parts may be right or wrong."""
     raw = struct.pack(">i", len(error)) + error + struct.pack(">Ii", word, len(name)) + name
     raw += struct.pack(">i", seqid) + rest
     size = max(len(raw) + 4 + more, MIN_REPLY)

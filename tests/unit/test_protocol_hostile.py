@@ -1,4 +1,4 @@
-"""Bytes that nobody should send: a ProtocolError, at once, without memory for what a length only promises."""
+"""Test invalid bytes: they raise a ProtocolError at once, and announced lengths take no memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast reader of rows gives what the general decoder gives, for every layout, and for broken bytes its error."""
+"""Test that the fast reader of rows gives the results and errors of the general decoder for all bytes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_rows_of_multi_get(response: MultiGetResponse) -> None:
 def test_the_usual_layout_never_needs_the_general_decoder(
     count: int, with_expiry: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fast reader that always falls back would pass every other test here."""
+    """A fast reader that always used the general decoder would pass every other test."""
     kvs = [KeyValue(encode_key(b"h%d" % i, b"s"), b"v" * (i % 300), 5 if with_expiry else None) for i in range(count)]
     scan = ScanResponse(error=0, kvs=kvs, context_id=-7, app_id=1, partition_index=2, server="a:1")
     counted = ScanResponse(error=0, kvs=kvs, context_id=-7, app_id=1, partition_index=2, server="a:1", kv_count=3)
@@ -167,7 +167,7 @@ def test_random_bytes_raise_like_the_general_decoder(body: bytes) -> None:
 
 @given(SCANS)
 def test_fields_of_newer_servers(response: ScanResponse) -> None:
-    """An unknown field in front of STOP, and one inside the rows, go the general way."""
+    """Unknown fields before STOP and inside the rows are read by the general decoder."""
     body = bytes(response.encode())
     longer = encode_reply(SCAN.name, 7, result=body[:-1] + struct.pack(">BHi", 8, 90, 5) + b"\0")
     assert read_full_rows(SCAN, longer) == expected(response, None, False)

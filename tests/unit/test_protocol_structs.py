@@ -1,4 +1,4 @@
-"""Every struct against Apache Thrift: by the package's own declarations, and by a second table of the messages."""
+"""Test every struct against Apache Thrift, with the declarations of the package and with a second table."""
 
 from __future__ import annotations
 

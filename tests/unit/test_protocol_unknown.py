@@ -1,4 +1,4 @@
-"""Fields that newer servers may send: passed over where their end can be found, told clearly where it cannot."""
+"""Test unknown fields of newer servers: they are skipped, or are a clear error where their end cannot be found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The package's front door: names are loaded when they are used, and importing it costs next to nothing."""
+"""Test that public names are loaded on first use and that importing the package costs little."""
 
 from __future__ import annotations
 

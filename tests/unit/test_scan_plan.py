@@ -1,4 +1,4 @@
-"""The pure parts of scans: bounds, parts over splits, the ledger of what was delivered, tokens."""
+"""Test the parts of scans without I/O: bounds, parts over splits, the ledger of delivered rows, tokens."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def owners(parts: list[Part], hashes: range) -> Counter[int]:
 
 @given(st.integers(1, 12), st.data())
 def test_every_hash_belongs_to_one_part(count: int, data: st.DataObject) -> None:
-    """Over any number of splits, each with any children ready."""
+    """For any number of splits, with any children ready."""
     waiting: set[int] = set()
     if count % 2 == 0:
         waiting = data.draw(st.sets(st.integers(count // 2, count - 1)))

@@ -1,4 +1,4 @@
-"""House rules that the linters do not hold: file sizes, docstrings, annotations, public names, commands that exist."""
+"""Test style rules that linters do not check: file sizes, docstrings, annotations, public names, commands."""
 
 from __future__ import annotations
 

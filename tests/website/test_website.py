@@ -1,4 +1,4 @@
-"""The documentation site: what it would fetch from elsewhere, its links, and the pages of the API reference."""
+"""Test the documentation site: no files of other hosts, its links, and the pages of the API reference."""
 
 from __future__ import annotations
 

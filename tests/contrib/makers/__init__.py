@@ -1,1 +1,1 @@
-"""The makers' own suites made to run against our backends; each runs in a process of its own, see suites.py."""
+"""The test suites of the frameworks, run against the backends of this package. suites.py starts them."""

@@ -38,7 +38,7 @@ class TestText(BaseStorageTest):
     init_kwargs = {"serializer": None}
 
     def test_cache_key(self) -> None:
-        """Leave it out: without a serializer there are no responses."""
+        """Skipped: without a serializer there are no responses."""
 
 
 class TestCache(BaseCacheTest):

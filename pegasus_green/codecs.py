@@ -118,7 +118,7 @@ class JsonCodec:
         """Show the call that makes an equal codec."""
         return f"JsonCodec(sort_keys={self.sort_keys})"
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """Return the JSON text as UTF-8.
 
         Example:
@@ -135,7 +135,7 @@ class JsonCodec:
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidArgument(f"value cannot be written as JSON: {error}") from None
 
-    def _dump(self, value: Any, *, ensure_ascii: bool) -> str:
+    def _dump(self, value: object, *, ensure_ascii: bool) -> str:
         return json.dumps(
             value, ensure_ascii=ensure_ascii, allow_nan=False, separators=(",", ":"), sort_keys=self.sort_keys
         )

@@ -9,7 +9,6 @@ from tests.types import check, surface
 REASONS = {
     "Client.stats -> return": "exporters index it by variables, which a TypedDict refuses; see observability.md",
     "JsonCodec.decode -> return": "JSON has values of any type, and users index them",
-    "JsonCodec.encode(value)": "as decode: Table[Any] is what a table of JSON is",
     "NotAnInteger.result": "an exception class cannot be generic in the table's values",
     "PegasusError.results": "an exception class cannot be generic; the entries are values and errors",
 }

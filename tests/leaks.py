@@ -78,12 +78,12 @@ class Snapshot:
 
     @property
     def _hub_descriptors(self) -> int:
-        """Return how many a hub keeps that this test was the first to need: epoll, eventfd, the resolver's pool."""
+        """Return the number of descriptors of a hub that this test created: epoll, eventfd, the resolver pool."""
         had_hub = any("eventpoll" in what for what in self.descriptors.values())
         return 0 if had_hub or get_hub_if_exists() is None else 8
 
     def leaks(self) -> list[str]:
-        """Return what is left beyond the state before, once things that end by themselves had their time."""
+        """Wait for resources to be released; return what is left beyond the state before."""
         waited, pause = 0.0, 0.001  # most servers close their end within a millisecond
         while (excess := self._excess()) and waited < _SETTLE_SECONDS:
             gevent.sleep(pause)

@@ -30,7 +30,7 @@ def find(version: str) -> str | None:
 
 
 def make_venv(python: str, place: Path, *requirements: str, constraints: Path | None = None) -> str:
-    """Make the environment once and return its interpreter; raises CalledProcessError with pip's words in stderr.
+    """Make the environment once and return its interpreter; a CalledProcessError has the stderr of pip.
 
     Made anew when the requirements or the constraints differ from those of the last time.
     """
@@ -51,7 +51,7 @@ def make_venv(python: str, place: Path, *requirements: str, constraints: Path | 
 
 
 def last_words(error: subprocess.CalledProcessError) -> str:
-    """Return the line of a failed command that says why."""
+    """Return the line of a failed command that names the reason."""
     lines = [line for line in (error.stderr or error.stdout or "").splitlines() if line.strip()]
     return lines[-1].strip() if lines else str(error)
 

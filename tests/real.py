@@ -38,7 +38,7 @@ def rows_of(metas: list[str], name: str) -> Rows:
 
 
 def restore(metas: list[str], name: str, before: Rows) -> int:
-    """Give a table its rows back; return how many were different."""
+    """Restore the rows of a table; return how many were different."""
     after = rows_of(metas, name)
     gone = [key for key in after if key not in before]
     changed = [(*key, value) for key, value in before.items() if after.get(key) != value]
@@ -50,7 +50,7 @@ def restore(metas: list[str], name: str, before: Rows) -> int:
 
 
 def check(metas: list[str], name: str) -> str:
-    """Return what is wrong with a cluster in one line; "": nothing."""
+    """Return the problem of a cluster in one line, or ""."""
     errors = [_connect_error(meta) for meta in metas]
     if all(errors):
         return "; ".join(errors)
@@ -64,7 +64,7 @@ def check(metas: list[str], name: str) -> str:
 
 
 def _connect_error(meta: str) -> str:
-    """Return why a meta server accepts no connection; "": it does."""
+    """Return why a meta server accepts no connection, or ""."""
     host, _, port = parse_address(meta).rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

@@ -82,7 +82,7 @@ AT_ONCE = 4
 
 
 def run_all() -> list[Run]:
-    """Execute all runs, some at once; return those that failed."""
+    """Execute all runs, four at a time; return the failed ones."""
     started = time.monotonic()
 
     def execute(run: Run) -> int:

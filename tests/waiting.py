@@ -9,7 +9,7 @@ import gevent
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0, step: float = 0.005) -> float:
-    """Wait until a condition holds and return the seconds it took; fail when it does not."""
+    """Wait until a condition holds and return the seconds; fail after the time limit."""
     begin = monotonic()
     while not condition():
         assert monotonic() - begin < seconds, f"not within {seconds} s"
@@ -18,7 +18,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0, step: flo
 
 
 def seconds_queued() -> float:
-    """Return how long this thread has waited for a processor that others had; 0.0 where the system does not tell."""
+    """Return how long this thread has waited for a processor, or 0.0 if the system does not report it."""
     try:
         with open("/proc/thread-self/schedstat", encoding="ascii") as file:
             return int(file.read().split()[1]) / 1e9
@@ -27,17 +27,14 @@ def seconds_queued() -> float:
 
 
 class Stopwatch:
-    """Measures how long something takes in this thread, also on a machine that is busy with other things.
-
-    What is late because other processes had the processors is not late by our doing.
-    """
+    """Measures a duration in this thread without the time in which other processes used the processor."""
 
     def __init__(self) -> None:
         self._begin, self._queued = monotonic(), seconds_queued()
         self._end: tuple[float, float] | None = None
 
     def stop(self) -> Stopwatch:
-        """Keep what it shows now, and return it."""
+        """Stop the watch and return it."""
         self._end = self._now()
         return self
 
@@ -46,11 +43,11 @@ class Stopwatch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds by the clock."""
+        """Seconds of wall-clock time."""
         return self._now()[0]
 
     @property
     def seconds(self) -> float:
-        """Seconds by the clock, without those in which this thread waited for a processor."""
+        """Seconds of wall-clock time without the time in which this thread waited for a processor."""
         elapsed, queued = self._now()
         return elapsed - queued

@@ -25,7 +25,7 @@ from tests.pythons import ROOT
 
 @dataclass
 class Done:
-    """What a run of the tool gave."""
+    """The result of a run of the tool."""
 
     status: int
     out: str
@@ -55,7 +55,7 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def wait_for(self, text: str) -> None:
-        """Return when the terminal shows a text behind the last one that was waited for."""
+        """Wait until the terminal shows a text after the previous one."""
         deadline = time.monotonic() + 120
         while (found := self.seen.find(text, self.at)) < 0:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-600:]!r}"
@@ -99,7 +99,7 @@ class Tool:
         return process
 
     def process(self, *words: str, table: str = "temp", stdin: str | bytes = b"", status: int | None = 0) -> Done:
-        """Run the tool in a process of its own; status None: any exit status is fine."""
+        """Run the tool in its own process. With status None any exit status is accepted."""
         process = self.start(*words, table=table, stdin=subprocess.PIPE)
         data = stdin.encode() if isinstance(stdin, str) else stdin
         try:
@@ -113,7 +113,7 @@ class Tool:
     def terminal(
         self, *words: str, answer: str = "", talk: Callable[[Terminal], object] | None = None, table: str = "temp"
     ) -> Done:
-        """Run the tool on a terminal of its own; answer a question, or talk to it."""
+        """Run the tool on a terminal; answer a question, or run a dialogue."""
         primary, secondary = pty.openpty()
         fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
         self.environment["TERM"] = "xterm-256color"
@@ -158,7 +158,7 @@ class Tool:
 
 @pytest.fixture(scope="session")
 def tool() -> Iterator[Tool]:
-    """Serve a cluster in a process of its own and run the tool against it."""
+    """Serve a cluster in its own process and run the tool against it."""
     with onebox_process("--table", "temp:8", "--table", "other:4") as (metas, _):
         yield Tool(metas)
 

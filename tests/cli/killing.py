@@ -23,7 +23,7 @@ MEMORY_LIMIT = 150 * 1024 * 1024
 
 
 def fill(table: Table, count: int) -> None:
-    """Store rows of about 100 bytes, three a hash key: a third of them expires in a day, one in many is odd."""
+    """Store rows of about 100 bytes, three for each hash key. A third expires in a day; some have unusual bytes."""
     for begin in range(0, count, 6000):
         numbers = range(begin, min(begin + 6000, count))
         for rest in range(3):
@@ -40,7 +40,7 @@ def rows_of(table: Table) -> dict[tuple[bytes, bytes], tuple[bytes, int]]:
 
 
 def differences(left: Any, right: Any) -> list[Any]:
-    """Return the first differences of two tables; a write's second may turn between its two looks at the clock."""
+    """Return the first differences of two tables. Expiry times may differ by a second."""
     wrong: list[Any] = list(left.keys() ^ right.keys())
     for key in left.keys() & right.keys():
         (value, expires), (other, until) = left[key], right[key]
@@ -50,7 +50,7 @@ def differences(left: Any, right: Any) -> list[Any]:
 
 
 def watch(process: Any) -> tuple[int, int, float]:
-    """Wait for a process; return its status, and the most memory (bytes) and CPU (seconds) that were seen."""
+    """Wait for a process; return its status, its peak memory (bytes) and its CPU time (seconds)."""
     memory, cpu, tick = 0, 0.0, os.sysconf("SC_CLK_TCK")
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
@@ -63,7 +63,7 @@ def watch(process: Any) -> tuple[int, int, float]:
 
 
 def run_with_kill(tool: Tool, words: list[str], state: Path, rows: int, log: Callable[[str], object] = print) -> None:
-    """Run a command, kill it when its state file tells of some rows, and resume it to its end."""
+    """Run a command, kill it when its state file reports some rows, and resume it to the end."""
     slow = ["--rows-per-second", str(max(rows // 2, 1)), "--checkpoint", "0.1"]
     process: Any = tool.start(*words, *slow, "--quiet", table="source", popen=subprocess.Popen, stderr=None)
     # Only for one that hangs: beside other work a onebox takes some hundred rows a second.

@@ -25,7 +25,7 @@ def tool(box):
 
 
 def until(check):
-    """Wait until something is true; false: not in time."""
+    """Wait until a condition is true; return a false value if it is not in time."""
     end = time.monotonic() + 60
     while not (found := check()) and time.monotonic() < end:
         time.sleep(0.05)

@@ -23,7 +23,7 @@ ROWS = 20_000
 
 @pytest.fixture(scope="module")
 def box():
-    """Serve a cluster for the tests that kill and disturb."""
+    """Serve a cluster for the tests that kill servers and cause faults."""
     with OneboxProcess(tables={"source": 4, "target": 8, "copied": 4}) as box:
         with Client(box.meta_addresses, timeout=10) as client:
             fill(client.table("source"), ROWS)

@@ -120,7 +120,7 @@ class ClusterTable:
         return self._wires[address]
 
     def _admin(self, rpc: Rpc, request: Any) -> Any:
-        """Ask the leader: the meta server that does not say that another one is."""
+        """Send a request to the leader: the meta server that does not name another one."""
         for address in self.metas:
             answer = self._wire(address).call(rpc, request)
             assert answer is not None

@@ -14,7 +14,7 @@ TALLIES = pytest.StashKey[dict[str, Tally]]()
 
 @pytest.fixture(scope="session")
 def tallies(request: pytest.FixtureRequest) -> dict[str, Tally]:
-    """Return where tests count what they compared, by what was asked."""
+    """Return the counters of compared answers, by target."""
     return request.config.stash.setdefault(TALLIES, {})
 
 

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Answer:
-    """What came back: the frame error and, where the frame had a body, the response."""
+    """An answer: the frame error and, if the frame had a body, the response."""
 
     frame_error: str
     response: Message | None = None
@@ -38,13 +38,13 @@ class Target(Protocol):
     partitions: int
 
     def call(self, rpc: Rpc, hash_key: bytes, argument: Any) -> Answer | None:
-        """Send a call to the partition of hash_key; None where no answer ever comes."""
+        """Send a call to the partition of hash_key; return None if no answer is expected."""
 
     def expire_ts(self, ttl: int) -> int:
         """Return the expiry of a record that lives for so many seconds from now."""
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass for the records."""
+        """Advance the time of the records."""
 
     def set_envs(self, envs: dict[str, str]) -> None:
         """Set table envs and return when they have effect."""
@@ -125,7 +125,7 @@ def replay(name: str, rows: Iterable[Row], target: Target) -> Report:
 
 # --------------------------------------------------------------------------------------------------- requests
 class Builder:
-    """Makes a call's argument out of a row's ``req``."""
+    """Make the argument of a call from the ``req`` of a row."""
 
     def __init__(self, target: Target, context_id: int) -> None:
         self.target, self.context_id = target, context_id
@@ -192,7 +192,7 @@ def expected(raw: Any) -> Any:
 
 
 def same(got: Any, wanted: Any) -> bool:
-    """Compare two described answers; seconds to live may differ by what the calls took."""
+    """Compare two described answers. TTLs may differ by the duration of the calls."""
     if got == wanted:
         return True
     try:

@@ -43,7 +43,7 @@ HARD_PAGES = {
 
 
 def missing() -> str:
-    """Return why no browser can be driven; "" where one can."""
+    """Return why no browser can be controlled, or ""."""
     for name in ("chromium", "chromedriver"):
         if shutil.which(name) is None:
             return f"needs {name}, in Debian's packages chromium and chromium-driver"
@@ -99,7 +99,7 @@ def chromium(*, scripts: bool = True) -> Iterator[Any]:
 
 
 def resize(driver: Any, width: int) -> None:
-    """Make the page so wide: a window of a browser cannot be as narrow as a telephone."""
+    """Set the width of the page: a browser window cannot be as narrow as a phone."""
     driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
@@ -107,7 +107,7 @@ def resize(driver: Any, width: int) -> None:
 
 
 def fill(metas: list[str], *, hard: bool = False) -> None:
-    """Store some rows with the tool, and those of the hard pages."""
+    """Store some rows with the tool, and rows that are hard to show."""
     lines = [
         f"set user:7 name '{VALUE}' --ttl 7d",
         "mset user:7 mail ada@example.org nick al",

@@ -89,7 +89,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def complaints(driver: Any) -> list[Any]:
-    """Return what the browser's console says besides the status of pages."""
+    """Return the messages of the browser's console, except the status of pages."""
     return [
         entry for entry in driver.get_log("browser") if "the server responded with a status" not in entry["message"]
     ]
@@ -129,7 +129,7 @@ def _numbers_move(driver: Any, url: str) -> None:
 
 
 def found(driver: Any, by: str, what: str) -> Any:
-    """Return an element once the page that a click leads to has it."""
+    """Wait for an element of the page after a click, and return it."""
     wait_for(lambda: driver.find_elements(by, what))
     return driver.find_element(by, what)
 

@@ -20,7 +20,7 @@ collect_ignore_glob = [] if os.environ.get("PEGASUS_GREEN_CONTRIB") else ["test_
 
 @pytest.fixture(scope="session")
 def pegasus_onebox_options() -> dict[str, Any]:
-    """Return what the cluster of all these tests is made of."""
+    """Return the cluster of these tests."""
     return {"replicas": 3, "tables": {"temp": 8}}
 
 

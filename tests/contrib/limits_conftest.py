@@ -20,7 +20,7 @@ URI = os.environ["PEGASUS_URL"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    """Keep what needs no storage, and what the storage in memory is tested with."""
+    """Keep the cases without a storage and the cases of the memory storage."""
     kept, left_out = [], []
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
-    """Run what its makers call flaky (it measures 30 ms) as often as they allow, as their plugin does."""
+    """Repeat the tests that the suite marks as flaky, as its own plugin does."""
     marker = item.get_closest_marker("flaky")
     if marker is None:
         return None
@@ -54,5 +54,5 @@ def pytest_runtest_protocol(item: Any, nextitem: Any) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def empty_storage() -> None:
-    """Begin each case with an empty storage, as one in memory is."""
+    """Begin each case with an empty storage."""
     PegasusStorage(URI).reset()

@@ -16,7 +16,7 @@ table.client.add_listener(PegasusMetrics())
 
 
 def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Count page views, and tell which process did; /metrics returns those of all processes."""
+    """Count page views and return the process; /metrics returns the metrics of all processes."""
     if environ["PATH_INFO"] == "/metrics":
         registry = CollectorRegistry()
         MultiProcessCollector(registry)

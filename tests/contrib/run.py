@@ -55,7 +55,7 @@ def pip(interpreter: str, *arguments: str) -> None:
 
 
 def prepare(lane: str, python: str) -> str:
-    """Make the lane's environment where it is missing or out of date and return its interpreter."""
+    """Make the environment of the lane if it is missing or out of date, and return its interpreter."""
     place = ROOT / f".venv-contrib-{lane}"
     constraints = HERE / "year_old.txt" if lane == "old" else None
     packages = [*requirements(), "-r", "requirements.txt"]
@@ -68,7 +68,7 @@ def prepare(lane: str, python: str) -> str:
 
 
 def _install_project(interpreter: str, place: Path) -> None:
-    """Install the project in place, anew when its entry points or its compiled core may have changed."""
+    """Install the project as editable, again when its entry points or its compiled core may have changed."""
     stamp = place / ".project"
     sources = (ROOT / "pyproject.toml", ROOT / "setup.py", ROOT / "pegasus_green" / "_core.c")
     wanted = sha256(b"".join(path.read_bytes() for path in sources if path.exists())).hexdigest()
@@ -78,7 +78,7 @@ def _install_project(interpreter: str, place: Path) -> None:
 
 
 def _install_uwsgi(interpreter: str) -> None:
-    """Have uWSGI in the environment, where it can be built: test_uwsgi.py is skipped without it."""
+    """Install uWSGI if it can be built; test_uwsgi.py is skipped without it."""
     if (Path(interpreter).parent / "uwsgi").exists():
         return
     print("building uWSGI, which takes a minute", flush=True)
@@ -89,7 +89,7 @@ def _install_uwsgi(interpreter: str) -> None:
 
 
 def _fetch_suites(interpreter: str, place: Path) -> None:
-    """Fetch and unpack the sdist of each release that is installed and carries a suite."""
+    """Download and unpack the sdist of each installed release that contains a test suite."""
     installed = versions(interpreter)
     for name in SUITES:
         target = place / "suites" / f"{name}-{installed[name]}"

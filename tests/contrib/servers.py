@@ -22,7 +22,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
-    """Wait until a process listens; the time is only a bound for what hangs."""
+    """Wait until a process listens. The time limit is only for a process that hangs."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -38,7 +38,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
 def running(
     command: Sequence[str], log: Path, cwd: Path | None = None, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process with its output in a file, and end it by SIGTERM, which it has ten seconds to obey."""
+    """Run a process with its output in a file; end it by SIGTERM, with a limit of ten seconds."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT

@@ -34,7 +34,7 @@ def measure(call: Callable[[], object], calls: int) -> float:
 
 
 def operations(cache: Any, many: str, increase: str) -> dict[str, tuple[Callable[[], object], int]]:
-    """Return what is measured: a call, and how often it is made in a round."""
+    """Return the measured calls, and how often each is made in a round."""
     rows = {f"key{n}": VALUE for n in range(BATCH)}
     get_many = (lambda: cache.get_many(rows)) if many == "list" else (lambda: cache.get_many(*rows))
     cache.set("key", VALUE)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.watchdog(300)
 
 @pytest.fixture(scope="module", params=POOLS)
 def worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """Run a worker of the example in one pool; yield the example as its users import it, and its cluster."""
+    """Run a worker of the example in one pool; yield the example module and its cluster."""
     scratch = tmp_path_factory.mktemp("celery")
     tables = {"temp": 8}
     with pytest.MonkeyPatch.context() as patch, redis_server(scratch) as port, OneboxProcess(tables=tables) as box:

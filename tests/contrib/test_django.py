@@ -94,7 +94,7 @@ def test_incr_does_not_create_a_key_that_expires_meanwhile(own_onebox: OneboxPro
     sums = []
 
     class Late:
-        """The table, where the key expires right before it is added to."""
+        """A table in which the key expires right before incr."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(table, name)

@@ -65,7 +65,7 @@ def test_no_write_in_flight_at_the_fork_is_made_twice(own_onebox: OneboxProcess,
 
 
 def load(port: int) -> list[dict[str, Any]]:
-    """Send requests beside each other; then have both workers tell what the copies came to."""
+    """Send concurrent requests; then return the results of the copied calls from both workers."""
 
     def get(path: str) -> dict[str, Any]:
         with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:

@@ -71,7 +71,7 @@ def lowest(port: int) -> int:
 
 
 def settled(port: int, at_most: int) -> int:
-    """Return the number of the server's descriptors, once it is at most that, or after some seconds."""
+    """Wait some seconds until the server has at most that many descriptors; return the number."""
     until = time.monotonic() + SETTLE_SECONDS
     while (now := int(fetch(port, "/descriptors")[1])) > at_most and time.monotonic() < until:
         time.sleep(0.1)

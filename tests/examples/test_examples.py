@@ -47,7 +47,7 @@ def run(*arguments: str, status: int = 0, seconds: float = 60) -> tuple[str, str
 
 @contextmanager
 def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command beside the test; kill it if it is still there."""
+    """Run a command during the test; kill it at the end if it still runs."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**ENVIRONMENT, **environment}
     )
@@ -238,7 +238,7 @@ def gunicorn(meta: str, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[
 
 
 def read_on(server: subprocess.Popen[str]) -> list[str]:
-    """Keep reading what the server says, so that it never waits for us; return the list that it grows in."""
+    """Read the output of the server into a list, so that the server never blocks; return the list."""
     assert server.stdout is not None
     lines: list[str] = []
     threading.Thread(target=lambda stream=server.stdout: lines.extend(stream), daemon=True).start()
@@ -323,7 +323,7 @@ def test_web_gunicorn_finishes_requests_before_it_exits(box: Any, gunicorn: tupl
 # -------------------------------------------------------------------------------------------------------------- crawler
 @contextmanager
 def site(pages: int) -> Iterator[tuple[str, Callable[[], dict[str, int]]]]:
-    """Run the example's web server; yield the first page's URL and what returns how often each was fetched."""
+    """Run the web server of the example; yield the URL of the first page and a function that counts the requests."""
     command = [sys.executable, str(EXAMPLES / "crawler.py"), "serve", str(pages), "--port", "0"]
     with running(*command) as server:
         url = wait_for(server, r"ready (\S+)")[1]

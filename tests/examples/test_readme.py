@@ -101,7 +101,7 @@ def box() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def empty(request: pytest.FixtureRequest) -> None:
-    """Each program finds an empty cluster, also where two pages have the same one."""
+    """Each program starts with an empty cluster."""
     if "box" in request.fixturenames:
         request.getfixturevalue("box").reset()
 

@@ -30,7 +30,7 @@ BLOCK_SECONDS = 1.0
 
 
 class Ticker:
-    """Wakes every millisecond and keeps the longest time between two passes, by the wall and by the thread's CPU."""
+    """Wakes every millisecond and keeps the longest wall time and CPU time between two passes."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -52,7 +52,7 @@ class Ticker:
 
 
 def slow_dns(meta: str) -> list[str]:
-    """Let the system's name resolution take its time, in C where it would block any thread; return names to resolve."""
+    """Make the name resolution of the system slow, in C, where it blocks its thread; return names to resolve."""
     plain = _socket.getaddrinfo
     host, _, port = meta.rpartition(":")
 

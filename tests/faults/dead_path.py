@@ -37,7 +37,7 @@ def set_loopback(up: bool) -> None:
 
 
 def slow(client: Client, box: Any, seconds: float) -> dict[str, Any]:
-    """Have a server answer late."""
+    """Let a server answer late."""
     box.fault("delay", rpc="get", seconds=seconds)
     begin = monotonic()
     value = client.table("temp").get("k", "s")
@@ -49,7 +49,7 @@ def slow(client: Client, box: Any, seconds: float) -> dict[str, Any]:
 
 
 def dead(client: Client, box: Any, seconds: float) -> dict[str, Any]:
-    """Have the path die: under idle connections, a call that waits, and a request that cannot leave."""
+    """Let the path die with idle connections, a waiting call, and an unsent request."""
     table = client.table("temp")
     box.fault("delay", rpc="get", seconds=60.0, count=1)
     waiting: Any = gevent.spawn(table.get, "k", "s")
@@ -76,7 +76,7 @@ def dead(client: Client, box: Any, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Make the namespace, and run what was asked for."""
+    """Make the namespace and run the requested case."""
     if ctypes.CDLL(None, use_errno=True).unshare(NEW_NET) != 0:
         return NOT_ALLOWED
     set_loopback(True)

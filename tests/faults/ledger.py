@@ -31,7 +31,7 @@ class Entry:
         return f"<{self.token!r} {self.report} attempts={self.attempts} {self.error!r}>"
 
     def disagreement(self, executions: int) -> str | None:
-        """Return what is wrong about that many executions, None: nothing."""
+        """Return why so many executions contradict the report, or None."""
         if self.report == DONE:
             right = executions == 1 if self.once else executions >= 1
         elif self.report == NOT_DONE:
@@ -48,7 +48,7 @@ class Ledger:
         self.entries: list[Entry] = []
 
     def write(self, token: bytes, call: Callable[[CallInfo], Any], *, once: bool) -> Entry:
-        """Make a write and note what the client reports; errors that are not ours pass."""
+        """Make a write and record the reported outcome; foreign errors are raised."""
         entry = Entry(token, once=once)
         self.entries.append(entry)
         info = CallInfo()

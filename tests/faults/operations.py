@@ -56,7 +56,7 @@ def _within(scene: Scene) -> Any:
 
 
 def _truncate(scene: Scene) -> Any:
-    """Empty what no other operation has."""
+    """Delete the rows that only this operation has."""
     mark = b"only " + scene.mark + b" "
     scene.table.multi_set(mark, ROWS)
     return scene.table.truncate(hash_key_filter=Filter.prefix(mark))

@@ -115,7 +115,7 @@ class RandomExceptions:
             self.counts[f"nested {type(error).__name__}"] += 1
 
     def interrupt_threads(self, threads: list[threading.Thread]) -> None:
-        """Have an exception raised in each thread that runs the package's code."""
+        """Raise an exception in each thread that runs code of the package."""
         frames = sys._current_frames()
         for thread in threads:
             frame = frames.get(thread.ident or 0)

@@ -35,7 +35,7 @@ class AtSwitch:
 
     @contextmanager
     def armed(self) -> Iterator[AtSwitch]:
-        """Watch the hub's switch, which gevent's compiled waits look up too, and what a call's short way has for it."""
+        """Patch the switch of the hub, which the compiled waits of gevent use, too, and that of the dispatcher."""
         plain, short = Hub.switch, dispatcher._switch
 
         def switch(hub: Hub) -> Any:
@@ -92,7 +92,7 @@ Injection = AtSwitch | AtStep
 
 
 class Outcome:
-    """How an operation ended, and what the same greenlet got when it went on."""
+    """How an operation ended, and the result of the next operation of the same greenlet."""
 
     value: Any = None
     error: BaseException | None = None
@@ -105,7 +105,7 @@ def inject(
     bystanders: Callable[[], Callable[[], None]],
     afterwards: Callable[[], Any],
 ) -> Outcome:
-    """Run an operation under an injection, in a greenlet that then does something else.
+    """Run an operation under an injection in a greenlet, which then runs another operation.
 
     Args:
         injection: Where to throw what.

@@ -27,7 +27,7 @@ MONITOR_SECONDS = "0.3"
 
 
 def _work(meta: str, *options: str) -> tuple[dict[str, Any], str]:
-    """Run the worker under gevent's monitor; return what it measured and what stands on its stderr."""
+    """Run the worker under gevent's monitor; return its measurements and its stderr."""
     command = [sys.executable, "-m", "tests.faults.cooperation_worker", meta, "2.0", *options]
     environment = {
         **os.environ,
@@ -97,7 +97,7 @@ def test_a_burst_of_replies_is_processed_in_portions() -> None:
 
 
 def _compute(seconds: float) -> None:
-    """Keep the thread busy, as an application's own work does."""
+    """Keep the thread busy, as the work of an application does."""
     until = monotonic() + seconds
     while monotonic() < until:
         sum(range(1000))

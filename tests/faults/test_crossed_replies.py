@@ -26,7 +26,7 @@ SEED = 20260
 
 @contextmanager
 def busy_cluster(**options: Any) -> Iterator[tuple[Any, Client]]:
-    """Serve from another process, so that what is measured here is the client."""
+    """Serve from another process, so that only the client is measured here."""
     with (
         Onebox(process=True, replicas=3, tables={"temp": 8}, seed=SEED) as box,
         Client(box.meta_addresses, **options) as client,

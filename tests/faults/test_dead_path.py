@@ -27,7 +27,7 @@ def start(what: str, seconds: float) -> subprocess.Popen[str]:
 
 
 def result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return what the process has found; the test is skipped where it may not have a namespace."""
+    """Return the findings of the process; skip the test if it may not have a namespace."""
     out, errors = process.communicate(timeout=100)
     if process.returncode == NOT_ALLOWED:
         pytest.skip("a network namespace needs root, or the capability CAP_SYS_ADMIN")

@@ -42,7 +42,7 @@ def metas() -> Iterator[Any]:
 
 
 def _first_get(addresses: list[str], timeout: float = 5.0, **options: Any) -> Stopwatch:
-    """Return the time that a new client's first call takes."""
+    """Return the duration of the first call of a new client."""
     with Client(addresses, timeout=timeout, **options) as client:
         watch = Stopwatch()
         assert client.table("temp").get(b"key") == b"value"

@@ -55,7 +55,7 @@ def client(box: Any) -> Iterator[Client]:
 
 
 def cycles_of(run: Any) -> list[str]:
-    """Return what only the collector frees of what a function leaves, as far as it is of the package."""
+    """Return the objects of the package that a function leaves and only the garbage collector frees."""
     gc.collect()
     gc.disable()
     try:
@@ -72,7 +72,7 @@ def cycles_of(run: Any) -> list[str]:
 
 
 def _described(one: Any) -> str:
-    """Return what something is that is the package's, or holds much."""
+    """Describe an object of the package or a large object."""
     if isinstance(one, types.FrameType):
         code = one.f_code
         return f"frame of {code.co_name}" if code.co_filename.startswith(PACKAGE) else ""

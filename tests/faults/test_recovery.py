@@ -149,7 +149,7 @@ def test_a_connection_is_kept_after_slow_calls_time_out(onebox: Any) -> None:
 
 
 class Rate:
-    """Callers with a pause between calls, so that not the processor but their waiting bounds them."""
+    """Callers with a pause between calls, so that the processor does not limit their rate."""
 
     def __init__(self, table: Table, keys: dict[int, bytes], healthy: set[int], callers: int) -> None:
         self.table, self.keys, self.healthy = table, keys, healthy

@@ -48,7 +48,7 @@ def scan(table: Table, way: str, **options: Any) -> Scanner:
 
 
 def go_on(rows: Scanner, table: Table, way: str) -> Scanner:
-    """Return the scanner, or one that goes on from its token."""
+    """Return the scanner, or one that resumes from its token."""
     if way != "resumed":
         return rows
     rows.close()

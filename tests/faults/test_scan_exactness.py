@@ -35,7 +35,7 @@ def test_a_scan_that_sends_the_bare_partition_index_loses_rows(how: str, monkeyp
 
 
 def loses_rows(seed: int, how: str) -> bool:
-    """Tell whether the scan of that seed loses rows, and nothing else is wrong with it."""
+    """Return whether the scan of that seed loses rows and has no other problem."""
     try:
         scan_under_faults(seed, partitions=8, how=how, count=FEW_ROWS)
     except AssertionError as failure:

@@ -20,14 +20,14 @@ ROWS = 600
 
 
 def some_rows() -> list[tuple[bytes, bytes, bytes]]:
-    """Return rows of lone and of shared hash keys, and of the empty one."""
+    """Return rows with unique, shared and empty hash keys."""
     lone = [(b"user:%d" % number, b"name", b"v") for number in range(ROWS // 3)]
     shared = [(b"log:%d" % (number % 7), b"%04d" % number, b"v") for number in range(ROWS // 3)]
     return [*lone, *shared, *((b"", b"key:%d" % number, b"v") for number in range(ROWS // 3))]
 
 
 class Split:
-    """A table of 4 partitions that can be split in two, in a cluster whose servers go on to deliver foreign rows."""
+    """A table of 4 partitions that can be split, in a cluster whose servers still deliver foreign rows."""
 
     def __init__(self, box: Onebox, client: Client) -> None:
         self.box, self.client = box, client
@@ -82,7 +82,7 @@ WAYS: dict[str, Callable[[Split], Any]] = {
 
 
 def pages(table: Table) -> list[Any]:
-    """Scan in pieces of 70 rows, each resumed by the token of the one before."""
+    """Scan in pieces of 70 rows, each resumed by the token of the previous one."""
     found, token = [], None
     while True:
         with table.scan(batch_size=50, limit=70, resume=token) as rows:

@@ -52,7 +52,7 @@ WRITES = {
 
 
 class Mishap(NamedTuple):
-    """A fault that hits a write once, and what the client must report of one that may be repeated and one that may not.
+    """A fault that hits a write once, and the expected reports of repeatable and unrepeatable writes.
 
     Attributes:
         fault: Arguments of ``Onebox.fault``.

@@ -39,7 +39,7 @@ def marked(onebox: Any) -> tuple[Any, bytes]:
 
 
 def _bystanders(table: Table) -> Callable[[], Callable[[], None]]:
-    """Return what starts callers that need what the victim needs, and returns the check that they were served."""
+    """Return a function that starts callers with the needs of the victim and returns a check of their results."""
 
     def begin() -> Callable[[], None]:
         calls = [Ended(table.get, b"bystander %d" % number) for number in range(BYSTANDERS)]
@@ -55,7 +55,7 @@ def _bystanders(table: Table) -> Callable[[], Callable[[], None]]:
 
 
 def _try_once(client: Client, mark: bytes, operation: Operation, injection: Injection, faulty: bool = False) -> None:
-    """Run an operation under an injection and check that nobody was harmed."""
+    """Run an operation under an injection and check that no other call was affected."""
     scene = Scene(client, client.table("temp"), mark)
 
     def go_on() -> tuple[Any, Any]:

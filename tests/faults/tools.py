@@ -16,7 +16,7 @@ from tests.waiting import Stopwatch
 
 
 def unfinished(client: Client) -> list[str]:
-    """Return what is still under way inside a client; a client at rest has nothing."""
+    """Return what is still under way in a client; nothing for a client at rest."""
     cluster: Any = client._cluster
     found = []
     for connection in cluster.pool.connections:
@@ -38,12 +38,12 @@ def unfinished(client: Client) -> list[str]:
 
 
 def at_rest(client: Client, seconds: float = 3.0) -> list[str]:
-    """Return what is left under way after a while; empty as soon as there is nothing."""
+    """Wait until nothing is under way in a client; return what is left after a while."""
     return settled(lambda: unfinished(client), seconds)
 
 
 def settled(look: Callable[[], list[str]], seconds: float = 3.0) -> list[str]:
-    """Return what a look finds after a while; empty as soon as it finds nothing."""
+    """Wait until a check finds nothing; return what it finds after a while."""
     until = monotonic() + seconds
     while (found := look()) and monotonic() < until:
         gevent.sleep(0.002)
@@ -58,7 +58,7 @@ def primary_of(client: Client, hash_key: bytes) -> str:
 
 
 class Ended:
-    """A greenlet that runs something and keeps how it ended, whatever was thrown into it."""
+    """A greenlet that runs a function and keeps its result or exception."""
 
     def __init__(self, run: Callable[..., Any], *args: Any) -> None:
         self.value: Any = None
@@ -106,7 +106,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def large_bytes() -> int:
-    """Return the bytes of objects above 512 bytes; 0 where the C library does not tell."""
+    """Return the bytes of objects above 512 bytes, or 0 if the C library does not report them."""
     try:
         mallinfo = ctypes.CDLL(None).mallinfo2
     except AttributeError:

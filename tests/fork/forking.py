@@ -16,7 +16,7 @@ WAYS = ("os.fork", "gevent.os.fork", "multiprocessing")
 
 
 def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
-    """Run something in a child that ends with status 0 unless it fails; return what waits for its status."""
+    """Run a function in a child process; return a function that waits for the exit status."""
     if way == "multiprocessing":
         import multiprocessing
 

@@ -20,7 +20,7 @@ ends: list[str] = []
 
 
 def background(number: int) -> None:
-    """Call from before the fork until long after it; the copies of this greenlet in the workers must do nothing."""
+    """Make calls before, during and after the fork; the copies of this greenlet in the workers must do nothing."""
     for step in range(3):
         try:
             table.incr(f"master-{number}-{step}.", "n")

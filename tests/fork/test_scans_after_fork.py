@@ -17,7 +17,7 @@ pytestmark = pytest.mark.onebox_only
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Onebox]:
-    """Serve in another process: a copy of the servers in the child would take the parent's requests."""
+    """Serve in another process: copies of the servers in the child would receive requests of the parent."""
     with Onebox(replicas=3, tables={"temp": 8}, process=True) as box:
         yield box
 

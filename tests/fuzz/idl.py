@@ -297,7 +297,7 @@ _WRITERS: dict[str, Callable[[Any, Any], None]] = {
 
 
 def write(protocol: Any, kind: str, value: Any) -> None:
-    """Write a value; structs are dicts by field name, what is not in them is not written."""
+    """Write a value. Structs are dicts by field name; missing fields are not written."""
     if kind in _WRITERS:
         _WRITERS[kind](protocol, value)
     elif kind.startswith("list:"):
@@ -361,7 +361,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def read(protocol: Any, kind: str) -> Any:
-    """Read a value that ``write`` has written, every type byte checked."""
+    """Read a value that ``write`` has written, and check every type byte."""
     if kind in _READERS:
         return _READERS[kind](protocol)
     if kind.startswith("list:"):
@@ -390,7 +390,7 @@ def read(protocol: Any, kind: str) -> Any:
 
 
 def decode(kind: str, data: bytes) -> Any:
-    """Return the value in data, all of which it must be."""
+    """Return the value in data; no bytes may remain."""
     buffer = TMemoryBuffer(data)
     value = read(TBinaryProtocol(buffer), kind)
     assert buffer.cstringio_buf.tell() == len(data)
@@ -414,7 +414,7 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def values(kind: str) -> st.SearchStrategy[Any]:
-    """Return a strategy for values of a type; of structs, optional fields are there or not."""
+    """Return a strategy for values of a type; optional fields of structs may be missing."""
     if kind in _VALUES:
         return _VALUES[kind]
     if kind.startswith("list:"):

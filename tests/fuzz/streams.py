@@ -9,7 +9,7 @@ from pegasus_green.protocol.session import ClientSession
 
 
 class Piecewise:
-    """A client's session fed as a connection does it: what is read next overwrites what was read before."""
+    """A client session that is fed like by a connection: the next read overwrites the buffer."""
 
     def __init__(self) -> None:
         self.session = ClientSession()
@@ -33,7 +33,7 @@ class Piecewise:
 
 
 def pieces(data: bytes) -> list[bytes]:
-    """Cut data at places that depend on nothing but data."""
+    """Cut data at places that depend only on data."""
     chance = random.Random(data)
     cuts = sorted({0, len(data), *(chance.randint(0, len(data)) for _ in range(chance.randint(0, 6)))})
     return [data[start:end] for start, end in itertools.pairwise(cuts)]

@@ -63,7 +63,7 @@ def _reply_frame(frame: bytes) -> int:
 
 
 def _quick(row: rpc.Rpc, frame: bytes, general: Any) -> None:
-    """Check that the quick decoders say what the general one says, where that can read the body."""
+    """Check that the fast decoders agree with the general one, if that can read the body."""
     readable = general is not None
     if row is rpc.GET:
         found = attempt(fast.read_value, frame)

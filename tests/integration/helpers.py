@@ -34,7 +34,7 @@ def no_client_bugs(cluster: Cluster) -> Iterator[None]:
 
 
 def pass_time(cluster: Cluster, seconds: float) -> None:
-    """Let TTLs run: by the clock of the embedded cluster, or by waiting."""
+    """Let time pass: by the clock of the embedded cluster, or by waiting."""
     if cluster.box is None:
         gevent.sleep(seconds)
     else:
@@ -42,7 +42,7 @@ def pass_time(cluster: Cluster, seconds: float) -> None:
 
 
 def nearly(left: float | None, seconds: float) -> bool:
-    """Tell whether a TTL was set to so many seconds a moment ago: seconds turn, and machines stall for some."""
+    """Return whether a TTL was set to so many seconds a moment ago, with a tolerance of some seconds."""
     return left is not None and seconds - 10 < left <= seconds
 
 

@@ -14,7 +14,7 @@ Rows = list[tuple[bytes, bytes, bytes]]
 
 
 class Calls(Listener):
-    """Counts the batches that were asked for."""
+    """Counts the requested batches."""
 
     def __init__(self) -> None:
         self.scans = 0
@@ -33,7 +33,7 @@ def many(table: Table, hash_key: bytes) -> Rows:
 
 @pytest.fixture
 def mine(table: Table, many: Rows, hash_key: bytes) -> Callable[..., Scanner]:
-    """Scan the rows of this test in the table, which may have others."""
+    """Scan the rows of this test; the table may have others."""
     return lambda **options: table.scan(hash_key_filter=Filter.prefix(hash_key), **options)
 
 

@@ -57,7 +57,7 @@ def admin(client: Client) -> Admin:
 
 @pytest.fixture
 def name(admin: Admin) -> Iterator[str]:
-    """Return a name that no table has, and drop the table that the test made of it."""
+    """Return an unused table name, and drop the table of that name after the test."""
     name = "test_" + uuid.uuid4().hex
     yield name
     admin.drop_table(name, missing_ok=True, reserve=1)
@@ -220,7 +220,7 @@ def test_a_change_with_unknown_outcome_is_not_repeated(cluster: Cluster, admin: 
 
 # ------------------------------------------------------------------------------------------- drop, recall, rename, list
 def eventually(call: Callable[[], object], kind: type[PegasusError], seconds: float = 120.0) -> None:
-    """Call until an error of that kind comes; a server of a real cluster may hear of a change later."""
+    """Call until an error of that kind is raised; a server of a real cluster may learn of a change later."""
     until = monotonic() + seconds
     while monotonic() < until:
         try:
@@ -233,7 +233,7 @@ def eventually(call: Callable[[], object], kind: type[PegasusError], seconds: fl
 
 @pytest.fixture(params=["at once", "for a while"])
 def remembered(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[None]:
-    """Have what is dropped or renamed forgotten at once, or, as a real cluster does, after a while."""
+    """Set whether drops and renames take effect at once, or after a delay as in a real cluster."""
     if request.param == "for a while":
         if cluster.is_real:
             pytest.skip("a real cluster has its own times")

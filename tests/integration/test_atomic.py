@@ -53,7 +53,7 @@ INVALID = "invalid"
 
 
 def integer(text: bytes) -> int | None:
-    """Read an integer as the server does: as C's strtoll with base 0, all of the text, within 64 bits."""
+    """Read an integer like the server: like strtoll of C with base 0, the whole text, within 64 bits."""
     digits = text.lstrip(b" \t\n\v\f\r")
     sign = -1 if digits[:1] == b"-" else 1
     digits = digits[1:] if digits[:1] in (b"-", b"+") else digits

@@ -14,7 +14,7 @@ from tests.pythons import ROOT
 
 
 def bench(cluster, *options, table=None):
-    """Start the command; the hub of this process, which serves the embedded cluster, goes on meanwhile."""
+    """Start the command while the hub of this process continues to serve the embedded cluster."""
     command = [sys.executable, "-m", "pegasus_green", "bench", "--meta", ",".join(cluster.metas)]
     command += ["--table", table or cluster.table, *options]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -173,7 +173,7 @@ def _classes() -> list[type]:
 
 
 def _methods(cls: type) -> dict[str, Any]:
-    """Return the public methods and properties that are the package's own, by name, wherever they are inherited from.
+    """Return the public methods and properties of the package by name, including inherited ones.
 
     Those that Onebox inherits from outside ``control`` are what its servers call, not what a test says to it.
     """

@@ -58,7 +58,7 @@ def box(onebox: Onebox) -> Iterator[Onebox]:
 
 
 def put(argument: Any, hash_key: bytes) -> Any:
-    """Return an argument with the hash key of the test in its place."""
+    """Return an argument with the hash key of the test inserted."""
     if argument is H:
         return hash_key
     return type(argument)(put(part, hash_key) for part in argument) if isinstance(argument, (list, tuple)) else argument

@@ -37,7 +37,7 @@ def keys_of(hash_key: bytes, count: int) -> list[tuple[bytes, bytes]]:
 
 
 class Watch:
-    """The most calls in flight, looked at each time the hub comes around."""
+    """The maximum number of calls in flight, read in each pass of the hub."""
 
     def __init__(self, client: Client) -> None:
         self.most = 0

@@ -290,7 +290,7 @@ def test_a_limit_of_one_row_pages_through_all_rows(table: Table, grid: bytes) ->
 # ------------------------------------------------------------------------------------------------ the server's own caps
 @pytest.fixture(scope="module")
 def many(cluster: Cluster) -> Iterator[Callable[[Client], tuple[Table, bytes]]]:
-    """Store 3,500 rows: more than a server hands out at once."""
+    """Store 3,500 rows, more than one reply of a server holds."""
     key = b"many rows of test_multi"
     with Client(cluster.metas, timeout=20) as client:
         client.table(cluster.table).multi_set(key, rows(3500), split=True)

@@ -63,7 +63,7 @@ class Everything(Listener):
 
 
 def cause_failures(box: Onebox, client: Client) -> None:
-    """Let everything happen that is worth a line: refusals, losses, a death, a move, a meta server that goes."""
+    """Cause every event that is logged: refusals, losses, a death, a move, a lost meta server."""
     table = client.table("temp")
     hash_key = SECRET_KEY.encode()
     table.set(hash_key, SECRET_KEY, SECRET_VALUE)

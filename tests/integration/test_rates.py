@@ -15,6 +15,7 @@ from pegasus_green.cluster.limiter import RequestLimiter
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs
 from tests.transport.test_threads import in_thread
+from tests.waiting import Stopwatch
 
 __all__ = ["no_client_bugs"]
 RATE = 50
@@ -35,7 +36,7 @@ def seconds_for(run: Callable[[], object]) -> float:
 
 
 def least(requests: int, rate: float = RATE) -> float:
-    """Return the seconds that so many requests must take: those of a burst and two more wait for nothing."""
+    """Return the minimum duration of so many requests; a burst and two more do not wait."""
     return (requests - max(1, int(rate / 10)) - 2) / rate
 
 
@@ -98,10 +99,10 @@ def test_threads_share_the_limit(limited: Client, cluster: Cluster, hash_key: by
 def test_call_without_a_turn_before_its_deadline_fails_at_once(client: Client, cluster: Cluster) -> None:
     table = client.table(cluster.table, max_rate=0.0001)
     table.get("a", "s")
-    begin = monotonic()
+    watch = Stopwatch()
     with pytest.raises(RequestTimeout, match=r"max_rate=0\.0001 leaves no turn before the deadline") as caught:
         table.set("a", "s", "v", timeout=5.0)
-    assert monotonic() - begin < 4.0
+    assert watch.seconds < 4.0
     assert not caught.value.sent
     assert not caught.value.outcome_unknown
     with client.deadline(2.0):

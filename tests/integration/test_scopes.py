@@ -21,7 +21,7 @@ FAR = 50.0
 
 
 def bound(client: Client) -> float | None:
-    """Return the seconds that an open scope leaves to a call made here; None: no scope bounds it."""
+    """Return the seconds that an open scope leaves to a call made here, or None without a scope."""
     cluster = client._cluster
     now = monotonic()
     deadline = cluster.deadline(FAR, now)

@@ -45,7 +45,7 @@ def _decoded(text: str) -> tuple[str, int]:
 
 
 def sockets_to(servers: set[tuple[str, int]]) -> Counter[tuple[str, int]]:
-    """Count this process's established TCP connections to each server, as the kernel sees them."""
+    """Count the established TCP connections of this process to each server in the table of the kernel."""
     own = set()
     for fd in os.listdir("/proc/self/fd"):
         try:

@@ -39,7 +39,7 @@ READ_ONLY = """
 
 
 def _tool(cluster: Cluster, *words: str, table: str | None = None, stdin: str = "") -> tuple[int, str, str]:
-    """Run the tool in a process; the hub goes on, in which the embedded cluster may live."""
+    """Run the tool in a process while the hub continues to serve the embedded cluster."""
     url = f"pegasus://{','.join(cluster.metas)}/{table or cluster.table}?timeout=10"
     process = subprocess.Popen(
         [sys.executable, "-m", "pegasus_green", *words],

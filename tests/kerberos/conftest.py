@@ -49,7 +49,7 @@ def realm(session_realm: Kdc, monkeypatch: pytest.MonkeyPatch) -> Kdc:
 
 
 def use(kdc: Kdc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have this process find a realm."""
+    """Set the environment of this process for a realm."""
     for name, value in kdc.environment.items():
         monkeypatch.setenv(name, value)
 
@@ -95,7 +95,7 @@ def client_of(realm: Kdc, box: Onebox) -> Iterator[Callable[..., Client]]:
 
 
 def cut(box: Onebox) -> int:
-    """Cut every connection of a cluster at the servers' ends and return how many there were."""
+    """Cut every connection of a cluster at the servers and return their number."""
     connections = [connection for server in (*box.metas, *box.servers) for connection in server.connections]
     for connection in connections:
         connection.close(reset=True)

@@ -22,7 +22,7 @@ table.set("boot", "s", b"loaded")
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Count a mark up, and tell which process did so and how it has authenticated."""
+    """Increment a counter; return the process and how it has authenticated."""
     query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     facts: dict[str, Any] = {"pid": os.getpid(), "boot": table.get("boot", "s", default=b"").decode()}
     if "mark" in query:

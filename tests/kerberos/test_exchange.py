@@ -30,7 +30,7 @@ TABLE: tuple[Any, ...] = (
 
 
 class Tap:
-    """Passes one server's bytes on in both directions and keeps them."""
+    """Forwards the bytes of one server in both directions and records them."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -105,7 +105,7 @@ def test_the_bytes_of_an_exchange(tap: Tap, realm: Kdc, version: int) -> None:
 
 # ------------------------------------------------------------------------------------------ what the onebox answers
 class Raw:
-    """A client that says what a test wants."""
+    """A client whose messages the test chooses."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")

@@ -43,7 +43,7 @@ def copy_tree(target: Path) -> None:
 
 
 def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
-    """Return pytest's status, None when it hangs, and the end of what it said."""
+    """Return the exit status of pytest (None when it hangs) and the end of its output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     # Without the compiled core, which does the usual case in place of the Python code that is mutated.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root), "PEGASUS_GREEN_PURE": "1"}
@@ -69,7 +69,7 @@ def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
 
 
 def judge(root: Path, mutation: Mutation) -> tuple[str, str]:
-    """Return "killed", "survived" or "broken", and what there is to say."""
+    """Return "killed", "survived" or "broken", and a message."""
     path = root / "pegasus_green" / mutation.path
     try:
         before = mutation.apply(root)
@@ -90,7 +90,7 @@ def judge(root: Path, mutation: Mutation) -> tuple[str, str]:
 
 
 def main() -> int:
-    """Run the mutations that were asked for."""
+    """Run the selected mutations."""
     parser = argparse.ArgumentParser(description="break the code rule by rule; every mutation must fail a test")
     parser.add_argument("--only", default="", help="names, or their beginnings, separated by commas")
     parser.add_argument("--list", action="store_true", help="list the mutations and end")

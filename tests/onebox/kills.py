@@ -15,7 +15,7 @@ from pegasus_green.onebox import OneboxProcess
 
 
 class Writer:
-    """Writes versions of a few keys; knows what may be there after a kill."""
+    """Writes versions of a few keys, and knows the allowed values after a kill."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,7 +49,7 @@ class Writer:
 
 
 def survive(folder: Path, kills: int, seed: int) -> int:
-    """Kill a process in the middle of writes so many times; return how many writes it had acknowledged."""
+    """Kill a process during writes so many times; return the number of acknowledged writes."""
     dice, writers = random.Random(seed), [Writer(f"w{number}") for number in range(8)]
     for turn in range(kills + 1):
         box = OneboxProcess(data=folder, tables={"temp": 4}, replicas=1).start()

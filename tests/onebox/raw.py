@@ -53,7 +53,7 @@ class Raw:
         return frame
 
     def is_over(self) -> bool:
-        """Tell whether the server has closed, and everything that it sent is read."""
+        """Return whether the server has closed and all its bytes are read."""
         if self._data:
             return False
         try:
@@ -75,7 +75,7 @@ class Raw:
         return reply.error, decode(rpc, reply, frame)
 
     def is_silent(self, seconds: float = 0.1) -> bool:
-        """Tell that nothing comes for a while."""
+        """Return whether nothing arrives for a while."""
         data = gevent.with_timeout(seconds, self.sock.recv, 65536, timeout_value=None)
         self._data += data or b""
         return data is None

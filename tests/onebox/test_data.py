@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reopen(folder: Path) -> Iterator[Open]:
-    """Return what opens a onebox on the directory, the one before it stopped."""
+    """Return a function that stops the previous onebox and opens another one on the directory."""
     boxes: list[Onebox] = []
 
     def make(**options: Any) -> Onebox:

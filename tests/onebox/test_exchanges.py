@@ -25,7 +25,7 @@ ADDRESSES = ("server", "primary", "hp_primary", "secondaries", "hp_secondaries",
 
 
 def plain(value: Any) -> Any:
-    """Return a response as the recording writes it; fields that differ between clusters as whether they are there."""
+    """Return a response in the form of the recording; for fields that differ between clusters only their presence."""
     if isinstance(value, Message):
         value = {field.name: getattr(value, field.name) for field in value.FIELDS}
     if isinstance(value, dict):

@@ -26,7 +26,7 @@ INCR = rrdb.IncrRequest(KEY, 1)
 
 
 def value(box: Onebox) -> int:
-    """Return how often the counter was really incremented."""
+    """Return how often the counter was incremented."""
     box.clear_faults()
     table = Routed(box)
     found = table.get(b"user1", b"name")

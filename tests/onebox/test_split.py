@@ -131,7 +131,7 @@ def test_a_split_runs_without_steps(make_box: Make) -> None:
 
 
 def scan_all(table: Routed, index: int, hashed: int, steps: list[Callable[[], None]]) -> list[bytes]:
-    """Scan a partition in batches of 10; do a step behind the first batch."""
+    """Scan a partition in batches of 10; run a step after the first batch."""
     request = rrdb.GetScannerRequest(
         b"\0\0", b"\xff\xff", True, False, 10, validate_partition_hash=True, full_scan=True
     )

@@ -21,7 +21,7 @@ LEFT_OUT = 3
 
 
 def peer_python() -> str | None:
-    """Return the interpreter that has pypegasus3, made when needed; None, with the reason on stderr, when left out."""
+    """Return an interpreter with pypegasus3, made if needed; or print the reason to stderr and return None."""
     python = find("3.11")
     if python is None:
         print("pypegasus3 left out: no Python 3.11 here", file=sys.stderr)

@@ -11,7 +11,7 @@ __all__ = ["LateCopies", "no_client_bugs"]
 
 
 class LateCopies:
-    """A table whose writes can be sent once more, as a network does that delivers a copy late."""
+    """A table whose writes can be sent again, like late copies in a network."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -29,6 +29,6 @@ class LateCopies:
         return call
 
     def deliver(self, number: int) -> Any:
-        """Send a write once more."""
+        """Send a write again."""
         name, args, kwargs = self.calls[number]
         return getattr(self._table, name)(*args, **kwargs)

@@ -17,7 +17,7 @@ __all__ = ["no_client_bugs"]
 
 
 class Work:
-    """A function that counts its runs and takes a moment."""
+    """A function that counts its runs and takes some time."""
 
     def __init__(self, seconds: float = 0.05, result: Any = b"result") -> None:
         self.runs, self.seconds, self.result = 0, seconds, result

@@ -47,7 +47,7 @@ class Link:
         self.closed = False
 
     def send(self, data: bytes) -> None:
-        """Send bytes; a client that is gone is none of our business."""
+        """Send bytes; ignore a closed connection."""
         try:
             self.sock.sendall(data)
         except OSError:
@@ -112,7 +112,7 @@ class FakeServer:
 
     @property
     def requests(self) -> list[Request]:
-        """All requests that came, connection by connection."""
+        """All received requests, by connection."""
         return [request for link in self.links for request in link.requests]
 
     @property
@@ -221,12 +221,12 @@ class FakeMeta(FakeServer):
         link.reply(request, self.routes(error))
 
     def _raw(self, name: str) -> int:
-        """Return the number of the address that is told besides a name; 0: none."""
+        """Return the numeric address that is sent with a name, or 0."""
         host, _, port = self.digits.get(name, "").rpartition(":")
         return make_address(host, int(port)) if host else 0
 
     def routes(self, error: str = "ERR_OK") -> QueryCfgResponse:
-        """Return what it says of its table."""
+        """Return the answer to a route query."""
         if error == "ERR_FORWARD_TO_OTHERS":
             leader = PartitionConfiguration(hp_primary=self.forward, primary=self._raw(self.forward))
             named = [leader] if self.forward else []
@@ -269,12 +269,12 @@ class Stage:
         return server
 
     def extra(self, server: Any) -> Any:
-        """Have another server closed at the end."""
+        """Register another server to be closed at the end."""
         self._others.append(server)
         return server
 
     def client(self, metas: list[str] | None = None, **options: Any) -> Client:
-        """Make a client of this stage, without periodic refresh unless asked for."""
+        """Make a client of this stage, by default without periodic refresh."""
         client = Client(metas or [self.meta.address], **{"refresh_period": 0.0, **options})
         self._clients.append(client)
         return client

@@ -49,14 +49,14 @@ def finish(process: Any, seconds: float = 30.0) -> tuple[int, str, str]:
 
 
 def run_script(script: str | Path, *arguments: str, **options: Any) -> str:
-    """Run a script that must end well and say nothing on stderr; return what it printed."""
+    """Run a script that must end with status 0 and an empty stderr; return its output."""
     status, out, err = finish(start_script(script, *arguments, **options))
     assert (status, err) == (0, ""), (status, out, err)
     return str(out)
 
 
 def interrupt(process: Any) -> None:
-    """Send SIGINT a moment after the script said that it waits."""
+    """Send SIGINT a moment after the script printed that it waits."""
     line = process.stdout.readline()
     assert line == "waiting\n", (line, process.communicate())
     gevent.sleep(0.3)

@@ -26,7 +26,7 @@ STEPS = (
 
 
 class FakeExchange:
-    """The client's side: a token, nothing after the server's proof, a choice after its offer."""
+    """The side of the client: a token, an empty message after the proof of the server, a choice after its offer."""
 
     def __init__(self, auth: FakeAuth) -> None:
         self.auth = auth
@@ -93,7 +93,7 @@ def read(request: Request) -> tuple[int, bytes]:
 
 
 def said(link: Link) -> list[tuple[int, bytes]]:
-    """Return what a client has said in its negotiation."""
+    """Return the messages of a client in its negotiation."""
     return [read(request) for request in link.requests if request.name == NEGOTIATION.name]
 
 
@@ -103,7 +103,7 @@ def say(link: Link, request: Request, status: int, message: bytes = b"") -> None
 
 
 class Sasl:
-    """A handler that negotiates first: with anything else before its end the connection is dead, as in a real server.
+    """A handler that negotiates first. After any other request it ignores the connection, like a real server.
 
     Attributes:
         at: By step, from 0 on: what is called instead of the answer.
@@ -137,7 +137,7 @@ class Sasl:
 
 
 def secure_stage(stage: Any, **at: Callable[[Link, Request], object]) -> Sasl:
-    """Have the meta server of a stage negotiate, without special steps, and add a replica server with them."""
+    """Let the meta server of a stage negotiate normally, and add a replica server with special steps."""
     stage.meta.handler = Sasl(stage.meta.handler)
     sasl = Sasl(**at)
     stage.server(sasl)

@@ -37,7 +37,7 @@ def good(request: Request, value: bytes = b"good") -> bytes:
 
 
 def framed(rest: bytes) -> bytes:
-    """Return bytes behind their own length."""
+    """Return bytes with their length in front."""
     return struct.pack(">i", len(rest) + 4) + rest
 
 

@@ -40,7 +40,7 @@ class Metas:
         self.all: list[FakeMeta] = [stage.extra(FakeMeta([self.server.address])) for _ in range(count)]
 
     def follow(self, leader: FakeMeta | None, known: bool = True) -> None:
-        """Let all but one forward to it, or to nobody."""
+        """Let all meta servers but one forward to it, or to no server."""
         for meta in self.all:
             meta.error = "ERR_OK" if meta is leader else "ERR_FORWARD_TO_OTHERS"
             meta.forward = leader.address if leader is not None and known else ""

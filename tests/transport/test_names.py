@@ -34,7 +34,7 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Names:
-    """What a name server knows; a host that ends in .example is asked for here, with any port."""
+    """A name server for the hosts that end in .example."""
 
     def __init__(self) -> None:
         self.known: dict[str, list[str]] = {}

@@ -46,7 +46,7 @@ def failed(reason: str, *, passing: bool = False) -> AuthenticationFailed:
 
 
 def last_of(error: Any) -> AuthenticationFailed:
-    """Return the failure that an error tells of."""
+    """Return the failure that an error contains."""
     found = error if isinstance(error, AuthenticationFailed) else error.last_error
     assert isinstance(found, AuthenticationFailed), repr(error)
     return found

@@ -24,7 +24,7 @@ MOST = 2000
 
 @pytest.fixture
 def secured(stage: Stage) -> Sasl:
-    """Have meta and replica server demand authentication."""
+    """Let meta and replica servers demand authentication."""
     return secure_stage(stage)
 
 

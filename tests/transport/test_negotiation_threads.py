@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def secured(stage: Stage) -> Sasl:
-    """Have meta and replica server demand authentication."""
+    """Let meta and replica servers demand authentication."""
     return secure_stage(stage)
 
 

@@ -283,7 +283,7 @@ def test_a_refused_call_requests_routes_even_if_it_is_not_repeated(stage: Stage,
 
 
 def under_another_name(stage: Stage, table: Any) -> None:
-    """Have the routes name the server, to which there is a connection, otherwise."""
+    """Let the routes use another name for the connected server."""
     table.warm_up()
     stage.meta.primaries = [f"localhost:{stage.servers[0].port}"]
     table._dispatcher.routes.request()

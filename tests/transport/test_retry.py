@@ -49,7 +49,7 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Refusing:
-    """Answers with an error the first times, then as it should."""
+    """Answers with an error the first times, then correctly."""
 
     def __init__(self, name: str, times: int = 1_000_000) -> None:
         self.name, self.times, self.seen = name, times, 0

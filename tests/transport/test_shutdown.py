@@ -31,7 +31,7 @@ from tests.waiting import Stopwatch, wait_until
 
 
 def ends(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return what a call returns or raises: gevent prints what a greenlet dies of."""
+    """Return the result or the exception of a call, so that gevent prints no traceback."""
     try:
         return call(*args, **kwargs)
     except errors.PegasusError as error:
@@ -43,7 +43,7 @@ def callers_of(call: Callable[..., Any], count: int = 20) -> list[Any]:
 
 
 def assert_all_closed(callers: list[Any], seconds: float = 0.5) -> None:
-    """Every caller ends soon, with a ClientClosed of its own."""
+    """Check that every caller ends soon with its own ClientClosed."""
     watch = Stopwatch()
     gevent.joinall(callers, timeout=5)
     assert watch.seconds < seconds
@@ -220,7 +220,7 @@ def test_close_in_the_middle_of_many(stage: Stage) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- drain
 def slow(seconds: float) -> Callable[[Link, Request], None]:
-    """Answer after a while, each request in its own time."""
+    """Answer each request after its own delay."""
 
     def handler(link: Link, request: Request) -> None:
         gevent.spawn_later(seconds, answer, link, request)

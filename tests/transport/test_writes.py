@@ -33,14 +33,14 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Counting:
-    """Makes the system calls of the outbox and of the compiled core: counts writes, and lets the kernel take less."""
+    """Replaces the system calls of the outbox and the compiled core: counts writes, and limits the accepted bytes."""
 
     def __init__(self, most: Callable[[], int] | None = None) -> None:
         self.sizes: list[int] = []
         self._most = most
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make the system calls until the test ends."""
+        """Replace the system calls until the test ends."""
         monkeypatch.setattr(outbox_module, "os", self)
         if core:
             core.write_by(self.write)
@@ -65,7 +65,7 @@ class Counting:
 
 @pytest.fixture(autouse=True)
 def kernel() -> Iterator[None]:
-    """Have the kernel take the system calls again when a test has ended."""
+    """Restore the system calls after a test."""
     yield
     if core:
         core.write_by(None)
@@ -193,7 +193,7 @@ def test_withdrawn_requests_do_not_affect_the_other_requests(stage: Stage, monke
 
 
 class Nobody:
-    """Takes outcomes and does nothing."""
+    """Receives outcomes and does nothing."""
 
     def __init__(self) -> None:
         self.outcomes: list[Any] = []

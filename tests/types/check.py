@@ -34,7 +34,7 @@ FOREIGN = ("app", "prometheus_client")
 
 
 def gather(directory: Path) -> dict[str, str]:
-    """Copy the programs, and write the blocks of the pages as modules; return what each file is."""
+    """Copy the programs and write the blocks of the pages as modules; return the source of each file."""
     programs, pages = directory / "programs", directory / "pages"
     shutil.copytree(PROGRAMS, programs, ignore=shutil.ignore_patterns("__pycache__"))
     pages.mkdir(parents=True)

@@ -35,7 +35,7 @@ def java_frame(raw: bytes) -> bytes:
 
 
 def streamed(raw: bytes, window: int = 20) -> bytes:
-    """Compress as a stream writer does: the frame does not say how much it holds."""
+    """Compress like a stream writer: the frame does not contain the size of its content."""
     parameters = zstandard.ZstdCompressionParameters(window_log=window, write_content_size=False)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     return bytes(compressor.compress(raw) + compressor.flush())

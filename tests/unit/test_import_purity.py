@@ -73,7 +73,7 @@ CASES = {
 
 
 def probe(code: str) -> dict[str, Any]:
-    """Run the code in a fresh process and return what it left behind; stderr has to stay empty."""
+    """Run the code in a new process and return what it left behind; stderr must be empty."""
     command = [sys.executable, "-W", "error", "-c", PROBE.replace("CODE", code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -419,7 +419,7 @@ class Calls:
 
 
 def fields_of(response: Any) -> dict[str, Any]:
-    """Return what a response says, less what every response has; rows as tuples."""
+    """Return the content of a response without the common fields; rows as tuples."""
     result = {}
     for declared in response.FIELDS:
         value = getattr(response, declared.name)
@@ -481,7 +481,7 @@ class Pair:
         assert (response.decree, response.server) == (self.decree, "s:1")  # type: ignore[attr-defined]
 
     def change(self) -> None:
-        """Something else: time passes, envs change, the table is split, versions are swept, the replica is copied."""
+        """Another event: time passes, envs change, the table splits, versions are swept, the replica is copied."""
         what = self.random.randrange(6)
         if what == 0:
             self.model.now += self.random.choice([1, 1, 2, 60, 299, 300])
@@ -516,7 +516,7 @@ class Pair:
         assert got == {**fields_of(fresh), **wanted}, (rpc, argument, self.model.now, self.model.envs)
 
     def finish(self) -> None:
-        """No scan open: nothing of the past may be left."""
+        """Without an open scan no old version may be left."""
         assert len(self.engine) == len(self.model.rows.keys() - {b""})
         self.engine.drop_contexts()
         records: Records = self.engine.records

@@ -31,7 +31,7 @@ def requirements() -> list[str]:
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
-    """Run a command that has to succeed and return what it printed."""
+    """Run a command that must succeed and return its output."""
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=110, check=False
     )
@@ -56,7 +56,7 @@ def test_requirements_txt_is_the_only_list_of_dependencies() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build sdist and wheel from a copy: in its own tree setuptools would pack what an earlier build left."""
+    """Build sdist and wheel from a copy, because setuptools would include files of an earlier build."""
     place = tmp_path_factory.mktemp("build")
     tree = shutil.copytree(ROOT, place / "tree", ignore=IGNORED)
     build("wheel", tree, place, PEGASUS_GREEN_PURE="1")
@@ -65,7 +65,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(what: str, tree: Path, place: Path, **env: str) -> None:
-    """Call the hook of the build backend that pip would call: building by pip costs a second more each time."""
+    """Call the hook of the build backend that pip would call, which is a second faster than pip."""
     shutil.rmtree(tree / "build", ignore_errors=True)
     run(sys.executable, "-c", f"import setuptools.build_meta as b; b.build_{what}({str(place)!r})", cwd=tree, **env)
 

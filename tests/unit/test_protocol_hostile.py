@@ -26,7 +26,7 @@ BYTES = (0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 15, 0x7F, 0x80, 0xFF)
 
 
 def tolerated(act: Callable[..., Any], *args: Any) -> Any:
-    """Return what act gives, None for the only error it may raise."""
+    """Return the result of act, or None for the only error that it may raise."""
     try:
         return act(*args)
     except ProtocolError:

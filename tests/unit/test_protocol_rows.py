@@ -106,7 +106,7 @@ def test_the_usual_layout_never_needs_the_general_decoder(
 
 
 def general(rpc: Rpc, frame: bytes, skip: int | None, with_expiry: bool) -> Rows:
-    """Say what the general decoder makes of a frame."""
+    """Return the result of the general decoder for a frame."""
     response = fast.decode(rpc, frame)
     for kv in response.kvs:
         if skip is not None and len(kv.key) < skip:

@@ -37,7 +37,7 @@ def configure(url: str) -> None:
 
 
 def cases(url: str) -> list[type[unittest.TestCase]]:
-    """Return the classes of Django's tests that are about a cache backend, made for ours."""
+    """Return Django's test classes for cache backends, adapted to this backend."""
     from cache.tests import BaseCacheTests, caches_setting_for_tests
     from django.contrib.sessions.backends.cache import SessionStore as CacheStore
     from django.contrib.sessions.backends.cached_db import SessionStore as CachedDatabaseStore
@@ -60,7 +60,7 @@ def cases(url: str) -> list[type[unittest.TestCase]]:
 
 
 def left_out(test: unittest.TestCase) -> bool:
-    """Tell whether a test is not for this mode.
+    """Return whether a test is skipped in this mode.
 
     Under monkey patching asyncio is not for use: its threads are greenlets of the thread in which its loop runs.
     """

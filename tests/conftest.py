@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 try:
     from hypothesis import settings
-except ImportError:  # the lane of the oldest dependencies may leave it out
+except ImportError:  # the lane of the oldest dependencies may not have it
     pass
 else:
     settings.register_profile("project", deadline=None, database=None, print_blob=True)

@@ -2,7 +2,7 @@ from importlib import import_module
 
 from gevent import monkey
 
-monkey.patch_all()  # gunicorn itself patches in the workers, which is late for what is loaded before the fork
+monkey.patch_all()  # gunicorn patches only in the workers, which is too late for modules loaded before the fork
 
 worker_class = "gevent"
 preload_app = True

@@ -13,7 +13,7 @@ import gevent
 from gevent._hub_local import get_hub_if_exists
 from greenlet import greenlet
 
-# The onebox of a module or session serves on; its greenlets come and go with connections.
+# The onebox of a module or session continues to run; its greenlets start and end with connections.
 _NOT_CLIENT = "pegasus_green.onebox"
 _SETTLE_SECONDS = 2.0
 _LONGEST_PAUSE = 0.02
@@ -51,7 +51,7 @@ def descriptors() -> dict[int, str]:
     for name in names:
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:  # the listing's own descriptor
+        except OSError:  # the descriptor of the listing itself
             continue
     return found
 
@@ -71,7 +71,7 @@ class Snapshot:
     def _excess(self) -> list[str]:
         lines = [f"greenlet {g!r} {sorted(set(_modules(g)))}" for g in client_greenlets() - self.greenlets]
         now = descriptors()
-        # Numbers are reused and a restarted server listens anew: what counts is how many there are.
+        # Descriptor numbers are reused, so only the number of descriptors counts.
         if len(now) > len(self.descriptors) + self._hub_descriptors:
             lines += [f"fd {fd} {what}" for fd, what in now.items() if self.descriptors.get(fd) != what]
         return lines

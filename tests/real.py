@@ -14,7 +14,7 @@ from gevent import socket
 from pegasus_green import Client, PegasusError
 from pegasus_green.cluster.addresses import parse_address
 
-# For a connection to any meta server, and then for the whole check.
+# Time limits: for a connection to any meta server, and for the whole check.
 CONNECT_SECONDS = 1.0
 SECONDS = 5.0
 # The rows of the table are remembered while the tests run.

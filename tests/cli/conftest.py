@@ -85,7 +85,7 @@ class Tool:
     def env(self, table: str = "temp") -> dict[str, str]:
         """Return the environment of a process of the tool."""
         kept = {name: found for name, found in os.environ.items() if not name.startswith(("PEGASUS_", "XDG_"))}
-        # Long enough on a machine that has other work.
+        # Long enough on a busy machine.
         url = f"pegasus://{','.join(self.metas)}/{table}?timeout=20"
         return {**kept, "PEGASUS_URL": url, "PYTHONUNBUFFERED": "1", **self.environment}
 

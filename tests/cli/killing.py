@@ -66,7 +66,7 @@ def run_with_kill(tool: Tool, words: list[str], state: Path, rows: int, log: Cal
     """Run a command, kill it when its state file reports some rows, and resume it to the end."""
     slow = ["--rows-per-second", str(max(rows // 2, 1)), "--checkpoint", "0.1"]
     process: Any = tool.start(*words, *slow, "--quiet", table="source", popen=subprocess.Popen, stderr=None)
-    # Only for one that hangs: beside other work a onebox takes some hundred rows a second.
+    # Only for a process that hangs; on a busy machine a onebox stores some hundred rows a second.
     deadline = time.monotonic() + 120 + rows / 1000
     done = 0
     try:

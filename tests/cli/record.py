@@ -49,7 +49,7 @@ def main() -> None:
             )
             console.print(Text.from_ansi(done.stdout))
             console.print()
-    # Without the fonts that rich would have the browser fetch.
+    # Without the web fonts of rich.
     form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(console.export_svg(title="pegasus-green", code_format=form))

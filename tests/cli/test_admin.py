@@ -56,7 +56,7 @@ def test_create_drop_and_recall_a_table(tool, capfd):
 
 def test_every_command_runs_in_one_shell(tool, box):
     script = """
-        # comments and empty lines are left out
+        # comments and empty lines are skipped
 
         use temp
         tables
@@ -88,7 +88,7 @@ def test_every_command_runs_in_one_shell(tool, box):
         bulk-load temp
     """
     done = tool.process("-o", "jsonl", "--yes", "shell", stdin=script, status=None)
-    assert (done.status, done.err) == (5, "")  # of the command that no server knows
+    assert (done.status, done.err) == (5, "")  # for the unknown command
     rows = [json.loads(line) for line in done.lines]
     text = done.out
     servers = [row["node"] for row in rows if "available_mb" in row and "disk" not in row]

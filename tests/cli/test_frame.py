@@ -130,7 +130,7 @@ def test_a_negative_number_is_no_option(tool, capfd, name):
 
 @pytest.mark.parametrize("option", ["--table", "--meta", "--url", "--cluster", "--config"])
 def test_an_empty_name_never_means_the_default(tool, capfd, option):
-    # As in a script with a variable that nobody has set.
+    # Like in a script with an unset variable.
     assert f"{option} is empty" in tool.run(capfd, "clear", "--all", "--yes", option, "", status=2).err
 
 

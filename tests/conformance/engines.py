@@ -37,7 +37,7 @@ class EngineTable:
             for index in range(partitions)
         ]
         if partitions > 1:
-            # As the onebox does it: see Replica.write_empty_record.
+            # Like the onebox, see Replica.write_empty_record.
             for engine in self.engines:
                 engine.apply(EMPTY_WRITE, 1)
 

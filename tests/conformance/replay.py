@@ -18,7 +18,7 @@ from pegasus_green.protocol.message import Message, StructOf
 from pegasus_green.protocol.rpc import Rpc
 
 DATA = Path(__file__).parent / "data"
-# An answer's fields that differ from cluster to cluster.
+# Fields of answers that differ between clusters.
 LOCAL_FIELDS = {"app_id", "partition_index", "decree", "server"}
 TTL_TOLERANCE = 3
 Row = dict[str, Any]
@@ -199,7 +199,7 @@ def same(got: Any, wanted: Any) -> bool:
         left, right = got["result"]["ttl_seconds"], wanted["result"]["ttl_seconds"]
     except (KeyError, TypeError):
         return False
-    # -1 says "no expiry" and 0 "no record": only real remainders may be off.
+    # -1 means "no expiry" and 0 "no record"; only other TTLs may differ.
     if min(left, right) <= 0 or abs(left - right) > TTL_TOLERANCE:
         return False
     return bool(got == {**wanted, "result": {**wanted["result"], "ttl_seconds": left}})

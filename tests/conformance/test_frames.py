@@ -87,7 +87,7 @@ def sent(request: Any, rpc: Rpc, argument: Any) -> bytes:
         version=request.version,
         backup=request.backup,
     )
-    # The recorder called where this client says oneway; servers do not care.
+    # The recorder used the message type "call" where this client uses "oneway"; servers ignore the difference.
     kind = frame.index(b"\x80\x01\x00") + 3
     return frame[:kind] + (b"\x04" if request.oneway else b"\x01") + frame[kind + 1 :]
 

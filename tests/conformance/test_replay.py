@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WALKS = ("walk1.jsonl.gz", "walk2.jsonl.gz", "walk3.jsonl.gz")
 COUNTS = {"scenarios.jsonl.gz": 1080, "extras.jsonl": 477, WALKS[0]: 3385, WALKS[1]: 3361, WALKS[2]: 3390}
-# extras belongs to one partition that is really new, the other files to any number of partitions of any age.
+# extras needs one new partition; the other files work with any number of partitions of any age.
 ANYWHERE = [name for name in COUNTS if name != "extras.jsonl"]
 
 

@@ -31,7 +31,7 @@ PAGES = {
     "missing": "row?table=users&hash=user%3A7&sort=nothing",
 }
 
-# What is hard to show; pages that a browser must show well, too.
+# Rows that are hard to show, and pages that must look right in a browser.
 MARKUP, ODD = "<script>document.title = 1</script>", "\\xff\\x00" + "k" * 300
 LONG_TABLE = "a_table_with_a_long_name.of_a_team:2026"
 HARD_PAGES = {

@@ -60,7 +60,7 @@ class Caller:
             environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"
         environ.update(changes)
         seen: list[Any] = []
-        # The validator asks for a content type, which a redirect without a body has no use for.
+        # The validator requires a content type, which a redirect without a body does not need.
         app: Any = self.app if form is not None else validator(self.app)
         parts = app(environ, lambda status, headers, _error=None: seen.extend((status, dict(headers))))
         text = b"".join(parts).decode()

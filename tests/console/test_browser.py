@@ -25,7 +25,7 @@ from tests.onebox_process import onebox_process
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 
-# Every text against what is behind it, by the formula of WCAG 2; the ratio must be 4.5 or more. Fields need a name.
+# The contrast of every text by the formula of WCAG 2 must be 4.5 or more. Fields need a name.
 CHECK = """
 const wrong = [];
 const numbers = (color) => color.match(/[\\d.]+/g).map(Number);

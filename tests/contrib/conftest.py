@@ -14,7 +14,7 @@ from pegasus_green import shared_client
 if TYPE_CHECKING:
     from pegasus_green.onebox import OneboxProcess
 
-# The frameworks are in environments of their own: elsewhere there is nothing here to collect.
+# The frameworks are in separate environments; in others no test is collected here.
 collect_ignore_glob = [] if os.environ.get("PEGASUS_GREEN_CONTRIB") else ["test_*.py"]
 
 

@@ -25,20 +25,20 @@ from tests.pythons import ROOT, find, last_words, make_venv
 HERE = Path(__file__).parent
 LANES = ("new", "old")
 MODES = {"unpatched": [], "patched": ["-p", "tests.patched"]}
-# Their sdists hold the suites that the tests run against our backends.
+# Their sdists contain the suites that run against the backends.
 SUITES = ("cachelib", "django", "limits", "requests-cache")
-# What the header names.
+# The packages that the header names.
 SHOWN = (
     *("gevent", "cachelib", "celery", "django", "dogpile.cache", "flask", "flask-caching", "flask-limiter"),
     *("flask-session", "limits", "locust", "opentelemetry-sdk", "prometheus-client", "requests-cache", "gunicorn"),
     *("redis", "waitress"),
 )
-# Programs of the system, and what is skipped where one is missing.
+# Programs of the system, and the tests that are skipped without them.
 PROGRAMS = {
     "redis-server": "Celery's workers, and the comparison of speed with the Redis backends",
     "prometheus": "the scrape by a real Prometheus",
 }
-# The frameworks' own deprecations are not ours to mend.
+# Deprecation warnings of the frameworks are ignored.
 WARNINGS = "default\nignore::DeprecationWarning\nignore::PendingDeprecationWarning"
 
 
@@ -125,7 +125,7 @@ def run(lane: str, python: str, arguments: list[str]) -> list[str]:
     named = ", ".join(f"{name} {version}" for name, version in versions(interpreter).items())
     print(f"== contrib, {lane}: Python {python}, {named}; prepared in {made:.0f} s", flush=True)
     started = time.monotonic()
-    # Beside each other: most of the time both wait for servers and timeouts.
+    # At the same time, since both mostly wait for servers and timeouts.
     runs = {mode: _start(interpreter, lane, mode, arguments) for mode in MODES}
     results = []
     for mode, (process, log) in runs.items():
@@ -133,7 +133,7 @@ def run(lane: str, python: str, arguments: list[str]) -> list[str]:
         took = time.monotonic() - started
         print(f"== contrib, {lane}, {mode}\n{log.read_text()}", flush=True)
         results.append(f"{'FAILED' if status else 'passed'} {lane}, {mode}, in {took:.0f} s")
-    if lane == "new" and not arguments:  # a report, never a gate
+    if lane == "new" and not arguments:  # a report that does not change the exit status
         subprocess.run(["timeout", "120", interpreter, "-m", "tests.contrib.speed"], cwd=ROOT, check=False)
     return results
 

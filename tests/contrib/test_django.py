@@ -17,7 +17,7 @@ from pegasus_green.onebox import OneboxProcess
 from pegasus_green.shared import shared_table
 from tests.contrib.conftest import url_of
 
-# A port where nothing listens, and little patience.
+# An unused port, and a short timeout.
 NOBODY = "pegasus://127.0.0.1:1/temp?timeout=0.2"
 
 

@@ -34,7 +34,7 @@ def test_the_suite_of_the_limits_package_passes(url: str, tmp_path: Path) -> Non
         # `tests` is our package here.
         text = (place / name).read_text().replace("from tests.utils import", "from suite_utils import")
         (tmp_path / name.replace("utils", "suite_utils")).write_text(text)
-    # What names the other databases' fixtures; their cases are left out.
+    # The fixtures of other databases; their cases are skipped.
     (tmp_path / "pytest_lazy_fixtures.py").write_text("def lf(name):\n    return name\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = ignore::pytest.PytestUnknownMarkWarning\n")
     shutil.copy(Path(__file__).with_name("limits_conftest.py"), tmp_path / "conftest.py")
@@ -47,7 +47,7 @@ def test_the_suite_of_the_limits_package_passes(url: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_limit_of_10_admits_exactly_10_of_100_greenlets(url: str, strategy: str) -> None:
-    # Two storages, as in two processes: they share neither turns nor windows.
+    # Two storages, like two processes: they share no state.
     limiters = [STRATEGIES[strategy](storage(url)) for _ in range(2)]
     item = parse("10/hour")
     workers = [gevent.spawn(limiters[number % 2].hit, item, "key") for number in range(100)]

@@ -37,7 +37,7 @@ class Writer(PegasusUser):
 """
 
 
-# gevent counts a timer from when its loop last looked at the clock, which is before all imports. Without this the
+# gevent starts a timer at the last clock reading of its loop, which is before all imports. Without this the
 # time limit of a run could be over at once.
 NOW = "import gevent\n\ngevent.get_hub().loop.update_now()\n"
 

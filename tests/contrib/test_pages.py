@@ -20,7 +20,7 @@ FRAMEWORKS = ROOT / "docs" / "frameworks"
 ADDRESS = "127.0.0.1:34601"
 # Pages whose blocks of Python are programs by themselves.
 PAGES = ("limits", "opentelemetry", "prometheus")
-# What a block needs behind it to show that it works.
+# The code after a block that checks its effect.
 BEHIND = {
     ("limits", 0): 'assert app.test_client().get("/").data == b"hello"\n',
     ("prometheus", 1): """
@@ -30,7 +30,7 @@ assert b"pegasus_calls_total" in application({"PATH_INFO": "/metrics"}, lambda *
 client.close()
 """,
 }
-# Modules whose docstrings have examples that need no more than a client and a table.
+# Modules whose docstring examples need only a client and a table.
 MODULES = ("limits", "opentelemetry", "prometheus")
 
 

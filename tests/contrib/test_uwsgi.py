@@ -17,7 +17,7 @@ from pegasus_green.onebox import OneboxProcess
 from tests.contrib.servers import free_port, running, wait_for_port
 from tests.pythons import ROOT
 
-# pip puts the program beside the interpreter.
+# pip installs the program in the directory of the interpreter.
 UWSGI = Path(sys.prefix) / "bin" / "uwsgi"
 KEYS = [f"key-{number}" for number in range(100)]
 REQUESTS, WORKERS = 600, 2

@@ -23,9 +23,9 @@ from tests.contrib.servers import free_port, running, wait_for_port
 from tests.pythons import ROOT
 
 REQUESTS, CALLERS, WARM = 1000, 10, 50
-# Connections to the browsers' side that the server has not closed yet, and the listing's own descriptor.
+# Client connections that the server has not closed yet, and the descriptor of the listing.
 SLACK = 4
-# Only a bound for what hangs: descriptors of the last threads are closed when these have ended.
+# A limit only for hangs: descriptors of the last threads are closed when these threads end.
 SETTLE_SECONDS = 20.0
 
 SITES = ROOT / "tests" / "contrib" / "sites"
@@ -85,14 +85,14 @@ def test_a_thousand_requests_cause_no_error_and_no_new_descriptors(server: str, 
     environment = {"PEGASUS_URL": f"{url}?timeout=10", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
     with running(command, log, cwd=SITES, **environment) as process:
         wait_for_port(port, process)
-        # Every thread of a pool has called once after this.
+        # After this every thread of a pool has made a call.
         answers = load(port, WARM, pause=0.1)
         before = lowest(port)
         answers += load(port, REQUESTS)
         assert answers == {(200, "True"): WARM + REQUESTS}, log.read_text()[-3000:]
         assert settled(port, before + SLACK) <= before + SLACK
     said = log.read_text()
-    # gunicorn's own listener is a plain socket, made before it patches; some releases leave it to the collector.
+    # The listener of gunicorn is made before it patches; some releases leave its closing to the garbage collector.
     faults = re.findall(r"Traceback|WrongThread|ResourceWarning: unclosed (?!<socket\.socket)", said)
     assert not faults, said[-3000:]
     assert shared_table(url).get("page", "visits") == b"%d" % (WARM + REQUESTS)

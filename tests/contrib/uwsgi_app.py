@@ -31,7 +31,7 @@ def increment(number: int) -> str:
         return type(error).__name__
 
 
-# They wait for a slow server when the process forks; their copies in the children end when a loop runs there.
+# At the fork they wait for a slow server; their copies end when a loop runs in the child.
 callers = [gevent.spawn(increment, number) for number in range(20)]
 gevent.sleep(0.1)
 if os.environ.get("REINIT"):

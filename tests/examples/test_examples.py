@@ -151,7 +151,7 @@ def test_web_pywsgi_health_page_reports_whether_the_cluster_answers() -> None:
         with running(sys.executable, str(EXAMPLES / "web_pywsgi.py"), meta, "temp", "0") as server:
             address = wait_for(server, r"ready http://([^/]+)/")[1]
             assert request(address, "GET", "/health")[:2] == (200, b"ok\n")
-            # Calls go on without the meta servers, and so does the health check.
+            # Calls and the health check work without the meta servers.
             own.pause_meta(0)
             assert request(address, "GET", "/health")[0] == 200
             own.resume_meta(0)
@@ -364,7 +364,7 @@ def test_crawler_resumes_after_kill_9(meta: str) -> None:
         assert done > 0
         assert todo > 0
         assert f"done: {2500 - done} pages" in out, "what was done is not done again"
-        # Once each, except for what the dead crawler had in its hands.
+        # Once each, except for the pages that the dead crawler was fetching.
         assert len(after) == 2500
         assert set(after.values()) <= {1, 2}
         assert sum(after.values()) - 2500 <= busy

@@ -52,7 +52,7 @@ gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
 serve(0)
 assert "closed" in repr(client), client
 """
-# What a block needs before and behind it.
+# The code before and after a block.
 AROUND = {
     ("docs/console.md", 0): ("", "client.close()\n"),
     ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
@@ -60,7 +60,7 @@ AROUND = {
     ("docs/zh/production.md", 3): ("", REQUEST + SERVE),
     ("docs/observability.md", 2): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
 }
-# What is no program by itself has a test of its own below.
+# Blocks that are not complete programs have their own test below.
 GUNICORN_PAGES = ("docs/fork-and-threads.md", "docs/zh/production.md")
 GUNICORN_FILES = ("# gunicorn.conf.py\n", "# app.py:")
 IN_PYTEST = ("docs/onebox.md", 1)
@@ -122,10 +122,10 @@ def run(program: str, box: Any, directory: Path) -> str:
         timeout=60,
         check=False,
     )
-    # A greenlet or thread that fails says so on stderr, whatever the status.
+    # A failed greenlet or thread writes to stderr and does not change the exit status.
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     printed = done.stdout.splitlines()
-    # Each comment has an output of its own: two comments "None" need two lines.
+    # Each comment matches its own line of output: two comments "None" need two lines.
     said = re.findall(r"^\s*print\(.*\)\s+# (.*)$", program, re.MULTILINE)
     assert Counter(said) - Counter(printed) == Counter(), printed
     return done.stdout

@@ -66,7 +66,7 @@ def slow_dns(meta: str) -> list[str]:
     return [f"slow.test:{port}"]
 
 
-# The real one, which blocks its thread: patching has replaced time.sleep.
+# The original time.sleep, which blocks its thread; patching replaces it.
 time_sleep = (
     time.sleep if "--patched" not in sys.argv else __import__("gevent.monkey").monkey.get_original("time", "sleep")
 )

@@ -20,7 +20,7 @@ from gevent.hub import Hub
 from pegasus_green.cluster import dispatcher
 
 Thrown = Callable[[], BaseException]
-# What an application throws into its greenlets; a foreign Timeout and kill() itself.
+# Exceptions that an application throws into its greenlets: kill() and a foreign Timeout.
 THROWN: dict[str, Thrown] = {"kill": GreenletExit, "timeout": gevent.Timeout}
 
 
@@ -79,7 +79,7 @@ class AtStep:
             return
         self.count += 1
         if self.count == self.k and self.error is not None:
-            # A switch is not possible here: the throw comes first thing in the hub's next pass of callbacks.
+            # A switch is not possible here, so the hub throws at the beginning of its next pass of callbacks.
             get_hub().loop.run_callback(self._throw)
 
     def _throw(self) -> None:
@@ -119,7 +119,7 @@ def inject(
         try:
             outcome.value = operation()
         except BaseException as error:
-            # Without its traceback, which keeps what the operation dropped: iterators clean up when they go.
+            # Without its traceback, which would keep the iterators of the operation alive.
             outcome.error = error.with_traceback(None)
         finally:
             injection.victim = None

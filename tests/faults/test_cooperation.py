@@ -22,7 +22,7 @@ from tests.waiting import Stopwatch
 pytestmark = [pytest.mark.onebox_only]
 
 MOST_CPU = 0.020
-# The monitor measures by the wall, and this machine has other work: what really blocks does so for longer.
+# The monitor measures wall-clock time on a shared machine; a real block would last longer.
 MONITOR_SECONDS = "0.3"
 
 
@@ -45,7 +45,7 @@ def test_the_hub_runs_regularly_under_load(mode: str) -> None:
     """500 callers move 64 KiB values and a scan reads 100,000 rows; a ticker and gevent's monitor watch the hub."""
     with Onebox(process=True, replicas=3, tables={"temp": 8}) as box:
         measured = []
-        # Somebody else's burst may take the processor or its cache: the best of three runs is the client's own.
+        # Other processes may use the processor or its cache, so the best of three runs counts.
         for _attempt in range(3):
             result, stderr = _work(box.meta_addresses[0], *(["--patched"] if mode == "patched" else []))
             busy, idle = result["busy"], result["idle"]
@@ -62,10 +62,10 @@ def test_the_hub_runs_regularly_under_load(mode: str) -> None:
                 break
         assert measured[-1] <= MOST_CPU, measured
         assert "appears to be blocked" not in before, before
-        # The name took 0.3 s to resolve, in another thread.
+        # The resolution of the name took 0.3 s in another thread.
         assert result["dns"]["wall"] < 0.15, result["dns"]
         assert result["rows"] >= 100_000
-        # Nobody starves: the slowest caller gets at least a third of what the median one gets.
+        # No caller starves: the slowest one makes at least a third of the calls of the median one.
         calls = result["calls"]
         assert calls["least"] * 3 >= calls["median"] > 0, calls
 
@@ -78,7 +78,7 @@ def test_a_burst_of_replies_is_processed_in_portions() -> None:
         table = client.table("temp")
         table.set(b"key", b"", b"value")
         portions: list[int] = []
-        # The rescue before deadlines may read on for 10 ms; not in each of six bursts.
+        # The reading before deadlines may take 10 ms more, but not in each of six bursts.
         while len(portions) < 6 and min(portions, default=callers) > 1800:
             box.pause(0)
             calls = [gevent.spawn(table.get, b"key") for _ in range(callers)]
@@ -139,7 +139,7 @@ def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> N
                 early.append(watch.elapsed - seconds)
                 late.append(watch.seconds - seconds)
             assert min(early) >= 0, early
-            # One hiccup of the machine may fall into one of them.
+            # One of them may be late because of the machine.
             assert median(late) < 0.02, late
             assert sorted(late)[-2] < 0.02, late
     finally:

@@ -61,9 +61,9 @@ def check_calls(calls: int) -> None:
         assert sum(server["late"] for server in servers) > 100
         assert not before.leaks()
         assert client_greenlets() == before.greenlets
-        # The periodic ones: one for the routes, one for a connection that looked at its calls a moment ago.
+        # The periodic timers: one for the routes, and one of a connection with recent calls.
         assert not settled(lambda: ["timers"] if timers() > watchers + 1 else [])
-        # Level: the second half needs no more than the first, but for what a few more or fewer late calls hold.
+        # The memory stays level: the second half needs no more than the first, with a tolerance for late calls.
         assert max(blocks[ROUNDS // 2 :]) - max(blocks[1 : ROUNDS // 2]) < 3000, blocks
         assert max(large[ROUNDS // 2 :]) - max(large[1 : ROUNDS // 2]) < 512 * 1024, large
 

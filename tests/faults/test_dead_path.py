@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.onebox_only,
     pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's"),
 ]
-# What the option path_timeout is by default, and what a kernel's timers and a busy machine may add.
+# The default of path_timeout, and the tolerance for kernel timers and a busy machine.
 PATH_TIMEOUT, LATE = 3.0, 0.5
 
 
@@ -41,12 +41,12 @@ def check(answer_after: float) -> None:
     assert slow["value"] == repr(b"value")
     assert slow["seconds"] >= answer_after
     assert slow["losses"] == 0, "a server that takes its time is alive"
-    # The meta server's, and that of each of three servers.
+    # One to the meta server and one to each of three replica servers.
     assert dead["connections"] >= 2
     assert len(dead["noticed"]) == dead["connections"], dead
     assert max(dead["noticed"]) < PATH_TIMEOUT + LATE, dead
     assert min(dead["noticed"]) > 0.5, "a packet that is lost is sent again"
-    # Once there is a path again, the calls find it.
+    # When the path works again, the calls succeed.
     assert dead["value"] == repr(b"value")
     assert dead["ttl"] == "inf"
 

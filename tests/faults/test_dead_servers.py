@@ -23,7 +23,7 @@ from tests.waiting import Stopwatch
 pytestmark = [pytest.mark.onebox_only]
 
 CONNECT_TIMEOUT = 1.0
-# What a meta server can be instead of alive: nobody listens, it answers nothing, it does not even accept.
+# The ways in which a meta server is dead: nothing listens, it does not answer, it does not accept.
 DEATHS: dict[str, Callable[[Any, int], None]] = {
     "refused": lambda box, meta: box.kill_meta(meta),
     "silent": lambda box, meta: box.pause_meta(meta),
@@ -78,7 +78,7 @@ def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> No
     follower, _, leader = metas.meta_addresses
     with Client([follower]) as client:
         assert client.table("temp").get(b"key") == b"value"
-        # From now on the follower is not needed any more.
+        # From here on the follower is not needed.
         metas.kill_meta(0)
         assert client.ping(timeout=2.0) < CONNECT_TIMEOUT
         assert client._cluster.meta.leader == leader
@@ -123,7 +123,7 @@ def test_a_running_client_survives_the_death_of_the_leader(metas: Any, death: st
         table = client.table("temp")
         assert table.get(b"key") == b"value"
         DEATHS[death](metas, 2)
-        # A route that is needed now: the primary moves while no meta server leads.
+        # A new route is needed: the primary moves while there is no leader.
         metas.kill(primary_of(client, b"key 0"))
         rows = [Ended(table.get, b"key %d" % number) for number in range(20)]
         assert [row.join().error for row in rows] == [None] * 20
@@ -141,7 +141,7 @@ def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> 
         assert watch.elapsed >= 0.8
         assert watch.seconds < 1.1
         assert isinstance(caught.value, TimeoutError)
-        # And when they do come back, the same client works.
+        # When they come back, the same client works.
         metas.restart_meta(0)
         metas.set_leader(0)
         watch = Stopwatch()

@@ -18,7 +18,7 @@ from tests.faults.tools import at_rest, large_bytes
 
 pytestmark = [pytest.mark.onebox_only]
 
-# How calls fail: the fault's action and options.
+# The failures: action and options of the fault.
 FAILURES: dict[str, dict[str, Any]] = {
     "refused": {"action": "error", "error": "ERR_ACL_DENY"},
     "throttled": {"action": "error", "error": "ERR_BUSY"},
@@ -27,7 +27,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "unreadable": {"action": "corrupt"},
 }
 LARGE = b"x" * 500_000
-# Of 200 such values; what the allocator keeps, and the newest call, may still be there.
+# The limit for 200 such values: the allocator and the newest call may keep some memory.
 MOST_HELD = 20 * len(LARGE)
 ADMIN = {
     "list_tables": lambda client: client.admin.list_tables(timeout=0.1),
@@ -41,7 +41,7 @@ ADMIN = {
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Any]:
-    # In a process of its own: what its servers leave here would be found, too.
+    # In its own process, since the test would also find cycles of servers in this process.
     with Onebox(tables={"temp": 4}, process=True) as box:
         yield box
 
@@ -94,7 +94,7 @@ def test_a_failed_call_of_any_verb_leaves_no_cycle(box: Any, client: Client, how
             operation.run(scene)
         except PegasusError as error:
             failures[type(error).__name__] += 1
-        # Greenlets and connections end in their own time.
+        # Greenlets and connections end after a while.
         at_rest(client)
 
     operations = [operation for operation in OPERATIONS if not operation.verb.startswith(("admin", "ping", "warm"))]

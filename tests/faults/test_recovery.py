@@ -23,7 +23,7 @@ PARTITIONS = 12
 KEYS: dict[int, bytes] = {}
 for _number in range(2000):
     KEYS.setdefault(partition_hash(b"key %d" % _number) % PARTITIONS, b"key %d" % _number)
-# How a server stops serving, and how it comes back: killed, stopped, stopped behind a full backlog.
+# How a server stops and comes back: killed, paused, paused with a full backlog.
 WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "killed": ("kill", {}, "restart"),
     "silent": ("pause", {}, "resume"),
@@ -106,7 +106,7 @@ def test_calls_succeed_within_a_second_of_the_new_route(way: str) -> None:
         delays = {}
         for index in lost:
             delays[index] = min(end for _, end in traffic.successes[index] if end > published) - published
-            # Nobody hangs on at the dead server either.
+            # No call waits longer for the dead server, either.
             stuck = max(end for begun, end in traffic.successes[index] if begun < published) - published
             assert stuck < 1.0, (index, stuck)
         print(way, "first success after", {index: round(delay, 3) for index, delay in delays.items()})
@@ -208,7 +208,7 @@ def test_calls_to_healthy_servers_keep_throughput_and_latency(way: str) -> None:
                 getattr(box, back)(2)
                 gevent.sleep(0.2)
                 for index in lost:
-                    # One that was killed has lost its partitions to the others.
+                    # After a kill the other servers have its partitions.
                     box.move_primary("temp", index, 2)
                 gevent.sleep(0.2)
                 windows.append((bad[0][0] / good[0][0], bad[1][1] / good[1][1]))
@@ -216,7 +216,7 @@ def test_calls_to_healthy_servers_keep_throughput_and_latency(way: str) -> None:
                 rate.stop()
             throughput, latency = (median(values) for values in zip(*windows))
             measured.append((round(throughput, 3), round(latency, 3)))
-            # The machine has other work too: one quiet comparison proves it.
+            # The machine may be busy, so one good comparison is enough.
             if throughput >= 0.9 and latency <= 1.2:
                 break
         print(way, "throughput and latency in comparison:", measured)

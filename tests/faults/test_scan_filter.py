@@ -201,7 +201,7 @@ def test_keys_are_read_when_it_is_not_proven_that_the_table_was_never_split(
         table = client.table("made")
         table.set_many([(b"user:%d" % number, b"name", b"v") for number in range(100)])
         if why == "denied":
-            # What a cluster with access control leaves out of the list is not there.
+            # A cluster with access control does not list the table.
             monkeypatch.setattr("pegasus_green.cluster.refresher._AVAILABLE", 5)
         elif why == "silent":
             box.fault("drop", rpc="RPC_CM_LIST_APPS")
@@ -243,7 +243,7 @@ def test_without_the_filter_rows_are_delivered_twice(table: Split, way: str, mon
     monkeypatch.setattr(batch, "own_rows", lambda rows, _index, _modulus: rows)
     table.split()
     found = table.table.count() if way == "count" else len(WAYS[way](table))
-    # Every row is in the data of its partition and in that of the one beside it.
+    # Every row is in the data of its partition and in that of the next one.
     assert found == 2 * ROWS
 
 

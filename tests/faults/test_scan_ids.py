@@ -12,7 +12,7 @@ from tests.faults.tools import at_rest
 
 pytestmark = [pytest.mark.onebox_only]
 
-# Name and sequence id, the argument's field, its only field: the context id.
+# Name and sequence id, the field of the argument, and its only field, the context id.
 SCANS = rb"RPC_RRDB_RRDB_SCAN[\x00-\xff]{4}\x0c\x00\x01\x0a\x00\x01[\x00-\xff]{8}"
 
 

@@ -152,7 +152,7 @@ def _write_under(box: Any, table: Table, verb: str, mishap: Mishap) -> tuple[Ent
 def test_the_reported_outcome_of_a_write_agrees_with_the_cluster(onebox: Any, name: str) -> None:
     """Make each kind of write under each fault."""
     mishap = MISHAPS[name]
-    # Where only the deadline ends the wait it is short, and the writes wait at the same time.
+    # If only the deadline ends the wait, it is short and the writes run concurrently.
     waits = mishap.repeatable == mishap.once == UNKNOWN and mishap.fault["action"] != "corrupt"
     with Client(onebox.meta_addresses, timeout=0.3 if waits else 10.0) as client:
         table = client.table("temp")
@@ -218,7 +218,7 @@ def test_an_incr_that_was_never_sent_is_repeated(verb: str) -> None:
         for number in range(3):
             token = b"unsent %s %d" % (verb.encode(), number)
             server = primary_of(client, token)
-            # No switch to the hub lies between the reset and the write: the client cannot know.
+            # There is no switch to the hub between the reset and the write, so the client cannot know of the reset.
             box.kill(server)
 
             def write(info: CallInfo, token: bytes = token) -> None:

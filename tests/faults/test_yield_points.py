@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.onebox_only]
 
 Kind = TypeVar("Kind", AtSwitch, AtStep)
 BYSTANDERS = 3
-# An operation that needs more switches than this does something wrong.
+# The largest number of switches of any operation.
 MOST = 400
 
 
@@ -59,7 +59,7 @@ def _try_once(client: Client, mark: bytes, operation: Operation, injection: Inje
     scene = Scene(client, client.table("temp"), mark)
 
     def go_on() -> tuple[Any, Any]:
-        # A late reply of what was given up must not wake a greenlet that waits for something else by now.
+        # A late reply of an abandoned call must not wake a greenlet that now waits for something else.
         gevent.sleep(0.001)
         return scene.table.get(mark, b"b"), scene.table.get(mark, b"c")
 
@@ -104,7 +104,7 @@ def _cut(box: Any, mark: bytes, operation: Operation) -> Iterator[None]:
 
 
 def _options(**more: Any) -> dict[str, Any]:
-    # Short pauses: each of some hundred points of an operation is a run of its own.
+    # Short pauses, since each of some hundred points of an operation is a separate run.
     return {"timeout": 5.0, "refresh_interval": 0.002, "retry": RetryPolicy(base=0.001, cap=0.01), **more}
 
 
@@ -161,11 +161,11 @@ def test_a_call_killed_at_any_switch_harms_no_other_call(
     points["cold"] = _enumerate(AtSwitch, lambda at: _cold(box, mark, operation, at), THROWN[thrown])
     print(operation.verb, points)
     if accelerated:
-        # The compiled core switches by itself, unseen. The patched lane runs without it and counts every switch.
+        # AtSwitch does not see the switches of the compiled core. The patched lane runs without the core.
         return
     assert all(points.values()) or operation.verb == "warm_up", points
     if operation.verb == "get":
-        # Reply; reply, news, reply, pause, reply; routes, dial, reply.
+        # Switches: reply; reply, new routes, reply, pause, reply; routes, dial, reply.
         assert (points["warm"], points["refused"], points["cold"]) >= (1, 5, 3), points
 
 
@@ -236,7 +236,7 @@ def test_hedged_observed_and_unrepeated_calls_can_be_killed_at_any_switch(
             table = client.table("temp")
             table.warm_up()
             if way == "hedged":
-                # The secondaries are connected when a read first needs them.
+                # Secondaries are connected on the first read that needs them.
                 for _ in range(3):
                     table.get(mark, b"a")
             for verb in ("get", "ttl", "incr", "get_many", "get_async"):
@@ -246,7 +246,7 @@ def test_hedged_observed_and_unrepeated_calls_can_be_killed_at_any_switch(
                     _try_once(client, mark, operation, injection)
 
                 points = _enumerate(AtSwitch, run, THROWN[thrown])
-                # The compiled core switches by itself, unseen; AtStep throws there, too.
+                # AtSwitch does not see the switches of the compiled core; AtStep does.
                 assert accelerated or points >= 1 + (way == "hedged" and verb in ("get", "ttl")), (verb, points)
     finally:
         rule.remove()
@@ -288,7 +288,7 @@ def test_every_public_verb_is_among_the_tested_operations() -> None:
     """Every operation of the public API is killed by the tests above."""
     verbs = {operation.verb.split(" ")[0] for operation in OPERATIONS}
     public = {name for name in dir(Table) if not name.startswith("_") and callable(getattr(Table, name))}
-    # A twin that returns a handle runs its verb in a greenlet. These send nothing, or what the verbs above send.
+    # An async variant runs its verb in a greenlet. The others send nothing, or what the verbs above send.
     twins = {name for name in public if name.endswith("_async") and name.removesuffix("_async") in public}
     others = {"client", "name", "codec", "close", "partition_of", "truncate", "multi_set_many", "multi_remove_many"}
     missing = public - verbs - twins - others

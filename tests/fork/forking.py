@@ -30,7 +30,7 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
             return int(child.exitcode)
 
         return join
-    # gevent's loop takes the status of the children that gevent forks: its waitpid has it.
+    # The loop of gevent reaps the children that gevent forks, so use waitpid of gevent.
     here: Any = gevent_os if way == "gevent.os.fork" else os
     # Shared memory instead of a pipe: a test forks where no descriptor is free.
     told = mmap(-1, 1)
@@ -47,7 +47,7 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
                     return os.waitstatus_to_exitcode(status)
                 gevent.sleep(0.01)
         except ChildProcessError:
-            # Once gevent has started a subprocess its loop takes the status of all children.
+            # After gevent has started a subprocess, its loop reaps all children.
             return told[0]
 
     return wait

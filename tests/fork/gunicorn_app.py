@@ -33,7 +33,7 @@ def background(number: int) -> None:
 
 for _number in range(10):
     gevent.spawn(background, _number)
-# The calls are on their way when the workers are forked; the master is patched, so that its waiting is gevent's.
+# The calls are in flight when the workers are forked; the master is patched, so its waits are those of gevent.
 gevent.sleep(0.05)
 
 

@@ -42,7 +42,7 @@ def stage() -> Iterator[Stage]:
 
 
 def run(body: str, metas: list[str], way: str, *arguments: str) -> str:
-    # A fork of a process with threads (the resolver's) is what these tests are about, and a warning since 3.12.
+    # These tests fork processes with (resolver) threads, which is a warning since Python 3.12.
     return run_script(PRELUDE + body, ",".join(metas), way, *arguments, warn="ignore")
 
 
@@ -58,7 +58,7 @@ def test_a_fork_with_calls_in_flight_loses_and_repeats_no_call(box: Onebox, way:
 results, copies, mine = [], [], os.getpid()
 
 def work(number):
-    # A copy of this greenlet goes on in each child as soon as that child's hub runs.
+    # A copy of this greenlet continues in each child as soon as the hub of the child runs.
     for step in range(8):
         value = f"value-{number}-{step}."
         for call, expected in (
@@ -80,7 +80,7 @@ def child():
     assert [one.value for one in own] == ["1"] * 10, [one.value for one in own]
     assert len(client._cluster.pool.connections) <= 4
     gevent.sleep(0.3)
-    # Copies of calls in flight end with ForkedConnection; none goes on to its next step.
+    # Copies of calls in flight end with ForkedConnection and make no further step.
     assert set(copies) <= {"ForkedConnection"}, copies
     assert len(client._cluster.pool.connections) <= 4
 
@@ -108,7 +108,7 @@ client.close()
     children = box.execution_counts(rb"child-\d+-\d+\.")
     assert len(children) == 30
     assert set(children.values()) == {1}
-    # One process at most: meta server and three replica servers; there were four processes.
+    # The connections of one process: a meta server and three replica servers. There were four processes.
     assert 4 <= box.stats()["accepted"] - before <= 16
     assert not box.client_bugs
 
@@ -132,7 +132,7 @@ def test_a_fork_in_a_caller_with_a_new_reply_does_not_wake_the_others_in_the_chi
         """
 from pegasus_green.transport import connection
 
-connection.SECONDS_A_PASS = 60.0  # however long the fork takes, its pass goes on with the other replies
+connection.SECONDS_A_PASS = 60.0  # the pass continues with the other replies, even after a slow fork
 table.warm_up()
 parent, ends, waits = os.getpid(), [], []
 
@@ -205,7 +205,7 @@ client.close()
 PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping", "stagger")
 
 
-# The ways differ in what they do to the hub, not to us: every place once, every way once.
+# The ways differ only in what they do to the hub, so each place and each way occurs once.
 @pytest.mark.parametrize(
     ("way", "place"),
     [
@@ -268,7 +268,7 @@ callers = [gevent.spawn(call, number) for number in range(3 if place == "room" e
 gevent.sleep(0.1)
 
 def child():
-    # Its hub runs, and with it the copies of everything that was under way.
+    # Its hub runs, and the copies of all greenlets run with it.
     gevent.sleep(0.5)
     assert {end for pid, end in ends if pid != parent} <= {"ForkedConnection"}, ends
     assert not client._cluster.pool.connections, client._cluster.pool.connections
@@ -288,7 +288,7 @@ client.close()
     assert end == f"{expected} 0"
     counts = Counter(data[data.index(b"mark") :][:6] for data in seen if b"mark" in data)
     assert set(counts.values()) <= {3 if place == "back-off" else 1}, counts
-    # The periodic refresh and the call: one process's connections, one process's pace of queries.
+    # The periodic refresh and the call use the connections and the query rate of one process.
     assert len(stage.meta.links) == 1
     assert len(server.links) <= 1
     assert len(other.links) == (place == "stagger")
@@ -502,7 +502,7 @@ except OSError:
     os.close(taken.pop())
 
 def child():
-    # gevent's loop needs some for itself; what is ours has happened.
+    # The loop of gevent needs some descriptors; the client no longer does.
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     gevent.sleep(0.8)
     assert {caller.value for caller in callers} == {"ForkedConnection"}, callers

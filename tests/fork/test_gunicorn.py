@@ -77,13 +77,13 @@ def test_workers_use_a_preloaded_client_with_calls_in_flight() -> None:
         assert "Traceback" not in err, err
         facts: list[Any] = [page.value for page in pages]
         assert all((one["new"], one["boot"]) == (1, "loaded") for one in facts)
-        # Copies of the master's calls ended with ForkedConnection, and went no further.
+        # Copies of the calls of the master ended with ForkedConnection and made no further step.
         assert {end for one in facts for end in one["ends"]} == {"ForkedConnection"}
         workers = {one["pid"] for one in facts}
         assert 1 <= len(workers) <= 3
         counts = Counter(box.execution_counts(rb"(?:master|worker)-\d+(?:-\d+)?\."))
         assert set(counts.values()) == {1}
         assert len(counts) == 60 + 30
-        # Connections of their own: the master's, and at most a meta server and two replica servers for each worker.
+        # The connections of the master, and at most a meta server and two replica servers for each worker.
         assert accepted <= 3 * (1 + 3)
         assert not box.client_bugs

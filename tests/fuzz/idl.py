@@ -252,7 +252,7 @@ CLASSES: dict[str, type[Message]] = {
     for name in table
 }
 
-# What Pegasus writes by hand under the type byte of a struct.
+# Types that Pegasus encodes by hand under the type byte of a struct.
 BARE = ("blob", "error", "gpid", "address", "host_port")
 _CODES = {"bool": TType.BOOL, "i32": TType.I32, "i64": TType.I64, "string": TType.STRING} | dict.fromkeys(
     BARE, TType.STRUCT

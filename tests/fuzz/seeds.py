@@ -11,7 +11,7 @@ from pegasus_green.protocol.framing import encode_reply, encode_request
 from tests.fuzz import idl
 
 CORPUS = Path(__file__).parent / "corpus"
-# Of the meta RPCs those whose messages have shapes that the others lack.
+# Meta RPCs with message layouts that the others do not have.
 META = (
     "QUERY_PARTITION_CONFIG_BY_INDEX",
     "CREATE_APP",

@@ -19,7 +19,7 @@ from pegasus_green.protocol.message import Message
 from pegasus_green.protocol.session import ServerSession
 from tests.fuzz.streams import Piecewise, pieces
 
-# A request decoder needs to know whom to answer; nothing is answered here.
+# The request decoder needs a reply function, which is not called here.
 NOBODY: Any = None
 RESPONSES = sorted({row.response for row in rpc.BY_NAME.values() if row.response}, key=lambda cls: cls.__name__)
 

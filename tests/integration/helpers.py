@@ -11,7 +11,7 @@ import pytest
 from pegasus_green import Client, InvalidArgument
 from tests.conftest import Cluster
 
-# A hash key and sort keys with all that can go wrong in keys: NULs, high bytes, no UTF-8, length prefixes.
+# A hash key and sort keys with difficult bytes: NULs, high bytes, invalid UTF-8, length prefixes.
 BINARY = bytes(range(256))
 # The keys of the official clients' range tests.
 GRID = [b"", b"0", b"1", b"1-abcdefg", b"1-abcdefg-01", b"1-abcdefg-02", b"2", b"2-abcdefg", b"2-abcdefg-01", b"3"]
@@ -27,7 +27,7 @@ def no_client_bugs(cluster: Cluster) -> Iterator[None]:
     before = list(cluster.box.client_bugs)
     yield
     cluster.box.clear_faults()
-    # Clients take the time of day for TTLs, so a cluster that is ahead would shorten those of the next test.
+    # Clients compute TTLs from the time of day, so a cluster clock that is ahead would shorten TTLs of the next test.
     cluster.box.advance(-cluster.box.clock.skipped)
     assert cluster.box.client_bugs == before
     assert cluster.box.errors == []

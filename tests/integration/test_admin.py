@@ -251,7 +251,7 @@ def test_drop_and_recall(client: Client, admin: Admin, name: str) -> None:
     assert admin.drop_table(name) == app_id
     with pytest.raises(TableNotFound):
         admin.partitions(name)
-    # A replica server goes on to serve the table until it hears of the drop.
+    # A replica server serves the table until it learns of the drop.
     eventually(lambda: table.get("h", "s", timeout=5), TableNotFound)
     dropped = [info for info in admin.list_tables(TableStatus.DROPPED) if info.app_id == app_id]
     assert dropped[0].name == name
@@ -307,7 +307,7 @@ def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, adm
     assert admin.recall_table(app_id, force=True).name == name
     admin.drop_table(name)
     admin.recall_table(app_id)
-    # Dropped by somebody else again, it is a new question.
+    # After another client has dropped the table again, force is needed again.
     with Client(cluster.metas) as other:
         other.admin.drop_table(name)
     with pytest.raises(ValueError, match="was not dropped by this client"):
@@ -347,7 +347,7 @@ def test_rename(cluster: Cluster, client: Client, admin: Admin, name: str) -> No
     assert client.table(name + ":2").get("h", "s") == b"v"
 
     def rename_again() -> None:
-        # For a moment the old name still means the table.
+        # For a moment the old name is still valid.
         admin.rename_table(name, name + ":3")
         admin.rename_table(name + ":3", name + ":2")
 

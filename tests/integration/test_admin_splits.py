@@ -72,7 +72,7 @@ def test_pausing_and_cancelling_a_split(box: Onebox, boss: Admin) -> None:
         boss.pause_split("temp", 3)
     with pytest.raises(MetaError, match="ERR_INVALID_PARAMETERS"):
         boss.pause_split("temp", 8)
-    # Of all partitions: those that it fits, and no error for the others.
+    # For all partitions: those in a matching state, without an error for the others.
     boss.resume_split("temp")
     boss.pause_split("temp")
     gevent.sleep(0.1)

@@ -67,7 +67,7 @@ def test_a_thousand_handles_in_flight_from_one_greenlet(table: Table, hash_key: 
     assert [handle.get() for handle in handles] == [None] * 1000
     handles = [table.get_async(hash_key, str(number)) for number in range(1000)]
     assert [handle.get() for handle in reversed(handles)] == [str(number).encode() for number in range(999, -1, -1)]
-    # Again, and by another greenlet: a result stays.
+    # The result can be fetched again, also by another greenlet.
     assert gevent.spawn(handles[5].get).get() == b"5"
 
 
@@ -89,7 +89,7 @@ def test_gevent_wait_and_iwait(table: Table, hash_key: bytes) -> None:
     handles = [table.get_async(hash_key, str(number)) for number in range(50)]
     seen = [handle.get() for handle in gevent.iwait(handles, timeout=5)]
     assert seen == [b"v"] * 50
-    # Those that are ready already are waited for, too; and greenlets together with handles.
+    # Ready handles and greenlets can be waited for together.
     mixed: list[Any] = [*handles, gevent.spawn(gevent.sleep, 0.01)]
     assert len(gevent.wait(mixed, timeout=5)) == 51
     assert gevent.wait(handles, count=1, timeout=5)[0] in handles

@@ -132,7 +132,7 @@ def test_check_and_set_with_every_check_type(table: Table, hash_key: bytes, chec
         assert result.check_value == value
         assert table.get(hash_key, "check") == value
         assert table.get(hash_key, "other") == (b"new" if expected is True else None)
-    # The pairs cover what can come of this check.
+    # The pairs give all possible results of this check.
     assert outcomes >= ({True} if check == CheckType.NO_CHECK else {True, False})
     assert (INVALID in outcomes) == check.is_integer
 
@@ -204,7 +204,7 @@ def test_integer_operands(table: Table, hash_key: bytes) -> None:
     assert table.check_and_set(hash_key, "n", CheckType.INT_LESS_OR_EQUAL, -5, value=str(-(2**63)))
     assert table.check_and_set(hash_key, "n", CheckType.INT_EQUAL, -(2**63), value=str(2**63 - 1))
     assert table.check_and_set(hash_key, "n", CheckType.INT_EQUAL, 2**63 - 1, value="done")
-    # Nobody looks at the operand where there is no record.
+    # The server does not read the operand if there is no record.
     assert not table.check_and_set(hash_key, "none", CheckType.INT_EQUAL, "no integer", value="x")
 
 
@@ -382,7 +382,7 @@ def test_atomic_writes_with_unknown_outcome_are_not_repeated(
     assert caught.value.outcome_unknown
     assert cluster.box.executions(hash_key) == 1
     assert table.get(hash_key, "s") == b"1"
-    # What the server refused was not applied, and is sent again.
+    # A refused write was not applied and is sent again.
     cluster.box.fault("error", error="ERR_CAPACITY_EXCEEDED", rpc=verb, contains=hash_key, count=1)
     info = CallInfo()
     assert getattr(table, verb)(hash_key, "s", CheckType.EXIST, info=info, **data)

@@ -41,7 +41,7 @@ def test_a_server_that_does_not_answer_is_named(box: Onebox, client: Client, how
     assert watch.seconds < 5.0
     assert list(found) == [box.replica_addresses[1]]
     assert isinstance(found[box.replica_addresses[1]], TimeoutError)
-    # The meta servers know nothing of it yet.
+    # The meta servers have not noticed it yet.
     assert client.ping() < 5.0
     (box.restart if how == "killed" else box.resume)(1)
     assert client.check("temp", timeout=20.0) == {}

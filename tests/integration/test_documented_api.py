@@ -27,7 +27,7 @@ NOT_ACTIVE = error_types.ERR_SERVICE_NOT_ACTIVE.value
 INCOMPLETE = error_types.ERR_INCOMPLETE_DATA.value
 INVALID_PARAMETERS = error_types.ERR_INVALID_PARAMETERS.value
 
-# Every operation with arguments that a server would take, and its empty result.
+# Every operation with valid arguments, and its empty result.
 CALLS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "ttl": (("h", "s"), 0),
     "exist": (("h", "s"), None),
@@ -102,7 +102,7 @@ def test_a_scanner_closed_while_a_caller_waits_raises(
     scanner = pegasus.get_scanner(hash_key, "", "", options)
     fault = cluster.box.fault("drop", rpc="get_scanner")
     try:
-        # The first asks the server; the second waits for what the first gets.
+        # The first caller asks the server; the second waits for the same reply.
         waiting = [gevent.spawn(code), gevent.spawn(code)]
         gevent.sleep(0.05)
         scanner.close()
@@ -457,7 +457,7 @@ def test_get_next_after_the_end_and_after_close(pegasus: Pegasus, hash_key: byte
 def test_a_scanner_of_a_hash_key_refuses_a_hash_key_filter(pegasus: Pegasus, hash_key: bytes) -> None:
     options = ScanOptions()
     options.hashkey_filter_type, options.hashkey_filter_pattern = filter_type.FT_MATCH_PREFIX, "h"
-    with pytest.raises(ValueError, match="hash"):  # a real server can die of it
+    with pytest.raises(ValueError, match="hash"):  # it can crash a real server
         pegasus.get_scanner(hash_key, "", "", options)
 
 
@@ -480,7 +480,7 @@ def test_unordered_scanners_cover_the_table_once(
     options = ScanOptions()
     options.batch_size = 10
     options.hashkey_filter_type, options.hashkey_filter_pattern = filter_type.FT_MATCH_PREFIX, hash_key
-    # Of a range there is nothing in a whole table, so these must not matter.
+    # A whole table has no range, so these options have no effect.
     options.start_inclusive, options.stop_inclusive = False, True
     before = dict(vars(options))
     scanners = pegasus.get_unordered_scanners(count, options)
@@ -526,7 +526,7 @@ def test_each_frame_error_returns_its_code(
     try:
         for _ in range(5):
             answer = getattr(pegasus, name)(*arguments, timeout=60)
-            # The last attempt may have no time left for its answer: that is a timeout indeed, of one call in fifty.
+            # The last attempt may have no time left for its answer, which is a timeout in one of fifty calls.
             if answer[0] != error_types.ERR_TIMEOUT or code == "ERR_TIMEOUT":
                 break
         assert answer == (error_types[code].value, empty)
@@ -637,7 +637,7 @@ def test_unordered_scanners_continue_after_an_error(
     for scanner in pegasus.get_unordered_scanners(4, options):
         found += [scanner.get_next() for _ in range(5)]
         fault = cluster.box.fault("drop", rpc=["scan", "get_scanner"])
-        for _ in range(5):  # what is in the batch that came before is still delivered
+        for _ in range(5):  # the rows of the previous batch are still delivered
             try:
                 found.append(scanner.get_next())
             except PegasusError:
@@ -662,7 +662,7 @@ def test_close_ends_calls_in_flight_with_an_error_code(cluster: Cluster, pegasus
 
 @pytest.mark.onebox_only
 def test_init_returns_true_while_one_replica_server_is_dead(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
-    # The meta server does not know yet: the routes still name the dead one.
+    # The meta server has not noticed yet, so the routes still name the dead server.
     cluster.box.configure(failover_delay=60.0)
     cluster.box.kill(0)
     try:

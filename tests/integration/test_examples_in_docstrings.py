@@ -66,14 +66,14 @@ MODULES = [
     "shared",
 ]
 HANDLE = tuple(f"pegasus_green.{name}" for name in ONEBOX if name.split(".")[-1] not in ("assembly", "cluster"))
-# Examples that change, or show, a whole cluster; each gets one of its own.
+# Examples that change or show a whole cluster; each gets its own.
 WHOLE_CLUSTER = ("admin", "admin.access", "admin.servers", *ONEBOX)
 # Others that show how many servers the embedded cluster has.
 ONEBOX_ONLY = ("Table.warm_up",)
 HASH_KEYS = ("hkey1", "user:1", "user:2", "user:7", "job:7", "log:7", "page:1", "nobody", "http://example.org/")
-# What the examples call the cluster and its table.
+# The addresses and the table name in the examples.
 META, TABLE = "127.0.0.1:34601", ("/temp?", '"temp"')
-# What has no example of its own, and why.
+# Methods without an example, and the reasons.
 WITHOUT = {
     "CheckType.is_integer": "a property that says all by its name",
     "CheckType.takes_operand": "a property that says all by its name",
@@ -94,7 +94,7 @@ def _verbs() -> list[tuple[str, str]]:
     for name in MODULES:
         module = importlib.import_module(f"pegasus_green.{name}")
         tests = doctest.DocTestFinder(exclude_empty=True).find(module)
-        # What needs a KDC is marked to be skipped.
+        # Examples that need a KDC are marked to be skipped.
         run = [test for test in tests if not all(doctest.SKIP in example.options for example in test.examples)]
         found += [(name, test.name.removeprefix(f"{module.__name__}.")) for test in run]
     return found

@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "multi_del_many": (([(H, ["none"])],), {}),
     "count": ((), {"hash_key_filter": Filter.prefix("nobody has this prefix")}),
 }
-# What hands out rows one by one, or does not ask a replica server.
+# Methods that return rows one by one, or send nothing to a replica server.
 WITHOUT = {"scan", "hash_scan", "scanners", "multi_get_iter", "mapping", "warm_up", "partition_of", "close"}
 
 
@@ -76,7 +76,7 @@ def test_every_verb_has_an_async_variant() -> None:
     assert [name for name in plain - WITHOUT - twins if name not in LATER] == []
 
 
-# Verbs of other modules that are loops with progress, for a greenlet of the caller's.
+# Verbs that loop with progress; the caller can run them in a greenlet.
 LATER = {"truncate", "set_stream", "get_stream"}
 
 

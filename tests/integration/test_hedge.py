@@ -44,7 +44,7 @@ class Slow:
         self.table = client.table("temp")
         self.table.set(key, b"s", b"value")
         self.table.set(key, b"t", b"value")
-        # All copies have it: a secondary applies a write when the next one comes, or at a group check.
+        # All copies have the record: a secondary applies a write with the next one, or at a group check.
         box.settle()
         self.table.warm_up()
         info = CallInfo()

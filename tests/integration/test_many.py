@@ -132,7 +132,7 @@ def test_first_error_in_order_is_raised_after_all_have_ended(table: Table, box: 
     with pytest.raises(errors.WriteRejected) as caught:
         table.set_many([(*key, b"v") for key in keys])
     results = caught.value.results
-    # A copy is raised: an error that is in its own results would be freed by the collector only.
+    # A copy is raised, since an error inside its own results would be a reference cycle.
     assert (type(results[11]), results[11].args) == (type(caught.value), caught.value.args)
     assert [number for number, result in enumerate(results) if result is not None] == [11, 37, 45]
     assert caught.value.table == "temp"
@@ -231,7 +231,7 @@ def test_an_unreachable_server_does_not_delay_connections_to_others(box: Onebox,
             healthy = gevent.spawn(table.get_many, keys, return_errors=True)
             healthy.rawlink(lambda _: ended.append(monotonic() - began))
             gevent.sleep(0.4)
-            # Long before the dial of the dead one has failed the others have answered everything that is theirs.
+            # The other servers answer long before the dial of the dead one fails.
             received = sum(server["received"] for server in client.stats()["servers"].values())
             theirs = [number for number, key in enumerate(keys) if crc64(key[0]) % 8 not in mine]
             assert received >= len(theirs)
@@ -257,7 +257,7 @@ def test_multi_set_many_and_multi_del_many(table: Table, hash_key: bytes) -> Non
     left = table.ttl(mine[0], b"0")
     assert left is not None
     assert 90 < left <= 100
-    # Each result is that of its own item: one sort key of one, two of the next, and so on; absent ones are fine.
+    # Each result belongs to its item: one sort key of the first, two of the next, and so on. Absent ones are allowed.
     counts = [1 + number % 4 for number in order]
     dels = [(mine[number], [b"%d" % step for step in range(count)]) for number, count in zip(order, counts)]
     assert table.multi_del_many(dels) == counts

@@ -383,7 +383,7 @@ def test_the_reverse_iterator_raises_when_a_page_has_no_row(client: Client, many
         assert caught.value.last_key == b"zz-000001"
     finally:
         table.remove(key, "zz-000001")
-    # Forward nothing is lost: a scan goes on over batches without a row.
+    # In forward direction a scan continues over batches without a row.
     assert [row for row, _ in table.multi_get_iter(key, filter=Filter.postfix("000001"))] == [b"key-000001"]
 
 
@@ -473,7 +473,7 @@ def test_split_writes(cluster: Cluster, hash_key: bytes) -> None:
         assert table.multi_del(hash_key, stored, split=True) == 100
         assert table.sort_key_count(hash_key) == 0
     with Client(cluster.metas, timeout=30, max_write_bytes=None) as client:
-        # Without a limit of the client's, what is split goes by the server's default.
+        # Without a limit of the client, split writes use the default of the server.
         table = client.table(cluster.table)
         table.multi_set(hash_key, stored, split=True)
         assert table.sort_key_count(hash_key) == 100

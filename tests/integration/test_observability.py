@@ -142,7 +142,7 @@ def test_the_next_log_line_reports_the_number_of_omitted_lines(
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("line")]
     assert lines == [*(f"line {number}" for number in range(5)), "line 20 (15 more like it were not logged)"]
     assert notices.dropped == 30
-    # What nobody wants to hear is not even counted.
+    # Lines below the log level are not counted.
     caplog.set_level(logging.WARNING, "pegasus_green")
     notices.info("kind", "line")
     assert notices.dropped == 30
@@ -169,7 +169,7 @@ class Waiting(logging.Handler):
     def createLock(self) -> None:  # noqa: N802
         from gevent.lock import RLock
 
-        self.lock: Any = RLock()  # what patching makes of it
+        self.lock: Any = RLock()  # the name after patching
 
     def emit(self, record: logging.LogRecord) -> None:
         self.seen += 1
@@ -204,7 +204,7 @@ def test_slow_and_failing_log_handlers_do_not_affect_calls(box: Onebox, client: 
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-    # Every line was written where one may wait.
+    # Every line was written outside the hub.
     assert handler.waited == handler.seen > 3
 
 
@@ -332,7 +332,7 @@ def test_latency_histogram(box: Onebox, client: Client) -> None:
     assert sum(figures["latency"].values()) == figures["calls"] == figures["latency_count"] == 100
     assert sum(count for bound, count in figures["latency"].items() if bound > 0.1) >= 5
     assert list(figures["latency"]) == sorted(figures["latency"])
-    # Bounds are powers of two: within a factor of two above the true value.
+    # Bounds are powers of two, so the estimate is at most twice the true value.
     assert figures["p50"] < 0.05
     assert 0.1 <= figures["p99"] <= 0.25
 
@@ -533,7 +533,7 @@ def test_a_failing_listener_does_not_affect_calls_and_is_logged_once(
         "connection_lost",
         "routes_changed",
     }
-    # The other listener heard everything all the same.
+    # The other listener received every event.
     assert len(good.events) == len(failing.events)
     records = [record for record in caplog.records if record.name == "pegasus_green.events"]
     assert len(records) == 5

@@ -53,7 +53,7 @@ def test_the_codec_of_a_url_is_that_of_its_table(url: str, hash_key: bytes) -> N
         assert table.get(hash_key, "s") == {"a": [1]}
         again: Table[Any] = table.client.table()
         assert again.get(hash_key, "s") == {"a": [1]}
-        # A name that is spelled out means what it says to a type checker: bytes.
+        # With an explicit name the table has the type that a checker assumes: bytes.
         assert table.client.table(table.name).get(hash_key, "s") == b'{"a":[1]}'
     with open_table(f"{url}?codec=utf8", codec=JsonCodec()) as other:
         assert other.get(hash_key, "s") == {"a": [1]}

@@ -116,7 +116,7 @@ def test_killed_caller_gives_its_turn_back(client: Client, cluster: Cluster) -> 
     waiting = [gevent.spawn(table.get, "a", "s", timeout=60.0) for _ in range(30)]
     gevent.sleep(0.05)
     gevent.killall(waiting)
-    # Thirty turns are free again: this one does not wait for half a minute.
+    # Thirty turns are free again, so this call does not wait for half a minute.
     assert table.get("a", "s", timeout=20.0) is None
 
 

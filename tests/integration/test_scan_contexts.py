@@ -79,7 +79,7 @@ def scanned(cluster: Cluster) -> Rows:
     found = [(b"%d" % (n % 40), b"sort-%03d" % n, b"value-%d" % n) for n in range(200)]
     with Client(cluster.metas) as client:
         client.table("scanned").set_many(found)
-    # As the dice fall, all could be of one sign.
+    # By chance all ids could have the same sign.
     for server in cluster.box.servers:
         for replica in server.replicas.values():
             replica.engine.contexts._next = (1 if replica.index % 2 else -1) << 40
@@ -104,7 +104,7 @@ def test_no_scan_context_is_left_on_the_servers(
         gc.collect()
         assert no_contexts(cluster)
     assert parallel == 1 or signs == {True, False}, "partition 0 has ids of one sign"
-    # A batch that was on its way when the scan was left arrives later.
+    # A batch that was in flight at the end of the scan arrives later.
     wait_until(lambda: all(connection.in_flight == 0 for connection in client._cluster.pool.connections))
 
 
@@ -174,7 +174,7 @@ def test_contexts_from_before_a_split_are_freed_after_it(cluster: Cluster, clien
     table.multi_set("one", dict.fromkeys(map(str, range(50)), "v"))
     scanners: list[Scanner[Any]] = [table.scan(batch_size=10, parallel=4)]
     if leave == "one hash key":
-        # Of four keys some belong to a child.
+        # Some of four keys belong to a child.
         for n in range(4):
             table.multi_set(f"many-{n}", dict.fromkeys(map(str, range(50)), "v"))
         scanners = [table.hash_scan(f"many-{n}", batch_size=10) for n in range(4)]

@@ -243,7 +243,7 @@ def test_without_retry_the_first_failure_is_raised(cluster: Cluster, table: Tabl
     with pytest.raises(PegasusError, match="ERR_BUSY"):
         next(rows)
     got += [next(rows) for _ in range(5)]
-    # A context that is gone is no failure.
+    # A missing context is not an error.
     cluster.box.drop_scan_contexts()
     assert got + list(rows) == found
 

@@ -277,7 +277,7 @@ def test_bad_arguments_are_refused_before_anything_is_sent(cluster: Cluster) -> 
 def test_scan_delivers_every_row_once(mine: Callable[..., Scanner], many: Rows, batch_size: int, parallel: int) -> None:
     found = list(mine(batch_size=batch_size, parallel=parallel))
     assert Counter(found) == Counter(many)
-    # Within a partition rows ascend, so the rows of any hash key do.
+    # Rows ascend within a partition, and so within a hash key.
     for hash_key in {row[0] for row in many}:
         assert [row for row in found if row[0] == hash_key] == sorted(row for row in many if row[0] == hash_key)
 

@@ -96,7 +96,7 @@ def test_nested_bounds_take_the_minimum_wherever_they_come_from(client: Client) 
     rows = bounds(client, 5)
     with client.deadline(2):
         assert (next(rows) or 0) <= 2
-    # The generator keeps its own bound only.
+    # The generator keeps only its own bound.
     assert 4 < (next(rows) or 0) <= 5
     with client.deadline(20), client.deadline(30):
         assert (next(rows) or 0) <= 5
@@ -185,7 +185,7 @@ def test_a_scope_may_be_entered_in_one_greenlet_and_left_in_another(client: Clie
         return bound(client)
 
     assert gevent.spawn(enter).get() is not None
-    # Greenlets that come later may get the id of the one that has ended.
+    # A later greenlet may get the id of an ended one.
     assert {gevent.spawn(bound, client).get() for _ in range(50)} == {None}
     assert bound(client) is None
     gevent.spawn(scope.__exit__, None, None, None).get()

@@ -52,7 +52,7 @@ def sockets_to(servers: set[tuple[str, int]]) -> Counter[tuple[str, int]]:
             own.add(os.readlink(f"/proc/self/fd/{fd}"))
         except OSError:
             continue
-    # By inode, from two readings: the table changes while it is read, and then shows a socket twice or not at all.
+    # By inode, from two readings, since the table may change while it is read and show a socket twice or not at all.
     found: dict[str, tuple[str, int]] = {}
     for table in ("tcp", "tcp6") * 2:
         path = Path("/proc/self/net") / table

@@ -75,7 +75,7 @@ def test_a_stream_uses_bounded_memory(table: Table, monkeypatch: pytest.MonkeyPa
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # 100 MB of values passed by.
+    # 100 MB of values were read.
     assert most < 5_000_000
 
 
@@ -96,7 +96,7 @@ def test_an_error_reports_the_finished_records(box: Onebox, table: Table) -> Non
 def test_the_rate_limit_is_kept(table: Table) -> None:
     begin = monotonic()
     assert table.set_stream(rows(60), rate=100) == 60
-    # Slower on a loaded machine, never faster.
+    # It may be slower on a loaded machine, never faster.
     assert monotonic() - begin >= 0.5
     begin = monotonic()
     assert len(list(table.get_stream([("h", "s")] * 60, rate=100))) == 60
@@ -139,7 +139,7 @@ def test_truncate_goes_on_after_an_error(box: Onebox, table: Table) -> None:
     box.clear_faults()
     assert caught.value.deleted == calls[-1] == 100
     assert caught.value.token is not None
-    # Of the batch that failed some records may be gone.
+    # Some records of the failed batch may have been removed.
     assert 150 <= table.truncate(resume=caught.value.token) <= 200
     assert table.count() == 0
 

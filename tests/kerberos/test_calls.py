@@ -166,7 +166,7 @@ def test_a_thousand_greenlets_at_once(client_of: ClientOf, realm: Kdc) -> None:
     gevent.joinall(callers, raise_error=True)
     figures = client.stats()["auth"]
     assert figures["acquired"] == 1
-    # The second meta server is asked where the first takes longer than meta_stagger.
+    # The second meta server is asked if the first takes longer than meta_stagger.
     assert figures["negotiated"] in (4, 5)
     # One request, after the one that the KDC answers with "preauthentication needed".
     assert realm.log().count("AS_REQ") - before <= 2
@@ -178,7 +178,7 @@ def test_native_threads_share_the_credentials(client_of: ClientOf, box: Onebox, 
     client = client_of(timeout=20.0)
     table = client.table("temp")
     done: list[int] = []
-    # A thread takes its connections along: all stay until they are counted.
+    # The connections of a thread end with it, so all threads stay until the connections are counted.
     counted = threading.Barrier(5, timeout=60)
 
     def work(thread: int) -> None:

@@ -19,7 +19,7 @@ from pegasus_green.protocol.meta import Negotiation
 from pegasus_green.protocol.rpc import NEGOTIATION, QUERY_CFG
 from tests.kerberos.conftest import kerberos, secure
 
-# Status and length of the message, client and server in turn; a pair is a range, for what depends on names and keys.
+# Status and length of the messages, client and server in turn. A pair is a range, since names and keys vary.
 TABLE: tuple[Any, ...] = (
     (SaslStatus.LIST, 0, SaslStatus.LIST_RESP, 6),
     (SaslStatus.SELECT, 6, SaslStatus.SELECT_RESP, 0),
@@ -96,7 +96,7 @@ def test_the_bytes_of_an_exchange(tap: Tap, realm: Kdc, version: int) -> None:
         answer: Any = Negotiation.decode_reply(tap.received[number], reply.offset)
         assert answer.status == answer_status
         assert fits(len(answer.msg), answer_size), len(answer.msg)
-        # Field 2 is there, also where it is empty; then the ends of the struct and of the result.
+        # Field 2 is always present; then the ends of the struct and of the result.
         assert tap.received[number].endswith(len(answer.msg).to_bytes(4, "big") + answer.msg + b"\0\0")
     assert tap.received[0].endswith(b"GSSAPI\0\0")
     first: Any = NEGOTIATION.decode_argument(parse_request(tap.sent[1]).data, parse_request(tap.sent[1]).offset)

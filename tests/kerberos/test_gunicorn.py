@@ -53,7 +53,7 @@ def test_each_preloaded_worker_authenticates_by_itself(box: Onebox, realm: Kdc) 
         wait_until(lambda: answers(address), 60.0)
         facts: list[Any] = []
         with gevent.Timeout(60):
-            # Until both workers have been met: the kernel chooses who takes a connection.
+            # Until both workers have answered: the kernel chooses the worker of a connection.
             while len({one["pid"] for one in facts}) < 2 or len(facts) < PAGES:
                 start = len(facts)
                 pages = [gevent.spawn(fetch, address, f"/?mark=page-{start + number}.") for number in range(PAGES)]
@@ -67,7 +67,7 @@ def test_each_preloaded_worker_authenticates_by_itself(box: Onebox, realm: Kdc) 
     assert process.pid not in {one["pid"] for one in facts}
     assert {(one["new"], one["boot"], one["user"]) for one in facts} == {(1, "loaded", "alice")}
     assert {(one["failures"], one["refused"]) for one in facts} == {(0, 0)}
-    # Each worker negotiates anew: the master's connections, which count in its copies of the client, are not theirs.
+    # Each worker negotiates by itself; its copy of the client also counts the connections of the master.
     assert min(one["negotiated"] for one in facts) >= 3
     assert sum(server.accepted for server in (*box.metas, *box.servers)) >= 3 * 2
     assert set(Counter(box.execution_counts(rb"page-\d+\.")).values()) == {1}

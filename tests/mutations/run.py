@@ -26,7 +26,7 @@ from tests.mutations.rules import MUTATIONS  # noqa: E402
 
 COPIED = ("pegasus_green", "tests", "examples", "benchmarks", "docs")
 FILES = ("pyproject.toml", "requirements.txt", "setup.py", "README.md", "CHANGELOG.md", "LICENSE", "Makefile")
-# A mutant that hangs is one that is noticed.
+# A mutant that hangs counts as killed.
 TEST_SECONDS = 120
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 PASSED, FAILED, NOTHING = 0, 1, 5
@@ -45,7 +45,7 @@ def copy_tree(target: Path) -> None:
 def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
     """Return the exit status of pytest (None when it hangs) and the end of its output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-    # Without the compiled core, which does the usual case in place of the Python code that is mutated.
+    # Without the compiled core, which would run instead of the mutated Python code.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root), "PEGASUS_GREEN_PURE": "1"}
     for name in ("PEGASUS_META", "PEGASUS_TABLE"):
         environment.pop(name, None)
@@ -61,7 +61,7 @@ def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
     try:
         output, _ = process.communicate(timeout=TEST_SECONDS)
     except subprocess.TimeoutExpired:
-        # With the servers that its tests have started.
+        # Also kill the servers that the tests have started.
         os.killpg(process.pid, 9)
         process.communicate()
         return None, ""
@@ -111,7 +111,7 @@ def main() -> int:
             for tests in dict.fromkeys(mutation.tests for mutation in chosen):
                 status, output = run_tests(root, tests)
                 if status != PASSED:
-                    # Tests that measure time may meet a machine that is busy otherwise, but not twice.
+                    # Tests that measure time may fail once on a busy machine.
                     status, output = run_tests(root, tests)
                 if status != PASSED:
                     print(f"without any mutation, {' '.join(tests)} ends with status {status}\n{output[-2000:]}")

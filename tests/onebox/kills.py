@@ -19,7 +19,7 @@ class Writer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # By sort key: the states from the one acknowledged last to the one tried last.
+        # By sort key: the states from the last acknowledged one to the last attempted one.
         self.states: dict[str, list[bytes | None]] = {f"{number}": [None] for number in range(5)}
         self.version = 0
         self.acknowledged = 0
@@ -61,7 +61,7 @@ def survive(folder: Path, kills: int, seed: int) -> int:
                     running = [gevent.spawn(writer.run, client, dice.randrange(1 << 30)) for writer in writers]
                     gevent.sleep(dice.uniform(0.02, 0.15))
                     os.kill(box.process.pid, signal.SIGKILL)
-                    # They would try until their deadlines; what they were writing may be there or not.
+                    # They would retry until their deadlines; their writes may or may not be stored.
                     gevent.killall(running)
         finally:
             box.stop()

@@ -14,7 +14,7 @@ from pegasus_green.protocol.framing import Reply, encode_request, parse_reply
 from pegasus_green.protocol.message import Message
 from pegasus_green.protocol.rpc import Rpc
 
-# What a test has opened; closed after it, however it ends.
+# The connections of a test, closed after it.
 OPEN: list[Any] = []
 
 

@@ -258,7 +258,7 @@ def test_an_incomplete_last_record_is_dropped(folder: Path) -> None:
         log.write_bytes(whole[:size])
         again = Files(folder)
         found = len(again.rows((1, 0)))
-        # A prefix of the commits: what is torn is gone whole.
+        # A prefix of the commits: an incomplete commit is dropped as a whole.
         assert again.rows((1, 0)) == [(b"\0\1k%02d" % number, (b"v" * 500, 0)) for number in range(found)]
         assert again.decrees() == ({(1, 0): found} if found else {})
         again.close()

@@ -53,7 +53,7 @@ def test_without_descriptors_accepts_are_postponed_and_logged_once() -> None:
     found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     before, then = map(int, found["accepted"].split())
     assert 0 < before == then < 10
-    # It spun at 100 % of a core.
+    # Without this the onebox used 100 % of a core.
     assert float(found["share"]) < 0.3
     assert found["lines"].startswith("1 ['127.0.0.1:")
     assert "new connections wait: [Errno 24]" in found["lines"]

@@ -18,9 +18,9 @@ from tests.onebox.raw import Raw
 
 RECORDING = Path(__file__).parents[1] / "conformance" / "data" / "frames.jsonl"
 ROWS = [json.loads(line) for line in RECORDING.read_text().splitlines()]
-# When the recording was made, by its own TTL answers (unix seconds).
+# The time of the recording, from its TTL answers (Unix seconds).
 MOMENT = 1451606400 + 343896385 - 100000
-# What differs between two clusters.
+# Fields that differ between two clusters.
 ADDRESSES = ("server", "primary", "hp_primary", "secondaries", "hp_secondaries", "create_second", "context_id")
 
 

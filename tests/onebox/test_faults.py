@@ -59,7 +59,7 @@ def test_a_cut_rule_closes_the_connection(box: Onebox, raw: Raw, when: str, exec
     raw.send(rpcs.INCR, INCR, **ROUTE)
     with pytest.raises(ConnectionResetError if reset else (EOFError, ConnectionResetError)):
         raw.frame()
-    # Nothing behind it was executed before the cut; with "after" the second one had been read as well.
+    # No later request was executed before the cut; with "after" the second one was already read.
     assert value(box) in (executed, 2 * executed)
 
 

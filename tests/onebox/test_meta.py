@@ -250,7 +250,7 @@ def test_recall_after_the_reserve_time_or_before_there_were_replicas(box: Onebox
     assert drop(box, "new") == "ERR_OK"
     refused = recall(box, 2)
     assert refused.err == "ERR_INVALID_PARAMETERS"
-    # What has a default in the IDL is sent even where there is no table to tell of.
+    # Fields with a default in the IDL are sent even without a table.
     assert (refused.info.duplicating, refused.info.atomic_idempotent) == (False, False)
     assert len(box.client_bugs) == 1
 

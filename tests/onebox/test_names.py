@@ -20,7 +20,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_the_plugin_loads_only_itself() -> None:
-    # It is in every pytest run of its environment; who patches in a conftest must come before gevent.
+    # Every pytest run of its environment loads the plugin, and a conftest may patch before gevent is loaded.
     modules = loaded_by("import pegasus_green.onebox.pytest_plugin")
     assert {name for name in modules if name.startswith("pegasus_green")} == {
         "pegasus_green", "pegasus_green._version", "pegasus_green.onebox", "pegasus_green.onebox.pytest_plugin",

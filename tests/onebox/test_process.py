@@ -162,7 +162,7 @@ WRONG_OPTIONS |= {
 @pytest.mark.parametrize("options", WRONG_OPTIONS)
 def test_wrong_options_are_errors_that_name_them(options: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        with gevent.Timeout(5.0):  # taken, it would serve
+        with gevent.Timeout(5.0):  # if accepted, the process would serve
             status: object = main(["onebox", "--port", "0", *options.split()])
     except SystemExit as end:
         status = end.code

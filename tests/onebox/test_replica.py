@@ -108,7 +108,7 @@ def test_a_half_closed_connection_is_closed(raw: Raw, table: Routed) -> None:
     raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)
     raw.sock.shutdown(socket.SHUT_WR)
     gevent.sleep(0.05)
-    # An answer that was faster may come; the end comes in any case, and the write is done.
+    # A fast answer may arrive; the connection ends in any case, and the write is executed.
     while not raw.is_over():
         raw.frame()
     assert table.get(b"user1", b"name") == b"v"
@@ -190,7 +190,7 @@ def test_hashes_that_abort_a_real_server(box: Onebox, raw: Raw) -> None:
     raw.sock.sendall(v0(body_of("call", "RPC_RRDB_RRDB_GET", 78, rpcs.GET.encode_argument(KEY)), thread=1))
     assert raw.reply()[0].error == "ERR_OK"
     assert len(box.client_bugs) == 3
-    # The foreign thread is met wherever the write goes.
+    # The wrong thread hash is found at any partition.
     secondary = Raw(box.partitions("temp")[0]["secondaries"][0])
     secondary.sock.sendall(v0(body_of("call", "RPC_RRDB_RRDB_PUT", 79, rpcs.PUT.encode_argument(put)), thread=1))
     assert secondary.reply()[0].error == "ERR_INVALID_PARAMETERS"
@@ -303,7 +303,7 @@ def test_throttling_by_size(make_box: Make) -> None:
         assert raw.call(rpcs.GET, encode_key(b"k", b"large"), **route)[0] == "ERR_OK"
     for _ in range(3):
         assert raw.call(rpcs.GET, encode_key(b"k", b"small"), **route)[0] == "ERR_OK"
-    # 2,424 bytes were read; until the debt is paid, after 0.2 s, all is refused at once, with a body of defaults.
+    # 2,424 bytes were read. For the next 0.2 s every request is refused at once, with a body of defaults.
     error, body = raw.call(rpcs.GET, encode_key(b"k", b"small"), **route)
     assert (error, body.value, body.app_id, body.server) == ("ERR_BUSY", b"", 1, address)
     box.advance(1)

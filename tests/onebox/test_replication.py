@@ -100,7 +100,7 @@ def test_failover_keeps_acknowledged_writes(box: Onebox, table: Routed) -> None:
     table.close()
     for number in range(300):
         assert table.get(b"k%d" % number, b"s") == b"%d" % number
-    # The primaries of the dead one went to more than one server.
+    # The primaries of the dead server moved to more than one server.
     heirs = {n["primary"] for o, n in zip(before, box.partitions("temp"), strict=True) if o["primary"] == dead}
     assert len(heirs) == 2
     box.restart(dead)
@@ -185,7 +185,7 @@ def test_silent_primary_is_replaced_and_comes_back_as_secondary(box: Onebox, tab
             assert first(box)["primary"] != silent
             assert table.put(b"user1", b"name", b"2") == "ERR_OK"
             box.resume(silent)
-            # What was asked meanwhile is answered late, and never with old data.
+            # Requests of the meantime are answered late and never with old data.
             assert raw.reply()[0].error == late.reply()[0].error == "ERR_INVALID_STATE"
     gevent.sleep(0.1)
     assert silent in first(box)["secondaries"]
@@ -338,7 +338,7 @@ def test_random_faults_lose_no_acknowledged_write(make_box: Make, seed: int) -> 
                     incr = rrdb.IncrRequest(encode_key(counter, b""), 1)
                     if table.call(rpcs.INCR, counter, incr)[0] == "ERR_OK":
                         counted[counter] = counted.get(counter, 0) + 1
-            except (OSError, EOFError, AssertionError, AttributeError):  # lost, late or nowhere to go
+            except (OSError, EOFError, AssertionError, AttributeError):  # lost, late, or without a primary
                 table.close()
                 gevent.sleep(0.002)
         table.close()

@@ -75,7 +75,7 @@ def test_each_stage_of_a_split_as_clients_see_it(box: Onebox, table: Routed) -> 
     stay = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 1)
     parent_ballot = box.partitions("temp")[1]["ballot"]
     box.split("temp", stepwise=True)
-    # Clients with the old count go on working, and so do those that know of the children.
+    # Clients with the old and with the new partition count work.
     parent = {"app_id": 1, "partition_index": 1, "partition_hash": crc64(key)}
     address = box.partitions("temp")[1]["primary"]
     assert table.raw(address).call(rpcs.GET, encode_key(key, b"s"), **parent)[1].error == 0
@@ -91,7 +91,7 @@ def test_each_stage_of_a_split_as_clients_see_it(box: Onebox, table: Routed) -> 
     assert (child["ballot"], child["primary"]) == (parent_ballot + 1, address)
     assert len(child["secondaries"]) == 2
     assert box.partitions("temp")[1]["ballot"] == parent_ballot
-    # What is the child's the parent refuses, for every RPC.
+    # The parent refuses keys of the child, for every RPC.
     requests: tuple[tuple[Rpc, Any], ...] = (
         (rpcs.GET, encode_key(key, b"s")),
         (rpcs.PUT, put),
@@ -158,7 +158,7 @@ def test_a_scan_with_the_bare_partition_index_loses_rows(box: Onebox, table: Rou
     steps = [split]
     seen = sorted(key for index in range(4) for key in scan_all(table, index, index, steps))
     assert len(seen) == len(set(seen)) < ROWS
-    # Scans of all partitions of now are whole again, parent and child without the other's rows.
+    # Scans of all present partitions are complete, and parent and child have no rows of each other.
     seen = [key for index in range(8) for key in scan_all(table, index, index, [])]
     assert len(seen) == len(set(seen)) == ROWS
 

@@ -29,7 +29,7 @@ def in_threads(act: Callable[[int], Any], count: int = 8) -> list[Any]:
         except BaseException as error:
             results[number] = error
 
-    # Its threads are native, also where the suite runs patched.
+    # Its threads are native, also in the patched lane.
     pool = ThreadPool(min(count, 8))
     try:
         with gevent.Timeout(60):

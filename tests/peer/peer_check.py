@@ -95,7 +95,7 @@ def scans(client):
     equal("get_scanner, other ends", (yield drain(client.get_scanner("multi", "s020", "s075", options))), expected)
     broken_off = client.get_scanner("multi", "s002", "s149", options)
     yield broken_off.get_next()
-    broken_off.close()  # clear_scanner, which nobody answers
+    broken_off.close()  # clear_scanner, which has no reply
     spread = {(f"h{i}", "s"): f"{i}".encode() for i in range(100)}
     for (hash_key, sort_key), value in spread.items():
         equal("set", (yield client.set(hash_key, sort_key, value)), (OK, None))

@@ -40,7 +40,7 @@ def check(python: str) -> int:
         tempfile.TemporaryDirectory() as scratch,  # pypegasus3 opens a log file in the working directory on import
     ):
         command = [python, str(ROOT / "tests" / "peer" / "peer_check.py"), ",".join(metas), "temp"]
-        # Its Twisted warns of an optional TLS package at import; the check is about other things.
+        # Its Twisted warns of an optional TLS package at import, which is irrelevant here.
         environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         return subprocess.run(command, cwd=scratch, env=environment, timeout=120, check=False).returncode
 

@@ -44,7 +44,7 @@ def made(table: Table, name: bytes, algorithm: str, **changes: Any) -> RateLimit
 def test_a_limit_of_10_admits_exactly_10_of_100_greenlets(
     table: Table, hash_key: bytes, now: Now, algorithm: str
 ) -> None:
-    limiters = [made(table, hash_key, algorithm) for _ in range(2)]  # as in two processes: they share no turns
+    limiters = [made(table, hash_key, algorithm) for _ in range(2)]  # like two processes: they share no state
     workers = [gevent.spawn(limiters[number % 2].hit) for number in range(100)]
     gevent.joinall(workers, raise_error=True)
     verdicts: list[Any] = [worker.value for worker in workers]
@@ -86,7 +86,7 @@ def test_a_sliding_window_counts_what_is_left_of_the_window_before(table: Table,
     limiter = made(table, hash_key, "sliding_window")
     now.value += 3599
     assert [bool(limiter.hit()) for _ in range(11)] == [True] * 10 + [False]
-    now.value += 1 + 1800  # half of the ten are out of the window
+    now.value += 1 + 1800  # half of the ten hits are outside the window
     assert [bool(limiter.hit()) for _ in range(6)] == [True] * 5 + [False]
     denied = limiter.hit()
     assert denied.retry_after == pytest.approx(360)
@@ -118,7 +118,7 @@ def test_a_bucket_fills_up_to_its_size(table: Table, hash_key: bytes, now: Now) 
     now.value += 1000
     assert limiter.peek().remaining == 5
     assert limiter.hit().remaining == 4
-    now.value -= 500  # a machine whose clock is behind takes the newest time that the record holds
+    now.value -= 500  # a machine with a slow clock uses the newest time in the record
     assert limiter.hit().remaining == 3
 
 

@@ -27,7 +27,7 @@ def test_processes_take_turns_while_a_server_dies() -> None:
         while int(table.get(name, "number", timeout=20.0) or 0) < 10:
             gevent.sleep(0.02)
             assert all(process.poll() in (None, 0) for process in processes)
-        # The primary of the lock's records among others.
+        # It is the primary of the lock's records, too.
         box.kill(0)
         gevent.sleep(0.5)
         box.restart(0)

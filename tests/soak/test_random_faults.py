@@ -27,6 +27,6 @@ def test_nothing_is_crossed_leaked_or_lost_under_random_faults() -> None:
     assert faults.reports[UNKNOWN] > 0, faults.reports
     assert faults.load.counts["kills"] > SECONDS, faults.load.counts
     assert faults.load.counts["timeouts"] > SECONDS, faults.load.counts
-    # Level: what an epoch leaves is independent of how many came before; splits and new servers need some hundred.
+    # The memory stays level: an epoch leaves nothing. Splits and new servers need some hundred blocks.
     half = len(faults.levels) // 2
     assert max(faults.levels[half:]) - max(faults.levels[:half] or faults.levels) < 20_000, faults.levels

@@ -15,7 +15,7 @@ from pegasus_green.protocol.meta import Negotiation
 from pegasus_green.protocol.rpc import NEGOTIATION
 from tests.transport.fakes import Handler, Link, answer
 
-# What the client sends and the server answers, in this order.
+# The messages of the client and the answers of the server, in order.
 STEPS = (
     (SaslStatus.LIST, b"", SaslStatus.LIST_RESP, b"GSSAPI"),
     (SaslStatus.SELECT, b"GSSAPI", SaslStatus.SELECT_RESP, b""),

@@ -243,7 +243,7 @@ def test_two_names_of_one_server_share_a_connection(stage: Stage) -> None:
     wait_until(lambda: len(server.alive) == 1)
     shared = connection_of(table.client, server.address)
     assert shared is connection_of(table.client, f"localhost:{server.port}")
-    # And both names dial anew when it is lost.
+    # Both names are dialled again when it is lost.
     _drop_all(server)
     wait_until(lambda: connection_of(table.client, server.address) is None)
     assert connection_of(table.client, f"localhost:{server.port}") is None
@@ -328,7 +328,7 @@ def test_warm_up_names_the_server_that_cannot_be_reached(stage: Stage) -> None:
     with pytest.raises(errors.ConnectFailed) as caught:
         table.warm_up(timeout=1.0)
     assert caught.value.address == stage.meta.primaries[1]
-    # The healthy one is connected all the same.
+    # The healthy server is connected.
     assert connection_of(table.client, healthy.address) is not None
 
 
@@ -393,7 +393,7 @@ def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
             late.append(watch.seconds - 0.4)
     finally:
         hole.stop()
-    assert sorted(late)[-2] < 0.04  # one pause of the machine is nobody's fault
+    assert sorted(late)[-2] < 0.04  # one pause of the machine is tolerated
 
 
 def test_addresses_in_digits_need_no_resolver(stage: Stage) -> None:

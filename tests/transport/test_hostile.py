@@ -59,8 +59,8 @@ def envelope(
     return framed(text(error) + struct.pack(">I", head) + text(raw) + struct.pack(">i", number) + body)
 
 
-# What makes the stream unreadable: every call on the connection fails at once, reads and idempotent writes are
-# repeated on a new connection, and the other servers' calls notice nothing.
+# These bytes make the stream unreadable: every call on the connection fails at once, reads and idempotent writes are
+# repeated on a new connection, and calls to other servers are not affected.
 BREAKING: dict[str, Callable[[Request], bytes]] = {
     "garbage": lambda _: random.Random(1).randbytes(64),
     "text of another protocol": lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -126,7 +126,7 @@ def test_an_unreadable_stream_ends_only_its_own_connection(stage: Stage, kind: s
     assert (figures["losses"], figures["dials"]) == (1, 2)
 
 
-# What hurts one call only.
+# These replies fail only one call.
 ONE_CALL: dict[str, tuple[Callable[[Request], bytes], type[errors.PegasusError], str]] = {
     "unknown error name": (
         lambda r: envelope(r, error=b"ERR_FROM_THE_FUTURE", body=b""),
@@ -201,7 +201,7 @@ def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, ve
     assert isinstance(failed, error)
     assert words in str(failed)
     assert watch.seconds < 1.0
-    # A body that cannot be read: it was executed perhaps. A refusal, or no body at all: it was not.
+    # With an unreadable body the write may have been executed; with a refusal or without a body it was not.
     assert failed.outcome_unknown is (verb == "set" and type(failed) is errors.ProtocolError)
     assert (failed.table, failed.operation) == ("temp", "get" if verb == "get" else "put")
     assert failed.attempts <= 1
@@ -393,7 +393,7 @@ def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
     assert min(early) >= 0.0
     assert late[len(late) // 2] < 0.05
     assert late[-1] < 0.25
-    # The connection has lived through it, and the call that waited all the time still gets its answer.
+    # The connection is still open, and the waiting call gets its answer.
     assert client.stats()["servers"][server.address]["late"] == count
     links[0].send(good(next(one for one in server.requests if b"flood" in one.data)))
     assert waiting.get(timeout=5) == b"good"
@@ -481,7 +481,7 @@ def test_the_next_meta_server_is_asked_after_an_invalid_answer(stage: Stage) -> 
     error = ends(stage.client([wrong.address], timeout=0.3).ping)
     assert isinstance(error, errors.MetaUnreachable)
     assert "HANDLER_NOT_FOUND" in str(error)
-    # Routes that leave partitions out, or name them twice, are not taken over.
+    # Routes with missing or repeated partitions are not used.
     for count, pids in ((2, [0]), (1, [0, 1]), (0, []), (-1, []), (3, [0, 0, 1]), (1 << 30, [0])):
         reply = QueryCfgResponse(
             app_id=APP_ID,

@@ -70,7 +70,7 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
 
     def calls() -> None:
         assert table.get("h", "first") == b"first"
-        # Out of the pass that brought the reply: there a frame is gathered.
+        # Outside the pass that delivered the reply, in which frames are collected.
         gevent.sleep(0)
         once(monkeypatch, Connection, "_send", interrupt)
         with pytest.raises(Interrupted):

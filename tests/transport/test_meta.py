@@ -65,7 +65,7 @@ def test_forward_is_followed_at_once_and_remembered(metas: Metas) -> None:
         gevent.sleep(0.02)
         table._dispatcher.routes.request()
     wait_until(lambda: len(third.queries) == 4)
-    # The leader alone is asked from now on.
+    # From now on only the leader is asked.
     assert (len(first.queries), len(second.queries)) == (1, 0)
 
 
@@ -77,7 +77,7 @@ def test_forward_to_a_server_that_was_not_configured(metas: Metas) -> None:
     table.set("a", "b", b"c")
     assert len(stranger.queries) == 1
     assert client._cluster.meta.addresses == [first.address, stranger.address]
-    # It is asked first from then on, and stays known when it has lost its office.
+    # From then on it is asked first, and it stays known when it is no longer the leader.
     metas.follow(first)
     table._dispatcher.routes.request()
     wait_until(lambda: len(first.queries) == 2)
@@ -106,7 +106,7 @@ def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
     client = metas.client(first, second, refresh_interval=0.01)
     table = client.table("temp")
     assert 0.2 < timed(table.set, "a", "b", b"c") < 0.5
-    # The next time the one that answered is asked first.
+    # The next time the server that answered is asked first.
     before = len(first.requests)
     table._dispatcher.routes.request()
     wait_until(lambda: len(second.queries) == 2)

@@ -90,7 +90,7 @@ def test_the_address_is_tried_when_the_name_is_unreachable(
     wait_until(lambda: connection_of(table.client, NAME) is None)
     before = len(names.asked)
     assert table.get("h", "s") is None
-    # What led there is tried first the next time.
+    # The way that worked is tried first the next time.
     assert len(names.asked) == before
     assert list(table.client.stats()["servers"]) == [stage.meta.address, NAME]
 
@@ -103,7 +103,7 @@ def test_the_name_is_tried_when_the_address_is_unreachable(
     dead = hole.address if address == "swallows" else dead_address()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
     table = stage.table(refresh_interval=0.01)
-    # The address was right, and is not any more.
+    # The address is no longer valid.
     assert table.get("h", "s") is None
     names.known["replica-1.example"] = [server.address]
     stage.meta.digits = {NAME: dead}

@@ -335,7 +335,7 @@ def test_many_callers_share_one_acquisition_of_credentials(stage: Stage) -> None
     other = stage.extra(FakeMeta(stage.meta.primaries))
     other.handler = Sasl(other.handler)
     auth = FakeAuth(work=lambda: block(0.2))
-    # Two meta servers are dialled while the credentials are on their way.
+    # Two meta servers are dialled while the credentials are acquired.
     client = stage.client([stage.meta.address, other.address], auth=auth, timeout=20.0, meta_stagger=0.01)
     table = client.table("temp")
     callers = [gevent.spawn(table.get, "h", str(number)) for number in range(200)]
@@ -417,7 +417,7 @@ def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
     figures = client.stats()["auth"]
     assert (figures["last_error"], figures["renewals"]) == ("this is kdc_unreachable", 0)
     works[0] = True
-    # A native thread renews, and then the hub of the call hears of it.
+    # A native thread renews and then informs the hub of the call.
     wait_until(lambda: client.stats()["auth"]["renewals"] >= 1 and client.stats()["auth"]["last_error"] is None)
 
 

@@ -46,7 +46,7 @@ def test_threads_share_one_acquisition(stage: Stage, secured: Sasl) -> None:
         # Each thread dials the replica server, and a meta server unless another thread has the routes first.
         assert 5 <= figures["negotiated"] <= 8
         assert 3500 < figures["ends_in"] <= 3600
-        # A thread that ends leaves what it has counted.
+        # The counts of an ended thread are kept.
         wait_until(lambda: len(client._threads.all) == 1)
         assert client.stats()["auth"]["negotiated"] >= figures["negotiated"]
     assert secured.broken == []
@@ -76,7 +76,7 @@ def test_a_renewal_of_one_thread_serves_the_others(stage: Stage, secured: Sasl) 
             assert table.get("h", "s") is None
 
         in_thread(stay)
-        # In 1.6 s one renewal is due in each of the two threads, at 1.2 s: the second finds what the first has got.
+        # At 1.2 s a renewal is due in both threads; the second one uses the credentials of the first.
         assert auth.acquired == 2
         assert auth.at_once == 1
 

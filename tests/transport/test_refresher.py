@@ -41,7 +41,7 @@ def test_refresh_requests_are_coalesced_and_keep_the_minimum_interval(stage: Sta
     gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
     busy = watch.elapsed - watch.seconds
     assert 4 - 5 * busy <= len(gaps) <= 6
-    # When they arrived, not when they left: the first one on a connection takes a little longer.
+    # The arrival times, not the send times: the first query on a connection takes a little longer.
     assert min(gaps) >= 0.18 - busy
 
 

@@ -17,7 +17,7 @@ from tests.waiting import Stopwatch, wait_until
 
 FAST = RetryPolicy(base=0.01, cap=0.04)
 
-# Name, is it repeated, does it ask for routes, the class that surfaces at once or at the deadline.
+# Name, whether it is repeated, whether it requests routes, and the class that is raised at once or at the deadline.
 TABLE = [
     ("ERR_OBJECT_NOT_FOUND", True, True, errors.RequestTimeout),
     ("ERR_INVALID_STATE", True, True, errors.RequestTimeout),
@@ -89,15 +89,15 @@ def test_each_error_is_repeated_until_the_deadline_or_raised(
     elapsed, took = watch.elapsed, watch.seconds
     error = caught.value
     if isinstance(error, errors.RequestTimeout) and error.sent:
-        # The last attempt left a moment before the deadline, on a busy machine: the one before tells.
+        # On a busy machine the last attempt may be sent just before the deadline; then the previous one counts.
         assert isinstance(error.last_error, errors.PegasusError)
         assert error.last_error.code == name
         return
     assert type(error) is kind
-    # One that found no time left to leave counts as an attempt, too.
+    # An attempt without time for sending counts, too.
     assert error.attempts - refusing.seen in (0, 1)
     assert (error.table, error.operation) == ("temp", "incr")
-    # Every name was answered before the write entered replication: nothing is unknown about it.
+    # These errors are sent before the write is replicated, so the outcome is known.
     assert not error.outcome_unknown
     if repeated:
         assert refusing.seen >= 3
@@ -336,7 +336,7 @@ def test_a_timeout_error_reports_attempts_and_outcome(stage: Stage) -> None:
     assert str(caught.value).startswith(f"no reply in time [{where}, timeout=0.3 s, sent=yes, attempts=1]")
     with pytest.raises(errors.RequestTimeout) as caught, table.client.deadline(0.05):
         table.get("h", "s")
-    # What was left of the 0.05 s when the call began.
+    # The rest of the 0.05 s at the beginning of the call.
     assert caught.value.timeout is not None
     assert 0 < caught.value.timeout <= 0.05
     assert f"timeout={caught.value.timeout:.3g} s" in str(caught.value)

@@ -75,7 +75,7 @@ def test_the_outcome_of_an_unsent_call_is_known(stage: Stage) -> None:
     caller: Any = gevent.spawn(ends, table.incr, "a", "b")
     other: Any = gevent.spawn(ends, table.incr, "c", "d")
     gevent.sleep(0)
-    # Appended in this pass of the hub and not flushed yet, but for the first, which went out alone.
+    # The requests were appended in this pass of the hub and are not flushed yet; only the first was sent.
     client.close()
     gevent.joinall([caller, other])
     assert [caller.value.sent, caller.value.outcome_unknown] == [True, True]
@@ -482,7 +482,7 @@ def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where
     interrupt(process)
     status, out, err = finish(process)
     assert (status, out.splitlines()) == (0, ["interrupted", "['ClientClosed']"]), (out, err)
-    # Exactly what gevent itself prints of an interrupt that finds the hub waiting.
+    # Exactly the output of gevent for an interrupt in a waiting hub.
     assert re.fullmatch(r"KeyboardInterrupt\n[-0-9TZ:]+\n", err), err
 
 

@@ -26,7 +26,7 @@ def in_thread(act: Callable[..., Any], *args: Any) -> Any:
     def run() -> Any:
         try:
             return act(*args)
-        except Exception as error:  # handed over, and looked at there
+        except Exception as error:  # handed over to the other thread
             return error
 
     pool = ThreadPool(1)

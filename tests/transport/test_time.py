@@ -50,7 +50,7 @@ def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: S
     gevent.joinall([gevent.spawn(call, number) for number in range(150)], raise_error=True)
     spans.sort()
     assert min(early) >= 0.0
-    # The bound is ours; a pause of the machine may add to a few of them.
+    # The limit is that of the client; pauses of the machine may delay a few calls.
     assert spans[len(spans) * 9 // 10] <= 0.020
     assert spans[-1] <= 0.100
 
@@ -387,7 +387,7 @@ def test_silent_connection_is_replaced_after_the_window(stage: Stage) -> None:
         if connection.lost is not None:
             break
         assert isinstance(error, errors.RequestTimeout)
-    # Who is told of a timeout at the window's end and calls again at once does not call into the dying connection.
+    # A caller that gets a timeout at the end of the window and calls again at once must not use the dying connection.
     assert not (isinstance(error, errors.ConnectionLost) and error.sent)
     assert watch.elapsed >= 0.8
     assert watch.seconds < 1.3

@@ -28,7 +28,7 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
     except errors.PegasusError as error:
-        # Without its frames, which would keep every argument alive.
+        # Without its traceback, which would keep every argument alive.
         return error.with_traceback(None)
 
 
@@ -109,7 +109,7 @@ def test_requests_made_on_replies_share_one_write(stage: Stage, counting: Counti
     writes = len(counting.sizes) - before
     assert len(server.requests) == 2000
     assert writes <= 250, writes
-    # And few segments arrive: the server reads whole batches.
+    # The server reads whole batches, so few segments arrive.
     assert len(server.links[0].chunks) <= 250
 
 
@@ -188,7 +188,7 @@ def test_withdrawn_requests_do_not_affect_the_other_requests(stage: Stage, monke
         alive = [caller for number, caller in enumerate(callers) if number not in dead]
         gevent.joinall(alive, timeout=10)
         assert [caller.value for caller in alive] == [None] * 15
-        # None of the killed had begun to leave, so none of them leaves.
+        # No killed request had begun to be sent, so none is sent.
         assert len(server.requests) - before == 15
 
 
@@ -384,7 +384,7 @@ def test_calls_that_find_no_room_fail_at_their_deadline_with_the_reason(stage: S
     assert len(crowded) == 40
     assert not any(error.sent or error.outcome_unknown for error in crowded)
     assert len(server.requests) == 10
-    # When the others have given up there is room again.
+    # When the other calls have timed out there is room again.
     server.handler = answer
     table.set("a", "b", b"c")
 
@@ -428,15 +428,15 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # 200 callers want 50 MiB into a connection that may hold 8; each caller has its own argument besides.
+    # 200 callers send 50 MiB to a connection that may queue 8 MiB; each caller also keeps its own argument.
     assert most_queued <= 8 * MIB + 2 * len(value)
     assert peak < 8 * MIB + 200 * 2.2 * len(value)
     assert min(early) >= 0.0
     assert sorted(late)[len(late) // 2] < 0.1
-    # A few hundred on a machine that has nothing else to do.
+    # A few hundred on an idle machine.
     assert healthy >= 5
     assert len(other.links) == 1
-    # Silent for the window, and a deadline has passed: the connection ends, and another one is dialled.
+    # The connection was silent for the window and a deadline has passed, so it is closed and replaced.
     assert connection.lost is None
     for _ in range(20):
         ends(table.set, mine, "s", b"v", timeout=0.1)
@@ -463,7 +463,7 @@ def test_skipped_sequence_ids_do_not_affect_the_queue(stage: Stage) -> None:
     bigs = [gevent.spawn(ends, table.set, "h", f"big{n}", b"x" * 900_000) for n in range(12)]
     gevent.sleep(0.05)
     assert connection.queued_bytes
-    # As behind a wrap: from there on an id may still be in use, and each is looked at.
+    # As after a wrap: from there on an id may be in use, so each one is checked.
     connection.session.go_on_behind(connection.session.issued)
     taken = connection.session.issued + 4
     connection.pending[taken] = (gevent.Greenlet(), monotonic() + 60.0, None, None)

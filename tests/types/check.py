@@ -23,9 +23,9 @@ from tests.pythons import ROOT
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
-# What the pages may do and programs may not.
+# Rules for pages that do not hold for programs.
 LENIENT = ("--allow-untyped-defs", "--allow-untyped-calls", "--allow-incomplete-defs", "--allow-redefinition-new")
-# What blocks that belong to another program, or to the reader's environment, begin with.
+# The lines before blocks that belong to another program or to the environment of the reader.
 BEFORE = {
     ("docs/onebox.md", 2): "from pegasus_green.onebox import Onebox\nbox = Onebox(metas=3).start()\n",
 }
@@ -65,7 +65,7 @@ def pyright(directory: Path, count: int) -> bool:
     settings = json.loads((HERE / "pyrightconfig.json").read_text())
     (directory / "pyrightconfig.json").write_text(json.dumps({**settings, "extraPaths": [str(ROOT)]}))
     command = [sys.executable, "-m", "pyright", "--project", str(directory), "--pythonpath", sys.executable]
-    # The pinned release is the one that is wanted, whatever the newest is.
+    # The pinned release is used, not the newest one.
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run([*command, "--outputjson"], env=environment, capture_output=True, text=True, check=False)
     try:

@@ -32,7 +32,7 @@ def test_every_microsecond_is_within_its_histogram_bucket():
     for micros in [*range(5000), 2**20 - 1, 2**20, 2**31, 3600 * 10**6]:
         found = Latencies()
         found.add((micros + 0.5) / 1e6)
-        found.worst = 2**62  # the step's own upper end, not the largest latency
+        found.worst = 2**62  # the upper end of the bucket, not the largest latency
         assert micros <= round(found.percentile(0.5) * 1000) <= micros * 33 / 32
 
 

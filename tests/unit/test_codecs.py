@@ -116,7 +116,7 @@ def test_every_value_round_trips(raw: bytes) -> None:
 def test_the_java_client_reads_and_writes_the_same(raw: bytes) -> None:
     codec = ZstdCodec()
     stored = codec.encode(raw)
-    # It unpacks what begins with the magic number, and takes the rest as it is.
+    # It decompresses values with the magic number and returns other values unchanged.
     if stored.startswith(ZSTD_MAGIC):
         assert zstandard.frame_content_size(stored) == len(raw)
         assert zstandard.ZstdDecompressor().decompress(stored) == raw
@@ -163,7 +163,7 @@ def test_broken_frames_are_errors(raw: bytes) -> None:
     with pytest.raises(CodecError, match=f"{len(raw)} bytes"):
         ZstdCodec().decode(raw)
     assert ZstdCodec(lenient=True).decode(raw) == raw
-    # The codec is as good as before.
+    # The codec still works.
     assert ZstdCodec().decode(java_frame(b"ok" * 50)) == b"ok" * 50
 
 

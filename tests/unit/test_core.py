@@ -17,7 +17,7 @@ from tests.pythons import ROOT, find
 
 SOURCE = ROOT / "pegasus_green" / "_core.c"
 NEWEST = "3.13"
-# Every function of the core, and None often enough to see that it is counted.
+# Every function of the core, with enough references to None to see that they are counted.
 PROGRAM = """
 import pegasus_green
 from pegasus_green.onebox import Onebox

@@ -18,7 +18,7 @@ PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## Limits of the guarantees\n")[0]
-# Number, and what stands below the heading that states the guarantee.
+# The number of a guarantee, and the text below its heading.
 PROMISES = re.split(r"\n## (\d+)\. [^\n]+\n", GUARANTEES)[1:]
 
 

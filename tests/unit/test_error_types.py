@@ -51,7 +51,7 @@ def test_numbers() -> None:
 
 
 def test_spot_checks_of_the_numbers() -> None:
-    # Counted by hand in the documentation, so that a shift of the list above shows.
+    # Counted by hand in the documentation, to detect a shift of the list above.
     for name, number in (("OK", 0), ("TIMEOUT", 5), ("OBJECT_NOT_FOUND", 10), ("INVALID_DATA", 23)):
         assert error_types[f"ERR_{name}"].value == number
     for name, number in (("INCOMPLETE_DATA", 25), ("REPLICATION_FAILURE", 44), ("APP_NOT_EXIST", 46)):
@@ -96,7 +96,7 @@ SURFACED = (
 )
 ROUTING = "OBJECT_NOT_FOUND INVALID_STATE INACTIVE_STATE PARENT_PARTITION_MISUSED TRY_AGAIN"
 MEANINGS: list[tuple[PegasusError, str]] = [
-    # A storage status by its meaning, never by its bare number.
+    # A storage status has the code of its meaning, not its number.
     (storage_error(1), "OBJECT_NOT_FOUND"),
     (storage_error(2), "CORRUPTION"),
     (storage_error(3), "NOT_IMPLEMENTED"),
@@ -107,7 +107,7 @@ MEANINGS: list[tuple[PegasusError, str]] = [
     *((storage_error(status), "UNKNOWN") for status in (6, 8, 9, 10, 11, 12, 14, -5, 99)),
     (Incomplete("part"), "INCOMPLETE_DATA"),
     (CountUnknown("-1"), "INCOMPLETE_DATA"),
-    # A frame error by its own name, unless it is about routes: those that lasted are a timeout.
+    # A frame error has the code of its name, except for errors about routes, which are a timeout.
     *((server_error(f"ERR_{name}"), name) for name in SURFACED.split()),
     *((server_error(f"ERR_{name}"), "TIMEOUT") for name in ROUTING.split()),
     (server_error("ERR_HANDLER_NOT_FOUND"), "HANDLER_NOT_FOUND"),

@@ -124,7 +124,7 @@ def test_the_text_names_the_attempts() -> None:
         "no success within 2.0 s [sent=no, attempts=3, last error=the server answered ERR_BUSY, outcome=unknown]"
     )
     assert "attempts" not in str(errors.NotServing("text", attempts=1))
-    # Of a timeout it matters whether anything was tried, and how long.
+    # A timeout error names the number of attempts and the time.
     error = errors.RequestTimeout("text", attempts=1, sent=True, timeout=2.5)
     assert str(error) == "text [timeout=2.5 s, sent=yes, attempts=1]"
 

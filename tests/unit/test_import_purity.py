@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# CODE stands between the two looks at the process.
+# CODE runs between the two snapshots of the process.
 PROBE = """
 import gc, json, logging, os, signal, sys, threading
 
@@ -64,7 +64,7 @@ HEAVY = (*FOREIGN, "pegasus_green.onebox", "pegasus_green.cli")
 CASES = {
     "import": "import pegasus_green",
     "import of every public name": "from pegasus_green import *",
-    # 192.0.2.0/24 is reserved for documentation: whoever dials it hangs, whoever resolves the name starts a thread.
+    # 192.0.2.0/24 is reserved for documentation: a dial would hang, and a name lookup would start a thread.
     "Client": "import pegasus_green\nkeep = pegasus_green.Client(['192.0.2.1:34601', 'no-such-name.invalid:34601'])",
     "Table": "import pegasus_green\nkeep = pegasus_green.Client(['192.0.2.1:34601']).table('temp')",
     "Pegasus": "import pegasus_green\nkeep = pegasus_green.Pegasus(['192.0.2.1:34601'], 'temp')",

@@ -183,7 +183,7 @@ def test_no_smaller_next_key_exists(prefix: bytes, kept: int, rest: bytes) -> No
 @given(EDGES, EDGES)
 def test_no_close_smaller_next_key_exists(prefix: bytes, rest: bytes) -> None:
     after = next_key(b"\0" + prefix)
-    # The largest keys below the next one: its last byte decremented, then FF for as long as one likes.
+    # The largest keys below the next one: its last byte decremented, then any number of FF bytes.
     below = after[:-1] + bytes([after[-1] - 1]) + b"\xff" * 9 + rest
     assert below < after
     assert below.startswith(b"\0" + prefix)

@@ -45,10 +45,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
 }
 ONEBOX_BASE = ("auth", "errors", "keys", "model", "_version")
 
-# The rooms of the onebox, lowest first: a room imports itself and the rooms before it. FRONT is what users import.
+# The layers of the onebox, lowest first: a layer imports itself and the layers before it. FRONT is what users import.
 FRONT = "front"
 ROOMS = ("kdc", "engine", "runtime", "store", "wire", "replication", "servers", "control", FRONT)
-# What a room may not import from outside, although the layer may.
+# Modules that a layer of the onebox may not import, although the onebox may.
 ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kdc": ("greenlet", "sortedcontainers"),
     "engine": ("gevent", "greenlet", "time", "datetime", "socket", "threading"),
@@ -61,7 +61,7 @@ ROOM_FORBIDDEN: dict[str, tuple[str, ...]] = {
     FRONT: ("gevent", "greenlet", "time", "socket", "sortedcontainers"),
 }
 
-# What a layer may import from outside besides the standard library, and what it may not even of that.
+# Packages that a layer may import besides the standard library, and standard modules that it may not import.
 PACKAGES: dict[str, tuple[str, ...]] = {
     BASE: ("crcmod", "gssapi"),
     PROTOCOL: ("thrift",),
@@ -75,7 +75,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     TOP: ("gevent", "pytest", "click", "rich", "prompt_toolkit", "tomli", "zstandard", "matplotlib"),
     ROOT: (),
 }
-# What each module of contrib may import besides: the framework that it is for, and that alone.
+# The framework that each module of contrib may import.
 FRAMEWORKS: dict[str, tuple[str, ...]] = {
     "contrib": (),
     "contrib.cachelib": ("cachelib",),

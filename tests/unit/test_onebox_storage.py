@@ -168,7 +168,7 @@ def assert_refused(box: Box, rpc: Rpc, argument: Any, caplog: pytest.LogCaptureF
     assert response.error == 4
     assert "client bug" in caplog.text
     assert len(box.engine) == before
-    # Whatever was refused, the answer can be sent.
+    # The answer to a refused request can be encoded.
     assert type(response).decode(response.encode())[0] == response
 
 
@@ -228,7 +228,7 @@ def test_atomic_idempotent_tables_do_not_replicate_failures(rpc: Rpc, argument: 
     response = box.write(rpc, argument, atomic_idempotent=True)
     assert response.error in (4, 13)
     assert (response.decree, box.engine.last_decree) == (-1, 1)
-    # Other failures are replicated there as anywhere.
+    # Other failures are replicated as in other tables.
     assert box.write(rpcs.MULTI_PUT, rrdb.MultiPutRequest(b"h"), atomic_idempotent=True).decree == 2
     assert box.engine.last_decree == 2
 
@@ -253,7 +253,7 @@ def test_a_multi_get_ends_after_30_mib() -> None:
     box.fill(31, value=b"x" * (1 << 20))
     response = box.read(rpcs.MULTI_GET, multi_get())
     assert (response.error, len(response.kvs)) == (7, 30)
-    # Named records have no limit of the server's in bytes.
+    # The server has no byte limit for records requested by key.
     named = box.read(rpcs.MULTI_GET, multi_get(sort_keys=[b"%05d" % number for number in range(31)]))
     assert (named.error, len(named.kvs)) == (0, 31)
 
@@ -286,7 +286,7 @@ def test_time_limits_can_be_forced() -> None:
     for reverse in (False, True):
         response = box.read(rpcs.MULTI_GET, multi_get(reverse=reverse))
         assert (response.error, len(response.kvs)) == (7, 250)
-    # Scans of a real server are done before the clock is looked at.
+    # A real server finishes a scan batch before it checks the clock.
     assert len(box.rest(box.open(1000))) == 600
     box.engine.time_limit_rows = 10
     assert len(box.read(rpcs.MULTI_GET, multi_get()).kvs) == 10
@@ -422,7 +422,7 @@ def test_old_versions_are_kept_only_for_pins() -> None:
     pin = records.pin()
     for number in range(5):
         records.apply([(b"k", (b"%d" % number, 0))])
-    # What came between the pin and now is seen by nobody.
+    # No reader sees the versions between the pin and now.
     assert versions(records, b"k") == 2
     second = records.pin()
     records.apply([(b"k", None)])
@@ -471,7 +471,7 @@ def test_the_memory_of_many_scans_is_limited() -> None:
     box = Box()
     box.fill(50)
     for number in range(20_000):
-        # Always ten scans open, each replaced after a while; without sweeps each write would leave a version.
+        # Ten scans are always open, each replaced after a while; without sweeps each write would leave a version.
         if number % 100 == 0:
             opened = box.open()
         if number % 1000 == 999:
@@ -566,7 +566,7 @@ def test_compaction() -> None:
     assert len(box.engine) == len(mine)
     assert {box.read(rpcs.TTL, encode_key(key, b"s")).ttl_seconds for key in mine} == {60}
     assert not any(record is None for _, record in box.engine.compact(4))
-    # A scan that was open sees the past, less what has expired.
+    # An open scan reads the old state without expired rows.
     box.envs.clear()
     assert len(box.rest(opened)) == 50
     # The hidden record stays.

@@ -43,11 +43,11 @@ ROWS = [
     if line.startswith("| ") and line.count("|") == 7 and not line.startswith("| operation |")
 ]
 
-# What else our column names: options, a method of scanners, a function.
+# Other names in our column: options, a method of scanners, a function.
 OTHER_NAMES = {"max_count", "max_bytes", "timeout", "retry", "resume", "hedge", "return_errors", "limit", "batch_size"}
 OTHER_NAMES |= {"auth", "token", "connect", "no_value", "next", "shared_client"}
 
-# All that is not offered by any way.
+# The operations that are not offered.
 LEFT_OUT = {
     "start of backup, restore and bulk load; duplication",
 }
@@ -78,7 +78,7 @@ def test_the_names_are_those_of_methods() -> None:
 def test_every_method_has_a_row() -> None:
     named = " ".join(row[-1] for row in ROWS)
     verbs = [name for kind in (Table, Admin) for name in dir(kind) if not name.startswith("_")]
-    # What is no operation: attributes of the handle, and what only gets ready for calls.
+    # Names that are not operations: attributes, and methods that only prepare calls.
     others = {"client", "name", "codec", "warm_up", "close"}
     asynchronous = {name for name in verbs if name.endswith("_async")}
     missing = [name for name in verbs if name not in others | asynchronous and f"`{name}" not in named]

@@ -94,7 +94,7 @@ def outcome(act: Callable[..., Any], *args: Any) -> Any:
 
 def test_wrong_value_sizes_and_truncated_replies_equal_the_general_codec() -> None:
     whole = encode_reply(rpc.GET.name, 1, result=rrdb.ReadResponse(0, b"value", 1, 2, "host:1").encode())
-    fast.read_value(whole)  # what the quick reader remembers of it must not help a damaged one
+    fast.read_value(whole)  # the cache of the fast reader must not affect a damaged reply
     start = rpc.GET.body_offset
     for size in (*range(-2, len(whole)), 2**31 - 1, -(2**31)):
         for status in (0, 1):

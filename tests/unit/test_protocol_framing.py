@@ -187,7 +187,7 @@ def test_a_reply_without_a_result_is_distinguished(tail: bytes) -> None:
 
 @pytest.mark.parametrize("tail", [b"\x08\0\0\0\0\0\0\0", b"\x0c\0\1\0\0", b"\0\0", b"\xff", b"\x0c\0"])
 def test_a_body_without_a_result_struct_is_an_error(tail: bytes) -> None:
-    # It must not pass for "no body", which says that a write was not applied.
+    # It must not be read as "no body", which means that a write was not applied.
     frame = encode_reply("RPC_X", 1) + tail
     offset = parse_reply(frame).offset
     assert offset is not None
@@ -244,7 +244,7 @@ def test_a_frame_in_a_stream_is_read_like_a_single_frame(
         for stream in (frame, frame + behind):
             with pytest.raises(ProtocolError):
                 ClientSession().feed(stream)
-        # What stands in front of it has arrived all the same.
+        # The bytes before it have arrived.
         session, good = ClientSession(), encode_reply("X", 1)
         assert session.feed(good + frame + behind) == [(1, good)]
         assert session.broken is not None

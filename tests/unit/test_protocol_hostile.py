@@ -96,7 +96,7 @@ def test_every_request_cut_at_every_offset_is_an_error(name: str, version: int) 
         assert ServerSession().feed(frame[:end]) == []
     header = len(frame) - row.body_base - len(argument)
     for end in range(len(frame) - header):
-        # The body is cut, and the header says so: what is there is read, what is not is an error.
+        # The body is cut and the header has the new length: present fields are read, a missing one is an error.
         short = frame[: header + end]
         size_at = 16 if version == 0 else 12
         short = short[:size_at] + struct.pack(">I", end) + short[size_at + 4 :]
@@ -186,7 +186,7 @@ def test_type_bytes_that_do_not_exist(code: int) -> None:
 @pytest.mark.parametrize("unit", [b"\x0f\0\0\0\1", b"\x0e\0\0\0\1", b"\x0d\2\0\0\0\1"], ids=["lists", "sets", "maps"])
 def test_deep_nesting_is_refused(unit: bytes, depth: int) -> None:
     data = unit[:1] + b"\0\x63" + (unit[1:] + unit[:1]) * depth + b"\0" * 40
-    # The last unit's element type has to stand in front: lists of lists of lists...
+    # The element type of the last unit must be first: lists of lists of lists...
     data = data.replace(b"\0\x63\0\0\0\1", b"\0\x63" + unit[:1] + b"\0\0\0\1")
     with pytest.raises(ProtocolError):
         rrdb.ReadResponse.decode_reply(data)

@@ -27,7 +27,7 @@ def pairs(keys: st.SearchStrategy[bytes], expiry: st.SearchStrategy[int | None])
     return st.lists(st.builds(KeyValue, key=keys, value=st.binary(max_size=40), expire_ts_seconds=expiry), max_size=8)
 
 
-# Every row with an expiry, none with one, and mixed as no server sends them.
+# Every row with an expiry, no row with one, and a mixture that no server sends.
 EXPIRIES = (st.none(), I32, st.none() | I32)
 SCANS = st.one_of(
     *(
@@ -151,7 +151,7 @@ def test_a_changed_byte_gives_the_result_of_the_general_decoder(
     slow = outcome(general, SCAN, bytes(frame), skip, with_expiry)
     quick = outcome(fast_read, SCAN, bytes(frame), skip, with_expiry)
     if quick != slow:
-        # The one difference: a text that is not UTF-8 in a field of the server's name made longer by the change.
+        # The only difference: invalid UTF-8 in the server name.
         assert slow is ProtocolError
         with pytest.raises(ProtocolError, match="UTF-8"):
             general(SCAN, bytes(frame), skip, with_expiry)

@@ -48,7 +48,7 @@ PLAIN: dict[str, tuple[int, bytes]] = {
     "empty map to STRUCT": (TType.MAP, b"\x0b\x0c\0\0\0\0"),
     "empty list of no type": (TType.LIST, b"\0\0\0\0\0"),
 }
-# What nobody can pass who does not know the field.
+# Values that cannot be skipped without knowing the field.
 BARE: dict[str, tuple[int, bytes]] = {
     "blob": (TType.STRUCT, b"\0\0\0\1x"),
     "host_port": (TType.STRUCT, b"\0\0\0\1h\0\1\1"),

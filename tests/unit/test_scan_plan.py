@@ -114,7 +114,7 @@ def test_every_hash_belongs_to_one_part(count: int, data: st.DataObject) -> None
     hashes = range(count * 32)
     assert owners(parts, hashes) == Counter(hashes)
     while count < 100 and data.draw(st.booleans()):
-        # A split begins only when the one before is finished.
+        # A split begins only after the previous one.
         split_further(parts, routes(count))
         count *= 2
         waiting = data.draw(st.sets(st.integers(count // 2, count - 1)))

@@ -44,7 +44,7 @@ def cases(url: str) -> list[type[unittest.TestCase]]:
     from django.test import TestCase, override_settings
     from sessions_tests.tests import CacheSessionTests, SessionTestsMixin
 
-    # Nothing is culled, as by the Redis backend: their tests leave out what is not configured.
+    # Nothing is culled, as in the Redis backend; the tests skip what is not configured.
     setting = caches_setting_for_tests(BACKEND=BACKEND, LOCATION=url, exclude={"cull", "zero_cull"})
 
     class Cache(BaseCacheTests, TestCase):

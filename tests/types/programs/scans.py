@@ -36,7 +36,7 @@ for hash_key, _, value, ttl in names.scan(with_ttl=True):
     assert_type(value, str)
     assert_type(ttl, float)
 assert_type(names.scan(with_ttl=True), Scanner[RowWithTtl[str]])
-# Values that are left out are b"", whatever the codec.
+# Omitted values are b"" with every codec.
 assert_type(names.scan(no_value=True), Scanner[Row[bytes]])
 assert_type(next(names.hash_scan("user:7", "a", "b", stop_inclusive=True)), HashRow[str])
 assert_type(next(names.hash_scan("user:7", with_ttl=True)), HashRowWithTtl[str])

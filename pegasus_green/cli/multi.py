@@ -53,7 +53,7 @@ def is_whole(found: dict[str, Any]) -> bool:
     range_options,
     sort_filter_option,
     click.option("--reverse", is_flag=True, help="Begin with the last sort key."),
-    click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
+    click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Maximum number of rows."),
     click.option("--no-value", is_flag=True, help="Omit the values."),
 )
 @pass_app

@@ -40,7 +40,7 @@ partition_option = click.option(
     range_options,
     sort_filter_option,
     click.option("--hash-filter", metavar="FILTER", help="Without HASH_KEY: prefix:, suffix: or contains:TEXT."),
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Most keys."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Maximum number of keys."),
 )
 @pass_app
 def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
@@ -70,7 +70,7 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
     click.argument("hash_key", metavar="[HASH_KEY]", required=False),
     range_options,
     filter_options,
-    click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Most rows."),
+    click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Maximum number of rows."),
     click.option("--no-value", is_flag=True, help="Omit the values."),
     click.option("--ttl", "with_ttl", is_flag=True, help="Add the remaining seconds of each row."),
     click.option("--reverse", is_flag=True, help="With HASH_KEY: begin with the last sort key."),

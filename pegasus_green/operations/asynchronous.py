@@ -29,7 +29,7 @@ from ..transport.handover import FOREVER, Outcome, left_ms
 from ..transport.waits import wait
 from .base import DEFAULT, TableBase
 
-# Seconds between two looks for a result or a wake-up that was lost.
+# Interval of the checks for a lost result or wake-up, in seconds.
 LOOK_FOR_LOST = 0.3
 
 P = ParamSpec("P")
@@ -60,7 +60,7 @@ class Handle(Generic[R]):
         self._ready = False
         self._links: list[Callable[[Handle[R]], object]] = []
         self._event: Event | None = None
-        # The greenlet of the call, and when a call without one has its outcome at the latest.
+        # The greenlet of the call, and the latest time of the outcome of a call without one.
         self._job: Any = None
         self._ends = FOREVER
 
@@ -138,7 +138,7 @@ class Handle(Generic[R]):
                 if left <= 0:
                     raise RequestTimeout(f"no result after {timeout} s; the call continues")
                 over = self._is_over()
-                # An interrupted callback may have lost the wake-up: that costs a moment, not the result.
+                # If an interrupted callback loses the wake-up, it costs a moment, not the result.
                 wait(event, min(left, LOOK_FOR_LOST))
                 if over and not self._ready:
                     self._settle(None, PegasusError("the call was interrupted"))
@@ -154,9 +154,9 @@ class Handle(Generic[R]):
         return value
 
     def _is_over(self) -> bool:
-        """Tell whether nothing is under way any more that could settle it."""
+        """Tell whether nothing is left that could settle the handle."""
         job = self._job
-        # A greenlet that runs is true.
+        # A running greenlet is true.
         return not job and ((job is not None and job.ready()) or monotonic() > self._ends + LOOK_FOR_LOST)
 
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:

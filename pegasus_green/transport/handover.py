@@ -129,7 +129,7 @@ class Handover(Outbox):
             except BaseException:
                 self._hand_again(seqid, entry, outcome, sys.exc_info())
         except BaseException:
-            # Interrupted twice: whoever ends the connection, or looks at the deadlines, tells the taker.
+            # Interrupted twice: the end of the connection, or the check of deadlines, will notify the taker.
             pending[seqid] = entry
             raise
 
@@ -168,7 +168,7 @@ class Handover(Outbox):
                     self.pending[seqid] = taker, deadline, movable, context
                     return
             elif context is not None and taker.dead:
-                # It ended before it could clean up.
+                # The greenlet ended before it could clean up.
                 del self.pending[seqid]
         stop(timer)
         self._parked.pop(seqid, None)

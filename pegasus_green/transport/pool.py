@@ -521,9 +521,9 @@ class Pool:
 
 
 def outcome_of(dial: Any, peer: Peer) -> Connection | PegasusError:
-    """Return what a spawned ``peer.connect`` returns, waiting for it.
+    """Wait for a spawned ``peer.connect`` and return its result.
 
-    GreenletExit that a signal handler raises in it is a result for gevent.
+    If a signal handler raises GreenletExit in it, gevent treats the exception as a result.
     """
     connected = dial.get()
     if isinstance(connected, gevent.GreenletExit):

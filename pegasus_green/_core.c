@@ -1,7 +1,7 @@
-/* The compiled core: what nearly every call does, for CPython's limited API.
+/* The compiled core: the usual case of a call, for CPython's limited API.
  *
- * Optional: every function here has a twin in pure Python, which decides in all cases that this file does not know,
- * and which runs alone where nothing was compiled. Both are held to the same tests.
+ * It is optional: every function here has a twin in pure Python. The twin handles all cases that this file does not
+ * handle, and it runs alone if nothing was compiled. The same tests check both.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
@@ -30,7 +30,7 @@ static unsigned char *write_bytes(unsigned char *at, const void *data, Py_ssize_
     memcpy(at, data, (size_t)size);
     return at + size;
 }
-/* The bytes of an object that is certain to be a bytes. */
+/* The bytes of an object that is known to be a bytes object. */
 static const unsigned char *raw(PyObject *bytes) { return (const unsigned char *)PyBytes_AsString(bytes); }
 static PyObject *slice(const unsigned char *data, Py_ssize_t start, Py_ssize_t end) {
     return PyBytes_FromStringAndSize((const char *)data + start, end - start);
@@ -56,11 +56,11 @@ static uint64_t crc64(const unsigned char *data, Py_ssize_t size) {
 }
 
 static PyObject *core_crc64(PyObject *self, PyObject *data) {
-    if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "bytes are needed");
+    if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "the argument must be bytes");
     return PyLong_FromUnsignedLongLong(crc64(raw(data), PyBytes_Size(data)));
 }
 
-/* Return the size of an argument: the encoded key as a blob in field 1; with a value an update_request in field 1. */
+/* Return the size of an argument: field 1 is the encoded key as a blob, or with a value an update_request. */
 static Py_ssize_t argument_size(PyObject *hash_key, PyObject *sort_key, PyObject *value) {
     return PyBytes_Size(hash_key) + PyBytes_Size(sort_key) + (value ? 28 + PyBytes_Size(value) : 10);
 }
@@ -96,7 +96,7 @@ static PyObject *core_argument(PyObject *self, PyObject *args) {
 
 /* ------------------------------------------------------------------------------------------------------ the replies */
 
-/* Return the size of the usual reply that begins here, 0 for another kind or an incomplete one. */
+/* Return the size of the usual reply that begins here; 0 for another kind or an incomplete one. */
 static Py_ssize_t usual_reply(const unsigned char *at, Py_ssize_t have, Py_ssize_t largest, int *seqid) {
     if (have < 26) return 0;
     Py_ssize_t size = (int32_t)read_u32(at), name = (int32_t)read_u32(at + 18);
@@ -106,7 +106,7 @@ static Py_ssize_t usual_reply(const unsigned char *at, Py_ssize_t have, Py_ssize
     return size;
 }
 
-/* Append the usual replies as (sequence id, frame); return where another kind or an incomplete one begins, or -1. */
+/* Append the usual replies as (sequence id, frame); return the position of the first other or incomplete one, or -1. */
 static Py_ssize_t cut(const unsigned char *data, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t largest, PyObject *frames) {
     int seqid;
     for (Py_ssize_t size; (size = usual_reply(data + pos, end - pos, largest, &seqid)) > 0; pos += size) {
@@ -130,7 +130,7 @@ static PyObject *core_cut(PyObject *self, PyObject *args) {
 }
 
 /* cut_rows(data, pos, count, skip, with_expiry, rows): append the rows of a multi_get or scan, see rows.py.
- * skip < 0: the keys are encoded ones and are split. Return where the last row's STOP is; -1: an unusual layout. */
+ * skip < 0: the keys are encoded and are split. Return the position of the last row's STOP; -1: unusual layout. */
 static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
     PyObject *bytes, *list;
     Py_ssize_t pos, rows, skip;
@@ -139,7 +139,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
     const unsigned char *data = raw(bytes);
     Py_ssize_t end = PyBytes_Size(bytes);
     for (Py_ssize_t row = 0; row < rows; row++) {
-        /* The byte in front: the STOP of the row before, or the last byte of the count. */
+        /* The byte before: the STOP of the previous row, or the last byte of the count. */
         if (end - pos < 8 || !field_is(data + pos + 1, 12, 1) || (row && data[pos])) return PyLong_FromLong(-1);
         Py_ssize_t start = pos + 8, size = read_u32(data + pos + 4), middle = start + (skip < 0 ? 0 : skip);
         if (size > end - start - 7 || (skip < 0 && size < 2)) return PyLong_FromLong(-1);
@@ -167,7 +167,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 
 #define METHOD(function) (PyCFunction)(void (*)(void))function
 
-/* Names of attributes and methods that are used at each call. */
+/* Names of attributes and methods that each call uses. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
     X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
@@ -178,19 +178,19 @@ NAMES(NAME_ONE)
 #define IS_SET(object) ((object) != NULL && (object) != Py_None)
 #define IS_EMPTY(dict) ((dict) == NULL || PyDict_Size(dict) == 0)
 
-/* Give references up; NULL is none. */
+/* Release references; NULL is ignored. */
 #define RELEASE(...) release((PyObject *[]){__VA_ARGS__}, sizeof((PyObject *[]){__VA_ARGS__}) / sizeof(PyObject *))
 static void release(PyObject **objects, size_t count) {
     while (count > 0) Py_XDECREF(objects[--count]);
 }
 
-/* Python's macro that returns None is not used: built by 3.12 or newer it counts nothing, which ends older ones. */
+/* Py_RETURN_NONE is not used: built with 3.12 or newer it does not count references, which crashes older versions. */
 static int done(PyObject *returned) {
     Py_XDECREF(returned);
     return returned == NULL ? -1 : 0;
 }
 
-/* An exception that is put aside while other code runs. */
+/* An exception that is stored while other code runs. */
 typedef struct { PyObject *type, *value, *traceback; } Raised;
 
 static Raised put_aside(void) {
@@ -202,7 +202,7 @@ static Raised put_aside(void) {
 
 static void forget(Raised *error) { RELEASE(error->type, error->value, error->traceback); }
 
-/* Clean up behind an exception, which is the method's first argument by default; what struck last goes on. */
+/* Clean up after an exception, by default the method's first argument; a newer exception replaces it. */
 static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *second) {
     Raised error = put_aside();
     for (int attempt = 0; attempt < 2; attempt++) {
@@ -213,7 +213,7 @@ static void clean_up(void *owner, PyObject *method, PyObject *first, PyObject *s
     PyErr_Restore(error.type, error.value, error.traceback);
 }
 
-/* Add to a counter of an object; return 0, as a counter is no reason to fail. */
+/* Add to a counter of an object; return 0, because a counter must not make a call fail. */
 static int count(PyObject *owner, PyObject *name, Py_ssize_t more, binaryfunc get, objobjargproc set) {
     PyObject *known = get(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
     PyObject *sum = step == NULL ? NULL : PyNumber_Add(known, step);
@@ -233,20 +233,20 @@ static double monotonic(void) {
 static volatile unsigned char *own_page;
 static int in_parent(void) { return own_page != NULL && *own_page; }
 
-/* page(): its first bytes as a memoryview; None where the system cannot do that. */
+/* page(): its first bytes as a memoryview; None if the system does not support it. */
 static PyObject *core_page(PyObject *self, PyObject *unused) {
 #ifdef MADV_WIPEONFORK
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     void *made = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made != MAP_FAILED && madvise(made, size, MADV_WIPEONFORK) == 0) {
         *(own_page = made) = 1;
-        return PyMemoryView_FromMemory(made, 8, 0x200); /* PyBUF_WRITE, which the limited API of 3.10 does not name */
+        return PyMemoryView_FromMemory(made, 8, 0x200); /* PyBUF_WRITE, which is not in the limited API of 3.10 */
     }
 #endif
     return Py_NewRef(Py_None);
 }
 
-/* greenlet's C interface, by the numbers of its header; loaded by the first call. */
+/* greenlet's C interface, with the numbers of its header; the first call loads it. */
 static void **greenlet_api;
 #define greenlet_current ((PyObject * (*)(void)) greenlet_api[4])
 #define greenlet_switch ((PyObject * (*)(PyObject *, PyObject *, PyObject *)) greenlet_api[6])
@@ -258,12 +258,12 @@ static int load_greenlet(void) {
     return greenlet_api == NULL ? -1 : 0;
 }
 
-/* Where one call waits for its outcome. The hub wakes a greenlet only while it is suspended in slot_get, which no
- * bytecode can tell apart from waiting: an outcome that comes earlier is kept, one that comes later is dropped. */
+/* The waiting place of one call. The hub wakes a greenlet only while it is suspended in slot_get, where no bytecode can
+ * run. An outcome that comes earlier is stored; one that comes later is dropped. */
 typedef struct {
     PyObject_HEAD
-    PyObject *greenlet; /* suspended in slot_get; else NULL */
-    PyObject *outcome;  /* came, and was not taken yet */
+    PyObject *greenlet; /* suspended in slot_get, or NULL */
+    PyObject *outcome;  /* arrived and not yet taken */
     char delivered;
 } Slot;
 static PyTypeObject *slot_type, *books_type;
@@ -304,14 +304,14 @@ static PyObject *slot_switch(Slot *self, PyObject *outcome) {
 }
 
 static PyMethodDef slot_methods[] = {
-    {"switch", METHOD(slot_switch), METH_O, "switch(outcome): hand it over, in the hub"}, {NULL, NULL, 0, NULL},
+    {"switch", METHOD(slot_switch), METH_O, "switch(outcome): deliver it, in the hub"}, {NULL, NULL, 0, NULL},
 };
 static PyType_Slot slot_slots[] = {{Py_tp_dealloc, slot_free}, {Py_tp_methods, slot_methods}, {0, NULL}};
 static PyType_Spec slot_spec = {"pegasus_green._core.Slot", sizeof(Slot), 0, Py_TPFLAGS_DEFAULT, slot_slots};
 
 /* ----------------------------------------------------------------------------------------------------- a connection */
 
-/* Base of the connection's class: what most calls look at is read without a look-up. Names as in Python. */
+/* Base of the connection's class: frequently used attributes are read without a look-up. Names as in Python. */
 typedef struct {
     PyObject_HEAD
     PyObject *session, *peer, *pending, *_out, *_backlog, *_leaving, *lost, *_room, *_keeper, *_chunk, *_flush_callback;
@@ -326,10 +326,10 @@ typedef struct {
 static const double TICK = 0.25;
 enum { FRAMES_A_CHECK = 32 }; /* both as in connection.py */
 
-/* Go on in Python, which knows all cases. */
+/* Continue in Python, which handles all cases. */
 static int otherwise(Books *self, const char *name) { return done(PyObject_CallMethod((PyObject *)self, name, NULL)); }
 
-/* write_by(function): have write(fd, data) make the system calls, as tests do; None: the kernel. */
+/* write_by(function): for tests, function(fd, data) replaces the system call; None: the kernel. */
 static PyObject *writer;
 static PyObject *core_write_by(PyObject *self, PyObject *function) {
     Py_CLEAR(writer);
@@ -348,7 +348,7 @@ static Py_ssize_t write_some(int fd, PyObject *data) {
 
 static int under_way(Books *self) { return IS_SET(self->_leaving) || IS_SET(self->lost) || !IS_EMPTY(self->_backlog); }
 
-/* Send all that has gathered. No bytecode runs between the system call and the note of what it has sent. */
+/* Send all collected frames. No bytecode runs between the system call and the storage of its result. */
 static int flush(Books *self) {
     PyObject *seqid, *frame;
     Py_ssize_t pos = 0, size = 0, sent = -1;
@@ -375,14 +375,14 @@ static int flush(Books *self) {
     return self->_crowded ? otherwise(self, "_make_room") : 0;
 }
 
-/* Have the hub flush when the sockets that are ready now have been read. */
+/* Make the hub flush after it has read the sockets that are ready now. */
 static int flush_soon(Books *self) {
     PyObject *due = IS_SET(self->_flush_callback) ? PyObject_GetAttr(self->_flush_callback, name_pending) : NULL;
     Py_XDECREF(due);
     return due == Py_True ? 0 : otherwise(self, "_flush_soon");
 }
 
-/* Send a frame now where nothing else is under way, else gather it. */
+/* Send a frame now if nothing else is in progress; otherwise collect it. */
 static int send_one(Books *self, PyObject *seqid, PyObject *frame) {
     if (under_way(self) || PyBytes_Size(frame) > self->_small)
         return done(PyObject_CallMethod((PyObject *)self, "_send", "OO", seqid, frame));
@@ -391,7 +391,7 @@ static int send_one(Books *self, PyObject *seqid, PyObject *frame) {
     return self->_in_pass ? 0 : alone ? flush(self) : flush_soon(self);
 }
 
-/* Have the deadline of a call looked at; keep the loop alive meanwhile: Connection._wake for nearly every call. */
+/* Make the timer check the deadline of a call, and keep the loop alive: the usual case of Connection._wake. */
 static int watch(Books *self, double deadline, double now) {
     if (deadline >= self->_wake_at) return 0;
     double at = deadline < now + TICK ? deadline : now + TICK;
@@ -406,7 +406,7 @@ static int watch(Books *self, double deadline, double now) {
     return 0;
 }
 
-/* Hand a reply, (sequence id, frame), to whoever waits for it; return -1 for an exception. */
+/* Deliver a reply, (sequence id, frame), to its taker; return -1 for an exception. */
 static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
     PyObject *entry = PyDict_GetItemWithError(pending, seqid), *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
@@ -440,7 +440,7 @@ static PyObject *books_deliver(Books *self, PyObject *args) {
     return deliver(self, frames, pending) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* What follows a pass of the reader: silence, the loop's life, those who wait for room, and the next requests. */
+/* The end of a pass of the reader: silence, keep-alive of the loop, callers that wait for room, the next requests. */
 static int after_pass(Books *self, Py_ssize_t delivered) {
     if (IS_SET(self->lost)) return 0;
     int rests = IS_EMPTY(self->pending);
@@ -452,12 +452,12 @@ static int after_pass(Books *self, Py_ssize_t delivered) {
     }
     if (IS_SET(self->_room) && otherwise(self, "_make_room") < 0) return -1;
     if (IS_EMPTY(self->_out)) return 0;
-    /* Where some of the callers went on to other servers, whose replies may be here, too: one write for all. */
+    /* Some callers continued at other servers, whose replies may be here, too: one write for all. */
     return PyDict_Size(self->_out) >= delivered ? flush(self) : flush_soon(self);
 }
 
-/* arrived(): the callback of the read watcher. It takes what is nearly always there, some whole replies of the usual
- * kind. Anything else goes to _readable, with what was read already. */
+/* arrived(): the callback of the read watcher. It handles the usual case: some complete replies of the usual kind.
+ * Everything else goes to _readable, with the bytes that were read. */
 static PyObject *books_arrived(Books *self, PyObject *unused) {
     if (!in_parent() || !self->_plain || IS_SET(self->lost) || !IS_SET(self->_keeper))
         return PyObject_CallMethod((PyObject *)self, "_readable", NULL);
@@ -475,7 +475,7 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     self->heard = monotonic();
     COUNT(self->peer, name_bytes_received, came);
     COUNT(self->session, name_received, total);
-    PyObject *frames = PyList_New(0), *pending = Py_NewRef(self->pending); /* bound once: see poison */
+    PyObject *frames = PyList_New(0), *pending = Py_NewRef(self->pending); /* read once: see poison */
     self->_in_pass = 1;
     int failed = frames == NULL || cut(data, 0, came, self->_max_frame, frames) < 0 || deliver(self, frames, pending);
     self->_in_pass = 0;
@@ -488,10 +488,10 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
 
 static PyObject *books_flush(Books *self, PyObject *unused) { return flush(self) < 0 ? NULL : Py_NewRef(Py_None); }
 
-/* ----------------------------------------------------------------------------------------------- the way of a call */
+/* ----------------------------------------------------------------------------------------------------- one call */
 
-/* One call on its way. lane (a table), way (what holds for the client's calls now) and shape (what is constant for an
- * RPC) are tuples made in dispatcher.py and framing.py. */
+/* One call in progress. lane (facts of a table), way (current facts of the client) and shape (facts of an RPC) are
+ * tuples from dispatcher.py and framing.py. */
 typedef struct {
     PyObject *lane, *way, *shape, *hash_key, *sort_key, *value, *argument, *route, *part, *seqid;
     Books *books;
@@ -527,7 +527,7 @@ static PyObject *make_frame(Call *call) {
     Py_ssize_t head_size = PyBytes_Size(head);
     Py_ssize_t size = ready ? PyBytes_Size(ready) : argument_size(call->hash_key, call->sort_key, call->value);
     if (!PyBytes_Check(call->part) || PyBytes_Size(call->part) != GPID_SIZE)
-        return PyErr_Format(PyExc_ValueError, "a header part of another size");
+        return PyErr_Format(PyExc_ValueError, "the header part has a wrong size");
     PyObject *frame = PyBytes_FromStringAndSize(NULL, head_size + size);
     if (frame == NULL) return NULL;
     unsigned char *at = (unsigned char *)PyBytes_AsString(frame), *behind = write_bytes(at, raw(head), head_size);
@@ -542,7 +542,7 @@ static PyObject *make_frame(Call *call) {
     return frame;
 }
 
-/* Tell the listeners of a call; of what they raise only what is no Exception goes on. */
+/* Call the listeners for a call. Only exceptions that are not an Exception are passed on. */
 static int tell(Call *call, int whom, const char *event, PyObject *details) {
     PyObject *told = details == NULL ? NULL : PyObject_Call(PART(way, whom), details, NULL);
     Py_XDECREF(details);
@@ -554,7 +554,7 @@ static int tell(Call *call, int whom, const char *event, PyObject *details) {
     return done(told);
 }
 
-/* Tell the listeners that a call ended; outcome NULL: by the exception that is raised. */
+/* Call the listeners at the end of a call; outcome NULL: the raised exception ended it. */
 static int tell_end(Call *call, PyObject *outcome) {
     Raised error = put_aside();
     double seconds = (outcome == NULL ? monotonic() : call->books->heard) - call->now;
@@ -562,13 +562,13 @@ static int tell_end(Call *call, PyObject *outcome) {
                                       outcome == NULL ? error.value : Py_None, 1, Py_False,
                                       PyObject_GetAttr(call->route, name_primary));
     int failed = tell(call, FINISHED, "call_finished", details);
-    /* What struck last goes on. */
+    /* The newest exception is passed on. */
     if (failed || outcome != NULL) forget(&error);
     else PyErr_Restore(error.type, error.value, error.traceback);
     return failed;
 }
 
-/* Go on in Python with an unusual outcome; None: nothing was sent. */
+/* Continue in Python with an unusual outcome; None: nothing was sent. */
 static PyObject *rest_of_call(Call *call, PyObject *outcome) {
     return PyObject_CallMethod(PART(lane, DISPATCHER), "rest_of_call", "OKOOOiddOOOOi", PART(shape, RPC),
                                (unsigned long long)call->hash, call->hash_key, call->sort_key,
@@ -580,14 +580,14 @@ static int may_start(Books *self) {
     return !self->_crowded && self->_version == 1 && PyDict_Size(self->pending) < self->_max_in_flight;
 }
 
-/* Send a request. The entry and the frame are put into the books with no bytecode in between: nothing can interrupt a
- * request that is half there. */
+/* Send a request. No bytecode runs between the storage of the entry and that of the frame, so nothing can interrupt a
+ * half-stored request. */
 static int post(Call *call, PyObject *taker, PyObject *movable) {
     Books *books = call->books;
     PyObject *frame = NULL, *entry = NULL;
     if ((call->seqid = next_id(books)) != NULL && (frame = make_frame(call)) != NULL)
         entry = Py_BuildValue("(OdOO)", taker, call->deadline, movable, Py_None);
-    /* The loop holds the connection until it is closed, so the collector has nothing to find here. */
+    /* The loop references the connection until it is closed, so the collector need not track this entry. */
     if (entry != NULL) PyObject_GC_UnTrack(entry);
     int posted = entry != NULL && PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
                  send_one(books, call->seqid, frame) == 0 && watch(books, call->deadline, call->now) == 0;
@@ -597,7 +597,7 @@ static int post(Call *call, PyObject *taker, PyObject *movable) {
 }
 
 /* post(rpc, route, partition_hash, argument, deadline, milliseconds, taker, movable): send a request, see
- * Connection.start. Return whether it was done: what is not usual is left to that. */
+ * Connection.start. Return whether it was sent: Connection.start handles unusual cases. */
 static PyObject *books_post(Books *self, PyObject *const *args, Py_ssize_t count) {
     if (count != 8) return PyErr_Format(PyExc_TypeError, "post() takes 8 arguments, not %zd", count);
     Call call = {.books = self, .hash = PyLong_AsUnsignedLongLong(args[2]), .argument = args[3],
@@ -663,7 +663,7 @@ static PyObject *exchange(Call *call) {
         goto end;
     if (!call->observed ||
         tell(call, STARTED, "call_started", PyTuple_Pack(2, PART(lane, TABLE), PART(shape, LABEL))) == 0)
-        /* A listener may have closed it. */
+        /* A listener may have closed the connection. */
         result = may_start(call->books) ? send_and_wait(call) : rest_of_call(call, Py_None);
 end:
     if (call->part == NULL && !PyErr_Occurred()) result = Py_NewRef(Py_NotImplemented);
@@ -671,13 +671,13 @@ end:
     return result;
 }
 
-/* Tell whether these fields, (kind, number) each, are all that is there before the ends of two structs. */
+/* Tell whether exactly these fields, (kind, number) each, precede the ends of two structs. */
 static int has_fields(const unsigned char *at, const unsigned char *end, const char *fields) {
     for (; *fields; fields += 2) {
         if (end - at < 9 || !field_is(at, (unsigned char)fields[0], (unsigned char)fields[1])) return 0;
         Py_ssize_t size = fields[0] == 8 ? 4 : fields[0] == 10 ? 8 : 4 + (Py_ssize_t)read_u32(at + 3);
         if (size > end - at - 5) return 0;
-        /* Other text may be broken. */
+        /* Text that is not ASCII may be invalid. */
         for (Py_ssize_t letter = 4; fields[0] == 11 && letter < size; letter++)
             if (at[3 + letter] > 0x7F) return 0;
         at += 3 + size;
@@ -688,7 +688,7 @@ static int has_fields(const unsigned char *at, const unsigned char *end, const c
 /* The fields of a reply: status, value, app_id, partition_index, server; those of a put have a decree and no value. */
 static const char GET_FIELDS[] = "\x08\1\x0c\2\x08\3\x08\4\x0b\6", PUT_FIELDS[] = "\x08\1\x08\2\x08\3\x0a\4\x0b\5";
 
-/* Return the value, or None for that of a put and of no record; (frame,) where another decoder must look. */
+/* Return the value; None for a put or an absent record; (frame,) if another decoder must read it. */
 static PyObject *read_reply(PyObject *frame, const char *fields, Py_ssize_t offset) {
     const unsigned char *at = PyBytes_CheckExact(frame) ? raw(frame) + offset : NULL;
     int gets = fields == GET_FIELDS;
@@ -725,10 +725,10 @@ static PyObject *core_call(PyObject *self, PyObject *const *args, Py_ssize_t cou
 }
 
 static PyMethodDef books_methods[] = {
-    {"flush", METHOD(books_flush), METH_NOARGS, "flush(): send all that has gathered, in the hub"},
-    {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read what has come, in the hub"},
+    {"flush", METHOD(books_flush), METH_NOARGS, "flush(): send all collected frames, in the hub"},
+    {"arrived", METHOD(books_arrived), METH_NOARGS, "arrived(): read the received bytes, in the hub"},
     {"post", METHOD(books_post), METH_FASTCALL, "post(...): send a request, see Connection.start"},
-    {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): hand replies over, in the hub"},
+    {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): deliver replies, in the hub"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -777,8 +777,8 @@ static PyMethodDef functions[] = {
     {"get", METHOD(core_call), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
     {"put", METHOD(core_call), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
     {"cut_rows", core_cut_rows, METH_VARARGS, "cut_rows(data, pos, count, skip, with_expiry, rows)"},
-    {"page", core_page, METH_NOARGS, "page(): what forks are noticed by"},
-    {"write_by", core_write_by, METH_O, "write_by(function): for tests, have it make the system calls"},
+    {"page", core_page, METH_NOARGS, "page(): the page that shows a fork"},
+    {"write_by", core_write_by, METH_O, "write_by(function): for tests, replace the system call"},
     {NULL, NULL, 0, NULL},
 };
 

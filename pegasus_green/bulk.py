@@ -1,7 +1,7 @@
-"""Many independent calls from one greenlet: a slot on the connection for each, no greenlet.
+"""Many independent calls from one greenlet. Each has a slot on the connection and no greenlet.
 
-A slot costs a few microseconds where a greenlet costs fifteen. The calling greenlet sends as long as the window has
-room, sleeps until half of it is free, and takes care of what has to be repeated in rounds.
+A slot costs a few microseconds, a greenlet fifteen. The calling greenlet sends while the window has room, and sleeps
+until half of it is free. It repeats failed requests in rounds.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from .transport.handover import FOREVER, Outcome, left_ms
 from .transport.outbox import stop
 from .transport.pool import Peer, outcome_of
 
-# One call: what, where, with what.
+# One call: RPC, partition hash, argument.
 Request: TypeAlias = tuple[Rpc, int, bytes]
-# The clock is read once for so many requests that are sent in a row.
+# The clock is read once for this many requests that are sent in a row.
 REQUESTS_A_MOMENT = 64
-# Seconds between two looks for outcomes that were lost.
+# Interval of the checks for lost outcomes, in seconds.
 LOOK_FOR_LOST = 0.3
 
 
 class _Slot(tuple["Window", int]):
-    """Takes the outcome of the request with an index, in the hub; a tuple because thousands are made at once."""
+    """Receives the outcome of one request, in the hub. It is a tuple because thousands are made at once."""
 
     __slots__ = ()
 
     def switch(self, outcome: Outcome) -> None:
         window, index = self
         outcomes = window.outcomes
-        # Told again what it knows, it keeps what it was told first.
+        # If an outcome comes twice, the first one stays.
         outcomes.setdefault(index, outcome)
         if len(outcomes) >= window.wake_at:
             window.wake()
 
 
 class Window:
-    """The requests of one call of ``run`` that are in flight.
+    """The requests in flight of one call of ``run``.
 
     Attributes:
-        outcomes: By index: a frame or error once it is there.
-        begun: Requests that were sent, or got their outcome without that.
-        lost: Requests that get no outcome any more: whatever was to hand it over was interrupted again and again.
-        wake_at: The sleeping caller is woken when there are so many outcomes.
+        outcomes: Frame or error by index.
+        begun: Number of requests that were sent, or got an outcome without being sent.
+        lost: Number of requests without an outcome: its delivery was interrupted repeatedly.
+        wake_at: The sleeping caller is woken when there are this many outcomes.
     """
 
     def __init__(self, hub: Any) -> None:
-        """Begin with nothing in flight."""
+        """Start without requests in flight."""
         self.hub = hub
         self.outcomes: dict[int, Outcome] = {}
         self.begun = 0
@@ -72,16 +72,16 @@ class Window:
 
     @property
     def open(self) -> int:
-        """Requests that wait for an outcome."""
+        """Number of requests that wait for an outcome."""
         return self.begun - len(self.outcomes) - self.lost
 
     def put(self, index: int, outcome: Outcome) -> None:
-        """Note an outcome of a request that was not sent."""
+        """Store the outcome of a request that was not sent."""
         self.begun += 1
         self.outcomes[index] = outcome
 
     def wake(self) -> None:
-        """Have the caller look again, in the hub."""
+        """Make the caller check again; runs in the hub."""
         sleeper = self._sleeper
         if sleeper is not None:
             sleeper.switch(None)
@@ -90,8 +90,8 @@ class Window:
         """Yield until no more than at_most requests are open.
 
         Args:
-            at_most: How many.
-            latest: The last deadline of those that were sent. Some time after it all that are still open are lost.
+            at_most: The number.
+            latest: The latest deadline of the sent requests. Requests that are still open some time after it are lost.
         """
         silent_at = -1
         while self.open > at_most:
@@ -99,7 +99,7 @@ class Window:
             timer = self.hub.loop.timer(LOOK_FOR_LOST)
             try:
                 self.wake_at = self.begun - self.lost - at_most
-                # What came before there was a sleeper woke nobody.
+                # An outcome that came before _sleeper was set has woken nobody.
                 if self.open > at_most:
                     timer.start(sleeper.switch, None)
                     sleeper.get()
@@ -108,13 +108,13 @@ class Window:
                 self._sleeper = None
                 stop(timer)
             if monotonic() > latest + LOOK_FOR_LOST:
-                # Late twice in a row with nothing in between: the hub had its turn, so nothing is on its way.
+                # Two late checks without a new outcome: the hub has run in between, so no outcome is on its way.
                 if silent_at == len(self.outcomes):
                     self.lost += max(self.open, 0)
                 silent_at = len(self.outcomes)
 
     def abandon(self, connections: list[Connection]) -> None:
-        """Give up what is still open on these connections; never yields, may be called again."""
+        """Abandon the open requests on these connections; never yields, may be called again."""
         for connection in connections:
             for seqid, entry in list(connection.pending.items()):
                 taker = entry[0]
@@ -126,15 +126,15 @@ class Bulk:
     """One run of many requests.
 
     Args:
-        dispatcher: The table's.
-        requests: What to send, in order.
-        finish: Turns request index and reply frame into a result; may raise PegasusError.
-        timeout: Seconds for each request from when it is first sent, with its repetitions.
-        retry: Policy, as for single calls.
-        concurrency: Requests in flight at most.
+        dispatcher: The table's dispatcher.
+        requests: The requests, in order.
+        finish: Converts request index and reply frame to a result; may raise PegasusError.
+        timeout: Seconds for each request with its retries, from the first time it is sent.
+        retry: Retry policy, as for single calls.
+        concurrency: Maximum number of requests in flight.
 
     Attributes:
-        failed: Whether any request failed for good.
+        failed: Whether any request has finally failed.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Bulk:
         retry: RetryPolicy | None,
         concurrency: int,
     ) -> None:
-        """Prepare; nothing is sent yet."""
+        """Prepare the run; nothing is sent."""
         self._dispatcher = dispatcher
         self._requests = requests
         self._finish = finish
@@ -166,7 +166,7 @@ class Bulk:
         self._generation = fork.generation()
 
     def run(self) -> list[Any]:
-        """Return the results in the order of the requests; a failed one's result is its PegasusError."""
+        """Return the results in the order of the requests. The result of a failed one is its PegasusError."""
         cluster = self._dispatcher.cluster
         cluster.bind()
         try:
@@ -182,7 +182,7 @@ class Bulk:
         return self._results
 
     def _parts(self) -> list[range]:
-        """Return the parts of the run: all at once, or as many requests as a limit allows in half a timeout."""
+        """Return the parts of the run: one part, or parts of as many requests as a limit allows in half a timeout."""
         limiters, many, now = self._dispatcher.limiters, len(self._requests), monotonic()
         if not limiters:
             return [range(many)]
@@ -204,13 +204,13 @@ class Bulk:
                 window.abandon(cluster.pool.connections)
                 raise
         except BaseException:
-            # Whatever interrupts the cleaning up, too.
+            # Do this even if the clean-up itself is interrupted.
             window.abandon(cluster.pool.connections)
             raise
 
     @staticmethod
     def _all_of(window: Window, todo: Iterable[int]) -> dict[int, Outcome]:
-        """Return the outcomes; that of a lost one is that nothing came in time."""
+        """Return the outcomes. A lost one becomes a RequestTimeout."""
         outcomes = window.outcomes
         if window.lost:
             for index in todo:
@@ -219,7 +219,7 @@ class Bulk:
         return outcomes
 
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
-        """Send every request of the round; those whose server has no connection yet come last."""
+        """Send every request of the round; last those whose server has no connection yet."""
         waiting: dict[Peer, list[tuple[int, Route]]] = {}
         again = any(self._deadlines[index] for index in islice(todo, 1))
         if self._dispatcher.limiters:
@@ -231,17 +231,17 @@ class Bulk:
         for peer, connected in self._dial(waiting):
             for index, route in waiting[peer]:
                 if isinstance(connected, PegasusError):
-                    # To each its own instance.
+                    # Each request gets its own instance.
                     window.put(index, copy.copy(connected))
                 else:
                     self._wait_for_room(window)
                     if not again:
-                        # Its time begins now: it may have waited for a dial, and for the others' replies.
+                        # Its timeout starts now, because it may have waited for a dial and for other replies.
                         self._deadlines[index] = self._look_at_clock()[0]
                     self._send(window, index, route, connected)
 
     def _send_first(self, window: Window, waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
-        """Send everything for the first time; written for speed, as the dispatcher's short way is."""
+        """Send all requests for the first time; optimized like the dispatcher's fast path."""
         routes, deadlines = self._dispatcher.routes, self._deadlines
         repeats, observed, concurrency = may_repeat(self._retry, 1), self._observed, self._concurrency
         deadline, milliseconds, outcomes = 0.0, 1, window.outcomes
@@ -288,7 +288,7 @@ class Bulk:
                 look_at = index
 
     def _no_routes(self, window: Window, rest: range, deadline: float, error: PegasusError) -> None:
-        """Give the requests that are still to be sent the error for which there are no routes: one wait for all."""
+        """Fail the unsent requests with the error about missing routes: one wait for all."""
         for index in rest:
             if self._observed and index > rest.start:
                 self._begin(index)
@@ -296,7 +296,7 @@ class Bulk:
             window.put(index, copy.copy(error))
 
     def _send_again(self, window: Window, todo: Iterable[int], waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
-        """Send what failed once more."""
+        """Send the failed requests again."""
         routes = self._dispatcher.routes
         failure: PegasusError | None = None
         for index in todo:
@@ -315,7 +315,7 @@ class Bulk:
                 self._send(window, index, route, route.peer.connection)
 
     def _send_limited(self, window: Window, todo: Iterable[int], *, again: bool) -> None:
-        """Send the requests one by one, each in its turn; a server or routes that fail are waited for once a round."""
+        """Send the requests one by one, each at its turn. Each failing server is waited for once per round."""
         dispatcher, failures = self._dispatcher, dict[object, PegasusError]()
         routes, deadlines = dispatcher.routes, self._deadlines
         for index in todo:
@@ -323,7 +323,7 @@ class Bulk:
             now = monotonic()
             refusal: PegasusError | None = None
             if routes not in failures:
-                # A first request has its own time from its turn on; only a scope bounds the wait for that.
+                # The timeout of a first request starts at its turn. Only a scope bounds the wait for the turn.
                 until = deadlines[index] if again else dispatcher.cluster.deadline(MAX_TIMEOUT, now)
                 refusal = await_turn(dispatcher, until)
             if not again:
@@ -350,27 +350,27 @@ class Bulk:
                 self._send(window, index, route, connection)
 
     def _look_at_clock(self) -> tuple[float, int]:
-        """Return the deadline, and the milliseconds until then, of the requests that begin now."""
+        """Return the deadline, and the milliseconds until then, of requests that start now."""
         now = self._moment = monotonic()
         deadline = self._dispatcher.cluster.deadline(self._timeout, now)
         self._latest = max(self._latest, deadline)
         return deadline, left_ms(deadline, now)
 
     def _begin(self, index: int) -> None:
-        """Tell the listeners of a request's begin."""
+        """Call the listeners at the begin of a request."""
         self._begun[index] = self._moment
         self._listeners.emit("call_started", self._dispatcher.routes.name, self._requests[index][0].label)
 
     def _wait_for_room(self, window: Window) -> None:
-        """Wait while as many are in flight as may be."""
+        """Wait while the maximum number of requests is in flight."""
         if window.open >= self._concurrency:
             window.sleep_until(self._concurrency // 2, self._latest)
         if self._generation != fork.generation():
-            raise ForkedConnection("the process forked while the calls waited; the parent goes on with them")
+            raise ForkedConnection("the process forked while the calls waited; they continue in the parent")
 
     def _dial(self, waiting: dict[Peer, list[tuple[int, Route]]]) -> Iterator[tuple[Peer, Connection | PegasusError]]:
-        """Yield each server with its connection, or why there is none, as they come: none waits for a dead one."""
-        # A greenlet for each server, not for each request.
+        """Yield each server with its connection or error, in the order of completion: none waits for a dead server."""
+        # One greenlet per server, not per request.
         dials = {
             self._dispatcher.cluster.pool.spawn(peer.connect, max(self._deadlines[index] for index, _ in calls)): peer
             for peer, calls in waiting.items()
@@ -417,7 +417,7 @@ class Bulk:
         return attempt
 
     def _settle(self, outcomes: dict[int, Outcome], todo: Iterable[int]) -> list[int]:
-        """Turn outcomes into results; return those that are to be sent again."""
+        """Convert outcomes to results; return the indices of the requests to send again."""
         again = []
         requests, results, finish = self._requests, self._results, self._finish
         observed = self._observed
@@ -426,7 +426,7 @@ class Bulk:
             outcome = outcomes[index]
             rpc = requests[index][0]
             try:
-                # ERR_OK without a result is a rejected write, so the length counts too.
+                # ERR_OK without a result is a rejected write, so the length is checked, too.
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
                     results[index] = finish(index, outcome)
                 elif (frame := self._decide(index, outcome)) is None:
@@ -444,37 +444,37 @@ class Bulk:
         return again
 
     def _decide(self, index: int, outcome: Outcome) -> Buffer | None:
-        """Return the frame of a success, None when the request is to be sent again."""
+        """Return the frame of a success; None if the request is to be sent again."""
         attempt = self._attempt(index)
         attempt.number += 1
         table = self._dispatcher.routes.table
-        # Not noted for each request, so after a change of routes it is unknown who refused.
+        # Targets are not stored per request, so after a change of routes it is unknown which server refused.
         attempt.sent_to = table.target(attempt.hash) if table is not None and table is self._table else None
         return attempt.decide(outcome)
 
     def _fail(self, index: int, error: PegasusError) -> None:
-        """Take note of an error for good."""
+        """Store a final error."""
         self.failed = True
-        # Its frames hold this run, which holds the error: without the traceback they are no cycle.
+        # The frames of its traceback hold this run, which holds the error. Without the traceback there is no cycle.
         self._results[index] = without_traceback(error)
         self._dispatcher.stats.errors[type(error).__name__] += 1
         if self._observed:
             self._tell(index, error)
 
     def _tell(self, index: int, error: PegasusError | None) -> None:
-        """Tell the listeners of a request's end."""
+        """Call the listeners at the end of a request."""
         attempt, label = self._attempts.get(index), self._requests[index][0].label
         number = attempt.number if attempt is not None else 1
         seconds = monotonic() - self._begun[index]
         table = self._dispatcher.routes.table
-        # As in _decide: after a change of routes it is unknown who answered.
+        # As in _decide: after a change of routes it is unknown which server answered.
         known = table is not None and table is self._table
         server = table.target(self._requests[index][1]).primary if table is not None and known else ""
         name = self._dispatcher.routes.name
         self._listeners.emit("call_finished", name, label, seconds, error, number, False, server)
 
     def _pause(self, again: list[int]) -> list[int]:
-        """Wait once for all that failed; return those to send again, the others have no time left."""
+        """Wait once for all failed requests; return those to send again. The others have no time left."""
         attempts = self._attempts
         longest = max(again, key=lambda index: self._deadlines[index])
         try:

@@ -1,4 +1,4 @@
-"""Thousands of independent calls from one greenlet."""
+"""The verbs that make thousands of independent calls from one greenlet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONCURRENCY = 1000
 
 
 class ManyOperations(MultiOperations[V]):
-    """The same verb for many records at once: not atomic, results in the order of the arguments."""
+    """One verb for many records at once. It is not atomic; the results are in the order of the arguments."""
 
     __slots__ = ()
 
@@ -75,15 +75,15 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Return the values of many records, each read by a request of its own, many in flight at a time.
+        """Return the values of many records. Each is read by its own request; many requests are in flight.
 
         Args:
             keys: (hash key, sort key) of each record.
             default: Result for a record that is absent or expired.
-            concurrency: Requests in flight at most.
-            return_errors: Put an error into the results in place of a value; otherwise the first one, in order, is
-                raised once all calls have ended, with the whole list as its attribute ``results``.
-            timeout: Seconds for each record from when its request is first sent; None: the client's default.
+            concurrency: Maximum number of requests in flight.
+            return_errors: Put errors into the results in place of values. False: the first error, in order, is raised
+                after all calls have ended, with the whole list in its attribute ``results``.
+            timeout: Seconds for each record, from the first time its request is sent; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -91,10 +91,10 @@ class ManyOperations(MultiOperations[V]):
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            PegasusError: The first failure, unless return_errors.
+            PegasusError: The first error in the order of the arguments, unless return_errors is set.
 
-        Retries: safe; only what failed is repeated.
-        Greenlets: spawns none for its requests. A killed caller abandons its requests and harms no other call.
+        Retries: safe; only failed requests are repeated.
+        Greenlets: spawns none for its requests. A killed caller abandons its requests and affects no other call.
 
         Example:
             >>> table.set("user:1", "name", "Ada")
@@ -133,7 +133,7 @@ class ManyOperations(MultiOperations[V]):
         **options: Unpack[ManyOptions],
     ) -> list[PegasusError | None]: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def set_many(
         self: ManyOperations[bytes],
@@ -154,24 +154,24 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[PegasusError | None]:
-        """Store many records, each by a request of its own.
+        """Store many records, each by its own request.
 
         Args:
-            items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record. The same key twice in
-                one call is stored in no particular order.
-            ttl: Seconds until those expire that have no TTL of their own, rounded up; None or 0: never (a table may
-                have a default).
-            concurrency: Requests in flight at most.
+            items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record. If a key occurs
+                twice, the order of its writes is undefined.
+            ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
+                a default TTL.
+            concurrency: Maximum number of requests in flight.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            None for each record stored, in order, or its error with return_errors.
+            For each record, in order: None if it was stored, or its error with return_errors.
 
         Raises:
-            InvalidArgument: An item has a wrong type or size, such as one over ``max_write_bytes``; nothing was sent.
-            PegasusError: The first failure, unless return_errors; the others may have been stored.
+            InvalidArgument: An item has a wrong type or size, for example above ``max_write_bytes``; nothing was sent.
+            PegasusError: The first error, unless return_errors is set. The other records may be stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -213,21 +213,21 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[PegasusError | None]:
-        """Remove many records, each by a request of its own; absent ones are fine.
+        """Remove many records, each by its own request. It is no error if a record is absent.
 
         Args:
             keys: (hash key, sort key) of each record.
-            concurrency: Requests in flight at most.
+            concurrency: Maximum number of requests in flight.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            None for each record, in order, or its error with return_errors.
+            For each record, in order: None, or its error with return_errors.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            PegasusError: The first failure, unless return_errors; the others may have been removed.
+            PegasusError: The first error, unless return_errors is set. The other records may be removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.
@@ -283,17 +283,17 @@ class ManyOperations(MultiOperations[V]):
         Args:
             requests: Hash keys (all their records, within the limits of one ``multi_get``), or pairs of a hash key and
                 its sort keys.
-            concurrency: Requests in flight at most.
+            concurrency: Maximum number of requests in flight.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            The ``MultiGetResult`` of each, in order; each says whether it is complete.
+            The ``MultiGetResult`` of each, in order. Its attribute ``complete`` tells whether it is complete.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            PegasusError: The first failure, unless return_errors.
+            PegasusError: The first error in the order of the arguments, unless return_errors is set.
 
         Retries: safe.
         Greenlets: as for ``get_many``.
@@ -335,7 +335,7 @@ class ManyOperations(MultiOperations[V]):
         **options: Unpack[ManyOptions],
     ) -> list[PegasusError | None]: ...
 
-    # Without a codec text is stored as UTF-8.
+    # Without a codec a str is stored as UTF-8.
     @overload
     def multi_set_many(
         self: ManyOperations[bytes],
@@ -356,24 +356,24 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[PegasusError | None]:
-        """Store several records of each of many hash keys, with a ``multi_set`` for each: atomic by hash key only.
+        """Store several records of each of many hash keys, with one ``multi_set`` for each: atomic per hash key.
 
         Args:
-            items: (hash key, values) or (hash key, values, ttl), as ``multi_set`` takes them; each within
-                ``max_write_bytes``.
-            ttl: Seconds until those expire that have no TTL of their own, rounded up; None or 0: never (a table may
-                have a default).
-            concurrency: Requests in flight at most.
+            items: (hash key, values) or (hash key, values, ttl), like the arguments of ``multi_set``; each must fit
+                into ``max_write_bytes``.
+            ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
+                a default TTL.
+            concurrency: Maximum number of requests in flight.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            None for each hash key, in order, or its error with return_errors.
+            For each hash key, in order: None if it was stored, or its error with return_errors.
 
         Raises:
             InvalidArgument: An item has a wrong type or size; nothing was sent.
-            PegasusError: The first failure, unless return_errors; the others may have been stored.
+            PegasusError: The first error, unless return_errors is set. The other hash keys may be stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -429,21 +429,21 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Remove several records of each of many hash keys, with a ``multi_del`` for each: atomic by hash key only.
+        """Remove several records of each of many hash keys, with one ``multi_del`` for each: atomic per hash key.
 
         Args:
-            items: (hash key, sort keys) as ``multi_del`` takes them; each within ``max_write_bytes``.
-            concurrency: Requests in flight at most.
+            items: (hash key, sort keys), like the arguments of ``multi_del``; each must fit into ``max_write_bytes``.
+            concurrency: Maximum number of requests in flight.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
-            The number of sort keys given for each hash key, in order, or its error with return_errors.
+            The number of sort keys in each item, in order, or its error with return_errors.
 
         Raises:
             InvalidArgument: An item has a wrong type or size; nothing was sent.
-            PegasusError: The first failure, unless return_errors; the others may have been removed.
+            PegasusError: The first error, unless return_errors is set. The other hash keys may be removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.

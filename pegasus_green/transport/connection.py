@@ -1,16 +1,16 @@
 """One connection to one server: many calls in flight, matched by sequence id.
 
-Who runs what:
+Work of callers and of the hub:
 
-* A *caller* registers itself under a sequence id, appends its frame to the outgoing list and switches to the hub. It
-  touches the socket only to send its own whole frame at once when nothing else is under way, without waiting.
-* The *hub* does the rest in callbacks that never wait: the read watcher cuts replies out of what the kernel holds and
-  switches straight into the callers; one flush per hub pass sends what has gathered; a write watcher sends the rest
-  when the kernel had no room; one repeating timer looks after the deadlines.
+* A *caller* registers itself under a sequence id, appends its frame to the outgoing frames and switches to the hub. It
+  uses the socket only to send its own whole frame at once, without waiting, if nothing else is in progress.
+* The *hub* does the rest in callbacks that never wait. The read watcher cuts replies out of the received bytes and
+  switches directly into the callers. One flush per hub pass sends the collected frames. A write watcher sends the rest
+  if the kernel had no room. One repeating timer checks the deadlines.
 
-How outcomes reach their callers, and only them, is told in ``handover.py``, and how requests leave in ``outbox.py``.
-What interrupts a callback of the hub ends the connection where it is not known any more what has come, and goes on to
-gevent's ``handle_error``.
+``handover.py`` delivers outcomes to their callers, and ``outbox.py`` sends requests. If a callback of the hub is
+interrupted and it is unknown which bytes were received, the connection ends. The exception goes to gevent's
+``handle_error``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import weakref
 
-# The plain one, which knows no hub.
+# The plain socket, which knows no hub.
 from _socket import socket
 from collections.abc import Callable
 from contextvars import Context
@@ -44,16 +44,16 @@ from .waits import wait
 
 READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
-# What a read fills: one buffer for all connections of a hub, since none keeps anything in it. Not one for all hubs:
-# their threads read at the same time.
+# The read buffer: one for all connections of a hub, because none keeps data in it. Each hub has its own, because their
+# threads read at the same time.
 _chunks: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()
-# A pass of the reader ends after this many replies or seconds, so that one busy connection cannot hold the hub.
+# A pass of the reader ends after this many replies or seconds, so that a busy connection cannot block the hub.
 FRAMES_A_PASS = 256
 SECONDS_A_PASS = 0.002
-# What came before the deadline is read for at most this long before the deadline fails a call.
+# Before a deadline fails calls, the received bytes are read for at most this long.
 SECONDS_A_RESCUE = 0.01
 FRAMES_A_CHECK = 32
-# How often the timer looks for silence while calls wait; also the longest time it sleeps then.
+# Interval of the checks for silence while calls wait; the timer sleeps at most this long.
 TICK = 0.25
 LEAST_TICK = 0.005
 _page = fork.page
@@ -68,7 +68,7 @@ class Connection(Handover):
         lost: Why the connection ended; None while it is open.
         heard: Monotonic time of the newest bytes.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, context or None.
-        silent_since: Monotonic time since when requests are out and nothing came in; 0.0 when nothing is owed.
+        silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed.
     """
 
     __slots__ = (
@@ -88,10 +88,10 @@ class Connection(Handover):
     )
 
     def __init__(self, sock: Any, peer: Server, options: ClientOptions) -> None:
-        """Know a connected gevent socket of the current hub; it is left alone before ``open``.
+        """Prepare a connected gevent socket of the current hub; ``open`` takes it over.
 
         Raises:
-            OSError: It is no longer connected.
+            OSError: The socket is no longer connected.
         """
         self.sockaddr = sock.getpeername()
         self._socket: socket | None = None
@@ -101,18 +101,18 @@ class Connection(Handover):
         self._view = memoryview(self._chunk)
         self.silent_since = 0.0
         self.born = self.heard = monotonic()
-        # An idle connection does not keep the loop alive; while calls wait the reader is referenced.
+        # An idle connection does not keep the loop alive. While calls wait, the reader is referenced.
         self._reader: Any = reference(self.hub.loop.io(self._fd, 1), wanted=False)
         self._forks: Any = None
-        # Where its reference is set by one step of C the compiled core sets it.
+        # If one step of C sets its reference, the compiled core may set it.
         self._keeper = self._reader if type(self._reader).__module__ == COMPILED_WATCHERS else None
         self._timer: Any = None
         self._timer_at = FOREVER
         self._referenced = False
-        # Whether the compiled core may read: nothing that was read is left.
+        # Whether the compiled core may read: no bytes of an earlier read are left.
         self._plain = True
         self._max_frame = options.max_frame
-        # Set in a pass of the reader, and left so by one that was interrupted.
+        # True during a pass of the reader. An interrupted pass leaves it True.
         self._reading = False
         self._ended = False
         self._undelivered: list[tuple[int, Buffer]] = []
@@ -121,10 +121,10 @@ class Connection(Handover):
         self._options = options
 
     def open(self, sock: Any) -> None:
-        """Take the descriptor of the gevent socket over and begin to read."""
+        """Take over the descriptor of the gevent socket and start to read."""
         try:
             fork.register(self)
-            # The plain kind, which can be closed by one step, and without a hub.
+            # The plain socket can be closed in one step and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
             notice_dead_paths(self._socket, self._options.path_timeout)
             self._forks = watch_forks(self.hub.loop)
@@ -135,7 +135,7 @@ class Connection(Handover):
             raise
 
     def _has_descriptor(self) -> bool:
-        """Tell whether the descriptor is still that of this connection: numbers are used anew."""
+        """Tell whether the descriptor still belongs to this connection: numbers are reused."""
         try:
             return os.fstat(self._fd).st_ino == self._inode
         except OSError:
@@ -156,7 +156,7 @@ class Connection(Handover):
 
     @property
     def silence(self) -> float:
-        """Seconds for which replies have been owed and nothing came in."""
+        """Seconds during which replies were owed and nothing arrived."""
         return monotonic() - self.silent_since if self.silent_since else 0.0
 
     def call(
@@ -172,21 +172,21 @@ class Connection(Handover):
     ) -> Outcome:
         """Send a request and wait for its outcome: a reply frame, or an error as a value.
 
-        Yields to the hub once, and before that while the connection is crowded. Whatever the application throws into
-        the waiting greenlet passes through; the request is then simply nobody's any more.
+        It yields to the hub once, and before that while the connection has no room. An exception that the application
+        throws into the waiting greenlet passes through; the request is then abandoned.
 
         Args:
-            rpc: What to call.
-            target: The partition, or the meta servers' (0, 0).
+            rpc: The RPC.
+            target: The partition; (0, 0) for meta servers.
             partition_hash: Unsigned hash for the header.
             argument: The encoded argument struct.
             deadline: Monotonic time after which the outcome is a RequestTimeout.
-            now: Monotonic time of now.
-            movable: The target again when the call may go to another primary while it waits, else None.
+            now: The current monotonic time.
+            movable: The target again if the call may move to another primary while it waits; else None.
             backup: Set the backup flag.
 
         Raises:
-            InvalidSwitchError: Somebody else than this connection woke the greenlet.
+            InvalidSwitchError: Other code than this connection switched into the greenlet.
         """
         while True:
             waiter: Any = Waiter(self.hub)
@@ -211,7 +211,7 @@ class Connection(Handover):
                     self.abandon(seqid, waiter)
                     raise
             except BaseException:
-                # Whatever interrupts the cleaning up, too.
+                # Do this even if the clean-up itself is interrupted.
                 self.abandon(seqid, waiter)
                 raise
             refusal = self.wait_for_room(deadline, movable)
@@ -220,10 +220,10 @@ class Connection(Handover):
             now = monotonic()
 
     def checked(self, outcome: Any, seqid: int) -> Outcome:
-        """Return what a waiting greenlet was switched with.
+        """Check and return the value that a waiting greenlet was switched with.
 
         Raises:
-            InvalidSwitchError: Somebody else than this connection woke it: its reply, when it comes, is nobody's.
+            InvalidSwitchError: Other code than this connection switched into it. Its reply will be dropped.
         """
         if seqid not in self.pending and isinstance(outcome, (bytes, bytearray, memoryview, PegasusError)):
             return outcome
@@ -243,25 +243,25 @@ class Connection(Handover):
         context: Context | None = None,
         backup: bool = False,
     ) -> int:
-        """Send a request without waiting; the hub hands its outcome to the taker, once, unless it is abandoned first.
+        """Send a request without waiting. The hub delivers its outcome to the taker once, if it is not abandoned.
 
-        Whatever interrupts it, ``abandon`` with the taker or the context takes back what it has done.
+        If it is interrupted, ``abandon`` with the taker or the context undoes it.
 
         Args:
-            rpc: As for ``call``, like what is not described here.
+            rpc: The RPC.
             target: The partition.
             partition_hash: Unsigned hash for the header.
             argument: The encoded argument struct.
             deadline: Monotonic time.
-            milliseconds: The time left until the deadline, at least 1, for the header.
-            taker: Its ``switch`` is called in the hub with a frame or an error: a greenlet, or an object whose method
-                does not yield or take long, and does nothing when it is called again.
-            movable: The target again, or None.
-            context: A fresh one, in whose ``run`` the greenlet then switches to the hub; None for an object.
+            milliseconds: The remaining time for the header, at least 1.
+            taker: The hub calls its ``switch`` with a frame or an error. It is a greenlet, or an object whose method
+                is fast, does not yield, and ignores a second call.
+            movable: As for ``call``.
+            context: A new context; the greenlet then switches to the hub inside its ``run``. None for an object.
             backup: Set the backup flag.
 
         Returns:
-            The sequence id; 0 when the connection is lost or full, see ``wait_for_room``.
+            The sequence id; 0 if the connection is lost or full, see ``wait_for_room``.
         """
         pending = self.pending
         if self._crowded or len(pending) >= self._max_in_flight:
@@ -295,7 +295,7 @@ class Connection(Handover):
                 timeout_ms=milliseconds,
                 version=0,
             )
-        # The entry first: whoever abandons it finds the frame by its id.
+        # The entry first: the code that abandons it finds the frame by its id.
         pending[seqid] = (taker, deadline, movable, context)
         if deadline < self._wake_at:
             self._wake(deadline, monotonic())
@@ -310,11 +310,11 @@ class Connection(Handover):
         return seqid
 
     if core is None:
-        # What the core sends itself where nothing is unusual: rpc to movable of ``start``. False: nothing was sent.
+        # Sends a usual request in the core; its arguments are the first of ``start``. False: nothing was sent.
         post = start
 
     def send_oneway(self, rpc: Rpc, target: Target, partition_hash: int, argument: bytes) -> None:
-        """Send a request that is never answered; nothing happens when the connection is lost."""
+        """Send a request that is never answered. Nothing happens if the connection is lost."""
         if self.lost is None:
             seqid = self.session.free_id()
             frame = encode_request(
@@ -326,15 +326,15 @@ class Connection(Handover):
                 partition_hash=partition_hash,
                 version=self._version,
             )
-            # At once where possible: nobody waits for it, so the client may be closed in the same breath.
+            # At once if possible: nobody waits for it, so the client may be closed right after this.
             self._send(seqid, frame, at_once=True)
 
     def wait_for_room(self, deadline: float, movable: Target | None = None) -> PegasusError | None:
         """Wait until another request can be started.
 
         Returns:
-            None when there is room; the error when the deadline or the connection's end came first; Moved when a
-            movable request has another primary now.
+            None if there is room; an error if the deadline or the end of the connection is earlier; Moved if a movable
+            request has a new primary.
         """
         known = self._has_moved
         while self.lost is None:
@@ -353,29 +353,29 @@ class Connection(Handover):
             room = self._room
             if room is None or room.is_set():
                 room = self._room = Event()
-            # Silence is looked for also where nothing is pending but half a request that does not leave.
+            # Silence is also checked if nothing is pending except the rest of a request that cannot be sent.
             self._wake(deadline, now)
-            # A wake-up that an interrupted callback has lost costs a moment, not the call.
+            # If an interrupted callback loses a wake-up, it costs a moment, not the whole call.
             wait(room, min(deadline - now, TICK))
         return self._closed_error(False)
 
     # ------------------------------------------------------------------ receiving
 
     def _readable(self, came: int | None = None) -> bool:
-        """Take what the kernel holds, within the budget of one pass, and wake the callers, in the hub.
+        """Read the received bytes, within the budget of one pass, and wake the callers; runs in the hub.
 
         Args:
-            came: Bytes that the compiled core has read into the chunk, or what ``readv`` would fail with, negative.
+            came: Number of bytes that the compiled core has read into the chunk, or the negative errno of its read.
 
         Returns:
-            Whether there was anything to take.
+            Whether there was anything to read.
         """
         if not _page[0]:
             fork.notice()
         if self.lost is not None:
             return False
         try:
-            if self._reading:  # the pass before was interrupted, and the closing after it
+            if self._reading:  # the previous pass and the close after it were interrupted
                 self.interrupted()
                 return False
             self._reading = True
@@ -385,7 +385,7 @@ class Connection(Handover):
             if self.lost is not None:
                 return False
             if self.heard != heard:
-                # A late reply to calls that were given up ends a silence too.
+                # A late reply to an abandoned call also ends a silence.
                 self.silent_since = self.heard if self.pending else 0.0
                 if self._referenced and not self.pending:
                     self._unreference()
@@ -395,7 +395,7 @@ class Connection(Handover):
                 if len(self._out) >= len(frames) - len(self._undelivered):
                     self._flush()
                 else:
-                    # Some of the callers went on to other servers, whose replies may be here, too: one write for all.
+                    # Some callers continued at other servers, whose replies may be here, too: one write for all.
                     self._flush_soon()
             return bool(frames) or self.heard != heard
         except BaseException as error:
@@ -403,13 +403,13 @@ class Connection(Handover):
             raise
 
     def interrupted(self, struck: BaseException | None = None) -> None:
-        """End a connection of which it is unknown what has come or left."""
-        # A hub is destroyed in its own greenlet, where the end of the process must not stop a thread: that closes it.
+        """End a connection if it is unknown which bytes were received or sent."""
+        # If the hub is being destroyed, its destruction closes the connection.
         if not isinstance(struck, HubDestroyed):
             self.close(why_interrupted(self.hub, self.peer.address))
 
     def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:
-        """Read and hand over; return what there was."""
+        """Read and deliver replies; return them."""
         frames = self._undelivered
         self._in_pass = True
         self._plain = False
@@ -430,7 +430,7 @@ class Connection(Handover):
         return frames
 
     def _read(self, came: int | None) -> list[tuple[int, Buffer]]:
-        """Read once without waiting, unless that is done; end of stream and errors close the connection."""
+        """Read once without waiting, unless the core has read; end of stream and errors close the connection."""
         session = self.session
         large, chunk = session.buffer(), self._view[: self._share]
         try:
@@ -441,7 +441,7 @@ class Connection(Handover):
             elif large is None:
                 size = os.readv(self._fd, [chunk])
             else:
-                # Behind the rest of a large reply the next ones may have come.
+                # Further replies may have arrived after the rest of a large one.
                 size = os.readv(self._fd, [large, chunk] if len(large) == session.missing() else [large])
         except BlockingIOError:
             return []
@@ -457,7 +457,7 @@ class Connection(Handover):
             rest = min(size, len(large))
             return session.filled(rest, chunk[: size - rest])
         frames = session.feed(chunk[:size])
-        # To cut 10,000 tiny replies out of one chunk takes longer than a pass may last: the next one reads less.
+        # To cut 10,000 tiny replies out of one chunk takes longer than a pass may last, so the next pass reads less.
         if len(frames) > FRAMES_A_PASS:
             self._share = max(size * FRAMES_A_PASS // len(frames), LEAST_READ)
         elif size == self._share < READ_SIZE:
@@ -465,9 +465,9 @@ class Connection(Handover):
         return frames
 
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
-        """Hand over replies until the pass has had its share; the others stay pending, so none is met too late."""
+        """Deliver replies until the pass has used its budget; the others stay pending, so no call times out."""
         started = monotonic()
-        pending = self.pending  # bound once: see poison
+        pending = self.pending  # read once: see poison
         for begin in range(0, len(frames), FRAMES_A_CHECK):
             if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):
                 if self.lost is None:
@@ -475,8 +475,8 @@ class Connection(Handover):
                     self._in_next_pass(self._readable)
                 return
             if begin == FRAMES_A_CHECK == len(self._out) and len(frames) < FRAMES_A_PASS:
-                # The server works on these while the others are handed over: a fifth more calls a second. Where more
-                # waits than a pass may take it is busy anyway.
+                # The server works on these while other replies are delivered: a fifth more calls per second. If more
+                # replies wait than a pass delivers, the server is busy anyway.
                 self._flush()
             self._deliver_some(frames[begin : begin + FRAMES_A_CHECK], pending)
 
@@ -493,7 +493,7 @@ class Connection(Handover):
     # ------------------------------------------------------------------ time
 
     def _wake(self, at: float, now: float) -> None:
-        """Have the timer fire at a time, or earlier to look for silence; keep the loop alive meanwhile."""
+        """Make the timer fire at a time, or earlier to check for silence; keep the loop alive meanwhile."""
         if self.lost is not None:
             self._fail_soon()
             return
@@ -504,17 +504,17 @@ class Connection(Handover):
             self._referenced = True
         at = min(at, now + TICK)
         if self._timer is None or at < self._timer_at:
-            # It repeats: a callback that is interrupted at its first step is called again.
+            # The timer repeats, so a callback that is interrupted at its first step runs again.
             timer = reference(self.hub.loop.timer(delay(at - now), TICK), wanted=False)
             timer.start(self._tick, timer)
             old, self._timer = self._timer, timer
             self._timer_at = at
             stop(old)
-        # Last: until here the next call comes here, too.
+        # Last: if this is interrupted before, the next call runs it again.
         self._wake_at = self._timer_at
 
     def _tick(self, timer: Any) -> None:
-        """Look at deadlines and silence, in the hub."""
+        """Check deadlines and silence; runs in the hub."""
         if not _page[0]:
             fork.notice()
         if timer is not self._timer:
@@ -528,8 +528,8 @@ class Connection(Handover):
         self._look()
 
     def _look(self) -> None:
-        """Fail the calls whose deadline has passed, after reading what has come for them; look for silence."""
-        # The application may have computed for a while: the replies are often in the kernel already.
+        """Read the received bytes, then fail the calls whose deadline has passed; check for silence."""
+        # If the application has computed for a while, the replies are often in the kernel already.
         until = monotonic() + SECONDS_A_RESCUE
         while self.pending and self._readable() and monotonic() < until:
             pass
@@ -540,9 +540,9 @@ class Connection(Handover):
         silent = self.silence
         condemned = bool(expired) and silent >= self._options.silent_window
         if condemned:
-            # Those who are told now may call again at once: not on this connection.
+            # Failed callers may call again at once, but not on this connection.
             self._crowded = True
-        pending = self.pending  # bound once: see poison
+        pending = self.pending  # read once: see poison
         for seqid in expired:
             if seqid in pending:
                 self.peer.timeouts += 1
@@ -568,7 +568,7 @@ class Connection(Handover):
             self._rest()
 
     def _past(self, now: float) -> tuple[list[int], float]:
-        """Return the ids whose deadline has passed, some of them if there are many, and when to look again."""
+        """Return the ids whose deadline has passed (some of them if there are many), and the time of the next check."""
         earliest = FOREVER
         expired = []
         for seqid, (_, deadline, _, _) in self.pending.items():
@@ -577,7 +577,7 @@ class Connection(Handover):
             elif deadline < earliest:
                 earliest = deadline
         if self._undelivered or self._parked:
-            # What is here already counts as in time. A flood of frames that nobody waits for holds no deadline up.
+            # Replies that are here count as in time. A flood of frames without callers delays no deadline.
             here = {seqid for seqid, _ in self._undelivered}.union(self._parked)
             expired = [seqid for seqid in expired if seqid not in here]
             if self._undelivered:
@@ -585,17 +585,17 @@ class Connection(Handover):
         return expired[:FAILURES_A_PASS], now if len(expired) > FAILURES_A_PASS else earliest
 
     def _unreference(self) -> None:
-        """Let the loop end: the server may still owe replies, but nobody waits for them. Silence goes on counting."""
-        # First: the next call references the connection again.
+        """Let the loop end: the server may owe replies, but nobody waits for them. The silence still counts."""
+        # First, so that the next call references the connection again.
         self._wake_at = FOREVER
         self._referenced = False
         reference(self._reader, wanted=False)
         if self.pending:
-            # A signal handler has begun a call meanwhile.
+            # A signal handler has started a call meanwhile.
             self._wake(FOREVER, monotonic())
 
     def _rest(self) -> None:
-        """Stop the timer until there is a call."""
+        """Stop the timer until the next call."""
         self._unreference()
         timer, self._timer = self._timer, None
         self._timer_at = FOREVER
@@ -606,16 +606,16 @@ class Connection(Handover):
     # ------------------------------------------------------------------ the end
 
     def close(self, reason: PegasusError) -> None:
-        """End the connection, once; every waiting caller gets an error of its own from the hub. Never yields.
+        """End the connection, once. Every waiting caller gets its own error from the hub. Never yields.
 
-        A closing that is interrupted again and again is finished by the timer of the deadlines, or by the next call.
+        If the close is interrupted repeatedly, the timer of the deadlines or the next call completes it.
         """
         if self._ended:
             return
         try:
             self._end(reason)
         except BaseException:
-            # Every step may be done again.
+            # Every step can be repeated.
             self._end(reason)
             raise
 
@@ -623,14 +623,14 @@ class Connection(Handover):
         if self.lost is None:
             self.lost = reason
         self._crowded = True
-        # A call that is under way comes to _wake.
+        # A call in progress reaches _wake.
         self._wake_at = FOREVER
         self._has_moved = None
         if self._unsent_at_end is None:
-            # Which requests had not left must be known before the queues go.
+            # Determine the unsent requests before the queues are dropped.
             self._unsent_at_end = self._unsent()
         if self.pending:
-            # Before the watchers end: until then they keep the loop alive.
+            # Before the watchers are stopped, because they keep the loop alive.
             self._fail_soon()
         stop(self._forks)
         stop(self._reader)
@@ -640,7 +640,7 @@ class Connection(Handover):
             self._socket.close()
         if self._room is not None:
             self._room.set()
-        # Nearly at the end, since it leads to the application's listeners.
+        # Near the end, because it calls the listeners of the application.
         self.peer.connection_lost(self, reason)
         self._ended = True
         stop(self._timer)
@@ -651,9 +651,9 @@ class Connection(Handover):
         self._backlog_bytes = 0
 
     def _in_next_pass(self, run: Callable[[], object]) -> None:
-        """Have the hub call something once timers and the sockets of others had their turn.
+        """Make the hub call a function after timers and other sockets had their turn.
 
-        A callback would not do: gevent runs 50 of them, new ones included, before it looks at the clock.
+        A callback is not suitable: gevent runs 50 callbacks, also new ones, before it checks the clock.
         """
         timer = self.hub.loop.timer(0.0)
         timer.start(self._run_and_close, timer, run)
@@ -664,15 +664,14 @@ class Connection(Handover):
         run()
 
     def poison(self) -> None:
-        """Cut this process's copy off the parent's connection, right after a fork; must not yield.
+        """Cut off this process's copy of the parent's connection, right after a fork; must not yield.
 
-        Nothing that this process does reaches the server, and nothing that the server sends is taken from the parent.
-        The copies of the waiting callers get their error when the hub of this process runs. Every step may be done
-        again.
+        This process then sends nothing to the server and takes no reply from the parent. The copies of the waiting
+        callers get their error when the hub of this process runs. Every step can be repeated.
         """
-        self.lost = ForkedConnection("the process forked while the call waited; the parent goes on")
-        # Forked in a caller that has just been woken? The rest of that round, in the child, finds nobody in the old
-        # dict: neither a reply nor an error that would be repeated here.
+        self.lost = ForkedConnection("the process forked while the call waited; the call continues in the parent")
+        # If a caller that was just woken has forked, the rest of that delivery in the child finds an empty dict. So no
+        # reply or error is delivered a second time.
         waiting = self.pending
         self.pending = self.session.pending = dict(waiting)
         waiting.clear()
@@ -685,7 +684,7 @@ class Connection(Handover):
         self._drop_queues()
         self._unsent_at_end = frozenset()
         if self._socket is not None:
-            # A process that notices its fork late may have closed all descriptors and used the number anew.
+            # A process that notices its fork late may have closed all descriptors and reused the number.
             if self._has_descriptor():
                 self._socket.close()
             else:

@@ -1,8 +1,8 @@
-"""The requests of a connection that have not left yet: gathered, sent together, withdrawn with their callers.
+"""The unsent requests of a connection: they are collected, sent together, and withdrawn when their callers end.
 
-An exception, or a call that a signal handler or finalizer makes, may come between any two steps of Python. So a frame
-is kept under its sequence id, dicts change by single steps, and how much a system call has sent is noted by the same
-step of C that makes the call (``list.extend`` of a ``map``). Whoever comes next can settle the rest then.
+Between any two steps of Python there can be an exception, or a call of a signal handler or finalizer. So a frame is
+stored under its sequence id, and dicts change in single steps. The step of C that makes a system call also stores how
+many bytes it sent (``list.extend`` of a ``map``). The next code that runs can then complete the rest.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from ..protocol.fast import LARGE, Parts
 from ..protocol.session import ClientSession
 from . import fork
 
-# Above this many bytes frames go to the kernel as they are; below, joining them is cheaper. Many small ones are joined
-# up to a megabyte, as one system call takes a limited number of pieces.
+# Frames above this size are passed to the kernel separately; it is cheaper to join smaller ones. Small ones are joined
+# up to a megabyte, because a system call takes a limited number of pieces.
 GATHER_FROM = LARGE
 JOIN_UP_TO = 1024 * 1024
-# A frame has up to three pieces, and the kernel takes 1,024 at a time.
+# A frame has up to three pieces, and the kernel takes at most 1,024 in one call.
 MAX_GATHER = 340
-# Frames above this many bytes are counted one by one where they are gathered.
+# Frames above this size are counted one by one when they are collected.
 MOST_UNCOUNTED = 4096
 
 COMPILED_WATCHERS = "gevent.libev.corecext"
 
 if core and (_made := core.page()) is not None:
-    # Core and Python notice a fork by the same page.
+    # The core and the Python code notice a fork by the same page.
     fork.look_at(_made)
 _page = fork.page
 
 
 class Server(Protocol):
-    """What a connection must know of the server that it leads to.
+    """The facts about its server that a connection needs.
 
     Attributes:
-        address: "host:port" as the routes name it.
+        address: "host:port" from the routes.
         bytes_sent, bytes_received, late, timeouts: Counters that outlive a connection.
         demands_auth: Whether it ignored requests of a client without authentication.
     """
@@ -57,25 +57,25 @@ class Server(Protocol):
     demands_auth: bool
 
     def connection_lost(self, connection: Any, reason: PegasusError) -> None:
-        """Take note of the end of a connection; must not yield."""
+        """Record the end of a connection; must not yield."""
 
     def silent(self, connection: Any) -> None:
-        """Take note that requests are out and nothing comes in."""
+        """Record that requests wait and nothing arrives."""
 
     def forget(self, connection: Any) -> None:
-        """Have nothing to do with a connection any more; must not yield."""
+        """Forget a connection; must not yield."""
 
 
 def delay(seconds: float) -> float:
-    """Return a timer's delay: none, or at least the millisecond that libuv knows. gevent warns of less there."""
+    """Return a timer's delay: 0, or at least a millisecond, the resolution of libuv. gevent warns about less."""
     return max(seconds, 0.001) if seconds > 0.0 else 0.0
 
 
 def reference(watcher: Any, *, wanted: bool) -> Any:
-    """Have a watcher keep the loop alive, or not; return it.
+    """Make a watcher keep the loop alive, or not; return the watcher.
 
-    gevent's watchers for libuv ignore ``ref=`` when they are made, and what watches a descriptor only stands for the
-    one that libuv knows.
+    gevent's watchers for libuv ignore ``ref=`` in their constructor. An object that watches a descriptor only refers to
+    the watcher of libuv.
     """
     real = getattr(watcher, "_watcher_ref", None)
     (watcher if real is None else real).ref = wanted
@@ -83,10 +83,10 @@ def reference(watcher: Any, *, wanted: bool) -> Any:
 
 
 def watch_forks(loop: Any) -> Any:
-    """Have a loop notice a fork before it touches its copies of descriptors in a child; return the started watcher.
+    """Make a loop notice a fork before it uses its copies of descriptors in a child; return the started watcher.
 
-    It aborts the process if the child has closed a descriptor that is watched. None for libuv, which does not look at
-    them, and whose watcher of forks keeps the loop alive.
+    Otherwise the loop aborts the process if the child has closed a watched descriptor. The result is None for libuv: it
+    does not check descriptors, and its watcher of forks would keep the loop alive.
     """
     if type(loop).__module__ != COMPILED_WATCHERS:
         return None
@@ -96,13 +96,13 @@ def watch_forks(loop: Any) -> Any:
 
 
 def stop(watcher: Any) -> None:
-    """Stop a watcher for good; None is none, and one whose loop was destroyed has ended with it: libuv aborts there."""
+    """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort."""
     if watcher is not None and _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
         try:
             watcher.stop()
             watcher.close()
         except ValueError:
-            # As libev says that the loop was destroyed.
+            # libev raises this if the loop was destroyed.
             return
 
 
@@ -112,7 +112,7 @@ def _is_alive(watcher: Any) -> bool:
 
 
 def pieces(frames: Collection[Any]) -> list[Buffer]:
-    """Return what the kernel is given for these frames."""
+    """Return the buffers of these frames for the kernel."""
     flat: list[Buffer] = []
     for frame in frames:
         if isinstance(frame, Parts):
@@ -123,16 +123,16 @@ def pieces(frames: Collection[Any]) -> list[Buffer]:
 
 
 def rest(frame: Any, done: int) -> memoryview:
-    """Return what is left of a frame that has begun to leave."""
+    """Return the rest of a frame that was partly sent."""
     return memoryview(frame.join() if isinstance(frame, Parts) else frame)[done:]
 
 
 class Outbox(Books):
     """The sending half of a connection.
 
-    A frame that finds nothing else under way goes to the kernel at once, from the caller, without waiting. Others
-    gather until the hub's pass ends and leave by one write; what the kernel does not take is the backlog, which a
-    write watcher sends.
+    If nothing else is in progress, the caller passes a frame to the kernel at once, without waiting. Other frames
+    collect until the hub's pass ends, and one write sends them. The bytes that the kernel does not accept are the
+    backlog; a write watcher sends it.
 
     Attributes:
         peer: The server, with the counters that outlive a connection.
@@ -140,13 +140,13 @@ class Outbox(Books):
         lost: Why the connection ended; None while it is open.
         session: Sequence ids and the stream of replies.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, and the context in
-            which a greenlet waits (None where the taker is an object that stores what comes too early).
+            which a greenlet waits (None if the taker is an object, which stores an early outcome).
     """
 
     __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
-        """Begin with nothing to send; fd is a connected socket of the current hub that does not block."""
+        """Start without frames; fd is a connected non-blocking socket of the current hub."""
         self.peer = peer
         self.hub: Any = get_hub()
         self.lost: PegasusError | None = None
@@ -155,20 +155,20 @@ class Outbox(Books):
         self._fd = fd
         self._out: dict[int, bytes] = {}
         self._out_bytes = 0
-        # A frame that has begun to leave is a view of its rest.
+        # A frame that was partly sent is a view of its rest.
         self._backlog: dict[int, Buffer] = {}
         self._backlog_bytes = 0
-        # What keeps the loop alive is a call that waits, not half a request that nobody waits for.
+        # A waiting call keeps the loop alive. The rest of a request without a caller does not.
         self._writer: Any = reference(self.hub.loop.io(fd, 2), wanted=False)
         self._in_pass = False
-        # What a system call is to send: frames by id, its argument while it is to be made, and what it returned.
+        # The current system call: frames by id, its argument until it is made, and its result.
         self._leaving: tuple[dict[int, Any], list[Any], list[int]] | None = None
         self._flush_callback: Any = None
         self._crowded = False
         self._room: Event | None = None
         self._max_in_flight = options.max_in_flight
         self._max_queued = options.max_queued_bytes
-        # As many frames of this size as may be in flight are no more than may be queued: these are not counted.
+        # Frames up to this size are not counted: max_in_flight of them cannot exceed max_queued_bytes.
         self._small = min(options.max_queued_bytes // options.max_in_flight, MOST_UNCOUNTED)
 
     def close(self, reason: PegasusError) -> None:
@@ -181,7 +181,7 @@ class Outbox(Books):
         return sum(map(len, list(self._out.values()))) + self._backlog_bytes
 
     def _make_room(self) -> None:
-        # Requests that were withdrawn make room too, where the socket takes nothing.
+        # Withdrawn requests make room, too, even if the socket accepts nothing.
         if self._crowded and self.lost is None and self.queued_bytes <= self._max_queued // 2:
             self._crowded = False
         if self._room is not None and not self._crowded and len(self.pending) < self._max_in_flight:
@@ -189,14 +189,14 @@ class Outbox(Books):
             room.set()
 
     def _send(self, seqid: int, frame: bytes, at_once: bool = False) -> None:
-        """Send a frame now where nothing else is under way, else gather it."""
+        """Send a frame now if nothing else is in progress; otherwise collect it."""
         if self._leaving is not None and not self._in_pass:
-            # We run in a signal handler, in the middle of somebody's system call.
+            # This runs in a signal handler, during the system call of another caller.
             self._settle()
         if not (self._in_pass or self._out or self._backlog or self.lost is not None) and (
             at_once or len(self.pending) <= 1
         ):
-            # Nothing else is under way: the frame goes out now, which saves a hub callback. It never waits.
+            # Nothing else is in progress: send the frame now, which saves a hub callback. It never waits.
             self._write({seqid: frame}, frame if type(frame) is bytes else pieces([frame]))
             if self._out:
                 self._flush_soon()
@@ -214,22 +214,22 @@ class Outbox(Books):
             self._flush_soon()
 
     def _catch_up(self, out: dict[int, bytes], seqid: int) -> None:
-        """See to a frame that was put into a dict of gathered frames while a signal handler let the hub flush."""
+        """Handle a frame that was added to the collected frames while a signal handler let the hub flush them."""
         if out is self._out:
             self._flush_soon()
         elif (frame := out.pop(seqid, None)) is not None:
-            # It was not flushed: that empties the dict.
+            # It was not flushed: a flush empties the dict.
             self._send(seqid, frame)
 
     def _flush_soon(self) -> None:
-        """Have the hub flush when the sockets that are ready now have been read."""
+        """Make the hub flush after it has read the sockets that are ready now."""
         due = self._flush_callback
-        # The loop's own word for it: a flag of ours could be left behind.
+        # Ask the loop itself, because a flag could be stale after an interruption.
         if due is None or not due.pending:
             self._flush_callback = self.hub.loop.run_callback(getattr(self, "flush", self._flush))
 
     def _flush(self) -> None:
-        """Send everything that has gathered, in the hub; the rest is left to the write watcher."""
+        """Send all collected frames, in the hub; the write watcher sends the rest."""
         if self._leaving is not None:
             self._settle()
         if not self._out or self._backlog or self.lost is not None:
@@ -246,7 +246,7 @@ class Outbox(Books):
             self._write(frames, data, out)
         except BaseException:
             if out is not self._out:
-                # Interrupted before it was noted that they leave.
+                # Interrupted before the frames were recorded as leaving.
                 self._out.update(out)
                 out.clear()
             self._flush_soon()
@@ -257,13 +257,13 @@ class Outbox(Books):
             self._make_room()
 
     def _write(self, frames: dict[int, Any], data: Any, taken: dict[int, Any] | None = None) -> None:
-        """Make the system call for these frames; what it does not take becomes the backlog.
+        """Make the system call for these frames; the bytes that it does not accept become the backlog.
 
         Args:
             frames: Frames by id.
-            data: What the kernel is given: their bytes in one, or a list of pieces.
-            taken: Where they were gathered; emptied once they are noted as leaving. A frame that comes into it after
-                that is seen by whoever puts it there, see ``_send``.
+            data: Their bytes for the kernel: one bytes object, or a list of pieces.
+            taken: The dict where they were collected. It is emptied when they are recorded as leaving. The code that
+                adds a frame to it later must handle that frame, see ``_send``.
         """
         if not _page[0]:
             fork.notice()
@@ -275,8 +275,8 @@ class Outbox(Books):
                 self._leaving = frames, argument, sizes
                 if taken:
                     taken.clear()
-                # One step: nothing comes between the system call and the note of what it sent. Whoever settles this
-                # before it was made empties the argument.
+                # One atomic step: nothing runs between the system call and the storage of its result. Code that
+                # settles this before the call empties the argument.
                 sizes.extend(map(os.write if type(data) is bytes else os.writev, (self._fd,), argument))
             except BlockingIOError:
                 sizes.append(0)
@@ -289,14 +289,14 @@ class Outbox(Books):
             raise
 
     def _settle(self) -> None:
-        """Note what a system call has sent; where it was not made, the frames gather again. May be called again."""
+        """Record what a system call has sent. If it was not made, collect the frames again. May be called again."""
         leaving = self._leaving
         if leaving is None:
             return
         frames, argument, sizes = leaving
         backlog = self._backlog
         if sizes and not backlog and type(argument[0]) is bytes and sizes[0] == len(argument[0]):
-            # Nearly always: all of it.
+            # The usual case: all bytes were sent.
             self._leaving = None
             self.peer.bytes_sent += sizes[0]
             return
@@ -345,12 +345,12 @@ class Outbox(Books):
             self._make_room()
 
     def _unsent(self) -> frozenset[int]:
-        """Return the ids of the requests that have not begun to leave."""
+        """Return the ids of the requests of which no byte was sent."""
         waiting = [seqid for seqid, frame in self._backlog.items() if not isinstance(frame, memoryview)]
         return frozenset((*self._out, *waiting))
 
     def withdraw(self, seqid: int) -> bool:
-        """Take a request back that has not begun to leave; tell whether that was still possible."""
+        """Take a request back if no byte of it was sent; return whether that was possible."""
         frame: Buffer | None = self._out.pop(seqid, None)
         if frame is not None:
             if len(frame) > self._small:

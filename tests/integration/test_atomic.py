@@ -416,8 +416,8 @@ def test_bad_checks_are_not_sent(client: Client, table: Table, verb: str) -> Non
             refused(client, lambda check=check: call(table, "h", "s", check, True), "operand")
         else:
             refused(client, lambda check=check: call(table, "h", "s", check, b""), check.name, "no operand")
-    refused(client, lambda: call(table, "h", "s", CheckType.INT_LESS, 2**63), "64 bits")
-    refused(client, lambda: call(table, "h", "s", CheckType.INT_LESS, -(2**63) - 1), "64 bits")
+    refused(client, lambda: call(table, "h", "s", CheckType.INT_LESS, 2**63), "64-bit")
+    refused(client, lambda: call(table, "h", "s", CheckType.INT_LESS, -(2**63) - 1), "64-bit")
     refused(client, lambda: call(table, "h", "s", CheckType.BYTES_LESS, 7), "bytes or str")
 
 

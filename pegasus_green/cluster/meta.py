@@ -50,7 +50,7 @@ HERE = (
     " 127.0.0.1:34601), or name the meta servers of another machine"
 )
 # Hint for a call that followers have answered, and no leader.
-NO_LEADER = "the meta servers answer, and none of them leads: they elect a leader through ZooKeeper; look at their logs"
+NO_LEADER = "the meta servers answer, but none is the leader: they elect one through ZooKeeper; check their logs"
 
 
 def _is_here(address: str) -> bool:

@@ -184,7 +184,7 @@ static void release(PyObject **objects, size_t count) {
     while (count > 0) Py_XDECREF(objects[--count]);
 }
 
-/* The macro that returns None is not used: built with 3.12 or newer it counts no references, which crashes older ones. */
+/* The macro that returns None is not used: built by 3.12 or newer it counts no reference, which crashes older ones. */
 static int done(PyObject *returned) {
     Py_XDECREF(returned);
     return returned == NULL ? -1 : 0;

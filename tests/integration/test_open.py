@@ -137,7 +137,7 @@ def test_the_error_for_an_unused_local_port_names_the_onebox_command(host: str) 
 def test_the_error_without_a_leader_says_that_servers_answer() -> None:
     with Onebox(metas=2, tables={"temp": 1}) as box, Client(list(box.meta_addresses), timeout=0.5) as client:
         box.set_leader(None)
-        with pytest.raises(errors.MetaUnreachable, match="HINT: the meta servers answer, and none of them leads"):
+        with pytest.raises(errors.MetaUnreachable, match="HINT: the meta servers answer, but none is the leader"):
             client.table("temp").get("a", "b")
 
 

@@ -158,7 +158,12 @@ def test_with_all_meta_servers_dead_a_call_ends_at_its_deadline(metas: Metas, st
         assert isinstance(error, TimeoutError)
         if state in ("refused", "no leader"):
             assert {"refused": "refused", "no leader": "not the leader"}[state] in str(error)
-        assert "HINT: nothing answers on this machine" in str(error)
+        hint = (
+            "the meta servers answer, but none is the leader"
+            if state == "no leader"
+            else "nothing answers on this machine"
+        )
+        assert f"HINT: {hint}" in str(error)
 
 
 def test_a_server_that_is_not_active_is_asked_again_with_pauses(metas: Metas) -> None:

@@ -656,5 +656,5 @@ def test_bad_arguments_are_not_sent(cluster: Cluster, call: Callable[[Admin], An
     assert client._cluster.pool.peers == {}
 
 
-def test_repr_and_attributes_do_not_connect(client: Client) -> None:
+def test_a_refused_create_does_not_connect(client: Client) -> None:
     refused(client, lambda: client.admin.create_table(""))

@@ -142,7 +142,7 @@ def test_a_damaged_reply_gives_a_reply_or_a_protocol_error() -> None:
 
 @settings(max_examples=300)
 @given(st.binary(max_size=60), st.sampled_from(KINDS))
-def test_random_bytes_are_a_protocol_error(data: bytes, kind: str) -> None:
+def test_random_bytes_are_decoded_or_a_protocol_error(data: bytes, kind: str) -> None:
     cls = idl.CLASSES[kind]
     for act in (cls.decode, cls.decode_reply, parse_reply, parse_request, rpc.GET.decode_argument):
         tolerated(act, data)

@@ -179,7 +179,7 @@ def test_destructive_commands_ask_for_confirmation(tool, capfd, name):
     assert tool.run(capfd, "mdel", name, "--all", "--yes").out == "removed 2 rows\n"
 
 
-def test_completion(tool):
+def test_shell_completion_lists_commands_tables_and_options(tool):
     tool.environment = {"_PEGASUS_GREEN_COMPLETE": "bash_complete", "COMP_WORDS": "pegasus-green sc", "COMP_CWORD": "1"}
     try:
         assert tool.process().out.split() == ["plain,scan"]

@@ -86,7 +86,7 @@ def test_top_on_a_terminal(tool):
     assert "calls per second" in done.out
 
 
-def test_estimates_of_rows(tool, capfd, name):
+def test_an_estimated_count_is_at_least_the_exact_one(tool, capfd, name):
     tool.run(capfd, "mset", name, "a", "1", "b", "2")
     exact = int(tool.run(capfd, "count").out)
     assert int(tool.run(capfd, "count", "--estimate").out) >= exact

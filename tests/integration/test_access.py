@@ -12,7 +12,7 @@ from tests.conftest import Cluster
 ENV = "replica_access_controller.allowed_users"
 
 
-def test_allowed_users(client: Client, cluster: Cluster) -> None:
+def test_allowed_users_are_set_read_and_cleared(client: Client, cluster: Cluster) -> None:
     admin, name = client.admin, cluster.table
     assert admin.allowed_users(name) == []
     try:

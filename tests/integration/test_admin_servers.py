@@ -20,7 +20,7 @@ from pegasus_green import (
 from tests.conftest import Cluster
 
 
-def test_remote_commands(client: Client, cluster: Cluster) -> None:
+def test_remote_commands_return_their_output(client: Client, cluster: Cluster) -> None:
     servers = [cluster.metas[0], *(node.address for node in client.admin.nodes())]
     for server in servers:
         assert '"version"' in client.admin.remote_command(server, "server-info")
@@ -104,7 +104,7 @@ def test_jobs(client: Client, cluster: Cluster) -> None:
 
 
 @pytest.mark.onebox_only
-def test_hot_keys(client: Client, cluster: Cluster) -> None:
+def test_hot_key_detection_is_started_queried_and_stopped(client: Client, cluster: Cluster) -> None:
     search = (cluster.table, 0, HotKeyKind.WRITE)
     assert client.admin.hot_keys(*search, HotKeyAction.START) is None
     with pytest.raises(ServerError, match="runs already"):

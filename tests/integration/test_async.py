@@ -103,7 +103,7 @@ def test_iwait_yields_fast_calls_first(table: Table, box: Onebox, hash_key: byte
     assert list(gevent.iwait([slow, fast])) == [fast, slow]
 
 
-def test_links(table: Table, hash_key: bytes) -> None:
+def test_links_are_called_when_a_call_ends(table: Table, hash_key: bytes) -> None:
     table.warm_up()
     seen: list[Any] = []
     handle = table.set_async(hash_key, "s", "v")

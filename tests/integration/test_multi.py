@@ -245,7 +245,7 @@ def test_limits(table: Table, grid: bytes) -> None:
         assert list(table.multi_get(grid, max_count=none, max_bytes=none)) == GRID
 
 
-def test_a_size_limit(table: Table, hash_key: bytes) -> None:
+def test_multi_get_ends_at_a_size_limit(table: Table, hash_key: bytes) -> None:
     """The row that reaches the size is included."""
     table.multi_set(hash_key, {f"k{index}": "v" * 8 for index in range(10)})
     for size, count in ((1, 1), (10, 1), (11, 2), (30, 3), (31, 4), (99, 10), (1000, 10)):
@@ -254,7 +254,7 @@ def test_a_size_limit(table: Table, hash_key: bytes) -> None:
     assert len(table.multi_get(hash_key, max_bytes=30, no_value=True)) == 10
 
 
-def test_no_value(table: Table, grid: bytes) -> None:
+def test_no_value_returns_empty_values(table: Table, grid: bytes) -> None:
     assert table.multi_get(grid, no_value=True, start="1", stop="2") == dict.fromkeys(
         wanted(b"1", b"2", True, False, None), b""
     )
@@ -459,7 +459,7 @@ def test_no_request_is_over_the_limit(cluster: Cluster, hash_key: bytes) -> None
             assert limit - 20 < max(bodies) <= limit
 
 
-def test_split_writes(cluster: Cluster, hash_key: bytes) -> None:
+def test_split_writes_send_several_requests(cluster: Cluster, hash_key: bytes) -> None:
     stored = {f"k{index:03}".encode(): bytes([index]) * 30_000 for index in range(100)}
     with Client(cluster.metas, timeout=30) as client:
         table = client.table(cluster.table)

@@ -320,7 +320,7 @@ def test_the_estimated_sum_is_44_percent_off_at_most(seconds: float) -> None:
     assert 1 / 1.45 < stats.latency_sum() / (10 * seconds) < 1.45
 
 
-def test_latency_histogram(box: Onebox, client: Client) -> None:
+def test_latencies_are_counted_in_a_histogram(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()
     for number in range(95):
@@ -346,7 +346,7 @@ def test_statistics_cost_little_cpu(box: Onebox, client: Client) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ events
-def test_events(box: Onebox, client: Client) -> None:
+def test_listeners_receive_the_events_of_a_call(box: Onebox, client: Client) -> None:
     listener = Everything()
     client.add_listener(listener)
     table = client.table("temp")
@@ -590,7 +590,7 @@ def test_a_listener_added_during_a_call_does_not_change_its_outcome(box: Onebox,
 
 
 # ------------------------------------------------------------------------------------------------ reprs
-def test_reprs(box: Onebox, client: Client) -> None:
+def test_reprs_show_addresses_and_counts(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     meta, *_ = box.meta_addresses
     metas = ",".join(box.meta_addresses)

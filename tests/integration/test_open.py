@@ -59,7 +59,7 @@ def test_the_codec_of_a_url_is_that_of_its_table(url: str, hash_key: bytes) -> N
         assert other.get(hash_key, "s") == {"a": [1]}
 
 
-def test_the_environment(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_env_reads_pegasus_url(url: str, hash_key: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEGASUS_URL", url)
     monkeypatch.setenv("OTHER_URL", f"{url}?timeout=7")
     with Client.from_env(timeout=4.0) as client, Client.from_env("OTHER_URL") as other:

@@ -50,7 +50,7 @@ def test_str_is_utf8(table: Table, hash_key: bytes) -> None:
     assert table.get(hash_key, "sört".encode()) == "wért".encode()
 
 
-def test_bytes_like_arguments(table: Table, hash_key: bytes) -> None:
+def test_bytes_like_arguments_are_accepted(table: Table, hash_key: bytes) -> None:
     table.set(bytearray(hash_key), memoryview(b"s"), bytearray(b"v"))
     assert table.get(memoryview(hash_key), bytearray(b"s")) == b"v"
 
@@ -70,7 +70,7 @@ def test_an_empty_hash_key_spreads_by_the_sort_key(table: Table, hash_key: bytes
     assert len({info.partition for info in infos}) > 1
 
 
-def test_both_keys_empty(table: Table) -> None:
+def test_a_record_with_two_empty_keys_is_stored_and_removed(table: Table) -> None:
     table.set(b"", b"", b"nothing")
     assert table.get("") == b"nothing"
     table.remove(b"")

@@ -143,7 +143,7 @@ def row(**changes):
         ({"must": None, "aim": None}, [4.0], [1.0], ""),
     ],
 )
-def test_verdicts(changes, ours, theirs, met):
+def test_verdicts_compare_figures_with_goals(changes, ours, theirs, met):
     assert Line(row(**changes), Samples(ours, theirs)).met == met
 
 

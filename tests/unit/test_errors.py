@@ -147,7 +147,7 @@ HINTS = {"AccessDenied", "Busy", "MetaUnreachable", "TableNotFound", "WrongThrea
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_hints(cls: type[PegasusError]) -> None:
+def test_common_errors_have_a_hint(cls: type[PegasusError]) -> None:
     assert bool(cls.hint) == (cls.__name__ in HINTS)
     lines = str(cls("text", table="temp")).splitlines()
     assert lines[0] == "text [table=temp]"

@@ -70,7 +70,7 @@ def bitwise(data: bytes) -> int:
         ("\u952e".encode(), 0xCC398DBD777C602F, 3, 7),
     ],
 )
-def test_published_hashes(key: bytes, hashed: int, mod_4: int, mod_8: int) -> None:
+def test_hashes_equal_published_values(key: bytes, hashed: int, mod_4: int, mod_8: int) -> None:
     assert crc64(key) == hashed == bitwise(key) == partition_hash(key)
     assert (hashed % 4, hashed % 8) == (mod_4, mod_8)
 

@@ -29,7 +29,7 @@ def options_of(words: list[str]) -> dict[str, Any]:
     return _options(parser.parse_args(words))
 
 
-def test_the_configuration_file(tmp_path: Path) -> None:
+def test_the_configuration_file_is_accepted(tmp_path: Path) -> None:
     [text] = blocks("toml")
     (tmp_path / "onebox.toml").write_text(text)
     found = read_config(str(tmp_path / "onebox.toml"))
@@ -39,7 +39,7 @@ def test_the_configuration_file(tmp_path: Path) -> None:
     assert [server.port for server in (*box.metas, *box.servers)] == [34601, 34602, 34603, 34801, 34802, 34803]
 
 
-def test_the_dockerfile() -> None:
+def test_the_dockerfile_is_valid() -> None:
     [text] = blocks("dockerfile")
     steps = dict(line.split(" ", 1) for line in text.splitlines())
     assert list(steps) == ["FROM", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"]
@@ -50,7 +50,7 @@ def test_the_dockerfile() -> None:
     assert options["replica_ports"] == [34801, 34802, 34803]
 
 
-def test_the_systemd_unit() -> None:
+def test_the_systemd_unit_is_valid() -> None:
     [text] = blocks("ini")
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
@@ -61,7 +61,7 @@ def test_the_systemd_unit() -> None:
     assert command[4:] == ["--config", "/etc/onebox.toml"]
 
 
-def test_the_compose_file() -> None:
+def test_the_compose_file_is_valid() -> None:
     [text] = blocks("yaml")
     found = yaml.safe_load(text)
     assert found["services"]["onebox"]["hostname"] == "onebox"

@@ -112,7 +112,7 @@ def test_hedging_needs_header_v1() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("retry", 3), ("retry", True), ("hedge", 0.02), ("retry", HedgePolicy())])
-def test_policies_are_policies(name: str, value: Any) -> None:
+def test_policy_options_must_be_policies(name: str, value: Any) -> None:
     with pytest.raises(InvalidArgument, match=rf"^{name} must be a (Retry|Hedge)Policy or None \(off\), not"):
         ClientOptions(**{name: value})
 

@@ -19,7 +19,9 @@ I32 = st.integers(-(2**31), 2**31 - 1)
 
 
 @given(BYTES, ROWS, I32)
-def test_multi_put(hash_key: bytes, rows: list[tuple[bytes, bytes]], expire_ts: int) -> None:
+def test_multi_put_bytes_equal_the_general_codec(
+    hash_key: bytes, rows: list[tuple[bytes, bytes]], expire_ts: int
+) -> None:
     request = rrdb.MultiPutRequest(hash_key, [rrdb.KeyValue(key, value) for key, value in rows], expire_ts)
     raw = batches.multi_put_argument(hash_key, rows, expire_ts)
     assert raw == rpc.MULTI_PUT.encode_argument(request)
@@ -28,7 +30,7 @@ def test_multi_put(hash_key: bytes, rows: list[tuple[bytes, bytes]], expire_ts: 
 
 
 @given(BYTES, st.lists(BYTES, max_size=6))
-def test_multi_remove(hash_key: bytes, keys: list[bytes]) -> None:
+def test_multi_remove_bytes_equal_the_general_codec(hash_key: bytes, keys: list[bytes]) -> None:
     raw = batches.multi_remove_argument(hash_key, keys)
     assert raw == rpc.MULTI_REMOVE.encode_argument(rrdb.MultiRemoveRequest(hash_key, keys, 0))
     size = sum(batches.KEY_SIZE + len(key) for key in keys)
@@ -36,7 +38,7 @@ def test_multi_remove(hash_key: bytes, keys: list[bytes]) -> None:
 
 
 @given(ROWS)
-def test_batch_get(keys: list[tuple[bytes, bytes]]) -> None:
+def test_batch_get_bytes_equal_the_general_codec(keys: list[tuple[bytes, bytes]]) -> None:
     request = rrdb.BatchGetRequest([rrdb.FullKey(hash_key, sort_key) for hash_key, sort_key in keys])
     assert batches.batch_get_argument(keys) == rpc.BATCH_GET.encode_argument(request)
 
@@ -48,7 +50,9 @@ def _reply(rows: list[tuple[bytes, bytes, bytes]], status: int = 0, index: int =
 
 
 @given(st.lists(st.tuples(BYTES, BYTES, BYTES), max_size=5), st.sampled_from([0, 4, -1]), st.integers(0, 2**31 - 1))
-def test_a_batch(rows: list[tuple[bytes, bytes, bytes]], status: int, index: int) -> None:
+def test_a_batch_reply_is_read_by_the_fast_codec(
+    rows: list[tuple[bytes, bytes, bytes]], status: int, index: int
+) -> None:
     frame = _reply(rows, status, index)
     found = (status, {(row[0], row[1]): row[2] for row in rows}, index)
     assert batches.read_batch(frame) == batches.read_batch(memoryview(frame)) == found

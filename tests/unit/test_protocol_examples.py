@@ -109,7 +109,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_requests(name: str) -> None:
+def test_requests_equal_the_example_bytes(name: str) -> None:
     frame, row, seqid, argument, header = REQUESTS[name]
     assert encode_request(row, seqid, row.encode_argument(argument), **header) == frame
     request = parse_request(frame)
@@ -128,7 +128,7 @@ def test_the_thread_hash_of_the_examples() -> None:
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_replies(name: str) -> None:
+def test_replies_equal_the_example_bytes(name: str) -> None:
     frame, row, seqid, response = REPLIES[name]
     assert encode_reply(row.name, seqid, result=response.encode()) == frame
     reply = parse_reply(frame)

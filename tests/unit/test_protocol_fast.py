@@ -22,21 +22,21 @@ UPDATES = (rpc.PUT, rpc.REMOVE, rpc.MULTI_PUT)
 
 
 @given(BYTES | st.sampled_from([b"k" * 65534]), BYTES)
-def test_key_arguments(hash_key: bytes, sort_key: bytes) -> None:
+def test_key_arguments_equal_the_general_codec(hash_key: bytes, sort_key: bytes) -> None:
     raw = fast.key_argument(hash_key, sort_key)
     for row in (rpc.GET, rpc.TTL, rpc.REMOVE):
         assert raw == row.encode_argument(encode_key(hash_key, sort_key))
 
 
 @given(BYTES, BYTES, BYTES, I32)
-def test_put_arguments(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> None:
+def test_put_arguments_equal_the_general_codec(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> None:
     request = rrdb.UpdateRequest(encode_key(hash_key, sort_key), value, expire_ts)
     assert fast.put_argument(hash_key, sort_key, value, expire_ts) == rpc.PUT.encode_argument(request)
 
 
 @settings(max_examples=200)
 @given(idl.values("ReadResponse"), st.sampled_from([0, 1, 13, -1]))
-def test_values(value: dict[str, Any], status: int) -> None:
+def test_values_equal_the_general_codec(value: dict[str, Any], status: int) -> None:
     frame = encode_reply(rpc.GET.name, 1, result=idl.encode("ReadResponse", value | {"error": status}))
     for shape in (frame, memoryview(frame), bytearray(frame)):
         found = fast.read_value(shape)
@@ -46,7 +46,7 @@ def test_values(value: dict[str, Any], status: int) -> None:
 
 @settings(max_examples=100)
 @given(idl.values("UpdateResponse"), st.sampled_from(UPDATES))
-def test_statuses(value: dict[str, Any], row: rpc.Rpc) -> None:
+def test_statuses_equal_the_general_codec(value: dict[str, Any], row: rpc.Rpc) -> None:
     frame = encode_reply(row.name, 1, result=idl.encode("UpdateResponse", value))
     assert fast.read_status(row, frame) == fast.read_status(row, memoryview(frame)) == value["error"]
 

@@ -75,7 +75,7 @@ def outcome(read: Any, *args: Any) -> Any:
 
 
 @given(SCANS, st.booleans(), st.sampled_from([SCAN, GET_SCANNER]))
-def test_full_rows(response: ScanResponse, with_expiry: bool, rpc: Rpc) -> None:
+def test_full_rows_equal_the_general_decoder(response: ScanResponse, with_expiry: bool, rpc: Rpc) -> None:
     assert read_full_rows(rpc, frame_of(rpc, response), with_expiry) == expected(response, None, with_expiry)
 
 

@@ -101,7 +101,8 @@ class Console:
     def _check_host(self, environ: dict[str, Any]) -> None:
         """Refuse unknown host names. Otherwise a foreign page could reach the console by DNS rebinding."""
         given = str(environ.get("HTTP_HOST", ""))
-        name = _host_of(f"//{given}")
+        # A host with one of these is no host; the parser would take it for a longer address.
+        name = "" if set(given) & set("/@?#\\") else _host_of(f"//{given}")
         if name not in self.hosts:
             raise Refused(
                 "421 Misdirected Request",

@@ -261,6 +261,6 @@ def _ttl(text: str) -> float | None:
     text = text.strip()
     if not text:
         return None
-    if not text.isdecimal() or not 0 < int(text) < 2**31:
+    if not text.isdecimal() or len(text) > 10 or not 0 < int(text) < 2**31:
         raise bad("The seconds until the row expires must be a whole number above 0, or empty. Nothing was changed.")
     return float(text)

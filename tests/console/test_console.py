@@ -227,6 +227,7 @@ def test_a_row_without_hash_key(write, client):
         ({"ttl": "-1"}, 400),
         ({"ttl": "0"}, 400),
         ({"ttl": "1e9"}, 400),
+        ({"ttl": "9" * 5000}, 400),
         ({"seen": "00"}, 409),
     ],
 )
@@ -265,6 +266,8 @@ def test_posts_from_other_origins_are_refused(read, write, client):
         ("localhost.evil.example", 421),
         ("localhost@evil.example", 421),
         ("[::1", 421),
+        ("evil.example@localhost", 421),
+        ("localhost/evil.example", 421),
         ("", 421),
     ],
 )

@@ -29,7 +29,8 @@ MAGIC = b"pegasus-green rows 1\n"
 _HEAD = struct.Struct(">HIII")
 # No key or value of a real table is longer: the default limit of a request is 1 MiB.
 MAX_FIELD = 1 << 30
-READ_BYTES = 1 << 20
+# Small enough that the share of a file that is read says how much of it is done.
+READ_BYTES = 64 * 1024
 # Number of compressed bytes that are read at a time. If they are zeros, the output is 32,000 times as large.
 FEED_BYTES = 2048
 

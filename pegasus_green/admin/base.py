@@ -134,7 +134,7 @@ class AdminBase:
     """Requests to the meta servers.
 
     Attributes:
-        least_timeout: Least seconds for a request whose caller gives no timeout.
+        least_timeout: Minimum timeout in seconds of a request without an explicit timeout.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -197,7 +197,7 @@ class AdminBase:
             error.table, error.operation = table, rpc.label
             last = error.last_error
             if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
-                text = "this request is unknown there: the release is too old, or these are no meta servers"
+                text = "the servers do not know this request: their release is too old, or they are not meta servers"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
             if asked and not rpc.repeatable and isinstance(error, MetaUnreachable):
                 # No answer, and no proof that nothing was sent: the request may have been executed.

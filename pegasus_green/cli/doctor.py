@@ -136,7 +136,7 @@ class Doctor:
             return Finding("meta", GOOD, f"{address} answers ({_ms(began)})")
         text = f"{address} answers {answer.err}"
         if answer.err == "ERR_SERVICE_NOT_ACTIVE":
-            return Finding("meta", BAD, text, "it starts, or has just become the leader: wait some seconds")
+            return Finding("meta", BAD, text, "it is starting, or has just become the leader: wait some seconds")
         return Finding("meta", BAD, text)
 
     def _table(self) -> Iterator[Finding]:

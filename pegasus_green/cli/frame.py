@@ -119,7 +119,7 @@ class App:
         if named not in self.clients:
             client = self.clients[named] = Client(list(place.metas), **options)
             if self.settings.timeout is not None:
-                client.admin.least_timeout = 0.0  # a person who names a time means it
+                client.admin.least_timeout = 0.0  # the user has chosen the timeout
         return self.clients[named]
 
     @property

@@ -53,7 +53,7 @@ class Sample:
 
     @property
     def error(self) -> str:
-        """What the meta servers did not do, as one line; "" if they answered."""
+        """The failure of the meta servers in one line; "" if they answered."""
         return "" if self.failure is None else first_line(self.failure)
 
 

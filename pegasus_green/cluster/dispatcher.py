@@ -307,7 +307,7 @@ class Dispatcher:
         self._pool = cluster.pool
         # Data for the fast path of get and put in the compiled core; None without the core.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
-        # Without a cycle, so that a forgotten table is freed at once.
+        # There must be no reference cycle, so that a forgotten table is freed at once.
         lane = weakref.proxy(self), cluster, routes, routes.name, self._histogram, GET.shape, PUT.shape, largest
         self.lane = lane if core else None
 

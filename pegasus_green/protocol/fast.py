@@ -108,7 +108,7 @@ def usual_value(frame: Buffer) -> bytes | None:
 
 
 if core:
-    # It returns None also for no record, and a tuple for another layout.
+    # It also returns None for an absent record, and a tuple for another layout.
     usual_value = core.value
 
 

@@ -14,18 +14,18 @@ from .outbox import stop, watch_forks
 
 
 class Copy:
-    """A gevent socket that the child of a fork must not use: a connection that is not there yet."""
+    """A gevent socket of a connection that is not open yet. A forked child must not use its copy."""
 
     __slots__ = ("_sock", "_inode", "__weakref__")
 
     def __init__(self, sock: Any) -> None:
-        """Have this process's copy cut off in a child, as long as this object is there."""
+        """Make a forked child cut off its copy, while this object exists."""
         self._sock = sock
         self._inode = os.fstat(sock.fileno()).st_ino
         fork.register(self)
 
     def poison(self) -> None:
-        """Close the copy and tell the greenlet that waits for it; must not yield."""
+        """Close the copy and wake the greenlet that waits for it; must not yield."""
         sock = self._sock
         plain = sock._sock
         if plain.fileno() < 0:
@@ -37,7 +37,7 @@ class Copy:
         if ours:
             plain.close()
         else:
-            # The child has closed all descriptors, and perhaps used the number anew.
+            # The child has closed all descriptors, and may have reused the number.
             plain.detach()
         if getattr(sock.hub, "loop", None) is not None:
             for watcher in (sock._read_event, sock._write_event):

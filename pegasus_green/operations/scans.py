@@ -475,9 +475,9 @@ class ScanOperations(TableBase[V]):
         width = _whole(parallel, "parallel")
         work = self._work(Token(self.name, 0, query, None, _indices(partitions)), MAX_BATCH, timeout, retry)
         source = Sequential(work) if width == 1 else Parallel(work, width)
-        total = 0
+        total, batch = 0, None
         try:
-            while (batch := source.next()) is not None:
+            while (batch := source.next(batch)) is not None:
                 if batch.final:
                     total += batch.counted
         finally:

@@ -254,25 +254,28 @@ class BatchCall(Attempt):
         assert self._connection is not None
         assert self._route is not None
         query = self.work.query
-        rows = found.rows
+        rows, after, counted, partial = found.rows, part.after, part.counted, part.partial
         if rows:
-            part.after = query.key_of(rows[-1])
+            after = query.key_of(rows[-1])
             if not self.work.is_pure(part):
                 rows = own_rows(rows, part.index, part.modulus)
         if found.kv_count is not None and not found.rows:
-            part.partial += found.kv_count
+            partial += found.kv_count
         else:
-            # Rows are final, so a lost context does not affect their count.
-            part.counted += part.partial + len(rows)
-            part.partial = 0
+            # Rows are counted for good: a lost context does not change that.
+            counted, partial = counted + partial + len(rows), 0
         final = found.context_id in (COMPLETED, NONE)
         if found.status == 7:
-            final = query.range.behind(part.after).is_empty
+            final = query.range.behind(after).is_empty
+        batch = Batch(part.key, rows, final, counted + partial)
+        # One step: an exception between any two steps loses no rows.
+        part.fetched = batch, after, counted, partial
+        part.settle()
         if not final and found.status == 0:
             part.opened(found.context_id, self._connection, self._route)
             if self.work.closed or self.work.adapt(part.asked, len(found.rows), self._size):
                 part.clear()
-        return Batch(part.key, rows, final, part.counted + part.partial)
+        return batch
 
 
 def fetch(work: Work, part: Part) -> Batch:
@@ -283,7 +286,9 @@ def fetch(work: Work, part: Part) -> Batch:
     """
     if work.query.range.behind(part.after).is_empty:
         part.clear()
-        return Batch(part.key, [], True, part.counted)
+        batch = Batch(part.key, [], True, part.counted)
+        part.fetched = batch, part.after, part.counted, part.partial
+        return batch
     dispatcher = work.dispatcher
     cluster, listeners, stats = dispatcher.cluster, dispatcher.cluster.listeners, dispatcher.stats
     cluster.bind()

@@ -8,18 +8,29 @@ from operator import length_hint
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
-from gevent.lock import Semaphore
+from gevent.event import Event
 from greenlet import GreenletExit
 
 from ..errors import RequestTimeout
+from ..options import MAX_TIMEOUT
+from ..transport.waits import wait
 from .batch import Batch
 from .parts import Ledger
-from .sources import Parallel, Sequential
+from .sources import LOOK_FOR_LOST, Parallel, Sequential
 from .token import Token
 from .work import Work
 
 R = TypeVar("R")
 Shape = Callable[[Any], R]
+
+
+class _Turn:
+    """The right of one greenlet to get the next batch; it ends with the frame that holds it, at the latest."""
+
+    __slots__ = ("over", "__weakref__")
+
+    def __init__(self) -> None:
+        self.over = False
 
 
 class Scanner(Iterator[R]):
@@ -50,15 +61,14 @@ class Scanner(Iterator[R]):
         "_work",
         "_source",
         "_shape",
-        "_left",
+        "_limit",
         "_rows",
-        "_raw",
-        "_batch",
+        "_now",
         "_ledger",
         "_ended",
-        "_lock",
+        "_turn",
+        "_free",
         "_finalizer",
-        "_delivered",
         "__weakref__",
     )
 
@@ -82,15 +92,17 @@ class Scanner(Iterator[R]):
         self._work = work
         self._source = Sequential(work) if parallel == 1 else Parallel(work, parallel)
         self._shape = shape
-        self._left = limit
-        # The rest of the batch, as the server sent it and as the application gets it. Only _raw has a length.
-        self._raw: Iterator[Any] = iter(())
+        self._limit = limit
+        # What changes by one step: the newest batch, the rest of it as the server sent it, the same batch as the source
+        # gave it, and the number of rows so far. Only this rest has a length.
+        self._now: tuple[Batch | None, Iterator[Any], Batch | None, int] = None, iter(()), None, 0
+        # The rest as the application gets it.
         self._rows: Iterator[R] = iter(())
-        self._batch: Batch | None = None
         self._ledger: Ledger | None = None
-        self._delivered = 0
         self._ended = limit == 0
-        self._lock = Semaphore()
+        # Who gets the next batch: a reference to what only the frame of that greenlet holds.
+        self._turn: weakref.ref[_Turn] | None = None
+        self._free = Event()
         # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
         self._finalizer = weakref.finalize(self, Work.release_soon, work)
         self._finalizer.atexit = False
@@ -98,7 +110,8 @@ class Scanner(Iterator[R]):
     def __repr__(self) -> str:
         """Show table and progress."""
         state = "ended" if self._ended and not length_hint(self._raw) else "open"
-        return f"<Scanner {self._work.dispatcher.routes.name} {state} rows={self._delivered - length_hint(self._raw)}>"
+        _, raw, _, count = self._now
+        return f"<Scanner {self._work.dispatcher.routes.name} {state} rows={count - length_hint(raw)}>"
 
     def __reduce__(self) -> NoReturn:
         """Refuse pickling."""
@@ -129,44 +142,61 @@ class Scanner(Iterator[R]):
             self._advance()
 
     def _advance(self) -> None:
-        """Get the next batch with rows. Only one greenlet at a time does this."""
-        cluster = self._work.dispatcher.cluster
-        now = monotonic()
-        if not self._lock.acquire(timeout=max(cluster.deadline(86400.0, now) - now, 0.0)):
-            raise RequestTimeout("another greenlet waits for the next batch", table=self._work.dispatcher.routes.name)
+        """Get the next batch with rows. Only one greenlet at a time does this.
+
+        An exception may strike between any two steps: each step may be done again, and no batch counts as taken before
+        its rows are here.
+        """
+        turn = self._await_turn()
         try:
-            # Another greenlet may have read a batch meanwhile.
+            # Another greenlet may have read a batch meanwhile, or was interrupted after that.
             while not length_hint(self._raw):
                 if self._ended:
                     raise StopIteration
-                cluster.bind()
+                self._work.dispatcher.cluster.bind()
                 self._work.plan()
                 self._settle()
-                batch = self._source.next()
+                batch = self._source.next(self._now[2])
                 if batch is None:
                     self._end()
                 else:
                     self._take(batch)
+            self._rows = map(self._shape, self._raw)
+            if self._now[3] == self._limit:
+                self._end()
         except GreenletExit:
             # A greenlet that died from this error keeps its stack, and so this scanner, while somebody references it.
             self._work.suspend()
             raise
         finally:
-            self._lock.release()
+            turn.over = True
+            self._free.set()
+
+    def _await_turn(self) -> _Turn:
+        """Wait until no other greenlet gets a batch; yields."""
+        cluster = self._work.dispatcher.cluster
+        turn, until = _Turn(), 0.0
+        while True:
+            other = None if self._turn is None else self._turn()
+            if other is None or other.over:
+                self._turn = weakref.ref(turn)
+                return turn
+            now = monotonic()
+            until = until or cluster.deadline(MAX_TIMEOUT, now)
+            if now >= until:
+                text = "another greenlet waits for the next batch"
+                raise RequestTimeout(text, table=self._work.dispatcher.routes.name)
+            del other
+            self._free.clear()
+            # The end of a turn that was interrupted wakes nobody.
+            wait(self._free, min(until - now, LOOK_FOR_LOST))
 
     def _take(self, batch: Batch) -> None:
-        rows = batch.rows
-        if self._left is not None:
-            if len(rows) > self._left:
-                rows = rows[: self._left]
-                batch = batch._replace(final=False)
-            self._left -= len(rows)
-        self._batch = batch._replace(rows=rows)
-        self._delivered += len(rows)
-        self._raw = iter(rows)
-        self._rows = map(self._shape, self._raw)
-        if self._left == 0:
-            self._end()
+        taken, rows, count = batch, batch.rows, self._now[3]
+        if self._limit is not None and len(rows) > self._limit - count:
+            rows = rows[: self._limit - count]
+            batch = batch._replace(final=False)
+        self._now = batch._replace(rows=rows), iter(rows), taken, count + len(rows)
 
     def _end(self) -> None:
         self._ended = True
@@ -179,7 +209,6 @@ class Scanner(Iterator[R]):
             self._ledger = self._position()
         else:
             self._write_down(self._ledger)
-        self._batch = None
 
     def _position(self) -> Ledger | None:
         """Return what has been returned so far; None if the parts are not known yet."""
@@ -193,13 +222,17 @@ class Scanner(Iterator[R]):
 
     def _write_down(self, ledger: Ledger) -> None:
         """Add the returned rows of the newest batch to a ledger."""
-        batch = self._batch
+        batch, raw, _, _ = self._now
         if batch is not None:
-            left = length_hint(self._raw)
+            left = length_hint(raw)
             if batch.final and not left:
                 ledger.finish(*batch.key)
             elif left < len(batch.rows):
                 ledger.advance(*batch.key, self._work.query.key_of(batch.rows[len(batch.rows) - left - 1]))
+
+    @property
+    def _raw(self) -> Iterator[Any]:
+        return self._now[1]
 
     @property
     def finished(self) -> bool:
@@ -250,5 +283,5 @@ class Scanner(Iterator[R]):
         """
         if self._ledger is not None:
             self._settle()
-        self._raw, self._rows = iter(()), iter(())
+        self._now, self._rows = (None, iter(()), None, self._now[3]), iter(())
         self._end()

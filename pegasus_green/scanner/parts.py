@@ -9,6 +9,7 @@ part that is finished is not divided. So every row belongs to exactly one part a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..cluster.routing import Route, RoutingTable
 from ..errors import InvalidArgument
@@ -56,6 +57,9 @@ class Part:
         counted: Rows counted up to ``after``.
         partial: Rows counted after it. They are lost if the context is lost.
         breaks: How often a count was lost.
+        fetched: The newest batch while nobody has it for certain, with the values of ``after``, ``counted`` and
+            ``partial`` behind it.
+        taken: The newest batch of which the application has rows, if it was handed over by another greenlet.
     """
 
     __slots__ = (
@@ -70,6 +74,8 @@ class Part:
         "counted",
         "partial",
         "breaks",
+        "fetched",
+        "taken",
     )
 
     def __init__(self, index: int, modulus: int, after: bytes | None = None, key_hash: int = 0) -> None:
@@ -81,6 +87,8 @@ class Part:
         self.route: Route | None = None
         self.asked = 0
         self.counted = self.partial = self.breaks = 0
+        self.fetched: tuple[Any, bytes | None, int, int] | None = None
+        self.taken: Any = None
 
     def __repr__(self) -> str:
         """Show the part and its position."""
@@ -105,6 +113,13 @@ class Part:
         peer, opened = route.peer, self.route
         same = opened is not None and opened.index == route.index and opened.app_id == route.app_id
         return same and peer is not None and self.connection is not None and peer.connection is self.connection
+
+    def settle(self) -> Any:
+        """Move behind the newest batch and return it; None if it was handed over. It may be called again."""
+        if self.fetched is None:
+            return None
+        batch, self.after, self.counted, self.partial = self.fetched
+        return batch
 
     def lose(self) -> None:
         """Discard what was counted since ``after``."""
@@ -173,26 +188,29 @@ class Ledger:
 
     def advance(self, index: int, modulus: int, after: bytes) -> None:
         """Record that the rows of a part up to a key were returned."""
-        self._find(index, modulus)
-        self.after[index, modulus] = after
+        if self._find(index, modulus):
+            self.after[index, modulus] = after
 
     def finish(self, index: int, modulus: int) -> None:
-        """Record that all rows of a part were returned."""
-        self._find(index, modulus)
-        del self.after[index, modulus]
+        """Record that all rows of a part were returned. It may be called again, after an interruption."""
+        if self._find(index, modulus):
+            self.after.pop((index, modulus), None)
 
-    def _find(self, index: int, modulus: int) -> None:
+    def _find(self, index: int, modulus: int) -> bool:
         """Add a part to the ledger if it is missing: it replaces the part that it was split from.
 
         The old part gets no more rows, because its batches are returned before those of its halves.
+
+        Returns:
+            False if the part is finished.
         """
-        known = self.after
-        if (index, modulus) in known or modulus == 0:
-            return
+        if (index, modulus) in self.after or modulus == 0:
+            return True
+        known = self.after.copy()
         smaller = modulus
         while (index % smaller, smaller) not in known:
             if smaller % 2:
-                raise KeyError((index, modulus))
+                return False
             smaller //= 2
         after = known.pop((index % smaller, smaller))
         while smaller < modulus:
@@ -201,6 +219,9 @@ class Ledger:
             smaller *= 2
             known[other, smaller] = after
         known[index, modulus] = after
+        # One step: an interruption leaves the old parts or the new ones.
+        self.after = known
+        return True
 
     def parts(self) -> list[tuple[int, int, bytes | None]]:
         """Return the unfinished parts."""

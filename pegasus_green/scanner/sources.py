@@ -8,12 +8,16 @@ from time import monotonic
 
 import gevent
 from gevent.event import Event
-from gevent.lock import Semaphore
 
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
+from ..options import MAX_TIMEOUT
+from ..transport.waits import wait
 from .batch import Batch, fetch
 from .parts import Part
 from .work import Work
+
+# Seconds between two looks for a wake-up that was lost.
+LOOK_FOR_LOST = 0.3
 
 
 class Sequential:
@@ -24,23 +28,39 @@ class Sequential:
         self.work = work
         self._part: Part | None = None
 
-    def next(self) -> Batch | None:
+    def next(self, taken: Batch | None) -> Batch | None:
         """Return the next batch; None at the end.
+
+        Args:
+            taken: The batch of the last call; None if an interruption lost it: then it is returned again.
 
         Raises:
             PegasusError: The batch cannot be read now. The next call tries again.
         """
         work = self.work
-        if self._part is None:
-            waiting = work.plan()
-            if not waiting or work.closed:
+        waiting = work.plan()
+        if work.closed:
+            return None
+        part = self._part
+        batch: Batch | None = None if part is None else part.settle()
+        if part is not None and batch is not None:
+            if batch is not taken:
+                return batch
+            if batch.final:
+                work.active.discard(part)
+                self._part = part = None
+            else:
+                part.fetched = None
+        if part is None:
+            if not waiting:
                 return None
-            self._part = waiting.popleft()
-            work.active.add(self._part)
-        batch = fetch(work, self._part)
-        if batch.final:
-            work.active.discard(self._part)
-            self._part = None
+            # Never in none of the two places, whatever interrupts this.
+            part = self._part = waiting[0]
+            part.fetched = None
+        work.active.add(part)
+        if waiting and waiting[0] is part:
+            waiting.popleft()
+        batch = fetch(work, part)
         return None if work.closed else batch
 
 
@@ -53,47 +73,65 @@ class Parallel:
     def __init__(self, work: Work, width: int) -> None:
         """Make a source for one scan with this many greenlets, which are started when needed."""
         self.work, self.width = work, width
-        self._ready: deque[Batch | Exception] = deque()
-        self._room = Semaphore(2 * width)
+        self._ready: deque[tuple[Part, Batch] | Exception] = deque()
+        self._room = Event()
         self._news = Event()
 
-    def next(self) -> Batch | None:
+    def next(self, taken: Batch | None) -> Batch | None:
         """Return a batch; None at the end.
+
+        Args:
+            taken: The batch of the last call; None if an interruption lost it: then it is returned again.
 
         Raises:
             PegasusError: A part cannot be read now. The next call tries again.
             RequestTimeout: The deadline of a surrounding ``client.deadline`` has passed.
         """
+        until = self.work.dispatcher.cluster.deadline(MAX_TIMEOUT, monotonic())
         while not self.work.closed:
-            if self._ready:
-                found = self._ready.popleft()
-                if isinstance(found, Batch):
-                    self._room.release()
-                    return found
-                # An error of one greenlet usually occurs in the others, too. The application needs it only once.
-                self._ready = deque(batch for batch in self._ready if isinstance(batch, Batch))
-                try:
-                    raise found
-                finally:
-                    del found  # the traceback of the error holds this frame
+            self._news.clear()
+            while self._ready:
+                found = self._ready[0]
+                if isinstance(found, Exception):
+                    # An error of one greenlet usually occurs in the others, too. The application needs it only once.
+                    self._ready = deque(one for one in self._ready if not isinstance(one, Exception))
+                    try:
+                        raise found
+                    finally:
+                        del found  # the traceback of the error holds this frame
+                part, batch = found
+                if batch is not taken:
+                    return batch
+                part.taken = batch
+                self._ready.popleft()
+                self._room.set()
             if not self._staff():
                 return None
-            self._news.clear()
-            now = monotonic()
-            if not self._news.wait(self.work.dispatcher.cluster.deadline(86400.0, now) - now):
+            left = until - monotonic()
+            if left <= 0:
                 raise RequestTimeout("no batch in time", table=self.work.dispatcher.routes.name, operation="scan")
+            # A wake-up that an interrupted greenlet has lost costs a moment, not the scan.
+            wait(self._news, min(left, LOOK_FOR_LOST))
         return None
 
     def _staff(self) -> bool:
         """Start greenlets while parts wait. Return False if no greenlet reads and no batch waits."""
         work = self.work
         waiting = work.plan()
+        # Greenlets that ended, or were never started after an interruption.
+        for worker in [one for one in work.workers if not one]:
+            work.workers.discard(worker)
+        if not work.workers and work.active:
+            # Their greenlets were interrupted before they could put them back.
+            waiting.extendleft(part for part in work.active if part not in waiting)
+            work.active.clear()
         for _ in range(min(len(waiting), self.width - len(work.workers))):
             # Listeners are called in the context of the greenlet that takes the rows.
-            worker = gevent.spawn(copy_context().run, self._read)
+            worker = gevent.Greenlet(copy_context().run, self._read)
             work.workers.add(worker)
             worker.rawlink(self._ended)
-        return bool(work.workers)
+            worker.start()
+        return bool(work.workers or self._ready)
 
     def _ended(self, worker: object) -> None:
         self.work.workers.discard(worker)
@@ -103,8 +141,9 @@ class Parallel:
         """Read parts to their ends; runs in its own greenlet."""
         work = self.work
         while work.waiting and not work.closed:
-            part = work.waiting.popleft()
+            part = work.waiting[0]
             work.active.add(part)
+            work.waiting.popleft()
             finished = False
             try:
                 self._read_part(part)
@@ -122,20 +161,21 @@ class Parallel:
                 work.active.discard(part)
 
     def _read_part(self, part: Part) -> None:
-        final = False
-        while not final:
-            # Get room first: then nobody can kill this greenlet between the arrival of a batch and its hand-over.
-            self._room.acquire()
-            try:
+        """Read a part to its end, and hand over each batch exactly once, whatever interrupts this."""
+        while True:
+            batch = part.settle()
+            if batch is None:
+                # Others may have filled the room meanwhile: one batch for each greenlet may be too much.
+                while len(self._ready) >= self.width:
+                    self._room.clear()
+                    wait(self._room, LOOK_FOR_LOST)
                 batch = fetch(self.work, part)
-            except BaseException:
-                self._room.release()
-                raise
-            final = batch.final
             if self.work.closed:
                 return
-            if batch.rows or final:
-                self._ready.append(batch)
+            known = batch is part.taken or any(type(one) is tuple and one[1] is batch for one in self._ready)
+            if not known and (batch.rows or batch.final):
+                self._ready.append((part, batch))
                 self._news.set()
-            else:
-                self._room.release()
+            if batch.final:
+                return
+            part.fetched = None

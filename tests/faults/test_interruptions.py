@@ -35,6 +35,10 @@ SAMPLE, SMALL_SAMPLE = 12, 5
 SLOW_READ, HEDGE_AFTER = 0.012, 0.004
 
 
+# Interruptions of one kind of scan.
+INTERRUPTED_SCANS = 60 if "PEGASUS_GREEN_SOAK_SECONDS" not in os.environ else 100_000
+
+
 def value_of(key: str) -> bytes:
     return b"value of " + key.encode()
 
@@ -330,3 +334,56 @@ def test_an_interruption_at_every_step_leaves_values_correct(box: Any, verb: str
     points = Points(box, verb, kind, place)
     points.enumerate(None)
     print(f"{verb}, {place}, {kind}: {points.count} points")
+
+
+# ------------------------------------------------------------------------------------------- scans continue afterwards
+SCANS: dict[str, Callable[[Table[bytes]], Any]] = {
+    "hash_scan": lambda table: table.hash_scan("interrupted scan", batch_size=2, timeout=3.0),
+    "scan": lambda table: table.scan(batch_size=3, timeout=3.0),
+    "parallel": lambda table: table.scan(batch_size=3, parallel=3, timeout=3.0),
+    "limit": lambda table: table.hash_scan("interrupted scan", batch_size=2, limit=3, timeout=3.0),
+}
+
+
+def rows_of_an_interrupted_scan(client: Client, scan: str, place: str, n: int) -> tuple[Interruption, list[Any]]:
+    """Return the rows of one scanner whose reader continues after an exception at the n-th step."""
+
+    def act() -> None:
+        raise Interrupted
+
+    interruption, found = Interruption(n, act, place=place, opcodes=True), []
+    rows = SCANS[scan](client.table("temp"))
+
+    def read() -> None:
+        with interruption.armed():
+            while True:
+                try:
+                    for row in rows:
+                        found.append(tuple(row))  # noqa: PERF401 - the rows before an exception count
+                except Interrupted:
+                    continue
+                break
+
+    reader: Any = gevent.spawn(read)
+    reader.join(20.0)
+    assert reader.dead, (interruption.n, interruption.where)
+    reader.get()
+    return interruption, sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("scan", "place"), [*((scan, "caller") for scan in SCANS), ("parallel", "helpers"), ("parallel", "hub")]
+)
+def test_a_scan_continues_after_an_exception_at_any_step(interrupted: Any, scan: str, place: str) -> None:
+    """The same scanner returns all other rows exactly once. Only a row on its way out of ``next`` can be lost."""
+    with Client(interrupted.meta_addresses, timeout=3.0, refresh_interval=0.001, refresh_period=0.0) as client:
+        client.table("temp").warm_up()
+        # The first run may find something to do that the others do not.
+        rows_of_an_interrupted_scan(client, scan, place, 0)
+        counted, expected = rows_of_an_interrupted_scan(client, scan, place, 0)
+        assert counted.count > 30
+        for n in sorted(random.sample(range(1, counted.count + 1), min(INTERRUPTED_SCANS, counted.count))):
+            interruption, found = rows_of_an_interrupted_scan(client, scan, place, n)
+            if not interruption.where.endswith(" __next__"):
+                assert found == expected, (n, interruption.where)
+        assert not at_rest(client)

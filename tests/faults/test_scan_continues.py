@@ -12,6 +12,7 @@ import pytest
 from pegasus_green import Client, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 from pegasus_green.scanner import Scanner
+from tests.faults.interruptions import Interrupted
 
 pytestmark = pytest.mark.onebox_only
 
@@ -196,7 +197,7 @@ def test_a_scan_fails_when_its_table_is_dropped_and_created_again(box: Onebox, t
     take(rows, 100)
     box.drop_table("temp")
     box.create_table("temp", 4)
-    with pytest.raises(PegasusError, match="anew"):
+    with pytest.raises(PegasusError, match="created again"):
         list(rows)
 
 
@@ -293,6 +294,28 @@ def test_a_scan_resumes_after_a_timeout_at_any_point(table: Table, box: Onebox, 
             interrupted += 1
     check(found)
     assert interrupted > 3
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_batch_that_did_not_reach_its_caller_is_returned_again(table: Table, parallel: int) -> None:
+    """An exception strikes between the arrival of a batch and its first row."""
+    rows = table.scan(batch_size=10, parallel=parallel)
+    found: list[Any] = take(rows, 15)
+
+    def interrupt(*_args: Any) -> None:
+        patches.undo()
+        raise Interrupted
+
+    def read() -> None:
+        for row in rows:
+            found.append(row)  # noqa: PERF402 - the rows before the exception count
+
+    for _ in range(5):
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(Scanner, "_take", interrupt)
+            with pytest.raises(Interrupted):
+                read()
+    check(found + list(rows))
 
 
 def test_killed_workers_of_a_parallel_scan_lose_no_row(table: Table) -> None:

@@ -160,4 +160,21 @@ INTERRUPTIONS = (
         "ours = True",
         (FORKS_TESTS, "-k", "closes_all"),
     ),
+    Mutation(
+        "13-batch-on-its-way",
+        "a batch that an interruption kept from the application is returned again",
+        "scanner/sources.py",
+        "            if batch is not taken:\n                return batch\n            if batch.final:",
+        "            if batch.final:",
+        ("tests/faults/test_scan_continues.py", "-k", "returned_again"),
+    ),
+    Mutation(
+        "13-batch-of-a-greenlet-on-its-way",
+        "a batch of a parallel scan leaves the queue after the application has it",
+        "scanner/sources.py",
+        "                if batch is not taken:\n                    return batch\n                part.taken",
+        "                if batch is not taken:\n                    self._ready.popleft()\n"
+        "                    return batch\n                part.taken",
+        ("tests/faults/test_scan_continues.py", "-k", "returned_again"),
+    ),
 )

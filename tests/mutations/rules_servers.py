@@ -284,7 +284,7 @@ SERVERS = (
         "3-fail-pending",
         "when a connection is lost every call that waits on it fails at once",
         "transport/connection.py",
-        "            # Before the watchers end: until then they keep the loop alive.\n            self._fail_soon()\n",
+        "            # Before the watchers are stopped, because they keep the loop alive.\n            self._fail_soon()\n",
         "            pass\n",
         (f"{REPORTS}[reset after]",),
     ),

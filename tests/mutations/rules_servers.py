@@ -284,8 +284,8 @@ SERVERS = (
         "3-fail-pending",
         "when a connection is lost every call that waits on it fails at once",
         "transport/connection.py",
-        "            # Before the watchers are stopped, because they keep the loop alive.\n            self._fail_soon()\n",
-        "            pass\n",
+        "they keep the loop alive.\n            self._fail_soon()\n",
+        "they keep the loop alive.\n            pass\n",
         (f"{REPORTS}[reset after]",),
     ),
     Mutation(

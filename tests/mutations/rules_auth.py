@@ -9,7 +9,7 @@ NEGOTIATION = "tests/transport/test_negotiation.py"
 AUTH = (
     Mutation(
         "12-no-downgrade",
-        "a server without authentication is refused where it is required",
+        "a server without authentication is refused if authentication is mandatory",
         "transport/negotiation.py",
         "if options.auth_required:\n            text",
         "if False:\n            text",
@@ -17,7 +17,7 @@ AUTH = (
     ),
     Mutation(
         "12-proof",
-        "a success before the server's proof is none",
+        "a success before the proof of the server is invalid",
         "transport/negotiation.py",
         "if not exchange.complete:\n        # The sender",
         "if False:\n        # The sender",
@@ -25,7 +25,7 @@ AUTH = (
     ),
     Mutation(
         "12-pauses",
-        "attempts that cost the server a socket keep their distance",
+        "attempts that cost the server a socket have pauses",
         "transport/pool.py",
         "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if costly else",
         "(RENEGOTIATE_BASE, RENEGOTIATE_CAP) if False else",
@@ -33,7 +33,7 @@ AUTH = (
     ),
     Mutation(
         "12-one-acquisition",
-        "credentials are acquired once for all who wait, in whatever thread",
+        "credentials are acquired once for all waiting calls of all threads",
         "transport/credentials.py",
         "            if before != known_until and before > monotonic():\n",
         "            if False:\n",

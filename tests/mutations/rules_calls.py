@@ -40,7 +40,7 @@ CALLS = (
     _reaction("ERR_SPLITTING", "_MUCH_LATER", "_SURFACE"),
     Mutation(
         "4-refresh-without-repeat",
-        "a refusal that speaks of routing refreshes them also where the call is not repeated",
+        "an error about routes refreshes them even if the call is not repeated",
         "cluster/attempt.py",
         "if what is not None and what.refresh:",
         "if what is not None and what.refresh and may_repeat(self.retry, self.number):",
@@ -56,7 +56,7 @@ CALLS = (
     ),
     Mutation(
         "4-busy-is-busy",
-        "throttling surfaces as its own error at the deadline",
+        "throttling raises its own error at the deadline",
         "cluster/attempt.py",
         'if last.code in ("ERR_BUSY", "ERR_SPLITTING", "ERR_NOT_ENOUGH_MEMBER", "ERR_CAPACITY_EXCEEDED"):',
         "if False:",
@@ -64,7 +64,7 @@ CALLS = (
     ),
     Mutation(
         "4-unknown-name",
-        "an unknown error name, like one that nothing helps against, is surfaced with its name",
+        "an unknown or permanent error is raised with its name",
         "retry.py",
         "return REACTIONS.get(code, _SURFACE)",
         "return REACTIONS.get(code, _LATER)",
@@ -80,7 +80,7 @@ CALLS = (
     ),
     Mutation(
         "4-ok-without-result-fast",
-        "the same on the shortest way of a call",
+        "the same in the fast path of a call",
         "cluster/dispatcher.py",
         "if type(outcome) is bytes and len(outcome) > rpc.body_offset and",
         "if type(outcome) is bytes and len(outcome) > 0 and",
@@ -88,7 +88,7 @@ CALLS = (
     ),
     Mutation(
         "4-ambiguous-is-not-repeated",
-        "a write that must not be repeated is not, when its connection was lost behind it",
+        "an unrepeatable write is not repeated after its connection was lost",
         "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=True, refresh=True)",
@@ -96,7 +96,7 @@ CALLS = (
     ),
     Mutation(
         "4-idempotent-is-repeated",
-        "reads and idempotent writes are repeated when their connection was lost",
+        "reads and idempotent writes are repeated after a lost connection",
         "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=not error.sent, refresh=True)",
@@ -104,7 +104,7 @@ CALLS = (
     ),
     Mutation(
         "4-unsent-is-safe",
-        "what was not sent may always be repeated",
+        "an unsent request may always be repeated",
         "cluster/attempt.py",
         "return Reaction(retry=self.rpc.repeatable or not error.sent, refresh=True)",
         "return Reaction(retry=self.rpc.repeatable, refresh=True)",
@@ -128,7 +128,7 @@ CALLS = (
     ),
     Mutation(
         "4-timeout-is-unknown",
-        "a write that timed out says that its outcome is unknown",
+        "a write that timed out has an unknown outcome",
         "cluster/attempt.py",
         "error.outcome_unknown = self.unanswered",
         "error.outcome_unknown = False",
@@ -136,7 +136,7 @@ CALLS = (
     ),
     Mutation(
         "4-once-unknown",
-        "once unknown, an outcome stays unknown whatever the next attempt meets",
+        "an unknown outcome stays unknown after the next attempt",
         "cluster/attempt.py",
         "        if error.sent:\n            self.unanswered = True",
         "        self.unanswered = error.sent",
@@ -168,7 +168,7 @@ CALLS = (
     ),
     Mutation(
         "4-attempts-are-told",
-        "an error tells how many attempts were made",
+        "an error contains the number of attempts",
         "cluster/attempt.py",
         "error.attempts = self.number",
         "error.attempts = 0",
@@ -176,7 +176,7 @@ CALLS = (
     ),
     Mutation(
         "4-last-error-is-told",
-        "a timeout tells the last error",
+        "a timeout contains the last error",
         "cluster/attempt.py",
         "error.last_error = error.last_error or (self.last if self.last is not error else None)",
         "error.last_error = None",
@@ -184,7 +184,7 @@ CALLS = (
     ),
     Mutation(
         "4-sent-is-told",
-        "a timeout tells whether the request had been sent",
+        "a timeout says whether the request was sent",
         "transport/connection.py",
         'late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)',
         'late = RequestTimeout("no reply in time", address=self.peer.address)',
@@ -193,7 +193,7 @@ CALLS = (
     # ------------------------------------------------------------------------------------- 5 storage status
     Mutation(
         "5-not-found",
-        "status 1 is an absent record, no error",
+        "status 1 is an absent record, not an error",
         "operations/base.py",
         "        if status == 1:\n            return default\n",
         "        if status == 255:\n            return default\n",
@@ -201,7 +201,7 @@ CALLS = (
     ),
     Mutation(
         "5-invalid-argument",
-        "status 4 of incr is an error of its own",
+        "status 4 of incr has its own error",
         "operations/single.py",
         "        if response.error != 4:\n",
         "        if response.error:\n",
@@ -209,7 +209,7 @@ CALLS = (
     ),
     Mutation(
         "5-incomplete",
-        "status 7 hands the rows over and says that there is more",
+        "status 7 returns the rows and says that there are more",
         "operations/multi.py",
         "complete=found.status == _OK",
         "complete=True",
@@ -217,7 +217,7 @@ CALLS = (
     ),
     Mutation(
         "5-check-not-passed",
-        "status 13 is a check that did not pass, a normal result",
+        "status 13 is a failed check, which is a normal result",
         "operations/atomic.py",
         "if response.error in (0, _NOT_PASSED):",
         "if response.error == 0:",
@@ -234,7 +234,7 @@ CALLS = (
     # ------------------------------------------------------------------- 10 no acknowledged write is lost
     Mutation(
         "10-acknowledged-is-applied",
-        "a write is reported as done only when a server said so",
+        "a write is reported as done only after a reply of a server",
         "cluster/attempt.py",
         '        if reply.error != "ERR_OK":\n',
         '        if reply.error != "ERR_OK" and not rpc.is_write:\n',
@@ -242,7 +242,7 @@ CALLS = (
     ),
     Mutation(
         "10-retry-none",
-        "retry=None excludes repetitions",
+        "retry=None turns repetitions off",
         "cluster/attempt.py",
         "return policy is not None and (policy.max_attempts is None or number < policy.max_attempts)",
         "return policy is None or policy.max_attempts is None or number < policy.max_attempts",
@@ -250,7 +250,7 @@ CALLS = (
     ),
     Mutation(
         "6-one-slot-for-each",
-        "of two requests that want a slot of a limit, one gets it",
+        "a slot of a rate limit is given to one request",
         "cluster/limiter.py",
         "if self._taken.setdefault(slot, mark) is mark:",
         "if True:",

@@ -10,7 +10,7 @@ FORKS_TESTS = "tests/fork/test_forks_without_hooks.py"
 INTERRUPTIONS = (
     Mutation(
         "13-outcome-of-the-call",
-        "a greenlet takes the outcome of the call only that it is in",
+        "a greenlet takes only the outcome of its present call",
         "transport/handover.py",
         "if context is None or taker.gr_context is context:\n                    pending.pop(seqid, None)",
         "if True:\n                    pending.pop(seqid, None)",
@@ -18,7 +18,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-interrupted-leaves-nothing",
-        "a call that is interrupted takes its entry away",
+        "an interrupted call removes its entry",
         "transport/handover.py",
         "        self.withdraw(seqid)\n        self.pending.pop(seqid, None)",
         "        self.withdraw(seqid)",
@@ -26,7 +26,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-owner-unknown-id",
-        "a request whose id the interrupted caller does not know is found by its owner",
+        "the request of an interrupted caller without an id is found by its owner",
         "transport/handover.py",
         "if entry[0] is owner or entry[3] is owner:",
         "if False:",
@@ -34,7 +34,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-timer-repeats",
-        "a look at the deadlines that is interrupted comes again",
+        "an interrupted check of the deadlines is repeated",
         "transport/connection.py",
         "self.hub.loop.timer(delay(at - now), TICK)",
         "self.hub.loop.timer(delay(at - now))",
@@ -42,7 +42,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-question-that-died",
-        "a meta server whose question died without an answer is asked again",
+        "a meta server is asked again if the greenlet of the query ended without an answer",
         "cluster/meta.py",
         "            if greenlet.ready():\n                del self.owed[address]",
         "            if False:\n                del self.owed[address]",
@@ -50,7 +50,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-look-up-that-died",
-        "a name whose look-up died is looked up again",
+        "a name is looked up again if the greenlet of the lookup ended",
         "cluster/meta.py",
         "return greenlet is not None and not greenlet.ready()",
         "return greenlet is not None",
@@ -58,7 +58,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-undo",
-        "a connection that was opened and cannot be used is closed",
+        "an opened connection that cannot be used is closed",
         "transport/pool.py",
         'connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))',
         "pass",
@@ -66,7 +66,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-wipe-on-fork",
-        "a fork without hooks is noticed by a page that the kernel wipes",
+        "a fork without hooks is noticed by a memory page that the kernel clears",
         "transport/fork.py",
         "        made.madvise(_WIPE_ON_FORK)\n",
         "",
@@ -90,7 +90,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-unacknowledged",
-        "what nobody acknowledges ends a connection after the path timeout",
+        "unacknowledged bytes end a connection after the path timeout",
         "transport/sockets.py",
         '"TCP_USER_TIMEOUT": limit',
         '"TCP_USER_TIMEOUT": 60_000',
@@ -98,7 +98,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-interrupted-twice",
-        "a handing over that is interrupted twice leaves the call waiting, for the deadlines or the connection's end",
+        "after two interruptions of a delivery the call waits for its deadline or the end of the connection",
         "transport/handover.py",
         "            pending[seqid] = entry\n            raise",
         "            raise",
@@ -114,7 +114,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-lost-in-a-bulk-run",
-        "a bulk run ends though an outcome is lost",
+        "a bulk call ends even if an outcome is lost",
         "bulk.py",
         "self.lost += max(self.open, 0)",
         "pass",
@@ -122,7 +122,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-lost-by-a-handle",
-        "a handle ends though its outcome or its wake-up is lost",
+        "a handle ends even if its outcome or its wake-up is lost",
         "operations/asynchronous.py",
         "                if over and not self._ready:",
         "                if False:",
@@ -138,7 +138,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-loop-before-the-client",
-        "the loop of a child cuts connections off before it looks at their descriptors",
+        "the loop of a child disconnects connections before it polls their descriptors",
         "transport/connection.py",
         "            self._forks = watch_forks(self.hub.loop)\n",
         "",
@@ -146,7 +146,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-dials-in-a-child",
-        "a socket that is being dialled is cut off in a child",
+        "a socket that is being dialled is disconnected in a child",
         "transport/sockets.py",
         "        copy = Copy(sock)\n",
         "        copy = None\n",
@@ -154,7 +154,7 @@ INTERRUPTIONS = (
     ),
     Mutation(
         "13-numbers-used-anew",
-        "a child closes no descriptor of its own that has the number of a dialled socket",
+        "a child does not close its own descriptor with the number of a dialled socket",
         "transport/sockets.py",
         "ours = os.fstat(plain.fileno()).st_ino == self._inode",
         "ours = True",

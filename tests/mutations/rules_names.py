@@ -10,7 +10,7 @@ SCOPES_TESTS = "tests/integration/test_scopes.py"
 NAMES = (
     Mutation(
         "2-address-after-the-name",
-        "where the host name of a route leads nowhere its address is tried",
+        "the address of a route is tried if its host name is unreachable",
         "transport/pool.py",
         "if self.other and self.other != self.address else [self.address]",
         "if False else [self.address]",
@@ -42,7 +42,7 @@ NAMES = (
     ),
     Mutation(
         "2-a-name-of-several",
-        "each address of a name is a meta server of its own",
+        "each address of a name is a separate meta server",
         "cluster/metas.py",
         "if len(addresses) > 1:",
         "if len(addresses) > 100:",
@@ -58,7 +58,7 @@ NAMES = (
     ),
     Mutation(
         "2-learnt-metas-are-forgotten",
-        "meta servers that others have named are forgotten when they fail",
+        "meta servers learned from forwards are forgotten when they fail",
         "cluster/metas.py",
         "for oldest in self._learnt[:-MAX_LEARNT]:",
         "for oldest in ():",
@@ -66,7 +66,7 @@ NAMES = (
     ),
     Mutation(
         "2-moved-servers-are-forgotten",
-        "servers that no route names any more are forgotten",
+        "servers without a route are forgotten",
         "transport/pool.py",
         "elif now - peer.unused_since >= grace:",
         "elif now - peer.unused_since >= 3600.0:",
@@ -74,7 +74,7 @@ NAMES = (
     ),
     Mutation(
         "2-missing-tables-are-not-looked-up",
-        "a table that is missing is asked for by those who need it only",
+        "only calls query a missing table, not the periodic refresh",
         "cluster/refresher.py",
         "elif self._options.refresh_period and self.table is not None:",
         "elif self._options.refresh_period:",
@@ -82,7 +82,7 @@ NAMES = (
     ),
     Mutation(
         "2-missing-tables-are-forgotten",
-        "names that are no tables are forgotten",
+        "names of missing tables are forgotten",
         "cluster/tables.py",
         "for oldest in list(self._unknown)[:-MAX_UNKNOWN]:",
         "for oldest in ():",
@@ -90,7 +90,7 @@ NAMES = (
     ),
     Mutation(
         "2-a-table-that-comes-is-kept",
-        "a table that exists stays known when nobody holds its handle",
+        "an existing table stays known without a handle",
         "cluster/tables.py",
         "            self._existing[name] = found\n",
         "",
@@ -106,7 +106,7 @@ NAMES = (
     ),
     Mutation(
         "9-scope-of-a-greenlet-that-ended",
-        "the scope of a greenlet that has ended bounds nobody",
+        "the scope of an ended greenlet bounds no call",
         "cluster/scopes.py",
         "if at < deadline and owner() is caller:",
         "if at < deadline:",
@@ -114,7 +114,7 @@ NAMES = (
     ),
     Mutation(
         "9-scope-that-is-dropped",
-        "a scope that is dropped is left",
+        "a garbage-collected scope is left",
         "cluster/scopes.py",
         "    def __del__(self) -> None:",
         "    def _unused(self) -> None:",

@@ -60,7 +60,7 @@ RECIPES = (
     ),
     Mutation(
         "11-clocks",
-        "a lease reckons with the time that the server says is left",
+        "a lease uses the remaining time that the server reports",
         "recipes/leases.py",
         "hold.skew = max(0.0, hold.until - at_least)",
         "hold.skew = 0.0",
@@ -68,7 +68,7 @@ RECIPES = (
     ),
     Mutation(
         "11-killed-grant",
-        "a caller killed while it acquires leaves nothing taken",
+        "a caller killed during acquire leaves the lock free",
         "recipes/leases.py",
         "            if begun is not None:\n                self.abandon(token)\n            raise",
         "            raise",
@@ -76,7 +76,7 @@ RECIPES = (
     ),
     Mutation(
         "11-lost-hit",
-        "a hit whose reply was lost counts as a hit",
+        "a hit with a lost reply is counted",
         "recipes/limits.py",
         "cost, ttl=self._ttl, timeout=timeout)\n        if used",
         "0, ttl=self._ttl, timeout=timeout)\n        if used",
@@ -84,7 +84,7 @@ RECIPES = (
     ),
     Mutation(
         "11-own-row",
-        "an addition whose reply was lost knows its own row again",
+        "an addition with a lost reply recognizes its own row",
         "recipes/sets.py",
         "(doubt and done.raw_check_value == value)",
         "False",
@@ -92,7 +92,7 @@ RECIPES = (
     ),
     Mutation(
         "11-result-with-lease",
-        "a result is stored only by who still has the lease",
+        "only the holder of the lease stores a result",
         "recipes/once.py",
         "return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))",
         "self._places.table.set(self._places.hash_key, _RESULT, value, ttl=ttl)\n        return True",

@@ -41,7 +41,7 @@ ROWS = (
     ),
     Mutation(
         "6-context-lost",
-        "a lost context is begun again behind the last key",
+        "after a lost context a scan restarts after the last key",
         "scanner/batch.py",
         "                if outcome is not None:\n                    return outcome",
         '                return outcome if outcome is not None else ProtocolError("the context is lost")',
@@ -49,7 +49,7 @@ ROWS = (
     ),
     Mutation(
         "6-exclusively-after",
-        "a scan goes on exclusively behind the last key",
+        "a scan continues after the last key, without it",
         "scanner/query.py",
         "self._replace(lower=after, lower_inclusive=False)",
         "self._replace(lower=after, lower_inclusive=True)",
@@ -57,7 +57,7 @@ ROWS = (
     ),
     Mutation(
         "6-both-halves",
-        "after a split parent and child go on, each behind the last key",
+        "after a split parent and child continue after the last key",
         "scanner/parts.py",
         "            siblings.append(sibling)\n",
         "            siblings.clear()\n",
@@ -65,7 +65,7 @@ ROWS = (
     ),
     Mutation(
         "6-child-after",
-        "the child goes on behind the parent's last key",
+        "the child continues after the last key of the parent",
         "scanner/parts.py",
         "sibling = Part(child, self.modulus, self.after)",
         "sibling = Part(child, self.modulus, None)",
@@ -73,7 +73,7 @@ ROWS = (
     ),
     Mutation(
         "6-not-ready",
-        "children that are not ready are scanned with their parents",
+        "children that are not ready are scanned at their parents",
         "scanner/parts.py",
         "waiting = {route.index for route in table.routes if route.ballot < 0 and",
         "waiting = {route.index for route in table.routes if route.ballot < -9 and",
@@ -81,7 +81,7 @@ ROWS = (
     ),
     Mutation(
         "6-count-again",
-        "a count that breaks off is counted again from its last certain key, its partial sum dropped",
+        "an interrupted count restarts from its last confirmed key without the partial sum",
         "scanner/parts.py",
         "        self.partial = 0\n        self.breaks += 1",
         "        self.breaks += 1",
@@ -89,7 +89,7 @@ ROWS = (
     ),
     Mutation(
         "6-count-by-rows",
-        "after the second break a count goes on with rows",
+        "after the second interruption a count reads rows",
         "scanner/batch.py",
         "as_rows = part.breaks >= MAX_LOST_COUNTS or not",
         "as_rows = not",
@@ -105,7 +105,7 @@ ROWS = (
     ),
     Mutation(
         "6-after-foreign-rows",
-        "a scan goes on behind the last row that came, whosever it is",
+        "a scan continues after the last received row, also a foreign one",
         "scanner/batch.py",
         "            part.after = query.key_of(rows[-1])\n            if not self.work.is_pure(part):\n"
         "                rows = own_rows(rows, part.index, part.modulus)\n",
@@ -115,7 +115,7 @@ ROWS = (
     ),
     Mutation(
         "6-count-by-keys",
-        "keys are counted where a server may count the rows of other partitions",
+        "keys are counted if a server may count the rows of other partitions",
         "scanner/batch.py",
         "part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)",
         "part.breaks >= MAX_LOST_COUNTS",
@@ -123,7 +123,7 @@ ROWS = (
     ),
     Mutation(
         "6-never-split",
-        "a table was never split for certain only where its count divides the one that it was created with",
+        "a table counts as never split only if its count divides its initial count",
         "scanner/ownership.py",
         "initial_count > 0 and initial_count % modulus == 0",
         "initial_count > 0 and modulus % initial_count == 0",
@@ -131,7 +131,7 @@ ROWS = (
     ),
     Mutation(
         "6-copied-tables",
-        "a table that is copied from another cluster may hold the rows of other partitions from the beginning",
+        "a table copied from another cluster may contain rows of other partitions",
         "cluster/refresher.py",
         "copied = any(name.startswith(_COPIED) for name in info.envs)",
         "copied = False",
@@ -139,7 +139,7 @@ ROWS = (
     ),
     Mutation(
         "6-empty-hash-key",
-        "the sort key is hashed where the hash key is empty, when rows are looked at as well",
+        "the filter of foreign rows hashes the sort key if the hash key is empty",
         "scanner/ownership.py",
         "(row[0] or crc64(row[1]) % modulus == index)",
         "(row[0] or crc64(row[0]) % modulus == index)",
@@ -155,7 +155,7 @@ ROWS = (
     ),
     Mutation(
         "6-cleared-after-a-split",
-        "clear_scanner is understood by a parent after its split",
+        "clear_scanner has the hash that a parent accepts after its split",
         "scanner/parts.py",
         "route, route.index, CLEAR_SCANNER",
         "route, route.index + 4, CLEAR_SCANNER",
@@ -163,7 +163,7 @@ ROWS = (
     ),
     Mutation(
         "6-late-batches-are-cleared",
-        "the context of a batch that came too late is cleared",
+        "the context of a late batch is cleared",
         "scanner/batch.py",
         "elif isinstance(outcome, PegasusError) and outcome.sent:",
         "elif False:",
@@ -179,7 +179,7 @@ ROWS = (
     ),
     Mutation(
         "6-validate-hash",
-        "table scans have the server leave out rows of other partitions",
+        "table scans ask the server to filter rows of other partitions",
         "scanner/query.py",
         "validate_partition_hash=whole_table,",
         "validate_partition_hash=False,",
@@ -187,7 +187,7 @@ ROWS = (
     ),
     Mutation(
         "6-options-untouched",
-        "the options that the application passes are not changed",
+        "the options of the application are not changed",
         "pegasus.py",
         "    return options.batch_size if options.batch_size > 0 else ScanOptions().batch_size",
         "    options.batch_size = 1000\n    return options.batch_size",
@@ -219,7 +219,7 @@ ROWS = (
     ),
     Mutation(
         "6-empty-range",
-        "an empty range is answered on the client's side",
+        "an empty range is not sent",
         "scanner/query.py",
         "        return self.lower > self.upper\n",
         "        return False\n",
@@ -240,7 +240,7 @@ ROWS = (
     ),
     Mutation(
         "7-text-is-utf8",
-        "str goes in as UTF-8",
+        "str is encoded as UTF-8",
         "keys.py",
         'return value.encode("utf-8")',
         'return value.encode("latin-1", "replace")',
@@ -248,7 +248,7 @@ ROWS = (
     ),
     Mutation(
         "7-count-unknown",
-        "a count of -1 is told, not passed on",
+        "a count of -1 raises an error",
         "operations/multi.py",
         "if response.count < 0:",
         "if response.count < -1:",
@@ -256,7 +256,7 @@ ROWS = (
     ),
     Mutation(
         "7-limits",
-        "limits of 0 and less mean no limit of the client's",
+        "limits of 0 and less mean no limit of the client",
         "operations/multi.py",
         'request.max_kv_count, request.max_kv_size = _limit(max_count, "max_count"), _limit(max_bytes, "max_bytes")',
         "request.max_kv_count, request.max_kv_size = max_count or 1, max_bytes or 1",
@@ -273,7 +273,7 @@ ROWS = (
     ),
     Mutation(
         "8-seconds",
-        "milliseconds of the documented API are not taken for seconds",
+        "the documented API takes milliseconds",
         "pegasus.py",
         "/ 1000",
         "/ 1",
@@ -289,7 +289,7 @@ ROWS = (
     ),
     Mutation(
         "8-fork-without-hooks",
-        "a call notices a fork that ran no hooks of Python",
+        "a call notices a fork without Python hooks",
         "cluster/dispatcher.py",
         "        if not _page[0]:\n            fork.notice()\n        caller",
         "        caller",
@@ -306,7 +306,7 @@ ROWS = (
     # --------------------------------------------------------------------------------------------- 9 defaults
     Mutation(
         "9-defaults",
-        "the defaults are what docs/ says",
+        "the defaults are those of docs/",
         "options.py",
         "meta_stagger: float = 0.25",
         "meta_stagger: float = 0.5",

@@ -30,7 +30,7 @@ SERVERS = (
     ),
     Mutation(
         "1-sort-key-hash",
-        "the sort key is hashed where the hash key is empty",
+        "the sort key is hashed if the hash key is empty",
         "keys.py",
         "return crc64(raw or tail)",
         "return crc64(raw)",
@@ -46,7 +46,7 @@ SERVERS = (
     ),
     Mutation(
         "1-modulus-fast",
-        "the same on the shortest way of a call",
+        "the same in the fast path of a call",
         "cluster/dispatcher.py",
         "route = table.targets[partition_hash % table.count]",
         "route = table.targets[partition_hash & (table.count - 1)]",
@@ -86,7 +86,7 @@ SERVERS = (
     ),
     Mutation(
         "1-split-refused",
-        "a split of a table whose count is no power of two is not started",
+        "a split of a table whose count is not a power of two is not started",
         "admin/__init__.py",
         "if count & (count - 1):",
         "if count < 0:",
@@ -102,7 +102,7 @@ SERVERS = (
     ),
     Mutation(
         "1-empty-hash-key",
-        "an empty hash key is refused where servers cannot take it",
+        "an empty hash key is refused for operations that do not accept it",
         "operations/base.py",
         "if not raw:",
         "if raw is None:",
@@ -110,7 +110,7 @@ SERVERS = (
     ),
     Mutation(
         "1-next-key",
-        "the key behind a prefix is found by stripping trailing FF bytes",
+        "the next key of a prefix is found by removing trailing FF bytes",
         "keys.py",
         'stripped = raw.rstrip(b"\\xff")',
         "stripped = raw",
@@ -135,7 +135,7 @@ SERVERS = (
     ),
     Mutation(
         "2-forward-learnt",
-        "a leader that was not configured is learnt",
+        "a leader that is not configured is remembered",
         "cluster/metas.py",
         "        self._learnt.append(address)\n",
         "",
@@ -143,7 +143,7 @@ SERVERS = (
     ),
     Mutation(
         "2-hp-primary",
-        "a host name is preferred to the IPv4 address beside it",
+        "a host name is preferred to the IPv4 address sent with it",
         "cluster/routing.py",
         "primary = partition.hp_primary or in_digits",
         "primary = in_digits or partition.hp_primary or ''",
@@ -159,7 +159,7 @@ SERVERS = (
     ),
     Mutation(
         "2-stagger",
-        "a silent meta server is not waited for",
+        "the next meta server is asked while one is silent",
         "cluster/meta.py",
         "start_next = now + self._options.meta_stagger",
         "start_next = now + 60.0",
@@ -167,7 +167,7 @@ SERVERS = (
     ),
     Mutation(
         "2-again-in-silence",
-        "servers that have answered are asked again while a silent one owes its answer",
+        "servers that have answered are asked again while another one is silent",
         "cluster/meta.py",
         "if waiting or not rpc.repeatable or monotonic() < start_next:",
         "if True:",
@@ -199,7 +199,7 @@ SERVERS = (
     ),
     Mutation(
         "2-missing-table",
-        "a missing table is its own error, told apart from missing servers",
+        "a missing table has another error than missing servers",
         "cluster/refresher.py",
         'if reply.err in ("ERR_OBJECT_NOT_FOUND", "ERR_BUSY_DROPPING"):',
         'if reply.err == "ERR_BUSY_DROPPING":',
@@ -207,7 +207,7 @@ SERVERS = (
     ),
     Mutation(
         "2-table-being-dropped",
-        "a table that is being dropped does not exist any more",
+        "a table that is being dropped counts as missing",
         "cluster/refresher.py",
         'if reply.err in ("ERR_OBJECT_NOT_FOUND", "ERR_BUSY_DROPPING"):',
         'if reply.err == "ERR_OBJECT_NOT_FOUND":',
@@ -231,7 +231,7 @@ SERVERS = (
     ),
     Mutation(
         "2-interval",
-        "two refreshes of one table are at least an interval apart",
+        "between two refreshes of a table there is at least one interval",
         "cluster/refresher.py",
         "self._schedule(max(self._started + self._options.refresh_interval, monotonic()))",
         "self._schedule(monotonic())",
@@ -257,7 +257,7 @@ SERVERS = (
     ),
     Mutation(
         "2-newer-ballot",
-        "an answer that is older than what is known changes nothing",
+        "an answer with an older ballot is ignored",
         "cluster/routing.py",
         "if known is not None and known.ballot > partition.ballot >= 0:",
         "if known is not None and known.ballot > partition.ballot + 1_000_000:",
@@ -274,7 +274,7 @@ SERVERS = (
     ),
     Mutation(
         "3-single-flight-dial",
-        "a server is dialled once, whoever needs it",
+        "a server is dialled once for all waiting calls",
         "transport/pool.py",
         "            if dialling is None or dialling.ready():\n",
         "            if True:\n",
@@ -290,7 +290,7 @@ SERVERS = (
     ),
     Mutation(
         "3-ids-that-wait",
-        "a sequence id that still waits is not issued again",
+        "the sequence id of a pending call is not used again",
         "protocol/session.py",
         "seqid > MAX_SEQID or seqid in self.pending:",
         "seqid > MAX_SEQID:",
@@ -298,7 +298,7 @@ SERVERS = (
     ),
     Mutation(
         "3-own-instance",
-        "everybody gets an error of his own",
+        "every caller gets its own error instance",
         "transport/handover.py",
         '            error.hint = "the peer is not the expected Pegasus server: check host and port"\n'
         "        return error",
@@ -308,7 +308,7 @@ SERVERS = (
     ),
     Mutation(
         "3-lost-refreshes",
-        "a lost connection has the route refreshed",
+        "a lost connection refreshes the routes",
         "cluster/dispatcher.py",
         "            if dispatcher.routes.uses(peer):\n",
         "            if False:\n",
@@ -324,7 +324,7 @@ SERVERS = (
     ),
     Mutation(
         "3-connect-half",
-        "a call waits for a dial at most half of the time that it has left",
+        "a call waits for a dial at most half of its remaining time",
         "transport/pool.py",
         "patience = (deadline - monotonic()) / 2",
         "patience = deadline - monotonic()",
@@ -332,7 +332,7 @@ SERVERS = (
     ),
     Mutation(
         "3-silence-asks",
-        "a connection that owes replies and is silent has the routes looked up",
+        "a silent connection with pending calls refreshes the routes",
         "transport/connection.py",
         "if silent >= self._options.silence:",
         "if silent >= 60.0 + self._options.silence:",
@@ -348,7 +348,7 @@ SERVERS = (
     ),
     Mutation(
         "3-only-repeatable-move",
-        "what must not be repeated does not move",
+        "calls that must not be repeated do not move",
         "transport/handover.py",
         "if movable is not None and seqid in waiting and seqid not in self._parked and has_moved(movable):",
         "if seqid in waiting and (movable is None or has_moved(movable)):",
@@ -356,7 +356,7 @@ SERVERS = (
     ),
     Mutation(
         "3-black-hole-replaced",
-        "a connection on which nothing came for a window is replaced once a deadline passes on it",
+        "a connection that was silent for the window is replaced when a deadline passes on it",
         "transport/connection.py",
         "condemned = bool(expired) and silent >= self._options.silent_window",
         "condemned = False",
@@ -364,7 +364,7 @@ SERVERS = (
     ),
     Mutation(
         "3-slow-is-no-black-hole",
-        "a slow lone call is no reason to replace its connection",
+        "a single slow call does not replace its connection",
         "transport/connection.py",
         "condemned = bool(expired) and silent >= self._options.silent_window",
         "condemned = bool(expired)",
@@ -372,7 +372,7 @@ SERVERS = (
     ),
     Mutation(
         "3-rescue",
-        "before a deadline fails a call, what the kernel holds is read",
+        "before a deadline fails a call, the received bytes in the kernel are read",
         "transport/connection.py",
         "while self.pending and self._readable() and monotonic() < until:\n            pass",
         "del until",
@@ -380,7 +380,7 @@ SERVERS = (
     ),
     Mutation(
         "3-never-early",
-        "deadlines are never early",
+        "calls fail never before their deadline",
         "transport/connection.py",
         "            if deadline <= now:\n",
         "            if deadline <= now + 0.03:\n",
@@ -388,7 +388,7 @@ SERVERS = (
     ),
     Mutation(
         "3-hardly-late",
-        "deadlines are at most 20 ms late",
+        "calls fail at most 20 ms after their deadline",
         "transport/connection.py",
         "at = min(at, now + TICK)",
         "at = now + TICK",
@@ -404,7 +404,7 @@ SERVERS = (
     ),
     Mutation(
         "3-abandoned",
-        "a caller that was killed or timed out takes its entry away",
+        "a killed or timed-out caller removes its entry",
         "transport/handover.py",
         "        self.withdraw(seqid)\n        self.pending.pop(seqid, None)",
         "        self.pending.get(seqid)",
@@ -412,7 +412,7 @@ SERVERS = (
     ),
     Mutation(
         "3-unreadable-stream",
-        "a length or error name that cannot be ends the connection instead of swallowing replies",
+        "an invalid length or error name ends the connection",
         "protocol/session.py",
         'read_name_size(data, pos + 4, "frame error")',
         "pass",
@@ -420,7 +420,7 @@ SERVERS = (
     ),
     Mutation(
         "3-unreadable-body",
-        "a body that cannot be read fails its own call, whose outcome is unknown",
+        "an unreadable body fails only its own call, with an unknown outcome",
         "operations/base.py",
         "error.outcome_unknown = rpc.is_write",
         "error.outcome_unknown = False",
@@ -428,7 +428,7 @@ SERVERS = (
     ),
     Mutation(
         "3-reader-budget",
-        "many replies at once are taken in portions",
+        "many replies at once are processed in portions",
         "transport/connection.py",
         "FRAMES_A_PASS = 256\nSECONDS_A_PASS = 0.002\n",
         "FRAMES_A_PASS = 10**9\nSECONDS_A_PASS = 10.0\n",
@@ -447,7 +447,7 @@ SERVERS = (
     ),
     Mutation(
         "3-unknown-struct-field",
-        "at an unknown field of STRUCT type a top-level reply keeps what came before",
+        "a reply keeps the fields before an unknown field of type STRUCT",
         "protocol/message.py",
         "        except _TopLevelUnskippable:\n            return message",
         "        except _TopLevelUnskippable:\n            raise",
@@ -455,7 +455,7 @@ SERVERS = (
     ),
     Mutation(
         "3-frame-limit",
-        "a frame over the limit ends the connection before memory is taken",
+        "a frame above the limit ends the connection before memory is allocated",
         "protocol/session.py",
         "        if size > self.max_frame:\n",
         "        if size > 2**40:\n",
@@ -463,7 +463,7 @@ SERVERS = (
     ),
     Mutation(
         "3-time-in-the-header",
-        "the header carries the time that is left",
+        "the header contains the remaining time",
         "transport/handover.py",
         "return max(int((deadline - now) * 1000), 1)",
         "return 60_000",

@@ -107,10 +107,10 @@ ROWS = (
         "6-after-foreign-rows",
         "a scan continues after the last received row, also a foreign one",
         "scanner/batch.py",
-        "            part.after = query.key_of(rows[-1])\n            if not self.work.is_pure(part):\n"
+        "            after = query.key_of(rows[-1])\n            if not self.work.is_pure(part):\n"
         "                rows = own_rows(rows, part.index, part.modulus)\n",
         "            if not self.work.is_pure(part):\n                rows = own_rows(rows, part.index, part.modulus)\n"
-        "            part.after = query.key_of(rows[-1]) if rows else part.after\n",
+        "            after = query.key_of(rows[-1]) if rows else after\n",
         (FILTER, "-k", "only_foreign"),
     ),
     Mutation(

@@ -262,7 +262,7 @@ class BatchCall(Attempt):
         if found.kv_count is not None and not found.rows:
             partial += found.kv_count
         else:
-            # Rows are counted for good: a lost context does not change that.
+            # Counted rows are final: a lost context does not change their number.
             counted, partial = counted + partial + len(rows), 0
         final = found.context_id in (COMPLETED, NONE)
         if found.status == 7:

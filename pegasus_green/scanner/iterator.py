@@ -25,7 +25,7 @@ Shape = Callable[[Any], R]
 
 
 class _Turn:
-    """The right of one greenlet to get the next batch; it ends with the frame that holds it, at the latest."""
+    """The right of one greenlet to get the next batch. It ends with the frame that holds it, at the latest."""
 
     __slots__ = ("over", "__weakref__")
 
@@ -93,14 +93,14 @@ class Scanner(Iterator[R]):
         self._source = Sequential(work) if parallel == 1 else Parallel(work, parallel)
         self._shape = shape
         self._limit = limit
-        # What changes by one step: the newest batch, the rest of it as the server sent it, the same batch as the source
-        # gave it, and the number of rows so far. Only this rest has a length.
+        # These change in one step: the newest batch, the rest of its rows in the server's form, the same batch from the
+        # source, and the number of rows up to now. Only this rest has a length.
         self._now: tuple[Batch | None, Iterator[Any], Batch | None, int] = None, iter(()), None, 0
-        # The rest as the application gets it.
+        # The rest of the rows in the form of the application.
         self._rows: Iterator[R] = iter(())
         self._ledger: Ledger | None = None
         self._ended = limit == 0
-        # Who gets the next batch: a reference to what only the frame of that greenlet holds.
+        # The turn of the greenlet that gets the next batch. Only its frame holds the object.
         self._turn: weakref.ref[_Turn] | None = None
         self._free = Event()
         # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
@@ -144,12 +144,12 @@ class Scanner(Iterator[R]):
     def _advance(self) -> None:
         """Get the next batch with rows. Only one greenlet at a time does this.
 
-        An exception may strike between any two steps: each step may be done again, and no batch counts as taken before
-        its rows are here.
+        An exception can occur between any two steps. So each step can be repeated, and a batch counts as taken only
+        after its rows are stored.
         """
         turn = self._await_turn()
         try:
-            # Another greenlet may have read a batch meanwhile, or was interrupted after that.
+            # Another greenlet may have read a batch meanwhile, and may have been interrupted after that.
             while not length_hint(self._raw):
                 if self._ended:
                     raise StopIteration
@@ -188,7 +188,7 @@ class Scanner(Iterator[R]):
                 raise RequestTimeout(text, table=self._work.dispatcher.routes.name)
             del other
             self._free.clear()
-            # The end of a turn that was interrupted wakes nobody.
+            # If the end of a turn is interrupted, it wakes nobody.
             wait(self._free, min(until - now, LOOK_FOR_LOST))
 
     def _take(self, batch: Batch) -> None:

@@ -57,9 +57,9 @@ class Part:
         counted: Rows counted up to ``after``.
         partial: Rows counted after it. They are lost if the context is lost.
         breaks: How often a count was lost.
-        fetched: The newest batch while nobody has it for certain, with the values of ``after``, ``counted`` and
-            ``partial`` behind it.
-        taken: The newest batch of which the application has rows, if it was handed over by another greenlet.
+        fetched: The newest batch until it is certainly delivered, with the values of ``after``, ``counted`` and
+            ``partial`` after it.
+        taken: The newest batch whose rows the application has, if another greenlet delivered it.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class Part:
         return same and peer is not None and self.connection is not None and peer.connection is self.connection
 
     def settle(self) -> Any:
-        """Move behind the newest batch and return it; None if it was handed over. It may be called again."""
+        """Move after the newest batch and return it; None if it was delivered. It may be called again."""
         if self.fetched is None:
             return None
         batch, self.after, self.counted, self.partial = self.fetched
@@ -192,7 +192,7 @@ class Ledger:
             self.after[index, modulus] = after
 
     def finish(self, index: int, modulus: int) -> None:
-        """Record that all rows of a part were returned. It may be called again, after an interruption."""
+        """Record that all rows of a part were returned. It may be called again after an interruption."""
         if self._find(index, modulus):
             self.after.pop((index, modulus), None)
 

@@ -16,7 +16,7 @@ from .batch import Batch, fetch
 from .parts import Part
 from .work import Work
 
-# Seconds between two looks for a wake-up that was lost.
+# Interval of the checks for a lost wake-up, in seconds.
 LOOK_FOR_LOST = 0.3
 
 
@@ -32,7 +32,7 @@ class Sequential:
         """Return the next batch; None at the end.
 
         Args:
-            taken: The batch of the last call; None if an interruption lost it: then it is returned again.
+            taken: The batch of the last call; None if an interruption lost it, so that it is returned again.
 
         Raises:
             PegasusError: The batch cannot be read now. The next call tries again.
@@ -54,7 +54,7 @@ class Sequential:
         if part is None:
             if not waiting:
                 return None
-            # Never in none of the two places, whatever interrupts this.
+            # At any interruption the part is in at least one of the two places.
             part = self._part = waiting[0]
             part.fetched = None
         work.active.add(part)
@@ -81,7 +81,7 @@ class Parallel:
         """Return a batch; None at the end.
 
         Args:
-            taken: The batch of the last call; None if an interruption lost it: then it is returned again.
+            taken: The batch of the last call; None if an interruption lost it, so that it is returned again.
 
         Raises:
             PegasusError: A part cannot be read now. The next call tries again.
@@ -110,7 +110,7 @@ class Parallel:
             left = until - monotonic()
             if left <= 0:
                 raise RequestTimeout("no batch in time", table=self.work.dispatcher.routes.name, operation="scan")
-            # A wake-up that an interrupted greenlet has lost costs a moment, not the scan.
+            # If an interrupted greenlet loses a wake-up, it costs a moment, not the scan.
             wait(self._news, min(left, LOOK_FOR_LOST))
         return None
 
@@ -161,11 +161,11 @@ class Parallel:
                 work.active.discard(part)
 
     def _read_part(self, part: Part) -> None:
-        """Read a part to its end, and hand over each batch exactly once, whatever interrupts this."""
+        """Read a part to its end. Deliver each batch exactly once, also after interruptions."""
         while True:
             batch = part.settle()
             if batch is None:
-                # Others may have filled the room meanwhile: one batch for each greenlet may be too much.
+                # Others may have filled the room meanwhile. Then there can be one more batch for each greenlet.
                 while len(self._ready) >= self.width:
                     self._room.clear()
                     wait(self._room, LOOK_FOR_LOST)

@@ -165,7 +165,7 @@ class Parallel:
         while True:
             batch = part.settle()
             if batch is None:
-                # Others may have filled the room meanwhile. Then there can be one more batch for each greenlet.
+                # Other greenlets may have filled the room meanwhile. Without this check there could be one batch too many each.
                 while len(self._ready) >= self.width:
                     self._room.clear()
                     wait(self._room, LOOK_FOR_LOST)

@@ -165,7 +165,7 @@ class Parallel:
         while True:
             batch = part.settle()
             if batch is None:
-                # Other greenlets may have filled the room meanwhile. Without this check there could be one batch too many each.
+                # Other greenlets may have filled the room meanwhile. Then one more batch for each would be too much.
                 while len(self._ready) >= self.width:
                     self._room.clear()
                     wait(self._room, LOOK_FOR_LOST)

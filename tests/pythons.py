@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,20 @@ def find(version: str) -> str | None:
         if done.stdout.strip() == version:
             return str(candidate)
     return None
+
+
+def build_core(python: str, source: Path, library: Path) -> str | None:
+    """Compile the core with the headers of an interpreter; return why that was not possible, None when it is done."""
+    question = "import sysconfig; print(sysconfig.get_paths()['include'])"
+    headers = subprocess.run([python, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return "there is no C compiler"
+    if not Path(headers, "Python.h").exists():
+        return f"{python} has no headers"
+    command = [compiler, "-O1", "-shared", "-fPIC", f"-I{headers}", str(source), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stderr
 
 
 def make_venv(python: str, place: Path, *requirements: str, constraints: Path | None = None) -> str:

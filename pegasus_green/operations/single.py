@@ -100,6 +100,8 @@ class SingleOperations(TableBase[V]):
             >>> table.get("user:7", "name")
             b'Ada'
         """
+        if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
+            hash_key, sort_key = key_pair(hash_key, sort_key)
         lane = self._lane
         if lane and timeout is None and info is None and retry is DEFAULT:
             found = _get(lane, hash_key, sort_key)
@@ -109,8 +111,6 @@ class SingleOperations(TableBase[V]):
                 return default
             if type(found) is tuple:
                 return self._value_or(default, found[0])
-        if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
-            hash_key, sort_key = key_pair(hash_key, sort_key)
         frame = self._call(
             GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key), timeout, retry, info
         )

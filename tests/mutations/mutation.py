@@ -25,6 +25,11 @@ class Mutation(NamedTuple):
     new: str
     tests: tuple[str, ...]
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it is a mutation of the compiled core; the others run without the core."""
+        return self.path.endswith(".c")
+
     def apply(self, root: Path) -> str:
         """Break the rule in a tree; return the file as it was.
 

@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:
 
 from tests.mutations.mutation import Mutation  # noqa: E402
 from tests.mutations.rules import MUTATIONS  # noqa: E402
+from tests.pythons import build_core  # noqa: E402
 
 COPIED = ("pegasus_green", "tests", "examples", "benchmarks", "docs")
 FILES = ("pyproject.toml", "requirements.txt", "setup.py", "README.md", "CHANGELOG.md", "LICENSE", "Makefile")
@@ -42,11 +43,12 @@ def copy_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
+def run_tests(root: Path, tests: tuple[str, ...], *, compiled: bool = False) -> tuple[int | None, str]:
     """Return the exit status of pytest (None when it hangs) and the end of its output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     # Without the compiled core, which would run instead of the mutated Python code.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root), "PEGASUS_GREEN_PURE": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root)}
+    environment["PEGASUS_GREEN_PURE"] = "" if compiled else "1"
     for name in ("PEGASUS_META", "PEGASUS_TABLE"):
         environment.pop(name, None)
     process = subprocess.Popen(
@@ -68,6 +70,12 @@ def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
     return process.returncode, output
 
 
+def build(root: Path) -> str | None:
+    """Compile the core of a tree; return why that failed."""
+    package = root / "pegasus_green"
+    return build_core(sys.executable, package / "_core.c", package / "_core.abi3.so")
+
+
 def judge(root: Path, mutation: Mutation) -> tuple[str, str]:
     """Return "killed", "survived" or "broken", and a message."""
     path = root / "pegasus_green" / mutation.path
@@ -76,11 +84,16 @@ def judge(root: Path, mutation: Mutation) -> tuple[str, str]:
     except LookupError as error:
         return "broken", str(error)
     try:
-        status, output = run_tests(root, mutation.tests)
+        refusal = build(root) if mutation.compiled else None
+        if refusal is not None:
+            return "broken", refusal
+        status, output = run_tests(root, mutation.tests, compiled=mutation.compiled)
     finally:
         path.write_text(before)
     if status is None:
         return "killed", "its tests hang"
+    if status < 0:
+        return "killed", f"the process ends by signal {-status}"
     if status == FAILED:
         failures = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return "killed", failures[0].split(" - ")[0] if failures else ""
@@ -107,12 +120,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         root = Path(directory)
         copy_tree(root)
+        if any(mutation.compiled for mutation in chosen) and (refusal := build(root)) is not None:
+            print(f"mutations of the compiled core are left out: {refusal}")
+            chosen = [mutation for mutation in chosen if not mutation.compiled]
         if not arguments.no_baseline:
-            for tests in dict.fromkeys(mutation.tests for mutation in chosen):
-                status, output = run_tests(root, tests)
+            for tests, compiled in dict.fromkeys((mutation.tests, mutation.compiled) for mutation in chosen):
+                status, output = run_tests(root, tests, compiled=compiled)
                 if status != PASSED:
                     # Tests that measure time may fail once on a busy machine.
-                    status, output = run_tests(root, tests)
+                    status, output = run_tests(root, tests, compiled=compiled)
                 if status != PASSED:
                     print(f"without any mutation, {' '.join(tests)} ends with status {status}\n{output[-2000:]}")
                     counts["broken"] += 1

@@ -28,7 +28,8 @@ def test_a_mutation_applies_and_names_existing_tests(copy: Path, mutation: Mutat
     path = copy / "pegasus_green" / mutation.path
     before = mutation.apply(copy)
     try:
-        compile(path.read_text(), str(path), "exec")
+        if not mutation.compiled:
+            compile(path.read_text(), str(path), "exec")
         assert path.read_text() != before
     finally:
         path.write_text(before)
@@ -45,5 +46,5 @@ def test_a_mutation_applies_and_names_existing_tests(copy: Path, mutation: Mutat
 def test_every_section_has_mutations_with_unique_names() -> None:
     names = [mutation.name for mutation in MUTATIONS]
     assert len(set(names)) == len(names)
-    assert {name.split("-")[0] for name in names} == {str(section) for section in range(1, 14)}
+    assert {name.split("-")[0] for name in names} == {str(section) for section in range(1, 15)}
     assert all(mutation.rule and mutation.tests for mutation in MUTATIONS)

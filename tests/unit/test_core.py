@@ -13,7 +13,7 @@ import pytest
 
 from pegasus_green.accelerate import Books, core
 from pegasus_green.transport.connection import Connection
-from tests.pythons import ROOT, find
+from tests.pythons import ROOT, build_core, find
 
 SOURCE = ROOT / "pegasus_green" / "_core.c"
 NEWEST = "3.13"
@@ -59,16 +59,13 @@ def test_no_format_has_a_size() -> None:
 
 
 def test_a_core_built_with_the_newest_headers_works(tmp_path: Path) -> None:
-    other, compiler = find(NEWEST), shutil.which("cc")
-    if core is None or other is None or compiler is None:
-        pytest.skip(f"needs the compiled core, a C compiler and the headers of Python {NEWEST}")
-    question = "import sysconfig; print(sysconfig.get_paths()['include'])"
-    headers = subprocess.run([other, "-c", question], capture_output=True, text=True, check=True).stdout.strip()
-    if not Path(headers, "Python.h").exists():
-        pytest.skip(f"Python {NEWEST} has no headers here")
+    other = find(NEWEST)
+    if core is None or other is None:
+        pytest.skip(f"needs the compiled core and Python {NEWEST}")
     shutil.copytree(ROOT / "pegasus_green", tmp_path / "pegasus_green", ignore=shutil.ignore_patterns("*.so", "*.pyc"))
-    library = tmp_path / "pegasus_green" / "_core.abi3.so"
-    subprocess.run([compiler, "-shared", "-fPIC", f"-I{headers}", SOURCE, "-o", library], check=True)
+    refusal = build_core(other, SOURCE, tmp_path / "pegasus_green" / "_core.abi3.so")
+    if refusal is not None:
+        pytest.skip(f"the core cannot be built: {refusal}")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PEGASUS_GREEN_PURE": ""}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False

@@ -184,6 +184,7 @@ def test_an_unexpected_storage_status_raises_with_its_number(onebox: Any, verb: 
     try:
         with Client(onebox.meta_addresses, timeout=5.0) as client:
             table = client.table("temp")
+            table.warm_up()
             call = Ended(getattr(table, verb), b"a broken disk") if verb in reads else None
             call = call or Ended(WRITES[verb].call, table, b"a broken disk", b"", CallInfo())
             error = call.join().error

@@ -58,6 +58,12 @@ def interrupt(*_args: Any) -> None:
     raise Interrupted
 
 
+def gather(table: Any) -> None:
+    """Have another call wait, so that the next request is gathered: both ways do that by a method of Python."""
+    gevent.spawn(table.get, "h", "other")
+    gevent.sleep(0)
+
+
 # The compiled core's way, and Python's.
 WAYS: dict[str, dict[str, Any]] = {"short way": {}, "long way": {"retry": None}}
 
@@ -70,9 +76,8 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
 
     def calls() -> None:
         assert table.get("h", "first") == b"first"
-        # Outside the pass that delivered the reply, in which frames are collected.
-        gevent.sleep(0)
-        once(monkeypatch, Connection, "_send", interrupt)
+        gather(table)
+        once(monkeypatch, Connection, "_flush_soon", interrupt)
         with pytest.raises(Interrupted):
             table.get("h", "interrupted", **WAYS[way])
         for number in range(20):
@@ -92,8 +97,8 @@ def test_a_nested_call_gets_its_own_reply(stage: Stage, monkeypatch: pytest.Monk
 
     def calls() -> None:
         assert table.get("h", "first") == b"first"
-        gevent.sleep(0)
-        once(monkeypatch, Connection, "_send", lambda *_args: found.append(table.get("h", "inner", **WAYS[way])))
+        gather(table)
+        once(monkeypatch, Connection, "_flush_soon", lambda *_args: found.append(table.get("h", "inner", **WAYS[way])))
         assert table.get("h", "outer", **WAYS[way]) == b"outer"
 
     gevent.spawn(calls).get()
@@ -162,7 +167,8 @@ def test_a_greenlet_that_cannot_clean_up_leaves_nothing(stage: Stage, way: str) 
     table = stage.table(timeout=0.5)
     table.warm_up()
     with pytest.MonkeyPatch.context() as patches:
-        once(patches, Connection, "_send", interrupt)
+        gather(table)
+        once(patches, Connection, "_flush_soon", interrupt)
         patches.setattr(Connection, "abandon", interrupt)
         caller: Any = gevent.spawn(table.get, "h", "s", **WAYS[way])
         caller.join(5.0)

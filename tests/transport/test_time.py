@@ -93,7 +93,7 @@ def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> Non
             gevent.sleep(0.001)
             gaps.append(watch.seconds)
 
-    callers: list[Any] = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=1.0) for n in range(5000)]
+    callers: list[Any] = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=4.0) for n in range(5000)]
     wait_until(lambda: len(server.requests) == 5000)
     ticking = gevent.spawn(ticker)
     gevent.joinall(callers)
@@ -231,7 +231,7 @@ def test_sequence_ids_in_use_are_skipped(stage: Stage) -> None:
     session.go_on_behind(MAX_SEQID - 1)
     before = len(server.requests)
     for number in range(12):
-        table.set(f"h{number}", "s", b"v", timeout=1.0)
+        table.set(f"h{number}", "s", b"v")
         assert set(connection.pending) == set(waiting)
     issued = [request.seqid for request in server.requests[before:]]
     assert issued == [MAX_SEQID, 2, 3, 5, 6, *range(8, 15)]

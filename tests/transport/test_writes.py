@@ -352,6 +352,7 @@ def test_callers_above_the_in_flight_limit_wait_for_room(stage: Stage) -> None:
 
     server = stage.server(slow)
     table = stage.table(max_in_flight=10, timeout=10.0)
+    table.warm_up()
     callers = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(300)]
     gevent.joinall(callers, raise_error=True)
     assert len(server.requests) == 300

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
-INTERRUPTED = "tests/faults/test_interruptions.py"
 HOSTILE = "tests/transport/test_hostile.py"
 RETRY = "tests/transport/test_retry.py"
 SHUTDOWN = "tests/transport/test_shutdown.py"
@@ -25,9 +24,9 @@ CORE = (
         "an outcome that comes before its call waits is kept",
         "    self->outcome = Py_NewRef(outcome);\n",
         "    if (self->greenlet != NULL) self->outcome = Py_NewRef(outcome);\n",
-        INTERRUPTED,
+        "tests/transport/test_interruptions.py",
         "-k",
-        "get-caller-nested",
+        "nested_call",
     ),
     core(
         "interrupted-leaves-nothing",
@@ -113,9 +112,9 @@ CORE = (
         "the end of the stream ends the connection",
         "if (came <= 0 || pos < came",
         "if (came == 0) return Py_NewRef(Py_None);\n    if (came < 0 || pos < came",
-        RETRY,
-        HOSTILE,
         TIME,
+        "-k",
+        "end_of_the_stream",
     ),
     core(
         "fork",
@@ -131,7 +130,7 @@ CORE = (
         "if (deadline >= 0.0) return 0;",
         TIME,
         "-k",
-        "deadline",
+        "timeout_of_the_client",
     ),
     core(
         "loop-ends",

@@ -55,6 +55,28 @@ def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: S
     assert spans[-1] <= 0.100
 
 
+def test_the_timeout_of_the_client_bounds_a_call(stage: Stage) -> None:
+    stage.server(silent)
+    table = stage.table(timeout=0.2)
+    table.warm_up()
+    watch = Stopwatch()
+    with pytest.raises(errors.RequestTimeout):
+        table.get(b"h", b"s")
+    assert watch.elapsed >= 0.2
+    assert watch.seconds < 0.3
+
+
+def test_the_end_of_the_stream_fails_a_waiting_call_at_once(stage: Stage) -> None:
+    """The call is repeated on a new connection."""
+    server = stage.server(lambda link, request: answer(link, request) if len(server.requests) > 1 else link.close())
+    table = stage.table(timeout=20.0)
+    table.warm_up()
+    watch = Stopwatch()
+    table.get(b"h", b"s")
+    assert len(server.requests) == 2
+    assert watch.seconds < 5.0
+
+
 @pytest.mark.parametrize("where", ["meta", "dial", "back-off", "room"])
 def test_a_deadline_holds_wherever_the_call_waits(stage: Stage, where: str) -> None:
     stage.server(silent)

@@ -74,7 +74,7 @@ def test_the_end_of_the_stream_fails_a_waiting_call_at_once(stage: Stage) -> Non
     watch = Stopwatch()
     table.get(b"h", b"s")
     assert len(server.requests) == 2
-    assert watch.seconds < 5.0
+    assert watch.seconds < 0.2, "the timer would notice it after 0.25 s"
 
 
 @pytest.mark.parametrize("where", ["meta", "dial", "back-off", "room"])

@@ -21,8 +21,9 @@ def _load() -> Any:
 
 
 core: Any = _load()
-# Whether calls use the compiled core.
 accelerated: bool = core is not None
+"""Whether calls use the compiled core. It is False with ``PEGASUS_GREEN_PURE=1`` in the environment, and if the core
+was not built, because ``pip install`` found no compiler."""
 
 if TYPE_CHECKING or core is None:
 

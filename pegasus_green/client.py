@@ -42,7 +42,7 @@ class Client:
 
     Args:
         metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated string. Write IPv6 addresses
-            in brackets. The default port is 34601. One meta server is enough: it names the leader.
+            in brackets. The default port is 34601. One meta server is enough while it is alive: it names the leader.
         options: All options at once.
         **changes: Single options by name, see ``ClientOptions``.
 
@@ -51,8 +51,8 @@ class Client:
         AuthenticationFailed: ``auth`` is set, and the package that it needs is not installed.
 
     Greenlets: any number of greenlets and native threads may call every method at once. Each native thread has its own
-        connections: its first call dials, and they are closed when the thread ends. After a fork the child dials its
-        own connections.
+        connections: the client dials them at the first call of the thread and closes them when the thread ends. After a
+        fork, the child process dials its own connections.
 
     Example:
         >>> with Client(["127.0.0.1:34601"], timeout=1.0) as client:
@@ -182,9 +182,10 @@ class Client:
             codec: Encodes and decodes values, see ``pegasus_green.codecs``. None: values are bytes; the table of the
                 URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a variable as
                 ``Table[Any]``.
-            hedge: Hedged reads of this handle. The default is the client's option ``hedge``; None: off.
-            max_rate: Requests per second to this table at most. The client's option of this name limits them, too. All
-                handles that this client makes with the same table and rate share the limit. None: no limit of its own.
+            hedge: The ``HedgePolicy`` of this handle's reads. The default is the client's option ``hedge``; None: off.
+            max_rate: Maximum number of requests per second to this table. The client's option ``max_rate`` applies,
+                too. All handles that this client makes with the same table and rate share the limit. None: only the
+                client's option applies.
 
         Raises:
             InvalidArgument: The name is empty, not text, or not UTF-8; neither the call nor the URL names a table;
@@ -243,7 +244,7 @@ class Client:
 
     @property
     def admin(self) -> Admin:
-        """Administration of the cluster: tables, partitions, nodes, envs, splits.
+        """Administration of the cluster: an ``Admin``, for tables, their settings and splits, partitions and nodes.
 
         Example:
             >>> client.admin.is_healthy("temp")
@@ -256,10 +257,11 @@ class Client:
         return self._admin
 
     def deadline(self, seconds: float) -> AbstractContextManager[None]:
-        """Bound the calls with this client that are made inside the ``with`` block.
+        """Set one deadline for all calls with this client inside the ``with`` block.
 
-        In nested blocks, the earliest deadline counts. The deadline does not apply to a greenlet that is started inside
-        the block. A call without time left raises RequestTimeout. Only calls of this client are interrupted.
+        In nested blocks, the earliest deadline counts. A call that runs when the deadline passes, or that starts later,
+        raises RequestTimeout. Other code is not interrupted. The deadline does not apply to calls in a greenlet that is
+        started inside the block.
 
         In a generator, the deadline applies to the calls of the generator and of the functions that it calls, in any
         greenlet. It does not apply to calls that the consumer makes between two ``next()``. If a ``@contextmanager``
@@ -267,7 +269,7 @@ class Client:
         order, in any greenlet, or by garbage collection.
 
         Args:
-            seconds: Time for all calls inside the block together.
+            seconds: Seconds for all calls inside the block together, from its start.
 
         Raises:
             InvalidArgument: seconds is not a number above 0.
@@ -281,7 +283,7 @@ class Client:
         return self._cluster.scope(seconds)
 
     def ping(self, timeout: float | None = None) -> float:
-        """Ask the meta servers for the list of tables and return the seconds that this took.
+        """Ask the meta servers for facts about the cluster and return the seconds that this took.
 
         Args:
             timeout: Seconds; None: the client's default.
@@ -290,7 +292,7 @@ class Client:
             MetaUnreachable: No meta server answered in time.
             ClientClosed: The client was closed.
 
-        Retries: safe; the servers are asked again until the timeout.
+        Retries: safe; the client asks the meta servers until the timeout.
 
         Example:
             >>> client.ping(timeout=2.0) < 2.0
@@ -316,14 +318,14 @@ class Client:
             timeout: Seconds for all of it; None: the client's default.
 
         Returns:
-            The error of each server that did not answer in time, by its address; the key ``"no primary"`` stands for
-                partitions without a primary. An empty dict means that all servers answered.
+            The error of each server that did not answer in time, by its address. The key ``"no primary"`` stands for
+            partitions without a primary. An empty dict means that all servers answered.
 
         Raises:
             TableNotFound: The table does not exist.
             MetaUnreachable: The routes of the table are unknown, and no meta server answers.
 
-        Retries: safe; each server is asked until the timeout.
+        Retries: safe; the client asks each server until the timeout.
         Greenlets: a killed caller abandons its requests.
 
         Example:
@@ -344,7 +346,7 @@ class Client:
             a latency histogram of successful calls, and upper bounds of the median and the 99th percentile. The keys of
             the histogram are upper bounds in seconds; a bound is at most twice the true value. ``auth``, only with that
             option: mechanism, user, credentials acquired and renewed, failures and the last error, seconds until the
-            credentials end (None: never), connections negotiated, negotiations refused.
+            credentials end (None: never), negotiated connections and refused negotiations.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -355,7 +357,10 @@ class Client:
         return describe(self._threads.all)
 
     def add_listener(self, listener: Listener) -> None:
-        """Add a listener. It is called for every event from now on.
+        """Add a listener. The client calls it for every event from now on.
+
+        Args:
+            listener: A ``Listener``, or an object with its methods. It can listen to several clients.
 
         Raises:
             InvalidArgument: The object lacks a method of ``Listener``.
@@ -395,8 +400,11 @@ class Client:
         """Close all connections. Without ``drain`` it never waits. It can be called several times.
 
         Args:
-            drain: Seconds to wait for calls in flight; ``close`` returns as soon as they have ended. Calls that are
-                still running after that end with ClientClosed. New calls raise ClientClosed at once.
+            drain: Maximum seconds to wait for calls in flight; ``close`` returns as soon as they have ended. Calls that
+                run longer raise ClientClosed. New calls raise ClientClosed at once.
+
+        Raises:
+            InvalidArgument: drain is not a number of 0 or more; the client stays open.
 
         Example:
             >>> client = Client(["127.0.0.1:34601"])
@@ -421,9 +429,12 @@ class Table(Verbs[V]):
     ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, one with a ``Utf8Codec`` a
     ``Table[str]``.
 
-    Keys are bytes, or str, which is sent as UTF-8. Without a codec, values are bytes or str, and results are bytes.
-    Times are in seconds, as int or float. Every verb that sends a request can also raise ClientClosed. With a codec it
-    can raise CodecError.
+    A record has a hash key, a sort key and a value. The hash key determines the partition, which is the unit that
+    servers store and move. The records of one hash key are ordered by sort key.
+
+    Keys are bytes or str; the client sends a str as UTF-8. Without a codec, values are bytes or str, and results are
+    bytes. Times are in seconds, as int or float. Every verb that sends a request can also raise ClientClosed. With a
+    codec it can raise CodecError.
 
     Attributes:
         client: The client.
@@ -465,7 +476,7 @@ class Table(Verbs[V]):
         """Close the client of a table that ``open_table`` made. Do nothing for a table of ``client.table``.
 
         Args:
-            drain: Seconds that calls in flight have to finish, see ``Client.close``.
+            drain: Maximum seconds to wait for calls in flight, see ``Client.close``.
 
         Example:
             >>> table = open_table("pegasus://127.0.0.1:34601/temp")
@@ -492,9 +503,9 @@ class Table(Verbs[V]):
             RequestTimeout: The table cannot serve yet.
             ConnectFailed: A primary cannot be reached. The other primaries were dialled, too.
 
-        Retries: the meta servers are asked until the timeout; each primary is dialled once.
-        Greenlets: spawns one greenlet for each server, until it returns. Several callers share the dials. A dial
-            continues if its caller is killed.
+        Retries: the client asks the meta servers until the timeout; it dials each primary once.
+        Greenlets: spawns one greenlet for each server; they end when the call returns. Several callers share the dials.
+            A dial continues if its caller is killed.
 
         Example:
             >>> table.warm_up(timeout=2.0)
@@ -515,7 +526,7 @@ class Table(Verbs[V]):
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
 
-        Retries: safe; the meta servers are asked until the timeout.
+        Retries: safe; the client asks the meta servers until the timeout.
         Greenlets: any number may call at once; they share one route query.
 
         Example:
@@ -530,8 +541,8 @@ class Table(Verbs[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds until values that the mapping stores expire. None or 0: they never expire, unless the table has
-                a default TTL.
+            ttl: Seconds until values that the mapping stores expire, rounded up. None or 0: they never expire, unless
+                the table has a default TTL.
             timeout: Seconds for each request; None: the client's default.
 
         Returns:
@@ -540,8 +551,8 @@ class Table(Verbs[V]):
         Raises:
             InvalidArgument: An argument has a wrong type or size.
 
-        Retries: reads, stores, ``update`` and ``clear`` are repeated; ``del``, ``pop``, ``popitem`` and ``setdefault``
-            are not repeated if their outcome is unknown.
+        Retries: the client repeats reads, stores, ``update`` and ``clear``. It does not repeat ``del``, ``pop``,
+            ``popitem`` and ``setdefault`` if their outcome is unknown.
         Greenlets: several may share one mapping. A killed caller abandons its request; a write may still be applied.
 
         Example:
@@ -562,7 +573,8 @@ def _dropped(threads: Threads) -> None:
 def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:
     """Make a client from a URL such as ``pegasus://host:port,host:port/table?timeout=2``; no I/O.
 
-    The client is a context manager; its end closes the client. ``client.table()`` without a name is the URL's table.
+    The client is a context manager: the end of the ``with`` block closes it. ``client.table()`` without a name returns
+    the URL's table.
 
     Args:
         url: Meta servers, optionally a table, and options by name, see ``docs/options.md``. Special characters in the

@@ -97,8 +97,8 @@ def _refuse(constant: str) -> None:
 class JsonCodec:
     """Values are what JSON can express, stored as compact UTF-8.
 
-    As in JSON, a tuple comes back as a list and keys of objects come back as str. NaN and infinities are refused. Equal
-    objects give equal bytes only if their keys have the same order; ``sort_keys=True`` sorts them.
+    A tuple comes back as a list, and the keys of a dict come back as str. NaN and infinities are refused. Equal dicts
+    give equal bytes only if their keys have the same order; ``sort_keys=True`` sorts them.
 
     Args:
         sort_keys: Sort the keys of objects.
@@ -157,20 +157,20 @@ class ZstdCodec(Generic[V]):
     """Values are compressed with zstd, in the format of the Java client. Each client reads what the other wrote.
 
     A stored value that does not begin with zstd's magic number is returned unchanged, so old uncompressed values stay
-    readable. A value that itself begins with the magic number is always put into a frame, so *every* value comes back
-    unchanged. A whole zstd frame that another writer stored as a plain value (a .zst file, for example) cannot be told
-    from a compressed value, so it is decompressed.
+    readable. A value that itself begins with the magic number is always compressed, so every value that this codec
+    stored comes back unchanged. If another writer stored a zstd frame as a plain value (a .zst file, for example), it
+    is decompressed, because it looks like a compressed value.
 
-    Short values, and values that zstd does not make smaller, are stored unchanged. So ``incr`` can read integers, if
+    Short values, and values that zstd does not make smaller, are stored uncompressed. So ``incr`` can read integers if
     ``least`` is above 20.
 
-    Compression and decompression block the native thread, for 1 to 10 ms per MiB at level 3.
+    Compression and decompression block the native thread for 1 to 10 ms per MiB at level 3.
 
     Args:
         inner: Codec that runs before compression and after decompression; None: values are bytes.
         level: zstd's level, 1 to 22; the Java client uses 3.
         least: Values shorter than this many bytes are not compressed.
-        max_size: Maximum bytes of a decompressed value; a small frame can claim to hold gigabytes.
+        max_size: Maximum bytes of a decompressed value. Without a limit a small frame could take gigabytes of memory.
         lenient: If a value begins with the magic number and cannot be decompressed, return it unchanged, as the Java
             client does. False: raise CodecError.
 

@@ -26,7 +26,7 @@
     │   └── WriteRejected                    not applied: disk, size, mode of the table
     └── StorageError                         the storage engine's status is not OK
         ├── NotAnInteger (ValueError), IntegerOverflow (OverflowError)
-        ├── Incomplete                       the server stopped before it had read a row
+        ├── Incomplete                       the server stopped before it returned a row
         └── CountUnknown                     the server stopped counting at its time limit
 
 ``CodecError`` (a ValueError) is a PegasusError, too: the table's codec cannot decode a stored value.
@@ -52,17 +52,19 @@ class PegasusError(Exception):
         table: The table's name, if the call had one.
         operation: The request's short name in Pegasus ("get", "put" for a set), if known.
         address: The server, "host:port", if one was involved.
-        sent: Whether a request was sent and no answer to it arrived.
+        sent: Whether an attempt was sent and the client has no readable answer to it.
         attempts: Number of attempts, including those that found no server to send to.
-        last_error: The error of the last attempt that was repeated; None if none was.
+        last_error: The error of the last attempt that the client repeated; None: it repeated no attempt.
         outcome_unknown: True for a write that may or may not have been applied.
         results: All results of a ``*_many`` verb or ``batch_get``, in order, with the errors among them; empty after
             other verbs.
-        done: Rows or keys that ``split=True`` wrote before the error.
-        deleted: Rows that ``del_range`` or ``truncate`` removed before the error.
-        token: Pass it to ``truncate(resume=)`` to continue; None: start from the beginning.
-        last_key: The sort key of the last row that ``del_range`` removed, or that was read before ``Incomplete`` (of a
-            scan: the whole encoded key). None: there was no row.
+        done: Number of rows, keys or items in the finished requests of ``multi_set(split=True)`` or
+            ``multi_del(split=True)``, or in the finished batches of ``set_stream`` or ``remove_stream``.
+        deleted: Number of rows that ``del_range`` or ``truncate`` removed before the error.
+        token: After an error of ``truncate``: pass it to ``truncate(resume=)`` to continue. None: start from the
+            beginning.
+        last_key: After an error of ``del_range``: the sort key of the last removed row. After ``Incomplete``: the sort
+            key of the last row before it, or in a scan its encoded key. None: there was no row.
     """
 
     code = ""
@@ -160,16 +162,19 @@ class ClientClosed(PegasusError):
 
 
 class WrongThread(PegasusError, RuntimeError):
-    """A handle or a scanner was used in another native thread than the one that made it."""
+    """A handle or a scanner was used in a native thread that did not make it."""
 
     hint = "clients, tables and mappings work in any thread: make the handle or the scanner where it is used"
 
 
 class RequestTimeout(PegasusError, TimeoutError):
-    """No success within the deadline of the call, all attempts included.
+    """The call did not succeed before its deadline. The deadline includes all attempts.
+
+    ``last_error`` is the reason if the client repeated the call. If ``outcome_unknown`` is set, a write may or may not
+    have been applied.
 
     Attributes:
-        timeout: Seconds that the call had, by ``timeout`` or by ``client.deadline``; None if they are not known.
+        timeout: Seconds that the call had, from ``timeout`` or ``client.deadline``; None if they are not known.
     """
 
     code = "ERR_TIMEOUT"
@@ -190,7 +195,7 @@ class TransportError(PegasusError, ConnectionError):
 
 
 class ConnectFailed(TransportError):
-    """No connection could be made; nothing was sent."""
+    """No connection could be made; nothing was sent. The client repeats the call by default."""
 
     code = "ERR_NETWORK_FAILURE"
 
@@ -203,9 +208,10 @@ class AuthenticationFailed(ConnectFailed):
             "clock_skew", "kdc_unreachable", "silent" (the server or the KDC does not answer), "refused", "disabled"
             (the server runs without authentication), "mechanism" (the server offers another one), "protocol",
             "library" (gssapi is not installed), or "other".
-        passing: Whether a later attempt may succeed without any change; calls then repeat it until their deadline.
-        costly: Whether the attempt costs the server a socket until it restarts; the pauses after such attempts are
-            longer.
+        passing: Whether a later attempt may succeed although nobody changes anything. The client then repeats the call
+            by default.
+        costly: Whether the attempt costs the server a socket until it restarts. The client waits longer after such
+            attempts.
     """
 
     code = "ERR_UNAUTHENTICATED"
@@ -215,11 +221,14 @@ class AuthenticationFailed(ConnectFailed):
 
 
 class ConnectionLost(TransportError):
-    """The connection ended while the call waited; ``sent`` tells whether the request may have reached the server."""
+    """The connection ended while the call waited; ``sent`` tells whether the request may have reached the server.
+
+    The client repeats the call by default, except for ``incr`` and check-and-* with ``sent``.
+    """
 
 
 class ForkedConnection(TransportError):
-    """The call was in flight when the process forked: its reply belongs to the parent, which still waits for it."""
+    """The call was in flight when the process forked. The call and its reply belong to the parent process."""
 
 
 class ProtocolError(PegasusError):
@@ -233,7 +242,7 @@ class FrameTooLarge(ProtocolError):
 
 
 class MetaError(PegasusError):
-    """A meta server refused a request (``code``), or could not answer it."""
+    """A meta server refused a request or could not answer it; ``code`` has the reason."""
 
     code = "ERR_NETWORK_FAILURE"
 
@@ -263,35 +272,50 @@ class TableExists(TableError):
 
 
 class TableUnavailable(TableError):
-    """The table cannot serve now: it is being created, dropped or recovered, or a partition has no primary."""
+    """The table cannot serve now: it is being created, dropped or recovered, or a partition has no primary.
+
+    The client repeats the call by default. After the deadline, this error is ``last_error`` of a RequestTimeout.
+    """
 
     code = "ERR_BUSY_CREATING"
 
 
 class ServerError(PegasusError):
-    """A replica server refused the request; it was not applied. ``code`` is the server's error name."""
+    """A replica server refused the request and did not apply it. ``code`` is the server's error name.
+
+    If ``outcome_unknown`` is set, an earlier attempt of the same call may have been applied.
+    """
 
 
 class NotServing(ServerError):
-    """The server does not serve the partition now: the route was outdated, or the replica is not ready."""
+    """The server does not serve the partition now: the route was outdated, or the replica is not ready.
+
+    The client repeats the call by default. After the deadline, this error is ``last_error`` of a RequestTimeout.
+    """
 
 
 class Busy(ServerError):
-    """The server throttles (ERR_BUSY)."""
+    """The server throttles requests (ERR_BUSY). The client repeats the call with long pauses until its deadline."""
 
     hint = "the table has a throttling env, or its server is overloaded: send less, or retry later"
 
 
 class Splitting(ServerError):
-    """The partition is registering its split child (ERR_SPLITTING)."""
+    """The partition is being split and registers its new half (ERR_SPLITTING), which takes about a second.
+
+    The client repeats the call with long pauses until its deadline.
+    """
 
 
 class NotEnoughReplicas(ServerError):
-    """Too few replicas are alive for a write, or too many writes wait (NOT_ENOUGH_MEMBER, CAPACITY_EXCEEDED)."""
+    """Too few replicas are alive for a write, or too many writes wait (NOT_ENOUGH_MEMBER, CAPACITY_EXCEEDED).
+
+    The client repeats the call until its deadline.
+    """
 
 
 class AccessDenied(ServerError, MetaError):
-    """A replica or meta server refuses the user (ACL_DENY, UNAUTHENTICATED); it is a MetaError as well.
+    """A replica or meta server refuses the user (ACL_DENY, UNAUTHENTICATED). The class is also a MetaError.
 
     Attributes:
         user: The name that the servers know the client by; "" for a client without ``auth``, None where it is unknown.
@@ -305,7 +329,10 @@ class AccessDenied(ServerError, MetaError):
 
 
 class WriteRejected(ServerError):
-    """The write was not applied: disk full or broken, too large, or disabled on this table."""
+    """The server did not apply the write: its disk is full or broken, the write is too large, or writes are disabled.
+
+    The client does not repeat the call.
+    """
 
 
 class StorageError(PegasusError):
@@ -315,9 +342,10 @@ class StorageError(PegasusError):
 
 
 class NotAnInteger(StorageError, ValueError):
-    """The stored value is not a 64-bit integer, as incr and ``INT_*`` checks need it; nothing was changed.
+    """``incr`` or an ``INT_*`` check found a value that is not a 64-bit integer; nothing was changed.
 
-    After a check, ``result`` is its ``CheckResult``, with the checked value if ``return_check_value`` was set.
+    After a check, ``result`` is the ``CheckResult``. It has the checked value if ``return_check_value`` was set. After
+    ``incr``, ``result`` is None.
     """
 
     code = "ERR_INVALID_PARAMETERS"
@@ -332,9 +360,9 @@ class IntegerOverflow(StorageError, OverflowError):
 
 
 class Incomplete(StorageError):
-    """The server stopped before it had read a row, so the position is unknown.
+    """The server stopped at its limit without returning a row, so the client does not know where to continue.
 
-    ``last_key`` is the key of the last row before that; ``rows`` is empty.
+    ``last_key`` is the key of the last row that was read before; ``rows`` is empty.
     """
 
     code = "ERR_INCOMPLETE_DATA"
@@ -343,7 +371,7 @@ class Incomplete(StorageError):
 
 
 class CountUnknown(StorageError):
-    """The server stopped counting at its time limit (30 s by default) and answered -1."""
+    """The server stopped counting at its time limit (30 s by default), so there is no count."""
 
     code = "ERR_INCOMPLETE_DATA"
 
@@ -351,7 +379,7 @@ class CountUnknown(StorageError):
 class CodecError(PegasusError, ValueError):
     """The table's codec cannot decode a stored value.
 
-    ``raw`` is the stored value if ``pop`` or ``popitem`` of a mapping has removed it, else None.
+    ``raw`` is the stored value if ``pop`` or ``popitem`` of a mapping removed it, else None.
     """
 
     code = "ERR_INVALID_DATA"

@@ -15,9 +15,10 @@ _log = logging.getLogger("pegasus_green.events")
 class Listener:
     """Base class of listeners: override the methods of the events that you need.
 
-    A listener is called synchronously in the greenlet of the event. For connections, routes and the end of a handle's
-    call this can be the event loop, so a listener must never block. If a listener raises, the exception is logged once
-    for each event and listener. It does not affect the call.
+    The client calls a listener in the greenlet in which the event happens, and waits until the method returns. For
+    connections, routes and the end of a handle's call this can be the event loop, so a listener must never block. If a
+    listener raises, the client logs the exception once for each event and listener. The exception does not affect the
+    call.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 
@@ -29,7 +30,12 @@ class Listener:
     """
 
     def call_started(self, table: str, operation: str) -> None:
-        """Hear that a call begins."""
+        """Hear that a call begins.
+
+        Args:
+            table: The table's name.
+            operation: The request's short name in Pegasus.
+        """
 
     def call_finished(
         self,
@@ -48,15 +54,15 @@ class Listener:
             operation: As for ``call_started``.
             seconds: Duration of the call with all attempts.
             error: The error of the call, or the exception that was thrown into the caller. None: the server returned
-                a result, even if the verb raises an error for it (NotAnInteger, a StorageError). For ``*_many`` verbs
-                and ``batch_get`` it is the error that they raise.
+                a result. The verb can still raise an error for this result (NotAnInteger, a StorageError). For
+                ``*_many`` verbs and ``batch_get`` it is the error that they raise.
             attempts: Number of attempts.
             hedged: Whether the answer of a secondary was used.
             server: "host:port" of the primary of the newest attempt; "" if there was none.
         """
 
     def connection_opened(self, address: str) -> None:
-        """Hear that a connection to a server is open."""
+        """Hear that a connection to a server is open; address: "host:port"."""
 
     def connection_lost(self, address: str, reason: str) -> None:
         """Hear that a connection has ended or could not be made."""

@@ -17,13 +17,13 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 def configure_logging(path: str | os.PathLike[str] | None = None) -> None:
     """Log as the documented client does, or as a configuration file says.
 
-    Without a path, it logs the logger ``pegasus_green`` at level INFO to ``pegasus.log`` in the working directory. The
-    file is appended to; at 100 MiB a new one begins, and 10 old ones are kept. A second call replaces the handler of
-    the first one.
+    Without a path, the records of the logger ``pegasus_green`` from level INFO are appended to ``pegasus.log`` in the
+    working directory. At 100 MiB a new file begins; 10 old files are kept. A second call replaces the handler of the
+    first one.
 
     Args:
         path: A file in the format of ``logging.config.fileConfig``. That function evaluates parts of the file, so the
-            file must be as trusted as code. Loggers that the file does not name stay unchanged.
+            file can run code. Loggers that the file does not name stay unchanged.
 
     Raises:
         OSError: The configuration file cannot be read, or the log file cannot be written.

@@ -52,16 +52,17 @@ class HashMapping(MutableMapping[bytes, V]):
 
     Methods take sort keys as bytes or str and return them as bytes.
 
-    Nothing is cached: each use is a request. An iteration is a scan; it continues if the mapping changes meanwhile.
-    ``len()`` makes the server read all rows of the hash key. ``bool()`` makes it read one.
+    The mapping caches nothing: each use is a request. An iteration is a scan; it continues if the mapping changes
+    meanwhile. ``len()`` makes the server read all rows of the hash key. ``bool()`` makes it read one.
 
-    Python calls ``len()`` in ``list()`` and ``sorted()``, so they raise what ``len()`` raises. A ``for`` loop and a
-    comprehension do not call it.
+    Python calls ``len()`` in ``list()`` and ``sorted()``, so these can raise CountUnknown as ``len()`` does. A ``for``
+    loop and a comprehension do not call it.
 
     ``del``, ``pop``, ``popitem`` and ``setdefault`` are one atomic step each: only one of several callers gets the row.
-    They are not repeated if their outcome is unknown. If the codec cannot decode a value that ``pop`` or ``popitem``
-    removed, ``raw`` of the CodecError is the value. ``update`` is atomic up to ``max_write_bytes``; a larger one is
-    split. ``clear`` is not atomic. All methods can raise what the verbs of ``Table`` raise, and KeyError.
+    The client does not repeat them if their outcome is unknown. If the codec cannot decode a value that ``pop`` or
+    ``popitem`` removed, the CodecError has the stored bytes in ``raw``. ``update`` is atomic up to ``max_write_bytes``;
+    a larger one is sent in several requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do,
+    and the errors of the verbs of ``Table``.
 
     Made by ``table.mapping(hash_key)``.
 

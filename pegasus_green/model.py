@@ -10,7 +10,11 @@ from .keys import Key, to_bytes
 
 
 class FilterType(IntEnum):
-    """How a pattern is compared with a key. The numbers are those of the protocol."""
+    """How the server compares a pattern with a key. The numbers are those of the protocol.
+
+    NO_FILTER: every key. MATCH_ANYWHERE: keys that contain the pattern. MATCH_PREFIX: keys that begin with it.
+    MATCH_POSTFIX: keys that end with it.
+    """
 
     NO_FILTER = 0
     MATCH_ANYWHERE = 1
@@ -22,7 +26,14 @@ class FilterType(IntEnum):
 class Filter:
     """A filter on keys. The server returns only keys that match it.
 
-    An empty pattern matches every key.
+    ``Filter.prefix``, ``Filter.postfix`` and ``Filter.anywhere`` make filters. An empty pattern matches every key.
+
+    Attributes:
+        type: A ``FilterType``.
+        pattern: Bytes; a str is encoded as UTF-8.
+
+    Raises:
+        InvalidArgument: The type is unknown, or the pattern is neither bytes nor str.
 
     Example:
         >>> Filter.prefix("2026-11-")
@@ -37,7 +48,7 @@ class Filter:
         try:
             object.__setattr__(self, "type", FilterType(self.type))
         except ValueError:
-            raise InvalidArgument(f"a filter type is a FilterType (0 to 3), not {self.type!r}") from None
+            raise InvalidArgument(f"a filter type must be a FilterType (0 to 3), not {self.type!r}") from None
         object.__setattr__(self, "pattern", to_bytes(self.pattern, "filter pattern"))
 
     @classmethod
@@ -93,10 +104,11 @@ NO_FILTER = Filter(FilterType.NO_FILTER, b"")
 class CheckType(IntEnum):
     """Condition of ``check_and_set`` and ``check_and_mutate``. The numbers are those of the protocol.
 
-    The server compares the stored bytes, without the table's codec. ``BYTES_*`` compare unsigned bytes; a prefix is
-    less than a longer value. ``INT_*`` need a value and an operand that are 64-bit integers as text (``12``, ``-3``,
-    ``0x1F``; ``017`` is octal). An absent or expired record passes only ``NO_CHECK``, ``NOT_EXIST`` and
-    ``NOT_EXIST_OR_EMPTY``.
+    The server compares the stored bytes with the operand; the table's codec does not apply. ``MATCH_*``: the value
+    contains the operand, begins or ends with it. ``BYTES_*`` compare unsigned bytes; a prefix is less than a longer
+    value. ``INT_*`` need a value and an operand that are 64-bit integers as text (``12``, ``-3``, ``0x1F``; ``017`` is
+    octal). The checks before ``MATCH_ANYWHERE`` take no operand. An absent or expired record passes only ``NO_CHECK``,
+    ``NOT_EXIST`` and ``NOT_EXIST_OR_EMPTY``.
     """
 
     NO_CHECK = 0

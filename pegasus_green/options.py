@@ -40,13 +40,13 @@ def _is_whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class HedgePolicy:
-    """Hedged reads: a read that the primary answers slowly is also sent to a secondary (a "backup request").
+    """Hedged reads: if the primary is slow to answer a read, the client also sends it to a secondary.
 
-    The secondary's answer can be stale. It can miss the newest write until the next write reaches the secondary. On an
-    idle partition this takes up to 100 s.
+    Pegasus calls this a backup request. The first good answer counts. The secondary's answer can be stale: it can miss
+    the newest write until the next write reaches the secondary. On an idle partition this takes up to 100 s.
 
     Attributes:
-        delay: Seconds to wait for the primary before the second request is sent.
+        delay: Seconds to wait for the primary before the client sends the second request.
         max_ratio: Maximum share of reads that are hedged, above 0 and at most 1.
     """
 
@@ -106,12 +106,14 @@ class ClientOptions:
 
     Attributes:
         timeout: Deadline of one call with all its attempts; at most 24 h (86,400); a larger value counts as 24 h.
-        connect_timeout: Limit of one dial; a call waits for a dial at most half of its remaining time.
+        connect_timeout: Limit of one dial. A call waits for a dial for at most half of its remaining time.
         meta_stagger: If a meta server sends no answer for this long, the next one is asked, too.
         refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
-        silence: If a server that owes replies sends nothing for this long, the client queries the routes.
-        silent_window: A connection that is silent for this long is replaced when the deadline of a call passes on it.
+        silence: If requests wait for a reply of a server and it sends nothing for this long, the client queries the
+            routes.
+        silent_window: If a call times out and its connection has received nothing for this long, the client replaces
+            the connection.
         path_timeout: The kernel ends a connection if the peer acknowledges neither requests nor keep-alive probes for
             this long; at least 3. A slow answer does not end it. None: the settings of the system.
         retry: Retry policy; None never repeats a request.
@@ -253,7 +255,7 @@ def _auth(text: str, parts: dict[str, str]) -> Authentication | None:
         return Kerberos.from_properties(text.removeprefix("properties:"))
     if text.lower() in ("", "none", "off"):
         return None
-    raise InvalidArgument(f"auth in the URL is kerberos, properties:PATH or none, not {text!r}")
+    raise InvalidArgument(f"auth in the URL must be kerberos, properties:PATH or none, not {text!r}")
 
 
 # Parsers of the URL parameters that are not seconds.
@@ -314,8 +316,8 @@ def parse_url(url: str) -> ParsedUrl:
     are the names of the options, for example ``timeout=2``, and: ``retry=on`` or ``off``, ``max_attempts=3``,
     ``retry_base=0.01``, ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``,
     ``hedge_max_ratio=0.1``, ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or
-    ``zstd+utf8``. With ``auth=kerberos&service_fqdn=NAME`` come ``service_name``, ``principal``, ``keytab`` and
-    ``ccache``. ``auth=properties:PATH`` reads a property file of the Java client at once.
+    ``zstd+utf8``. ``auth=kerberos`` needs ``service_fqdn=NAME`` and can have ``service_name``, ``principal``,
+    ``keytab`` and ``ccache``. ``auth=properties:PATH`` reads a property file of the Java client at once.
 
     Raises:
         InvalidArgument: The URL is wrong; the message has the reason.

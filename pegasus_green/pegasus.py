@@ -107,7 +107,7 @@ class Pegasus:
     key for operations on several sort keys, a hash key over 65,534 bytes, a negative TTL. Errors of the cluster are
     never raised.
 
-    Retries: as those of ``Table``: a request that is safe to repeat is repeated until the timeout.
+    Retries: as those of ``Table``: the client repeats a request until the timeout if that is safe.
     Greenlets: any number may share one object. A call blocks only its own greenlet.
 
     In the examples of the methods ``c`` is the client of the example below.
@@ -148,9 +148,9 @@ class Pegasus:
         """Find the table and connect to its servers, within the ``timeout`` of the constructor.
 
         Returns:
-            True if calls can be made. False if not: the logger ``pegasus_green.pegasus`` has the reason, and ``init``
-            may be called again. If only some of the servers can be reached, it logs a warning and returns True: the
-            cluster moves the partitions of a dead server.
+            True if calls can be made. False if not; then the logger ``pegasus_green.pegasus`` has the reason, and
+            ``init`` may be called again. If only some of the servers can be reached, ``init`` logs a warning and
+            returns True, because the cluster moves the partitions of a dead server to the others.
 
         Example:
             >>> Pegasus(["127.0.0.1:34601"], "no such table", timeout=1000).init()
@@ -383,8 +383,8 @@ class Pegasus:
 
         Args:
             hash_key: Not empty.
-            sortkey_set: Sort keys; None or empty: all of the hash key.
-            max_kv_count: Maximum number of rows; 0 or less: only the server's limit of 3,000 visited rows.
+            sortkey_set: Sort keys; None or empty: all rows of the hash key.
+            max_kv_count: Maximum number of rows; 0 or less: only the server's limit: it reads 3,000 rows.
             max_kv_size: Maximum bytes of sort keys and values; the last row may exceed it. 0 or less: only the server's
                 limit of 30 MiB.
             no_value: Return ``b""`` instead of the values.
@@ -478,7 +478,7 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and the number of sort keys in the call, also of those that had no row; ERR_INVALID_PARAMETERS without
+            Code and the number of sort keys in the call, with those that have no row; ERR_INVALID_PARAMETERS without
             keys.
 
         Example:
@@ -550,8 +550,8 @@ class Pegasus:
             A scanner. If the client is not initialized, its ``get_next`` raises.
 
         Raises:
-            InvalidArgument: A wrong argument, or a filter on hash keys: it has no use with one hash key, and it can
-                crash a real server.
+            InvalidArgument: An argument is wrong, or scan_options has a filter on hash keys, which can crash a real
+                server in a scan of one hash key.
 
         Example:
             >>> c.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -578,11 +578,12 @@ class Pegasus:
         return PegasusScanner(rows, to_bytes(hash_key, "hash_key"))
 
     def get_unordered_scanners(self, max_split_count: int, scan_options: ScanOptions | None) -> list[PegasusScanner]:
-        """Split the table among several scanners. Together they return every row once.
+        """Divide the table among several scanners. Together they return every row once.
 
         Args:
             max_split_count: Maximum number of scanners; 0 or less: none.
-            scan_options: See ``ScanOptions``; None: the defaults. The options of ranges are ignored.
+            scan_options: See ``ScanOptions``; None: the defaults. ``start_inclusive`` and ``stop_inclusive`` are
+                ignored.
 
         Returns:
             Scanners, at most one for each partition. If the client is not initialized or has no routes: one scanner

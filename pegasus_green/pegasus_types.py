@@ -10,7 +10,7 @@ from .keys import Key
 
 
 class error_types(IntEnum):  # noqa: N801 - the documented name
-    """Error codes of this API. The numbers belong to the API; servers send only names."""
+    """Error codes of the documented API. Servers send only names; the numbers belong to the API."""
 
     ERR_OK = 0
     ERR_UNKNOWN = 1
@@ -95,7 +95,7 @@ class error_types(IntEnum):  # noqa: N801 - the documented name
 
 
 class filter_type(IntEnum):  # noqa: N801 - the documented name
-    """How a filter pattern is compared with a key."""
+    """How the server compares a filter pattern with a key, as ``FilterType``."""
 
     FT_NO_FILTER = 0
     FT_MATCH_ANYWHERE = 1
@@ -116,7 +116,10 @@ def name_of(error: PegasusError) -> str:
 
 
 class MultiGetOptions:
-    """Options of ``multi_get_opt``. Set the attributes that differ from the defaults. Calls do not change them."""
+    """Options of ``multi_get_opt``. Set the attributes that differ from the defaults. Calls do not change the object.
+
+    The defaults are: range [start, stop), no filter, with values, ascending.
+    """
 
     def __init__(self) -> None:
         """Set the defaults: range [start, stop), no filter, with values, ascending."""
@@ -133,10 +136,11 @@ class MultiGetOptions:
 
 
 class ScanOptions:
-    """Options of a scanner. Set the attributes that differ from the defaults. Calls do not change them.
+    """Options of a scanner. Set the attributes that differ from the defaults. Calls do not change the object.
 
-    ``timeout_millis`` is for one batch with all its attempts, in milliseconds; 0 or less: the client's timeout.
-    ``batch_size`` is in rows, at most 1,000. ``snapshot`` has no effect.
+    ``timeout_millis`` is the time for one batch with all its attempts, in milliseconds (default 5,000); 0 or less: the
+    client's timeout. ``batch_size`` is the number of rows in a batch, at most 1,000 (the default). The range is
+    [start, stop) by default, and there are no filters. ``snapshot`` has no effect.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         value: V
 
     class RowWithTtl(NamedTuple, Generic[V]):
-        """A record of a table scan with its remaining seconds to live."""
+        """A record of a table scan with its remaining time to live in seconds."""
 
         hash_key: bytes
         sort_key: bytes
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         value: V
 
     class HashRowWithTtl(NamedTuple, Generic[V]):
-        """A record of one hash key with its remaining seconds to live."""
+        """A record of one hash key with its remaining time to live in seconds."""
 
         sort_key: bytes
         value: V
@@ -117,8 +117,9 @@ class MultiGetResult(dict[bytes, V]):
 
     Attributes:
         complete: True if these are all rows of the request. False: a limit of the call or of the server ended the read.
-        last_key: The sort key where the read stopped (in reverse the smallest one). The next call can start after it.
-            None if there are no rows.
+        last_key: The sort key of the last row; with ``reverse`` of the first row. To continue, call ``multi_get`` with
+            ``start=last_key, start_inclusive=False``, or with ``reverse`` with ``stop=last_key``. None: there are no
+            rows.
     """
 
     __slots__ = ("complete", "last_key")
@@ -140,8 +141,9 @@ class SortKeys(list[bytes]):
     """Sort keys of ``multi_get_sort_keys``, ascending.
 
     Attributes:
-        complete: True if these are all sort keys of the request.
-        last_key: The sort key where the read stopped; None if there are no keys.
+        complete: True if these are all sort keys of the request. False: a limit of the call or of the server ended the
+            read.
+        last_key: As for ``MultiGetResult``.
     """
 
     __slots__ = ("complete", "last_key")
@@ -159,7 +161,7 @@ class SortKeys(list[bytes]):
 
 @dataclass(frozen=True)
 class CheckResult(Generic[V]):
-    """The outcome of a check-and-* operation. It is true if the check passed and everything was written.
+    """The outcome of a check-and-* operation. It is true if the check passed and the server wrote everything.
 
     Attributes:
         was_set: Whether the check passed. If it is False, nothing was changed.

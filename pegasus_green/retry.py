@@ -18,7 +18,8 @@ class RetryPolicy:
         base: Seconds before the first retry, before jitter.
         cap: Longest pause in seconds.
         max_attempts: Maximum number of attempts, with the first one; None: as many as the deadline allows.
-        busy_factor: The pauses are this many times longer if the server throttles or splits.
+        busy_factor: The pauses are this many times longer if the server throttles requests or the partition is being
+            split.
 
     A policy holds no state, so one instance serves any number of greenlets.
 
@@ -52,7 +53,7 @@ class RetryPolicy:
 
         Args:
             attempt: Number of the attempt.
-            slow: Whether the server throttles or splits.
+            slow: Whether the server throttles requests or the partition is being split.
 
         Example:
             >>> 0.01 <= RetryPolicy(base=0.01, cap=0.5).delay(2) <= 0.02

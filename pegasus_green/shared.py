@@ -27,9 +27,9 @@ _clients: dict[str, Client] = {}
 def shared_client(url: str) -> Client:
     """Return this process's client for a URL; no I/O.
 
-    The first call with a URL makes the client. Later calls with the same URL return it. If somebody closes it, the next
-    call makes a new one. Otherwise the process keeps it until its end. A forked child uses the same object; it dials
-    its own connections.
+    The first call with a URL makes the client. Later calls with the same URL return this client. If it is closed, the
+    next call makes a new one. Otherwise the process keeps it until the process ends. A forked child uses the same
+    object and dials its own connections.
 
     Args:
         url: ``pegasus://host:port,host:port/table?timeout=2``, with options in the URL. URLs that differ in any

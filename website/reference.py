@@ -6,6 +6,7 @@ Read are the sources, not the objects: so every overload is shown as a type chec
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,10 @@ def _others() -> tuple[str, ...]:
 PAGES["others"] = Page("Other names", "Public names that belong to none of the other pages.", _others())
 
 
+# Sections of prose. griffe would make an item of each line, and lose text before a colon.
+_PROSE = re.compile(r"^(Returns|Retries|Greenlets):\s+(\S.*(?:\n {4}.*)*)", re.MULTILINE)
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """Yield file name and Markdown of each page."""
     package = griffe.load("pegasus_green", search_paths=[ROOT], resolve_aliases=True)
@@ -108,8 +113,19 @@ def _entry(found: Any, name: str, level: int, owner: str = "") -> Iterator[str]:
         yield f"```python\n{signature}\n```\n"
     yield from _docstring(found.docstring, owner, name)
     if found.is_class:
+        yield from _constants(found)
         for inner, member in _members(found):
             yield from _entry(member, inner, level + 1, name)
+
+
+def _constants(cls: Any) -> Iterator[str]:
+    """Yield the members of an enumeration with their values."""
+    if any(str(base).endswith("Enum") for base in cls.bases):
+        yield "**Members:**\n"
+        for name, member in cls.members.items():
+            if member.is_attribute and member.value is not None and not name.startswith("_"):
+                yield f"- `{name}`: {member.value}"
+        yield ""
 
 
 def _members(cls: Any) -> Iterator[tuple[str, Any]]:
@@ -174,7 +190,8 @@ def _docstring(docstring: Any, owner: str, name: str) -> Iterator[str]:
             return
         # These docstrings exist only at run time.
         docstring = griffe.Docstring(inspect.cleandoc(getattr(pegasus_green.Table, name).__doc__ or ""))
-    options = {"warn_unknown_params": False, "warnings": False, "returns_named_value": False}
+    docstring = griffe.Docstring(_PROSE.sub(_paragraph, docstring.value), parent=docstring.parent)
+    options = {"warn_unknown_params": False, "warnings": False}
     for section in docstring.parse("google", **options):
         kind, value = section.kind.value, section.value
         if kind == "text":
@@ -186,13 +203,18 @@ def _docstring(docstring: Any, owner: str, name: str) -> Iterator[str]:
         elif kind == "examples":
             code = "\n".join(text for _, text in value)
             yield f"```pycon\n{code}\n```\n"
-        elif kind in ("parameters", "attributes", "raises", "returns", "yields"):
+        elif kind in ("parameters", "attributes", "raises"):
             title = {"parameters": "Arguments"}.get(kind, kind.title())
             yield f"**{title}:**\n"
             for item in value:
                 label = str(getattr(item, "name", "") or (item.annotation if kind == "raises" else "") or "")
                 yield f"- {f'`{label}`: ' if label else ''}{_text(item.description)}"
             yield ""
+
+
+def _paragraph(found: re.Match[str]) -> str:
+    """Return a section of prose as a paragraph of its own."""
+    return f"\n**{found[1]}:** {' '.join(found[2].split())}\n"
 
 
 def _text(value: str) -> str:

@@ -29,17 +29,19 @@ _ALL_PARTITIONS = -1
 class Admin(ServerAdmin, AccessAdmin):
     """Operations of an operator on a cluster. ``client.admin`` is the instance of a client.
 
+    An env is a setting of a table: a name and a text, which the servers apply while they run.
+
     The client does not send requests that crash real servers. It sets the env ``default_ttl`` of a new table after its
-    replicas exist. It drops a table only if all its partitions have a primary. It recalls a table that it did not drop
-    itself only with ``force``.
+    replicas exist. It drops a table only if all its partitions have a primary. If it did not drop a table itself, it
+    recalls the table only with ``force``.
 
     Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or the client's default if that is
     longer. Methods that wait for a healthy table have 60 s. Every method can raise MetaUnreachable (no answer in time),
     MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
 
-    Retries: requests that read or set a value are repeated until the timeout. Requests that create, drop, recall or
-        rename a table, or start or control a split, are not repeated if their outcome is unknown; the error then has
-        ``outcome_unknown``.
+    Retries: the client repeats requests that read or set a value until the timeout. If the outcome of a request is
+        unknown that creates, drops, recalls or renames a table, or that starts or controls a split, the client does not
+        repeat it, and the error has ``outcome_unknown``.
 
     Example:
         >>> client.admin.list_tables()
@@ -68,16 +70,16 @@ class Admin(ServerAdmin, AccessAdmin):
         """Create a table and wait until it serves requests.
 
         Args:
-            name: Only letters, digits, and ``. _ :``.
+            name: Letters, digits, ``.``, ``_`` and ``:``; not empty.
             partitions: 1 or more. Only a power of two can be split later.
             replicas: Replicas of each partition; at most as many as there are live servers.
             envs: The table's envs. ``default_ttl`` is set last, when all replicas exist.
-            atomic_idempotent: Make incr and check-and-* idempotent between replicas (servers after 2.5; older ones
-                ignore it).
+            atomic_idempotent: Make incr and check-and-* idempotent between replicas: the primary sends them their
+                result instead of the operation (servers after 2.5; older ones ignore it).
             exist_ok: If there is a table of that name with the same numbers of partitions and replicas, return its id.
                 Its envs stay unchanged.
-            wait: Return when every partition has its primary and all its replicas; this takes 20 s on a real cluster.
-                False: return when the meta servers know the table; not possible with ``default_ttl``.
+            wait: Return when every partition has its primary and all its replicas; this takes about 20 s on a real
+                cluster. False: return when the meta servers know the table; not possible with ``default_ttl``.
             timeout: Seconds for the whole call.
 
         Returns:
@@ -87,7 +89,7 @@ class Admin(ServerAdmin, AccessAdmin):
             TableExists: The table exists; with ``exist_ok``: it has other numbers of partitions or replicas.
             MetaError: Refused: ``ERR_INVALID_PARAMETERS`` (more replicas than live servers, a bad env),
                 ``ERR_STATE_FREEZED`` (too few live servers).
-            RequestTimeout: The table exists, but is not healthy in time.
+            RequestTimeout: The table exists, but it is not healthy in time.
             InvalidArgument: The name or a number is not possible; nothing was sent.
 
         Example:
@@ -138,8 +140,8 @@ class Admin(ServerAdmin, AccessAdmin):
         Args:
             name: The table. The name can be used again at once.
             missing_ok: It is no error if there is no such table.
-            reserve: Seconds during which the table can be recalled; above 0, rounded up to whole seconds. None: the
-                server's default of 7 days. The server also takes 0 as its default.
+            reserve: Seconds during which the table can be recalled; above 0 (servers take 0 as the default), rounded up
+                to whole seconds. None: the server's default of 7 days.
             force: Do not wait until every partition has a primary. A table whose replicas never existed must not be
                 recalled: a server that opens such a replica crashes.
             timeout: Seconds for the whole call.
@@ -207,7 +209,7 @@ class Admin(ServerAdmin, AccessAdmin):
         Raises:
             TableNotFound: There is no such id, or its reserve time has passed.
             TableExists: The table is not dropped, or the name is in use.
-            RequestTimeout: The table is recalled, but not healthy in time.
+            RequestTimeout: The table is recalled, but it is not healthy in time.
             InvalidArgument: This client did not drop the table, and ``force`` is not set; nothing was sent.
 
         Example:
@@ -233,7 +235,7 @@ class Admin(ServerAdmin, AccessAdmin):
         return info
 
     def rename_table(self, old_name: str, new_name: str, *, timeout: float | None = None) -> None:
-        """Rename a table. For about a second the old name still leads to it.
+        """Rename a table. For about a second, requests with the old name still reach it.
 
         Raises:
             TableNotFound: There is no such table.
@@ -355,7 +357,7 @@ class Admin(ServerAdmin, AccessAdmin):
         """Set what the meta servers may change by themselves; return the old level.
 
         Args:
-            level: A ``MetaLevel``. Other numbers are refused here, because servers accept any number.
+            level: A ``MetaLevel``. The client refuses other numbers, because servers accept any number.
             timeout: Seconds for the whole call.
 
         Example:
@@ -414,7 +416,7 @@ class Admin(ServerAdmin, AccessAdmin):
     def delete_envs(self, name: str, names: Iterable[str], *, timeout: float | None = None) -> None:
         """Delete envs of a table. It is no error if an env is not set.
 
-        Running replicas keep a deleted ``default_ttl``. Set it to 0 instead.
+        Running replicas still apply a deleted ``default_ttl``. Set it to 0 instead.
 
         Raises:
             TableNotFound: There is no such table.
@@ -574,7 +576,8 @@ class Admin(ServerAdmin, AccessAdmin):
 
         Args:
             name: The table.
-            partitions: The new number, exactly twice the current one. A running split has already doubled it.
+            partitions: The new number, exactly twice the current one. During a split, the current number is already the
+                new one.
             timeout: Seconds for the whole call.
 
         Raises:
@@ -616,7 +619,7 @@ class Admin(ServerAdmin, AccessAdmin):
     def pause_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
         """Pause the split of one parent partition, or of all (None).
 
-        With None, it pauses the partitions whose split is running. It is no error if others are not running.
+        With None, it pauses the partitions whose split is running and ignores the others.
 
         Raises:
             MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or this one partition is already paused.
@@ -633,7 +636,7 @@ class Admin(ServerAdmin, AccessAdmin):
     def resume_split(self, name: str, partition: int | None = None, *, timeout: float | None = None) -> None:
         """Resume the paused split of one parent partition, or of all (None).
 
-        With None, it resumes the partitions that are paused. It is no error if others are not paused.
+        With None, it resumes the partitions that are paused and ignores the others.
 
         Raises:
             MetaError: ``ERR_INVALID_STATE``: the table is not splitting, or this one partition is not paused.
@@ -651,7 +654,7 @@ class Admin(ServerAdmin, AccessAdmin):
         self._control_split(name, _RESUME, partition, timeout)
 
     def cancel_split(self, name: str, *, timeout: float | None = None) -> None:
-        """Cancel a split. It ends a few seconds later, when the last parent has agreed.
+        """Cancel a split. It ends a few seconds later, when all parent partitions have stopped it.
 
         Raises:
             MetaError: The table is not splitting, or a child is already ready.

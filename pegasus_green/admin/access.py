@@ -16,7 +16,9 @@ class AccessAdmin(AdminBase):
     """Methods for the allowed users of a table."""
 
     def allowed_users(self, name: str, *, timeout: float | None = None) -> list[str]:
-        """Return the users who may use a table besides the super users. An empty list means every user.
+        """Return the users who may use a table besides the super users. An empty list means that every user may.
+
+        The super users are in the configuration of the servers.
 
         Raises:
             TableNotFound: There is no such table.

@@ -35,8 +35,8 @@ class TableInfo:
         dropped: Unix time of the drop; 0: not dropped.
         expires: Unix time until which a dropped table can be recalled; 0: not dropped.
         duplicating: Whether it is duplicated to another cluster.
-        atomic_idempotent: Whether incr and check-and-* are idempotent between replicas; None: the server does not
-            support this setting.
+        atomic_idempotent: Whether incr and check-and-* are idempotent between replicas, see ``create_table``; None: the
+            server does not support this setting.
     """
 
     app_id: int
@@ -67,7 +67,7 @@ class PartitionInfo:
 
     Attributes:
         index: Its index, from 0.
-        ballot: Version of its configuration; 0: it never had a primary; below 0: a split child that is not ready.
+        ballot: Version of its configuration. 0: it never had a primary. Below 0: the child of a split, not yet ready.
         primary: "host:port", or "" if it has no primary now.
         secondaries: "host:port" of each.
         replica_count: Number of replicas that it should have.
@@ -96,7 +96,12 @@ class PartitionInfo:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """A replica server as the meta servers describe it."""
+    """A replica server as the meta servers describe it.
+
+    Attributes:
+        address: "host:port".
+        is_alive: Whether the meta servers count it as alive.
+    """
 
     address: str
     is_alive: bool
@@ -107,7 +112,11 @@ class NodeInfo:
 
 
 class MetaLevel(IntEnum):
-    """What the meta servers may change: from nothing to moving replicas for balance."""
+    """What the meta servers may change by themselves; a higher level allows more.
+
+    LIVELY: they also move replicas for balance. STEADY: they do not. FREEZED and lower: they also refuse to create
+    tables.
+    """
 
     STOPPED = 100
     BLIND = 200
@@ -117,7 +126,7 @@ class MetaLevel(IntEnum):
 
 
 class SplitState(IntEnum):
-    """State of a parent partition in a split."""
+    """State of the split of one partition. The partition is the parent; its new half is the child."""
 
     NOT_SPLIT = 0
     SPLITTING = 1
@@ -172,7 +181,10 @@ class DiskInfo:
 
 
 class ProposalKind(IntEnum):
-    """The change that a proposal makes to a server's replica of a partition. The numbers are those of the protocol."""
+    """The change that a proposal makes to a server's replica of a partition. The numbers are those of the protocol.
+
+    "LB" stands for load balancing.
+    """
 
     ASSIGN_PRIMARY = 1
     UPGRADE_TO_PRIMARY = 2
@@ -184,7 +196,11 @@ class ProposalKind(IntEnum):
 
 
 class BalanceKind(IntEnum):
-    """How a replica moves: the primary to a secondary, the primary to a new replica, a secondary to a new replica."""
+    """How ``balance`` moves a replica.
+
+    MOVE_PRIMARY: an existing secondary becomes the primary. COPY_PRIMARY: the primary moves to a server without a
+    replica. COPY_SECONDARY: a secondary moves to such a server.
+    """
 
     MOVE_PRIMARY = 0
     COPY_PRIMARY = 1
@@ -192,14 +208,14 @@ class BalanceKind(IntEnum):
 
 
 class HotKeyKind(IntEnum):
-    """Whether a key is hot because of reads or writes."""
+    """Whether to search for the key with the most reads or the most writes."""
 
     READ = 0
     WRITE = 1
 
 
 class HotKeyAction(IntEnum):
-    """Action on the search for a hot key."""
+    """What ``hot_keys`` does: start the search, stop it, or get its result."""
 
     START = 0
     STOP = 1

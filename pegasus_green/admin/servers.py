@@ -57,7 +57,7 @@ class ServerAdmin(AdminBase):
 
         Args:
             server: "host:port".
-            table: Only the replicas of this table.
+            table: Only the replicas of this table; None: of all tables.
             timeout: Seconds for the whole call.
 
         Raises:
@@ -100,7 +100,7 @@ class ServerAdmin(AdminBase):
         force: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Propose one change of a partition's replicas. The meta servers may carry it out later, or not.
+        """Propose one change of a partition's replicas. The meta servers may carry it out later or ignore it.
 
         Args:
             name: The table.
@@ -169,7 +169,8 @@ class ServerAdmin(AdminBase):
             timeout: Seconds for the whole call.
 
         Returns:
-            For each partition: the table's id, the index, the meta server's reason, the servers that may hold a copy.
+            For each partition: the table's id, the partition's index, the reason that the meta server gives, and the
+            servers that may hold a copy.
 
         Raises:
             TableNotFound: There is no such table.
@@ -261,15 +262,16 @@ class ServerAdmin(AdminBase):
             name: The table.
             partition: Its index.
             kind: READ or WRITE.
-            action: START, STOP or QUERY. A search without result ends by itself after some minutes.
+            action: START, STOP or QUERY. A search without a result ends by itself after some minutes.
             timeout: Seconds for the whole call.
 
         Returns:
-            For QUERY: the hash key as the server prints it, None: no result yet. Otherwise None.
+            For QUERY, the hot hash key as the server prints it. For START and STOP, None.
 
         Raises:
             TableNotFound: There is no such table.
-            ServerError: Refused; ``code`` and the message have the reason. ``ERR_BUSY`` for QUERY: no result yet.
+            ServerError: Refused; ``code`` and the message have the reason. For QUERY, ``ERR_BUSY`` means that there is
+                no result yet.
 
         Example:
             >>> client.admin.hot_keys("temp", 0, HotKeyKind.READ, HotKeyAction.START)

@@ -37,14 +37,14 @@ _PROPERTIES = {
 class Kerberos:
     """Authentication with Kerberos. It needs the package gssapi (``pip install gssapi``).
 
-    The ticket comes from the first of these that is set: ``keytab``, ``ccache``, the default ticket cache of MIT's
-    libraries. ``kinit`` writes to the default cache. The environment variable ``KRB5CCNAME`` names another cache, and
-    ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs in ``/etc/krb5.conf`` or in the file that
-    ``KRB5_CONFIG`` names.
+    The ticket comes from ``keytab`` if it is set, else from ``ccache`` if it is set, else from the default ticket cache
+    of MIT's libraries. ``kinit`` writes to the default cache. The environment variable ``KRB5CCNAME`` names another
+    cache, and ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs (its servers of tickets) in
+    ``/etc/krb5.conf`` or in the file that ``KRB5_CONFIG`` names.
 
     Attributes:
         service_fqdn: ``service_fqdn`` in the section ``[security]`` of the servers' configuration, the same on all
-            servers. It is a part of a name and need not be a host.
+            servers. It is a part of the service's name and need not be the name of a host.
         service_name: ``service_name`` in the same section.
         principal: Principal of the ticket: "alice" or "alice@REALM". None: the principal of the ticket cache, or the
             first one of the keytab.

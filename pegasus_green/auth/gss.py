@@ -206,7 +206,7 @@ class KerberosMechanism:
         if self._keytab is not None and self._ccache is None:
             return f"keytab {self._keytab}"
         known = self._ccache or os.environ.get("KRB5CCNAME")
-        return f"ticket cache {known}" if known else "the default ticket cache"
+        return f"ticket cache {known}" if known else "default ticket cache"
 
 
 class KerberosExchange:

@@ -85,16 +85,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--callers", type=whole, default=64, metavar="N", help="number of greenlets that make calls [%(default)s]"
     )
-    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="duration of the run [%(default)s]")
+    parser.add_argument(
+        "--seconds", type=seconds, default=10.0, metavar="S", help="duration of the run in seconds [%(default)s]"
+    )
     parser.add_argument(
         "--mix", type=parse_mix, default={"get": 9, "set": 1}, metavar="OP:N,...",
         help=f"operations and their weights; operations: {', '.join(OPERATIONS)} [get:9,set:1]",
     )  # fmt: skip
     parser.add_argument(
-        "--value-bytes", type=_not_negative, default=100, metavar="N", help="size of a value [%(default)s]"
+        "--value-bytes", type=_not_negative, default=100, metavar="N", help="size of a value in bytes [%(default)s]"
     )
     parser.add_argument("--keys", type=whole, default=1000, metavar="N", help="number of records [%(default)s]")
-    parser.add_argument("--timeout", type=seconds, default=2.0, metavar="S", help="deadline of a call [%(default)s]")
+    parser.add_argument(
+        "--timeout", type=seconds, default=2.0, metavar="S", help="seconds for a call with its retries [%(default)s]"
+    )
     parser.add_argument("--keep", action="store_true", help="do not remove the records (they expire after an hour)")
     parser.add_argument("--plot", metavar="FILE", help="draw the run: .png or .svg (needs the extra plot)")
     parser.add_argument(

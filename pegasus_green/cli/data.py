@@ -13,7 +13,7 @@ from .text import counted, show_duration
 
 hash_key_argument = click.argument("hash_key", metavar="HASH_KEY")
 sort_key_argument = click.argument("sort_key", metavar="SORT_KEY", default="")
-ttl_option = click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live: 90, 15m, 12h, 7d; never.")
+ttl_option = click.option("--ttl", type=DURATION, metavar="TIME", help="Time to live: seconds, 15m, 12h, 7d, or never.")
 file_option = click.option(
     "--file", "path", type=click.Path(), metavar="FILE", help="Read the value from a file as raw bytes; -: stdin."
 )
@@ -72,7 +72,7 @@ def delete(app: App, hash_key: str, sort_key: str) -> int:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def exists(app: App, hash_key: str, sort_key: str) -> int:
-    """Print whether a row exists. Exit status 1: it does not."""
+    """Print whether a row exists. The exit status is 1 if it does not."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.exist(first, second)
     app.out.one("exists", found, hash_key=first, sort_key=second)
@@ -87,7 +87,7 @@ def _whole(seconds: float | None) -> Any:
 @options(hash_key_argument, sort_key_argument)
 @pass_app
 def ttl(app: App, hash_key: str, sort_key: str) -> int:
-    """Print the remaining seconds of a row. A row without expiry has "never" (null in JSON)."""
+    """Print the remaining seconds of a row, or "never" (null in JSON) if it does not expire."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.ttl(first, second)
     if found is None:
@@ -108,7 +108,7 @@ def ttl(app: App, hash_key: str, sort_key: str) -> int:
 )
 @pass_app
 def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
-    """Set the remaining time of a row: 90, 15m, 12h, 7d; never."""
+    """Set the time until a row expires: seconds, 15m, 12h, 7d, or never."""
     first, second = app.key(hash_key), app.key(sort_key)
     if not app.table.touch(first, second, time or None):
         raise _absent(app)
@@ -126,7 +126,7 @@ def touch(app: App, hash_key: str, sort_key: str, time: float) -> int:
 )
 @pass_app
 def incr(app: App, hash_key: str, sort_key: str, by: int, ttl: float | None) -> int:
-    """Add a number to that of a row, and print the sum. An absent row counts as 0."""
+    """Add a number to the number in a row, and print the sum. An absent row counts as 0."""
     first, second = app.key(hash_key), app.key(sort_key)
     found = app.table.incr(first, second, by, ttl=ttl)
     app.out.one("value", found, hash_key=first, sort_key=second)
@@ -143,9 +143,9 @@ CHECKS = [check.name.lower().replace("_", "-") for check in CheckType]
     click.argument("value", metavar="[VALUE]", required=False),
     file_option,
     ttl_option,
-    click.option("--if-absent", is_flag=True, help="Store it if there is no row."),
-    click.option("--if-equals", metavar="VALUE", help="Store it if the row has this value."),
-    click.option("--if", "check", type=click.Choice(CHECKS), metavar="CHECK", help=f"One of {', '.join(CHECKS)}."),
+    click.option("--if-absent", is_flag=True, help="Check that there is no row."),
+    click.option("--if-equals", metavar="VALUE", help="Check that the row has this value."),
+    click.option("--if", "check", type=click.Choice(CHECKS), metavar="CHECK", help=f"The check: {', '.join(CHECKS)}."),
     click.option("--operand", metavar="VALUE", help="The operand of --if."),
     click.option("--check-key", metavar="SORT_KEY", help="Sort key of the checked row [the same row]."),
 )
@@ -163,7 +163,7 @@ def cas(
     operand: str | None,
     check_key: str | None,
 ) -> int:
-    """Store a row if a check passes, in one atomic step. Exit status 1: it does not pass."""
+    """Store a row if a check passes, in one atomic step. The exit status is 1 if the check does not pass."""
     if [if_absent, if_equals is not None, check is not None].count(True) != 1:
         raise click.UsageError("give one of --if-absent, --if-equals VALUE and --if CHECK")
     first, second = app.key(hash_key), app.key(sort_key)

@@ -196,7 +196,7 @@ class Doctor:
             return Finding(
                 "clock", BAD, text, "its clock is far ahead, or the local clock is far behind: check NTP on both"
             )
-        return _clock(node, before + CLOCK_TTL - left - time(), "by the TTL of a row")
+        return _clock(node, before + CLOCK_TTL - left - time(), "(by the TTL of a row)")
 
     def _clock(self, node: str) -> Iterator[Finding]:
         if self._write:
@@ -206,7 +206,7 @@ class Doctor:
             text = f"{node} has no /metrics page, so its clock is not checked"
             yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
-            yield _clock(node, found.at - found.asked, "by /metrics")
+            yield _clock(node, found.at - found.asked, "(by /metrics)")
 
 
 def _is_no_meta(finding: Finding) -> bool:
@@ -216,7 +216,7 @@ def _is_no_meta(finding: Finding) -> bool:
 def _clock(node: str, difference: float, how: str) -> Finding:
     if abs(difference) < CLOCK_LIMIT:
         return Finding("clock", GOOD, f"{node}: less than {CLOCK_LIMIT:g} s from the local clock {how}")
-    text = f"{node} is {abs(difference):,.0f} s {'ahead' if difference > 0 else 'behind'} {how}"
+    text = f"{node}: {abs(difference):,.0f} s {'ahead of' if difference > 0 else 'behind'} the local clock {how}"
     return Finding("clock", BAD, text, "rows expire too early or too late: check NTP on both machines")
 
 
@@ -234,7 +234,7 @@ def _ms(began: float) -> str:
 def doctor(app: App, write: bool) -> int:
     """Find out why a cluster does not work: names, ports, leader, nodes, routes, reads, clocks.
 
-    It reads a row at every replica server. Exit status 1 if something is wrong.
+    It reads a row at every replica server. The exit status is 1 if something is wrong.
     """
     steps: Counter[str] = Counter()
 

@@ -136,7 +136,9 @@ def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, 
 @command("mutate")
 @options(
     hash_key_argument,
-    click.option("--if", "check", type=click.Choice(CHECKS), default="no-check", metavar="CHECK", help="As for cas."),
+    click.option(
+        "--if", "check", type=click.Choice(CHECKS), default="no-check", metavar="CHECK", help="The check, as for cas."
+    ),
     click.option("--check-key", metavar="SORT_KEY", default="", help="The row that is checked."),
     click.option("--operand", metavar="VALUE", help="The operand of --if."),
     click.option(
@@ -156,7 +158,10 @@ def mutate(
     deletes: tuple[str, ...],
     ttl: float | None,
 ) -> int:
-    """Store and remove rows of a hash key atomically, if a check passes. Exit status 1: it does not pass."""
+    """Store and remove rows of a hash key in one atomic step, if a check passes.
+
+    The exit status is 1 if the check does not pass.
+    """
     mutations = Mutations()
     for name, text in puts:
         mutations.put(app.key(name), app.value(text), ttl=ttl)

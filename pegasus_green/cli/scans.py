@@ -44,7 +44,7 @@ partition_option = click.option(
 )
 @pass_app
 def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | None, **ranges: Any) -> int:
-    """Print the sort keys of a hash key, or the hash keys of the table. Hash keys have their numbers of rows."""
+    """Print the sort keys of a hash key, or the table's hash keys with their numbers of rows."""
     selected = selection(app, **ranges)
     table = app.table
     if hash_key is not None:
@@ -72,13 +72,13 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
     filter_options,
     click.option("--limit", type=click.IntRange(1), metavar="ROWS", help="Maximum number of rows."),
     click.option("--no-value", is_flag=True, help="Omit the values."),
-    click.option("--ttl", "with_ttl", is_flag=True, help="Add the remaining seconds of each row."),
+    click.option("--ttl", "with_ttl", is_flag=True, help="Add the remaining time of each row, in seconds."),
     click.option("--reverse", is_flag=True, help="With HASH_KEY: begin with the last sort key."),
     click.option(
         "--parallel", type=click.IntRange(1, 1024), default=1, metavar="N", help="Partitions read at the same time [1]."
     ),
     partition_option,
-    click.option("--resume", metavar="TOKEN", help="Continue where an earlier scan stopped."),
+    click.option("--resume", metavar="TOKEN", help="Continue after an earlier scan, with its token."),
     click.option("--show-token", is_flag=True, help="Print the token for --resume on stderr at the end."),
 )
 @pass_app
@@ -177,7 +177,7 @@ def count(
     parallel: int,
     partitions: tuple[int, ...],
 ) -> int:
-    """Count the rows of a table, or of a hash key. The servers count; for --histogram, all rows are read."""
+    """Count the rows of a table or of a hash key. The servers count. With --histogram the command reads all rows."""
     if [exact, estimate, histogram].count(True) > 1:
         raise click.UsageError("give one of --exact, --estimate and --histogram")
     table, out = app.table, app.out

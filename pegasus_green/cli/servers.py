@@ -170,7 +170,7 @@ def remote(
 ) -> int:
     """Run a remote command on servers, for example help, server-info, server-stat or flush-log.
 
-    "remote help" lists the commands of servers. There is no question before commands that change a server.
+    "remote help" lists the commands of servers. The command does not ask before commands that change a server.
     """
     return _ask_all(app, _servers(app, servers, metas, everything), name, arguments)
 
@@ -208,10 +208,10 @@ def config(
     metas: bool,
     everything: bool,
 ) -> int:
-    """Show the configuration of servers, all or one option, or set an option.
+    """Show all options or one option of the configuration of servers, or set one.
 
-    A new value is valid until the server restarts. Setting asks first. The command uses http://SERVER/configs,
-    /config?name=NAME and /updateConfig?NAME=VALUE.
+    A new value is valid until the server restarts. The command asks before it sets a value. It uses
+    http://SERVER/configs, /config?name=NAME and /updateConfig?NAME=VALUE.
     """
     found = _servers(app, servers, metas, everything)
     query: dict[str, str | None]
@@ -329,7 +329,7 @@ def balance(app: App, table: str, partition: int, kind: str, source: str, target
     click.argument("kind", type=click.Choice(_words(ProposalKind)), metavar="KIND"),
     click.argument("target", metavar="TARGET"),
     click.argument("node", metavar="NODE"),
-    click.option("--force", is_flag=True, help="Even if the meta server has another plan."),
+    click.option("--force", is_flag=True, help="Propose it even if the meta server has another plan."),
 )
 @pass_app
 def propose(app: App, table: str, partition: int, kind: str, target: str, node: str, force: bool) -> int:

@@ -148,7 +148,9 @@ def create(
     click.option("--reserve", type=DURATION, metavar="TIME", help="Time for which it can be recalled [7 d]."),
     click.option("--missing-ok", is_flag=True, help="No error if there is no such table."),
     click.option(
-        "--force", is_flag=True, help="Also if partitions have no primary; a later recall can then crash a server."
+        "--force",
+        is_flag=True,
+        help="Drop it even if partitions lack a primary; a later recall can then crash a server.",
     ),
 )
 @pass_app
@@ -357,7 +359,7 @@ _WELL = Column("state", style=lambda cell: "green" if cell in ("alive", "healthy
 )
 @pass_app
 def health(app: App, names: tuple[str, ...], wait: bool, wait_time: float) -> int:
-    """Tell whether nodes and tables are healthy; exit status 1 if not.
+    """Tell whether nodes and tables are healthy. The exit status is 1 if they are not.
 
     A table is healthy if every partition has its primary and all its replicas. Without names, all tables are checked.
     """

@@ -57,9 +57,9 @@ class CallInfo:
 
     Attributes:
         app_id: The table's id.
-        partition: Index of the partition. It is -1, like app_id, until there is an answer.
-        decree: The partition's commit number after a write; -1 for reads.
-        server: "host:port" of the replica that answered, in its own words; "" until there is an answer.
+        partition: Index of the partition. ``app_id`` and ``partition`` are -1 until there is an answer.
+        decree: Number of the write in the partition's log; -1 for reads.
+        server: "host:port" of the replica server that answered, as it calls itself; "" until there is an answer.
         attempts: Number of attempts.
         hedged: Whether the answer of a secondary was used; it may be stale.
     """

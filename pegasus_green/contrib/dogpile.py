@@ -35,10 +35,10 @@ class PegasusBackend(BytesBackend):
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         ttl: Seconds until the server expires a value, rounded up; use more than the region's ``expiration_time``. None:
             never.
-        distributed_lock: One caller of all processes creates a value while the others wait. Without it dogpile uses a
-            lock of the process.
-        lock_timeout: Seconds until a lock ends after its holder has died. A living holder renews it, if it lets gevent
-            run: a holder that computes without a pause for longer than this loses the lock.
+        distributed_lock: Whether one caller of all processes creates a value while the others wait. If not, dogpile
+            uses a lock of the process.
+        lock_timeout: Seconds until a lock ends after its holder has died. A living holder renews it in a greenlet. If
+            the holder computes for longer than this without letting other greenlets run, it loses the lock.
         lock_sleep: Seconds between two attempts while others hold the lock.
         lock_blocking_timeout: Maximum seconds to wait for the lock; None: no limit.
 

@@ -7,8 +7,8 @@ The import of this module registers the scheme ``pegasus`` with ``limits``::
 
 All storages of a process with the same URL share one client.
 
-The records of a key of ``limits`` (such as ``LIMITER/10.0.0.7/100/1/minute``) have the hash key ``limits:KEY``. All of
-them expire some seconds after they have ended:
+The records of a key of ``limits`` (such as ``LIMITER/10.0.0.7/100/1/minute``) have the hash key ``limits:KEY``. Each
+record expires some seconds after its window has ended:
 
 ==============  =========================================  ==============================================
 sort key        value                                      strategy
@@ -19,8 +19,8 @@ sort key        value                                      strategy
 ``sliding``     ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
 ==============  =========================================  ==============================================
 
-If the reply to a hit is lost, the hit is counted once more. The hit may then use up two of the limit. The limit is
-never exceeded. The storage uses the clock of this machine: run NTP.
+If the reply to a hit is lost, the storage counts the hit again. So one hit may count twice, but lost replies never let
+more hits pass. The storage uses the clock of this machine: run NTP.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ also has the operation as a label, and the sums of its histograms are exact::
 
     client.add_listener(PegasusMetrics())
 
-Use only one of them in a process: both export ``pegasus_calls_total``. Neither ever raises into a call or a scrape.
+Use only one of them in a process: both export ``pegasus_calls_total``. Their errors never reach a call or a scrape.
 
 ================================== ================================================ ========= ========
 metric                             labels                                           collector listener
@@ -189,7 +189,7 @@ def _cumulated(latency: dict[float, int]) -> list[tuple[str, float]]:
 
 
 class PegasusMetrics(Listener):
-    """Counts the calls of a client in metrics of ``prometheus_client``, also in the multiprocess mode.
+    """Counts the calls of a client in metrics of ``prometheus_client``; works in its multiprocess mode, too.
 
     It adds some microseconds to each call. One object may listen to several clients.
 

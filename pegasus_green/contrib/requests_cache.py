@@ -62,7 +62,7 @@ class PegasusCache(BaseCache):
 class PegasusDict(BaseStorage):
     """The responses, or the redirects, of one namespace as a mutable mapping.
 
-    For iteration and ``len`` the servers read the whole table, so they are slow.
+    Iteration and ``len`` are slow, because the servers read the whole table for them.
     """
 
     def __init__(

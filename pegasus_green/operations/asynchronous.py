@@ -42,7 +42,8 @@ class Handle(Generic[R]):
     """The result of a call in flight.
 
     ``gevent.wait`` and ``gevent.iwait`` accept handles. If the last reference to a handle is dropped, the call is
-    cancelled: the client ignores its reply and does not retry it. A cancelled write may still have been applied.
+    cancelled: the client ignores the reply and does not repeat the call. A cancelled write may still have been applied.
+    A handle can be used only in the native thread that made it.
 
     Example:
         >>> handles = [table.set_async("user:7", sort_key, b"1") for sort_key in ("a", "b")]
@@ -110,14 +111,15 @@ class Handle(Generic[R]):
         return self._error
 
     def get(self, timeout: float | None = None) -> R:
-        """Wait for the result and return it. Every call ends by its own deadline.
+        """Wait for the result and return it.
 
         Args:
-            timeout: Seconds to wait at most; None: as long as the call takes.
+            timeout: Maximum seconds to wait. None: wait until the call ends; its own deadline ends it at the latest.
 
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
-            PegasusError: The error of the call.
+            WrongThread: Another native thread made the handle.
+            PegasusError: The error of the call. If a codec of the application raised an exception, it is raised.
 
         Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
             the call, unless the greenlet held the last reference to the handle.

@@ -34,9 +34,9 @@ class _Mutation(NamedTuple):
 
 
 class Mutations:
-    """Puts and deletes under one hash key for ``check_and_mutate``. They are applied in order, all or none.
+    """Puts and deletes under one hash key for ``check_and_mutate``. The server applies them in order, all or none.
 
-    One object can be used in several calls. Each call encodes the values; the TTLs count from the call.
+    One object can be used in several calls. Each call encodes the values. TTLs count from the start of the call.
 
     Example:
         >>> Mutations().put("state", "done", ttl=60).delete("owner")
@@ -68,7 +68,8 @@ class Mutations:
         Args:
             sort_key: May be empty.
             value: As for ``set``. The call encodes it with the table's codec.
-            ttl: Seconds from the call until it expires; None or 0: never.
+            ttl: Seconds from the call until the record expires, rounded up; None or 0: never, unless the table has a
+                default TTL.
 
         Raises:
             InvalidArgument: A sort key has a wrong type, or the TTL is wrong.
@@ -204,8 +205,8 @@ class AtomicOperations(TableBase[V]):
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the value may or may not have been set.
             PegasusError: Any other failure.
 
-        Retries: not repeated if its outcome is unknown. If a server refuses the call, it has not applied it, so the
-            call is repeated.
+        Retries: the client does not repeat the call if its outcome is unknown. If a server refused the call and so did
+            not apply it, the client repeats it.
         Greenlets: any number may call at once; the server applies one call at a time. After a kill the value may or
             may not have been set.
 
@@ -355,9 +356,9 @@ class AtomicOperations(TableBase[V]):
     ) -> CheckResult[Any]:
         """Replace a value if it equals the expected value, in one atomic step.
 
-        Values are compared after decoding by the table's codec. The stored bytes can be another form of the same value:
-        uncompressed, or with an object's keys in another order. Such a value counts as equal. A second request then
-        replaces it, if its bytes have not changed.
+        The values are compared after the table's codec has decoded them. So a stored value counts as equal even if its
+        bytes differ from those of the encoded expected value: it can be uncompressed, or have an object's keys in
+        another order. A second request then replaces it, if its bytes have not changed meanwhile.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -448,8 +449,8 @@ class AtomicOperations(TableBase[V]):
 
         The server has no such operation. The client reads the value and writes it back with the new expiry. The write
         checks in the same atomic step that the value has not changed; if it has, the client starts again. So ``touch``
-        never undoes a write of another client. The value is transferred three times. It can have at most about half of
-        ``max_write_bytes``, because the request contains it twice.
+        never undoes a write of another client. The value is transferred three times: once in the read, twice in the
+        write. So it can have at most about half of ``max_write_bytes``.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -468,7 +469,7 @@ class AtomicOperations(TableBase[V]):
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the record has the new expiry or the old one.
             PegasusError: Any other failure.
 
-        Retries: the write is not repeated if its outcome is unknown. It is safe to call ``touch`` again.
+        Retries: the client does not repeat the write if its outcome is unknown. It is safe to call ``touch`` again.
         Greenlets: any number may call at once. After a kill the record has the old expiry or the new one.
 
         Example:

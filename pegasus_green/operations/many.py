@@ -81,9 +81,9 @@ class ManyOperations(MultiOperations[V]):
             keys: (hash key, sort key) of each record.
             default: Result for a record that is absent or expired.
             concurrency: Maximum number of requests in flight.
-            return_errors: Put errors into the results in place of values. False: the first error, in order, is raised
-                after all calls have ended, with the whole list in its attribute ``results``.
-            timeout: Seconds for each record, from the first time its request is sent; None: the client's default.
+            return_errors: Put errors into the results in place of values. False: after all calls have ended, raise the
+                first error in the order of keys, with the whole list in its attribute ``results``.
+            timeout: Seconds for each record with all attempts, from its first attempt; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -167,11 +167,11 @@ class ManyOperations(MultiOperations[V]):
             retry: Retry policy; None never repeats.
 
         Returns:
-            For each record, in order: None if it was stored, or its error with return_errors.
+            For each record, in order: None if it was stored; with return_errors, the error if it was not.
 
         Raises:
             InvalidArgument: An item has a wrong type or size, for example above ``max_write_bytes``; nothing was sent.
-            PegasusError: The first error, unless return_errors is set. The other records may be stored.
+            PegasusError: The first error, unless return_errors is set. Other records may have been stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -223,11 +223,11 @@ class ManyOperations(MultiOperations[V]):
             retry: Retry policy; None never repeats.
 
         Returns:
-            For each record, in order: None, or its error with return_errors.
+            For each record, in order: None if it was removed; with return_errors, the error if it was not.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            PegasusError: The first error, unless return_errors is set. The other records may be removed.
+            PegasusError: The first error, unless return_errors is set. Other records may have been removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.
@@ -289,7 +289,8 @@ class ManyOperations(MultiOperations[V]):
             retry: Retry policy; None never repeats.
 
         Returns:
-            The ``MultiGetResult`` of each, in order. Its attribute ``complete`` tells whether it is complete.
+            The ``MultiGetResult`` of each hash key, in order; with return_errors, the error if it could not be read.
+            The attribute ``complete`` of a result tells whether it has all rows.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
@@ -369,11 +370,11 @@ class ManyOperations(MultiOperations[V]):
             retry: Retry policy; None never repeats.
 
         Returns:
-            For each hash key, in order: None if it was stored, or its error with return_errors.
+            For each hash key, in order: None if it was stored; with return_errors, the error if it was not.
 
         Raises:
             InvalidArgument: An item has a wrong type or size; nothing was sent.
-            PegasusError: The first error, unless return_errors is set. The other hash keys may be stored.
+            PegasusError: The first error, unless return_errors is set. Other hash keys may have been stored.
 
         Retries: safe, as for ``set``.
         Greenlets: as for ``get_many``.
@@ -439,11 +440,11 @@ class ManyOperations(MultiOperations[V]):
             retry: Retry policy; None never repeats.
 
         Returns:
-            The number of sort keys in each item, in order, or its error with return_errors.
+            For each item, in order: the number of its sort keys; with return_errors, the error if it failed.
 
         Raises:
             InvalidArgument: An item has a wrong type or size; nothing was sent.
-            PegasusError: The first error, unless return_errors is set. The other hash keys may be removed.
+            PegasusError: The first error, unless return_errors is set. Other hash keys' records may have been removed.
 
         Retries: safe, as for ``remove``.
         Greenlets: as for ``get_many``.

@@ -186,9 +186,10 @@ class MultiOperations(TableBase[V]):
     ) -> MultiGetResult[Any]:
         """Return several records of one hash key in one reply: those of some sort keys, or those of a range.
 
-        The result can be incomplete; its attribute ``complete`` tells. Besides ``max_count`` and ``max_bytes`` there
-        are limits of the server: it returns at most 3,000 rows and 30 MiB. In a range it reads at most 3,000 rows
-        (expired and filtered ones count) and for at most 30 s. ``multi_get_iter`` reads a range to its end.
+        The result can be incomplete; its attribute ``complete`` tells whether it is complete. Besides ``max_count`` and
+        ``max_bytes`` the server has limits (these are its defaults): it returns at most 3,000 rows and 30 MiB. In a
+        range it reads at most 3,000 rows, with the expired and filtered ones, and for at most 30 s. ``multi_get_iter``
+        reads a range to its end.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -204,16 +205,17 @@ class MultiOperations(TableBase[V]):
                 ascending in any case.
             no_value: Return ``b""`` instead of the values.
             max_count: Maximum number of rows; None or below 1: only the server's limit.
-            max_bytes: Stop after the row with which sort keys and values reach this size; None or below 1: only the
-                server's limit.
+            max_bytes: The server stops after the row that brings the total size of sort keys and values to this number
+                of bytes. None or below 1: only the server's limit.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            Values by sort key, in a dict with the attributes ``complete`` and ``last_key``, where the next call can
-            continue. A range is ascending; sort keys are in the order of the request. If a reverse read reaches a limit
-            exactly at the first row of the range, the server may report it as incomplete.
+            A ``MultiGetResult``: values by sort key, with the attributes ``complete`` and ``last_key``, the position to
+            continue from. The rows of a range are ascending. With ``sort_keys`` the rows are in the order of the
+            request. If a reverse read reaches a limit exactly at the first row of the range, ``complete`` may be False
+            although no row is left.
 
         Raises:
             InvalidArgument: An argument has a wrong type or size, the hash key is empty, or there are sort keys and a
@@ -315,13 +317,14 @@ class MultiOperations(TableBase[V]):
             filter: Only sort keys that match this filter.
             reverse: Read from the end of the range. The result is ascending in any case.
             max_count: Maximum number of keys; None or below 1: only the server's limit, see ``multi_get``.
-            max_bytes: Stop after the key with which the keys reach this size; None or below 1: only the server's limit.
+            max_bytes: The server stops after the sort key that brings the total size to this number of bytes. None or
+                below 1: only the server's limit.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
 
         Returns:
-            The sort keys, ascending, in a list with the attributes ``complete`` and ``last_key``.
+            A ``SortKeys``: a list of the sort keys, ascending, with the attributes ``complete`` and ``last_key``.
 
         Raises:
             InvalidArgument: An argument has a wrong type or size; nothing was sent.
@@ -401,8 +404,9 @@ class MultiOperations(TableBase[V]):
             values: Values by sort key, or (sort key, value) pairs; not empty. If a key occurs twice, the last value
                 counts.
             ttl: Seconds until all of them expire, rounded up; None or 0: never, unless the table has a default TTL.
-            split: If the body is larger than ``max_write_bytes``, send several requests, one after the other. The call
-                is then not atomic: readers can see a part of it, and a part can stay if a request fails.
+            split: If the request body is larger than ``max_write_bytes``, send several requests, one after the other.
+                The call is then not atomic: readers can see some of the rows before the others, and if a request fails,
+                the rows of the requests before it stay.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call; with ``split``, about its last request.
@@ -457,8 +461,8 @@ class MultiOperations(TableBase[V]):
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             sort_keys: At least one sort key. It is no error if there is no such record.
-            split: If the body is larger than ``max_write_bytes``, send several requests, one after the other; the call
-                is then not atomic.
+            split: If the request body is larger than ``max_write_bytes``, send several requests, one after the other.
+                The call is then not atomic.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call; with ``split``, about its last request.

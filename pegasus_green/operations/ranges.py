@@ -99,8 +99,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
     ) -> Iterator[HashRow[Any]]:
         """Iterate over all records of a range, page by page, from its beginning or from its end.
 
-        Forward, it is the same as ``hash_scan``. Servers cannot scan in reverse, so in reverse each page is a
-        ``multi_get`` that ends before the last row of the page before. Rows that are written meanwhile may or may not
+        Forward, it is the same as ``hash_scan``. Servers cannot scan in reverse. So in reverse each page is a reverse
+        ``multi_get`` of the rows before the rows of the previous page. Rows that are written meanwhile may or may not
         appear.
 
         Args:
@@ -111,9 +111,9 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this.
             filter: Only sort keys that match this filter.
-            reverse: Descend from the end of the range.
+            reverse: Iterate from the end of the range to its beginning.
             no_value: Return ``b""`` instead of the values.
-            batch_size: Rows of one page. More than 1,000 is no advantage; the server returns at most 3,000.
+            batch_size: Rows of one page. Above 1,000 it is not faster; the server returns at most 3,000.
             timeout: Seconds for each page with its attempts; None: the client's default.
             retry: Retry policy of each page; None never repeats.
 
@@ -122,8 +122,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
 
         Raises:
             InvalidArgument: An argument has a wrong type or size; nothing was sent.
-            Incomplete: In reverse, the server read only expired or filtered rows for a page. The page has no row, so
-                the position is unknown. ``last_key`` is the key of the last row before that.
+            Incomplete: In reverse, the server found only expired or filtered rows before it reached its limit. So the
+                client does not know where to continue. ``last_key`` is the key of the last row before that.
             PegasusError: A page could not be read.
 
         Retries: safe.
@@ -174,7 +174,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             if page.complete:
                 return
             if page.last_key is None:
-                text = "the server stopped without a row, so the position is unknown"
+                text = "the server stopped at its limit without a row, so the position is unknown"
                 raise self._complete(Incomplete(text, last_key=last_key), MULTI_GET)
             last_key = stop = page.last_key
             stop_inclusive = False
@@ -199,7 +199,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
     ) -> int:
         """Remove all records of a range: scan their sort keys and remove them in batches. Not atomic.
 
-        Rows that are written meanwhile may or may not be removed. After an error, call it again, or continue with
+        Rows that are written meanwhile may or may not be removed. After an error, repeat the call, or continue with
         ``start=error.last_key``.
 
         Args:
@@ -210,8 +210,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this.
             filter: Only sort keys that match this filter.
-            on_progress: Called after each batch with the number of rows removed so far and the last sort key of them.
-            batch_size: Rows in one batch. A batch is removed in one atomic step.
+            on_progress: Called after each batch with the number of rows removed so far and the last removed sort key.
+            batch_size: Maximum number of rows in one batch. The server removes a batch in one atomic step.
             timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
                 the client's default.
             retry: Retry policy of each request; None never repeats.
@@ -221,11 +221,12 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
 
         Raises:
             InvalidArgument: An argument has a wrong type or size; nothing was sent.
-            PegasusError: A request failed. ``deleted`` is the number of rows removed before, ``last_key`` the last sort
-                key of them (None: no row was removed). If ``outcome_unknown`` is set, more rows may have been removed.
+            PegasusError: A request failed. ``deleted`` is the number of rows removed before the error. ``last_key`` is
+                the last removed sort key (None: no row was removed). If ``outcome_unknown`` is set, more rows may have
+                been removed.
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: after a kill, a part of the range is left.
+        Greenlets: any number may call at once. After a kill, the rows of the unfinished batches remain.
 
         Example:
             >>> table.multi_set("log:7", {"2026-11-01": "a", "2026-11-02": "b", "2026-12-01": "c"})

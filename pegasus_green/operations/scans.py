@@ -151,8 +151,9 @@ class ScanOperations(TableBase[V]):
     ) -> Scanner[Any]:
         """Iterate over the records of one hash key, ascending by sort key.
 
-        Nothing is sent before the first ``next``. The iterator is also a context manager. If the loop or the block ends
-        early, the scan context on the server is freed.
+        The first ``next`` sends the first request. The iterator is also a context manager. If the loop or the ``with``
+        block ends early, the client tells the server to free the scan context, which is the server's memory of an open
+        scan.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -161,17 +162,17 @@ class ScanOperations(TableBase[V]):
             start_inclusive: Whether the range includes start.
             stop_inclusive: Whether the range includes stop.
             prefix: Only sort keys that begin with this. The server reads no others.
-            filter: Only sort keys that match this filter. The server reads the others and does not send them; with a
-                prefix filter it does not read them.
+            filter: Only sort keys that match this filter. The server also reads the other sort keys of the range, but
+                does not send them. With a prefix filter it does not read them.
             no_value: Return ``b""`` instead of the values.
-            with_ttl: Add the remaining seconds to live to each row.
+            with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
             batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
-            resume: A ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
-                the selection of that scan, so the other arguments can be omitted; if they are given, they must be the
-                same.
+            resume: The ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
+                the range, the filters and the options of that scan. So these arguments can be omitted; if they are
+                given, they must be the same.
 
         Returns:
             A ``Scanner``: an iterator of named tuples ``HashRow(sort_key, value)``, or with ``with_ttl`` of
@@ -180,7 +181,7 @@ class ScanOperations(TableBase[V]):
         Raises:
             InvalidArgument: An argument has a wrong type or size, the hash key is empty, or the token belongs to
                 another scan.
-            PegasusError: Raised by ``next`` if a batch cannot be read, or not in time. The next ``next`` tries again.
+            PegasusError: Raised by ``next`` if a batch cannot be read in time. Another ``next`` tries again.
 
         Retries: safe. After a failure the scan continues after the last row, so no row is lost or returned twice.
         Greenlets: several may take rows from one scanner; a killed greenlet affects no other.
@@ -277,22 +278,24 @@ class ScanOperations(TableBase[V]):
     ) -> Scanner[Any]:
         """Iterate over the records of the whole table.
 
-        Partitions are read in their order. Within a partition, rows are ordered by the length of the hash key, then by
-        its bytes, then by sort key. Nothing is sent before the first ``next``.
+        The client reads the partitions one after the other, by index, unless ``parallel`` is above 1. Within a
+        partition, rows are ordered by the length of the hash key, then by its bytes, then by sort key. The first
+        ``next`` sends the first request.
 
         Args:
             hash_key_filter: Only hash keys that match this filter.
             sort_key_filter: Only sort keys that match this filter.
             no_value: Return ``b""`` instead of the values.
-            with_ttl: Add the remaining seconds to live to each row.
+            with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
             batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
-            parallel: Number of partitions that are read at the same time, each by one greenlet. Their batches come in
-                any order. Up to ``2 * parallel + 1`` batches are in memory.
+            parallel: Number of partitions that are read at the same time, each by one greenlet. Above 1, the batches of
+                different partitions come in any order. Up to ``2 * parallel + 1`` batches are in memory.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
-            resume: A ``token()`` of an earlier scan of this table: continue after its last rows, with its selection.
-                Other arguments can be omitted; if they are given, they must be the same.
+            resume: The ``token()`` of an earlier scan of this table: continue after its last rows. The token contains
+                the filters and the options of that scan. So these arguments can be omitted; if they are given, they
+                must be the same.
             partitions: Only these partitions, by index; None: all.
 
         Returns:
@@ -303,7 +306,7 @@ class ScanOperations(TableBase[V]):
         Raises:
             InvalidArgument: An argument has a wrong type or size, or the token belongs to another scan. Raised by
                 ``next`` if a partition does not exist.
-            PegasusError: Raised by ``next`` if a batch cannot be read, or not in time. The next ``next`` tries again.
+            PegasusError: Raised by ``next`` if a batch cannot be read in time. Another ``next`` tries again.
 
         Retries: safe. After a failure the scan continues after the last row, so no row is lost or returned twice, also
             if the table splits meanwhile.
@@ -394,21 +397,21 @@ class ScanOperations(TableBase[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Scanner[Any]]:
-        """Split the table among several scanners, for as many greenlets or processes. It waits for the routes.
+        """Divide the table among several scanners, one for each greenlet or process. It waits for the routes.
 
         Args:
-            n: Maximum number of scanners; there is at most one for each partition.
+            n: Maximum number of scanners; the result has at most one for each partition.
             hash_key_filter: Only hash keys that match this filter.
             sort_key_filter: Only sort keys that match this filter.
             no_value: Return ``b""`` instead of the values.
-            with_ttl: Add the remaining seconds to live to each row.
-            batch_size: Rows in one reply, 1,000 at most.
+            with_ttl: Add the remaining time to live to each row, in seconds.
+            batch_size: Rows in one reply, at most 1,000.
             timeout: Seconds for one batch with its attempts, and for the routes; None: the client's default.
             retry: Retry policy of each batch; None never repeats a request.
 
         Returns:
-            Scanners like those of ``scan``. Together they return every row once, in whatever order they are read. The
-            ``token()`` of a scanner resumes its share in another process.
+            Scanners like those of ``scan``. Together they return every row once. Another process can continue a scanner
+            with ``scan(resume=token)`` and its ``token()``.
 
         Raises:
             InvalidArgument: n is below 1, or an argument has a wrong type.
@@ -446,15 +449,16 @@ class ScanOperations(TableBase[V]):
     ) -> int:
         """Return the number of records in the whole table that are not expired. The servers count them.
 
-        Servers before 2.5 cannot count, so they send the keys, and the client counts them. The same happens for a table
-        that was split, or may have been: after a split, the servers count some rows twice for a while.
+        Servers before 2.5 cannot count, so they send the keys, and the client counts them. The same happens if the
+        table was split or the client cannot exclude that, because after a split the servers count some rows twice for a
+        while.
 
         Args:
             hash_key_filter: Only hash keys that match this filter.
             sort_key_filter: Only sort keys that match this filter.
             parallel: Number of partitions that are counted at the same time.
-            timeout: Seconds for one request with its attempts, for 1,000 records each; None: the client's default.
-                ``client.deadline`` bounds the whole call.
+            timeout: Seconds for each request with its attempts; a request counts up to 1,000 records. None: the
+                client's default. ``client.deadline`` bounds the whole call.
             retry: Retry policy of each request; None never repeats.
             partitions: Only these partitions, by index; None: all.
 
@@ -462,8 +466,8 @@ class ScanOperations(TableBase[V]):
             InvalidArgument: An argument has a wrong type, or a partition does not exist.
             PegasusError: A partition cannot be counted.
 
-        Retries: safe. If the count of a partition fails, it starts again. After the second failure the client reads the
-            keys instead, because such a count can continue after the last key.
+        Retries: safe. If a server loses the count of a partition, the client starts it again. After the second loss the
+            client reads and counts the keys, because this can continue after the last key.
         Greenlets: a killed caller affects no other call.
 
         Example:
@@ -499,7 +503,7 @@ class ScanOperations(TableBase[V]):
         if token.table != self.name:
             raise InvalidArgument(f"the token belongs to table {token.table!r}, not to {self.name!r}")
         if token.query.hash_key != query.hash_key:
-            raise InvalidArgument("the token belongs to another hash key or to the other kind of scan")
+            raise InvalidArgument("the token belongs to another hash key, or hash_scan() and scan() were mixed up")
         if query not in (plain, token.query):
             raise InvalidArgument(f"the token's scan has another selection: {token.query}, not {query}")
         return token

@@ -78,7 +78,7 @@ class SingleOperations(TableBase[V]):
 
         Args:
             hash_key: Determines the partition; at most 65,534 bytes, may be empty.
-            sort_key: Orders the records of the hash key; no limit of its own, may be empty.
+            sort_key: Orders the records of the hash key; of any length, may be empty.
             default: Result if the record is absent or expired.
             timeout: Seconds for the whole call with its attempts; None: the client's default.
             retry: Retry policy of this call; None never repeats.
@@ -192,7 +192,8 @@ class SingleOperations(TableBase[V]):
         Args:
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
-            value: Bytes, or a str, which is stored as UTF-8, or what the table's codec encodes; may be empty.
+            value: Bytes or str; a str is stored as UTF-8. With a codec, what the codec encodes. It may be empty. The
+                request with keys and value has at most ``max_write_bytes`` (1 MiB by default).
             ttl: Seconds until the value expires, rounded up to whole seconds; None or 0: never, unless the table has a
                 default TTL.
             timeout: Seconds for the whole call; None: the client's default.
@@ -413,18 +414,18 @@ class SingleOperations(TableBase[V]):
         retry: RetryPolicy | None = DEFAULT,
         info: CallInfo | None = None,
     ) -> int:
-        """Add to the integer of a record, in one atomic step, and return the sum.
+        """Add a number to the integer in a record, in one atomic step, and return the sum.
 
-        An absent, expired or empty record counts as 0. The value must be a signed 64-bit integer in the notation of C,
-        and nothing else: ``12``, ``-3``, ``0x1F``; ``010`` is 8. The sum is stored as decimal text. The table's codec
+        An absent, expired or empty record counts as 0. The stored value must be the text of a signed 64-bit integer in
+        the notation of C: ``12``, ``-3``, ``0x1F``; ``010`` is 8. The sum is stored as decimal text. The table's codec
         does not apply.
 
         Args:
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
-            increment: The number to add, 64 bits. 0 returns the value and stores it as decimal text.
-            ttl: None keeps the record's expiry, 0 clears it, any other number sets it to that many seconds from now. A
-                record that then has no expiry gets the table's ``default_ttl``.
+            increment: The number to add, a signed 64-bit integer. 0 returns the value and stores it as decimal text.
+            ttl: None keeps the record's expiry. 0 removes it. Any other number is the seconds until the record expires,
+                rounded up. A record that then has no expiry gets the table's ``default_ttl``.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call; None never repeats.
             info: Filled with facts about the call.
@@ -436,8 +437,8 @@ class SingleOperations(TableBase[V]):
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the sum may or may not have been stored.
             PegasusError: Any other failure.
 
-        Retries: not repeated if its outcome is unknown. If a server refuses the call, it has not applied it, so the
-            call is repeated.
+        Retries: the client does not repeat the call if its outcome is unknown. If a server refused the call and so did
+            not apply it, the client repeats it.
         Greenlets: any number may call at once. After a kill the sum may or may not have been stored.
 
         Example:

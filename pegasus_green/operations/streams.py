@@ -98,7 +98,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records stored so far.
             concurrency: Maximum number of requests in flight.
-            timeout: Seconds for each record; None: the client's default.
+            timeout: Seconds for each record with all attempts; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -106,8 +106,8 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
 
         Raises:
             InvalidArgument: An item cannot be sent. The batches before it are stored.
-            PegasusError: A record could not be stored. ``done`` is the number of items in the batches before; some
-                items of the failed batch may be stored.
+            PegasusError: A record could not be stored. ``done`` is the number of items in the finished batches. Some
+                items of the failed batch may be stored, too.
 
         Retries: safe, as for ``set``.
         Greenlets: spawns none. A killed caller abandons its requests in flight.
@@ -144,7 +144,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records removed so far.
             concurrency: Maximum number of requests in flight.
-            timeout: Seconds for each record; None: the client's default.
+            timeout: Seconds for each record with all attempts; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -181,13 +181,13 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[V | None]:
-        """Iterate over the values of the records that an iterable names, in its order. It reads 10,000 at a time.
+        """Iterate over the values of the records that an iterable names, in its order. Reads 10,000 records at a time.
 
         Args:
             keys: (hash key, sort key) of each record.
             rate: Maximum number of records per second; None: no limit.
             concurrency: Maximum number of requests in flight.
-            timeout: Seconds for each record; None: the client's default.
+            timeout: Seconds for each record with all attempts; None: the client's default.
             retry: Retry policy; None never repeats.
 
         Returns:
@@ -234,8 +234,8 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             hash_key_filter: Only hash keys that match this filter.
             sort_key_filter: Only sort keys that match this filter.
             rate: Maximum number of records per second; None: no limit.
-            on_progress: Called after each batch with the number of records removed so far and a token. With
-                ``resume=token`` another call continues after them, also in another process.
+            on_progress: Called after each batch with the number of records removed so far and a token. A call with
+                ``resume=token`` continues after these records, also in another process.
             parallel: Number of partitions that are read at the same time.
             timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
                 the client's default.
@@ -246,12 +246,13 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             The number of records removed.
 
         Raises:
-            InvalidArgument: An argument has a wrong type, or the token belongs to something else; nothing was sent.
+            InvalidArgument: An argument has a wrong type, or the token belongs to another table or other filters;
+                nothing was sent.
             PegasusError: A request failed. ``deleted`` is the number of records in the finished batches. ``token`` is
                 the newest token for ``resume`` (None: start from the beginning).
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: after a kill, a part of the table is left.
+        Greenlets: any number may call at once. After a kill, the records of the unfinished batches remain.
 
         Example:
             >>> table.multi_set("user:1", {"name": "Ada", "mail": "a@b"})

@@ -23,7 +23,8 @@ class Counter:
     Args:
         table: Any table; its codec is not used.
         name: Name of the counter; bytes or str.
-        shards: Number of records, 1 to 1,000. It may grow later. With a lower number, the value lacks the other shards.
+        shards: Number of records, 1 to 1,000. It may grow later. With a lower number than before, the value does not
+            include the other shards.
         ttl: Seconds after the last addition to a shard until that shard expires; None: never.
 
     Example:

@@ -14,8 +14,8 @@ class LockError(RecipeError):
 
 
 class LockNotOwnedError(LockError):
-    """The lease has ended: it expired, and another caller may hold it now."""
+    """The lease has expired. Another caller may hold it now."""
 
 
 class AlreadyRunning(RecipeError):
-    """Another caller runs the function for this key now, and ``wait`` is off."""
+    """Another caller runs the function for this key now, and ``wait`` is False."""

@@ -266,4 +266,4 @@ def _number(raw: bytes) -> int:
     try:
         return int(raw)
     except ValueError:
-        raise LockError(f"the record {FENCE.decode()!r} holds {raw[:40]!r}, which is not a number of a lock") from None
+        raise LockError(f"the record {FENCE.decode()!r} holds {raw[:40]!r}, which is not a fencing token") from None

@@ -51,11 +51,11 @@ class RateLimiter:
     The last two read a record and replace it in one atomic step if it has not changed (``check_and_set``). Callers of
     one process take turns at a key. Callers of several processes may have to repeat the step.
 
-    If the reply to a hit is lost, the limiter counts the hit once more. The hit may then use up two of the limit. The
-    limit is never exceeded.
+    If the reply to a hit is lost, the limiter counts the hit again. So one hit may count twice, but lost replies never
+    let more hits pass.
 
-    The limiter uses this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows are
-    shifted by d. In the other algorithms, a machine whose clock is late takes the newest time from the record.
+    The limiter uses this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows begin
+    d seconds apart. In the other algorithms, a machine whose clock is behind uses the newest time in the record.
 
     Records: hash key ``limit:NAME:KEY``; sort key ``window:NUMBER`` (a count), ``sliding`` (number of the window, hits
     before, hits in it) or ``bucket`` (tokens, unix time). They expire when they no longer matter.

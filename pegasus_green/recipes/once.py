@@ -84,7 +84,7 @@ class _Results:
 class Once:
     """Runs a function once for each key and returns its result to all callers, for example for idempotency keys.
 
-    The first caller of a key runs the function. Its result is stored in the step that ends the run. Callers that come
+    The first caller of a key runs the function. One atomic step stores the result and ends the run. Callers that come
     meanwhile wait for the result (or get AlreadyRunning). Later callers get the stored result.
 
     What "once" means if something fails:
@@ -145,8 +145,8 @@ class Once:
             The result as it is stored. All callers get the same.
 
         Raises:
-            AlreadyRunning: Another caller runs the function, and ``wait`` is off.
-            LockNotOwnedError: The function ran, but the lease ended before its end; the result was not stored.
+            AlreadyRunning: Another caller runs the function, and ``wait`` is False.
+            LockNotOwnedError: The function ran, but the lease ended before the function; the result was not stored.
             PegasusError: The records could not be read or written. If the function has run, its result may be lost, and
                 the next caller runs it again after the lease.
 
@@ -173,7 +173,7 @@ class Once:
             raw = results.encode(function(*args))
             if not run.store(raw, results.ttl):
                 raise LockNotOwnedError(
-                    f"{self!r}: {key!r} was run, but its lease ended before its end; the result was not stored",
+                    f"{self!r}: the lease of {key!r} ended before the function did; the result was not stored",
                     table=results.table.name,
                 )
             return results.decode(raw)

@@ -104,10 +104,11 @@ class SeenSet:
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: If ``outcome_unknown`` is set, the item may have been added. Then no caller gets True for it.
+            PegasusError: If ``outcome_unknown`` is set, the item may have been added. Then no caller gets True for this
+                item.
 
         Retries: repeated twice if the reply was lost. Each call writes its own mark and recognizes its row by it.
-        Greenlets: any number may call at once. After a kill the item may have been added without a True.
+        Greenlets: any number may call at once. After a kill the item may have been added although no caller got True.
 
         Example:
             >>> isinstance(SeenSet(table, "mails").add("c@d"), bool)
@@ -181,7 +182,7 @@ _TODO, _BUSY, _DONE = b"todo", b"busy", b"done"
 
 
 class Frontier:
-    """A list of work that grows while it is processed. Each item is processed once, by any number of processes.
+    """A list of work that grows while it is processed. Any number of processes share it; each item is processed once.
 
     Each item has one row, which serves as to-do list and as set of seen items. Its value begins with the state. Each
     change of the state is one atomic step, and only one caller succeeds in it::
@@ -293,7 +294,7 @@ class Frontier:
             self._open -= 1  # another process has taken it over
 
     def done(self, job: Job, *, timeout: float | None = None) -> bool:
-        """Mark a job as done; False if another process has taken it over. That process then does it again.
+        """Mark a job as done. Return False if another process has taken the job over; that process does it again.
 
         Args:
             job: From ``take``.
@@ -319,7 +320,7 @@ class Frontier:
             self._let_go(job)
 
     def again(self, job: Job, *, timeout: float | None = None) -> bool:
-        """Give a job back, to be done later by this process; False if another process has taken it over.
+        """Put a job back into the queue of this process. Return False if another process has taken the job over.
 
         Args:
             job: From ``take``.

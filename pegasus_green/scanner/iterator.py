@@ -34,16 +34,18 @@ class _Turn:
 
 
 class Scanner(Iterator[R]):
-    """An iterator over rows. It is also a context manager; the end of its block ends the scan.
+    """An iterator over rows. It is also a context manager; the end of the ``with`` block ends the scan.
 
     Every row that exists during the whole scan is returned exactly once, also if servers fail, primaries move, contexts
     on servers expire or the table splits meanwhile. Rows that are written or removed meanwhile may or may not be
-    returned.
+    returned. A context is a server's memory of an open scan.
 
-    ``next`` raises errors; the next call continues after the last row. If the loop ends early, ``close`` is called or
-    the scanner is dropped, the context on the server is freed.
+    ``next`` raises a PegasusError if a batch cannot be read in time. Another ``next`` continues after the last row. The
+    client tells the servers to free their contexts if the loop ends early, ``close`` is called or the scanner is
+    dropped.
 
-    ``table.hash_scan``, ``table.scan`` and ``table.scanners`` make scanners. Nothing is read before the first ``next``.
+    ``table.hash_scan``, ``table.scan`` and ``table.scanners`` make scanners. The first ``next`` sends the first
+    request. A scanner can be used only in the native thread that made it.
 
     Greenlets: several may share one scanner; each row goes to one of them. A killed greenlet affects no other.
 
@@ -236,7 +238,7 @@ class Scanner(Iterator[R]):
 
     @property
     def finished(self) -> bool:
-        """Whether every row has been returned. It is False after ``limit`` or ``close`` ended the scan early.
+        """Whether every row has been returned. It is False if ``limit`` or ``close`` ended the scan early.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})
@@ -250,11 +252,11 @@ class Scanner(Iterator[R]):
         return ledger is not None and not ledger.after
 
     def token(self) -> str:
-        """Return a token. ``resume=token`` makes a scan that continues after the last returned row.
+        """Return a token. A scan with ``resume=token`` continues after the last returned row.
 
-        The token has the selection, the partition count and the last key of each unfinished partition. It stays valid
-        after the process ends and after a partition split. It can be taken at any time: inside a loop, after an error,
-        after ``close`` or ``limit``.
+        The token is text. It contains the range, filters and options of the scan, the number of partitions and the last
+        key of each unfinished partition. It stays valid after the process ends and after a partition split. It can be
+        taken at any time: inside a loop, after an error, after ``close`` or ``limit``.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})
@@ -270,7 +272,7 @@ class Scanner(Iterator[R]):
         return Token(work.dispatcher.routes.name, work.app_id, work.query, parts, work.only).encode()
 
     def close(self) -> None:
-        """End the scan: free the contexts on servers and kill its greenlets. It never yields; idempotent.
+        """End the scan: free the contexts on servers and kill its greenlets. It never yields. It can be called again.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})

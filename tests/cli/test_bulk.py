@@ -183,7 +183,7 @@ def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     assert "No space left" in full.err or "Invalid argument" in full.err
     assert "Traceback" not in full.err
     state.unlink(missing_ok=True)
-    assert "stdout cannot be resumed" in tool.run(capfd, "export", "-", "--resume", status=2).err
+    assert "an export to stdout cannot be resumed" in tool.run(capfd, "export", "-", "--resume", status=2).err
 
 
 def test_copy_and_clear(tool, capfd, name):

@@ -56,8 +56,8 @@ def test_doctor_reports_a_dead_server_and_wrong_clocks(capfd):
         while (done := tool.run(capfd, "doctor", "-o", "json", status=None)).status == 0:
             assert time.monotonic() < deadline, done
         assert [row["step"] for row in done.json if row["state"] == "WRONG"] != []
-    assert _clock("a:1", 61.0, "by x").what == "a:1 is 61 s ahead by x"
-    assert _clock("a:1", -61.0, "by x").what == "a:1 is 61 s behind by x"
+    assert _clock("a:1", 61.0, "by x").what == "a:1: 61 s ahead of the local clock by x"
+    assert _clock("a:1", -61.0, "by x").what == "a:1: 61 s behind the local clock by x"
     assert _clock("a:1", 4.0, "by x").state == "ok"
 
 

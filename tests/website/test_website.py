@@ -111,6 +111,10 @@ def test_the_reference_shows_overloads_docstrings_and_async_variants() -> None:
     assert "Start `multi_get` and return its handle" in text
     assert "```pycon\n>>> table.set(" in text
     assert "- `ttl`: Seconds until the value expires" in text
+    assert "**Returns:** True if the record has the new expiry" in text
+    assert "**Retries:** safe; a second copy stores the same value" in text
+    assert "**Greenlets:** any number may call at once" in text
+    assert "- `INT_LESS`: 13" in dict(pages())["scans"]
     for name in vars(pegasus_green.Table):
         assert name.startswith("_") or f"### `Table.{name}`" in text or name == "client"
 

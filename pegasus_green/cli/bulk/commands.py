@@ -42,9 +42,17 @@ speed_options = options(
     click.option("--quiet", is_flag=True, help="Show no progress."),
 )
 state_options = options(
-    click.option("--state", "state_path", type=click.Path(), metavar="FILE", help="File for the progress."),
+    click.option(
+        "--state", "state_path", type=click.Path(), metavar="FILE", help="File that stores the progress, for --resume."
+    ),
     click.option("--resume", is_flag=True, help="Continue a run that was interrupted or killed."),
-    click.option("--checkpoint", type=DURATION, default="1", metavar="TIME", help="Time between checkpoints [1 s]."),
+    click.option(
+        "--checkpoint",
+        type=DURATION,
+        default="1",
+        metavar="TIME",
+        help="Time between two writes of the progress [1 s].",
+    ),
 )
 concurrency_option = click.option(
     "--concurrency", type=click.IntRange(1, 10_000), default=128, metavar="N", help="Requests in flight [128]."
@@ -188,7 +196,7 @@ def export(
     named, squeezed = guess(path)
     form, compressed = form or named or "jsonl", compressed or squeezed
     if path == "-" and (resume or state_path):
-        raise click.UsageError("stdout cannot be resumed: name a file")
+        raise click.UsageError("an export to stdout cannot be resumed: name a file")
     job = {
         "command": "export", "table": app.table_name, "file": path, "format": form, "zstd": compressed,
         "hash_filter": hash_filter, "sort_filter": sort_filter,

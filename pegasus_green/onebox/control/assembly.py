@@ -66,7 +66,7 @@ class Assembly(Cluster):
     Attributes:
         hub: The hub that it runs in, after it is started.
         on_progress: Called with the rows read and the number of all rows, while a data directory is read.
-        generation: How often the data directory was opened, with this time.
+        generation: How often the data directory was opened, including this time.
     """
 
     generation = 1

@@ -20,32 +20,32 @@ from .tables import TableMethods
 class Onebox(TableMethods, FailureMethods, FactMethods):
     """A Pegasus cluster for tests: meta and replica servers, each on its own port, with injectable faults.
 
-    It runs in the hub of the thread that starts it, and answers whenever the program waits for something. With
-    ``process=True`` it is a separate process with the same methods (see ``OneboxProcess``). Use it as a context
-    manager, or call ``start`` and ``stop``.
+    Its servers are greenlets in the thread that starts it. They run while this thread waits in gevent, for example for
+    a reply. With ``process=True`` it is a separate process with the same methods (see ``OneboxProcess``). Use it as a
+    context manager, or call ``start`` and ``stop``.
 
-    Its methods can be called from any native thread. They run in the hub of the thread that has started it.
+    Its methods can be called from any native thread. They run in the thread that has started it.
 
-    Servers are named by index or by address, "host:port". No method blocks: processes that take time in a cluster run
-    on timers, see ``Settings``.
+    Arguments name a server by its index or by its address, "host:port". Methods do not wait: what takes time in a
+    cluster, such as a failover, happens later by timers. ``Settings`` has the delays.
 
     Args:
         replicas: Number of replica servers; None: 3, or as many as replica_ports has.
-        metas: Number of meta servers, the first one is the leader; None: 1, or as many as meta_ports has.
-        tables: Partition counts by table name, at most 4096 together; None: a table "temp" with 8 partitions.
-        release: "2.6" sends the host_port fields and supports the features of that release; "2.5" does not.
+        metas: Number of meta servers; the first one is the leader. None: 1, or as many as meta_ports has.
+        tables: Partition counts by table name, at most 4,096 partitions in all; None: a table "temp" with 8 partitions.
+        release: "2.6": send the fields with host names and support the features of that release. "2.5": do not.
         host: IPv4 address to listen on; "0.0.0.0", all addresses of the machine, needs advertise.
         port: Port of the first meta server; 0: a free one.
-        seed: Seed of all random numbers; None: a random one, see ``seed``.
-        limits: Limits of the storage engines.
-        advertise: Host name for the host_port fields and the server names in replies; None: the address. With host
-            "0.0.0.0" also the name or address whose IPv4 address the servers send to clients.
+        seed: Seed of all random numbers; None: a random one, which the attribute ``seed`` has.
+        limits: Limits of the storage engines, a ``Limits``; None: those of a real server.
+        advertise: Host name of the servers in replies; None: their address. With host "0.0.0.0" also the name or
+            address whose IPv4 address the servers send to clients.
         meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
-        replica_ports: The same for the replica servers.
-        auth: The cluster is secured, and its clients authenticate with Kerberos; None: it is not secured.
+        replica_ports: Ports of the replica servers, as meta_ports.
+        auth: A ``OneboxAuth``: the cluster requires Kerberos authentication. None: it requires none.
         data: A directory for tables, envs, rows and decrees. They survive the end of the process, also a kill. None:
             the data is only in memory. Only one onebox at a time can use a directory.
-        sync: With data: fsync every commit, so that it also survives a loss of power.
+        sync: With data: call fsync for every commit, so that the data also survives a loss of power.
         process: Run the cluster in a separate process.
         settings: Delays and limits by name, see ``Settings``.
 

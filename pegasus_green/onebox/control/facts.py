@@ -47,9 +47,9 @@ class FactMethods(Assembly):
         self.journal.clear()
 
     def advance(self, seconds: float) -> None:
-        """Move the cluster's clock forward. It is used for TTLs, scan contexts, throttling, reserves of dropped tables.
+        """Move the cluster's clock forward, for TTLs, scan contexts, throttling and the reserve time of dropped tables.
 
-        Timers, such as the failover delay, do not move, except the group check, which runs if it is due.
+        Timers, such as the failover delay, do not change. Only the group check runs if it is due.
 
         Example:
             >>> table.set("user:7", "name", "Ada", ttl=60)
@@ -63,7 +63,7 @@ class FactMethods(Assembly):
             self.check_groups()
 
     def now(self) -> float:
-        """Return the cluster's time in unix seconds, with skipped time.
+        """Return the cluster's time in unix seconds, including the seconds of ``advance``.
 
         Example:
             >>> before = box.now()

@@ -17,7 +17,9 @@ class FailureMethods(Assembly):
     """The methods that cause failures."""
 
     def kill(self, server: Which) -> None:
-        """Kill a replica server: its connections are reset, its port is closed. Its partitions fail over after a delay.
+        """Kill a replica server: its connections are reset, its port is closed.
+
+        Other servers become primaries of its partitions after ``failover_delay`` of ``Settings``.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -39,7 +41,7 @@ class FailureMethods(Assembly):
         self.lives.restart(self.replica_server(server), lose_disk=lose_disk)
 
     def pause(self, server: Which, accept: bool = True) -> None:
-        """Pause a replica server, as SIGSTOP does; accept=False: it does not even accept connections.
+        """Pause a replica server, as SIGSTOP does. With accept=False it does not accept connections either.
 
         Example:
             >>> box.pause(0)
@@ -82,7 +84,7 @@ class FailureMethods(Assembly):
         self.lives.restart_meta(self.meta_server(server))
 
     def pause_meta(self, server: Which = 0, accept: bool = True) -> None:
-        """Pause a meta server; accept=False: it does not even accept connections.
+        """Pause a meta server. With accept=False it does not accept connections either.
 
         Example:
             >>> box.pause_meta()
@@ -140,23 +142,36 @@ class FailureMethods(Assembly):
     def fault(self, action: str, *, server: Servers = None, **options: Any) -> Fault:
         """Add a rule. Its fault applies to requests that meet all its conditions.
 
-        Conditions: ``rpc`` ("get", "read", "write", "data", "meta", a protocol name, or several), ``table``,
-        ``partition``, ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains`` (bytes in the
-        request), ``probability``, ``count`` (maximum number of faults), ``after`` (number of requests that pass before
-        the first fault). Without ``server``, the rule applies to meta RPCs at meta servers and to others at replica
-        servers.
+        Conditions, by keyword: ``rpc`` ("get", "read", "write", "data", "meta", a protocol name, or several),
+        ``table``, ``partition``, ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains``
+        (bytes in the request), ``probability`` (0 to 1), ``count`` (maximum number of faults), ``after`` (number of
+        requests that pass before the first fault). Without ``server``, the rule applies at all servers.
 
-        Actions: "drop", "delay" (``seconds``), "cut" (``reset``; when="during": after half of the request), "half" (at
-        most ``size`` bytes), "error" (``error``, ``body``), "no_body", "duplicate", "reorder" (after ``replies`` other
-        replies, or after ``seconds``), "unknown_id" (``instead`` of the reply or in addition), "garbage" (``data``),
-        "oversize" (``size``), "corrupt", "trickle" (``size`` bytes, at most 16, one each ``seconds``).
+        Actions, with their keywords:
 
-        With when="before" the request is not executed, with "after" it is. Without ``when``, "cut" and "error" come
-        before the execution, the others after it. If several rules apply to a request, all of them change its reply, in
-        the order in which they were added. Defaults: seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
+        - "drop": no reply.
+        - "delay": the reply comes ``seconds`` later; with when="before" the execution.
+        - "cut": close the connection, with RST if ``reset``; with when="during" after half of the request.
+        - "half": send at most half of the reply and at most ``size`` bytes, then close the connection.
+        - "error": reply with the error name ``error``; with ``body`` also with a body.
+        - "no_body": reply ERR_OK without a body.
+        - "duplicate": send the reply twice.
+        - "reorder": send the reply after ``replies`` other replies, or after ``seconds``.
+        - "unknown_id": send a copy of the reply with an unknown id, before the reply or ``instead`` of it.
+        - "garbage": send ``data`` (default: 64 random bytes) instead of the reply.
+        - "oversize": the reply announces a length of ``size`` bytes.
+        - "corrupt": send a reply whose body cannot be decoded.
+        - "trickle": send the reply in pieces of ``size`` bytes, at most 16, one piece every ``seconds``.
+
+        With when="before" the request is not executed, except after a "delay"; with when="after" it is executed. The
+        default is "before" for "cut", "error" and "no_body", and "after" for the others. If several rules apply to a
+        request, the first one of "cut", "drop", "error" and "no_body" with when="before" decides whether it is
+        executed. The others change the content of the reply, then its time and the way it is sent. Defaults:
+        seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
 
         Returns:
-            The rule, with ``hits`` and ``remove()``.
+            The rule: ``hits`` is the number of its faults, ``seen`` the number of requests that met its conditions, and
+            ``remove()`` removes it.
 
         Raises:
             ValueError: The action, moment or RPC is unknown.
@@ -205,7 +220,7 @@ class FailureMethods(Assembly):
         self.faults.remove()
 
     def list_faults(self) -> list[dict[str, Any]]:
-        """Return id, action, when, hits and seen of each rule.
+        """Return id, action, when, hits (its faults) and seen (requests that met its conditions) of each rule.
 
         Example:
             >>> rule = box.fault("delay", rpc="get", seconds=0.05)

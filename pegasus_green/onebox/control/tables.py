@@ -28,7 +28,7 @@ class TableMethods(Assembly):
             partitions: From 1 to 4096.
             replicas: Copies of each partition; None: 3, or as many as there are servers.
             envs: Table envs. Unlike in a create request of a client, default_ttl is allowed here.
-            atomic_idempotent: The table's attribute.
+            atomic_idempotent: As for ``Admin.create_table``.
 
         Raises:
             ValueError: The name is in use, or the number of partitions is out of range.
@@ -122,7 +122,7 @@ class TableMethods(Assembly):
         self.groups.move_primary(found, found.partitions[partition], self.replica_server(to))
 
     def clear_primary(self, table: str, partition: int, seconds: float = 0.3) -> None:
-        """Leave a partition without a primary for a while. Then one of its secondaries becomes the primary.
+        """Leave a partition without a primary for some seconds. Then one of its secondaries becomes the primary.
 
         Example:
             >>> box.clear_primary("temp", 0, seconds=0.1)
@@ -159,7 +159,7 @@ class TableMethods(Assembly):
             table: A table's name.
             seconds: Time to the first child, and between children; None: the setting.
             window: How long a parent answers ERR_SPLITTING before its child is ready; None: the setting.
-            stepwise: Steps are done only by ``split_step``.
+            stepwise: Only calls of ``split_step`` do the steps of the split.
 
         Raises:
             ValueError: The table is already splitting.
@@ -208,7 +208,7 @@ class TableMethods(Assembly):
                 raise RuntimeError(f"the split of {table!r} cannot continue now")
 
     def split_status(self, table: str) -> dict[int, int]:
-        """Return the split_status of each parent whose child is not ready; empty: no split, or a finished one.
+        """Return the state of each parent whose child is not ready; empty if there is no split or it is finished.
 
         Example:
             >>> box.create_table("pages", 2)

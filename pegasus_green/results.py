@@ -161,10 +161,10 @@ class SortKeys(list[bytes]):
 
 @dataclass(frozen=True)
 class CheckResult(Generic[V]):
-    """The outcome of a check-and-* operation. It is true if the check passed and the server wrote everything.
+    """The outcome of ``check_and_set``, ``check_and_mutate`` or ``compare_exchange``. It is true if the check passed.
 
     Attributes:
-        was_set: Whether the check passed. If it is False, nothing was changed.
+        was_set: Whether the check passed and the server applied all writes of the call. If False, it applied none.
         check_value_exists: Whether the checked record existed before the write; None if the call did not ask for it.
         raw_check_value: The checked record's stored bytes before the write; None if there was no record or the call did
             not ask for them.

@@ -157,9 +157,13 @@ def _signatures(found: Any, name: str) -> Iterator[str]:
         for each in initial.overloads or [initial]:
             yield _signature(name, each, returns=False)
         return
-    for each in getattr(found, "overloads", None) or [found]:
+    overloads = getattr(found, "overloads", None)
+    for each in overloads or [found]:
         if each.is_function:
             yield _signature(name, each, returns=True)
+    if overloads and any("Unpack[" in str(parameter.annotation) for parameter in overloads[0].parameters):
+        # The overloads have no names and defaults of these options; the implementation has.
+        yield "# all options and their defaults\n" + _signature(name, found, returns=True)
 
 
 def _signature(name: str, function: Any, *, returns: bool) -> str:

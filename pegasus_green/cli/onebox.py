@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=8080,
         metavar="PORT",
-        help="serve web pages about the cluster on 127.0.0.1; 0: a free port [none; without PORT: 8080]",
+        help="serve web pages about the cluster on 127.0.0.1:PORT [no pages; PORT: 8080; 0: a free one]",
     )
     parser.add_argument(
         "--advertise", metavar="NAME", help="host name or address that the servers send to clients [the address]"

@@ -6,8 +6,8 @@ It is installed with the package. A test uses it as an argument::
         with pegasus_green.Client(pegasus_onebox.meta_addresses) as client:
             ...
 
-The cluster is a separate process, one for the whole test session. It answers also if the tests block their own event
-loop, and to blocking clients. A session fixture with this name in a conftest changes its options::
+The cluster is a separate process, one for the whole test session. So it also serves blocking clients, and tests that
+block their own event loop. To change its options, override this fixture in a conftest::
 
     @pytest.fixture(scope="session")
     def pegasus_onebox_options():

@@ -191,8 +191,8 @@ class AtomicOperations(TableBase[V]):
             ttl: Seconds until the value expires, rounded up; None or 0: never, unless the table has a default TTL.
             return_check_value: Whether to return the value that the checked record had before the write.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             Whether it was set (the result is true then), and the checked value if ``return_check_value`` is set.
@@ -265,8 +265,8 @@ class AtomicOperations(TableBase[V]):
             mutations: Puts and deletes in order, at least one. If several have the same sort key, the last one counts.
             return_check_value: Whether to return the value that the checked record had before the write.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             Whether the mutations were applied (the result is true then), and the checked value if
@@ -367,8 +367,8 @@ class AtomicOperations(TableBase[V]):
             desired: The new value; None: the record is deleted.
             ttl: Seconds until the new value expires, rounded up; None or 0: never, unless the table has a default TTL.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             Whether it was replaced (the result is true then), and the old value as ``check_value``.
@@ -457,8 +457,8 @@ class AtomicOperations(TableBase[V]):
             sort_key: The record.
             ttl: Seconds until the record expires, rounded up; None or 0: never, unless the table has a default TTL.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the last request.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the last request.
 
         Returns:
             True if the record has the new expiry, False if it is absent or expired.

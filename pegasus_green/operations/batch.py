@@ -111,13 +111,13 @@ class BatchOperations(TableBase[V]):
         Args:
             keys: (hash key, sort key) of each record. A key may occur more than once.
             default: Result for a record that is absent or expired.
-            batch_size: Maximum number of records in one request. All their values come in one reply, which can have at
-                most ``max_frame`` bytes (64 MiB by default).
+            batch_size: Maximum number of records in one request, by default 256. All their values come in one reply,
+                which can have at most ``max_frame`` bytes (64 MiB by default).
             return_errors: Put errors into the results in place of values. If a request fails, each of its records gets
                 an error. A value that the codec cannot decode is an error, too. False: the first error in the order of
                 keys is raised, with the whole list in its attribute ``results``.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of the requests; None never repeats.
+            retry: Retry policy of the requests, by default the client's; None: no retry.
 
         Returns:
             Values, in the order of keys.

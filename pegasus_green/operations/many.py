@@ -80,11 +80,11 @@ class ManyOperations(MultiOperations[V]):
         Args:
             keys: (hash key, sort key) of each record.
             default: Result for a record that is absent or expired.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: Put errors into the results in place of values. False: after all calls have ended, raise the
                 first error in the order of keys, with the whole list in its attribute ``results``.
             timeout: Seconds for each record with all attempts, from its first attempt; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             Values in the order of keys.
@@ -161,10 +161,10 @@ class ManyOperations(MultiOperations[V]):
                 twice, the order of its writes is undefined.
             ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
                 a default TTL.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             For each record, in order: None if it was stored; with return_errors, the error if it was not.
@@ -217,10 +217,10 @@ class ManyOperations(MultiOperations[V]):
 
         Args:
             keys: (hash key, sort key) of each record.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             For each record, in order: None if it was removed; with return_errors, the error if it was not.
@@ -283,10 +283,10 @@ class ManyOperations(MultiOperations[V]):
         Args:
             requests: Hash keys (all their records, within the limits of one ``multi_get``), or pairs of a hash key and
                 its sort keys.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             The ``MultiGetResult`` of each hash key, in order; with return_errors, the error if it could not be read.
@@ -364,10 +364,10 @@ class ManyOperations(MultiOperations[V]):
                 into ``max_write_bytes``.
             ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
                 a default TTL.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             For each hash key, in order: None if it was stored; with return_errors, the error if it was not.
@@ -434,10 +434,10 @@ class ManyOperations(MultiOperations[V]):
 
         Args:
             items: (hash key, sort keys), like the arguments of ``multi_del``; each must fit into ``max_write_bytes``.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             For each item, in order: the number of its sort keys; with return_errors, the error if it failed.

@@ -208,8 +208,8 @@ class MultiOperations(TableBase[V]):
             max_bytes: The server stops after the row that brings the total size of sort keys and values to this number
                 of bytes. None or below 1: only the server's limit.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             A ``MultiGetResult``: values by sort key, with the attributes ``complete`` and ``last_key``, the position to
@@ -320,8 +320,8 @@ class MultiOperations(TableBase[V]):
             max_bytes: The server stops after the sort key that brings the total size to this number of bytes. None or
                 below 1: only the server's limit.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             A ``SortKeys``: a list of the sort keys, ascending, with the attributes ``complete`` and ``last_key``.
@@ -408,8 +408,8 @@ class MultiOperations(TableBase[V]):
                 The call is then not atomic: readers can see some of the rows before the others, and if a request fails,
                 the rows of the requests before it stay.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call; with ``split``, about its last request.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call; with ``split``, about its last request.
 
         Raises:
             InvalidArgument: An argument has a wrong type, there are no values, or the body is over ``max_write_bytes``
@@ -464,8 +464,8 @@ class MultiOperations(TableBase[V]):
             split: If the request body is larger than ``max_write_bytes``, send several requests, one after the other.
                 The call is then not atomic.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call; with ``split``, about its last request.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call; with ``split``, about its last request.
 
         Returns:
             The number of sort keys in the call. The server does not tell which of them existed.
@@ -514,8 +514,8 @@ class MultiOperations(TableBase[V]):
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             The number of records that have not expired; 0 for an unknown hash key.

@@ -113,9 +113,10 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             filter: Only sort keys that match this filter.
             reverse: Iterate from the end of the range to its beginning.
             no_value: Return ``b""`` instead of the values.
-            batch_size: Rows of one page. Above 1,000 it is not faster; the server returns at most 3,000.
+            batch_size: Rows of one page, by default 1,000. Larger pages are not faster; the server returns at most
+                3,000 rows.
             timeout: Seconds for each page with its attempts; None: the client's default.
-            retry: Retry policy of each page; None never repeats.
+            retry: Retry policy of each page, by default the client's; None: no retry.
 
         Returns:
             An iterator of rows (sort_key, value), the same as those of ``hash_scan``.
@@ -211,10 +212,11 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             prefix: Only sort keys that begin with this.
             filter: Only sort keys that match this filter.
             on_progress: Called after each batch with the number of rows removed so far and the last removed sort key.
-            batch_size: Maximum number of rows in one batch. The server removes a batch in one atomic step.
+            batch_size: Maximum number of rows in one batch, by default 1,000. The server removes a batch in one atomic
+                step.
             timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
                 the client's default.
-            retry: Retry policy of each request; None never repeats.
+            retry: Retry policy of each request, by default the client's; None: no retry.
 
         Returns:
             The number of rows removed.

@@ -167,9 +167,9 @@ class ScanOperations(TableBase[V]):
             no_value: Return ``b""`` instead of the values.
             with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
-            batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
+            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large.
             timeout: Seconds for one batch with its attempts; None: the client's default.
-            retry: Retry policy of each batch; None never repeats a request.
+            retry: Retry policy of each batch, by default the client's; None: no retry.
             resume: The ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
                 the range, the filters and the options of that scan. So these arguments can be omitted; if they are
                 given, they must be the same.
@@ -288,11 +288,11 @@ class ScanOperations(TableBase[V]):
             no_value: Return ``b""`` instead of the values.
             with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
-            batch_size: Rows in one reply, at most 1,000. The client asks for fewer if the rows are large.
-            parallel: Number of partitions that are read at the same time, each by one greenlet. Above 1, the batches of
-                different partitions come in any order. Up to ``2 * parallel + 1`` batches are in memory.
+            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large.
+            parallel: Number of partitions that are read at the same time, each by one greenlet; by default 1. Above 1,
+                the batches of different partitions come in any order. Up to ``2 * parallel + 1`` batches are in memory.
             timeout: Seconds for one batch with its attempts; None: the client's default.
-            retry: Retry policy of each batch; None never repeats a request.
+            retry: Retry policy of each batch, by default the client's; None: no retry.
             resume: The ``token()`` of an earlier scan of this table: continue after its last rows. The token contains
                 the filters and the options of that scan. So these arguments can be omitted; if they are given, they
                 must be the same.
@@ -405,9 +405,9 @@ class ScanOperations(TableBase[V]):
             sort_key_filter: Only sort keys that match this filter.
             no_value: Return ``b""`` instead of the values.
             with_ttl: Add the remaining time to live to each row, in seconds.
-            batch_size: Rows in one reply, at most 1,000.
+            batch_size: Rows in one reply, at most 1,000 (the default).
             timeout: Seconds for one batch with its attempts, and for the routes; None: the client's default.
-            retry: Retry policy of each batch; None never repeats a request.
+            retry: Retry policy of each batch, by default the client's; None: no retry.
 
         Returns:
             Scanners like those of ``scan``. Together they return every row once. Another process can continue a scanner
@@ -456,10 +456,10 @@ class ScanOperations(TableBase[V]):
         Args:
             hash_key_filter: Only hash keys that match this filter.
             sort_key_filter: Only sort keys that match this filter.
-            parallel: Number of partitions that are counted at the same time.
+            parallel: Number of partitions that are counted at the same time; by default 1.
             timeout: Seconds for each request with its attempts; a request counts up to 1,000 records. None: the
                 client's default. ``client.deadline`` bounds the whole call.
-            retry: Retry policy of each request; None never repeats.
+            retry: Retry policy of each request, by default the client's; None: no retry.
             partitions: Only these partitions, by index; None: all.
 
         Raises:

@@ -81,8 +81,8 @@ class SingleOperations(TableBase[V]):
             sort_key: Orders the records of the hash key; of any length, may be empty.
             default: Result if the record is absent or expired.
             timeout: Seconds for the whole call with its attempts; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             The value as stored, in bytes or decoded by the table's codec. An empty value is ``b""``.
@@ -197,8 +197,8 @@ class SingleOperations(TableBase[V]):
             ttl: Seconds until the value expires, rounded up to whole seconds; None or 0: never, unless the table has a
                 default TTL.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Raises:
             InvalidArgument: A key or the value has a wrong type, or the request body is over ``max_write_bytes``;
@@ -270,8 +270,8 @@ class SingleOperations(TableBase[V]):
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
@@ -329,8 +329,8 @@ class SingleOperations(TableBase[V]):
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
             Whole seconds, at least 1; ``math.inf`` for a record without expiry; None if it is absent or expired.
@@ -381,8 +381,8 @@ class SingleOperations(TableBase[V]):
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
@@ -427,8 +427,8 @@ class SingleOperations(TableBase[V]):
             ttl: None keeps the record's expiry. 0 removes it. Any other number is the seconds until the record expires,
                 rounded up. A record that then has no expiry gets the table's ``default_ttl``.
             timeout: Seconds for the whole call; None: the client's default.
-            retry: Retry policy of this call; None never repeats.
-            info: Filled with facts about the call.
+            retry: Retry policy of this call, by default the client's; None: no retry.
+            info: A ``CallInfo`` that is filled with facts about the call.
 
         Raises:
             NotAnInteger: The value is not an integer; nothing was changed.

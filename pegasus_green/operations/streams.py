@@ -90,16 +90,16 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Store the records of an iterable, for example of a generator of millions, 10,000 at a time.
+        """Store the records of an iterable in batches of 10,000, so a generator of millions takes little memory.
 
         Args:
             items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record.
             ttl: As for ``set_many``.
             rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records stored so far.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             timeout: Seconds for each record with all attempts; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             The number of records stored.
@@ -137,15 +137,15 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Remove the records that an iterable names, 10,000 at a time. It is no error if a record is absent.
+        """Remove the records that an iterable names, in batches of 10,000. It is no error if a record is absent.
 
         Args:
             keys: (hash key, sort key) of each record.
             rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records removed so far.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             timeout: Seconds for each record with all attempts; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             The number of keys.
@@ -181,14 +181,14 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[V | None]:
-        """Iterate over the values of the records that an iterable names, in its order. Reads 10,000 records at a time.
+        """Iterate over the values of the records that an iterable names, in its order. It reads batches of 10,000.
 
         Args:
             keys: (hash key, sort key) of each record.
             rate: Maximum number of records per second; None: no limit.
-            concurrency: Maximum number of requests in flight.
+            concurrency: Maximum number of requests in flight; by default 1,000.
             timeout: Seconds for each record with all attempts; None: the client's default.
-            retry: Retry policy; None never repeats.
+            retry: Retry policy, by default the client's; None: no retry.
 
         Returns:
             An iterator of values; None for absent and expired records.
@@ -236,10 +236,10 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             rate: Maximum number of records per second; None: no limit.
             on_progress: Called after each batch with the number of records removed so far and a token. A call with
                 ``resume=token`` continues after these records, also in another process.
-            parallel: Number of partitions that are read at the same time.
+            parallel: Number of partitions that are read at the same time; by default 1.
             timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
                 the client's default.
-            retry: Retry policy of each request; None never repeats.
+            retry: Retry policy of each request, by default the client's; None: no retry.
             resume: The token of an earlier call with the same filters: continue after the records that it removed.
 
         Returns:

@@ -107,6 +107,7 @@ def test_the_reference_shows_overloads_docstrings_and_async_variants() -> None:
     assert text.index("### `Table.get`") < text.index("### `Table.close`")
     assert "    default: D," in text
     assert ") -> V | D" in text
+    assert "    concurrency: int = CONCURRENCY," in text
     assert "### `Table.multi_get_async`" in text
     assert "Start `multi_get` and return its handle" in text
     assert "```pycon\n>>> table.set(" in text

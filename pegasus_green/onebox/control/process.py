@@ -66,8 +66,9 @@ class OneboxProcess:
     """A Onebox in a separate process. It does not share the caller's hub, and ends when the caller's process ends.
 
     It takes the arguments of ``Onebox`` and has its methods and attributes (``meta_addresses``, ``client_bugs``, ...).
-    They use the control port, so arguments and results are plain values; ``fault`` returns a handle. Only the calling
-    greenlet waits. Other native threads can call it, too; such a call blocks its thread.
+    They are called over a TCP connection on loopback (the control port), so arguments and results are plain values;
+    ``fault`` returns a handle. Only the calling greenlet waits. Other native threads can call the methods, too; such a
+    call blocks its thread.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ class HashMapping(MutableMapping[bytes, V]):
     def get(self, key: Key, default: D) -> V | D: ...
 
     def get(self, key: Key, default: object = None) -> object:
-        """Return a value, or the default.
+        """Return a value, or the default if the row is absent or expired.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -190,6 +190,17 @@ class HashMapping(MutableMapping[bytes, V]):
     def pop(self, key: Key, default: object = _MISSING) -> object:
         """Remove a row and return its value, in one atomic step.
 
+        Args:
+            key: The sort key.
+            default: Result if the row is absent or expired.
+
+        Raises:
+            KeyError: The row is absent or expired, and there is no default.
+            CodecError: The codec cannot decode the removed value; ``raw`` has its bytes.
+            PegasusError: Any other failure. If ``outcome_unknown`` is set, the row may have been removed.
+
+        Retries: the client does not repeat the removal if its outcome is unknown.
+
         Example:
             >>> user = table.mapping("user:7")
             >>> user["name"] = "Ada"
@@ -204,7 +215,13 @@ class HashMapping(MutableMapping[bytes, V]):
             return default
 
     def popitem(self) -> tuple[bytes, V]:
-        """Remove the row with the smallest sort key and return it; raise KeyError if there is none.
+        """Remove the row with the smallest sort key and return its sort key and value.
+
+        Raises:
+            KeyError: There is no row.
+            PegasusError: As for ``pop``.
+
+        Retries: as for ``pop``.
 
         Example:
             >>> jobs = table.mapping("job:7")
@@ -232,7 +249,12 @@ class HashMapping(MutableMapping[bytes, V]):
     def setdefault(self: HashMapping[bytes], key: Key, default: Key) -> bytes: ...
 
     def setdefault(self, key: Key, default: object = None) -> object:
-        """Return the value. If there is none, store the default and return it.
+        """Return the value of a row. If it is absent or expired, store the default and return it, in one atomic step.
+
+        Raises:
+            PegasusError: If ``outcome_unknown`` is set, the default may have been stored.
+
+        Retries: the client does not repeat the call if its outcome is unknown.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -258,7 +280,13 @@ class HashMapping(MutableMapping[bytes, V]):
     def update(self: HashMapping[bytes], other: Records[Key] = (), /, **named: Key) -> None: ...
 
     def update(self, other: object = (), /, **named: object) -> None:
-        """Store many rows: atomically if they fit into one request, else in several requests.
+        """Store many rows: all or none if they fit into one request of ``max_write_bytes``, else in several requests.
+
+        Raises:
+            InvalidArgument: A key or value has a wrong type or size; nothing was sent.
+            PegasusError: A request failed; ``done`` is the number of rows stored before the error.
+
+        Retries: safe, as for ``set``.
 
         Example:
             >>> user = table.mapping("user:7")
@@ -280,7 +308,12 @@ class HashMapping(MutableMapping[bytes, V]):
             self.table.multi_set(self.hash_key, rows, ttl=self._ttl, split=True, timeout=self._timeout)
 
     def clear(self) -> None:
-        """Remove all rows, in batches.
+        """Remove all rows, in batches; not atomic.
+
+        Raises:
+            PegasusError: A request failed; ``deleted`` is the number of rows removed before the error.
+
+        Retries: safe.
 
         Example:
             >>> user = table.mapping("user:7")

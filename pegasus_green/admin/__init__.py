@@ -42,6 +42,7 @@ class Admin(ServerAdmin, AccessAdmin):
     Retries: the client repeats requests that read or set a value until the timeout. If the outcome of a request is
         unknown that creates, drops, recalls or renames a table, or that starts or controls a split, the client does not
         repeat it, and the error has ``outcome_unknown``.
+    Greenlets: any number may call at once. After a kill, the cluster may still carry out the request.
 
     Example:
         >>> client.admin.list_tables()

@@ -362,9 +362,10 @@ class Frontier:
         """Queue the items that other processes left; return the number of items in each state.
 
         Args:
-            busy_for: Take over only items that have been busy for this many seconds, by this machine's clock. So items
-                that other processes are working on can be left to them. Items to do are always queued. If several
-                processes queue the same item, only one can claim it.
+            busy_for: Take over a busy item only if it has been busy for at least this many seconds, by this machine's
+                clock; 0 takes over all. Use more than the longest processing time, so that an item stays with a living
+                process that works on it. Items in the state todo are always queued. If several processes queue the same
+                item, only one can claim it.
 
         Raises:
             PegasusError: A shard could not be read.

@@ -61,7 +61,9 @@ def parse_ports(ports: str | Sequence[object]) -> list[int]:
 
 @dataclass
 class Settings:
-    """Delays in seconds and limits. All of them may be changed while the cluster runs.
+    """Delays in seconds, and limits. ``Onebox.configure`` changes them while the cluster runs.
+
+    The numbers in parentheses are those of a real cluster.
 
     Attributes:
         failover_delay: From the death or silence of a replica server until its primaries are replaced (real: 20 to 24).

@@ -404,7 +404,7 @@ class Client:
                 run longer raise ClientClosed. New calls raise ClientClosed at once.
 
         Raises:
-            InvalidArgument: drain is not a number of 0 or more; the client stays open.
+            InvalidArgument: drain is not a number, or is below 0; the client stays open.
 
         Example:
             >>> client = Client(["127.0.0.1:34601"])

@@ -39,9 +39,9 @@ class Admin(ServerAdmin, AccessAdmin):
     longer. Methods that wait for a healthy table have 60 s. Every method can raise MetaUnreachable (no answer in time),
     MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
 
-    Retries: the client repeats requests that read or set a value until the timeout. If the outcome of a request is
-        unknown that creates, drops, recalls or renames a table, or that starts or controls a split, the client does not
-        repeat it, and the error has ``outcome_unknown``.
+    Retries: the client repeats requests that read or set a value until the timeout. Other requests create, drop, recall
+        or rename a table, or start or control a split. The client does not repeat them if their outcome is unknown; the
+        error then has ``outcome_unknown``.
     Greenlets: any number may call at once. After a kill, the cluster may still carry out the request.
 
     Example:
@@ -75,8 +75,8 @@ class Admin(ServerAdmin, AccessAdmin):
             partitions: 1 or more. Only a power of two can be split later.
             replicas: Replicas of each partition; at most as many as there are live servers.
             envs: The table's envs. ``default_ttl`` is set last, when all replicas exist.
-            atomic_idempotent: Make incr and check-and-* idempotent between replicas: the primary sends them their
-                result instead of the operation (servers after 2.5; older ones ignore it).
+            atomic_idempotent: Make incr and check-and-* idempotent between replicas: the primary replicates their
+                result, not the operation (servers after 2.5; older ones ignore it).
             exist_ok: If there is a table of that name with the same numbers of partitions and replicas, return its id.
                 Its envs stay unchanged.
             wait: Return when every partition has its primary and all its replicas; this takes about 20 s on a real

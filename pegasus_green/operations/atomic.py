@@ -205,8 +205,8 @@ class AtomicOperations(TableBase[V]):
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the value may or may not have been set.
             PegasusError: Any other failure.
 
-        Retries: the client does not repeat the call if its outcome is unknown. If a server refused the call and so did
-            not apply it, the client repeats it.
+        Retries: the client does not repeat the call if its outcome is unknown. It repeats the call after the refusals
+            Busy, Splitting, NotServing and NotEnoughReplicas, because the server has not applied it then.
         Greenlets: any number may call at once; the server applies one call at a time. After a kill the value may or
             may not have been set.
 

@@ -228,7 +228,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
                 been removed.
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: any number may call at once. After a kill, the rows of the unfinished batches remain.
+        Greenlets: any number may call at once. After a kill, the rest of the range remains; the batch in flight may
+            or may not have been removed.
 
         Example:
             >>> table.multi_set("log:7", {"2026-11-01": "a", "2026-11-02": "b", "2026-12-01": "c"})

@@ -171,8 +171,8 @@ class ScanOperations(TableBase[V]):
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch, by default the client's; None: no retry.
             resume: The ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
-                the range, the filters and the options of that scan. So these arguments can be omitted; if they are
-                given, they must be the same.
+                the range, the filters, no_value and with_ttl of that scan. So these arguments can be omitted; if they
+                are given, they must be the same.
 
         Returns:
             A ``Scanner``: an iterator of named tuples ``HashRow(sort_key, value)``, or with ``with_ttl`` of
@@ -294,8 +294,8 @@ class ScanOperations(TableBase[V]):
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch, by default the client's; None: no retry.
             resume: The ``token()`` of an earlier scan of this table: continue after its last rows. The token contains
-                the filters and the options of that scan. So these arguments can be omitted; if they are given, they
-                must be the same.
+                the filters, no_value and with_ttl of that scan. So these arguments can be omitted; if they are given,
+                they must be the same.
             partitions: Only these partitions, by index; None: all.
 
         Returns:

@@ -437,8 +437,8 @@ class SingleOperations(TableBase[V]):
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the sum may or may not have been stored.
             PegasusError: Any other failure.
 
-        Retries: the client does not repeat the call if its outcome is unknown. If a server refused the call and so did
-            not apply it, the client repeats it.
+        Retries: the client does not repeat the call if its outcome is unknown. It repeats the call after the refusals
+            Busy, Splitting, NotServing and NotEnoughReplicas, because the server has not applied it then.
         Greenlets: any number may call at once. After a kill the sum may or may not have been stored.
 
         Example:

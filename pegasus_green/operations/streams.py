@@ -252,7 +252,8 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
                 the newest token for ``resume`` (None: start from the beginning).
 
         Retries: safe, as for ``multi_del``.
-        Greenlets: any number may call at once. After a kill, the records of the unfinished batches remain.
+        Greenlets: any number may call at once. After a kill, the rest of the table remains; the batches in flight may
+            or may not have been removed.
 
         Example:
             >>> table.multi_set("user:1", {"name": "Ada", "mail": "a@b"})

@@ -14,7 +14,7 @@ class LockError(RecipeError):
 
 
 class LockNotOwnedError(LockError):
-    """The lease has expired. Another caller may hold it now."""
+    """The lease has ended: it expired or was removed. Another caller may hold it now."""
 
 
 class AlreadyRunning(RecipeError):

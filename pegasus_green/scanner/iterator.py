@@ -254,9 +254,9 @@ class Scanner(Iterator[R]):
     def token(self) -> str:
         """Return a token. A scan with ``resume=token`` continues after the last returned row.
 
-        The token is text. It contains the range, filters and options of the scan, the number of partitions and the last
-        key of each unfinished partition. It stays valid after the process ends and after a partition split. It can be
-        taken at any time: inside a loop, after an error, after ``close`` or ``limit``.
+        The token is text. It contains the range, the filters, no_value and with_ttl of the scan, the number of
+        partitions and the last key of each unfinished partition. It stays valid after the process ends and after a
+        partition split. It can be taken at any time: inside a loop, after an error, after ``close`` or ``limit``.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada", "nick": "al"})

@@ -265,6 +265,10 @@ class Trial:
         assert not self.wrong, (self.kind, self.interruption.n, self.interruption.where, self.wrong)
 
 
+# The compiled core leaves few points of Python to a hub.
+FEWEST = 10
+
+
 class Points:
     """The points of one verb, place and kind.
 
@@ -298,7 +302,11 @@ class Points:
             client.table("temp").warm_up()
             # The first run may do work that later runs do not repeat.
             self._trial(client, 0)
-            self.count = self._trial(client, 0)
+            # On a busy machine the compiled core may have left nothing to Python in a run.
+            for _ in range(5):
+                self.count = max(self.count, self._trial(client, 0))
+                if self.count > FEWEST:
+                    break
             points = range(1, self.count + 1)
             chosen = points if sample is None else sorted(random.sample(points, min(sample, self.count)))
             for n in chosen:
@@ -321,8 +329,7 @@ def test_an_interruption_at_sampled_steps_leaves_values_correct(box: Any, verb: 
     sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
     points.enumerate(sample)
     print(f"{verb}, {place}, {kind}: {points.tried} of {points.count} points")
-    # The compiled core leaves few points of Python to a hub.
-    assert points.count > 10
+    assert points.count > FEWEST
     assert points.tried == sample
 
 

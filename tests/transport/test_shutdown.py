@@ -482,8 +482,9 @@ def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where
     interrupt(process)
     status, out, err = finish(process)
     assert (status, out.splitlines()) == (0, ["interrupted", "['ClientClosed']"]), (out, err)
-    # Exactly the output of gevent for an interrupt in a waiting hub.
-    assert re.fullmatch(r"KeyboardInterrupt\n[-0-9TZ:]+\n", err), err
+    # gevent prints the interrupt, with a traceback if it came while a greenlet ran.
+    assert re.search(r"^KeyboardInterrupt\n[-0-9TZ:]+", err, re.MULTILINE), err
+    assert not re.search(r"^\w+(?:Error|Exception)\b", err, re.MULTILINE), err
 
 
 def test_an_uncaught_ctrl_c_prints_one_traceback(stage: Stage) -> None:

@@ -150,13 +150,14 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
         if (length > end - value) return PyLong_FromLong(-1);
         pos = value + length;
         if (expiry && (end - pos < 7 || !field_is(data + pos, 8, 3))) return PyLong_FromLong(-1);
-        int expires = expiry ? (int)read_u32(data + pos + 3) : 0;
-        PyObject *sort_key = slice(data, middle, stop), *content = slice(data, value, pos), *made;
-        PyObject *hash_key = skip < 0 ? slice(data, start + 2, middle) : NULL;
-        if (skip < 0) made = Py_BuildValue(expiry ? "(NNNi)" : "(NNN)", hash_key, sort_key, content, expires);
-        else made = Py_BuildValue(expiry ? "(NNi)" : "(NN)", sort_key, content, expires);
-        int failed = made == NULL || PyList_Append(list, made) < 0;
-        Py_XDECREF(made);
+        PyObject *made = PyTuple_New((skip < 0) + 2 + expiry);
+        if (made == NULL) return NULL;
+        if (skip < 0) PyTuple_SetItem(made, 0, slice(data, start + 2, middle));
+        PyTuple_SetItem(made, skip < 0, slice(data, middle, stop));
+        PyTuple_SetItem(made, (skip < 0) + 1, slice(data, value, pos));
+        if (expiry) PyTuple_SetItem(made, (skip < 0) + 2, PyLong_FromLong((int)read_u32(data + pos + 3)));
+        int failed = PyErr_Occurred() || PyList_Append(list, made) < 0;
+        Py_DECREF(made);
         if (failed) return NULL;
         if (expiry) pos += 7;
     }
@@ -698,7 +699,6 @@ static PyObject *read_reply(PyObject *frame, const char *fields, Py_ssize_t offs
     return gets && !read_u32(at + 3) ? slice(at, 14, 14 + read_u32(at + 10)) : Py_NewRef(Py_None);
 }
 
-/* value(frame): read_reply of a get */
 static PyObject *core_value(PyObject *self, PyObject *frame) {
     int usual = PyBytes_CheckExact(frame) && PyBytes_Size(frame) > 22;
     return read_reply(frame, GET_FIELDS, 29 + (usual ? (Py_ssize_t)read_u32(raw(frame) + 18) : 0));
@@ -773,7 +773,7 @@ static PyMethodDef functions[] = {
     {"crc64", core_crc64, METH_O, "crc64(data) -> int"},
     {"argument", core_argument, METH_VARARGS, "argument(hash_key, sort_key[, value, expire_ts])"},
     {"cut", core_cut, METH_VARARGS, "cut(data, pos, largest, frames)"},
-    {"value", core_value, METH_O, "value(frame)"},
+    {"value", core_value, METH_O, "value(frame): read_reply of a get"},
     {"get", METHOD(core_call), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
     {"put", METHOD(core_call), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
     {"cut_rows", core_cut_rows, METH_VARARGS, "cut_rows(data, pos, count, skip, with_expiry, rows)"},

@@ -28,13 +28,12 @@ from .transport.connection import Connection
 from .transport.handover import FOREVER, Outcome, left_ms
 from .transport.outbox import stop
 from .transport.pool import Peer, outcome_of
+from .transport.waits import LOOK_FOR_LOST
 
 # One call: RPC, partition hash, argument.
 Request: TypeAlias = tuple[Rpc, int, bytes]
 # The clock is read once for this many requests that are sent in a row.
 REQUESTS_A_MOMENT = 64
-# Interval of the checks for lost outcomes, in seconds.
-LOOK_FOR_LOST = 0.3
 
 
 class _Slot(tuple["Window", int]):

@@ -27,7 +27,6 @@ SLOW_SECONDS = 0.5
 CLOCK_TTL = 600.0
 CLOCK_LIMIT = 5.0
 GOOD, BAD, SOSO = "ok", "WRONG", "note"
-IS_REPLICA = "is a replica server"
 
 
 class Finding(NamedTuple):
@@ -46,6 +45,8 @@ class Doctor:
         """Examine the cluster of a command."""
         self._app, self._write = app, write
         self._client = app.client
+        # Addresses that were given as meta servers.
+        self._replicas: set[str] = set()
 
     def examine(self) -> Iterator[Finding]:
         """Yield the findings. It ends after a finding that makes further checks useless."""
@@ -58,11 +59,9 @@ class Doctor:
         if not reached:
             yield Finding("meta", BAD, "no meta server can be reached", "see above; no further check is possible")
             return
-        answers = []
         for address in reached:
-            answers.append(self._speak(address))
-            yield answers[-1]
-        if all(_is_no_meta(answer) for answer in answers):
+            yield self._speak(address)
+        if self._replicas.issuperset(reached):
             yield Finding("leader", BAD, "none of these is a meta server", "see above; no further check is possible")
             return
         try:
@@ -120,7 +119,9 @@ class Doctor:
             )
         except MetaError as error:
             if error.code == "ERR_HANDLER_NOT_FOUND":
-                return Finding("meta", BAD, f"{address} {IS_REPLICA}", "give the meta servers, which have other ports")
+                self._replicas.add(address)
+                text = f"{address} is a replica server"
+                return Finding("meta", BAD, text, "give the meta servers, which have other ports")
             advice = "the cluster requires authentication" if "AUTH" in error.code or "ACL" in error.code else ""
             return Finding("meta", BAD, f"{address}: {first_line(error)}", advice)
         except PegasusError as error:
@@ -207,10 +208,6 @@ class Doctor:
             yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
             yield _clock(node, found.at - found.asked, "(by /metrics)")
-
-
-def _is_no_meta(finding: Finding) -> bool:
-    return finding.state == BAD and finding.what.endswith(IS_REPLICA)
 
 
 def _clock(node: str, difference: float, how: str) -> Finding:

@@ -26,11 +26,8 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Connection
 from ..transport.handover import FOREVER, Outcome, left_ms
-from ..transport.waits import wait
+from ..transport.waits import LOOK_FOR_LOST, wait
 from .base import DEFAULT, TableBase
-
-# Interval of the checks for a lost result or wake-up, in seconds.
-LOOK_FOR_LOST = 0.3
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -13,10 +13,10 @@ from greenlet import GreenletExit
 
 from ..errors import RequestTimeout
 from ..options import MAX_TIMEOUT
-from ..transport.waits import wait
+from ..transport.waits import LOOK_FOR_LOST, wait
 from .batch import Batch
 from .parts import Ledger
-from .sources import LOOK_FOR_LOST, Parallel, Sequential
+from .sources import Parallel, Sequential
 from .token import Token
 from .work import Work
 

@@ -11,13 +11,10 @@ from gevent.event import Event
 
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
 from ..options import MAX_TIMEOUT
-from ..transport.waits import wait
+from ..transport.waits import LOOK_FOR_LOST, wait
 from .batch import Batch, fetch
 from .parts import Part
 from .work import Work
-
-# Interval of the checks for a lost wake-up, in seconds.
-LOOK_FOR_LOST = 0.3
 
 
 class Sequential:

@@ -39,7 +39,7 @@ from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
 from .outbox import COMPILED_WATCHERS, Server, delay, reference, stop, watch_forks
-from .sockets import notice_dead_paths
+from .sockets import is_same, let_go, notice_dead_paths
 from .waits import wait
 
 READ_SIZE = 256 * 1024
@@ -130,16 +130,9 @@ class Connection(Handover):
             self._forks = watch_forks(self.hub.loop)
             self._reader.start(getattr(self, "arrived", self._readable))
         except BaseException:
-            if self._socket is None and sock.fileno() < 0 and self._has_descriptor():
+            if self._socket is None and sock.fileno() < 0 and is_same(self._fd, self._inode):
                 os.close(self._fd)
             raise
-
-    def _has_descriptor(self) -> bool:
-        """Tell whether the descriptor still belongs to this connection: numbers are reused."""
-        try:
-            return os.fstat(self._fd).st_ino == self._inode
-        except OSError:
-            return False
 
     def __repr__(self) -> str:
         """Show address, state and load."""
@@ -684,11 +677,7 @@ class Connection(Handover):
         self._drop_queues()
         self._unsent_at_end = frozenset()
         if self._socket is not None:
-            # A process that notices its fork late may have closed all descriptors and reused the number.
-            if self._has_descriptor():
-                self._socket.close()
-            else:
-                self._socket.detach()
+            let_go(self._socket, self._inode)
         self.peer.forget(self)
         self._ended = True
         if self.pending:

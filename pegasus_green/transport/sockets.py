@@ -13,6 +13,22 @@ from . import fork
 from .outbox import stop, watch_forks
 
 
+def is_same(fd: int, inode: int) -> bool:
+    """Tell whether a descriptor still belongs to the socket with this inode: numbers are reused."""
+    try:
+        return os.fstat(fd).st_ino == inode
+    except OSError:
+        return False
+
+
+def let_go(plain: Any, inode: int) -> None:
+    """Close a plain socket in a forked child. The child may have closed its descriptor and reused the number."""
+    if is_same(plain.fileno(), inode):
+        plain.close()
+    else:
+        plain.detach()
+
+
 class Copy:
     """A gevent socket of a connection that is not open yet. A forked child must not use its copy."""
 
@@ -27,18 +43,9 @@ class Copy:
     def poison(self) -> None:
         """Close the copy and wake the greenlet that waits for it; must not yield."""
         sock = self._sock
-        plain = sock._sock
-        if plain.fileno() < 0:
+        if sock._sock.fileno() < 0:
             return
-        try:
-            ours = os.fstat(plain.fileno()).st_ino == self._inode
-        except OSError:
-            ours = False
-        if ours:
-            plain.close()
-        else:
-            # The child has closed all descriptors, and may have reused the number.
-            plain.detach()
+        let_go(sock._sock, self._inode)
         if getattr(sock.hub, "loop", None) is not None:
             for watcher in (sock._read_event, sock._write_event):
                 # Done before the loop looks at descriptors: it aborts the process where an active one is closed.

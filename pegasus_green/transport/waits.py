@@ -13,6 +13,9 @@ from gevent._waiter import Waiter
 
 from .outbox import delay, stop
 
+# Interval of the checks for an outcome or a wake-up that interrupts have lost, in seconds.
+LOOK_FOR_LOST = 0.3
+
 
 def wait(until: Any, seconds: float) -> bool:
     """Wait until a gevent Event or Greenlet is ready; yields.

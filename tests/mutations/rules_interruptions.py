@@ -156,8 +156,8 @@ INTERRUPTIONS = (
         "13-numbers-used-anew",
         "a child does not close its own descriptor with the number of a dialled socket",
         "transport/sockets.py",
-        "ours = os.fstat(plain.fileno()).st_ino == self._inode",
-        "ours = True",
+        "return os.fstat(fd).st_ino == inode",
+        "return True",
         (FORKS_TESTS, "-k", "closes_all"),
     ),
     Mutation(

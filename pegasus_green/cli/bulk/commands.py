@@ -292,8 +292,7 @@ def import_(
         read, cut = before.get("read", 0), False
 
         def rows() -> Iterator[Any]:
-            nonlocal read
-            nonlocal cut
+            nonlocal read, cut
             try:
                 for found in decoder(form, data, app.out.keys, app.out.values, read):
                     read += 1

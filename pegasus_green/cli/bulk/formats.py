@@ -17,6 +17,7 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import IO, Any
 
+from ...codecs import ZSTD_MAGIC
 from ...errors import InvalidArgument
 from ..text import Coding
 
@@ -212,7 +213,7 @@ def open_rows(path: str, form: str | None, compressed: bool | None) -> tuple[str
     named, squeezed = guess(path)
     counted = Counted(raw)
     data: Any = io.BufferedReader(counted, READ_BYTES)
-    if compressed or squeezed or (compressed is None and data.peek(4)[:4] == b"\x28\xb5\x2f\xfd"):
+    if compressed or squeezed or (compressed is None and data.peek(len(ZSTD_MAGIC)).startswith(ZSTD_MAGIC)):
         data = io.BufferedReader(_Decompressed(data), READ_BYTES)
     if form is None:
         begin = data.peek(len(MAGIC))

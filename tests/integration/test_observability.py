@@ -288,8 +288,8 @@ def test_the_connection_states_of_servers_are_reported(box: Onebox, client: Clie
     pool = client._cluster.pool
     first = box.replica_addresses[0]
     assert {pool.peer(address).state for address in box.replica_addresses} == {"open"}
-    box.pause(0)
     box.configure(failover_delay=30.0)
+    box.pause(0)
     calls = [gevent.spawn(_quiet, table.get, f"h{n}", "s", timeout=30.0) for n in range(60)]
     gevent.sleep(0.4)
     states = {address: server["state"] for address, server in client.stats()["servers"].items()}

@@ -79,7 +79,7 @@ def test_the_given_ports_are_used_and_a_used_port_is_an_error() -> None:
     child.stdout.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cpu_of_the_largest_table() -> float:
     """Return the CPU seconds of a onebox that makes the largest table and then ends."""
     child, line = start("--table", f"a:{MAX_PARTITIONS}")

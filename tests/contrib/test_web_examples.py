@@ -117,5 +117,9 @@ def test_django_answers_every_request_while_a_replica_server_dies(own_onebox: On
         log = (tmp_path / "gunicorn.log").read_text()
         assert set(statuses) == {200}, f"{statuses}\n{log[-3000:]}"
         assert site.get("/health")[0] == 200
+        for rpc in ("check_and_set", "incr"):
+            rule = own_onebox.fault("cut", rpc=rpc, when="after", count=1)
+            assert site.get("/hits")[0] == 200, (tmp_path / "gunicorn.log").read_text()[-3000:]
+            assert rule.hits == 1
         # Each hit was counted at most once; those at the dead server may be missing.
         assert REQUESTS // 3 - CALLERS <= int(site.get("/hits")[1].split()[-1]) <= REQUESTS // 3 + 2

@@ -24,3 +24,10 @@ SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 # The session is JSON inside the pickle of the cache.
 SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
 MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
+# Without this, Django logs the traceback of a failed view only in debug mode.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}

@@ -19,13 +19,13 @@ def page(request):
 
 
 def hits(request):
-    cache.add("hits", 0, timeout=None)
     try:
+        cache.add("hits", 0, timeout=None)
         return HttpResponse(f"hit {cache.incr('hits')}")
     except PegasusError as error:
         if not error.outcome_unknown:
             raise
-        # The server died: the hit was counted once or not at all. Do not count it again.
+        # A server died during add or incr: this hit was counted once or not at all. Do not count it again.
         return HttpResponse(f"about hit {cache.get('hits')}")
 
 

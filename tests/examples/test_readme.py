@@ -52,16 +52,17 @@ gevent.spawn_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
 serve(0)
 assert "closed" in repr(client), client
 """
+PRODUCTION = ("docs/production.md", "docs/zh/production.md")
 # The code before and after a block.
 AROUND = {
     ("docs/console.md", 0): ("", "client.close()\n"),
     ("docs/onebox.md", 2): (FAULTS, "box.stop()\n"),
-    ("docs/zh/production.md", 0): ("", REQUEST + "client.close()\n"),
-    ("docs/zh/production.md", 3): ("", REQUEST + SERVE),
-    ("docs/observability.md", 2): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
+    **{(page, 0): ("", REQUEST + "client.close()\n") for page in PRODUCTION},
+    **{(page, 3): ("", REQUEST + SERVE) for page in PRODUCTION},
+    ("docs/observability.md", 1): (PROMETHEUS, 'assert SEEN == [("temp", "put", "ok")], SEEN\n'),
 }
 # Blocks that are not complete programs have their own test below.
-GUNICORN_PAGES = ("docs/fork-and-threads.md", "docs/zh/production.md")
+GUNICORN_PAGES = PRODUCTION
 GUNICORN_FILES = ("# gunicorn.conf.py\n", "# app.py:")
 IN_PYTEST = ("docs/onebox.md", 1)
 GUNICORN = """

@@ -28,7 +28,8 @@ class Side:
     """One side of a row: which worker makes which calls.
 
     Attributes:
-        client: green, raw, base (pegasus_green at the commit of peers.BASELINE), pypegasus or redis.
+        client: green, pure (without the compiled core), raw, base (pegasus_green at the commit of peers.BASELINE),
+            pypegasus or redis.
         scenario: What its worker knows under this name.
         calls: Calls in one block.
         label: For people.
@@ -79,8 +80,12 @@ CLIENT_CORES, SERVER_CORES = cores()
 class Process:
     """A process that gets commands over a pipe and runs on some cores only."""
 
-    def __init__(self, command: list[str], on: set[int], cwd: str | None = None, tree: Path = ROOT) -> None:
+    def __init__(
+        self, command: list[str], on: set[int], cwd: str | None = None, tree: Path = ROOT, *, pure: bool = False
+    ) -> None:
         env = {**os.environ, "PYTHONPATH": str(tree), "PYTHONWARNINGS": "ignore"}
+        if pure:
+            env["PEGASUS_GREEN_PURE"] = "1"
         self.command = command
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=cwd or tree
@@ -158,8 +163,8 @@ class Bench:
         Raises:
             LeftOut: This machine does not have the client.
         """
-        kind = "gevent" if client in ("green", "raw", "base") else client
-        name = ("base" if client == "base" else kind) + instance
+        kind = "gevent" if client in ("green", "pure", "raw", "base") else client
+        name = (client if client in ("pure", "base") else kind) + instance
         if name not in self.workers:
             python = self.peers.get(client, self.python)
             if isinstance(python, LeftOut):
@@ -170,7 +175,7 @@ class Bench:
             command = [python, "-m", f"benchmarks.{kind}_worker", target]
             # pypegasus3 opens a log file in the working directory.
             cwd = self.scratch.name if kind == "pypegasus" else None
-            self.workers[name] = Process(command, CLIENT_CORES, cwd, tree)
+            self.workers[name] = Process(command, CLIENT_CORES, cwd, tree, pure=client == "pure")
         return self.workers[name]
 
     def open(self, side: Side, instance: str = "") -> Callable[[int], dict[str, Any]]:
@@ -178,7 +183,7 @@ class Bench:
         worker = self.worker(side.client, instance)
         command = {
             "do": "open",
-            "client": "green" if side.client == "base" else side.client,
+            "client": "raw" if side.client == "raw" else "green",
             "scenario": side.scenario,
             **side.spec,
         }

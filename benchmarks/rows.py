@@ -91,12 +91,17 @@ def scanning(scenario: str, title: str, *, quick: bool) -> Row:
     return Row(scenario.replace("_", ""), title, "pypegasus3", "us", 1 / 8, 1 / 15, pair(*sides), quick=quick)
 
 
-def before(key: str, title: str, calls: int, must: float, aim: float, **side: Any) -> Row:
-    """Return a row that compares us with the state of peers.BASELINE."""
-    scenario, rows = side.pop("scenario"), side.pop("rows", 1)
-    ours = green(scenario, calls, title, rows, **side)
+def before(key: str, title: str, calls: int, must: float, aim: float | None, **side: Any) -> Row:
+    """Return a row that compares us with the state of peers.BASELINE; client="pure": without the compiled core."""
+    scenario, rows, client = side.pop("scenario"), side.pop("rows", 1), side.pop("client", "green")
+    ours = other(client, scenario, calls, title, rows, **side)
     base = other("base", scenario, calls, "the baseline", rows, **side)
     return Row(key, title, BASELINE, "us", must, aim, pair(ours, base), quick=False)
+
+
+def pure(key: str, title: str, calls: int, **side: Any) -> Row:
+    """Return a row that compares our Python code, without the compiled core, with the state of peers.BASELINE."""
+    return before(f"pure{key}", f"{title}, no core", calls, 1.0, None, client="pure", **side)
 
 
 def growth(key: str, title: str, against: str, large: list[str], small: list[str]) -> Row:
@@ -154,6 +159,12 @@ ROWS_OF_TABLE = (
         unit=SCAN_UNIT,
     ),
     before("multigetbase", "multi_get of 1,000 rows, a row", 50_000, 0.7, 0.4, scenario="multi_get", rows=ROWS),
+    pure("get1", "get, 1 caller", 4_000, scenario="get", callers=1),
+    pure("get64", "get, 64 callers", 25_600, scenario="get", callers=64),
+    pure("get512", "get, 512 callers", 51_200, scenario="get", callers=512),
+    pure("set64", "set, 64 callers", 25_600, scenario="set", callers=64),
+    pure("scan", "scan of a table, a row", 50_000, scenario="scan", rows=ROWS, tables=ONE_PARTITION, unit=SCAN_UNIT),
+    pure("multiget", "multi_get of 1,000 rows, a row", 50_000, scenario="multi_get", rows=ROWS),
     Row("get512", "get, 512 callers", "our 64", "us", 1.1, 1.0, pair(get(512, 51_200), get(64, 51_200))),
     Row("get5000", "get, 5,000 callers", "our 64", "us", 1.35, 1.2, pair(get(5000, 100_000), get(64, 51_200))),
     Row(

@@ -133,7 +133,7 @@ class BatchCall(Attempt):
             return connection
         # A server may count rows of other partitions, too. The client can filter keys.
         as_rows = part.breaks >= MAX_LOST_COUNTS or not self.work.is_pure(part)
-        part.asked = self.work.rows_a_batch
+        part.asked, part.partial = self.work.rows_a_batch, 0
         argument = self.work.query.open(part.after, part.asked, as_rows=as_rows)
         return self._ask(GET_SCANNER, connection, route, argument)
 
@@ -227,7 +227,7 @@ class BatchCall(Attempt):
         except ProtocolError as unreadable:
             return unreadable
         if found.status == 7 and not found.rows:
-            # The server's time ended without a row, so there is no key to continue after. The partial count is lost.
+            # The server's time ended without a row, so there is no key to continue after.
             self.part.lose()
             return Incomplete("the server found no row within its time limit", last_key=self.part.after)
         if found.status == 7:

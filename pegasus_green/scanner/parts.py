@@ -8,7 +8,9 @@ part that is finished is not divided. So every row belongs to exactly one part a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from ..cluster.routing import Route, RoutingTable
@@ -47,16 +49,15 @@ class Part:
 
     Attributes:
         index: The partition, or 0 for the scan of one hash key.
-        modulus: See the module's description; 0 for the scan of one hash key.
-        hash: The partition hash of the requests.
+        extent: ``modulus`` and ``hash``, which change together.
         after: The last key that was read; None: no key yet.
         context: Id of the open context on the server; None: no context.
         connection: The connection that the context belongs to.
         route: The route of the partition at the time the context was opened.
         asked: Number of rows that a request asks for.
         counted: Rows counted up to ``after``.
-        partial: Rows counted after it. They are lost if the context is lost.
-        breaks: How often a count was lost.
+        partial: Rows counted after it with the open context. They are counted again if the context is lost.
+        breaks: How often that happened.
         fetched: The newest batch until it is certainly delivered, with the values of ``after``, ``counted`` and
             ``partial`` after it.
         taken: The newest batch whose rows the application has, if another greenlet delivered it.
@@ -64,8 +65,7 @@ class Part:
 
     __slots__ = (
         "index",
-        "modulus",
-        "hash",
+        "extent",
         "after",
         "context",
         "connection",
@@ -80,8 +80,8 @@ class Part:
 
     def __init__(self, index: int, modulus: int, after: bytes | None = None, key_hash: int = 0) -> None:
         """Make a part without an open context."""
-        self.index, self.modulus, self.after = index, modulus, after
-        self.hash = scan_hash(index, modulus) if modulus else key_hash
+        self.index, self.after = index, after
+        self.extent = modulus, scan_hash(index, modulus) if modulus else key_hash
         self.context: int | None = None
         self.connection: Connection | None = None
         self.route: Route | None = None
@@ -93,6 +93,16 @@ class Part:
     def __repr__(self) -> str:
         """Show the part and its position."""
         return f"<Part {self.index} of {self.modulus or 'one hash key'} after={self.after!r} context={self.context}>"
+
+    @property
+    def modulus(self) -> int:
+        """See the module's description; 0 for the scan of one hash key."""
+        return self.extent[0]
+
+    @property
+    def hash(self) -> int:
+        """The partition hash of the requests."""
+        return self.extent[1]
 
     @property
     def key(self) -> tuple[int, int]:
@@ -122,8 +132,7 @@ class Part:
         return batch
 
     def lose(self) -> None:
-        """Discard what was counted since ``after``."""
-        self.partial = 0
+        """Record that the rows after ``after`` must be counted again."""
         self.breaks += 1
 
     def clear(self, context: int | None = None) -> None:
@@ -132,24 +141,28 @@ class Part:
         if found is not None and self.connection is not None and self.route is not None:
             free_context(self.connection, self.route, found)
 
-    def narrow(self, table: RoutingTable) -> list[Part]:
-        """Adapt the part to a partition count that is the modulus or a multiple by splits; return additional parts."""
-        siblings: list[Part] = []
-        while self.modulus < table.count and (child := self._child(table)) is not None:
-            # The open context covers both halves.
-            self.clear()
-            self.partial = 0
-            self.modulus *= 2
-            self.hash = scan_hash(self.index, self.modulus)
-            sibling = Part(child, self.modulus, self.after)
+    def narrow(self, table: RoutingTable, waiting: deque[Part]) -> None:
+        """Adapt the part to a partition count that is the modulus or a multiple by splits.
+
+        The parts that are split off go before the waiting parts.
+        """
+        modulus, siblings = self.modulus, []
+        while modulus < table.count and (child := self._child(table, modulus)) is not None:
+            modulus *= 2
+            sibling = Part(child, modulus, self.after)
             sibling.breaks = self.breaks
             siblings.append(sibling)
-        return siblings
+        if siblings:
+            # The open context covers both halves.
+            self.clear()
+            # One call of a C function: an interruption comes before both changes or after both.
+            narrowed = map(setattr, (self,), ("extent",), ((modulus, scan_hash(self.index, modulus)),))
+            waiting.extendleft(chain(filter(None, narrowed), siblings))
 
-    def _child(self, table: RoutingTable) -> int | None:
+    def _child(self, table: RoutingTable, modulus: int) -> int | None:
         """Return the index of the other half; None while the parent serves it."""
-        child = self.index + self.modulus
-        return None if 2 * self.modulus == table.count and table.routes[child].ballot < 0 else child
+        child = self.index + modulus
+        return None if 2 * modulus == table.count and table.routes[child].ballot < 0 else child
 
 
 def key_part(hash_key: bytes, after: bytes | None = None) -> Part:

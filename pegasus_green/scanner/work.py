@@ -116,7 +116,7 @@ class Work:
         if table.count % part.modulus:
             what = f"the table has {table.count} partitions now; the scan was planned for {part.modulus}"
             return TableError(what, table=name)
-        self.waiting.extendleft(part.narrow(table))
+        part.narrow(table, self.waiting)
         return table.routes[part.index]
 
     def adapt(self, asked: int, rows: int, size: int) -> bool:

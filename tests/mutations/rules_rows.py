@@ -82,10 +82,18 @@ ROWS = (
     Mutation(
         "6-count-again",
         "an interrupted count restarts from its last confirmed key without the partial sum",
-        "scanner/parts.py",
-        "        self.partial = 0\n        self.breaks += 1",
-        "        self.breaks += 1",
+        "scanner/batch.py",
+        "part.asked, part.partial = self.work.rows_a_batch, 0",
+        "part.asked = self.work.rows_a_batch",
         (*SCANS, CONTINUES, "-k", "count"),
+    ),
+    Mutation(
+        "6-split-in-one-step",
+        "an interruption leaves a part as it was, or narrows it and adds what is split off",
+        "scanner/parts.py",
+        "            waiting.extendleft(chain(filter(None, narrowed), siblings))",
+        "            list(narrowed)\n            waiting.extendleft(siblings)",
+        (PLAN, "-k", "interrupted"),
     ),
     Mutation(
         "6-count-by-rows",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
+import sys
+from collections import Counter, deque
+from itertools import count, islice
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -94,10 +97,12 @@ def test_a_hash_key_prefix_sets_the_lower_bound() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- parts
 def split_further(parts: list[Part], table: RoutingTable) -> None:
-    for part in list(parts):
-        for sibling in part.narrow(table):
-            parts.append(sibling)
-            split_further([sibling], table)
+    waiting = deque(parts)
+    while waiting:
+        known = len(waiting)
+        part = waiting.popleft()
+        part.narrow(table, waiting)
+        parts.extend(islice(waiting, len(waiting) + 1 - known))
 
 
 def owners(parts: list[Part], hashes: range) -> Counter[int]:
@@ -118,10 +123,10 @@ def test_every_hash_belongs_to_one_part(count: int, data: st.DataObject) -> None
         split_further(parts, routes(count))
         count *= 2
         waiting = data.draw(st.sets(st.integers(count // 2, count - 1)))
-        more = list(parts)
+        more: deque[Part] = deque()
         for part in parts:
-            more += part.narrow(routes(count, waiting))
-        parts = more
+            part.narrow(routes(count, waiting), more)
+        parts += more
         hashes = range(count * 8)
         assert owners(parts, hashes) == Counter(hashes)
         for part in parts:
@@ -148,13 +153,55 @@ def test_a_child_that_is_not_ready_is_read_from_its_parent() -> None:
 
 def test_a_part_continues_in_both_halves_after_a_split() -> None:
     part = Part(1, 4, b"key")
-    part.context, part.partial, part.breaks = None, 7, 1
-    assert part.narrow(routes(8, {5})) == []
-    assert part.key == (1, 4)
-    siblings = part.narrow(routes(16))
+    part.breaks = 1
+    siblings: deque[Part] = deque()
+    part.narrow(routes(8, {5}), siblings)
+    assert (part.key, list(siblings)) == ((1, 4), [])
+    part.narrow(routes(16), siblings)
     assert part.key == (1, 16)
-    assert [(s.key, s.after, s.breaks) for s in siblings] == [((5, 8), b"key", 1), ((9, 16), b"key", 1)]
-    assert part.partial == 0
+    assert [(s.key, s.after, s.breaks) for s in siblings] == [((9, 16), b"key", 1), ((5, 8), b"key", 1)]
+
+
+class Strike(BaseException):
+    pass
+
+
+def narrow_until(last: int, parts: deque[Part]) -> bool:
+    """Split the first part, and raise at an opcode. Return whether the split was complete before."""
+    opcodes = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal opcodes
+        if "scanner" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        opcodes += event == "opcode"
+        if opcodes > last:
+            raise Strike
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parts[0].narrow(routes(16), parts)
+    except Strike:
+        return False
+    finally:
+        sys.settrace(before)
+    return True
+
+
+def test_an_interrupted_split_leaves_every_hash_to_one_part() -> None:
+    """Interrupt it at each opcode of the scanner."""
+    for last in count():
+        parts = deque([Part(3, 4, b"key")])
+        part = parts[0]
+        if narrow_until(last, parts):
+            break
+        assert owners(list(parts), range(64)) == Counter(range(3, 64, 4)), last
+        part.narrow(routes(16), parts)
+        assert sorted(part.key for part in parts) == [(3, 16), (7, 8), (11, 16)], last
+    assert last > 50
 
 
 def test_the_ledger_splits_its_parts() -> None:

@@ -46,6 +46,9 @@ class Client:
         options: All options at once.
         **changes: Single options by name, see ``ClientOptions``.
 
+    Attributes:
+        options: The options of this client.
+
     Raises:
         InvalidArgument: An address or option is wrong.
         AuthenticationFailed: ``auth`` is set, and the package that it needs is not installed.
@@ -437,7 +440,7 @@ class Table(Verbs[V]):
     codec it can raise CodecError.
 
     Attributes:
-        client: The client.
+        client: The client that made the handle.
         name: The table's name.
         codec: Encodes and decodes values; None: values are bytes.
     """

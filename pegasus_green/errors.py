@@ -49,6 +49,7 @@ class PegasusError(Exception):
 
     Attributes:
         code: The error's name in Pegasus ("ERR_BUSY"), or "" if it has none.
+        hint: What to check or change, for the commonest errors; "" for the others. ``str(error)`` ends with it.
         table: The table's name, if the call had one.
         operation: The request's short name in Pegasus ("get", "put" for a set), if known.
         address: The server, "host:port", if one was involved.
@@ -336,7 +337,11 @@ class WriteRejected(ServerError):
 
 
 class StorageError(PegasusError):
-    """The storage engine answered a status other than OK; ``status`` is its number."""
+    """The storage engine answered a status other than OK.
+
+    Attributes:
+        status: The number of the status; -1 if it is not known.
+    """
 
     status: int = -1
 
@@ -344,8 +349,9 @@ class StorageError(PegasusError):
 class NotAnInteger(StorageError, ValueError):
     """``incr`` or an ``INT_*`` check found a value that is not a 64-bit integer; nothing was changed.
 
-    After a check, ``result`` is the ``CheckResult``. It has the checked value if ``return_check_value`` was set. After
-    ``incr``, ``result`` is None.
+    Attributes:
+        result: After a check, the ``CheckResult``. It has the checked value if ``return_check_value`` was set. After
+            ``incr``: None.
     """
 
     code = "ERR_INVALID_PARAMETERS"
@@ -353,7 +359,11 @@ class NotAnInteger(StorageError, ValueError):
 
 
 class IntegerOverflow(StorageError, OverflowError):
-    """The sum does not fit into 64 bits; nothing was changed. ``old_value`` is the stored value."""
+    """The sum of ``incr`` does not fit into 64 bits; nothing was changed.
+
+    Attributes:
+        old_value: The stored value.
+    """
 
     code = "ERR_INVALID_PARAMETERS"
     old_value: int = 0
@@ -362,7 +372,10 @@ class IntegerOverflow(StorageError, OverflowError):
 class Incomplete(StorageError):
     """The server stopped at its limit without returning a row, so the client does not know where to continue.
 
-    ``last_key`` is the key of the last row that was read before; ``rows`` is empty.
+    ``last_key`` is the key of the last row that was read before.
+
+    Attributes:
+        rows: Always empty.
     """
 
     code = "ERR_INCOMPLETE_DATA"
@@ -379,7 +392,8 @@ class CountUnknown(StorageError):
 class CodecError(PegasusError, ValueError):
     """The table's codec cannot decode a stored value.
 
-    ``raw`` is the stored value if ``pop`` or ``popitem`` of a mapping removed it, else None.
+    Attributes:
+        raw: The stored value if ``pop`` or ``popitem`` of a mapping removed it, else None.
     """
 
     code = "ERR_INVALID_DATA"

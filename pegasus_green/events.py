@@ -62,13 +62,29 @@ class Listener:
         """
 
     def connection_opened(self, address: str) -> None:
-        """Hear that a connection to a server is open; address: "host:port"."""
+        """Hear that a connection to a server is open.
+
+        Args:
+            address: "host:port" of the server.
+        """
 
     def connection_lost(self, address: str, reason: str) -> None:
-        """Hear that a connection has ended or could not be made."""
+        """Hear that a connection has ended or could not be made.
+
+        Args:
+            address: "host:port" of the server.
+            reason: What happened, as text for people.
+        """
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
-        """Hear that the routes of ``changed`` partitions of a table have changed."""
+        """Hear that routes of a table have changed.
+
+        Args:
+            table: The table's name.
+            app_id: The table's id.
+            partition_count: Number of partitions of the table.
+            changed: Number of partitions whose routes have changed.
+        """
 
 
 def _nobody(*_details: object) -> None:

@@ -118,7 +118,14 @@ def name_of(error: PegasusError) -> str:
 class MultiGetOptions:
     """Options of ``multi_get_opt``. Set the attributes that differ from the defaults. Calls do not change the object.
 
-    The defaults are: range [start, stop), no filter, with values, ascending.
+    Attributes:
+        start_inclusive: Whether the range includes its start; True by default.
+        stop_inclusive: Whether the range includes its end; False by default.
+        sortkey_filter_type: A member of ``filter_type``: how the server compares sort keys with the pattern. By
+            default it compares nothing.
+        sortkey_filter_pattern: The pattern.
+        no_value: Whether to return ``b""`` instead of the values; False by default.
+        reverse: Whether to read from the end of the range; False by default. The result is ascending in any case.
     """
 
     def __init__(self) -> None:
@@ -138,9 +145,18 @@ class MultiGetOptions:
 class ScanOptions:
     """Options of a scanner. Set the attributes that differ from the defaults. Calls do not change the object.
 
-    ``timeout_millis`` is the time for one batch with all its attempts, in milliseconds (default 5,000); 0 or less: the
-    client's timeout. ``batch_size`` is the number of rows in a batch, at most 1,000 (the default). The range is
-    [start, stop) by default, and there are no filters. ``snapshot`` has no effect.
+    Attributes:
+        timeout_millis: Milliseconds for one batch with all its attempts; 5,000 by default. 0 or less: the client's
+            timeout.
+        batch_size: Number of rows in a batch, at most 1,000 (the default).
+        start_inclusive: Whether the range includes its start; True by default.
+        stop_inclusive: Whether the range includes its end; False by default.
+        snapshot: It has no effect.
+        sortkey_filter_type: A member of ``filter_type``: how the server compares sort keys with the pattern. By
+            default it compares nothing.
+        sortkey_filter_pattern: The pattern for sort keys.
+        hashkey_filter_type: As ``sortkey_filter_type``, for hash keys.
+        hashkey_filter_pattern: The pattern for hash keys.
     """
 
     def __init__(self) -> None:

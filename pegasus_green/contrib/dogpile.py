@@ -31,7 +31,9 @@ from ..shared import bounded_ttl, shared_table
 class PegasusBackend(BytesBackend):
     """A backend that stores the serialized values in a Pegasus table.
 
-    Keys of ``arguments``:
+    Settings are the keys of ``arguments``.
+
+    Settings:
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         ttl: Seconds until the server expires a value, rounded up; use more than the region's ``expiration_time``. None:
             never.
@@ -99,11 +101,11 @@ class Mutex:
         self._lock = lock
 
     def acquire(self, wait: bool = True) -> bool:  # noqa: FBT001, FBT002 - dogpile's signature
-        """Acquire it; return whether that succeeded."""
+        """Acquire the lock and return True. Without ``wait``, return False if another caller holds it."""
         return self._lock.acquire(blocking=wait)
 
     def release(self) -> None:
-        """Release it."""
+        """Release the lock."""
         self._lock.release()
 
     def locked(self) -> bool:

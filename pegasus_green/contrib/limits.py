@@ -10,14 +10,14 @@ All storages of a process with the same URL share one client.
 The records of a key of ``limits`` (such as ``LIMITER/10.0.0.7/100/1/minute``) have the hash key ``limits:KEY``. Each
 record expires some seconds after its window has ended:
 
-==============  =========================================  ==============================================
-sort key        value                                      strategy
-==============  =========================================  ==============================================
-``window``      ``START END``, unix milliseconds           fixed window, begins with the first hit
-``count:START`` hits                                       fixed window
-``moving``      ``TIME:HITS TIME:HITS ...``, newest first  moving window; unix microseconds
-``sliding``     ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
-==============  =========================================  ==============================================
+===============  =========================================  ==============================================
+sort key         value                                      strategy
+===============  =========================================  ==============================================
+``window``       ``START END``, unix milliseconds           fixed window, begins with the first hit
+``count:START``  hits                                       fixed window
+``moving``       ``TIME:HITS TIME:HITS ...``, newest first  moving window; unix microseconds
+``sliding``      ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
+===============  =========================================  ==============================================
 
 If the reply to a hit is lost, the storage counts the hit again. So one hit may count twice, but lost replies never let
 more hits pass. The storage uses the clock of this machine: run NTP.

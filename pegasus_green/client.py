@@ -342,14 +342,15 @@ class Client:
     def stats(self) -> dict[str, Any]:
         """Return the statistics of the client as a dict of plain values. Any thread may call it; no I/O.
 
-        Returns:
-            ``servers``: for each address its state, requests in flight, queued bytes, requests sent and replies
-            received, bytes in both directions, late replies, timeouts, dials, reconnects and losses. ``tables``: for
-            each table its id and number of partitions, calls, errors and retries by kind, route queries, hedged reads,
-            a latency histogram of successful calls, and upper bounds of the median and the 99th percentile. The keys of
-            the histogram are upper bounds in seconds; a bound is at most twice the true value. ``auth``, only with that
-            option: mechanism, user, credentials acquired and renewed, failures and the last error, seconds until the
-            credentials end (None: never), negotiated connections and refused negotiations.
+        The dict has these entries; ``docs/observability.md`` describes their keys:
+
+        - ``servers``, by address: state, requests in flight, queued bytes, requests sent and replies received, bytes
+          in both directions, late replies, timeouts, dials, reconnects and losses.
+        - ``tables``, by name: id, number of partitions, calls, errors and retries by kind, route queries, hedged reads,
+          a latency histogram of successful calls, and upper bounds of the median and the 99th percentile. The keys of
+          the histogram are upper bounds in seconds; a bound is at most twice the true value.
+        - ``auth``, only with that option: mechanism, user, credentials acquired and renewed, failures, the last error,
+          seconds until the credentials end (None: never), negotiated connections and refused negotiations.
 
         Example:
             >>> table.set("user:7", "name", "Ada")
@@ -507,8 +508,8 @@ class Table(Verbs[V]):
             ConnectFailed: A primary cannot be reached. The other primaries were dialled, too.
 
         Retries: the client asks the meta servers until the timeout; it dials each primary once.
-        Greenlets: spawns one greenlet for each server; they end when the call returns. Several callers share the dials.
-            A dial continues if its caller is killed.
+        Greenlets: the call spawns one greenlet for each server; they end when it returns. Several callers share
+            the dials. A dial continues if its caller is killed.
 
         Example:
             >>> table.warm_up(timeout=2.0)

@@ -100,14 +100,14 @@ class Pegasus:
         table_name: The table's name.
         timeout: Milliseconds for one call with all its attempts, unless the call has its own timeout.
 
-    Returns of operations: a tuple of a code, the int of an ``error_types`` member, and the result. On an error the
-    result has the same type and is empty: ``b""``, ``{}``, 0, or None for operations without a result.
+    Each operation returns a tuple of a code and the result. The code is the int of an ``error_types`` member. On an
+    error the result has the same type and is empty: ``b""``, ``{}``, 0, or None for operations without a result.
 
-    Raises of operations: InvalidArgument (a ValueError) for arguments that cannot be sent: a wrong type, an empty hash
-    key for operations on several sort keys, a hash key over 65,534 bytes, a negative TTL. Errors of the cluster are
-    never raised.
+    Operations never raise errors of the cluster. They raise InvalidArgument (a ValueError) for arguments that cannot be
+    sent: a wrong type, an empty hash key for operations on several sort keys, a hash key over 65,534 bytes, a negative
+    TTL.
 
-    Retries: as those of ``Table``: the client repeats a request until the timeout if that is safe.
+    Retries: as for ``Table``. The client repeats a request until the timeout if that is safe.
     Greenlets: any number may share one object. A call blocks only its own greenlet.
 
     In the examples of the methods ``c`` is the client of the example below.
@@ -148,7 +148,7 @@ class Pegasus:
         """Find the table and connect to its servers, within the ``timeout`` of the constructor.
 
         Returns:
-            True if calls can be made. False if not; then the logger ``pegasus_green.pegasus`` has the reason, and
+            True if calls can be made. After False, the log of the logger ``pegasus_green.pegasus`` has the reason, and
             ``init`` may be called again. If only some of the servers can be reached, ``init`` logs a warning and
             returns True, because the cluster moves the partitions of a dead server to the others.
 

@@ -117,9 +117,9 @@ class MultiGetResult(dict[bytes, V]):
 
     Attributes:
         complete: True if these are all rows of the request. False: a limit of the call or of the server ended the read.
-        last_key: The sort key of the last row; with ``reverse`` of the first row. To continue, call ``multi_get`` with
-            ``start=last_key, start_inclusive=False``, or with ``reverse`` with ``stop=last_key``. None: there are no
-            rows.
+        last_key: Where to continue: the sort key of the last row. Call ``multi_get`` with ``start=last_key,
+            start_inclusive=False``. After a call with ``reverse`` it is the sort key of the first row; call
+            ``multi_get`` with ``reverse=True, stop=last_key``. None: there are no rows.
     """
 
     __slots__ = ("complete", "last_key")

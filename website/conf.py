@@ -7,6 +7,8 @@ extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 # The anchors that the pages link to.
 myst_heading_anchors = 4
+# Docstrings and pages quote values, such as "" and "ERR_BUSY".
+smartquotes = False
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

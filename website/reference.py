@@ -425,7 +425,8 @@ def _code(text: str, scope: Scope) -> str:
     """Return code as Markdown: a link if it names a page or a public name outside of ``scope``."""
     page = re.fullmatch(r"docs/([\w/-]+)\.md", text)
     if page is not None:
-        return f"[{page[1]}](../{page[1]}.md)"
+        title = (ROOT / text).read_text().partition("\n")[0].removeprefix("# ")
+        return f"[{title}](../{page[1]}.md)"
     called = text.partition("(")[0].replace("pegasus_green.", "")
     called = re.sub(r"^(table|client|box|admin)\.", lambda each: f"{each[1].title()}.", called)
     if text == "ttl":

@@ -224,7 +224,7 @@ class Admin(ServerAdmin, AccessAdmin):
         name = "" if new_name is None else new_name_of(new_name)
         if app_id not in self._dropped and not force:
             raise InvalidArgument(
-                f"table {app_id} was not dropped by this client: if this was before its replicas existed, a recall"
+                f"this client did not drop table {app_id}: if it was dropped before its replicas existed, a recall"
                 " crashes a replica server; force=True recalls it anyway"
             )
         deadline = self._deadline(timeout)

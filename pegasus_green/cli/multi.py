@@ -118,7 +118,10 @@ def mset(app: App, hash_key: str, pairs: tuple[str, ...], ttl: float | None) -> 
 )
 @pass_app
 def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, **ranges: Any) -> int:
-    """Remove rows of a hash key: the given ones, those of a range, or --all. A range and --all ask first."""
+    """Remove rows of a hash key: the given ones, those of a range, or --all.
+
+    The command asks before it removes a range or all rows.
+    """
     first = app.key(hash_key)
     selected = selection(app, **ranges)
     if [bool(sort_keys), not is_whole(selected), everything].count(True) != 1:

@@ -18,7 +18,7 @@ from .output import Column, number, state
 table_argument = click.argument("table", metavar="TABLE", shell_complete=complete_tables)
 wait_option = click.option("--wait", is_flag=True, help="Wait until it is done.")
 wait_time_option = click.option(
-    "--wait-time", type=DURATION, default="60", metavar="TIME", help="Longest time to wait for health [60 s]."
+    "--wait-time", type=DURATION, default="60", metavar="TIME", help="Longest time of the wait [60 s]."
 )
 POLL_SECONDS = 0.5
 
@@ -119,7 +119,9 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
         "--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each partition [3]."
     ),
     click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="A table env; repeatable."),
-    click.option("--exist-ok", is_flag=True, help="No error if the table exists with the same numbers."),
+    click.option(
+        "--exist-ok", is_flag=True, help="No error if the table exists with these numbers of partitions and replicas."
+    ),
     click.option("--no-wait", is_flag=True, help="Do not wait until all replicas exist."),
     wait_time_option,
 )

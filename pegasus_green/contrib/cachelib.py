@@ -225,8 +225,8 @@ def _seconds(timeout: float | timedelta) -> int:
 def flask_cache(*arguments: Any, **options: Any) -> PegasusCache:
     """Make the cache for a Flask-Caching extension; use it as ``CACHE_TYPE``.
 
-    Releases up to 2.3 pass application, configuration, arguments and options. Later ones pass only the arguments and
-    options, as such.
+    Releases up to 2.3 pass application, configuration, arguments and options. Later releases pass only the arguments
+    and options.
     """
     if len(arguments) == 4:
         _, _, arguments, options = arguments

@@ -111,7 +111,7 @@ class Handle(Generic[R]):
         """Wait for the result and return it.
 
         Args:
-            timeout: Maximum seconds to wait. None: wait until the call ends; its own deadline ends it at the latest.
+            timeout: Maximum seconds to wait. None: wait until the call ends, at the latest at its own deadline.
 
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
@@ -451,9 +451,9 @@ class later:  # noqa: N801 - lower case because it is used as a decorator
             verb=name,
             at_once="TypeError" if light is None else "InvalidArgument, TypeError",
             greenlets=(
-                "spawns one for the call"
+                "one greenlet makes the call"
                 if light is None
-                else "spawns one only if the call must be retried or cannot be sent at once"
+                else "a greenlet is spawned only if the call must be retried or cannot be sent at once"
             ),
             example="\n".join(f"            {line}" for line in self._example),
         )

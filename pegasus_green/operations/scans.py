@@ -503,9 +503,11 @@ class ScanOperations(TableBase[V]):
         if token.table != self.name:
             raise InvalidArgument(f"the token belongs to table {token.table!r}, not to {self.name!r}")
         if token.query.hash_key != query.hash_key:
-            raise InvalidArgument("the token belongs to another hash key, or hash_scan() and scan() were mixed up")
+            raise InvalidArgument(
+                "the token belongs to another hash key, or to the other one of scan() and hash_scan()"
+            )
         if query not in (plain, token.query):
-            raise InvalidArgument(f"the token's scan has another selection: {token.query}, not {query}")
+            raise InvalidArgument(f"the token belongs to a scan with other arguments: {token.query}, not {query}")
         return token
 
     def _work(self, token: Token, batch_size: int, timeout: float | None, retry: RetryPolicy | None) -> Work:

@@ -53,11 +53,11 @@ class Counter:
             timeout: Seconds; None: the client's default.
 
         Raises:
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the amount may or may not have been added. A
-                caller that tries again may count twice; one that does not may lose the addition.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the amount may or may not have been added. If
+                the caller tries again, the amount may count twice. If it does not, the amount may be lost.
             PegasusError: Any other failure; nothing was added.
 
-        Retries: not repeated if its outcome is unknown.
+        Retries: the client does not repeat the request if its outcome is unknown.
         Greenlets: any number may call at once. After a kill the amount may or may not have been added.
 
         Example:

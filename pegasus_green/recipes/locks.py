@@ -70,7 +70,7 @@ class Leased:
             LockError: Others held it during the whole wait.
         """
         if not self.acquire():
-            raise LockError(f"{self!r} could not be acquired: all places are taken", table=self._places.table.name)
+            raise LockError(f"{self!r} could not be acquired: others hold it", table=self._places.table.name)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:

@@ -167,7 +167,9 @@ class Once:
             if found:
                 return results.decode(found)
             if not self._wait:
-                raise AlreadyRunning(f"{self!r}: another caller runs {key!r}", table=results.table.name)
+                raise AlreadyRunning(
+                    f"{self!r}: another caller runs the function for {key!r}", table=results.table.name
+                )
             doze(results.sleep)
         try:
             raw = results.encode(function(*args))

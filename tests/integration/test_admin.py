@@ -302,7 +302,7 @@ def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, adm
     app_id = admin.create_table(name, 2)
     with Client(cluster.metas) as other:
         other.admin.drop_table(name)
-    with pytest.raises(ValueError, match=f"table {app_id} was not dropped by this client"):
+    with pytest.raises(ValueError, match=f"this client did not drop table {app_id}"):
         admin.recall_table(app_id)
     assert admin.recall_table(app_id, force=True).name == name
     admin.drop_table(name)
@@ -310,7 +310,7 @@ def test_recall_of_what_another_client_dropped_needs_force(cluster: Cluster, adm
     # After another client has dropped the table again, force is needed again.
     with Client(cluster.metas) as other:
         other.admin.drop_table(name)
-    with pytest.raises(ValueError, match="was not dropped by this client"):
+    with pytest.raises(ValueError, match="this client did not drop table"):
         admin.recall_table(app_id)
 
 

@@ -68,7 +68,7 @@ def test_a_caller_that_does_not_wait_gets_an_error(table: Table, hash_key: bytes
     work = Work(60)
     first = gevent.spawn(Once(table, hash_key).run, "key", work)
     wait_until(lambda: work.runs)
-    with pytest.raises(AlreadyRunning, match="another caller runs 'key'"):
+    with pytest.raises(AlreadyRunning, match="another caller runs the function for 'key'"):
         Once(table, hash_key, wait=False).run("key", work)
     first.kill()
     following = Once(table, hash_key, sleep=0.01)

@@ -140,7 +140,7 @@ class Settings:
         """
         for name, value in values.items():
             if name not in self.__dataclass_fields__:
-                raise TypeError(f"there is no setting {name!r}; there are {', '.join(self.__dataclass_fields__)}")
+                raise TypeError(f"unknown setting {name!r}; known: {', '.join(self.__dataclass_fields__)}")
             setattr(self, name, value)
 
     def change_text(self, name: str, text: str) -> None:
@@ -167,7 +167,7 @@ def check_value(kind: type, name: str, value: object, text: str) -> None:
     """
     fields = kind.__dict__["__dataclass_fields__"]
     if name not in fields:
-        raise TypeError(f"there is no {name!r}; there are {', '.join(fields)}")
+        raise TypeError(f"unknown name {name!r}; known: {', '.join(fields)}")
     default = fields[name].default
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
     if isinstance(default, bool):

@@ -99,6 +99,10 @@ def partition_hash(hash_key: Key, sort_key: Key = b"") -> int:
     The partition is the hash modulo the number of partitions, except while a table splits. ``table.partition_of``
     returns the partition that serves the key now.
 
+    Args:
+        hash_key: Bytes or str; may be empty.
+        sort_key: Used only if the hash key is empty.
+
     Raises:
         InvalidArgument: A key has a wrong type.
 

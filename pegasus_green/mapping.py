@@ -112,6 +112,15 @@ class HashMapping(MutableMapping[bytes, V]):
     def get(self, key: Key, default: object = None) -> object:
         """Return a value, or the default if the row is absent or expired.
 
+        Args:
+            key: The sort key.
+            default: Result if there is no such row.
+
+        Raises:
+            PegasusError: The row could not be read.
+
+        Retries: safe.
+
         Example:
             >>> user = table.mapping("user:7")
             >>> user["name"] = "Ada"
@@ -251,6 +260,10 @@ class HashMapping(MutableMapping[bytes, V]):
     def setdefault(self, key: Key, default: object = None) -> object:
         """Return the value of a row. If it is absent or expired, store the default and return it, in one atomic step.
 
+        Args:
+            key: The sort key.
+            default: The value to store if there is no such row. None is refused unless the codec can store it.
+
         Raises:
             PegasusError: If ``outcome_unknown`` is set, the default may have been stored.
 
@@ -281,6 +294,10 @@ class HashMapping(MutableMapping[bytes, V]):
 
     def update(self, other: object = (), /, **named: object) -> None:
         """Store many rows: all or none if they fit into one request of ``max_write_bytes``, else in several requests.
+
+        Args:
+            other: Values by sort key, or (sort key, value) pairs.
+            **named: Further values, with the sort key as the name of the argument.
 
         Raises:
             InvalidArgument: A key or value has a wrong type or size; nothing was sent.

@@ -191,6 +191,9 @@ class ClientOptions:
     def with_(self, **changes: Unpack[OptionChanges]) -> ClientOptions:
         """Return a copy with some options changed.
 
+        Args:
+            **changes: New values by name.
+
         Raises:
             InvalidArgument: A name is unknown (the error suggests the nearest one), or a value is invalid.
 

@@ -168,6 +168,7 @@ class CheckResult(Generic[V]):
         check_value_exists: Whether the checked record existed before the write; None if the call did not ask for it.
         raw_check_value: The checked record's stored bytes before the write; None if there was no record or the call did
             not ask for them.
+        codec: The table's codec, which decodes ``check_value``; None: ``check_value`` is bytes.
 
     A pickle or copy has no codec, because a codec need not be picklable. Its ``check_value`` is the stored bytes.
     """

@@ -113,7 +113,7 @@ PAGES: dict[str, Page] = {
     "contrib": Page(
         "Frameworks",
         "One module of `pegasus_green.contrib` for each framework. The pages about [frameworks](../frameworks/index.md)"
-        " show how to set them up.",
+        " show how to set them up. Arguments without a description are those of the framework's interface.",
         tuple(f"contrib.{name}" for name in _CONTRIB),
     ),
     "pegasus": Page(
@@ -353,8 +353,9 @@ def _docstring(found: Any, owner: str, name: str) -> Iterator[str]:
         owner or name, frozenset(each.name for each in found.parameters) if found.is_function else frozenset()
     )
     value = _PROSE.sub(lambda each: f"\n**{each[1]}:** {' '.join(each[2].split())}\n", docstring.value)
-    docstring = griffe.Docstring(value, parent=docstring.parent)
-    for section in docstring.parse("google", warn_unknown_params=False, warnings=False):
+    sections = _parsed(value, docstring)
+    prose = next((index for index, each in enumerate(sections) if each.kind.value != "text"), len(sections))
+    for section in [*sections[:prose], *_arguments_of_init(found), *sections[prose:]]:
         kind, content = section.kind.value, section.value
         if kind == "text":
             yield f"{_text(content, scope)}\n"
@@ -376,6 +377,20 @@ def _docstring(found: Any, owner: str, name: str) -> Iterator[str]:
             for item in content:
                 yield _item(kind, item, found, scope)
             yield ""
+
+
+def _parsed(value: str, docstring: Any) -> list[Any]:
+    parent = docstring.parent
+    return griffe.Docstring(value, parent=parent).parse("google", warn_unknown_params=False, warnings=False)
+
+
+def _arguments_of_init(found: Any) -> Iterator[Any]:
+    """Yield the section about arguments from the docstring of a constructor."""
+    initial = found.members.get("__init__") if found.is_class and found.name not in MADE_BY_METHODS else None
+    if initial is not None and initial.docstring is not None:
+        for section in _parsed(initial.docstring.value, initial.docstring):
+            if section.kind.value == "parameters":
+                yield section
 
 
 def _item(kind: str, item: Any, found: Any, scope: Scope) -> str:

@@ -97,11 +97,15 @@ def signature(name: str, function: Any, whole: Any, *, returns: bool = True) -> 
     parts: list[str] = []
     note = ""
     star = False
+    before = ""
     for parameter in function.parameters:
         if parameter.name in ("self", "cls"):
             note = _receiver(parameter.annotation)
             continue
         kind = str(parameter.kind.value)
+        if kind != "positional-only" and before == "positional-only":
+            parts.append("/")
+        before = kind
         options = _options(parameter, whole) if kind == "variadic keyword" else []
         if (kind == "keyword-only" or options) and not star:
             parts.append("*")

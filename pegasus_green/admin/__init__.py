@@ -35,9 +35,10 @@ class Admin(ServerAdmin, AccessAdmin):
     replicas exist. It drops a table only if all its partitions have a primary. If it did not drop a table itself, it
     recalls the table only with ``force``.
 
-    Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or the client's default if that is
-    longer. Methods that wait for a healthy table have 60 s. Every method can raise MetaUnreachable (no answer in time),
-    MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
+    ``name`` is the name of a table. Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or
+    the client's default if that is longer. Methods that wait for a healthy table have 60 s. Every method can raise
+    MetaUnreachable (no answer in time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was
+    sent).
 
     Retries: the client repeats requests that read or set a value until the timeout. Other requests create, drop, recall
         or rename a table, or start or control a split. The client does not repeat them if their outcome is unknown; the
@@ -238,6 +239,11 @@ class Admin(ServerAdmin, AccessAdmin):
     def rename_table(self, old_name: str, new_name: str, *, timeout: float | None = None) -> None:
         """Rename a table. For about a second, requests with the old name still reach it.
 
+        Args:
+            old_name: The table.
+            new_name: Its new name: letters, digits, ``.``, ``_`` and ``:``.
+            timeout: Seconds for the whole call.
+
         Raises:
             TableNotFound: There is no such table.
             TableExists: The new name is in use.
@@ -419,6 +425,11 @@ class Admin(ServerAdmin, AccessAdmin):
 
         Running replicas still apply a deleted ``default_ttl``. Set it to 0 instead.
 
+        Args:
+            name: The table.
+            names: Names of the envs; at least one.
+            timeout: Seconds for the whole call.
+
         Raises:
             TableNotFound: There is no such table.
             InvalidArgument: There are no names, or names is a single str.
@@ -438,6 +449,11 @@ class Admin(ServerAdmin, AccessAdmin):
 
     def clear_envs(self, name: str, prefix: str, *, timeout: float | None = None) -> None:
         """Delete the envs whose name begins with ``prefix`` and a dot; an empty prefix deletes all.
+
+        Args:
+            name: The table.
+            prefix: The part of the names before the dot; "": all envs.
+            timeout: Seconds for the whole call.
 
         Raises:
             TableNotFound: There is no such table.

@@ -29,6 +29,8 @@ class PegasusBackend(KeyValueStoreBackend):
     The servers expire results after ``result_expires``. A chord counts its finished parts with ``incr``, which is
     atomic. Results are polled: ``AsyncResult.get`` reads every ``interval`` seconds.
 
+    Celery makes the backend. It passes the application as ``app`` and the setting ``result_backend`` as ``url``.
+
     Raises:
         ImproperlyConfigured: The URL is wrong.
     """

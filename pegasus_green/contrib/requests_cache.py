@@ -63,6 +63,15 @@ class PegasusDict(BaseStorage):
     """The responses, or the redirects, of one namespace as a mutable mapping.
 
     Iteration and ``len`` are slow, because the servers read the whole table for them.
+
+    Args:
+        url: As for ``PegasusCache``.
+        namespace: As for ``PegasusCache``.
+        collection_name: "responses" or "redirects": a part of the hash keys.
+        serializer: As for ``PegasusCache``.
+        ttl: As for ``PegasusCache``.
+        ttl_offset: As for ``PegasusCache``.
+        **options: As for ``PegasusCache``.
     """
 
     def __init__(

@@ -68,6 +68,10 @@ class Counter:
     def decr(self, amount: int = 1, *, timeout: float | None = None) -> None:
         """Subtract from the counter; otherwise the same as ``incr``.
 
+        Args:
+            amount: The number to subtract.
+            timeout: Seconds; None: the client's default.
+
         Example:
             >>> Counter(table, "views:/index").decr(2)
         """

@@ -352,6 +352,9 @@ class Frontier:
     def stop(self, takers: int = 1) -> None:
         """Make this many callers of ``take`` return None, after the queued items.
 
+        Args:
+            takers: Number of callers.
+
         Example:
             >>> Frontier(table, "crawl").stop(100)
         """

@@ -27,6 +27,9 @@ class FactMethods(Assembly):
     def execution_counts(self, pattern: bytes | str) -> dict[bytes, int]:
         """Return how often requests were executed, by the text that a regular expression matches in them.
 
+        Args:
+            pattern: A regular expression.
+
         Example:
             >>> table.set("user:7", "name", "Ada")
             >>> table.set("user:8", "name", "Grace")
@@ -50,6 +53,9 @@ class FactMethods(Assembly):
         """Move the cluster's clock forward, for TTLs, scan contexts, throttling and the reserve time of dropped tables.
 
         Timers, such as the failover delay, do not change. Only the group check runs if it is due.
+
+        Args:
+            seconds: Seconds to add to the clock.
 
         Example:
             >>> table.set("user:7", "name", "Ada", ttl=60)

@@ -124,6 +124,10 @@ class FailureMethods(Assembly):
     def set_meta_state(self, state: str, server: Which = 0) -> None:
         """Set the state of a leader: "active", "loading" (ERR_SERVICE_NOT_ACTIVE), "recovering" (ERR_UNDER_RECOVERY).
 
+        Args:
+            state: The new state.
+            server: Index or address of the meta server.
+
         Raises:
             ValueError: There is no such state.
 
@@ -199,6 +203,9 @@ class FailureMethods(Assembly):
 
     def remove_fault(self, number: int) -> None:
         """Remove a rule by its id.
+
+        Args:
+            number: The attribute ``id`` of the rule.
 
         Example:
             >>> rule = box.fault("drop", rpc="write")

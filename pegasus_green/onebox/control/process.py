@@ -205,7 +205,12 @@ class OneboxProcess:
 
     # ----------------------------------------------------------------------------------------------------------- calls
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the onebox.
+        """Call a method of the onebox by its name.
+
+        Args:
+            method: Name of a method of ``Onebox``.
+            *args: Its arguments, plain values.
+            **kwargs: Its arguments with names.
 
         Raises:
             RuntimeError: The process is not running, or the method raised an exception that is not a builtin one.

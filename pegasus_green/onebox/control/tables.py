@@ -60,6 +60,10 @@ class TableMethods(Assembly):
     def drop_table(self, name: str, reserve_seconds: int = 604800) -> None:
         """Drop a table. Its name can be used at once; its data can be recalled for this many seconds.
 
+        Args:
+            name: The table.
+            reserve_seconds: Seconds during which its data can be recalled.
+
         Example:
             >>> box.drop_table("temp")
             >>> client.admin.list_tables()
@@ -71,6 +75,10 @@ class TableMethods(Assembly):
     def set_envs(self, name: str, envs: Mapping[str, str | None]) -> None:
         """Set envs of a table; None deletes one. Values are not checked.
 
+        Args:
+            name: The table.
+            envs: Values by name.
+
         Example:
             >>> box.set_envs("temp", {"default_ttl": "60"})
             >>> client.admin.get_envs("temp")
@@ -80,6 +88,9 @@ class TableMethods(Assembly):
 
     def partitions(self, name: str) -> list[dict[str, Any]]:
         """Return a table's routes: a dict with index, ballot, primary, secondaries (addresses) for each partition.
+
+        Args:
+            name: The table.
 
         Example:
             >>> [partition["index"] for partition in box.partitions("temp")]
@@ -110,6 +121,11 @@ class TableMethods(Assembly):
     def move_primary(self, table: str, partition: int, to: Which) -> None:
         """Make another server the primary of a partition. If it has no replica, it gets one first.
 
+        Args:
+            table: The table.
+            partition: Index of the partition.
+            to: The server.
+
         Raises:
             RuntimeError: The partition has no primary now, or the server does not answer.
 
@@ -123,6 +139,11 @@ class TableMethods(Assembly):
 
     def clear_primary(self, table: str, partition: int, seconds: float = 0.3) -> None:
         """Leave a partition without a primary for some seconds. Then one of its secondaries becomes the primary.
+
+        Args:
+            table: The table.
+            partition: Index of the partition.
+            seconds: Time without a primary.
 
         Example:
             >>> box.clear_primary("temp", 0, seconds=0.1)
@@ -194,6 +215,9 @@ class TableMethods(Assembly):
     def finish_split(self, table: str) -> None:
         """Do all remaining steps at once.
 
+        Args:
+            table: The table.
+
         Raises:
             RuntimeError: A parent cannot continue now.
 
@@ -210,6 +234,9 @@ class TableMethods(Assembly):
     def split_status(self, table: str) -> dict[int, int]:
         """Return the state of each parent whose child is not ready; empty if there is no split or it is finished.
 
+        Args:
+            table: The table.
+
         Example:
             >>> box.create_table("pages", 2)
             2
@@ -222,6 +249,11 @@ class TableMethods(Assembly):
 
     def control_split(self, table: str, kind: str, parent: int = -1) -> None:
         """Pause ("pause"), continue ("restart") or cancel ("cancel") a split.
+
+        Args:
+            table: The table.
+            kind: "pause", "restart" or "cancel".
+            parent: Index of the parent partition; -1: all. A cancellation is for all.
 
         Raises:
             RuntimeError: It is not possible now; the message is the error's name.

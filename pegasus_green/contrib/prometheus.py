@@ -196,7 +196,7 @@ class PegasusMetrics(Listener):
     Args:
         registry: The registry for the metrics; None: ``prometheus_client.REGISTRY``.
         namespace: Prefix of the metric names.
-        buckets: Upper bounds of the histogram, in seconds.
+        buckets: Upper bounds of the histogram, in seconds; by default 17 from 50 us to 10 s.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, generate_latest

@@ -1,11 +1,12 @@
-"""Test the table of operations: our column has no empty cell, and its links name existing tests.
+"""Test the tables of operations: the calls can be made as they are shown, and every row names existing tests.
 
-Further tests show the rows of the table that no other file tests.
+Further tests show the rows of the tables that no other file tests.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from collections import Counter
@@ -17,12 +18,15 @@ import gevent
 import pytest
 from gevent import subprocess
 
+import pegasus_green
 from pegasus_green import (
+    CheckType,
     Client,
     Filter,
     HedgePolicy,
     JsonCodec,
     Listener,
+    Scanner,
     Table,
     Utf8Codec,
     ZstdCodec,
@@ -36,53 +40,90 @@ from tests.pythons import ROOT
 from tests.waiting import Stopwatch
 
 DOCS = Path(__file__).parents[2] / "docs"
-TEXT = (DOCS / "operations.md").read_text()
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")]
-    for line in TEXT.splitlines()
-    if line.startswith("| ") and line.count("|") == 7 and not line.startswith("| operation |")
-]
+TEXT, _, TESTS = (DOCS / "operations.md").read_text().partition("\n## Tests of the operations\n")
 
-# Other names in our column: options, a method of scanners, a function.
-OTHER_NAMES = {"max_count", "max_bytes", "timeout", "retry", "resume", "hedge", "return_errors", "limit", "batch_size"}
-OTHER_NAMES |= {"auth", "token", "connect", "no_value", "next", "shared_client"}
+
+def cells(text: str, columns: int) -> list[list[str]]:
+    """Return the rows of all tables with that many columns, without the headings."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == columns + 1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if row[0] != "operation"]
+
+
+ROWS = cells(TEXT, 6)
+TESTS_OF = dict(cells(TESTS, 2))
+# The objects whose methods the calls show.
+OBJECTS = {
+    "table": Table,
+    "client": Client,
+    "admin": Admin,
+    "rows": Scanner,
+    "Client": Client,
+    "CheckType": CheckType,
+    "Filter": Filter,
+}
 
 # The operations that are not offered.
-LEFT_OUT = {
-    "start of backup, restore and bulk load; duplication",
-}
+LEFT_OUT = {"start of a backup, a restore, a bulk load or a duplication"}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_every_operation_has_a_row_with_an_existing_test(row: list[str]) -> None:
-    operation, ours = row[0], row[-1]
+def test_every_operation_has_existing_tests(row: list[str]) -> None:
+    operation, ours = row[0], row[1]
     assert all(row)
-    if ours.startswith("\N{EN DASH}"):
-        assert re.match("\N{EN DASH} left out: .{10}", ours), f"{operation}: why not?"
-        assert operation in LEFT_OUT
+    assert all(re.match("(yes|no|partly: .*)(: |$|, )", cell) for cell in row[2:]), row
+    if operation in LEFT_OUT:
+        assert re.match("no: .{10}", ours), f"{operation}: why not?"
         return
-    links = re.findall(r"\[(\w+)\]\(([^)#]+)#(\w+)\)", ours)
+    assert not ours.startswith("no")
+    links = re.findall(r"\[(\w+)\]\(([^)#]+)#(\w+)\)", TESTS_OF[operation])
     assert links
     for name, path, test in links:
         assert name == test
         assert f"\ndef {test}(" in (DOCS / path).read_text()
-    assert len(links) == ours.count("]("), "a link to a whole file"
+    assert len(links) == TESTS_OF[operation].count("]("), "a link to a whole file"
 
 
-def test_the_names_are_those_of_methods() -> None:
-    for row in ROWS:
-        for name in re.findall(r"`(?:admin\.)?([a-z_]+)(?:\([^`]*\))?`", row[-1]):
-            assert name in OTHER_NAMES or hasattr(Table, name) or hasattr(Admin, name), name
+def test_every_listed_test_belongs_to_an_operation() -> None:
+    operations = [row[0] for row in ROWS]
+    assert len(set(operations)) == len(operations)
+    assert list(TESTS_OF) == [operation for operation in operations if operation not in LEFT_OUT]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_the_calls_fit_the_signatures(row: list[str]) -> None:
+    for code in re.findall(r"`([^`]+)`", row[1]):
+        if code in {"None", "split", "_async", "*_many", "for", "PEGASUS_URL", "complete", "last_key"}:
+            continue
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in OBJECTS:
+                assert hasattr(OBJECTS[node.value.id], node.attr), code
+            if isinstance(node, ast.Call):
+                _fits(node)
+    for name in set(re.findall(r"`([A-Z][a-z]\w+)`", row[1])) - {"None"}:
+        assert hasattr(pegasus_green, name), name
+
+
+def _fits(call: ast.Call) -> None:
+    """Check that the arguments of a call fit what it calls: a method of an object above, or a public name."""
+    given = [None] * len(call.args), {keyword.arg: None for keyword in call.keywords}
+    if isinstance(call.func, ast.Name):
+        if call.func.id != "next":
+            inspect.signature(getattr(pegasus_green, call.func.id)).bind(*given[0], **given[1])
+    elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+        owner = OBJECTS.get(call.func.value.id) or getattr(pegasus_green, call.func.value.id, gevent)
+        method = inspect.getattr_static(owner, call.func.attr)
+        itself = [] if isinstance(method, (classmethod, staticmethod)) or owner is gevent else [None]
+        inspect.signature(getattr(owner, call.func.attr)).bind(*itself, *given[0], **given[1])
 
 
 def test_every_method_has_a_row() -> None:
-    named = " ".join(row[-1] for row in ROWS)
-    verbs = [name for kind in (Table, Admin) for name in dir(kind) if not name.startswith("_")]
+    named = " ".join(row[1] for row in ROWS)
     # Names that are not operations: attributes, and methods that only prepare calls.
     others = {"client", "name", "codec", "warm_up", "close"}
-    asynchronous = {name for name in verbs if name.endswith("_async")}
-    missing = [name for name in verbs if name not in others | asynchronous and f"`{name}" not in named]
-    assert [name for name in missing if f"`admin.{name}`" not in named] == []
+    for owner, kind in (("table", Table), ("admin", Admin)):
+        verbs = {name for name in dir(kind) if not name.startswith("_") and not name.endswith("_async")}
+        assert [name for name in sorted(verbs - others) if f"{owner}.{name}(" not in named] == []
 
 
 # ------------------------------------------------------------------------------------ rows that no other test shows

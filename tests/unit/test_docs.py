@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
-GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## Limits of the guarantees\n")[0]
+GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## Event loop without guarantees\n")[0]
 # The number of a guarantee, and the text below its heading.
 PROMISES = re.split(r"\n## (\d+)\. [^\n]+\n", GUARANTEES)[1:]
 
@@ -103,8 +103,11 @@ def test_chinese_pages_and_their_originals_link_to_each_other() -> None:
     assert "(README.md)" in (ROOT / "README.zh-CN.md").read_text()
 
 
-def test_guarantees_are_numbered_as_in_other_pages() -> None:
-    assert [int(number) for number in PROMISES[::2]] == list(range(1, 15))
+def test_guarantees_are_numbered_and_state_their_limits() -> None:
+    assert [int(number) for number in PROMISES[::2]] == list(range(1, 17))
+    for text in PROMISES[1::2]:
+        parts = [text.find(f"\n**{part}.**") for part in ("What holds", "Limits", "Tests")]
+        assert -1 < parts[0] < parts[1] < parts[2], text
 
 
 @pytest.mark.parametrize(("number", "text"), list(zip(PROMISES[::2], PROMISES[1::2])), ids=PROMISES[::2])

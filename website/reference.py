@@ -72,7 +72,8 @@ PAGES: dict[str, Page] = {
     ),
     "options": Page(
         "Options",
-        "The options of a client, and the objects that are values of options.",
+        "The options of a client, and the objects that are values of options. `Authentication`, `Mechanism`,"
+        " `Exchange` and `Identity` are in `pegasus_green.auth`; only another mechanism than Kerberos needs them.",
         (
             *("ClientOptions", "RetryPolicy", "HedgePolicy", "Kerberos"),
             *("auth.Authentication", "auth.Mechanism", "auth.Exchange", "auth.Identity"),
@@ -170,6 +171,15 @@ _EXPRESSIONS = {
     "__call__": "{0}(...)",
     "__or__": "{0} | other",
     "__ior__": "{0} |= other",
+}
+# Names of variables in these expressions, if the name of the class is a poor one.
+_VARIABLES = {
+    "HashMapping": "mapping",
+    "OneboxProcess": "box",
+    "Onebox": "box",
+    "PegasusDict": "responses",
+    "SecuredOnebox": "cluster",
+    "SeenSet": "seen",
 }
 # Sections of prose. griffe would make an item of each line, and lose text before a colon.
 _PROSE = re.compile(r"^(Returns|Retries|Greenlets):\s+(\S.*(?:\n {4}.*)*)", re.MULTILINE)
@@ -304,10 +314,14 @@ def _expressions(cls: Any, name: str) -> Iterator[str]:
         member = members.get(method)
         if member is None or member.docstring is None:
             continue
+        if method == "__iter__" and "__next__" in members:
+            continue
+        if method == "__next__":
+            expression = "next({0})`, `for item in {0}"
         text = _text(_first(member.docstring), scope)
         if method == "__enter__" and members["__exit__"].docstring is not None:
             text += f" At the end of the block: {_text(_first(members['__exit__'].docstring), scope)}"
-        lines.append(f"- `{expression.format(name.lower())}`: {text}")
+        lines.append(f"- `{expression.format(_VARIABLES.get(name, name.lower()))}`: {text}")
     if lines:
         yield "**Expressions:**\n"
         yield from lines
@@ -363,7 +377,8 @@ def _docstring(found: Any, owner: str, name: str) -> Iterator[str]:
         if kind == "text":
             yield f"{_text(content, scope)}\n"
         elif kind == "admonition" and content.annotation == "example":
-            yield f"```pycon\n{textwrap.dedent(content.description)}\n```\n"
+            code = textwrap.dedent(content.description).replace("  # doctest: +SKIP", "")
+            yield f"```pycon\n{code}\n```\n"
         elif kind == "admonition" and content.annotation == "settings":
             yield "**Settings:**\n"
             for setting, text in _SETTING.findall(textwrap.dedent(content.description)):
@@ -445,6 +460,9 @@ def _code(text: str, scope: Scope) -> str:
     if page is not None:
         title = (ROOT / text).read_text().partition("\n")[0].removeprefix("# ")
         return f"[{title}](../{page[1]}.md)"
+    module = text.removeprefix("pegasus_green.")
+    if module != text and module in pegasus_green._SUBMODULES:
+        return f"[`{text}`]({module}.md)"
     called = text.partition("(")[0].replace("pegasus_green.", "")
     called = re.sub(r"^(table|client|box|admin)\.", lambda each: f"{each[1].title()}.", called)
     if text == "ttl":

@@ -30,7 +30,10 @@ class Exchange(Protocol):
         """Return the first token. It may wait for other machines, so it runs in a native thread."""
 
     def step(self, challenge: bytes) -> bytes:
-        """Return the answer to a challenge; must not wait.
+        """Return the answer to a challenge. It must not wait.
+
+        Args:
+            challenge: The bytes that the server sent.
 
         Raises:
             AuthenticationFailed: The challenge is wrong.
@@ -40,9 +43,9 @@ class Exchange(Protocol):
 class Mechanism(Protocol):
     """An authentication mechanism of one client.
 
-    ``acquire`` and ``begin`` run in native threads; there are never two ``acquire`` at the same time.
+    ``acquire`` and ``begin`` run in native threads. Two calls of ``acquire`` never run at the same time.
 
-    All methods raise AuthenticationFailed, whose text and attributes hold no secret.
+    Every method may raise AuthenticationFailed. The text and attributes of this error must not contain a secret.
 
     Attributes:
         name: Its name in SASL: "GSSAPI".
@@ -51,17 +54,17 @@ class Mechanism(Protocol):
     name: str
 
     def acquire(self) -> Identity:
-        """Get credentials for negotiations, or renew them before they end; may wait for other machines.
+        """Get credentials for negotiations, or renew them before they end. It may wait for other machines.
 
-        It is called again in a forked child, which must not use the parent's credentials.
+        The client calls it again in a forked child, because a child must not use the parent's credentials.
         """
 
     def begin(self) -> Exchange:
-        """Return a new exchange. ``acquire`` has succeeded before."""
+        """Return a new exchange. The client calls it only after ``acquire`` has succeeded."""
 
 
 class Authentication(Protocol):
-    """A value for ``auth=``: frozen, with a ``repr`` that holds no secret."""
+    """The interface of a value of the option ``auth``. It is immutable, and its ``repr`` contains no secret."""
 
     def mechanism(self) -> Mechanism:
         """Return a new mechanism for one client; no I/O."""

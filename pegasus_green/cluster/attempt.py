@@ -102,7 +102,7 @@ def await_turn(owner: Owner, deadline: float) -> RequestTimeout | None:
     """
     for limiter in owner.limiters:
         if not limiter.wait_for_turn(owner.cluster.pool.ended, deadline):
-            return RequestTimeout(f"max_rate={limiter.rate:g} leaves no turn before the deadline")
+            return RequestTimeout(f"max_rate={limiter.rate:g} gives the request no turn before its deadline")
     return None
 
 

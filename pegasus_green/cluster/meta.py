@@ -379,7 +379,7 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
         finally:
             del error  # the traceback of the error holds this frame
     if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
-        raise ProtocolError(f"the answer to {reply.name} has not the expected body", address=address)
+        raise ProtocolError(f"the answer to {reply.name} does not have the expected body", address=address)
     return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)
 
 

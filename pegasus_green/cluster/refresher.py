@@ -257,7 +257,7 @@ class TableRoutes:
             if generation == fork.generation():
                 # The frames of its traceback hold the objects of the call.
                 self.error = without_traceback(error)
-                self._notices.info("none", "no routes of %s: %s", self.name, error.args[0])
+                self._notices.info("none", "the routes of table %s are unknown: %s", self.name, error.args[0])
         finally:
             if generation == fork.generation():
                 try:

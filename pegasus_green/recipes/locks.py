@@ -345,7 +345,7 @@ class Lock(Leased):
     clock. ``acquire`` asks the server for the remaining time and uses the difference from then on. If no time is left,
     it raises LockError.
 
-    Records: hash key ``lock:NAME``, sort keys ``fence`` and ``owner``; see ``pegasus_green.recipes.leases``.
+    Records: hash key ``lock:NAME``, sort keys ``fence`` and ``owner``. ``docs/recipes.md`` describes their values.
 
     Args:
         table: Any table; its codec is not used.

@@ -99,7 +99,7 @@ class Once:
     function must not happen twice even then, the function needs its own check for it.
 
     Records: hash key ``once:NAME:KEY``; sort key "result": ``=`` and the value, or ``-`` for None; ``owner`` and
-    ``fence`` as in ``pegasus_green.recipes.leases``.
+    ``fence`` as for ``Lock``.
 
     Args:
         table: Any table. Results go through its codec; without one they are bytes, str (read back as bytes) or None.

@@ -100,7 +100,7 @@ def test_call_without_a_turn_before_its_deadline_fails_at_once(client: Client, c
     table = client.table(cluster.table, max_rate=0.0001)
     table.get("a", "s")
     watch = Stopwatch()
-    with pytest.raises(RequestTimeout, match=r"max_rate=0\.0001 leaves no turn before the deadline") as caught:
+    with pytest.raises(RequestTimeout, match=r"max_rate=0\.0001 gives the request no turn") as caught:
         table.set("a", "s", "v", timeout=5.0)
     assert watch.seconds < 4.0
     assert not caught.value.sent

@@ -202,5 +202,5 @@ class CheckResult(Generic[V]):
         return type(self), (self.was_set, self.check_value_exists, self.raw_check_value)
 
     def __bool__(self) -> bool:
-        """Tell whether it was set."""
+        """Tell whether the check passed."""
         return self.was_set

@@ -73,7 +73,8 @@ PAGES: dict[str, Page] = {
     "options": Page(
         "Options",
         "The options of a client, and the objects that are values of options. `Authentication`, `Mechanism`,"
-        " `Exchange` and `Identity` are in `pegasus_green.auth`; only another mechanism than Kerberos needs them.",
+        " `Exchange` and `Identity` are in `pegasus_green.auth`; only another mechanism than Kerberos needs them. The"
+        " other names are in `pegasus_green`.",
         (
             *("ClientOptions", "RetryPolicy", "HedgePolicy", "Kerberos"),
             *("auth.Authentication", "auth.Mechanism", "auth.Exchange", "auth.Identity"),
@@ -82,7 +83,7 @@ PAGES: dict[str, Page] = {
     "listeners": Page("Listeners and logs", "Events of a client, and its log.", ("Listener", "configure_logging")),
     "errors": Page(
         "Errors",
-        "Every error that a call can raise. All of them take the arguments of `PegasusError`.",
+        "Every error that a call can raise. All of them take the arguments of [`PegasusError`](#pegasuserror).",
         (
             "PegasusError",
             *sorted(
@@ -174,6 +175,7 @@ _EXPRESSIONS = {
 }
 # Names of variables in these expressions, if the name of the class is a poor one.
 _VARIABLES = {
+    "CheckResult": "result",
     "HashMapping": "mapping",
     "OneboxProcess": "box",
     "Onebox": "box",
@@ -200,6 +202,8 @@ def pages() -> Iterator[tuple[str, str]]:
             _link(name, target(package[entry]), entry)
     for name, page in PAGES.items():
         parts = [f"# {page.title}\n\n{page.about}\n"]
+        if page.names and not any("." in entry for entry in page.names):
+            parts.append(f"Import {'these names' if len(page.names) > 1 else 'this name'} from `pegasus_green`.\n")
         for entry in page.names:
             found = target(package[entry])
             if found.is_module:
@@ -245,6 +249,7 @@ def _entry(found: Any, name: str, level: int, owner: str = "") -> Iterator[str]:
     yield from _docstring(found, owner, name)
     if found.is_class:
         yield from _constants(found)
+        yield from _facts_of_error(found)
         yield from _expressions(found, name)
         for inner, member in _members(found):
             yield from _entry(member, inner, level + 1, name)
@@ -300,6 +305,16 @@ def _constants(cls: Any) -> Iterator[str]:
             if member.is_attribute and member.value is not None and not name.startswith("_"):
                 yield f"- `{name}`: {member.value}"
         yield ""
+
+
+def _facts_of_error(cls: Any) -> Iterator[str]:
+    """Yield the code and the hint of an error class."""
+    if cls.path.startswith("pegasus_green.errors."):
+        for name, title in {"code": "Default code", "hint": "Hint"}.items():
+            member = cls.members.get(name)
+            text = "" if member is None else str(member.value).strip("\"'")
+            if text:
+                yield f"**{title}:** {f'`{text}`' if name == 'code' else text}\n"
 
 
 def _expressions(cls: Any, name: str) -> Iterator[str]:

@@ -517,7 +517,7 @@ class Admin(ServerAdmin, AccessAdmin):
         return bool(answer.atomic_idempotent)
 
     def set_atomic_idempotent(self, name: str, enabled: bool, *, timeout: float | None = None) -> bool:  # noqa: FBT001
-        """Make incr and check-and-* idempotent between replicas, or not; return the old setting.
+        """Set whether incr and check-and-* are idempotent between replicas (``enabled``); return the old setting.
 
         Raises:
             TableNotFound: There is no such table.

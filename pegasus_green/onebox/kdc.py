@@ -253,7 +253,12 @@ class Kdc:
         self._admin("cpw", "-randkey", principal)
 
     def set_ticket_life(self, principal: str, seconds: int) -> None:
-        """Limit the lifetime of the tickets of one principal, a user or a service."""
+        """Limit the lifetime of the tickets of one principal, a user or a service.
+
+        Args:
+            principal: A user, or the service.
+            seconds: The longest lifetime.
+        """
         self._admin("modprinc", "-maxlife", f"{seconds} seconds", principal)
 
     def ticket(self, principal: str, keytab: str, ccache: str | None = None, life: int | None = None) -> str:

@@ -209,7 +209,7 @@ class Leased:
         return found is not None and found.startswith(hold.token + b" ")
 
     def locked(self) -> bool:
-        """Ask the server whether ``acquire`` would have to wait, whoever holds it.
+        """Ask the server whether ``acquire`` would have to wait. The holder can also be this object.
 
         Example:
             >>> with Lock(table, "report:7"):
@@ -333,7 +333,7 @@ def _lose(leased: Leased, hold: Hold) -> None:
 class Lock(Leased):
     """A lock with one holder among all processes, and with an expiry: if the holder dies, others get the lock.
 
-    Its methods have the names of redis-py's Lock. In addition it renews itself, and it has fencing tokens.
+    Its methods have the names of redis-py's Lock. In addition, it has fencing tokens, and it renews its lease.
 
     While it is held, a greenlet renews the lease every third of ``timeout``. If the holder's process ends, others can
     get the lock at most ``timeout`` + 2 seconds later. If the process stalls for longer than that (a stopped virtual

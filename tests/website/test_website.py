@@ -159,6 +159,26 @@ def test_signatures_show_values_and_no_names_of_internal_constants_or_bases() ->
     ]
 
 
+def test_every_argument_of_the_public_api_is_described() -> None:
+    """The docstring of a method, or that of its class, names each argument."""
+    missing = []
+    text = "\n".join(page for name, page in reference().items() if name != "contrib")
+    about: dict[str, str] = {}
+    for label, body in re.findall(r"^##+ `([\w.]+)`\n(.*?)(?=^##+ `|\Z)", text, re.DOTALL | re.MULTILINE):
+        prose = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
+        about[label] = prose
+        signature = re.search(r"```python\n(.*?)```", body, re.DOTALL)
+        owner = label.partition(".")[0]
+        if signature is None or label.endswith("_async") or label in ("OneboxProcess", "PegasusError"):
+            continue
+        for name in re.findall(r"(?:^    |[(,] ?)\*{0,2}(\w+): ", signature[1], re.MULTILINE):
+            known = f"{prose} {about.get(owner, '')}"
+            plain = label.endswith((".encode", ".decode")) and name in ("raw", "value")
+            if not plain and not re.search(rf"\b{name}\b", known):
+                missing.append(f"{label}({name})")
+    assert missing == []
+
+
 def test_the_reference_shows_bases_expressions_and_types_of_attributes() -> None:
     found = reference()
     assert "Base classes: [`ServerError`](errors.md#servererror), [`MetaError`](errors.md#metaerror)" in found["errors"]

@@ -80,7 +80,7 @@ class FactMethods(Assembly):
         return self.clock()
 
     def settle(self) -> None:
-        """Make all secondaries apply what is committed, as a group check does.
+        """Make all secondaries apply the committed writes, as a group check does.
 
         Example:
             >>> table.set("user:7", "name", "Ada")

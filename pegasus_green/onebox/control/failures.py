@@ -32,6 +32,10 @@ class FailureMethods(Assembly):
     def restart(self, server: Which, lose_disk: bool = False) -> None:
         """Start a killed replica server again on its port (a living one is killed first).
 
+        Args:
+            server: Index or address of the server.
+            lose_disk: Whether it starts with an empty disk.
+
         Example:
             >>> box.kill(0)
             >>> box.restart(0, lose_disk=True)
@@ -42,6 +46,10 @@ class FailureMethods(Assembly):
 
     def pause(self, server: Which, accept: bool = True) -> None:
         """Pause a replica server, as SIGSTOP does. With accept=False it does not accept connections either.
+
+        Args:
+            server: Index or address of the server.
+            accept: Whether it still accepts connections.
 
         Example:
             >>> box.pause(0)
@@ -172,6 +180,11 @@ class FailureMethods(Assembly):
         request, the first one of "cut", "drop", "error" and "no_body" with when="before" decides whether it is
         executed. The others change the content of the reply, then its time and the way it is sent. Defaults:
         seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
+
+        Args:
+            action: The fault, see above.
+            server: The servers that have the rule; None: all.
+            **options: Further conditions, and the keywords of the action.
 
         Returns:
             The rule: ``hits`` is the number of its faults, ``seen`` the number of requests that met its conditions, and

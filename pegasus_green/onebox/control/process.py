@@ -248,7 +248,12 @@ class OneboxProcess:
         self._create_tables()
 
     def fault(self, action: str, **options: Any) -> RemoteFault | Fault:
-        """Add a fault rule, see ``Onebox.fault``."""
+        """Add a fault rule, see ``Onebox.fault``.
+
+        Args:
+            action: As for ``Onebox.fault``.
+            **options: As for ``Onebox.fault``.
+        """
         return RemoteFault(self, self.call("fault", action, **options))
 
     def __getattr__(self, name: str) -> Any:

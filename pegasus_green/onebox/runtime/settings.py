@@ -135,6 +135,9 @@ class Settings:
     def change(self, **values: object) -> None:
         """Change settings.
 
+        Args:
+            **values: New values by name.
+
         Raises:
             TypeError: There is no such setting.
         """
@@ -145,6 +148,10 @@ class Settings:
 
     def change_text(self, name: str, text: str) -> None:
         """Change a setting from a text such as "0.5", "true" or "null".
+
+        Args:
+            name: Name of the setting.
+            text: The new value, as in JSON.
 
         Raises:
             TypeError: There is no such setting.

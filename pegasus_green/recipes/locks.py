@@ -60,7 +60,7 @@ class Leased:
     def __repr__(self) -> str:
         """Show name and state."""
         hold = self._held()
-        state = "free" if hold is None else f"held for {hold.left():.1f} s fence={hold.fence}"
+        state = "not held" if hold is None else f"held for {hold.left():.1f} s fence={hold.fence}"
         return f"<{type(self).__name__} {self.name.decode('utf-8', 'replace')} {state}>"
 
     def __enter__(self: _L) -> _L:

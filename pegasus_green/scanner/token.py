@@ -65,7 +65,7 @@ def decode(text: str) -> Token:
         known = None if parts is None else [_part(*part, whole_table=query.hash_key is None) for part in parts]
         return Token(table, app_id, query, known, None if only is None else tuple(only))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InvalidArgument(f"not a scan token, or not a complete one: {error}") from None
+        raise InvalidArgument(f"resume is not a scan token, or not a complete one: {error}") from None
 
 
 def _plain(value: Any) -> Any:

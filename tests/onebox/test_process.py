@@ -313,7 +313,7 @@ def test_methods_work_over_the_control_port(process: OneboxProcess) -> None:
     process.drop_table("new")
     with pytest.raises(LookupError, match="new"):
         process.partitions("new")
-    with pytest.raises(ValueError, match="no fault"):
+    with pytest.raises(ValueError, match="unknown fault"):
         process.fault("nonsense")
     with pytest.raises(TypeError):
         process.configure(nope=1)

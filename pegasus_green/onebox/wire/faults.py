@@ -97,7 +97,10 @@ class Fault:
             ValueError: The action, moment or RPC is unknown.
         """
         if action not in ACTIONS or (when or BEFORE) not in (BEFORE, AFTER, DURING):
-            raise ValueError(f"no fault {action!r} {when or ''}; known: {', '.join(ACTIONS)}; before, after, during")
+            raise ValueError(
+                f"unknown fault {action!r} with when={when!r}: the actions are {', '.join(ACTIONS)};"
+                " when is before, after or during"
+            )
         self.id = number
         self.action = action
         self.when = when or ACTIONS[action]

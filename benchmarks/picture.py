@@ -89,7 +89,8 @@ def goals(axes: Any, rows: list[dict[str, Any]]) -> None:
         colour = {"aim": "#2e8b57", "must": "#8fc3a5", "NO": "#c0392b"}[row["met"]]
         error = [[max(value - low, 0)], [max(high - value, 0)]]
         axes.barh(place, value, 0.7, color=colour, xerr=error, error_kw={"elinewidth": 1, "capsize": 2})
-        axes.plot([share(row["aim"])] * 2, [place - 0.42, place + 0.42], color="#333333", linewidth=1.5)
+        if row["aim"] is not None:
+            axes.plot([share(row["aim"])] * 2, [place - 0.42, place + 0.42], color="#333333", linewidth=1.5)
         against = f" / {row['against']}" if row["against"] not in ("", "young", "none") else ""
         names.append(row["title"] + against)
     axes.axvline(1, color="#333333", linewidth=1, linestyle="--")

@@ -59,11 +59,13 @@ class Line:
     def met(self) -> str:
         """Whether the goal is met: aim, must, or NO; empty where there is none."""
         row = self.row
-        if self.failed or row.must is None or row.aim is None:
+        if self.failed or row.must is None:
             return ""
         sign = -1 if row.higher else 1
-        value = middle(self.judged)
-        return "aim" if sign * value <= sign * row.aim else "must" if sign * value <= sign * row.must else "NO"
+        value = sign * middle(self.judged)
+        if row.aim is not None and value <= sign * row.aim:
+            return "aim"
+        return "must" if value <= sign * row.must else "NO"
 
     @property
     def as_fraction(self) -> bool:
@@ -117,7 +119,7 @@ def markdown(result: dict[str, Any]) -> str:
         theirs = f"{row['against']}: {short(row['theirs'])} {row['unit']}" if "theirs" in row else ""
         low, high = (said(value, row).split(" ")[0] for value in row["figure quartiles"])
         figure = f"{said(row['figure'], row)} ({low} .. {high})"
-        must, aim = ("", "") if row["must"] is None else (said(row[goal], row, ",.6g") for goal in ("must", "aim"))
+        must, aim = ("" if row[goal] is None else said(row[goal], row, ",.6g") for goal in ("must", "aim"))
         lines.append(f"| {row['title']} | {ours} | {theirs} | {figure} | {must} | {aim} | {row['met']} |")
     return "\n".join(lines)
 

@@ -141,10 +141,21 @@ def row(**changes):
         ({"judge": "difference", "must": 2, "aim": 1}, [10.0], [8.5], "must"),
         ({"judge": "value", "must": 3, "aim": 2}, [4.0], [], "NO"),
         ({"must": None, "aim": None}, [4.0], [1.0], ""),
+        ({"must": 1.0, "aim": None}, [4.0], [4.0], "must"),
+        ({"must": 1.0, "aim": None}, [4.1], [4.0], "NO"),
     ],
 )
 def test_verdicts_compare_figures_with_goals(changes, ours, theirs, met):
     assert Line(row(**changes), Samples(ours, theirs)).met == met
+
+
+@pytest.mark.parametrize(("goals", "cells"), [((1.0, None), "1 x |  | must"), ((None, None), " |  | ")])
+def test_the_table_has_rows_without_an_aim(goals, cells):
+    must, aim = goals
+    line = Line(row(must=must, aim=aim), Samples([4.0, 4.0], [4.0, 4.0]))
+    machine = {"cpu": "c", "cores": 2, "system": "s", "load before": "0"}
+    result = {"date": "2026-11-28", "machine": machine, "versions": {}, "pairs": 2, "rows": [line.plain()]}
+    assert markdown(result).endswith(f"| t | 4.00 us | x: 4.00 us | 1.00 x (1.00 .. 1.00) | {cells} |")
 
 
 def test_a_goal_without_figures_is_not_met():
@@ -154,8 +165,9 @@ def test_a_goal_without_figures_is_not_met():
 def test_every_aim_is_stricter_than_its_required_value():
     assert len({row.key for row in ROWS_OF_TABLE}) == len(ROWS_OF_TABLE)
     for each in ROWS_OF_TABLE:
-        if each.must is not None:
-            assert each.aim is not None
+        if each.must is None:
+            assert each.aim is None
+        elif each.aim is not None:
             assert (each.aim > each.must) is each.higher
     assert says_fraction(1 / 9, 0.2)
 

@@ -452,7 +452,7 @@ class Admin(ServerAdmin, AccessAdmin):
 
         Args:
             name: The table.
-            prefix: The part of the names before the dot; "": all envs.
+            prefix: The beginning of the names, without the dot; "": all envs.
             timeout: Seconds for the whole call.
 
         Raises:

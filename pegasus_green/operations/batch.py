@@ -128,7 +128,7 @@ class BatchOperations(TableBase[V]):
             PegasusError: The first error in the order of keys, unless return_errors is set.
 
         Retries: safe. If the table splits meanwhile, the client groups the keys again and repeats the requests.
-        Greenlets: any number may call at once. The call spawns none. A killed caller abandons its requests in
+        Greenlets: any number may call at once. The requests need no greenlets. A killed caller abandons its requests in
             flight.
 
         Example:

@@ -94,7 +94,7 @@ class ManyOperations(MultiOperations[V]):
             PegasusError: The first error in the order of the arguments, unless return_errors is set.
 
         Retries: safe; only failed requests are repeated.
-        Greenlets: the call spawns none. A killed caller abandons its requests and affects no other call.
+        Greenlets: the requests need no greenlets. A killed caller abandons its requests and affects no other call.
 
         Example:
             >>> table.set("user:1", "name", "Ada")

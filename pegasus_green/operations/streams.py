@@ -110,7 +110,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
                 items of the failed batch may be stored, too.
 
         Retries: safe, as for ``set``.
-        Greenlets: the call spawns none. A killed caller abandons its requests in flight.
+        Greenlets: the requests need no greenlets. A killed caller abandons its requests in flight.
 
         Example:
             >>> table.set_stream(("log:7", f"{n:06}", "a line", 3600) for n in range(2500))
@@ -155,7 +155,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             PegasusError: As for ``set_stream``.
 
         Retries: safe, as for ``remove``.
-        Greenlets: the call spawns none. A killed caller abandons its requests in flight.
+        Greenlets: the requests need no greenlets. A killed caller abandons its requests in flight.
 
         Example:
             >>> table.remove_stream(("log:7", f"{n:06}") for n in range(2500))

@@ -413,7 +413,7 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     PyObject *entry = PyDict_GetItemWithError(pending, seqid), *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
     if (taker == NULL) return PyErr_Occurred() ? -1 : COUNT(self->peer, name_late, 1);
     if (PyTuple_GetItem(entry, 3) != Py_None)
-        return done(PyObject_CallMethod((PyObject *)self, "_hand_over", "OOO", pending, seqid, frame));
+        return done(PyObject_CallMethod((PyObject *)self, "_hand_over", "[O]O", pair, pending));
     Py_INCREF(entry);
     int failed = PyDict_DelItem(pending, seqid) < 0               ? -1
                  : Py_TYPE(taker) == slot_type ? done(slot_switch((Slot *)taker, frame))

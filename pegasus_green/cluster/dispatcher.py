@@ -316,7 +316,7 @@ class Dispatcher:
         failed = sum(self.stats.errors.values())
         return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
-    def call(  # noqa: C901 - the path of nearly every call, inlined
+    def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
         self,
         rpc: Rpc,
         partition_hash: int,
@@ -363,13 +363,15 @@ class Dispatcher:
         # the general path, also a call whose scope has no time left and which is not sent.
         if table is not None and deadline > now and hub is not None:
             route = table.targets[partition_hash % table.count]
-            connection = route.peer.connection if route.peer is not None else None
-            if connection is not None:
-                repeats = cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)
-                movable = route if repeats and rpc.repeatable else None
+            peer = route.peer
+            if peer is not None and (connection := peer.connection) is not None:
+                movable: Route | None = None
+                if rpc.repeatable and (cluster.repeats if retry is DEFAULT else may_repeat(retry, 1)):
+                    movable = route
+                context: Context | None
+                taker: Any
                 # See transport/handover.py: only a greenlet that waits in this context gets the reply.
-                context = Context() if ordinary else None
-                taker: Any = caller if ordinary else Waiter(hub)
+                context, taker = (Context(), caller) if ordinary else (None, Waiter(hub))
                 seqid = 0
                 try:
                     try:

@@ -102,9 +102,8 @@ class SingleOperations(TableBase[V]):
         """
         if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
             hash_key, sort_key = key_pair(hash_key, sort_key)
-        lane = self._lane
-        if lane and timeout is None and info is None and retry is DEFAULT:
-            found = _get(lane, hash_key, sort_key)
+        if self._lane and timeout is None and info is None and retry is DEFAULT:
+            found = _get(self._lane, hash_key, sort_key)
             if type(found) is bytes:
                 return found if self.codec is None else self._plain(found)
             if found is None:

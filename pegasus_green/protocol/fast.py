@@ -25,7 +25,7 @@ _I32 = struct.Struct(">i")
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value. The value's bytes begin after its length.
 _OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
-_OK_VALUE_SIZE = struct.Struct(f">{len(_OK_VALUE)}si").unpack_from
+_OK_VALUE_SIZE = struct.Struct(f">{len(_OK_VALUE)}sI").unpack_from
 _BODY_AT = GET.body_offset - 3
 _VALUE_AT = GET.body_offset + 14
 _FIELD_1_STRUCT = b"\x0c\0\1"
@@ -98,9 +98,12 @@ _LONGEST_ENDING = 300
 
 def usual_value(frame: Buffer) -> bytes | None:
     """Return the value of a reply to get with status 0 and the usual layout; None otherwise (see ``read_value``)."""
-    if type(frame) is bytes and len(frame) > _VALUE_AT:
-        head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
-        if head == _OK_VALUE and size >= 0:
+    if type(frame) is bytes:
+        try:
+            head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
+        except struct.error:
+            return None
+        if head == _OK_VALUE:
             end = _VALUE_AT + size
             if frame[end:] in _known_endings:
                 return frame[_VALUE_AT:end]

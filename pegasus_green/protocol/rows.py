@@ -8,6 +8,8 @@ same error. Tests compare both.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..accelerate import core
@@ -20,9 +22,8 @@ from .rpc import MULTI_GET, Rpc
 # Status, head of the list of structs, number of rows.
 _START = struct.Struct(">3si4sI")
 # A row is read together with the byte before it: the STOP of the previous row, or the last byte of the count.
-_KEY = struct.Struct(">4sI")
-_FULL_KEY = struct.Struct(">4sIH")
-_VALUE = struct.Struct(">3sI")
+_KEY = struct.Struct(">II")
+_FULL_KEY = struct.Struct(">IIH")
 _EXPIRY = struct.Struct(">3si")
 # From the last row's STOP to the length of the server's name.
 _SCAN_END = struct.Struct(">4sq3si3si3sI")
@@ -30,9 +31,9 @@ _MULTI_GET_END = struct.Struct(">4si3si3sI")
 _KV_COUNT = struct.Struct(">3si")
 # The STOPs of the response and of the result around it.
 _END = b"\0\0"
-_FIRST_ROW = b"\x0c\0\1"
-_NEXT_ROW = b"\0\x0c\0\1"
-_FIELD_2_BLOB = b"\x0c\0\2"
+# The STOP of the previous row, and the head of field 1; the same without the STOP. Field 2: its type is 12, its id 2.
+_NEXT_ROW, _FIRST_ROW = 0x000C0001, 0x0C0001
+_BLOB, _FIELD_2 = 0x0C00, 2
 _FIELD_3_I32 = b"\x08\0\3"
 
 
@@ -111,51 +112,59 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
         return None
 
 
+@lru_cache(1024)
+def _key_and_value_head(format_: str, first: int, second: int) -> Callable[[bytes, int], tuple[Any, ...]]:
+    """Return a reader of the two parts of a key, and of the field head and the length of the value after it.
+
+    The keys of a table have few different lengths.
+    """
+    return struct.Struct(format_ % (first, second)).unpack_from
+
+
 def _cut_rows(data: bytes, pos: int, count: int, skip: int, with_expiry: bool, rows: list[Any]) -> int:
     """Append the rows after pos. Return the position of the last row's STOP, or -1 for an unusual layout."""
-    add, key_head, value_head = rows.append, _KEY.unpack_from, _VALUE.unpack_from
+    add, key_head, known = rows.append, _KEY.unpack_from, -1
     for _ in range(count):
         mark, size = key_head(data, pos)
-        start = pos + 8
-        end = start + size
-        start += skip
-        field, size = value_head(data, end)
-        value = end + 7
+        if size != known:
+            rest, known = _key_and_value_head(">%dx%dsHBI", skip, size - skip), size
+        key, kind, number, size = rest(data, pos + 8)
+        value = pos + 15 + known
         pos = value + size
-        if field != _FIELD_2_BLOB or start > end or (mark != _NEXT_ROW and (rows or mark[1:] != _FIRST_ROW)):
+        if number != _FIELD_2 or kind != _BLOB or (mark != _NEXT_ROW and (rows or mark & 0xFFFFFF != _FIRST_ROW)):
             return -1
         if with_expiry:
             field, expire = _EXPIRY.unpack_from(data, pos)
             if field != _FIELD_3_I32:
                 return -1
-            add((data[start:end], data[value:pos], expire))
+            add((key, data[value:pos], expire))
             pos += 7
         else:
-            add((data[start:end], data[value:pos]))
+            add((key, data[value:pos]))
     return pos
 
 
 def _cut_full_rows(data: bytes, pos: int, count: int, with_expiry: bool, rows: list[Any]) -> int:
     """Do the same as ``_cut_rows`` for encoded keys, which begin with the length of the hash key."""
-    add, key_head, value_head = rows.append, _FULL_KEY.unpack_from, _VALUE.unpack_from
+    add, key_head, known, known_middle = rows.append, _FULL_KEY.unpack_from, -1, -1
     for _ in range(count):
         mark, size, middle = key_head(data, pos)
-        start = pos + 10
-        middle += start
-        end = start + size - 2
-        field, size = value_head(data, end)
-        value = end + 7
+        if size != known or middle != known_middle:
+            rest = _key_and_value_head(">%ds%dsHBI", middle, size - 2 - middle)
+            known, known_middle = size, middle
+        hash_key, sort_key, kind, number, size = rest(data, pos + 10)
+        value = pos + 15 + known
         pos = value + size
-        if field != _FIELD_2_BLOB or middle > end or (mark != _NEXT_ROW and (rows or mark[1:] != _FIRST_ROW)):
+        if number != _FIELD_2 or kind != _BLOB or (mark != _NEXT_ROW and (rows or mark & 0xFFFFFF != _FIRST_ROW)):
             return -1
         if with_expiry:
             field, expire = _EXPIRY.unpack_from(data, pos)
             if field != _FIELD_3_I32:
                 return -1
-            add((data[start:middle], data[middle:end], data[value:pos], expire))
+            add((hash_key, sort_key, data[value:pos], expire))
             pos += 7
         else:
-            add((data[start:middle], data[middle:end], data[value:pos]))
+            add((hash_key, sort_key, data[value:pos]))
     return pos
 
 

@@ -59,6 +59,7 @@ class ClientSession:
         ids: Returns the next id in one atomic step; ``free_id`` is used if that id cannot be used.
         fresh: Ids up to this one were never used; for other ids ``free_id`` checks this.
         received: Number of reply frames cut out of the stream.
+        large: The beginning of a large incomplete reply, see ``buffer``; None: there is none.
         broken: Why the stream cannot continue after the last returned replies; the next ``feed`` raises it.
     """
 
@@ -70,7 +71,7 @@ class ClientSession:
         "broken",
         "max_frame",
         "_tail",
-        "_large",
+        "large",
         "_filled",
         "_size",
         "_heads",
@@ -89,7 +90,7 @@ class ClientSession:
         self.broken: ProtocolError | None = None
         self.max_frame = max_frame
         self._tail = b""
-        self._large: bytearray | None = None
+        self.large: bytearray | None = None
         self._filled = 0
         self._size = 0
         self._heads = _heads(len("RPC_RRDB_RRDB_GET_ACK"))
@@ -115,7 +116,7 @@ class ClientSession:
 
     def buffer(self) -> memoryview | None:
         """Return the memory for the rest of a large incomplete frame; None: read a chunk and ``feed`` it."""
-        large = self._large
+        large = self.large
         if large is None:
             return None
         if self._filled == len(large):
@@ -134,33 +135,35 @@ class ClientSession:
             The complete replies, as from ``feed``.
         """
         self._filled += size
-        if self._large is None or self._filled < self._size:
+        if self.large is None or self._filled < self._size:
             return []
-        frame = memoryview(self._large)
-        self._large = None
-        return self._cut(behind, [(parse_reply(frame).seqid, frame)])
+        frame = memoryview(self.large)
+        self.large = None
+        return self.feed(behind, [(parse_reply(frame).seqid, frame)])
 
     @property
     def at_rest(self) -> bool:
         """Whether the next byte is the first of a reply."""
-        return not self._tail and self._large is None and self.broken is None
+        return not self._tail and self.large is None and self.broken is None
 
-    def feed(self, data: Buffer) -> list[tuple[int, Buffer]]:
+    def feed(self, data: Buffer, frames: list[tuple[int, Buffer]] | None = None) -> list[tuple[int, Buffer]]:
         """Take the next bytes of the stream and return the complete replies in them as (sequence id, frame).
 
         The session keeps no reference to a memoryview, so its content may change later. Only the envelope is read. The
         user checks whether the sequence id is pending and whether the body can be read.
-        sequence id waits, and whether the body can be read, is found out by those who take the replies.
 
+        Args:
+            data: The bytes.
+            frames: Earlier replies, to which these are appended.
+
+        Raises:
             ProtocolError: The stream is invalid, and the connection must be closed. Complete replies before the invalid
                 one are returned first, and ``broken`` is set.
         """
         if self.broken is not None:
             raise self.broken
-        return self._cut(data, [])
-
-    def _cut(self, data: Buffer, frames: list[tuple[int, Buffer]]) -> list[tuple[int, Buffer]]:
-        """Append the complete replies in data to frames."""
+        if frames is None:
+            frames = []
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -188,20 +191,22 @@ class ClientSession:
         if core and type(data) is bytes:
             return core.cut(data, pos, largest, frames)  # type: ignore[no-any-return]
         head, mark, shape = self._heads
+        add, last = frames.append, end - shape
         # Optimized, because it runs once for every reply: the sequence id is read at the offset that the length of the
         # previous reply's name gives, and read again if this name has another length.
-        while end - pos >= shape:
+        while pos <= last:
             size, found, seqid = head(data, pos)
             stop = pos + size
-            if stop > end or size < shape or size > largest:
+            if stop > end or not shape <= size <= largest:
                 break
             if found != mark:
                 name_size = int.from_bytes(found[-4:], "big")
                 if not found.startswith(_OK) or not 0 < name_size <= min(size - 26, MAX_NAME):
                     break
                 head, mark, shape = self._heads = _heads(name_size)
+                last = end - shape
                 continue
-            frames.append((seqid, data[pos:stop]))
+            add((seqid, data[pos:stop]))
             pos = stop
         return pos
 
@@ -233,8 +238,8 @@ class ClientSession:
             self._tail = bytes(data[pos:])
             return
         self._size, self._filled = size, have
-        self._large = bytearray(min(size, max(FIRST_RESERVE, have)))
-        self._large[:have] = memoryview(data)[pos:]
+        self.large = bytearray(min(size, max(FIRST_RESERVE, have)))
+        self.large[:have] = memoryview(data)[pos:]
 
 
 class ServerSession:

@@ -36,7 +36,7 @@ from ..protocol.binary import Buffer
 from ..protocol.framing import encode_request
 from ..protocol.rpc import META_END_BACKUP, V1_HASH_FIELD, V1_START, Rpc
 from . import fork
-from .handover import FAILURES_A_PASS, FOREVER, Entry, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
+from .handover import FAILURES_A_PASS, FOREVER, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
 from .outbox import COMPILED_WATCHERS, Server, delay, reference, stop, watch_forks
 from .sockets import is_same, let_go, notice_dead_paths
@@ -263,7 +263,7 @@ class Connection(Handover):
         seqid = next(session.ids)
         if seqid > session.fresh:
             seqid = session.free_id(seqid)
-        if self._version == 1:
+        if self._version:
             frame = (
                 rpc.head.pack(
                     V1_START,
@@ -371,9 +371,25 @@ class Connection(Handover):
             if self._reading:  # the previous pass and the close after it were interrupted
                 self.interrupted()
                 return False
-            self._reading = True
-            heard = self.heard
-            frames = self._pass(came)
+            self._reading = self._in_pass = True
+            self._plain = False
+            heard, frames = self.heard, self._undelivered
+            try:
+                if frames:
+                    self._undelivered = []
+                else:
+                    frames = self._read(came)
+                self._deliver(frames)
+                if not self._undelivered:
+                    if self.session.broken is not None:
+                        raise self.session.broken
+                    # Only the core needs to know.
+                    self._plain = core is not None and self.session.at_rest
+            except ProtocolError as error:
+                reason = f"the replies cannot be understood: {error}"
+                self.close(ProtocolError(reason, address=self.peer.address))
+            finally:
+                self._in_pass = False
             self._reading = False
             if self.lost is not None:
                 return False
@@ -401,31 +417,10 @@ class Connection(Handover):
         if not isinstance(struck, HubDestroyed):
             self.close(why_interrupted(self.hub, self.peer.address))
 
-    def _pass(self, came: int | None) -> list[tuple[int, Buffer]]:
-        """Read and deliver replies; return them."""
-        frames = self._undelivered
-        self._in_pass = True
-        self._plain = False
-        try:
-            if frames:
-                self._undelivered = []
-            else:
-                frames = self._read(came)
-            self._deliver(frames)
-            if not self._undelivered:
-                if self.session.broken is not None:
-                    raise self.session.broken
-                self._plain = self.session.at_rest
-        except ProtocolError as error:
-            self.close(ProtocolError(f"the replies cannot be understood: {error}", address=self.peer.address))
-        finally:
-            self._in_pass = False
-        return frames
-
     def _read(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read once without waiting, unless the core has read; end of stream and errors close the connection."""
-        session = self.session
-        large, chunk = session.buffer(), self._view[: self._share]
+        session, chunk = self.session, self._view[: self._share]
+        large = session.buffer() if session.large is not None else None
         try:
             if came is not None:
                 size = came
@@ -459,8 +454,11 @@ class Connection(Handover):
 
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
         """Deliver replies until the pass has used its budget; the others stay pending, so no call times out."""
-        started = monotonic()
         pending = self.pending  # read once: see poison
+        if len(frames) <= FRAMES_A_CHECK:
+            self.deliver(frames, pending)
+            return
+        started = monotonic()
         for begin in range(0, len(frames), FRAMES_A_CHECK):
             if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):
                 if self.lost is None:
@@ -471,17 +469,7 @@ class Connection(Handover):
                 # The server works on these while other replies are delivered: a fifth more calls per second. If more
                 # replies wait than a pass delivers, the server is busy anyway.
                 self._flush()
-            self._deliver_some(frames[begin : begin + FRAMES_A_CHECK], pending)
-
-    def _deliver_some(self, frames: list[tuple[int, Buffer]], pending: dict[int, Entry]) -> None:
-        if core:
-            core.Books.deliver(self, frames, pending)
-            return
-        for seqid, frame in frames:
-            if seqid in pending:
-                self._hand_over(pending, seqid, frame)
-            else:
-                self.peer.late += 1
+            self.deliver(frames[begin : begin + FRAMES_A_CHECK], pending)
 
     # ------------------------------------------------------------------ time
 
@@ -543,7 +531,7 @@ class Connection(Handover):
                 late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
                 if self.peer.demands_auth:
                     late.hint = DEMANDS_AUTH
-                self._hand_over(pending, seqid, late)
+                self.deliver([(seqid, late)], pending)
         if self.lost is not None:
             return
         if condemned:

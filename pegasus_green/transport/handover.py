@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
 from gevent._hub_local import get_hub_if_exists
 
+from ..accelerate import core
 from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
@@ -113,25 +114,31 @@ class Handover(Outbox):
             if entry[1] < self._wake_at:
                 self._wake(entry[1], monotonic())
 
-    def _hand_over(self, pending: dict[int, Entry], seqid: int, outcome: Outcome) -> None:
-        """Deliver an outcome to the receiver of a sequence id, in the hub; ignore it if there is none any more."""
-        entry = pending.get(seqid)
-        if entry is None:
-            return
-        try:
+    def _hand_over(self, outcomes: Sequence[tuple[int, Outcome]], pending: dict[int, Entry]) -> None:
+        """Deliver outcomes to the receivers of their sequence ids, in the hub. One without a receiver is late."""
+        for seqid, outcome in outcomes:
+            entry = pending.get(seqid)
+            if entry is None:
+                self.peer.late += 1
+                continue
             try:
-                taker, _, _, context = entry
-                if context is None or taker.gr_context is context:
-                    pending.pop(seqid, None)
-                    taker.switch(outcome)
-                else:
-                    self._park(seqid, outcome)
+                try:
+                    taker, _, _, context = entry
+                    if context is None or taker.gr_context is context:
+                        del pending[seqid]
+                        taker.switch(outcome)
+                    else:
+                        self._park(seqid, outcome)
+                except BaseException:
+                    self._hand_again(seqid, entry, outcome, sys.exc_info())
             except BaseException:
-                self._hand_again(seqid, entry, outcome, sys.exc_info())
-        except BaseException:
-            # Interrupted twice: the end of the connection, or the check of deadlines, will notify the taker.
-            pending[seqid] = entry
-            raise
+                # Interrupted twice: the end of the connection, or the check of deadlines, will notify the taker.
+                pending[seqid] = entry
+                raise
+
+    if core is None:
+        # The core delivers to the usual takers, and calls _hand_over for the others.
+        deliver = _hand_over
 
     def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome, failure: tuple[Any, ...]) -> None:
         """Finish an interrupted delivery, and tell the hub.
@@ -172,8 +179,8 @@ class Handover(Outbox):
                 del self.pending[seqid]
         stop(timer)
         self._parked.pop(seqid, None)
-        if outcome is not None:
-            self._hand_over(self.pending, seqid, outcome)
+        if outcome is not None and seqid in self.pending:
+            self.deliver([(seqid, outcome)], self.pending)
 
     def move(self, has_moved: Callable[[Target], bool]) -> int:
         """Return repeatable calls to their callers if their partition has a new primary; runs in the hub."""
@@ -183,7 +190,8 @@ class Handover(Outbox):
             if movable is not None and seqid in waiting and seqid not in self._parked and has_moved(movable):
                 moved += 1
                 sent = not self.withdraw(seqid)
-                self._hand_over(waiting, seqid, Moved("another primary", address=self.peer.address, sent=sent))
+                moved_on = Moved("another primary", address=self.peer.address, sent=sent)
+                self.deliver([(seqid, moved_on)], waiting)
         if self._room is not None and self.lost is None:
             # Callers that wait for room check this themselves.
             self._has_moved = has_moved
@@ -206,7 +214,8 @@ class Handover(Outbox):
         if not some:
             stop(timer)
         for seqid in some:
-            self._hand_over(pending, seqid, self._closed_error(seqid not in unsent))
+            if seqid in pending:
+                self.deliver([(seqid, self._closed_error(seqid not in unsent))], pending)
 
     def _closed_error(self, sent: bool) -> PegasusError:
         """Return a new error for one caller."""

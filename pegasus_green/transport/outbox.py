@@ -272,12 +272,17 @@ class Outbox(Books):
         sizes: list[int] = []
         try:
             try:
-                self._leaving = frames, argument, sizes
+                leaving = self._leaving = frames, argument, sizes
                 if taken:
                     taken.clear()
                 # One atomic step: nothing runs between the system call and the storage of its result. Code that
                 # settles this before the call empties the argument.
                 sizes.extend(map(os.write if type(data) is bytes else os.writev, (self._fd,), argument))
+                if self._leaving is leaving and type(data) is bytes and sizes[0] == len(data) and not self._backlog:
+                    # The usual case of _settle, which a nested call of a signal handler may have run: all was sent.
+                    self._leaving = None
+                    self.peer.bytes_sent += sizes[0]
+                    return
             except BlockingIOError:
                 sizes.append(0)
             self._settle()
@@ -295,11 +300,6 @@ class Outbox(Books):
             return
         frames, argument, sizes = leaving
         backlog = self._backlog
-        if sizes and not backlog and type(argument[0]) is bytes and sizes[0] == len(argument[0]):
-            # The usual case: all bytes were sent.
-            self._leaving = None
-            self.peer.bytes_sent += sizes[0]
-            return
         if sizes:
             done = sizes[0]
             for seqid, frame in frames.items():

@@ -67,8 +67,8 @@ ROWS = (
         "6-child-after",
         "the child continues after the last key of the parent",
         "scanner/parts.py",
-        "sibling = Part(child, self.modulus, self.after)",
-        "sibling = Part(child, self.modulus, None)",
+        "sibling = Part(child, modulus, self.after)",
+        "sibling = Part(child, modulus, None)",
         (PLAN, CONTINUES, "-k", "halves or split"),
     ),
     Mutation(
@@ -307,8 +307,8 @@ ROWS = (
         "8-timeouts-do-not-leak",
         "a call that timed out leaves nothing behind",
         "transport/handover.py",
-        "                    pending.pop(seqid, None)\n                    taker.switch(outcome)",
-        "                    taker.switch(outcome)",
+        "                        del pending[seqid]\n                        taker.switch(outcome)",
+        "                        taker.switch(outcome)",
         ("tests/transport/test_time.py", f"{REPORTS}[no reply]"),
     ),
     # --------------------------------------------------------------------------------------------- 9 defaults

@@ -397,9 +397,9 @@ SERVERS = (
     Mutation(
         "3-late-is-dropped",
         "a late reply or an unknown id never ends the connection",
-        "transport/connection.py",
-        "                self.peer.late += 1\n\n",
-        '                raise ProtocolError("unknown sequence id")\n\n',
+        "transport/handover.py",
+        "                self.peer.late += 1\n",
+        '                raise ProtocolError("unknown sequence id")\n',
         (f"{REPORTS}[reply under another id]", f"{REPORTS}[late reply]", TIME, "-k", "reply or late_replies"),
     ),
     Mutation(

@@ -316,7 +316,7 @@ class Dispatcher:
         failed = sum(self.stats.errors.values())
         return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
-    def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
+    def call(  # noqa: C901 - the path of nearly every call, inlined
         self,
         rpc: Rpc,
         partition_hash: int,

@@ -511,7 +511,7 @@ static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
     frexp(seconds, &bucket);
     PyObject *key = PyLong_FromLong(bucket);
-    if (key != NULL) count(histogram, key, 1, PyObject_GetItem, PyObject_SetItem);
+    count(histogram, key, 1, PyObject_GetItem, PyObject_SetItem); /* it also clears an exception of the line before */
     Py_XDECREF(key);
 }
 

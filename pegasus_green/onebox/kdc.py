@@ -10,7 +10,9 @@ packages that are not installed. Nothing outside the folder is read or written. 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -146,7 +148,7 @@ class Kdc:
                 self.folder = tempfile.mkdtemp(prefix="pegasus_green_kdc_")
             self._started = True
             try:
-                self.port = self.port or _free_port()
+                self.port = self.port or free_port()
                 self._write("krb5.conf", _KRB5_CONF)
                 self._write("kdc.conf", _KDC_CONF)
                 self._run("kdb5_util", "create", "-s", "-P", "of-no-secret")
@@ -303,9 +305,17 @@ class Kdc:
             raise RuntimeError(f"{program} {' '.join(words)} failed: {said.strip()}")
 
 
-def _free_port() -> int:
-    """Return a free port of 127.0.0.1. MIT's KDC does not report the port if the system chooses it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port() -> int:
+    """Return a free port of 127.0.0.1 for a server that must be told its port, as MIT's KDC.
+
+    It is below the range of which the system takes ports for other sockets, so that it is still free a moment later.
+    """
+    try:
+        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except OSError:
+        lowest = 32768
+    while True:
+        port = 10_000 + secrets.randbelow(max(lowest - 10_000, 10_000))
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port

@@ -6,7 +6,6 @@ import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pegasus_green import Client, PegasusError, Table
 from pegasus_green.contrib.prometheus import BUCKETS, PegasusCollector, PegasusMetrics
+from pegasus_green.onebox.kdc import free_port
 from tests.contrib.suites import ROOT
 
 DASHBOARD = ROOT / "docs" / "frameworks" / "grafana-dashboard.json"
@@ -195,12 +195,6 @@ def test_promtool_finds_no_problem(pegasus_onebox: Any, client: Client, table: T
         text = re.sub(rb"(?m)^.*_created.*\n", b"", text)  # prometheus_client's own, which promtool dislikes
         done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(address: str, path: str) -> bytes:

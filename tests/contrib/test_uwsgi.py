@@ -14,7 +14,8 @@ from gevent import monkey
 
 from pegasus_green import Client
 from pegasus_green.onebox import OneboxProcess
-from tests.contrib.servers import free_port, running, wait_for_port
+from pegasus_green.onebox.kdc import free_port
+from tests.contrib.servers import running, wait_for_port
 from tests.pythons import ROOT
 
 # pip installs the program in the directory of the interpreter.

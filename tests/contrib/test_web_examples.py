@@ -15,8 +15,9 @@ import pytest
 from gevent import monkey
 
 from pegasus_green.onebox import OneboxProcess
+from pegasus_green.onebox.kdc import free_port
 from tests.contrib.conftest import url_of
-from tests.contrib.servers import free_port, running, wait_for_port
+from tests.contrib.servers import running, wait_for_port
 from tests.pythons import ROOT
 
 REQUESTS, CALLERS = 1000, 20

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from gevent import monkey
 
+from pegasus_green.onebox.kdc import free_port
 from pegasus_green.shared import shared_table
-from tests.contrib.servers import free_port, running, wait_for_port
+from tests.contrib.servers import running, wait_for_port
 from tests.pythons import ROOT
 
 REQUESTS, CALLERS, WARM = 1000, 10, 50

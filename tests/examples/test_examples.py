@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from pegasus_green.onebox import Onebox
+from pegasus_green.onebox.kdc import free_port
 from tests.pythons import OLDEST_FOR_GUNICORN, ROOT, gevent_version
 
 EXAMPLES = ROOT / "examples"
@@ -86,12 +87,6 @@ def is_closed(address: str) -> bool:
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) != 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # ----------------------------------------------------------------------------------------------------------- quickstart

@@ -21,6 +21,7 @@ from pegasus_green.cli import main
 from pegasus_green.onebox import Limits, Onebox, OneboxProcess, Settings
 from pegasus_green.onebox.control.assembly import Assembly
 from pegasus_green.onebox.control.port import METHODS, VALUES, from_json, to_json
+from pegasus_green.onebox.kdc import free_port
 from pegasus_green.onebox.runtime.settings import MAX_PARTITIONS
 from pegasus_green.protocol import meta
 from pegasus_green.protocol import rpc as rpcs
@@ -59,9 +60,7 @@ def test_the_process_prints_one_line_and_ends_quickly_at_a_signal(number: signal
 
 
 def test_the_given_ports_are_used_and_a_used_port_is_an_error() -> None:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [*COMMAND[:-1], str(port), "--control-port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -95,9 +94,7 @@ def test_a_signal_ends_the_onebox_while_the_largest_table_is_made(
     number: signal.Signals, cpu_of_the_largest_table: float
 ) -> None:
     """The onebox ends, and has not done more work than one that makes the table and then ends."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen([*COMMAND[:-1], str(port), "--table", f"a:{MAX_PARTITIONS}"], cwd=ROOT)
     try:
         deadline = time.monotonic() + 60
@@ -194,18 +191,8 @@ def test_wrong_configuration_files_are_errors_that_name_the_setting(
     assert WRONG_CONFIGS[text] in capsys.readouterr().err
 
 
-def free_ports(count: int) -> list[int]:
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
-
-
 def test_the_command_line_takes_precedence_over_the_configuration_file(tmp_path: Path) -> None:
-    ports = free_ports(4)
+    ports = [free_port() for _ in range(4)]
     (tmp_path / "onebox.toml").write_text(
         f"meta-ports = [{ports[0]}, {ports[1]}]\nreplica_ports = '{ports[2]},{ports[3]}'\nrelease = '2.5'\n"
         "[tables]\nusers = 4\npages = 2\n[settings]\nfailover_delay = 0.7\nstrict = true\n[limits]\nscan_rows = 7\n"
@@ -229,7 +216,7 @@ def test_the_command_line_takes_precedence_over_the_configuration_file(tmp_path:
 
 
 def test_ports_and_host_are_given_in_python() -> None:
-    ports = free_ports(2)
+    ports = [free_port() for _ in range(2)]
     with Onebox(meta_ports=ports[:1], replica_ports=f"{ports[1]}", host="0.0.0.0", advertise="localhost") as box:
         assert box.meta_addresses == [f"127.0.0.1:{ports[0]}"]
         assert box.replica_addresses == [f"127.0.0.1:{ports[1]}"]

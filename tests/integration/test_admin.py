@@ -97,7 +97,7 @@ def test_create_waits_until_the_table_is_whole(client: Client, admin: Admin, nam
 
 @pytest.mark.onebox_only
 def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> None:
-    cluster.box.configure(assign_delay=0.2)
+    cluster.box.configure(assign_delay=0.5)
     try:
         watch = Stopwatch()
         admin.create_table(name, 2, wait=False)

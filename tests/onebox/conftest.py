@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from pegasus_green.onebox import Onebox
-from tests.onebox.raw import OPEN, Raw, Routed
+from pegasus_green.onebox import Onebox, Settings
+from tests.onebox.raw import OPEN, PACE, Raw, Routed
+
+TIMES = [
+    field.name
+    for field in fields(Settings)
+    if field.name.endswith(("_delay", "_gap", "_interval", "_loading", "_seconds", "_window"))
+]
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +28,17 @@ def close_sockets() -> Iterator[None]:
 
 @pytest.fixture
 def make_box() -> Iterator[Callable[..., Onebox]]:
-    """Start oneboxes; each is stopped after the test and must not have failed inside."""
+    """Start oneboxes; each is stopped after the test and must not have failed inside.
+
+    All times of the settings are multiplied by PACE, as those of ``sleep``.
+    """
     boxes: list[Onebox] = []
 
     def make(**options: Any) -> Onebox:
-        boxes.append(Onebox(**{"seed": 1, "failover_delay": 0.1, "rejoin_delay": 0.05, **options}).start())
+        options = {"seed": 1, "failover_delay": 0.1, "rejoin_delay": 0.05, **options}
+        times = {name: options.get(name, getattr(Settings, name)) for name in TIMES}
+        options.update({name: seconds * PACE for name, seconds in times.items() if seconds is not None})
+        boxes.append(Onebox(**options).start())
         return boxes[-1]
 
     yield make

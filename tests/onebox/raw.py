@@ -16,6 +16,14 @@ from pegasus_green.protocol.rpc import Rpc
 
 # The connections of a test, closed after it.
 OPEN: list[Any] = []
+# The times of the tests count this often: a busy machine can stop the test, which is one process with its onebox, for a
+# tenth of a second, and then a delay is over before the test has looked.
+PACE = 3
+
+
+def sleep(seconds: float) -> None:
+    """Wait for a time that is set beside the delays of a onebox of ``make_box``."""
+    gevent.sleep(seconds * PACE)
 
 
 class Raw:

@@ -14,7 +14,7 @@ from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.binary import BLOB_TYPE
 from pegasus_green.protocol.meta import format_address, split_gpid
 from pegasus_green.protocol.rpc import Rpc
-from tests.onebox.raw import Raw, Routed, ask
+from tests.onebox.raw import Raw, Routed, ask, sleep
 
 Make = Callable[..., Onebox]
 
@@ -112,7 +112,7 @@ def test_the_states_of_a_leader_have_their_error_codes(make_box: Make) -> None:
     box.set_leader(1, known=False)
     assert query(box).partitions == []
     assert query(box, server=1).err == "ERR_SERVICE_NOT_ACTIVE"
-    gevent.sleep(0.07)
+    sleep(0.07)
     assert query(box, server=1).err == "ERR_OK"
     box.set_meta_state("recovering", 1)
     assert query(box, server=1).err == "ERR_UNDER_RECOVERY"
@@ -127,7 +127,7 @@ def test_another_meta_server_leads_after_the_death_of_the_leader(make_box: Make)
         query(box)
     [forward] = query(box, server=1).partitions
     assert forward.hp_primary == box.meta_addresses[0]
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert query(box, server=1).err == "ERR_OK"
     [forward] = query(box, server=2).partitions
     assert forward.hp_primary == box.meta_addresses[1]
@@ -138,13 +138,13 @@ def test_another_meta_server_leads_after_the_death_of_the_leader(make_box: Make)
 def test_a_lone_meta_server_comes_back(make_box: Make) -> None:
     box = make_box(meta_loading=0.0)
     box.kill_meta()
-    gevent.sleep(0.05)
+    sleep(0.05)
     box.restart_meta()
     assert query(box).err == "ERR_OK"
 
 
 def test_a_paused_leader_is_replaced_and_answers_late(make_box: Make) -> None:
-    box = make_box(metas=2, meta_failover_delay=0.05, meta_loading=0.0)
+    box = make_box(metas=2, meta_failover_delay=0.02, meta_loading=0.0)
     with Raw(box.meta_addresses[0]) as raw:
         box.pause_meta(0)
         raw.send(rpcs.QUERY_CFG, meta.QueryCfgRequest("temp"))
@@ -207,7 +207,7 @@ def test_create_errors(box: Onebox) -> None:
     assert len(box.client_bugs) == 1
     assert create(box, "").err == "ERR_OK"
     box.kill(0)
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert create(box, "v", 4, 2).err == "ERR_STATE_FREEZED"
 
 
@@ -230,7 +230,7 @@ def test_drop_and_recall(box: Onebox) -> None:
     assert (answer.err, answer.info.app_name, answer.info.partition_count) == ("ERR_OK", "back", 8)
     routes = query(box, "back").partitions
     assert all(part.primary == 0 and part.ballot > 3 for part in routes)
-    gevent.sleep(0.2)
+    sleep(0.2)
     table.name = "back"
     assert table.get(b"k", b"s") == b"v"
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("back"))
@@ -296,7 +296,7 @@ def test_list_apps(box: Onebox) -> None:
 
 def test_nodes_and_cluster_info(box: Onebox) -> None:
     box.kill(1)
-    gevent.sleep(0.15)
+    sleep(0.15)
     nodes = ask(box, rpcs.LIST_NODES, meta.ListNodesRequest()).infos
     assert [node.status for node in nodes] == [1, 1, 2]
     assert nodes[2].hp_node == format_address(nodes[2].node) == box.replica_addresses[1]
@@ -400,7 +400,7 @@ def test_envs_reach_the_replica_servers_after_a_delay(make_box: Make) -> None:
     table = Routed(box)
     set_env(box, ["replica.deny_client_request"], ["reconfig*all"])
     assert table.get(b"k", b"s") is None
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert table.get(b"k", b"s") == "ERR_INVALID_STATE"
     table.close()
 
@@ -436,7 +436,7 @@ def test_compaction(box: Onebox) -> None:
 def test_a_compaction_of_a_table_with_missing_replicas_has_no_known_state(make_box: Make) -> None:
     box = make_box(replicas=3, rejoin_delay=60, heal_delay=60)
     box.kill(0)
-    gevent.sleep(0.4)
+    sleep(0.4)
     answer = ask(box, rpcs.QUERY_MANUAL_COMPACT, meta.AppNameRequest("temp"))
     assert (answer.err, answer.progress) == ("ERR_OK", 0)
 

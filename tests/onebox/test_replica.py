@@ -18,7 +18,7 @@ from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.binary import BLOB_TYPE
 from pegasus_green.protocol.framing import encode_request, parse_reply
 from pegasus_green.protocol.rpc import Rpc
-from tests.onebox.raw import Raw, Routed, decode
+from tests.onebox.raw import Raw, Routed, decode, sleep
 from tests.waiting import Stopwatch
 
 Make = Callable[..., Onebox]
@@ -107,7 +107,7 @@ def test_cut_message_begin_is_a_client_bug(box: Onebox, raw: Raw, body: bytes) -
 def test_a_half_closed_connection_is_closed(raw: Raw, table: Routed) -> None:
     raw.send(rpcs.PUT, rrdb.UpdateRequest(KEY, b"v"), **ROUTE)
     raw.sock.shutdown(socket.SHUT_WR)
-    gevent.sleep(0.05)
+    sleep(0.05)
     # A fast answer may arrive; the connection ends in any case, and the write is executed.
     while not raw.is_over():
         raw.frame()
@@ -329,7 +329,7 @@ def test_backpressure(make_box: Make) -> None:
         raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         argument = rpcs.GET.encode_argument(encode_key(b"k", b"s"))
         raw.sock.sendall(b"".join(encode_request(rpcs.GET, i, argument, **route) for i in range(100)))
-        gevent.sleep(0.1)
+        sleep(0.1)
         [connection] = [c for s in box.servers for c in s.connections if c.unsent]
         assert 4_000_000 < connection.unsent < 10_000_000
         assert sorted(parse_reply(raw.frame()).seqid for _ in range(100)) == list(range(100))

@@ -15,7 +15,7 @@ from pegasus_green.keys import crc64, encode_key
 from pegasus_green.onebox import Onebox
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol import rrdb
-from tests.onebox.raw import Raw, Routed
+from tests.onebox.raw import Raw, Routed, sleep
 
 Make = Callable[..., Onebox]
 KEY = encode_key(b"user1", b"name")  # partition 0 of 8
@@ -50,10 +50,10 @@ def test_the_group_check_commits_the_last_write_at_the_secondaries(make_box: Mak
     box = make_box(group_check_interval=0.05)
     table = Routed(box)
     table.put(b"user1", b"name", b"1")
-    gevent.sleep(0.12)
+    sleep(0.12)
     assert backup_read(table) == b"1"
     box.configure(group_check_interval=100.0)
-    gevent.sleep(0.1)
+    sleep(0.1)
     table.put(b"user1", b"name", b"2")
     assert backup_read(table) == b"1"
     box.advance(101)
@@ -90,9 +90,9 @@ def test_failover_keeps_acknowledged_writes(box: Onebox, table: Routed) -> None:
             raw.call(rpcs.GET, KEY, **ROUTE)
     with pytest.raises(ConnectionRefusedError):
         Raw(dead)
-    gevent.sleep(0.05)
+    sleep(0.05)
     assert first(box)["primary"] == dead
-    gevent.sleep(0.1)
+    sleep(0.1)
     for old, new in zip(before, box.partitions("temp"), strict=True):
         assert new["primary"] not in (None, dead)
         assert dead not in new["secondaries"]
@@ -104,7 +104,7 @@ def test_failover_keeps_acknowledged_writes(box: Onebox, table: Routed) -> None:
     heirs = {n["primary"] for o, n in zip(before, box.partitions("temp"), strict=True) if o["primary"] == dead}
     assert len(heirs) == 2
     box.restart(dead)
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
     box.balance()
     assert max(box.stats()["servers"], key=lambda server: server["primaries"])["primaries"] == 3
@@ -116,10 +116,10 @@ def test_requests_are_refused_while_there_is_no_primary(make_box: Make) -> None:
     box = make_box(failover_gap=0.1)
     dead = first(box)["primary"]
     box.kill(dead)
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert first(box)["primary"] is None
     assert first(box)["ballot"] > 3
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert first(box)["primary"] is not None
 
 
@@ -166,7 +166,7 @@ def test_a_write_in_flight_at_a_dying_primary_is_executed_once(make_box: Make) -
         assert raw.is_silent(0.03)
         assert box.executions(KEY) == 0
         box.kill(config["primary"])
-        gevent.sleep(0.15)
+        sleep(0.15)
         assert first(box)["primary"] == config["secondaries"][1]
         assert table.get(b"user1", b"name") == b"5"
         assert box.executions(encode_key(b"user1", b"name")) == 2  # the incr and the get
@@ -181,13 +181,13 @@ def test_silent_primary_is_replaced_and_comes_back_as_secondary(box: Onebox, tab
         raw.send(rpcs.GET, KEY, **ROUTE)
         with Raw(silent) as late:  # the kernel still accepts
             late.send(rpcs.GET, KEY, **ROUTE)
-            gevent.sleep(0.15)
+            sleep(0.15)
             assert first(box)["primary"] != silent
             assert table.put(b"user1", b"name", b"2") == "ERR_OK"
             box.resume(silent)
             # Requests of the meantime are answered late and never with old data.
             assert raw.reply()[0].error == late.reply()[0].error == "ERR_INVALID_STATE"
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert silent in first(box)["secondaries"]
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
 
@@ -212,7 +212,7 @@ def test_writes_are_refused_with_too_few_members(make_box: Make) -> None:
     table.put(b"user1", b"name", b"v")
     for address in first(box)["secondaries"]:
         box.kill(address)
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert first(box)["secondaries"] == []
     assert table.put(b"user1", b"name", b"w") == "ERR_NOT_ENOUGH_MEMBER"
     assert table.get(b"user1", b"name") == b"v"
@@ -226,24 +226,24 @@ def test_acknowledged_writes_survive_the_death_of_all_servers(box: Onebox, table
     for number in range(50):
         table.put(b"k%d" % number, b"s", b"old")
     box.kill(0)
-    gevent.sleep(0.15)
+    sleep(0.15)
     table.close()
     for number in range(50):
         table.put(b"k%d" % number, b"s", b"new")
     box.kill(1)
     box.kill(2)
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert {part["primary"] for part in box.partitions("temp")} == {None}
     table.close()
     box.restart(0)  # has old data only, so it must not lead
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert {part["primary"] for part in box.partitions("temp")} == {None}
     box.restart(2)
-    gevent.sleep(0.2)
+    sleep(0.2)
     assert {part["primary"] for part in box.partitions("temp")} == {box.replica_addresses[2]}
     assert {table.get(b"k%d" % number, b"s") for number in range(50)} == {b"new"}
     box.restart(1)
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
 
 
@@ -252,12 +252,12 @@ def test_clear_primary_serves_a_partition_whose_servers_all_died(box: Onebox, ta
     table.close()
     for server in range(3):
         box.kill(server)
-    gevent.sleep(0.15)
+    sleep(0.15)
     box.clear_primary("temp", 0, 0.01)
-    gevent.sleep(0.05)
+    sleep(0.05)
     for server in range(3):
         box.restart(server)
-    gevent.sleep(0.2)
+    sleep(0.2)
     assert first(box)["primary"] is not None
     assert table.get(b"user1", b"name") == b"v"
 
@@ -267,7 +267,7 @@ def test_a_spare_server_takes_the_place_of_a_dead_one(make_box: Make) -> None:
     table = Routed(box)
     table.put(b"user1", b"name", b"v")
     box.kill(first(box)["primary"])
-    gevent.sleep(0.2)
+    sleep(0.2)
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
     assert table.get(b"user1", b"name") == b"v"
     table.close()
@@ -309,7 +309,7 @@ def test_clear_primary(box: Onebox, table: Routed) -> None:
     box.clear_primary("temp", 0, 0.05)
     assert first(box)["primary"] is None
     assert table.raw(address).call(rpcs.GET, KEY, **ROUTE) == ("ERR_INVALID_STATE", None)
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert table.get(b"user1", b"name") == b"v"
 
 
@@ -359,14 +359,14 @@ def test_random_faults_lose_no_acknowledged_write(make_box: Make, seed: int) -> 
         else:
             box.pause(which)
             box.later(random.uniform(0.0, 0.12), partial(box.resume, which))
-        gevent.sleep(random.uniform(0.01, 0.06))
+        sleep(random.uniform(0.01, 0.06))
     stop = True
     gevent.joinall(writers, raise_error=True)
     for which in range(4):
         box.resume(which)
         if not box.replica_server(which).alive:
             box.restart(which)
-    gevent.sleep(0.3)
+    sleep(0.3)
     assert all(part["primary"] and len(part["secondaries"]) == 2 for part in box.partitions("temp"))
     assert len(acknowledged) > 8
     table = Routed(box)

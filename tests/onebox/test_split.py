@@ -13,7 +13,7 @@ from pegasus_green.onebox import Onebox
 from pegasus_green.protocol import meta, rrdb
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.rpc import Rpc
-from tests.onebox.raw import Routed, ask
+from tests.onebox.raw import Routed, ask, sleep
 
 Make = Callable[..., Onebox]
 ROWS = 200
@@ -183,7 +183,7 @@ def test_a_split_is_paused_restarted_and_cancelled(make_box: Make) -> None:
     assert control(box, 0, 2) == "ERR_OK"
     assert query(box).status == {0: 1, 1: 1, 2: 2, 3: 1}
     assert control(box, 0) == "ERR_OK"
-    gevent.sleep(0.05)
+    sleep(0.05)
     assert set(query(box).status.values()) == {3}
     assert control(box, 0) == "ERR_OK"
     assert control(box, 0, 3) == "ERR_INVALID_STATE"
@@ -193,7 +193,7 @@ def test_a_split_is_paused_restarted_and_cancelled(make_box: Make) -> None:
     assert control(box, 2, -1, 4) == "ERR_OK"
     assert set(query(box).status.values()) == {4}
     assert len(box.partitions("temp")) == 8
-    gevent.sleep(0.05)
+    sleep(0.05)
     assert len(box.partitions("temp")) == 4
     assert ask(box, rpcs.LIST_APPS, meta.ListAppsRequest()).infos[0].envs != {}
     assert table.get(b"k", b"s") == b"v"
@@ -210,14 +210,14 @@ def test_a_split_continues_after_a_failover(box: Onebox, table: Routed) -> None:
     assert box.split_step("temp", 0) == "window"
     box.kill(box.partitions("temp")[0]["primary"])
     assert box.split_step("temp", 0) == "blocked"
-    gevent.sleep(0.15)
+    sleep(0.15)
     assert box.split_step("temp", 0) == "ready"
     box.finish_split("temp")
     table.close()
     assert all_there(table)
     for server in range(3):
         box.restart(server) if not box.replica_server(server).alive else None
-    gevent.sleep(0.1)
+    sleep(0.1)
     assert all(len(part["secondaries"]) == 2 for part in box.partitions("temp"))
     assert all_there(table)
 

@@ -16,7 +16,7 @@ from pegasus_green.onebox.replication import groups
 from pegasus_green.protocol import meta, remote
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.framing import encode_request
-from tests.onebox.raw import OPEN, Raw, Routed, ask
+from tests.onebox.raw import OPEN, Raw, Routed, ask, sleep
 
 Make = Callable[..., Onebox]
 
@@ -181,7 +181,7 @@ def test_invalid_proposals_are_refused_or_have_no_effect(make_box: Make) -> None
     request = remote.BalancerRequest(meta.make_gpid(9, 0), [])
     assert ask(box, rpcs.PROPOSE_BALANCER, request).err == "ERR_INVALID_PARAMETERS"
     assert propose(box, 0, (2, "127.0.0.1:1", "127.0.0.1:1"), (3, address, address)) == "ERR_OK"
-    gevent.sleep(0.05)
+    sleep(0.05)
     becomes(box, 0, address, set())
     box.kill(0)
     with gevent.Timeout(10):

@@ -138,7 +138,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "SnnnpO!", &bytes, &pos, &rows, &skip, &expiry, &PyList_Type, &list)) return NULL;
     const unsigned char *data = raw(bytes);
     Py_ssize_t end = PyBytes_Size(bytes);
-    for (Py_ssize_t row = 0; row < rows; row++) {
+    for (Py_ssize_t row = 0; row < rows; row++, pos += expiry ? 7 : 0) {
         /* The byte before: the STOP of the previous row, or the last byte of the count. */
         if (end - pos < 8 || !field_is(data + pos + 1, 12, 1) || (row && data[pos])) return PyLong_FromLong(-1);
         Py_ssize_t start = pos + 8, size = read_u32(data + pos + 4), middle = start + (skip < 0 ? 0 : skip);
@@ -159,7 +159,6 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
         int failed = PyErr_Occurred() || PyList_Append(list, made) < 0;
         Py_DECREF(made);
         if (failed) return NULL;
-        if (expiry) pos += 7;
     }
     return PyLong_FromSsize_t(pos);
 }
@@ -171,7 +170,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 /* Names of attributes and methods that each call uses. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
+    X(gr_context) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
@@ -412,8 +411,11 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
     PyObject *entry = PyDict_GetItemWithError(pending, seqid), *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
     if (taker == NULL) return PyErr_Occurred() ? -1 : COUNT(self->peer, name_late, 1);
-    if (PyTuple_GetItem(entry, 3) != Py_None)
-        return done(PyObject_CallMethod((PyObject *)self, "_hand_over", "[O]O", pair, pending));
+    PyObject *context = PyTuple_GetItem(entry, 3), *is_in = context;
+    /* A greenlet that is not in the context of the call waits for something else, see handover.py. */
+    if (context != Py_None) Py_XDECREF(is_in = PyObject_GetAttr(taker, name_gr_context));
+    if (is_in == NULL) return -1;
+    if (is_in != context) return done(PyObject_CallMethod((PyObject *)self, "_park", "OO", seqid, frame));
     Py_INCREF(entry);
     int failed = PyDict_DelItem(pending, seqid) < 0               ? -1
                  : Py_TYPE(taker) == slot_type ? done(slot_switch((Slot *)taker, frame))
@@ -509,8 +511,7 @@ enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, GPID_SIZE = 17 };
 
 static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
-    frexp(seconds, &bucket);
-    PyObject *key = PyLong_FromLong(bucket);
+    PyObject *key = (frexp(seconds, &bucket), PyLong_FromLong(bucket));
     count(histogram, key, 1, PyObject_GetItem, PyObject_SetItem); /* it also clears an exception of the line before */
     Py_XDECREF(key);
 }
@@ -787,9 +788,8 @@ static int prepare(PyObject *module) {
     NAMES(FILL_ONE)
     slot_type = (PyTypeObject *)PyType_FromSpec(&slot_spec);
     books_type = (PyTypeObject *)PyType_FromSpec(&books_spec);
-    if (slot_type == NULL || books_type == NULL || PyObject_SetAttrString(module, "Books", (PyObject *)books_type) < 0)
-        return -1;
-    return 0;
+    if (slot_type == NULL || books_type == NULL) return -1;
+    return PyObject_SetAttrString(module, "Books", (PyObject *)books_type);
 }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};

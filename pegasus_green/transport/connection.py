@@ -487,15 +487,15 @@ class Connection(Handover):
         if self._timer is None or at < self._timer_at:
             # The timer repeats, so a callback that is interrupted at its first step runs again.
             timer = reference(self.hub.loop.timer(delay(at - now), TICK), wanted=False)
-            timer.start(self._tick, timer)
+            timer.start(self._look, timer)
             old, self._timer = self._timer, timer
             self._timer_at = at
             stop(old)
         # Last: if this is interrupted before, the next call runs it again.
         self._wake_at = self._timer_at
 
-    def _tick(self, timer: Any) -> None:
-        """Check deadlines and silence; runs in the hub."""
+    def _look(self, timer: Any) -> None:
+        """Read the received bytes, fail the calls whose deadline has passed, check for silence; runs in the hub."""
         if not _page[0]:
             fork.notice()
         if timer is not self._timer:
@@ -505,13 +505,10 @@ class Connection(Handover):
             self.close(self.lost)
             stop(timer)
             return
-        self._timer_at = self._wake_at = monotonic() + TICK
-        self._look()
-
-    def _look(self) -> None:
-        """Read the received bytes, then fail the calls whose deadline has passed; check for silence."""
+        now = monotonic()
+        self._timer_at = self._wake_at = now + TICK
         # If the application has computed for a while, the replies are often in the kernel already.
-        until = monotonic() + SECONDS_A_RESCUE
+        until = now + SECONDS_A_RESCUE
         while self.pending and self._readable() and monotonic() < until:
             pass
         now = monotonic()

@@ -114,31 +114,29 @@ class Handover(Outbox):
             if entry[1] < self._wake_at:
                 self._wake(entry[1], monotonic())
 
-    def _hand_over(self, outcomes: Sequence[tuple[int, Outcome]], pending: dict[int, Entry]) -> None:
-        """Deliver outcomes to the receivers of their sequence ids, in the hub. One without a receiver is late."""
-        for seqid, outcome in outcomes:
-            entry = pending.get(seqid)
-            if entry is None:
-                self.peer.late += 1
-                continue
-            try:
-                try:
-                    taker, _, _, context = entry
-                    if context is None or taker.gr_context is context:
-                        del pending[seqid]
-                        taker.switch(outcome)
-                    else:
-                        self._park(seqid, outcome)
-                except BaseException:
-                    self._hand_again(seqid, entry, outcome, sys.exc_info())
-            except BaseException:
-                # Interrupted twice: the end of the connection, or the check of deadlines, will notify the taker.
-                pending[seqid] = entry
-                raise
-
     if core is None:
-        # The core delivers to the usual takers, and calls _hand_over for the others.
-        deliver = _hand_over
+
+        def deliver(self, outcomes: Sequence[tuple[int, Outcome]], pending: dict[int, Entry]) -> None:
+            """Deliver outcomes to the receivers of their sequence ids, in the hub. One without a receiver is late."""
+            for seqid, outcome in outcomes:
+                entry = pending.get(seqid)
+                if entry is None:
+                    self.peer.late += 1
+                    continue
+                try:
+                    try:
+                        taker, _, _, context = entry
+                        if context is None or taker.gr_context is context:
+                            del pending[seqid]
+                            taker.switch(outcome)
+                        else:
+                            self._park(seqid, outcome)
+                    except BaseException:
+                        self._hand_again(seqid, entry, outcome, sys.exc_info())
+                except BaseException:
+                    # Interrupted twice: the end of the connection, or the check of deadlines, will notify the taker.
+                    pending[seqid] = entry
+                    raise
 
     def _hand_again(self, seqid: int, entry: Entry, outcome: Outcome, failure: tuple[Any, ...]) -> None:
         """Finish an interrupted delivery, and tell the hub.

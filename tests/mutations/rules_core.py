@@ -47,6 +47,15 @@ CORE = (
         "reordered",
     ),
     core(
+        "outcome-of-the-call",
+        "a greenlet takes only the outcome of its present call",
+        "if (is_in != context) return",
+        "if (is_in == NULL) return",
+        "tests/transport/test_interruptions.py",
+        "-k",
+        "nested",
+    ),
+    core(
         "ids-in-use",
         "a sequence id that is in use is skipped",
         " && !PyDict_Contains(books->pending, seqid)) return seqid;",

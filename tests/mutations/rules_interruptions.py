@@ -12,8 +12,8 @@ INTERRUPTIONS = (
         "13-outcome-of-the-call",
         "a greenlet takes only the outcome of its present call",
         "transport/handover.py",
-        "if context is None or taker.gr_context is context:\n                        del pending[seqid]",
-        "if True:\n                        del pending[seqid]",
+        "if context is None or taker.gr_context is context:\n                            del pending[seqid]",
+        "if True:\n                            del pending[seqid]",
         (INTERRUPTION_TESTS, "-k", "nested"),
     ),
     Mutation(
@@ -100,8 +100,8 @@ INTERRUPTIONS = (
         "13-interrupted-twice",
         "after two interruptions of a delivery the call waits for its deadline or the end of the connection",
         "transport/handover.py",
-        "                pending[seqid] = entry\n                raise",
-        "                raise",
+        "                    pending[seqid] = entry\n                    raise",
+        "                    raise",
         (INTERRUPTION_TESTS, "-k", "two_interruptions"),
     ),
     Mutation(

@@ -307,8 +307,8 @@ ROWS = (
         "8-timeouts-do-not-leak",
         "a call that timed out leaves nothing behind",
         "transport/handover.py",
-        "                        del pending[seqid]\n                        taker.switch(outcome)",
-        "                        taker.switch(outcome)",
+        "                            del pending[seqid]\n                            taker.switch(outcome)",
+        "                            taker.switch(outcome)",
         ("tests/transport/test_time.py", f"{REPORTS}[no reply]"),
     ),
     # --------------------------------------------------------------------------------------------- 9 defaults

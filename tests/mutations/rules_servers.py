@@ -398,8 +398,8 @@ SERVERS = (
         "3-late-is-dropped",
         "a late reply or an unknown id never ends the connection",
         "transport/handover.py",
-        "                self.peer.late += 1\n",
-        '                raise ProtocolError("unknown sequence id")\n',
+        "                    self.peer.late += 1\n",
+        '                    raise ProtocolError("unknown sequence id")\n',
         (f"{REPORTS}[reply under another id]", f"{REPORTS}[late reply]", TIME, "-k", "reply or late_replies"),
     ),
     Mutation(

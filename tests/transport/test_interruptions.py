@@ -113,16 +113,17 @@ def test_an_interrupted_deadline_check_is_repeated(stage: Stage, monkeypatch: py
     table.warm_up()
     usual, looks = Connection._look, []
 
-    def interrupted(_self: Any) -> None:
-        monkeypatch.setattr(Connection, "_look", usual)
+    def interrupted(self: Any, timer: Any) -> None:
         looks.append(1)
-        raise Interrupted
+        if len(looks) == 1:
+            raise Interrupted
+        usual(self, timer)
 
     monkeypatch.setattr(Connection, "_look", interrupted)
     watch = Stopwatch()
     call: Any = gevent.spawn(ends, table.get, "h", "s", timeout=0.1)
     call.join(5.0)
-    assert looks
+    assert len(looks) > 1
     assert isinstance(call.value, errors.RequestTimeout)
     assert watch.seconds < 1.0
 

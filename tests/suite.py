@@ -18,7 +18,8 @@ from tests.pythons import ROOT
 
 # The tests use the embedded cluster, independent of the caller's environment.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PEGASUS_META", "PEGASUS_TABLE")}
-BUSY = "while True: pass"
+# A busy loop that ends with this process, even if it is killed.
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 @dataclass(frozen=True)

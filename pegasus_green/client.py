@@ -41,8 +41,9 @@ class Client:
     connects. One connection per server carries the calls of all greenlets and tables.
 
     Args:
-        metas: Meta servers: a list of "host:port" or (host, port), or one comma-separated string. Write IPv6 addresses
-            in brackets. The default port is 34601. One meta server is enough while it is alive: it names the leader.
+        metas: Meta servers, which know where the records are: a list of "host:port" or (host, port), or one
+            comma-separated string. Write IPv6 addresses in brackets. The default port is 34601. One meta server is
+            enough while it is alive: it names the leader, which is the meta server that answers requests.
         options: All options at once.
         **changes: Single options by name, see ``ClientOptions``.
 
@@ -435,6 +436,10 @@ class Table(Verbs[V]):
 
     A record has a hash key, a sort key and a value. The hash key determines the partition, which is the unit that
     servers store and move. The records of one hash key are ordered by sort key.
+
+    Several servers have a replica (copy) of each partition. One of them is its primary, which executes reads and
+    writes; the others are its secondaries. The routes of a table are the addresses of these servers. The client gets
+    them from the meta servers.
 
     Keys are bytes or str; the client sends a str as UTF-8. Without a codec, values are bytes or str, and results are
     bytes. Times are in seconds, as int or float. Every verb that sends a request can also raise ClientClosed. With a

@@ -31,7 +31,7 @@ class Codec(Protocol[V]):
     """The interface of a codec: any object with these two methods is one.
 
     ``V`` is the type of the values. A table that is opened with a ``Codec[User]`` is a ``Table[User]`` to type
-    checkers. Both methods run in the caller's greenlet and must not yield.
+    checkers. Both methods run in the caller's greenlet. They must not wait or switch to another greenlet.
 
     Example:
         >>> class Upper:
@@ -161,8 +161,8 @@ class ZstdCodec(Generic[V]):
     stored comes back unchanged. If another writer stored a zstd frame as a plain value (a .zst file, for example), it
     is decompressed, because it looks like a compressed value.
 
-    Short values, and values that zstd does not make smaller, are stored uncompressed. So ``incr`` can read integers if
-    ``least`` is above 20.
+    Short values, and values that zstd does not make smaller, are stored uncompressed. A 64-bit integer has at most 20
+    characters. So with ``least`` above 20 integers stay uncompressed, and ``incr`` can read them.
 
     Compression and decompression block the native thread for 1 to 10 ms per MiB at level 3.
 
@@ -233,7 +233,7 @@ class ZstdCodec(Generic[V]):
         self._decompressors: list[Any] = []
 
     def __repr__(self) -> str:
-        """Show the call that makes an equal codec."""
+        """Show the call that makes an equal codec, except for ``lenient``."""
         return f"ZstdCodec({self.inner!r}, level={self.level}, least={self.least}, max_size={self.max_size})"
 
     def encode(self, value: V) -> bytes:

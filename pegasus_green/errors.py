@@ -5,7 +5,7 @@
     PegasusError
     ├── InvalidArgument (ValueError)         an argument is wrong; nothing was sent
     ├── ClientClosed                         the client was closed
-    ├── WrongThread (RuntimeError)           a handle or scanner belongs to another thread
+    ├── WrongThread (RuntimeError)           a Handle or Scanner belongs to another thread
     ├── RequestTimeout (TimeoutError)        no success before the deadline
     ├── TransportError (ConnectionError)
     │   ├── ConnectFailed                    no connection; nothing was sent
@@ -65,7 +65,8 @@ class PegasusError(Exception):
         token: After an error of ``truncate``: pass it to ``truncate(resume=)`` to continue. None: start from the
             beginning.
         last_key: After an error of ``del_range``: the sort key of the last removed row. After ``Incomplete``: the sort
-            key of the last row before it, or in a scan its encoded key. None: there was no row.
+            key of the last row that was read; after an ``Incomplete`` of a scan, its hash key and sort key as
+            ``keys.encode_key`` joins them. None: there was no row.
     """
 
     code = ""
@@ -163,7 +164,7 @@ class ClientClosed(PegasusError):
 
 
 class WrongThread(PegasusError, RuntimeError):
-    """A handle or a scanner was used in a native thread that did not make it."""
+    """A ``Handle`` (the result of an ``*_async`` verb) or a scanner was used in a thread that did not make it."""
 
     hint = "clients, tables and mappings work in any thread: make the handle or the scanner where it is used"
 
@@ -208,7 +209,7 @@ class AuthenticationFailed(ConnectFailed):
         reason: What failed, one word: "no_ticket", "expired", "keytab", "unknown_client", "unknown_service",
             "clock_skew", "kdc_unreachable", "silent" (the server or the KDC does not answer), "refused", "disabled"
             (the server runs without authentication), "mechanism" (the server offers another one), "protocol",
-            "library" (gssapi is not installed), or "other".
+            "library" (gssapi is not installed), or "other". A KDC is the Kerberos server that issues tickets.
         passing: Whether a later attempt may succeed although nobody changes anything. The client then repeats the call
             by default.
         costly: Whether the attempt costs the server a socket until it restarts. The client waits longer after such
@@ -298,7 +299,7 @@ class NotServing(ServerError):
 class Busy(ServerError):
     """The server throttles requests (ERR_BUSY). The client repeats the call with long pauses until its deadline."""
 
-    hint = "the table has a throttling env, or its server is overloaded: send less, or retry later"
+    hint = "a setting (env) of the table limits requests, or its server is overloaded: send less, or retry later"
 
 
 class Splitting(ServerError):

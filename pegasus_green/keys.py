@@ -119,7 +119,8 @@ def next_key(prefix: Key) -> bytes:
     """Return the smallest key above all keys that start with prefix. It is the end of their range.
 
     The function drops trailing FF bytes and increments the last remaining byte, so the result can be shorter than the
-    prefix. If the prefix has no byte below FF, the result is empty. No encoded key is empty.
+    prefix. If the prefix has no byte below FF, there is no such key, and the result is ``b""``. As ``stop`` of a scan,
+    ``b""`` means "to the end".
 
     Raises:
         InvalidArgument: The prefix has a wrong type.

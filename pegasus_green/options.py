@@ -42,8 +42,10 @@ def _is_whole(value: object) -> bool:
 class HedgePolicy:
     """Hedged reads: if the primary is slow to answer a read, the client also sends it to a secondary.
 
-    Pegasus calls this a backup request. The first good answer counts. The secondary's answer can be stale: it can miss
-    the newest write until the next write reaches the secondary. On an idle partition this takes up to 100 s.
+    The primary of a partition is the server that executes its reads and writes. Secondaries are the servers with its
+    other copies. Pegasus calls the second request a backup request. The first good answer counts. The secondary's
+    answer can be stale: it can miss the newest write until the next write reaches the secondary. On an idle partition
+    this takes up to 100 s.
 
     Attributes:
         delay: Seconds to wait for the primary before the client sends the second request.
@@ -104,9 +106,11 @@ class OptionChanges(TypedDict, total=False):
 class ClientOptions:
     """All options of a client; times in seconds, sizes in bytes.
 
+    The routes of a table are the addresses of the servers of each partition. A route query asks a meta server for them.
+
     Attributes:
         timeout: Deadline of one call with all its attempts; at most 24 h (86,400); a larger value counts as 24 h.
-        connect_timeout: Limit of one dial. A call waits for a dial for at most half of its remaining time.
+        connect_timeout: Limit of one attempt to connect. A call waits for it for at most half of its remaining time.
         meta_stagger: If a meta server sends no answer for this long, the next one is asked, too.
         refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
@@ -126,8 +130,8 @@ class ClientOptions:
         max_rate: Maximum number of requests per second that this client sends to all tables together. Retries and each
             request of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
         auth: How the client authenticates, for example a ``Kerberos``; None: no authentication.
-        auth_timeout: Limit of one negotiation, from the end of the dial, and of the wait for credentials before it; at
-            most 10 s. The deadline of a call limits both waits, too.
+        auth_timeout: Limit of the wait for credentials, and again of the authentication on a new connection; at most
+            10 s. The deadline of a call limits both waits, too.
         auth_required: Whether the client refuses a server that runs without authentication.
     """
 

@@ -10,7 +10,7 @@ from .keys import Key
 
 
 class error_types(IntEnum):  # noqa: N801 - the documented name
-    """Error codes of the documented API. Servers send only names; the numbers belong to the API."""
+    """Error codes that the methods of ``Pegasus`` return. Servers send only names; the numbers belong to this API."""
 
     ERR_OK = 0
     ERR_UNKNOWN = 1

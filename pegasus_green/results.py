@@ -180,7 +180,9 @@ class CheckResult(Generic[V]):
 
     @property
     def check_value(self) -> V | None:
-        """The value of the checked record before the write, decoded by the table's codec; None if there is none.
+        """The value of the checked record before the write, decoded by the table's codec.
+
+        None if there was no record or the call did not ask for the value.
 
         It is decoded on access, so the outcome can be read even if the codec cannot decode the value.
 

@@ -32,13 +32,13 @@ class Admin(ServerAdmin, AccessAdmin):
     An env is a setting of a table: a name and a text, which the servers apply while they run.
 
     The client does not send requests that crash real servers. It sets the env ``default_ttl`` of a new table after its
-    replicas exist. It drops a table only if all its partitions have a primary. If it did not drop a table itself, it
-    recalls the table only with ``force``.
+    replicas exist. It drops a table only if all its partitions have a primary. It recalls only tables that it has
+    dropped itself. ``force`` lifts the last two limits.
 
     ``name`` is the name of a table. Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or
-    the client's default if that is longer. Methods that wait for a healthy table have 60 s. Every method can raise
-    MetaUnreachable (no answer in time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was
-    sent).
+    the client's default if that is longer. Four methods wait for replicas and have 60 s by default: ``create_table``,
+    ``drop_table``, ``recall_table`` and ``wait_until_healthy``. Every method can raise MetaUnreachable (no answer in
+    time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
 
     Retries: the client repeats requests that read or set a value until the timeout. Other requests create, drop, recall
         or rename a table, or start or control a split. The client does not repeat them if their outcome is unknown; the
@@ -75,7 +75,7 @@ class Admin(ServerAdmin, AccessAdmin):
             name: Letters, digits, ``.``, ``_`` and ``:``; not empty.
             partitions: 1 or more. Only a power of two can be split later.
             replicas: Replicas of each partition; at most as many as there are live servers.
-            envs: The table's envs. ``default_ttl`` is set last, when all replicas exist.
+            envs: The table's envs by name. ``default_ttl`` is set last, when all replicas exist.
             atomic_idempotent: Make incr and check-and-* idempotent between replicas: the primary replicates their
                 result, not the operation (servers after 2.5; older ones ignore it).
             exist_ok: If there is a table of that name with the same numbers of partitions and replicas, return its id.
@@ -590,6 +590,8 @@ class Admin(ServerAdmin, AccessAdmin):
     # ----------------------------------------------------------------------------------------------------------- splits
     def start_split(self, name: str, partitions: int, *, timeout: float | None = None) -> None:
         """Start to double the number of partitions. The table continues to serve requests.
+
+        Each existing partition is a parent: half of its keys move to a new partition, its child.
 
         Args:
             name: The table.

@@ -30,7 +30,7 @@ class TableInfo:
         status: A ``TableStatus``, or a plain number if a newer server sends an unknown one.
         partition_count: Number of partitions. During a split it is the new number.
         replica_count: Replicas that each partition should have.
-        envs: The table's envs.
+        envs: The table's envs: values of its settings by name.
         created: Unix time of the creation; 0: unknown.
         dropped: Unix time of the drop; 0: not dropped.
         expires: Unix time until which a dropped table can be recalled; 0: not dropped.
@@ -238,7 +238,7 @@ class BulkLoadStatus(IntEnum):
 
 @dataclass(frozen=True)
 class BulkLoad:
-    """A bulk load of a table.
+    """A bulk load of a table: its servers load prepared files of records from a remote storage.
 
     Attributes:
         status: A ``BulkLoadStatus``, or a plain number if a newer server sends an unknown one.

@@ -195,6 +195,8 @@ class ServerAdmin(AdminBase):
     def bulk_load_status(self, name: str, *, timeout: float | None = None) -> BulkLoad | None:
         """Return the progress of the bulk load of a table; None if there is none.
 
+        In a bulk load, the servers load prepared files of records from a remote storage.
+
         Raises:
             TableNotFound: There is no such table.
             MetaError: Refused, or the bulk load has failed; ``code`` has the reason.

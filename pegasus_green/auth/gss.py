@@ -224,7 +224,7 @@ class KerberosExchange:
         return f"<KerberosExchange {'complete' if self.complete else 'under way'}>"
 
     def initial(self) -> bytes:
-        """Return the AP-REQ. It asks the KDC if the service's ticket is not in the cache.
+        """Return the first token, which has the service's ticket. It asks the KDC if the cache lacks this ticket.
 
         Raises:
             AuthenticationFailed: There is no ticket, or no ticket for the service.
@@ -235,7 +235,9 @@ class KerberosExchange:
             raise self._mechanism._translated(error) from None
 
     def step(self, challenge: bytes) -> bytes:
-        """Return the answer to a challenge: empty for the AP-REP, "none" for the offer of layers.
+        """Return the answer to a challenge.
+
+        It is empty for the server's proof of its identity. To the server's offer of protection layers it is "none".
 
         Raises:
             AuthenticationFailed: The challenge does not come from the requested service, or lacks the layer "none".

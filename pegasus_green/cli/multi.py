@@ -25,7 +25,11 @@ range_options = options(
 
 
 sort_filter_option = click.option(
-    "--filter", "--sort-filter", "sort_filter", metavar="FILTER", help="Sort keys: prefix:, suffix: or contains:TEXT."
+    "--filter",
+    "--sort-filter",
+    "sort_filter",
+    metavar="FILTER",
+    help="Only sort keys that match prefix:TEXT, suffix:TEXT or contains:TEXT.",
 )
 
 

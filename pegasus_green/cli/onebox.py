@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a table, repeatable; at most {MAX_PARTITIONS} partitions in all tables together [temp:8]",
     )
     parser.add_argument("--no-table", action="store_true", help="start without any table")
-    parser.add_argument("--release", choices=RELEASES, help="2.6: with host_port fields, 2.5: without [2.6]")
+    parser.add_argument("--release", choices=RELEASES, help="release of the servers; 2.5 sends no host names [2.6]")
     parser.add_argument(
         "--control-port", type=_port, metavar="PORT", help="port for fault control, 0: a free one [none]"
     )

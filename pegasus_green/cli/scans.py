@@ -18,7 +18,9 @@ from .text import counted
 PAGE = 1000
 
 filter_options = options(
-    click.option("--hash-filter", metavar="FILTER", help="Hash keys: prefix:, suffix: or contains:TEXT."),
+    click.option(
+        "--hash-filter", metavar="FILTER", help="Only hash keys that match prefix:TEXT, suffix:TEXT or contains:TEXT."
+    ),
     sort_filter_option,
 )
 parallel_option = click.option(
@@ -39,7 +41,9 @@ partition_option = click.option(
     click.argument("hash_key", metavar="[HASH_KEY]", required=False),
     range_options,
     sort_filter_option,
-    click.option("--hash-filter", metavar="FILTER", help="Without HASH_KEY: prefix:, suffix: or contains:TEXT."),
+    click.option(
+        "--hash-filter", metavar="FILTER", help="Without HASH_KEY: only hash keys that match, as for --filter."
+    ),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Maximum number of keys."),
 )
 @pass_app

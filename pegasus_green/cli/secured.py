@@ -15,7 +15,9 @@ def add_arguments(parser: Any) -> None:
     group = parser.add_argument_group(
         "a secured cluster", "enabled by --kdc, or by --auth-keytab and --auth-fqdn; the others modify it"
     )
-    group.add_argument("--kdc", metavar="FOLDER", help="start a KDC with its files in this new folder, and use it")
+    group.add_argument(
+        "--kdc", metavar="FOLDER", help="start a Kerberos server (KDC) with its files in this new folder, and use it"
+    )
     group.add_argument(
         "--kdc-user",
         action="append",

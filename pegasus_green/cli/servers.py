@@ -314,6 +314,8 @@ def disks(app: App, server: str | None, of_table: str | None) -> int:
 def balance(app: App, table: str, partition: int, kind: str, source: str, target: str) -> int:
     """Move a replica of a partition: KIND is move-primary, copy-primary or copy-secondary.
 
+    With move-primary, TO has a secondary already and becomes the primary. With the others, TO gets a new replica.
+
     The meta servers accept the proposal and carry it out later; "table" shows the result.
     """
     app.confirm(f"moves a replica of partition {partition} of table {table} from {source} to {target} ({kind})")
@@ -386,7 +388,7 @@ def hash_(app: App, hash_key: str, sort_key: str) -> int:
 )
 @pass_app
 def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> int:
-    """Search for the hot key of a partition.
+    """Search for the hash key with the most reads or writes in a partition.
 
     KIND is read or write; ACTION is start, stop or query [query].
     """
@@ -402,7 +404,10 @@ def hot_keys(app: App, table: str, partition: int, kind: str, action: str) -> in
 @table_argument
 @pass_app
 def bulk_load(app: App, table: str) -> int:
-    """Show the progress of the bulk load of a table."""
+    """Show the progress of the bulk load of a table.
+
+    In a bulk load, the servers load prepared files of rows from a remote storage.
+    """
     found = app.client.admin.bulk_load_status(table)
     if found is None:
         app.out.done(f"table {table} has no bulk load", status=None)

@@ -118,7 +118,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     click.option(
         "--replicas", "-r", type=click.IntRange(1), default=3, metavar="N", help="Replicas of each partition [3]."
     ),
-    click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="A table env; repeatable."),
+    click.option("--env", "envs", multiple=True, metavar="NAME=VALUE", help="A setting of the table; repeatable."),
     click.option(
         "--exist-ok", is_flag=True, help="No error if the table exists with these numbers of partitions and replicas."
     ),
@@ -207,10 +207,10 @@ def rename(app: App, table: str, new_name: str) -> int:
 )
 @pass_app
 def envs(app: App, table: str, settings: tuple[str, ...], names: tuple[str, ...], prefix: str | None) -> int:
-    """Show or change the envs of a table."""
+    """Show or change the envs of a table. An env is a setting: the servers apply it while they run."""
     admin = app.client.admin
     if prefix is not None:
-        which = f"that begin with {prefix}." if prefix else "of every name"
+        which = f'whose names begin with "{prefix}."' if prefix else "of every name"
         app.confirm(f"deletes the envs {which} of table {table}")
         admin.clear_envs(table, prefix)
     if names:
@@ -331,7 +331,10 @@ def split(
 def compact(
     app: App, table: str, start: bool, bottommost: bool, running: int | None, wait: bool, wait_time: float
 ) -> int:
-    """Show the progress of the manual compaction of a table, or start one."""
+    """Show the progress of the manual compaction of a table, or start one.
+
+    A compaction frees the space of removed and expired rows.
+    """
     admin = app.client.admin
     if start:
         settings: dict[str, Any] = {"bottommost": bottommost} if bottommost else {}

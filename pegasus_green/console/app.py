@@ -143,11 +143,11 @@ def wsgi(client: Client, *, write: bool = False, hosts: Iterable[str] = (), time
     Args:
         client: The client whose cluster and counters are shown. It stays open.
         write: Whether rows can be changed and removed.
-        hosts: Names and addresses, without a port, that are allowed as host besides loopback.
+        hosts: Names and addresses, without a port, that requests may have in their header Host, besides localhost.
         timeout: Seconds for all requests to the cluster that one page needs.
 
-    Greenlets: any number may call it, in the thread of the client's hub. After the first request, a greenlet stores the
-        client's counters every 2 s, until the client is closed. It does not keep the process alive.
+    Greenlets: any number of one native thread may call it. After the first request, a greenlet stores the client's
+        counters every 2 s, until the client is closed. It does not keep the process alive.
 
     Example:
         >>> from pegasus_green.console import wsgi

@@ -171,7 +171,7 @@ def table(client: Client, request: Request) -> Page:
     live = join(
         [head, html("<h2>Partitions over nodes</h2>"), picture, html("<h2>Skew</h2>"), _skew(parts, names, alive)]
     )
-    envs = make_table("Environment", ["name", "value"], sorted(info.envs.items()))
+    envs = make_table("Envs (settings of the table)", ["name", "value"], sorted(info.envs.items()))
     rows = [
         [part.index, part.primary or _state("none", is_ok=False), ", ".join(part.secondaries) or "none", part.ballot]
         for part in parts

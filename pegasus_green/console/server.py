@@ -38,7 +38,7 @@ class ConsoleServer:
         host: Address to listen on.
         port: Port to listen on; 0: a free one.
         write: Whether rows can be changed and removed.
-        hosts: Names besides loopback and ``host`` that are allowed as host of requests.
+        hosts: Names that requests may have in their header Host, besides localhost and ``host``.
 
     Example:
         >>> from pegasus_green.console import ConsoleServer

@@ -53,8 +53,8 @@ class PegasusCache(BaseCache):
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         default_timeout: Seconds (or a timedelta) for values that are stored without a timeout; 0: they never expire.
         key_prefix: Text before every key, or a function that returns it. ``clear`` removes the keys with this prefix.
-        ignore_delete_many_errors: Omit a key that could not be removed from the result of ``delete_many``. False: raise
-            the error.
+        ignore_delete_many_errors: If ``delete_many`` could not remove a key, the key is not in its result. False: it
+            raises the error.
         ignore_errors: If Pegasus does not answer, behave like an empty cache: the error is logged as a warning, and a
             method returns what cachelib documents for an error of the backend (None, False or 0 keys).
 

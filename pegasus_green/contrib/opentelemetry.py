@@ -23,8 +23,8 @@ attribute                   value
 =========================== ==============================================================================
 
 The parent of a span is the span that was current when the call was made. This is also true for calls that are repeated,
-for handles, whose calls end in the event loop, and for the requests of bulk verbs and scans. The listener makes a span
-after the end of the call, with the begin of the call as its start. So it is never the current span.
+for ``*_async`` verbs, whose calls end in the event loop, and for the requests of bulk verbs and scans. The listener
+makes a span after the end of the call, with the begin of the call as its start. So this span is never the current one.
 """
 
 from __future__ import annotations

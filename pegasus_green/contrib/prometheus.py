@@ -73,7 +73,7 @@ _TABLE_COUNTERS = (
     ("calls", "Calls that ended, with or without an error", "calls"),
     ("bulk_calls", "Successful requests of *_many verbs", "bulk"),
     ("route_queries", "Queries of the table's routes", "refreshes"),
-    ("hedges", "Backup requests sent", "hedges"),
+    ("hedges", "Reads that were also sent to a secondary", "hedges"),
     ("hedge_wins", "Reads answered by a secondary", "hedge_wins"),
 )
 _TABLE_BY_CAUSE = (

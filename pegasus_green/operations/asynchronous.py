@@ -116,7 +116,8 @@ class Handle(Generic[R]):
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
             WrongThread: Another native thread made the handle.
-            PegasusError: The error of the call. If a codec of the application raised an exception, it is raised.
+            PegasusError: The error of the call. If the application's codec raised another exception, ``get`` raises
+                that one; after ``get_async`` it raises a PegasusError with its text.
 
         Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
             the call, unless the greenlet held the last reference to the handle.
@@ -159,7 +160,7 @@ class Handle(Generic[R]):
         return not job and ((job is not None and job.ready()) or monotonic() > self._ends + LOOK_FOR_LOST)
 
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
-        """Call callback(handle) in the hub once the call has ended. The callback must not block.
+        """Call callback(handle) in gevent's event loop once the call has ended. The callback must not block.
 
         Example:
             >>> import gevent
@@ -403,7 +404,7 @@ def begin(
     return handle
 
 
-_DOC = """Start ``{verb}`` and return its handle; never yields.
+_DOC = """Start ``{verb}`` and return its handle at once; no other greenlet runs meanwhile.
 
         Args:
             As for ``{verb}``, with the same defaults.
@@ -451,7 +452,7 @@ class later:  # noqa: N801 - lower case because it is used as a decorator
             verb=name,
             at_once="TypeError" if light is None else "InvalidArgument, TypeError",
             greenlets=(
-                "one greenlet makes the call"
+                "the call runs in a new greenlet"
                 if light is None
                 else "a greenlet is spawned only if the call must be retried or cannot be sent at once"
             ),

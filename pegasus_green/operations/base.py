@@ -90,7 +90,7 @@ def listed(items: object, name: str) -> Iterable[Any]:
         InvalidArgument: The items are a str or bytes, or not iterable.
     """
     if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
-        raise InvalidArgument(f"{name} must be an iterable, not {items!r}")
+        raise InvalidArgument(f"{name} must be an iterable of items (a list, for example), not {items!r}")
     return items
 
 

@@ -410,8 +410,8 @@ class ScanOperations(TableBase[V]):
             retry: Retry policy of each batch, by default the client's; None: no retry.
 
         Returns:
-            Scanners like those of ``scan``. Together they return every row once. Another process can continue a scanner
-            with ``scan(resume=token)`` and its ``token()``.
+            Scanners like those of ``scan``. Together they return every row once. Another process can continue a
+            scanner: it passes the scanner's ``token()`` to ``scan(resume=...)``.
 
         Raises:
             InvalidArgument: n is below 1, or an argument has a wrong type.
@@ -504,7 +504,8 @@ class ScanOperations(TableBase[V]):
             raise InvalidArgument(f"the token belongs to table {token.table!r}, not to {self.name!r}")
         if token.query.hash_key != query.hash_key:
             raise InvalidArgument(
-                "the token belongs to another hash key, or to the other one of scan() and hash_scan()"
+                "the token belongs to another hash key, or scan() got a token of hash_scan(),"
+                " or hash_scan() got a token of scan()"
             )
         if query not in (plain, token.query):
             raise InvalidArgument(f"the token belongs to a scan with other arguments: {token.query}, not {query}")

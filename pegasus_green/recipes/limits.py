@@ -43,8 +43,8 @@ class RateLimiter:
     - ``fixed_window``: time is divided into windows of ``period`` seconds, each with a counter. A hit is one ``incr``,
       which never fails because of other callers, so this is the cheapest algorithm. Around the end of a window, up to
       twice the limit passes within ``period`` seconds. Denied hits with a cost of 1 count, too.
-    - ``sliding_window``: counts the hits of the current window and a share of the hits of the previous one: the share
-      of the previous window that is within the last ``period`` seconds. Denied hits do not count.
+    - ``sliding_window``: counts the hits of the current window, and a part of the hits of the previous one. If 30 % of
+      the previous window are within the last ``period`` seconds, 30 % of its hits count. Denied hits do not count.
     - ``token_bucket``: a bucket of ``burst`` tokens. It is refilled with ``limit`` tokens per ``period``. A hit takes
       tokens. Denied hits do not count.
 
@@ -120,7 +120,8 @@ class RateLimiter:
             InvalidArgument: The cost can never be allowed, or an argument has a wrong type.
             PegasusError: The hit could not be counted. The caller decides whether to allow it.
 
-        Retries: repeated once if a reply was lost; the hit may then count twice.
+        Retries: if a reply was lost, the hit is counted again, so it may count twice. With ``fixed_window`` this is
+            tried once.
         Greenlets: any number may call at once. After a kill the hit may or may not count.
 
         Example:

@@ -337,13 +337,14 @@ class Lock(Leased):
 
     While it is held, a greenlet renews the lease every third of ``timeout``. If the holder's process ends, others can
     get the lock at most ``timeout`` + 2 seconds later. If the process stalls for longer than that (a stopped virtual
-    machine, code that blocks the hub), the lease ends, and others get the lock. The holder learns this from
+    machine, code that lets no other greenlet run), the lease ends, and others get the lock. The holder learns this from
     ``on_lost``, ``remaining()`` or LockNotOwnedError when it runs again. It may write before that. Only a resource that
     checks ``fencing_token`` can refuse such writes.
 
     Clocks: the client sends the expiry as this machine's time plus ``timeout``. The server compares it with its own
-    clock. ``acquire`` asks the server for the remaining time and uses the difference from then on. If no time is left,
-    it raises LockError.
+    clock. So the lease ends too early if the server's clock is ahead. ``acquire`` asks the server for the remaining
+    time. The lock subtracts the missing seconds from ``remaining()``, also after renewals. If no time is left,
+    ``acquire`` raises LockError.
 
     Records: hash key ``lock:NAME``, sort keys ``fence`` and ``owner``. ``docs/recipes.md`` describes their values.
 

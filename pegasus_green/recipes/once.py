@@ -95,8 +95,9 @@ class Once:
       continues, its result is not stored, and its caller gets LockNotOwnedError.
     - A reply of Pegasus is lost: the next step reads what was applied. No run is lost or repeated.
 
-    So the function runs at least once, and it runs again only after the process dies or stalls. If an effect of the
-    function must not happen twice even then, the function needs its own check for it.
+    So the function runs at least once. It runs again if it raised, or if its result was not stored: the process died or
+    stalled, or the servers could not be reached. If an effect of the function must not happen twice even then, the
+    function needs its own check for it.
 
     Records: hash key ``once:NAME:KEY``; sort key "result": ``=`` and the value, or ``-`` for None; ``owner`` and
     ``fence`` as for ``Lock``.

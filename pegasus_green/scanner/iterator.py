@@ -272,7 +272,7 @@ class Scanner(Iterator[R]):
         return Token(work.dispatcher.routes.name, work.app_id, work.query, parts, work.only).encode()
 
     def close(self) -> None:
-        """End the scan: free the contexts on servers and kill its greenlets. It never yields. It can be called again.
+        """End the scan: free its contexts on servers and kill its greenlets. It does not wait. It can be called again.
 
         Example:
             >>> table.multi_set("user:7", {"mail": "a@b", "name": "Ada"})

@@ -471,5 +471,5 @@ def test_an_error_of_the_argument_iterator_passes_through(table: Table, call: An
     ],
 )
 def test_arguments_that_are_not_iterable_are_refused(table: Table, verb: str, name: str, items: Any) -> None:
-    with pytest.raises(InvalidArgument, match=f"{name} must be an iterable, not"):
+    with pytest.raises(InvalidArgument, match=f"{name} must be an iterable of items"):
         getattr(table, verb)(items)

@@ -628,7 +628,7 @@ def test_errors_name_the_operation_and_the_server(box: Onebox, client: Client) -
     text = str(caught.value)
     where = r"table=temp, operation=get, server=[^ ]+:\d+, attempts=\d"
     assert re.match(rf"the server answered ERR_BUSY \[{where}", text)
-    assert "HINT: the table has a throttling env" in text
+    assert "HINT: a setting (env) of the table limits requests" in text
 
 
 @pytest.mark.onebox_only

@@ -38,13 +38,13 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         port: Port of the first meta server; 0: a free one.
         seed: Seed of all random numbers; None: a random one. The attribute ``seed`` has its value.
         limits: Limits of the storage engines, a ``Limits``; None: those of a real server.
-        advertise: Host name of the servers in replies; None: their address. With host "0.0.0.0" also the name or
-            address whose IPv4 address the servers send to clients.
+        advertise: Host name by which replies name the servers; None: their address. With host "0.0.0.0": a host name
+            or address at which clients reach this machine; replies have its IPv4 address, too.
         meta_ports: Ports of the meta servers, "34601-34603" or numbers; 0 and None: free ones.
         replica_ports: Ports of the replica servers, as meta_ports.
         auth: A ``OneboxAuth``: the cluster requires Kerberos authentication. None: it requires none.
-        data: A directory for tables, envs, rows and decrees. They survive the end of the process, also a kill. None:
-            the data is only in memory. Only one onebox at a time can use a directory.
+        data: A directory for tables, envs, rows and decrees (the numbers of writes). They survive the end of the
+            process, also a kill. None: the data is only in memory. Only one onebox at a time can use a directory.
         sync: With data: call fsync for every commit, so that the data also survives a loss of power.
         process: Run the cluster in a separate process.
         **settings: Delays and limits by name, see ``Settings``.

@@ -52,7 +52,7 @@ class FactMethods(Assembly):
     def advance(self, seconds: float) -> None:
         """Move the cluster's clock forward, for TTLs, scan contexts, throttling and the reserve time of dropped tables.
 
-        Timers, such as the failover delay, do not change. Only the group check runs if it is due.
+        Timers, such as the failover delay, do not change. Only the group check (see ``settle``) runs if it is due.
 
         Args:
             seconds: Seconds to add to the clock.

@@ -162,7 +162,7 @@ class FailureMethods(Assembly):
         Actions, with their keywords:
 
         - "drop": no reply.
-        - "delay": the reply comes ``seconds`` later; with when="before" the execution.
+        - "delay": the reply comes ``seconds`` later; with when="before", the request is executed ``seconds`` later.
         - "cut": close the connection, with RST if ``reset``; with when="during" after half of the request.
         - "half": send at most half of the reply and at most ``size`` bytes, then close the connection.
         - "error": reply with the error name ``error``; with ``body`` also with a body.

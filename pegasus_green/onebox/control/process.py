@@ -63,12 +63,12 @@ class RemoteFault:
 
 
 class OneboxProcess:
-    """A Onebox in a separate process. It does not share the caller's hub, and ends when the caller's process ends.
+    """A Onebox in a separate process. It has its own event loop, and ends when the caller's process ends.
 
     It takes the arguments of ``Onebox`` and has its methods and attributes (``meta_addresses``, ``client_bugs``, ...).
-    They are called over a TCP connection on loopback (the control port), so arguments and results are plain values;
-    ``fault`` returns a handle. Only the calling greenlet waits. Other native threads can call the methods, too; such a
-    call blocks its thread.
+    They are called over a TCP connection on loopback (the control port), so arguments and results are plain values.
+    Only ``fault`` returns an object, with ``hits``, ``seen`` and ``remove()``. Only the calling greenlet waits. Other
+    native threads can call the methods, too; such a call blocks its thread.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class SecuredOnebox:
         )
 
     def start(self) -> SecuredOnebox:
-        """Start both, and set the environment variables.
+        """Start the KDC and the cluster, and set the environment variables.
 
         Raises:
             RuntimeError: A program or package is missing, or did not start.
@@ -101,7 +101,7 @@ class SecuredOnebox:
         return self
 
     def stop(self) -> None:
-        """Stop both and restore the environment."""
+        """Stop the cluster and the KDC, and restore the environment."""
         self.box.stop()
         for name, value in self._before.items():
             if value is None:

@@ -176,6 +176,8 @@ class TableMethods(Assembly):
     ) -> None:
         """Start a partition split: the count doubles at once, the children become ready one by one.
 
+        Each old partition is a parent. The new partition that gets half of its keys is its child.
+
         Args:
             table: A table's name.
             seconds: Time to the first child, and between children; None: the setting.

@@ -26,7 +26,8 @@ class Limits:
         multi_get_rows: Maximum number of rows that one multi_get visits and returns.
         multi_get_bytes: Maximum bytes of sort keys and values in a range multi_get; the last row may exceed it.
         scan_rows: Maximum number of rows in a scan batch.
-        threshold_ms: Time limit of a range read in milliseconds; 0: none. The table env overrides it.
+        threshold_ms: Time limit of a range read in milliseconds; 0: none. The table env
+            ``replica.rocksdb_iteration_threshold_time_ms`` overrides it.
         rows_per_ms: Assumed number of rows per millisecond in a range read, because the engine has no clock for it.
         context_seconds: Lifetime of a scan context after its latest batch.
     """

@@ -75,7 +75,8 @@ class Settings:
         assign_delay: From the answer to "create" until the primaries exist, and again until all replicas do (real: 2
             and 20).
         env_delay: Until new table envs reach the replica servers, each at its own time (real: up to 30).
-        group_check_interval: A secondary applies a mutation when the next one comes, or at this interval (real: 100).
+        group_check_interval: Interval of the group check. A secondary applies a write when the next write comes, or at
+            the group check (real: 100).
         meta_failover_delay: From the death or silence of the leader of the meta servers until there is a new leader
             (real: 13).
         meta_loading: How long a new leader answers ERR_SERVICE_NOT_ACTIVE.
@@ -85,7 +86,8 @@ class Settings:
             other partitions (real: 5 to 30).
         split_control_delay: Until parents agree to pause or cancel (real: 5).
         drop_delay: How long the replica servers still serve a table that was dropped (real: until they learn of it).
-        rename_delay: How long the old name of a renamed table still stands for it, also for another rename (real: < 1).
+        rename_delay: How long requests with the old name still reach a renamed table, also requests to rename it again
+            (real: < 1).
         compaction_seconds: From the start of a manual compaction until all servers have finished it, one after the
             other (real: 10 and more). 0: at once.
         min_replicas: Minimum number of live replicas for writes to a partition. None: a majority of the table's count.

@@ -35,6 +35,11 @@ S = TypeVar("S")
 Verb = Callable[Concatenate[S, P], R]
 
 
+# How long after its deadline an outcome may still be on its way, if something references its receiver. A busy machine
+# delays outcomes.
+SECONDS_LATE = 3.0
+
+
 class Handle(Generic[R]):
     """The result of a call in flight.
 
@@ -48,7 +53,7 @@ class Handle(Generic[R]):
         [None, None]
     """
 
-    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "_job", "_ends", "__weakref__")
+    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "_job", "_ends", "_slot", "__weakref__")
 
     def __init__(self) -> None:
         """Start without a result."""
@@ -61,6 +66,8 @@ class Handle(Generic[R]):
         # The greenlet of the call, and the latest time of the outcome of a call without one.
         self._job: Any = None
         self._ends = FOREVER
+        # The receiver of the outcome of a call without a greenlet. While the outcome can come, something references it.
+        self._slot: weakref.ref[_Slot] | None = None
 
     def __repr__(self) -> str:
         """Show the state."""
@@ -155,9 +162,13 @@ class Handle(Generic[R]):
 
     def _is_over(self) -> bool:
         """Tell whether nothing is left that could settle the handle."""
-        job = self._job
-        # A running greenlet is true.
-        return not job and ((job is not None and job.ready()) or monotonic() > self._ends + LOOK_FOR_LOST)
+        job, slot = self._job, self._slot
+        if job:  # a running greenlet is true
+            return False
+        if (job is not None and job.ready()) or (slot is not None and slot() is None):
+            return True
+        # The traceback of an interruption may reference the receiver for longer.
+        return monotonic() > self._ends + SECONDS_LATE
 
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call callback(handle) in gevent's event loop once the call has ended. The callback must not block.
@@ -399,7 +410,7 @@ def begin(
     """Start one request without a greenlet and return its handle; never yields."""
     handle: Handle[R] = Handle()
     slot = _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish)
-    handle._ends = slot.deadline
+    handle._ends, handle._slot = slot.deadline, weakref.ref(slot)
     slot.start()
     return handle
 

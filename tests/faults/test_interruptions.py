@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import gevent
 import pytest
 
-from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table
+from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table, accelerated
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport.connection import Connection
 from tests.faults.interruptions import Interrupted, Interruption
@@ -148,9 +148,11 @@ PLACES = [
     for verb, about in VERBS.items()
     for place in ("caller", "hub", *(["helpers"] if about.helpers else []))
 ]
+# The core leaves little or no Python code of these verbs to the hub. The run without the core interrupts them there.
+IN_CORE = ("get", "set", "scan", "list_tables", "set_envs")
 # Outcomes are handed over in the hub: there they are interrupted twice, too.
 CASES = [
-    (verb, place, kind)
+    pytest.param(verb, place, kind, marks=[pytest.mark.both_modes] if place == "hub" and verb in IN_CORE else [])
     for verb, place in PLACES
     for kind in ("interrupt", "exception", "nested", *(["twice"] if place == "hub" else []))
 ]
@@ -329,6 +331,8 @@ def test_an_interruption_at_sampled_steps_leaves_values_correct(box: Any, verb: 
     sample = SMALL_SAMPLE if VERBS[verb].helpers else SAMPLE
     points.enumerate(sample)
     print(f"{verb}, {place}, {kind}: {points.tried} of {points.count} points")
+    if points.count <= FEWEST and accelerated and place == "hub" and verb in IN_CORE:
+        pytest.skip("the compiled core leaves no Python code to the hub: the run without the core has these points")
     assert points.count > FEWEST
     assert points.tried == sample
 

@@ -308,6 +308,7 @@ def test_errors_are_exceptions_and_foreign_timeouts_are_raised_unchanged(marked:
     try:
         with Client(box.meta_addresses) as client:
             table = client.table("temp")
+            table.warm_up()
             with gevent.Timeout(5.0) as outer, pytest.raises(RequestTimeout):
                 table.get(mark, b"a", timeout=0.05)
             assert not outer.pending

@@ -192,8 +192,8 @@ class Client:
                 client's option applies.
 
         Raises:
-            InvalidArgument: The name is empty, not text, or not UTF-8; neither the call nor the URL names a table;
-                hedge or max_rate is wrong.
+            InvalidArgument: The name is empty, neither str nor bytes, or not UTF-8; neither the call nor the URL names
+                a table; hedge or max_rate is wrong.
 
         Example:
             >>> users = client.table("temp")

@@ -1,4 +1,4 @@
-"""The documented API of the Pegasus Python client. Calls block the greenlet; nothing is yielded.
+"""The documented API of pypegasus, the official Python client. Calls block the greenlet; they need no ``yield``.
 
 Names, parameters, defaults and return values are those of the official documentation. The module is a thin layer over
 ``Table``. An error of the cluster comes back as a code, an int of ``error_types``. It is never raised.

@@ -116,7 +116,7 @@ def remove_prefix(table: Table[Any], prefix: Key) -> int:
 
 
 def bounded_ttl(seconds: float) -> float:
-    """Return a TTL that fits the protocol. A TTL that ends after the year 2084 is reduced to that limit.
+    """Return a TTL that fits the protocol. A TTL that ends after January 2084 is reduced to that limit.
 
     In frameworks people write "100 years" for "never".
 

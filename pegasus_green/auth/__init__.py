@@ -48,7 +48,8 @@ class Kerberos:
         service_name: ``service_name`` in the same section.
         principal: Principal of the ticket: "alice" or "alice@REALM". None: the principal of the ticket cache, or the
             first one of the keytab.
-        keytab: Path of a file with the principal's key. The client gets tickets with it and keeps them in memory.
+        keytab: Path of a file with the principal's key. The client gets tickets with it and keeps them in memory, or in
+            ``ccache`` if that is set, too.
         ccache: Ticket cache: a path, or "TYPE:name" in the notation of MIT's libraries.
 
     Raises:

@@ -69,7 +69,7 @@ class PegasusCache(BaseCache):
         OPTIONS: ``serializer``: a class, an instance or a dotted name, with ``dumps`` and ``loads``.
             ``IGNORE_EXCEPTIONS``: if it is True and Pegasus does not answer, the backend behaves like an empty cache:
             it logs the error as a warning and returns the result for an absent key. ``MAX_ENTRIES`` and
-            ``CULL_FREQUENCY`` have no effect: expired records take no space, and no other record is removed.
+            ``CULL_FREQUENCY`` have no effect: the servers remove expired records, and no others.
 
     Raises:
         ImproperlyConfigured: LOCATION is not such a URL, or an option is unknown.

@@ -41,7 +41,7 @@ class PegasusBackend(BytesBackend):
             uses a lock of the process.
         lock_timeout: Seconds until a lock ends after its holder has died. A living holder renews it in a greenlet. If
             the holder computes for longer than this without letting other greenlets run, it loses the lock.
-        lock_sleep: Seconds between two attempts while others hold the lock.
+        lock_sleep: Maximum seconds between two attempts while others hold the lock.
         lock_blocking_timeout: Maximum seconds to wait for the lock; None: no limit.
 
     Raises:

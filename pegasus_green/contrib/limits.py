@@ -139,7 +139,10 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         return max(end / 1000, time())
 
     def clear(self, key: str) -> None:
-        """Forget the hits of a key. A window that other processes count in continues."""
+        """Forget the hits of a key, except those of sliding windows.
+
+        A window that other processes count in continues.
+        """
         hash_key = self._key(key)
         counted = [name for name in self._table.multi_get_sort_keys(hash_key) if name not in (_WINDOW, _SLIDING)]
         if counted:

@@ -13,7 +13,7 @@ attribute                   value
 ``db.collection.name``      the table
 ``db.operation.name``       the request's name in Pegasus: ``get``, ``put`` for a set, ``scan`` for a batch
 ``db.namespace``            the cluster's name, if it is set
-``server.address``          the replica server that answered, or that the error names
+``server.address``          the primary of the newest attempt, or the server that the error names
 ``server.port``             its port
 ``error.type``              the error's class, such as ``RequestTimeout`` or ``GreenletExit``
 ``db.response.status_code`` the error's code in Pegasus, such as ``ERR_BUSY``

@@ -435,7 +435,7 @@ _DOC = """Start ``{verb}`` and return its handle at once; no other greenlet runs
 
 
 class later:  # noqa: N801 - lower case because it is used as a decorator
-    """Makes the twin of a verb that starts the call and returns a handle: ``get_async = later(...)(get)``.
+    """Makes the twin of a verb: ``get_async = later(...)(get)``. The twin starts the call and returns a handle.
 
     ``__call__`` takes only the verb, because mypy loses the overloads of the verb otherwise.
 

@@ -1,4 +1,4 @@
-"""The atomic verbs: check_and_set, check_and_mutate, compare_exchange, touch."""
+"""The verbs that check a record and write: check_and_set, check_and_mutate, compare_exchange, touch."""
 
 from __future__ import annotations
 

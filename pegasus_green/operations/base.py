@@ -35,7 +35,7 @@ D = TypeVar("D")
 
 
 class CallOptions(TypedDict, total=False):
-    """Keywords of every verb, for the overloads that type checkers read."""
+    """Keywords of the verbs that take ``info``, for the overloads that type checkers read."""
 
     timeout: float | None
     retry: RetryPolicy | None
@@ -54,7 +54,7 @@ def expire_ts(ttl: float | None) -> int:
     """Return the expiry of a TTL in seconds, rounded up, as sent to the server; None and 0 mean no expiry.
 
     Raises:
-        InvalidArgument: The TTL is negative, not a number, or ends after 2084 (the expiry has 32 bits).
+        InvalidArgument: The TTL is negative, not a number, or ends after January 2084 (the expiry has 31 bits).
     """
     if ttl is None or ttl == 0:
         return 0

@@ -124,7 +124,6 @@ class BatchOperations(TableBase[V]):
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            RequestTimeout: No success in time.
             PegasusError: The first error in the order of keys, unless return_errors is set.
 
         Retries: safe. If the table splits meanwhile, the client groups the keys again and repeats the requests.

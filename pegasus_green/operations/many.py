@@ -26,7 +26,7 @@ CONCURRENCY = 1000
 
 
 class ManyOperations(MultiOperations[V]):
-    """One verb for many records at once. It is not atomic; the results are in the order of the arguments."""
+    """Verbs for many records at once. A call is not atomic; its results are in the order of the arguments."""
 
     __slots__ = ()
 

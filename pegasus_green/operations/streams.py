@@ -90,7 +90,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Store the records of an iterable in batches of 10,000, so a generator of millions takes little memory.
+        """Store the records of an iterable in batches of at most 10,000; a generator of millions takes little memory.
 
         Args:
             items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record.
@@ -137,7 +137,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> int:
-        """Remove the records that an iterable names, in batches of 10,000. It is no error if a record is absent.
+        """Remove the records that an iterable names, in batches of at most 10,000. It is no error if one is absent.
 
         Args:
             keys: (hash key, sort key) of each record.
@@ -181,7 +181,9 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[V | None]:
-        """Iterate over the values of the records that an iterable names, in its order. It reads batches of 10,000.
+        """Iterate over the values of the records that an iterable names, in its order.
+
+        It reads batches of at most 10,000.
 
         Args:
             keys: (hash key, sort key) of each record.

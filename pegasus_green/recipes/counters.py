@@ -82,7 +82,7 @@ class Counter:
     def value(self, *, timeout: float | None = None) -> int:
         """Return the sum of all shards.
 
-        The shards are read one after the other. Additions that are made meanwhile may or may not be included.
+        Each shard is read by its own request. Additions that are made meanwhile may or may not be included.
 
         Args:
             timeout: Seconds for all of them; None: the client's default.

@@ -109,7 +109,7 @@ class Places:
             hash_key: Hash key of all records.
             places: Sort keys of the owner records.
             seconds: Duration of a lease.
-            also: Sort keys of further records that ``look`` returns.
+            also: Sort keys of further records that ``look`` returns. While one exists, ``acquire`` takes no place.
             fence_ttl: Seconds that the fence stays after a grant, more than ``seconds``; None: forever.
         """
         self.table, self.hash_key, self.places, self.seconds = table, hash_key, places, seconds
@@ -144,7 +144,7 @@ class Places:
         return None
 
     def acquire(self, token: bytes, identity: bytes = b"", place: bytes | None = None) -> Hold | dict[bytes, bytes]:
-        """Take a free place; return the records if there is none.
+        """Take a free place; return the records if there is none, or if there is a record of ``also``.
 
         Raises:
             LockError: The clocks differ so much that the lease has already ended.

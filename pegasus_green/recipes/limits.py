@@ -114,7 +114,7 @@ class RateLimiter:
         Args:
             key: Key of the limit, for example a user; bytes or str.
             cost: Number of hits that this one counts as; at most the limit, or the size of the bucket.
-            timeout: Seconds for all requests; None: the client's default for each.
+            timeout: Seconds for all requests, with ``fixed_window`` for each; None: the client's default for each.
 
         Raises:
             InvalidArgument: The cost can never be allowed, or an argument has a wrong type.

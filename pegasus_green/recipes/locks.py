@@ -351,7 +351,8 @@ class Lock(Leased):
     Args:
         table: Any table; its codec is not used.
         name: Name of the lock; bytes or str.
-        timeout: Seconds until the lease ends without renewal, 1 s to 30 days; rounded up to whole seconds.
+        timeout: Seconds until the lease ends without renewal, 1 s to 30 days. The expiry of the record is rounded up
+            to whole seconds.
         sleep: Maximum seconds between two attempts while ``acquire`` waits; the minimum is half of it.
         blocking: Whether ``acquire`` waits.
         blocking_timeout: Maximum seconds that it waits; None: no limit.

@@ -152,7 +152,7 @@ class SeenSet:
         """Remove all items. Items that are added meanwhile may stay.
 
         Args:
-            timeout: Seconds for each shard; None: the client's default.
+            timeout: Seconds for each request; None: the client's default.
 
         Raises:
             PegasusError: A shard could not be cleared.
@@ -403,7 +403,7 @@ class Frontier:
         """Remove all items, also those of other processes. Items that are added meanwhile may stay.
 
         Args:
-            timeout: Seconds for each shard; None: the client's default.
+            timeout: Seconds for each request; None: the client's default.
 
         Raises:
             PegasusError: A shard could not be cleared.

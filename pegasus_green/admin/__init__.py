@@ -40,10 +40,9 @@ class Admin(ServerAdmin, AccessAdmin):
     ``drop_table``, ``recall_table`` and ``wait_until_healthy``. Every method can raise MetaUnreachable (no answer in
     time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
 
-    Retries: the client repeats requests to the meta servers that read or set a value until the timeout. Other requests
-        to them create, drop, recall or rename a table, start or control a split, or propose a change of replicas. The
-        client does not repeat them if their outcome is unknown; the error then has ``outcome_unknown``. It repeats no
-        request to a single server.
+    Retries: the client repeats requests that read or set a value until the timeout, except requests to single servers.
+        It does not repeat a request that creates, drops, recalls or renames a table, changes a split, or proposes a
+        change of replicas, if its outcome is unknown; the error then has ``outcome_unknown``.
     Greenlets: any number may call at once. After a kill, the cluster may still carry out the request.
 
     Example:

@@ -34,7 +34,8 @@ def client_greenlets() -> set[greenlet]:
     """Return the living greenlets that are inside the client's code, whoever spawned them."""
     found = set()
     for candidate in gc.get_objects():
-        if isinstance(candidate, greenlet) and not candidate.dead and candidate is not gevent.getcurrent():
+        # Not isinstance: it asks a weak proxy for the class of its object, which may be gone.
+        if issubclass(type(candidate), greenlet) and not candidate.dead and candidate is not gevent.getcurrent():
             modules = [module for module in _modules(candidate) if module.startswith("pegasus_green")]
             if modules and not any(module.startswith(_NOT_CLIENT) for module in modules):
                 found.add(candidate)

@@ -178,10 +178,14 @@ def test_many_handles_are_waited_for_together(table: Table[bytes], hash_key: byt
 
 def test_the_handle_of_a_killed_greenlet_raises(table: Table[bytes], hash_key: bytes) -> None:
     """Foreign code kills every greenlet; a caller that waits for the handle gets an error."""
-    before = {id(found) for found in gc.get_objects() if issubclass(type(found), gevent.Greenlet)}
+
+    def greenlets_now() -> list[Any]:
+        return [found for found in gc.get_objects() if issubclass(type(found), gevent.Greenlet)]
+
+    before = set(map(id, greenlets_now()))
     handle = table.multi_get_async(hash_key)
     gevent.sleep(0)
-    greenlets = [found for found in gc.get_objects() if issubclass(type(found), gevent.Greenlet) and id(found) not in before]
+    greenlets = [found for found in greenlets_now() if id(found) not in before]
     begun = [found for found in greenlets if not found.dead]
     gevent.killall(begun)
     if begun:

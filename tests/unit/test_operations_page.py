@@ -106,12 +106,12 @@ def test_the_calls_fit_the_signatures(row: list[str]) -> None:
 
 def _fits(call: ast.Call) -> None:
     """Check that the arguments of a call fit what it calls: a method of an object above, or a public name."""
-    given = [None] * len(call.args), {keyword.arg: None for keyword in call.keywords}
+    given = [None] * len(call.args), {keyword.arg: None for keyword in call.keywords if keyword.arg}
     if isinstance(call.func, ast.Name):
         if call.func.id != "next":
             inspect.signature(getattr(pegasus_green, call.func.id)).bind(*given[0], **given[1])
     elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
-        owner = OBJECTS.get(call.func.value.id) or getattr(pegasus_green, call.func.value.id, gevent)
+        owner: Any = OBJECTS.get(call.func.value.id) or getattr(pegasus_green, call.func.value.id, gevent)
         method = inspect.getattr_static(owner, call.func.attr)
         itself = [] if isinstance(method, (classmethod, staticmethod)) or owner is gevent else [None]
         inspect.signature(getattr(owner, call.func.attr)).bind(*itself, *given[0], **given[1])

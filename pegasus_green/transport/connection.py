@@ -420,6 +420,7 @@ class Connection(Handover):
     def _read(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read once without waiting, unless the core has read; end of stream and errors close the connection."""
         session, chunk = self.session, self._view[: self._share]
+        # Without a large reply, which is the usual case, this saves a call for each read.
         large = session.buffer() if session.large is not None else None
         try:
             if came is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from operator import length_hint
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from gevent.event import Event
-from greenlet import GreenletExit
+from greenlet import GreenletExit, getcurrent
 
 from ..errors import RequestTimeout
 from ..options import MAX_TIMEOUT
@@ -24,13 +25,13 @@ R = TypeVar("R")
 Shape = Callable[[Any], R]
 
 
-class _Turn:
-    """The right of one greenlet to get the next batch. It ends with the frame that holds it, at the latest."""
-
-    __slots__ = ("over", "__weakref__")
-
-    def __init__(self) -> None:
-        self.over = False
+def _is_entered(context: Context) -> bool:
+    """Tell whether code runs inside ``context.run``. Whatever ends that code, the interpreter leaves the context."""
+    try:
+        context.run(int)
+    except RuntimeError:
+        return True
+    return False
 
 
 class Scanner(Iterator[R]):
@@ -102,8 +103,9 @@ class Scanner(Iterator[R]):
         self._rows: Iterator[R] = iter(())
         self._ledger: Ledger | None = None
         self._ended = limit == 0
-        # The turn of the greenlet that gets the next batch. Only its frame holds the object.
-        self._turn: weakref.ref[_Turn] | None = None
+        # The context in which the next batch is fetched, and the id of the greenlet that does this. The turn lasts as
+        # long as code runs in the context, so no interruption of that code leaves a turn that nobody has.
+        self._turn: tuple[Context, int] = Context(), 0
         self._free = Event()
         # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
         self._finalizer = weakref.finalize(self, Work.release_soon, work)
@@ -137,6 +139,7 @@ class Scanner(Iterator[R]):
         Raises:
             StopIteration: There are no more rows.
             PegasusError: The next batch cannot be read. The next call tries again, after the last row.
+            RuntimeError: A signal handler or a finalizer has interrupted a ``next`` of this scanner and calls it again.
         """
         while True:
             for row in self._rows:
@@ -144,12 +147,36 @@ class Scanner(Iterator[R]):
             self._advance()
 
     def _advance(self) -> None:
-        """Get the next batch with rows. Only one greenlet at a time does this.
+        """Get the next batch with rows. Only one greenlet at a time does this."""
+        cluster = self._work.dispatcher.cluster
+        # Listeners are called in the context of the greenlet that takes the rows.
+        turn, until = (copy_context(), id(getcurrent())), 0.0
+        while True:
+            context, holder = self._turn
+            if not _is_entered(context):
+                self._turn = turn
+                if turn[0].run(self._fill, turn):
+                    return
+                continue
+            if holder == turn[1]:
+                raise RuntimeError("a signal handler or finalizer cannot use a scanner whose next() it has interrupted")
+            now = monotonic()
+            until = until or cluster.deadline(MAX_TIMEOUT, now)
+            if now >= until:
+                text = "another greenlet waits for the next batch"
+                raise RequestTimeout(text, table=self._work.dispatcher.routes.name)
+            self._free.clear()
+            # If the end of a turn is interrupted, it wakes nobody.
+            wait(self._free, min(until - now, LOOK_FOR_LOST))
+
+    def _fill(self, turn: tuple[Context, int]) -> bool:
+        """Get the next batch with rows, in the context of a turn. False: a signal handler took the turn first.
 
         An exception can occur between any two steps. So each step can be repeated, and a batch counts as taken only
         after its rows are stored.
         """
-        turn = self._await_turn()
+        if self._turn is not turn:
+            return False
         try:
             # Another greenlet may have read a batch meanwhile, and may have been interrupted after that.
             while not length_hint(self._raw):
@@ -171,27 +198,8 @@ class Scanner(Iterator[R]):
             self._work.suspend()
             raise
         finally:
-            turn.over = True
             self._free.set()
-
-    def _await_turn(self) -> _Turn:
-        """Wait until no other greenlet gets a batch; yields."""
-        cluster = self._work.dispatcher.cluster
-        turn, until = _Turn(), 0.0
-        while True:
-            other = None if self._turn is None else self._turn()
-            if other is None or other.over:
-                self._turn = weakref.ref(turn)
-                return turn
-            now = monotonic()
-            until = until or cluster.deadline(MAX_TIMEOUT, now)
-            if now >= until:
-                text = "another greenlet waits for the next batch"
-                raise RequestTimeout(text, table=self._work.dispatcher.routes.name)
-            del other
-            self._free.clear()
-            # If the end of a turn is interrupted, it wakes nobody.
-            wait(self._free, min(until - now, LOOK_FOR_LOST))
+        return True
 
     def _take(self, batch: Batch) -> None:
         taken, rows, count = batch, batch.rows, self._now[3]

@@ -36,6 +36,7 @@ SLOW_READ, HEDGE_AFTER = 0.012, 0.004
 
 
 # Interruptions of one kind of scan.
+LAST_STEPS = 40
 INTERRUPTED_SCANS = 60 if "PEGASUS_GREEN_SOAK_SECONDS" not in os.environ else 100_000
 
 
@@ -356,11 +357,20 @@ SCANS: dict[str, Callable[[Table[bytes]], Any]] = {
 }
 
 
-def rows_of_an_interrupted_scan(client: Client, scan: str, place: str, n: int) -> tuple[Interruption, list[Any]]:
-    """Return the rows of one scanner whose reader continues after an exception at the n-th step."""
+def rows_of_an_interrupted_scan(
+    client: Client, scan: str, place: str, n: int, *, nested: bool = False
+) -> tuple[Interruption, list[Any]]:
+    """Return the rows of one scanner whose reader continues after an exception, or a nested next, at the n-th step."""
 
     def act() -> None:
-        raise Interrupted
+        if not nested:
+            raise Interrupted
+        try:
+            found.append(tuple(next(rows)))
+        except StopIteration:
+            pass
+        except RuntimeError as error:
+            assert "cannot use a scanner whose next() it has interrupted" in str(error)  # noqa: PT017
 
     interruption, found = Interruption(n, act, place=place, opcodes=True), []
     rows = SCANS[scan](client.table("temp"))
@@ -383,18 +393,27 @@ def rows_of_an_interrupted_scan(client: Client, scan: str, place: str, n: int) -
 
 
 @pytest.mark.parametrize(
-    ("scan", "place"), [*((scan, "caller") for scan in SCANS), ("parallel", "helpers"), ("parallel", "hub")]
+    ("scan", "place", "kind"),
+    [
+        *((scan, "caller", kind) for scan in SCANS for kind in ("exception", "nested")),
+        ("parallel", "helpers", "exception"),
+        ("parallel", "hub", "exception"),
+    ],
 )
-def test_a_scan_continues_after_an_exception_at_any_step(interrupted: Any, scan: str, place: str) -> None:
+def test_a_scan_continues_after_an_interruption_at_any_step(interrupted: Any, scan: str, place: str, kind: str) -> None:
     """The same scanner returns all other rows exactly once. Only a row on its way out of ``next`` can be lost."""
+    nested = kind == "nested"
     with Client(interrupted.meta_addresses, timeout=3.0, refresh_interval=0.001, refresh_period=0.0) as client:
         client.table("temp").warm_up()
         # The first run may find something to do that the others do not.
         rows_of_an_interrupted_scan(client, scan, place, 0)
         counted, expected = rows_of_an_interrupted_scan(client, scan, place, 0)
         assert counted.count > 30
-        for n in sorted(random.sample(range(1, counted.count + 1), min(INTERRUPTED_SCANS, counted.count))):
-            interruption, found = rows_of_an_interrupted_scan(client, scan, place, n)
-            if not interruption.where.endswith(" __next__"):
+        # The last steps raise StopIteration: the interruption is at a step that handles another exception.
+        points = {*random.sample(range(1, counted.count + 1), min(INTERRUPTED_SCANS, counted.count))}
+        points.update(range(max(counted.count - LAST_STEPS, 1), counted.count + 1))
+        for n in sorted(points):
+            interruption, found = rows_of_an_interrupted_scan(client, scan, place, n, nested=nested)
+            if nested or not interruption.where.endswith(" __next__"):
                 assert found == expected, (n, interruption.where)
         assert not at_rest(client)

@@ -177,4 +177,20 @@ INTERRUPTIONS = (
         "                    return batch\n                part.taken",
         ("tests/faults/test_scan_continues.py", "-k", "returned_again"),
     ),
+    Mutation(
+        "13-one-turn-at-a-time",
+        "only one caller at a time fetches the next batch of a scanner",
+        "scanner/iterator.py",
+        "if not _is_entered(context):",
+        "if True:",
+        ("tests/faults/test_interruptions.py", "-k", "a_scan_continues"),
+    ),
+    Mutation(
+        "13-turn-of-the-same-greenlet",
+        "a signal handler gets an error from a scanner whose next it has interrupted",
+        "scanner/iterator.py",
+        "if holder == turn[1]:",
+        "if False:",
+        ("tests/faults/test_interruptions.py", "-k", "a_scan_continues"),
+    ),
 )

@@ -1,6 +1,6 @@
 """Many independent calls from one greenlet. Each has a slot on the connection and no greenlet.
 
-A slot costs a few microseconds, a greenlet fifteen. The calling greenlet sends while the window has room, and sleeps
+A slot costs a few microseconds, a greenlet about 15. The calling greenlet sends while the window has room, and sleeps
 until half of it is free. It repeats failed requests in rounds.
 """
 
@@ -89,7 +89,7 @@ class Window:
         """Yield until no more than at_most requests are open.
 
         Args:
-            at_most: The number.
+            at_most: Maximum number of open requests.
             latest: The latest deadline of the sent requests. Requests that are still open some time after it are lost.
         """
         silent_at = -1
@@ -218,7 +218,7 @@ class Bulk:
         return outcomes
 
     def _send_all(self, window: Window, todo: Iterable[int]) -> None:
-        """Send every request of the round; last those whose server has no connection yet."""
+        """Send every request of the round. Those to servers without a connection come last."""
         waiting: dict[Peer, list[tuple[int, Route]]] = {}
         again = any(self._deadlines[index] for index in islice(todo, 1))
         if self._dispatcher.limiters:
@@ -368,7 +368,7 @@ class Bulk:
             raise ForkedConnection("the process forked while the calls waited; they continue in the parent")
 
     def _dial(self, waiting: dict[Peer, list[tuple[int, Route]]]) -> Iterator[tuple[Peer, Connection | PegasusError]]:
-        """Yield each server with its connection or error, in the order of completion: none waits for a dead server."""
+        """Yield each server with its connection or error, as dials end: a dead server does not delay the others."""
         # One greenlet per server, not per request.
         dials = {
             self._dispatcher.cluster.pool.spawn(peer.connect, max(self._deadlines[index] for index, _ in calls)): peer

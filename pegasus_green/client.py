@@ -248,7 +248,7 @@ class Client:
 
     @property
     def admin(self) -> Admin:
-        """Administration of the cluster: an ``Admin``, for tables, their settings and splits, partitions and nodes.
+        """The ``Admin`` of the cluster. It manages tables, their settings and splits, partitions and nodes.
 
         Example:
             >>> client.admin.is_healthy("temp")
@@ -268,9 +268,9 @@ class Client:
         started inside the block.
 
         In a generator, the deadline applies to the calls of the generator and of the functions that it calls, in any
-        greenlet. It does not apply to calls that the consumer makes between two ``next()``. If a ``@contextmanager``
-        function yields inside the block, the deadline also applies to the user's ``with`` block. Blocks can end in any
-        order, in any greenlet, or by garbage collection.
+        greenlet. It does not apply to calls that the consumer makes between two calls of ``next``. If a function with
+        ``@contextmanager`` yields inside the block, the deadline also applies to the user's ``with`` block. Blocks can
+        end in any order, in any greenlet, or by garbage collection.
 
         Args:
             seconds: Seconds for all calls inside the block together, from its start.
@@ -328,6 +328,7 @@ class Client:
         Raises:
             TableNotFound: The table does not exist.
             MetaUnreachable: The routes of the table are unknown, and no meta server answers.
+            RequestTimeout: The table cannot serve yet.
 
         Retries: safe; the client asks each server until the timeout.
         Greenlets: a killed caller abandons its requests.
@@ -534,6 +535,7 @@ class Table(Verbs[V]):
             InvalidArgument: A key has a wrong type or size.
             TableNotFound: The meta servers do not know the table.
             MetaUnreachable: No meta server answered in time.
+            RequestTimeout: The table cannot serve yet.
 
         Retries: safe; the client asks the meta servers until the timeout.
         Greenlets: any number may call at once; they share one route query.
@@ -550,8 +552,8 @@ class Table(Verbs[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds until values that the mapping stores expire, rounded up. None or 0: they never expire, unless
-                the table has a default TTL.
+            ttl: Seconds to live of each value that the mapping stores, rounded up. None or 0: no limit, unless the
+                table has a default TTL.
             timeout: Seconds for each request; None: the client's default.
 
         Returns:

@@ -3,7 +3,7 @@
 ::
 
     PegasusError
-    ├── InvalidArgument (ValueError)         an argument is wrong; nothing was sent
+    ├── InvalidArgument (ValueError)         an argument is wrong; it was not sent
     ├── ClientClosed                         the client was closed
     ├── WrongThread (RuntimeError)           a Handle or Scanner belongs to another thread
     ├── RequestTimeout (TimeoutError)        no success before the deadline
@@ -57,7 +57,7 @@ class PegasusError(Exception):
         attempts: Number of attempts, including those that found no server to send to.
         last_error: The error of the last attempt that the client repeated; None: it repeated no attempt.
         outcome_unknown: True for a write that may or may not have been applied.
-        results: All results of a ``*_many`` verb or ``batch_get``, in order, with the errors among them; empty after
+        results: All results of a ``*_many`` verb or ``batch_get``, in order and including the errors; empty after
             other verbs.
         done: Number of rows, keys or items in the finished requests of ``multi_set(split=True)`` or
             ``multi_del(split=True)``, or in the finished batches of ``set_stream`` or ``remove_stream``.
@@ -152,7 +152,7 @@ def _rebuild(cls: type[PegasusError], args: tuple[Any, ...], attributes: dict[st
 
 
 class InvalidArgument(PegasusError, ValueError):
-    """An argument has a wrong type, value or size; nothing was sent."""
+    """An argument has a wrong type, value or size; it was not sent."""
 
     code = "ERR_INVALID_PARAMETERS"
 
@@ -166,7 +166,7 @@ class ClientClosed(PegasusError):
 class WrongThread(PegasusError, RuntimeError):
     """A ``Handle`` (the result of an ``*_async`` verb) or a scanner was used in a thread that did not make it."""
 
-    hint = "clients, tables and mappings work in any thread: make the handle or the scanner where it is used"
+    hint = "clients, tables and mappings work in any thread: make handles and scanners in the thread that uses them"
 
 
 class RequestTimeout(PegasusError, TimeoutError):
@@ -419,7 +419,7 @@ _BY_CODE: dict[str, type[ServerError]] = {
     "ERR_INVALID_DATA": WriteRejected,
 }
 
-# Names of the storage statuses: the errors of the documented API with the same meaning.
+# Names of the storage statuses: those of the documented API's errors with the same meaning.
 _STORAGE_CODES = {
     1: "ERR_OBJECT_NOT_FOUND",
     2: "ERR_CORRUPTION",
@@ -437,7 +437,7 @@ def copy_of(error: PegasusError) -> PegasusError:
 
 
 def raise_first(results: list[Any]) -> None:
-    """Raise the first error among the results of several requests, with all of them in its ``results``.
+    """Raise the first error among the results of several requests. Its ``results`` has all of them.
 
     The raised error is a copy, because an error in its own ``results`` would be a reference cycle.
     """

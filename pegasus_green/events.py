@@ -16,7 +16,7 @@ class Listener:
     """Base class of listeners: override the methods of the events that you need.
 
     The client calls a listener in the greenlet in which the event happens, and waits until the method returns. For
-    connections, routes and the end of a call that an ``*_async`` verb started, this can be the event loop. So a
+    connections, routes and the end of a call that an ``*_async`` verb started, it can be the event loop. So a
     listener must never block. If a listener raises, the client logs the exception once for each event and listener. The
     exception does not affect the call.
 

@@ -21,7 +21,7 @@ FIRST_KEY = b"\0\0"
 AFTER_LAST_KEY = b"\xff\xff"
 _LENGTH = struct.Struct(">H")
 
-# CRC-64/NVME is the catalogue's name of Pegasus's crc64; check value of b"123456789": 0xAE8B14860A799888.
+# CRC catalogues call Pegasus's crc64 CRC-64/NVME; check value of b"123456789": 0xAE8B14860A799888.
 crc64: Callable[[bytes], int] = (
     core.crc64 if core else crcmod.mkCrcFun(0x1AD93D23594C93659, initCrc=0, rev=True, xorOut=2**64 - 1)
 )

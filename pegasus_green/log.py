@@ -17,7 +17,7 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 def configure_logging(path: str | os.PathLike[str] | None = None) -> None:
     """Log as the official Python client (pypegasus) does, or as a configuration file says.
 
-    Without a path, the records of the logger ``pegasus_green`` from level INFO are appended to ``pegasus.log`` in the
+    Without a path, the logger ``pegasus_green`` appends records of level INFO and above to ``pegasus.log`` in the
     working directory. At 100 MiB a new file begins; 10 old files are kept. A second call replaces the handler of the
     first one.
 

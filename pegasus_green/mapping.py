@@ -64,7 +64,7 @@ class HashMapping(MutableMapping[bytes, V]):
     a larger one is sent in several requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do,
     and the errors of the verbs of ``Table``.
 
-    Made by ``table.mapping(hash_key)``.
+    ``table.mapping(hash_key)`` makes it.
 
     Example:
         >>> user = table.mapping("user:7")

@@ -70,7 +70,7 @@ def check_hedge(hedge: object, header_version: int) -> None:
 
 
 def check_rate(max_rate: object) -> None:
-    """Raise InvalidArgument unless max_rate is a number above 0, or None."""
+    """Raise InvalidArgument unless max_rate is a number from above 0 to MAX_RATE, or None."""
     if max_rate is not None and (not _is_number(max_rate) or not 0 < cast("float", max_rate) <= MAX_RATE):
         raise InvalidArgument(
             f"max_rate must be a number of requests per second above 0 and at most {MAX_RATE:,}, or None (no limit),"
@@ -110,7 +110,7 @@ class ClientOptions:
 
     Attributes:
         timeout: Deadline of one call with all its attempts; at most 24 h (86,400); a larger value counts as 24 h.
-        connect_timeout: Limit of one attempt to connect. A call waits for it for at most half of its remaining time.
+        connect_timeout: Limit of one attempt to connect. A call waits at most half of its remaining time for it.
         meta_stagger: If a meta server sends no answer for this long, the next one is asked, too.
         refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
@@ -130,8 +130,8 @@ class ClientOptions:
         max_rate: Maximum number of requests per second that this client sends to all tables together. Retries and each
             request of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
         auth: How the client authenticates, for example a ``Kerberos``; None: no authentication.
-        auth_timeout: Limit of the wait for credentials, and again of the authentication on a new connection; at most
-            10 s. The deadline of a call limits both waits, too.
+        auth_timeout: Limit of the wait for credentials, and separately of the authentication on a new connection; at
+            most 10 s. The deadline of a call also limits both.
         auth_required: Whether the client refuses a server that runs without authentication.
     """
 
@@ -287,7 +287,7 @@ _URL_PARTS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "retry_busy_factor": ("retry", "busy_factor", float),
     "hedge_max_ratio": ("hedge", "max_ratio", float),
 }
-# What each reader accepts, in words for errors.
+# The values that each parser accepts, as text for errors.
 _URL_WORDS: dict[Callable[[str], Any], str] = {
     float: "a number",
     int: "a whole number",
@@ -319,12 +319,12 @@ class ParsedUrl(NamedTuple):
 def parse_url(url: str) -> ParsedUrl:
     """Parse ``pegasus://host:port,host:port/table?timeout=2``.
 
-    An IPv6 address is written in brackets. Special characters in the table's name are percent-encoded. The parameters
-    are the names of the options, for example ``timeout=2``, and: ``retry=on`` or ``off``, ``max_attempts=3``,
-    ``retry_base=0.01``, ``retry_cap=0.5``, ``retry_busy_factor=5``, ``hedge=SECONDS`` or ``off``,
-    ``hedge_max_ratio=0.1``, ``max_write_bytes=none``. ``codec=`` is ``json``, ``utf8``, ``zstd``, ``zstd+json`` or
-    ``zstd+utf8``. ``auth=kerberos`` needs ``service_fqdn=NAME`` and can have ``service_name``, ``principal``,
-    ``keytab`` and ``ccache``. ``auth=properties:PATH`` reads a property file of the Java client at once.
+    An IPv6 address is written in brackets. Special characters in the table's name are percent-encoded. A parameter is
+    the name of an option and its value, for example ``timeout=2``, ``max_write_bytes=none``, ``retry=on`` or ``off``,
+    ``hedge=SECONDS`` or ``off``. Fields of these two are ``max_attempts=3``, ``retry_base=0.01``,
+    ``retry_cap=0.5``, ``retry_busy_factor=5`` and ``hedge_max_ratio=0.1``. ``codec=`` is ``json``, ``utf8``, ``zstd``,
+    ``zstd+json`` or ``zstd+utf8``. ``auth=kerberos`` needs ``service_fqdn=NAME`` and can have ``service_name``,
+    ``principal``, ``keytab`` and ``ccache``. For ``auth=properties:PATH`` it reads a property file of the Java client.
 
     Raises:
         InvalidArgument: The URL is wrong; the message has the reason.
@@ -353,7 +353,7 @@ def parse_url(url: str) -> ParsedUrl:
 def _url_table(path: str, url: str) -> str:
     path = path.removesuffix("/")
     if "/" in path or "#" in path:
-        raise InvalidArgument(f"a URL names one table, not more, in {url!r}; write / as %2F and # as %23 in its name")
+        raise InvalidArgument(f"a URL can name only one table, not {url!r}; write / as %2F and # as %23 in its name")
     if found := re.search("%(?![0-9A-Fa-f]{2})", path):
         raise InvalidArgument(f"{path[found.start() :][:3]!r} in {url!r} is not a percent-encoding; write % as %25")
     try:

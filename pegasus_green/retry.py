@@ -18,8 +18,8 @@ class RetryPolicy:
         base: Seconds before the first retry, before jitter.
         cap: Longest pause in seconds.
         max_attempts: Maximum number of attempts, with the first one; None: as many as the deadline allows.
-        busy_factor: The pauses are this many times longer if the server throttles requests or the partition is being
-            split.
+        busy_factor: The pauses are this many times longer, up to ``cap``, if the server throttles requests or the
+            partition is being split.
 
     A policy holds no state, so one instance serves any number of greenlets.
 
@@ -77,8 +77,8 @@ _REROUTE = Reaction(retry=True, refresh=True)
 _LATER = Reaction(retry=True)
 _MUCH_LATER = Reaction(retry=True, slow=True)
 
-# A replica answers each of these names before a write enters replication, so the write was not applied. Therefore they
-# apply to incr and check_and_* too. Other names are raised to the caller.
+# A replica answers each of these names before a write enters replication, so the write was not applied. Therefore these
+# reactions apply to incr and check_and_*, too. Other names are raised to the caller.
 REACTIONS: dict[str, Reaction] = {
     "ERR_OBJECT_NOT_FOUND": _REROUTE,
     "ERR_INVALID_STATE": _REROUTE,

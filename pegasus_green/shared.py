@@ -48,7 +48,7 @@ def shared_client(url: str) -> Client:
     if client is None or client.closed:
         made = Client.from_url(url)
         if client is None:
-            # setdefault is atomic: two threads that come at once both get the first client. The other never dials.
+            # setdefault is atomic: two threads that come at once get the same client. The other client is not used.
             client = _clients.setdefault(url, made)
         else:
             client = _clients[url] = made
@@ -85,7 +85,7 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
 def remove_prefix(table: Table[Any], prefix: Key) -> int:
     """Remove all records with an empty sort key whose hash key begins with a prefix; return their number.
 
-    The servers read the whole table to find them. A record that is stored meanwhile may be removed or not.
+    The servers read the whole table to find them. A record that is stored meanwhile may or may not be removed.
 
     Args:
         table: The table.

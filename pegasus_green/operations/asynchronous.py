@@ -35,8 +35,8 @@ S = TypeVar("S")
 Verb = Callable[Concatenate[S, P], R]
 
 
-# How long after its deadline an outcome may still be on its way, if something references its receiver. A busy machine
-# delays outcomes.
+# Seconds after the deadline of a call in which its outcome may still come, if something references the receiver: a
+# busy machine delays outcomes.
 SECONDS_LATE = 3.0
 
 
@@ -124,7 +124,7 @@ class Handle(Generic[R]):
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
             WrongThread: Another native thread made the handle.
             PegasusError: The error of the call. If the application's codec raised another exception, ``get`` raises
-                that one; after ``get_async`` it raises a PegasusError with its text.
+                that one. After ``get_async``, it raises a PegasusError with the text of that exception.
 
         Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
             the call, unless the greenlet held the last reference to the handle.
@@ -145,7 +145,7 @@ class Handle(Generic[R]):
                 if left <= 0:
                     raise RequestTimeout(f"no result after {timeout} s; the call continues")
                 over = self._is_over()
-                # If an interrupted callback loses the wake-up, it costs a moment, not the result.
+                # If an interrupted callback loses the wake-up, the caller waits only a moment longer.
                 wait(event, min(left, LOOK_FOR_LOST))
                 if over and not self._ready:
                     self._settle(None, PegasusError("the call was interrupted"))
@@ -520,7 +520,7 @@ def _leave(reference: weakref.ref[Handle[Any]], _job: Any = None) -> None:
 
 
 class _Drop:
-    """Kills the greenlet of a dropped handle. The last reference can go anywhere, so the hub does it."""
+    """Kills the greenlet of a dropped handle, in the hub: any code can drop the last reference."""
 
     __slots__ = ("job", "loop")
 

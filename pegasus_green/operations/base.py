@@ -115,7 +115,7 @@ def only_hash_key(hash_key: Key) -> bytes:
     raw = to_bytes(hash_key, "hash_key")
     if not raw:
         raise InvalidArgument(
-            "hash_key must not be empty: only get, set, remove, ttl, exist and incr accept an empty one"
+            "hash_key must not be empty in this verb; get, set, remove, ttl, exist and incr accept an empty one"
         )
     if len(raw) > MAX_HASH_KEY:
         raise InvalidArgument(f"hash_key has {len(raw)} bytes; the limit is {MAX_HASH_KEY}")

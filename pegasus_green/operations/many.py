@@ -75,7 +75,7 @@ class ManyOperations(MultiOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Return the values of many records. Each is read by its own request; many requests are in flight.
+        """Return the values of many records. Each is read by its own request; many are in flight at once.
 
         Args:
             keys: (hash key, sort key) of each record.

@@ -124,7 +124,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         Raises:
             InvalidArgument: An argument has a wrong type or size; nothing was sent.
             Incomplete: In reverse, the server found only expired or filtered rows before it reached its limit. So the
-                client does not know where to continue. ``last_key`` is the key of the last row before that.
+                client does not know where to continue. ``last_key`` is the sort key of the last returned row.
             PegasusError: A page could not be read.
 
         Retries: safe.
@@ -201,7 +201,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         """Remove all records of a range: scan their sort keys and remove them in batches. Not atomic.
 
         Rows that are written meanwhile may or may not be removed. After an error, repeat the call, or continue with
-        ``start=error.last_key``.
+        ``start=error.last_key`` if that is not None.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.

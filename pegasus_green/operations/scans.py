@@ -450,8 +450,8 @@ class ScanOperations(TableBase[V]):
         """Return the number of records in the whole table that are not expired. The servers count them.
 
         Servers before 2.5 cannot count, so they send the keys, and the client counts them. The same happens if the
-        table was split or the client cannot exclude that, because after a split the servers count some rows twice for a
-        while.
+        table was split, or if the client cannot rule out a split: after a split, the servers count some rows twice for
+        a while.
 
         Args:
             hash_key_filter: Only hash keys that match this filter.
@@ -548,7 +548,7 @@ class ScanOperations(TableBase[V]):
             kind = Row if whole_table else HashRow
         decode_value = None if self.codec is None or query.no_value else self.codec.decode
         if decode_value is None and not with_ttl:
-            # Half the cost of calling the class, whose __new__ is Python code.
+            # This costs half as much as a call of the class, whose __new__ is Python code.
             return partial(tuple.__new__, kind)
         at = 2 if whole_table else 1
 
@@ -567,7 +567,7 @@ def with_expiry(scanner: Scanner[Any]) -> Scanner[tuple[Any, ...]]:
 
 
 def _seconds_left(expire_ts: int) -> float:
-    # Servers compare unsigned. At least 1, even if clocks differ: a row that the server sent is not expired.
+    # Servers compare unsigned numbers. A row that the server sent is not expired, so it has at least 1 s left.
     return max((expire_ts & 0xFFFFFFFF) + EPOCH - int(time()), 1) if expire_ts else math.inf
 
 

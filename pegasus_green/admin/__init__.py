@@ -38,7 +38,7 @@ class Admin(ServerAdmin, AccessAdmin):
     ``name`` is the name of a table. Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or
     the client's default if that is longer. Four methods wait for replicas and have 60 s by default: ``create_table``,
     ``drop_table``, ``recall_table`` and ``wait_until_healthy``. Every method can raise MetaUnreachable (no answer in
-    time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was sent).
+    time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was changed).
 
     Retries: the client repeats requests that read or set a value until the timeout, except requests to single servers.
         It does not repeat a request that creates, drops, recalls or renames a table, changes a split, or proposes a

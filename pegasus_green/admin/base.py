@@ -77,7 +77,7 @@ def new_name_of(name: str | bytes) -> str:
 def whole(value: object, what: str, least: int) -> int:
     """Return a 32-bit number that is not below least."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-        raise InvalidArgument(f"{what} must be a whole number of at least {least}, not {value!r}")
+        raise InvalidArgument(f"{what} must be a whole number from {least} to 2**31 - 1, not {value!r}")
     return value
 
 
@@ -246,7 +246,7 @@ class AdminBase:
                 bad = [partition for partition in partitions if not good(partition)]
                 if not bad:
                     return found
-                text = f"{len(bad)} of {len(partitions)} partitions: the first, {bad[0]!r}, {what}"
+                text = f"{len(bad)} of {len(partitions)} partitions are not ready; the first one, {bad[0]!r}, {what}"
             except TableUnavailable as error:
                 last, text = error, str(error.args[0])
             if monotonic() + pause >= deadline:

@@ -229,12 +229,12 @@ class ServerAdmin(AdminBase):
         name = text_of(name, "table name")
         deadline = self._deadline(timeout)
         request = jobs.QueryBackupStatusRequest(self._find(name, deadline).app_id)
-        # Asks the leader alone, which has just answered. Without a backup service it answers ERR_SERVICE_NOT_ACTIVE. A
+        # Only the leader is asked, which has just answered. Without a backup service: ERR_SERVICE_NOT_ACTIVE. A
         # meta server that is becoming the leader answers the same, so a normal call would repeat the request.
         leader = self._cluster.meta.leader or self._cluster.meta.addresses[0]
         answer = self._ask(leader, rpcs.QUERY_BACKUP, request, timeout)
         if answer.err == ERR_INVALID_PARAMETERS:
-            return []  # this means that there is none
+            return []  # the table has no backup
         if answer.err != ERR_OK:
             raise meta_error(answer.err, answer, table=name, operation="query_backup")
         return [

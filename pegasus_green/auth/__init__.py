@@ -39,7 +39,7 @@ class Kerberos:
 
     The ticket comes from ``keytab`` if it is set, else from ``ccache`` if it is set, else from the default ticket cache
     of MIT's libraries. ``kinit`` writes to the default cache. The environment variable ``KRB5CCNAME`` names another
-    cache, and ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs (its servers of tickets) in
+    cache, and ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs (they issue tickets) in
     ``/etc/krb5.conf`` or in the file that ``KRB5_CONFIG`` names.
 
     Attributes:

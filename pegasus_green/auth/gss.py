@@ -71,7 +71,7 @@ def _load() -> Any:
             f"Kerberos needs the package gssapi, which cannot be imported: {error}", "library", INSTALL
         ) from None
     if not hasattr(gssapi, "SecurityContext"):
-        text = "the installed module gssapi is of another package (python-gssapi, for example)"
+        text = "the installed module gssapi belongs to another package (python-gssapi, for example)"
         raise _failed(text, "library", INSTALL)
     return gssapi
 
@@ -143,7 +143,7 @@ class KerberosMechanism:
         return KerberosExchange(self, self._context(self._credentials))
 
     def _leave_parent(self) -> None:
-        """Drop what the parent process shares: its objects may hold a lock of a thread that does not exist here."""
+        """Drop the objects of the parent process: they may hold a lock of a thread that does not exist here."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
@@ -224,7 +224,7 @@ class KerberosExchange:
         return f"<KerberosExchange {'complete' if self.complete else 'under way'}>"
 
     def initial(self) -> bytes:
-        """Return the first token, which has the service's ticket. It asks the KDC if the cache lacks this ticket.
+        """Return the first token, which has the service's ticket. A ticket that the cache lacks comes from the KDC.
 
         Raises:
             AuthenticationFailed: There is no ticket, or no ticket for the service.
@@ -237,7 +237,7 @@ class KerberosExchange:
     def step(self, challenge: bytes) -> bytes:
         """Return the answer to a challenge.
 
-        It is empty for the server's proof of its identity. To the server's offer of protection layers it is "none".
+        The answer to the server's proof of its identity is empty. The answer to its offer of layers is "none".
 
         Raises:
             AuthenticationFailed: The challenge does not come from the requested service, or lacks the layer "none".

@@ -262,7 +262,7 @@ def _take(ctx: click.Context, param: click.Parameter, found: Any) -> None:
 
 
 def complete_tables(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Ask the cluster of the words before, for at most a second; return nothing if that fails."""
+    """Return the tables of the cluster that earlier words name; none if it does not answer within a second."""
     app = ctx.ensure_object(App)
     names = app.known_tables
     if names is None:
@@ -409,7 +409,7 @@ def explain(app: App, error: BaseException) -> int:
     if isinstance(error, PipeClosed):
         if app.in_shell:
             raise error
-        # The reader has enough. At exit, nothing may be flushed to the pipe.
+        # The reader has closed the pipe. At exit, nothing may be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return OK
     if isinstance(error, No):

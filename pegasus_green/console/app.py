@@ -89,7 +89,7 @@ class Console:
                 return page(request)
         if method != "POST" or path != "/row":
             allowed = "GET, HEAD, POST" if path == "/row" else "GET, HEAD"
-            raise Refused("405 Method Not Allowed", f"This page answers {allowed}.", ("Allow", allowed))
+            raise Refused("405 Method Not Allowed", f"This page accepts only {allowed}.", ("Allow", allowed))
         if not self.write:
             raise Refused(
                 "403 Forbidden", "This console is read-only. Start it with --write, or wsgi(..., write=True)."
@@ -101,7 +101,7 @@ class Console:
     def _check_host(self, environ: dict[str, Any]) -> None:
         """Refuse unknown host names. Otherwise a foreign page could reach the console by DNS rebinding."""
         given = str(environ.get("HTTP_HOST", ""))
-        # A host with one of these is no host; the parser would take it for a longer address.
+        # A header with one of these is not a host; the parser would take it for a longer address.
         name = "" if set(given) & set("/@?#\\") else _host_of(f"//{given}")
         if name not in self.hosts:
             raise Refused(

@@ -246,7 +246,7 @@ def change(client: Client, request: Request) -> Redirect:
 def _new_value(form: dict[str, str]) -> bytes:
     coding = CODINGS.get(form.get("coding", "text"))
     if coding is None:
-        raise bad(f"The coding of the value must be {', '.join(CODINGS)}.")
+        raise bad(f"The coding of the value must be one of {', '.join(CODINGS)}.")
     # A form sends each end of line as CR LF.
     text = form.get("value", "").replace("\r\n", "\n")
     if coding.name == "text":

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class PegasusSerializer(RedisSerializer):
-    """The format of cachelib's Redis cache, but with an int as decimal text, which cachelib before 0.14 pickles."""
+    """The format of cachelib's Redis cache. An int is always decimal text; cachelib before 0.14 pickles it."""
 
     def dumps(self, value: Any, *arguments: Any, **options: Any) -> bytes:
         """Return the bytes to store."""
@@ -190,7 +190,7 @@ class PegasusCache(BaseCache):
     def clear(self) -> bool:
         """Remove all keys with this prefix; without a prefix, all keys of the table.
 
-        Slow: the servers read the whole table. A key that is stored meanwhile may be removed or not.
+        Slow: the servers read the whole table. A key that is stored meanwhile may or may not be removed.
         """
         try:
             remove_prefix(self._table, self._prefix())

@@ -206,7 +206,7 @@ class PegasusCache(BaseCache):
     def _was_created(self, hash_key: bytes, left: float) -> bool:
         """Tell whether the key expired right before the addition, so that it was created. If so, remove it."""
         while left != math.inf and self._table.ttl(hash_key, b"") == math.inf:
-            # Another caller that has counted on the record meanwhile sees the same. A stored value is not removed.
+            # Another caller that has incremented the record meanwhile sees the same. A stored value stays.
             raw = self._table.get(hash_key, b"")
             if raw is None or not raw.lstrip(b"-").isdigit() or self._delete_raw(hash_key, CheckType.BYTES_EQUAL, raw):
                 return True
@@ -262,7 +262,7 @@ class PegasusCache(BaseCache):
     def clear(self) -> bool:
         """Remove every key with this cache's KEY_PREFIX, in all versions. Other keys in the table stay.
 
-        Slow: the servers read the whole table. A key that is stored meanwhile may be removed or not.
+        Slow: the servers read the whole table. A key that is stored meanwhile may or may not be removed.
 
         Raises:
             NotImplementedError: KEY_FUNCTION makes keys without a common prefix.

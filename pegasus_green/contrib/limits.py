@@ -19,8 +19,8 @@ sort key         value                                      strategy
 ``sliding``      ``NUMBER BEFORE HITS``                     sliding window counter, windows by the clock
 ===============  =========================================  ==============================================
 
-If the reply to a hit is lost, the storage counts the hit again. So one hit may count twice, but lost replies never let
-more hits pass. The storage uses the clock of this machine: run NTP.
+If the reply to a hit is lost, the storage counts it again. So one hit may count several times, but lost replies never
+let more hits pass. The storage uses the clock of this machine: run NTP.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
     """Counts hits in a Pegasus table.
 
     In a fixed window a hit costs one ``incr``, which never fails because of other callers. The other strategies replace
-    one record if it has not changed. Callers of one process take turns at a key.
+    one record if it has not changed. Greenlets of one thread do this one after the other.
 
     A moving window stores the time of each hit. With more than 1,000 hits, those within a thousandth of the window
     become one entry, which counts until its newest hit is out of the window.

@@ -85,7 +85,7 @@ class Counter:
         Each shard is read by its own request. Additions that are made meanwhile may or may not be included.
 
         Args:
-            timeout: Seconds for all of them; None: the client's default.
+            timeout: Seconds for all shards; None: the client's default.
 
         Raises:
             PegasusError: A shard could not be read.

@@ -12,7 +12,7 @@ the read, and the place is still free.
 
 Each step is safe if its reply is lost, or if a copy of it arrives late:
 
-- grant: the records are read again. The token is unique, so it tells whether the request was applied. A copy that
+- grant: the records are read again. The token is unique, so they show whether the request was applied. A copy that
   arrives later finds another ``fence``, and its check fails.
 - renewal: the owner's value contains the number of renewals, and the check compares the whole value. So a late copy of
   an earlier renewal fails and cannot undo a newer one. If the reply of a renewal is lost, the holder assumes the
@@ -230,7 +230,7 @@ class Places:
     def release(self, token: bytes, place: bytes, put: tuple[bytes, bytes, float | None] | None = None) -> bool:
         """Release a place, and store a record (sort key, value, TTL) in the same step; False if it was not held.
 
-        Retries: repeated twice if the reply is lost, which is safe. If the next reply shows another owner or none, the
+        Retries: up to twice if the reply is lost, which is safe. If the next reply shows another owner or none, the
             first request was applied or the lease had expired; the result is then True.
         """
         changes = Mutations().delete(place)

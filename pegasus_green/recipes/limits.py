@@ -42,17 +42,17 @@ class RateLimiter:
 
     - ``fixed_window``: time is divided into windows of ``period`` seconds, each with a counter. A hit is one ``incr``,
       which never fails because of other callers, so this is the cheapest algorithm. Around the end of a window, up to
-      twice the limit passes within ``period`` seconds. Denied hits with a cost of 1 count, too.
+      twice ``limit`` hits can pass in ``period`` seconds. Denied hits with a cost of 1 count, too.
     - ``sliding_window``: counts the hits of the current window, and a part of the hits of the previous one. If 30 % of
       the previous window are within the last ``period`` seconds, 30 % of its hits count. Denied hits do not count.
     - ``token_bucket``: a bucket of ``burst`` tokens. It is refilled with ``limit`` tokens per ``period``. A hit takes
       tokens. Denied hits do not count.
 
-    The last two read a record and replace it in one atomic step if it has not changed (``check_and_set``). Callers of
-    one process take turns at a key. Callers of several processes may have to repeat the step.
+    The last two read a record and replace it in one atomic step if it has not changed (``check_and_set``). Greenlets
+    of one thread do this one after the other. Callers in other threads and processes may have to repeat the step.
 
-    If the reply to a hit is lost, the limiter counts the hit again. So one hit may count twice, but lost replies never
-    let more hits pass.
+    If the reply to a hit is lost, the limiter counts it again. So one hit may count several times, but lost replies
+    never let more hits pass.
 
     The limiter uses this machine's clock. If the clocks of two machines differ by d seconds, their fixed windows begin
     d seconds apart. In the other algorithms, a machine whose clock is behind uses the newest time in the record.
@@ -114,14 +114,14 @@ class RateLimiter:
         Args:
             key: Key of the limit, for example a user; bytes or str.
             cost: Number of hits that this one counts as; at most the limit, or the size of the bucket.
-            timeout: Seconds for all requests, with ``fixed_window`` for each; None: the client's default for each.
+            timeout: Seconds for all requests (``fixed_window``: for each); None: the client's default for each.
 
         Raises:
             InvalidArgument: The cost can never be allowed, or an argument has a wrong type.
             PegasusError: The hit could not be counted. The caller decides whether to allow it.
 
-        Retries: if a reply was lost, the hit is counted again, so it may count twice. With ``fixed_window`` this is
-            tried once.
+        Retries: if a reply was lost, the hit is counted again, so it may count more than once. With ``fixed_window``
+            the recipe repeats it once.
         Greenlets: any number may call at once. After a kill the hit may or may not count.
 
         Example:
@@ -170,7 +170,7 @@ class RateLimiter:
 
         Args:
             key: As for ``hit``.
-            timeout: Seconds; None: the client's default.
+            timeout: Seconds for each request; None: the client's default.
 
         Raises:
             PegasusError: The records could not be removed.

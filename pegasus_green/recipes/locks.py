@@ -100,7 +100,7 @@ class Leased:
             True if this object holds the lease now. False if others hold it, also after the wait.
 
         Raises:
-            LockError: The clocks of this machine and of the server differ by more than the lease.
+            LockError: The lease has already ended: the server's clock is ahead, or this machine stalled.
             PegasusError: The records could not be read or written. A grant whose reply was lost is released in the
                 background. If that fails, too, the lock stays taken without a holder for at most ``timeout`` + 2
                 seconds.
@@ -145,9 +145,9 @@ class Leased:
             LockError: This object has not acquired it, or the parent of this forked process has.
             PegasusError: The release failed. The lease expires by itself.
 
-        Retries: safe. The client repeats the request if its reply is lost, and removes only the token of this grant.
-        Greenlets: any greenlet may release the lease, as with ``threading.Lock``. After a kill it may last until its
-            expiry.
+        Retries: safe. The recipe repeats the request if its reply is lost. It removes only the token of this grant.
+        Greenlets: any greenlet may release the lease, as with ``threading.Lock``. After a kill the lease may last until
+            its expiry.
 
         Example:
             >>> lock = Lock(table, "report:7")
@@ -570,7 +570,7 @@ class Leader:
         return result  # type: ignore[no-any-return]
 
     def _end_term(self, work: Greenlet[..., Any]) -> None:
-        """Kill the function after its caller was killed, then resign. Nobody else is the leader before that."""
+        """Kill the function after its caller was killed, then resign. No other candidate is the leader before that."""
         work.kill()
         self._work = None
         self._lock._abandon()

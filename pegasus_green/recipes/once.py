@@ -43,7 +43,7 @@ class _Run(Leased):
         return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))
 
     def give_up(self, error: BaseException) -> None:
-        """Release the lease without a result, unless it is released. A killed caller does not wait for this."""
+        """Release the lease without a result, if it is still held. A killed caller does not wait for this."""
         if self._held() is not None:
             self.__exit__(type(error))
 
@@ -63,7 +63,7 @@ class _Results:
         return hash_key_of(self.kind, self.name, key)
 
     def run(self, hash_key: bytes) -> _Run:
-        # The fence may expire after the last request that can have read it, with a lease that is still valid.
+        # The fence must not expire before the last request that has read it and can still be applied.
         kept = None if self.ttl is None else self.ttl + 2 * (self.timeout + ROUNDING)
         return _Run(Places(self.table, hash_key, [_OWNER], self.timeout, [_RESULT], kept), self.timeout)
 
@@ -147,9 +147,9 @@ class Once:
 
         Raises:
             AlreadyRunning: Another caller runs the function, and ``wait`` is False.
-            LockNotOwnedError: The function ran, but the lease ended before the function; the result was not stored.
+            LockNotOwnedError: The lease ended while the function ran; the result was not stored.
             PegasusError: The records could not be read or written. If the function has run, its result may be lost, and
-                the next caller runs it again after the lease.
+                the next caller runs it again after the lease ends.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: any number may call at once. After a kill the next caller runs the function.
@@ -237,15 +237,15 @@ class _Flight:
 
 
 class Singleflight:
-    """Returns a stored value or computes it. One greenlet of one process computes; the others wait for the value.
+    """Returns a stored value or computes it. One greenlet of one process computes; all others wait for the value.
 
     Without it, all callers that miss a value at the same time compute it (the dogpile effect, a cache stampede).
 
-    The greenlets of one process share one read and one computation. Of several processes, one gets a lease; the others
-    read again every ``sleep`` seconds. If the computing process dies or stalls for longer than ``timeout``, its lease
-    expires, and another process computes. A result that comes after that is returned to its callers and not stored. The
-    same applies if the key is deleted during the computation. If the computation raises, all greenlets that wait in
-    that process get the same error; other processes compute again.
+    The greenlets of one thread share one read and one computation. Of several threads and processes, one gets a lease;
+    the others read again every ``sleep`` seconds. If the computing process dies or stalls for longer than ``timeout``,
+    its lease expires, and another one computes. A result that comes after that is returned to its callers and not
+    stored. The same applies if the key is deleted during the computation. If the computation raises, all greenlets that
+    wait in that thread get the same error; the other threads and processes compute again.
 
     Records: hash key ``flight:NAME:KEY``; sort keys as for ``Once``.
 

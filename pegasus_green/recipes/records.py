@@ -115,7 +115,7 @@ def swap(
         The result of the last call of ``decide``.
 
     Retries: if the reply to a change is lost, the change may or may not have been applied. ``decide`` is called again
-        with the current value. So the change is applied once or twice, and never omitted.
+        with the current value. So the change is applied at least once, and more often if replies are lost.
     """
     until = None if timeout is None else monotonic() + timeout
 

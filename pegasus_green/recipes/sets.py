@@ -107,7 +107,7 @@ class SeenSet:
             PegasusError: If ``outcome_unknown`` is set, the item may have been added. Then no caller gets True for this
                 item.
 
-        Retries: repeated twice if the reply was lost. Each call writes its own mark and recognizes its row by it.
+        Retries: up to twice if the reply was lost. Each call writes its own mark and recognizes its row by it.
         Greenlets: any number may call at once. After a kill the item may have been added although no caller got True.
 
         Example:

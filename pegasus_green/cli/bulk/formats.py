@@ -30,9 +30,9 @@ MAGIC = b"pegasus-green rows 1\n"
 _HEAD = struct.Struct(">HIII")
 # No key or value of a real table is longer: the default limit of a request is 1 MiB.
 MAX_FIELD = 1 << 30
-# Small enough that the share of a file that is read says how much of it is done.
+# Small enough that the number of bytes read shows how much of a file is processed.
 READ_BYTES = 64 * 1024
-# Number of compressed bytes that are read at a time. If they are zeros, the output is 32,000 times as large.
+# Number of compressed bytes that are read at a time. If they hold only zeros, those are 32,000 times as many.
 FEED_BYTES = 2048
 
 

@@ -33,7 +33,7 @@ def is_final(error: PegasusError) -> bool:
 
 
 def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
-    """Yield the rows of a scanner. After an error the scan continues after a pause, until it fails five times.
+    """Yield the rows of a scanner. After an error the scan continues after a pause, until it fails five times in a row.
 
     Raises:
         PegasusError: It has failed too often, or a repetition is useless.
@@ -56,7 +56,7 @@ def patient(rows: Iterator[_T], note: Callable[[str], object]) -> Iterator[_T]:
 
 
 def chunks(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[list[Any], int]]:
-    """Yield rows in lists of at most this number, or of 2 MiB, with their bytes."""
+    """Yield lists of at most this number of rows, or of 2 MiB, with their size in bytes."""
     found: list[Any] = []
     size = 0
     for row in rows:

@@ -425,7 +425,7 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
         failed = done(PyObject_CallMethod((PyObject *)self, "_hand_again", "OOO(OOO)", seqid, entry, frame, error.type,
                                           error.value, error.traceback ? error.traceback : Py_None));
         forget(&error);
-        if (failed) PyDict_SetItem(pending, seqid, entry); /* interrupted twice: the end of the connection tells it */
+        if (failed) PyDict_SetItem(pending, seqid, entry); /* interrupted twice: the end of the connection wakes it */
     }
     Py_DECREF(entry);
     return failed;

@@ -43,9 +43,9 @@ class _Leg:
 class Race:
     """One read, sent to the primary and possibly to a secondary.
 
-    A secondary may lag behind, so its "not found" and its empty results do not count, and its errors do not count
-    either. If the secondary throttles, it never answers. An error of the primary waits for the secondary's answer, as
-    long as the delay of the policy. A silent secondary must not keep the call from its next attempt.
+    A secondary may lag behind, so its "not found" and its empty results do not count. Its errors do not count either.
+    If the secondary throttles, it never answers. If the primary answers an error, the call waits for the secondary for
+    at most the delay of the policy, so a silent secondary does not block the next attempt.
     """
 
     def __init__(self, stats: TableStats, pool: Pool, policy: HedgePolicy) -> None:

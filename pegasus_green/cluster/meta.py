@@ -86,7 +86,7 @@ class _Answers:
 
     def take(self, seconds: float) -> tuple[str, Message | PegasusError] | None:
         """Return the next answer; None if none comes in time or within a quarter of a second."""
-        # An interrupted greenlet may lose its answer and the wake-up. This costs a moment, not the whole call.
+        # An interrupted greenlet may lose its answer and the wake-up. The call then waits only a moment longer.
         self.wait(min(seconds, TICK))
         if self._all:
             address, answer = self._all.popleft()
@@ -252,7 +252,7 @@ class MetaClient:
     def _ask_around(
         self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float
     ) -> Message | PegasusError | None:
-        """Ask once every server that owes no answer; return the answer, or the last failure, or None without any."""
+        """Ask each server that owes no answer, once; return the answer, or the last failure, or None without any."""
         mine = fork.generation()
         waiting = deque([self.leader] if self.leader else ())
         seen = {*answers.owed, *waiting}

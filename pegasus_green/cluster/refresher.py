@@ -128,7 +128,7 @@ class TableRoutes:
             if asked != seen or not (self._is_querying() or self._is_due()):
                 asked = seen
                 self.request()
-            # If an interrupted query loses a wake-up, it costs a moment, not the whole call.
+            # If an interrupted query loses a wake-up, the caller waits only a moment longer.
             wait(news, min(deadline - monotonic(), TICK))
             if mine != fork.generation():
                 return ForkedConnection("the process forked while the call waited; the call continues in the parent")

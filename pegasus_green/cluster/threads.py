@@ -63,7 +63,7 @@ class _Member:
 
     def leave(self) -> None:
         """Leave the client, once."""
-        # If it is dropped with the client in another thread, the hub of the own thread closes the connections.
+        # If it is dropped with the client in another thread, the hub of its own thread closes the connections.
         if self.thread == _thread_id() and not self.left and not sys.is_finalizing():
             self.left = True
             self.threads.leave(self.cluster)

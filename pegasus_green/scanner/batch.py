@@ -195,7 +195,7 @@ class BatchCall(Attempt):
                 # Probably the batch was larger than max_frame. The same batch would end the next connection, too.
                 self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
             elif isinstance(outcome, PegasusError) and outcome.sent:
-                # No time, or sent to another primary. A slow server may still answer, in about the same time again.
+                # The call ended or moves to another primary. The slow server may still answer, so wait as long again.
                 orphan = _Orphan(rpc, connection, route, self._used)
                 connection.leave(seqid, (orphan, monotonic() + self.timeout, None, None))
             return outcome

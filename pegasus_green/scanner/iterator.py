@@ -194,7 +194,7 @@ class Scanner(Iterator[R]):
             if self._now[3] == self._limit:
                 self._end()
         except GreenletExit:
-            # A greenlet that died from this error keeps its stack, and so this scanner, while somebody references it.
+            # A greenlet that this error ended keeps its stack, and so this scanner, alive while it is referenced.
             self._work.suspend()
             raise
         finally:

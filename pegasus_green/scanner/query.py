@@ -45,7 +45,7 @@ class Query:
     Attributes:
         hash_key: The hash key of the scan; None: the whole table.
         start: First sort key of a hash key; b"": from the beginning.
-        stop: Last sort key; b"": to the end.
+        stop: End of the range; b"": to the end.
         start_inclusive: Whether the range includes start.
         stop_inclusive: Whether the range includes stop.
         prefix: Prefix of all sort keys; it narrows the bounds and is no filter.

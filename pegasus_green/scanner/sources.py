@@ -107,7 +107,7 @@ class Parallel:
             left = until - monotonic()
             if left <= 0:
                 raise RequestTimeout("no batch in time", table=self.work.dispatcher.routes.name, operation="scan")
-            # If an interrupted greenlet loses a wake-up, it costs a moment, not the scan.
+            # If an interrupted greenlet loses a wake-up, the caller waits only a moment longer.
             wait(self._news, min(left, LOOK_FOR_LOST))
         return None
 

@@ -94,7 +94,7 @@ class Work:
         """Find the initial partition count, which can save the check of each row.
 
         For a count, the client asks the meta servers, because this saves the transfer of all keys. For a scan of rows,
-        the check costs less than the question.
+        the check costs less than the request.
         """
         asks = self.query.count_only and not holds_no_foreign_rows(table.count, 0)
         self.initial_count = self.dispatcher.routes.initial_count(table.app_id, deadline if asks else None)
@@ -106,8 +106,8 @@ class Work:
     def narrow(self, part: Part, table: RoutingTable) -> Route | PegasusError:
         """Return the route of the partition that serves a part. Parts that a split adds join the waiting parts.
 
-        An error says that it is another table, or that the partition count is not the result of a split. It may pass
-        with newer routes: the token can come from a process that had them already.
+        An error means that it is another table, or that the partition count is not the result of a split. Newer routes
+        may remove the error: the token can come from a process that had them already.
         """
         assert self.waiting is not None
         name = self.dispatcher.routes.name

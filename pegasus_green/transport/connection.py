@@ -348,7 +348,7 @@ class Connection(Handover):
                 room = self._room = Event()
             # Silence is also checked if nothing is pending except the rest of a request that cannot be sent.
             self._wake(deadline, now)
-            # If an interrupted callback loses a wake-up, it costs a moment, not the whole call.
+            # If an interrupted callback loses a wake-up, the caller waits only a moment longer.
             wait(room, min(deadline - now, TICK))
         return self._closed_error(False)
 

@@ -284,7 +284,7 @@ class Peer:
         self.sent_before += connection.session.issued
         self.received_before += connection.session.received
         # A server may accept and close at once (limit of connections per address). It must not be dialled in a loop,
-        # so a dial alone is no success. A server that has answered gets a short pause, so a crash costs little time.
+        # so a dial alone does not count as success. A server that has answered gets only a short pause.
         if connection.session.received or monotonic() - connection.born >= REDIAL_CAP:
             self.failures = 0
         if monotonic() - connection.born < REDIAL_CAP:

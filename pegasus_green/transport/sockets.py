@@ -48,7 +48,7 @@ class Copy:
         let_go(sock._sock, self._inode)
         if getattr(sock.hub, "loop", None) is not None:
             for watcher in (sock._read_event, sock._write_event):
-                # Done before the loop looks at descriptors: it aborts the process where an active one is closed.
+                # Done before the loop checks descriptors: it aborts the process if a watched one is closed.
                 sock.hub.cancel_wait(watcher, OSError("the process forked meanwhile"))
 
 

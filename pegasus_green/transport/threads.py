@@ -6,7 +6,7 @@ ends with its work, and the end of the process does not wait for it. Of a hub th
 
 A fork copies the memory of the library as it is. If a thread is changing a structure at that moment, the structure is
 inconsistent in the child, whose next call into the library may crash or hang. So ``fork()`` waits for such work for up
-to a fifth of a second. Work that takes longer waits for the network, where libraries have no inconsistent structures.
+to a fifth of a second. Work that takes longer waits for the network, and then no structure is inconsistent.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Records:
         return len(self._entries) - sum(self._entries[key][0] is None for key in self._stale)
 
     def get(self, key: bytes) -> Entry | None:
-        """Return the newest entry; None if there is none. An entry without value is removed."""
+        """Return the newest entry; None if there is none. An entry without a value marks a removal."""
         return self._entries.get(key)
 
     def apply(self, batch: Iterable[tuple[bytes, Record | None]]) -> None:
@@ -165,7 +165,7 @@ class Records:
                 older = older[3]
         self._stale = stale
         self.kept = kept
-        # Twice the versions that could not be dropped, so that the cost of sweeps per write is constant.
+        # The next sweep: at twice the versions that are left, so that the cost of sweeps per write is constant.
         self._sweep_at = max(SWEEP_FROM, 2 * kept)
 
     @staticmethod

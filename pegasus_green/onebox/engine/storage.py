@@ -109,7 +109,6 @@ class Engine(State):
 
         Expired records are removed, and after a split those of other partitions. With the env ``default_ttl``, records
         without expiry get one.
-        expiry get one.
 
         Returns:
             The records that were removed or got another expiry.

@@ -172,8 +172,8 @@ class Replica:
     def write_empty_record(self) -> None:
         """Start with the hidden record, which the primary of an idle partition writes at its first group check.
 
-        In the recordings, tables with several partitions have it from the first call on (a reverse multi_get shows it);
-        they had waited for all replicas. The new table with one partition did not have it.
+        In recordings of a real cluster, tables with several partitions have it from the first call on (a reverse
+        multi_get shows it); they had waited for all replicas. The new table with one partition did not have it.
         """
         self.logged = 1
         self.engine.apply(EMPTY_WRITE, self.logged)

@@ -1,4 +1,4 @@
-"""SASL negotiation in the way of real servers, and the user of each connection.
+"""SASL negotiation as real servers do it, and the user of each connection.
 
 A server that refuses a message does not answer: the connection stays open, and all further messages are ignored.
 """

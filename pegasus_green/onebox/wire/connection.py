@@ -285,7 +285,7 @@ class Connection:
         if self._rest is None and not self.closed:
             self.flush()
 
-    # ----------------------------------------------------------------------------------------------------- life's end
+    # -------------------------------------------------------------------------------------------------------- the end
     def pause(self) -> None:
         """Stop reading and writing until ``resume``."""
         self._reader.stop()

@@ -236,7 +236,7 @@ class Faults:
 
     # ---------------------------------------------------------------------------------------------------------- replies
     def reply(self, call: Call, frame: bytes) -> None:
-        """Send a reply in the way of the rules that apply to its request."""
+        """Send a reply as the rules that apply to its request require."""
         rules, call.faults = call.faults or [], None
         # First the content, then the time, then the way of sending: later rules change the result of earlier ones.
         self._send(call, [frame] if frame else [], sorted(rules, key=lambda rule: _STAGES.get(rule.action, 0)))

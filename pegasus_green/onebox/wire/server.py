@@ -265,7 +265,7 @@ class Server:
         self.send(call, reply_frame(call, error, body))
 
     def send(self, call: Call, frame: bytes) -> None:
-        """Send a reply in the way of the faults that apply to the call."""
+        """Send a reply as the faults that apply to the call require."""
         if call.faults is None:
             call.connection.send(frame)
         else:

@@ -45,7 +45,7 @@ class HedgePolicy:
     The primary of a partition is the server that executes its reads and writes. Secondaries are the servers with its
     other copies. Pegasus calls the second request a backup request. The first good answer counts. The secondary's
     answer can be stale: it can miss the newest write until the next write reaches the secondary. On an idle partition
-    this takes up to 100 s.
+    this takes up to 100 s. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``.
 
     Attributes:
         delay: Seconds to wait for the primary before the client sends the second request.

@@ -431,7 +431,7 @@ class Pegasus:
             hash_key: Not empty.
             start_sort_key: First sort key; empty: the first one of the hash key.
             stop_sort_key: End of the range; empty: the range includes the last sort key of the hash key.
-            multi_get_options: Which ends belong to the range, filter, order; None: the defaults.
+            multi_get_options: Ends of the range, filter and direction; None: the defaults.
             max_kv_count: As for ``multi_get``. In reverse, rows at the end of the range come first.
             max_kv_size: As for ``multi_get``.
             timeout: Milliseconds; 0 or less: the client's default.

@@ -265,7 +265,7 @@ class ServerAdmin(AdminBase):
             partition: Its index.
             kind: READ or WRITE.
             action: START, STOP or QUERY. A search without a result ends by itself after some minutes.
-            timeout: Seconds for the whole call.
+            timeout: Seconds for the routes, and again for the request to the primary.
 
         Returns:
             For QUERY, the hot hash key as the server prints it. For START and STOP, None.

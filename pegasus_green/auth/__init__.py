@@ -80,7 +80,7 @@ class Kerberos:
                 text = os.fspath(text)
                 object.__setattr__(self, name, text)
             if text is not None and (not isinstance(text, str) or not text or "\0" in text):
-                raise InvalidArgument(f"{name} must be a str or None, not {text!r}")
+                raise InvalidArgument(f"{name} must be a str that is not empty, or None, not {text!r}")
 
     def mechanism(self) -> Mechanism:
         """Return a new mechanism for one client.

@@ -77,7 +77,7 @@ class Doctor:
         )
         dead = [node.address for node in nodes if not node.is_alive]
         text = f"{len(nodes) - len(dead)} of {len(nodes)} replica servers are alive"
-        advice = f"start {', '.join(dead)}, or check its network" if dead else ""
+        advice = f"start {', '.join(dead)}, or check the network" if dead else ""
         yield Finding("nodes", BAD if dead else GOOD, text, advice)
         yield from self._table()
         for node in nodes:
@@ -89,7 +89,7 @@ class Doctor:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         try:
-            with gevent.Timeout(DIAL_TIMEOUT, TimeoutError("no answer of the name servers")):
+            with gevent.Timeout(DIAL_TIMEOUT, TimeoutError("no answer from the name servers")):
                 found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             advice = "check the spelling, and that this machine's resolver knows the name"
@@ -231,7 +231,7 @@ def _ms(began: float) -> str:
 def doctor(app: App, write: bool) -> int:
     """Find out why a cluster does not work: names, ports, leader, nodes, routes, reads, clocks.
 
-    It reads a row at every replica server. The exit status is 1 if something is wrong.
+    It reads a row from every primary. The exit status is 1 if something is wrong.
     """
     steps: Counter[str] = Counter()
 

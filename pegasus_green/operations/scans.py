@@ -151,9 +151,9 @@ class ScanOperations(TableBase[V]):
     ) -> Scanner[Any]:
         """Iterate over the records of one hash key, ascending by sort key.
 
-        The first ``next`` sends the first request. The iterator is also a context manager. If the loop or the ``with``
-        block ends early, the client tells the server to free the scan context, which is the server's memory of an open
-        scan.
+        The first ``next`` sends the first request. The iterator is also a context manager. If the ``with`` block ends
+        early or the iterator is dropped, the client tells the server to free the scan context, which is the server's
+        memory of an open scan.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.

@@ -42,7 +42,7 @@ class Scanner(Iterator[R]):
     returned. A context is a server's memory of an open scan.
 
     ``next`` raises a PegasusError if a batch cannot be read in time. Another ``next`` continues after the last row. The
-    client tells the servers to free their contexts if the loop ends early, ``close`` is called or the scanner is
+    client tells the servers to free their contexts when the ``with`` block ends, ``close`` is called or the scanner is
     dropped.
 
     ``table.hash_scan``, ``table.scan`` and ``table.scanners`` make scanners. The first ``next`` sends the first

@@ -173,7 +173,7 @@ class FailureMethods(Assembly):
         - "garbage": send ``data`` (default: 64 random bytes) instead of the reply.
         - "oversize": the reply announces a length of ``size`` bytes.
         - "corrupt": send a reply whose body cannot be decoded.
-        - "trickle": send the reply in pieces of ``size`` bytes, at most 16, one piece every ``seconds``.
+        - "trickle": send the reply in pieces of ``size`` bytes (at most 16 bytes), one every ``seconds``.
 
         With when="before" the request is not executed, except after a "delay"; with when="after" it is executed. The
         default is "before" for "cut", "error" and "no_body", and "after" for the others. If several rules apply to a

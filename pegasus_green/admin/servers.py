@@ -229,7 +229,7 @@ class ServerAdmin(AdminBase):
         name = text_of(name, "table name")
         deadline = self._deadline(timeout)
         request = jobs.QueryBackupStatusRequest(self._find(name, deadline).app_id)
-        # Only the leader is asked, which has just answered. Without a backup service: ERR_SERVICE_NOT_ACTIVE. A
+        # Only the leader, which has just answered, is asked. Without a backup service: ERR_SERVICE_NOT_ACTIVE. A
         # meta server that is becoming the leader answers the same, so a normal call would repeat the request.
         leader = self._cluster.meta.leader or self._cluster.meta.addresses[0]
         answer = self._ask(leader, rpcs.QUERY_BACKUP, request, timeout)

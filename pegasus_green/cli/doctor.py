@@ -231,7 +231,7 @@ def _ms(began: float) -> str:
 def doctor(app: App, write: bool) -> int:
     """Find out why a cluster does not work: names, ports, leader, nodes, routes, reads, clocks.
 
-    It reads a row from every primary. The exit status is 1 if something is wrong.
+    It reads a row from every primary of a table. The exit status is 1 if something is wrong.
     """
     steps: Counter[str] = Counter()
 

@@ -32,7 +32,7 @@ _HEAD = struct.Struct(">HIII")
 MAX_FIELD = 1 << 30
 # Small enough that the number of bytes read shows how much of a file is processed.
 READ_BYTES = 64 * 1024
-# Number of compressed bytes that are read at a time. If they hold only zeros, those are 32,000 times as many.
+# Number of compressed bytes that are read at a time. If the content is zeros, it is 32,000 times as large.
 FEED_BYTES = 2048
 
 

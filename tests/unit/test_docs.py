@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
-GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## Event loop without guarantees\n")[0]
+GUARANTEES = (DOCS / "guarantees.md").read_text().split("\n## No guarantees with the event loop libuv\n")[0]
 # The number of a guarantee, and the text below its heading.
 PROMISES = re.split(r"\n## (\d+)\. [^\n]+\n", GUARANTEES)[1:]
 

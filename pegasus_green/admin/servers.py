@@ -49,7 +49,9 @@ class ServerAdmin(AdminBase):
             True
         """
         words = [text_of(word, "argument") for word in arguments]
-        answer = self._ask(server, rpcs.CLI_CALL, remote.CommandRequest(text_of(command, "command"), words), timeout)
+        answer = self._ask(
+            server, rpcs.CLI_CALL, remote.CommandRequest(text_of(command, "command"), words), self._deadline(timeout)
+        )
         return str(answer.success)
 
     def disks(self, server: str, table: str | None = None, *, timeout: float | None = None) -> list[DiskInfo]:
@@ -69,7 +71,7 @@ class ServerAdmin(AdminBase):
             True
         """
         request = remote.QueryDiskInfoRequest(app_name="" if table is None else text_of(table, "table name"))
-        answer = self._ask(server, rpcs.QUERY_DISK_INFO, request, timeout)
+        answer = self._ask(server, rpcs.QUERY_DISK_INFO, request, self._deadline(timeout))
         if answer.err != ERR_OK:
             raise server_error(answer.err, table=table, address=server, operation="query_disk_info")
 
@@ -232,7 +234,7 @@ class ServerAdmin(AdminBase):
         # Only the leader, which has just answered, is asked. Without a backup service: ERR_SERVICE_NOT_ACTIVE. A
         # meta server that is becoming the leader answers the same, so a normal call would repeat the request.
         leader = self._cluster.meta.leader or self._cluster.meta.addresses[0]
-        answer = self._ask(leader, rpcs.QUERY_BACKUP, request, timeout)
+        answer = self._ask(leader, rpcs.QUERY_BACKUP, request, deadline)
         if answer.err == ERR_INVALID_PARAMETERS:
             return []  # the table has no backup
         if answer.err != ERR_OK:
@@ -265,7 +267,7 @@ class ServerAdmin(AdminBase):
             partition: Its index.
             kind: READ or WRITE.
             action: START, STOP or QUERY. A search without a result ends by itself after some minutes.
-            timeout: Seconds for the routes, and again for the request to the primary.
+            timeout: Seconds for the whole call.
 
         Returns:
             For QUERY, the hot hash key as the server prints it. For START and STOP, None.
@@ -287,15 +289,14 @@ class ServerAdmin(AdminBase):
         if not primary:
             raise MetaError(f"partition {partition} has no primary", code=ERR_OBJECT_NOT_FOUND, table=name)
         request = jobs.DetectHotkeyRequest(int(kind), int(action), meta.make_gpid(app_id, partition))
-        answer = self._ask(primary, rpcs.DETECT_HOTKEY, request, timeout)
+        answer = self._ask(primary, rpcs.DETECT_HOTKEY, request, deadline)
         if answer.err != ERR_OK:
             text = f"the server answered {answer.err}" + (f": {answer.err_hint}" if answer.err_hint else "")
             raise ServerError(text, code=answer.err, table=name, address=primary, operation="hot_keys")
         return answer.hotkey_result or None
 
     # ------------------------------------------------------------------------------------------------------- internal
-    def _ask(self, server: str, rpc: Rpc, request: Message, timeout: float | None) -> Any:
-        deadline = self._deadline(timeout)
+    def _ask(self, server: str, rpc: Rpc, request: Message, deadline: float) -> Any:
         address = parse_address(server)
         try:
             return self._cluster.meta.call_server(address, rpc, request, deadline)

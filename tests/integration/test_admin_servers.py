@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import gevent
 import pytest
 
@@ -13,6 +17,7 @@ from pegasus_green import (
     HotKeyKind,
     InvalidArgument,
     MetaError,
+    PegasusError,
     ProposalKind,
     ServerError,
     TableNotFound,
@@ -101,6 +106,32 @@ def test_jobs(client: Client, cluster: Cluster) -> None:
     with pytest.raises(MetaError, match="no backup service") as caught:
         client.admin.backups(cluster.table)
     assert caught.value.code == "ERR_SERVICE_NOT_ACTIVE"
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda admin, table: admin.backups(table),
+        lambda admin, table: admin.hot_keys(table, 0, HotKeyKind.WRITE, HotKeyAction.QUERY),
+    ],
+    ids=["backups", "hot_keys"],
+)
+def test_all_requests_of_a_call_have_one_deadline(
+    client: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, call: Callable[[Any, str], object]
+) -> None:
+    """A call that first asks for routes and then a server ends within its timeout, not within twice that."""
+    started: list[float | None] = []
+    admin, begin = client.admin, type(client.admin)._deadline
+
+    def count(self: Any, timeout: float | None) -> float:
+        started.append(timeout)
+        return begin(self, timeout)
+
+    monkeypatch.setattr(type(admin), "_deadline", count)
+    with suppress(PegasusError):
+        call(admin, cluster.table)
+    assert len(started) == 1
 
 
 @pytest.mark.onebox_only

@@ -31,7 +31,7 @@ def is_wildcard(host: str) -> bool:
 
 
 class ConsoleServer:
-    """Serves the console with gevent's pywsgi. It does not log requests, because their addresses contain keys.
+    """Serves the console with gevent's pywsgi. It does not log requests, because their URLs contain keys.
 
     Args:
         client: The client whose cluster and counters are shown. It stays open.

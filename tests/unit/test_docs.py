@@ -127,7 +127,7 @@ def test_every_guarantee_names_existing_tests(number: str, text: str) -> None:
         (5, ["one dead meta server of three", "one connect timeout"]),
         (6, ["within 1 s", "90 %", "1.2 x"]),
         (7, ["20 ms"]),
-        (8, ["a non-idempotent call is not repeated"]),
+        (8, ["repeats no call of the parent"]),
         (13, ["30 s"]),
     ],
 )

@@ -499,7 +499,7 @@ class Table(Verbs[V]):
             self.client.close(drain)
 
     def warm_up(self, timeout: float | None = None) -> int:
-        """Query the routes, and connect to every server that is primary of a partition.
+        """Get the routes, and connect to every server that is primary of a partition.
 
         Args:
             timeout: Seconds for all of it; None: the client's default.

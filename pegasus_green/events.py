@@ -15,10 +15,10 @@ _log = logging.getLogger("pegasus_green.events")
 class Listener:
     """Base class of listeners: override the methods of the events that you need.
 
-    The client calls a listener in the greenlet in which the event happens, and waits until the method returns. For
-    connections, routes and the end of a call that an ``*_async`` verb started, it can be the event loop. So a
-    listener must never block. If a listener raises, the client logs the exception once for each event and listener. The
-    exception does not affect the call.
+    The client calls a listener in the greenlet in which the event happens, and waits until the method returns. Events
+    of connections and routes, and the end of a call that an ``*_async`` verb started, can happen in the event loop. So
+    a listener must never block. If a listener raises, the client logs the exception once for each event and listener.
+    The exception does not affect the call.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 
@@ -54,8 +54,8 @@ class Listener:
             operation: As for ``call_started``.
             seconds: Duration of the call with all attempts.
             error: The error of the call, or the exception that was thrown into the caller. None: the server returned
-                a result. The verb can still raise an error for this result (NotAnInteger, a StorageError). For
-                ``*_many`` verbs and ``batch_get`` it is the error that they raise.
+                a result. The verb can still raise an error for this result (NotAnInteger, a StorageError). Such
+                an error is passed only for ``*_many`` verbs, ``batch_get`` and scans.
             attempts: Number of attempts.
             hedged: Whether the answer of a secondary was used.
             server: "host:port" of the primary of the newest attempt; "" if there was none.

@@ -58,11 +58,12 @@ class HashMapping(MutableMapping[bytes, V]):
     Python calls ``len()`` in ``list()`` and ``sorted()``, so these can raise CountUnknown as ``len()`` does. A ``for``
     loop and a comprehension do not call it.
 
-    ``del``, ``pop``, ``popitem`` and ``setdefault`` are one atomic step each: only one of several callers gets the row.
-    The client does not repeat them if their outcome is unknown. If the codec cannot decode a value that ``pop`` or
-    ``popitem`` removed, the CodecError has the stored bytes in ``raw``. ``update`` is atomic up to ``max_write_bytes``;
-    a larger one is sent in several requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do,
-    and the errors of the verbs of ``Table``.
+    ``del``, ``pop`` and ``setdefault`` are one atomic step each. ``popitem`` reads the smallest sort key, then removes
+    its row in one atomic step. Only one of several callers gets a row. The client does not repeat these methods if
+    their outcome is unknown. If the codec cannot decode a value that ``pop`` or ``popitem`` removed, the CodecError has
+    the stored bytes in ``raw``. ``update`` is atomic up to ``max_write_bytes``; a larger one is sent in several
+    requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do, and the errors of the verbs of
+    ``Table``.
 
     ``table.mapping(hash_key)`` makes it.
 

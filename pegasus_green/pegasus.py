@@ -384,7 +384,7 @@ class Pegasus:
         Args:
             hash_key: Not empty.
             sortkey_set: Sort keys; None or empty: all rows of the hash key.
-            max_kv_count: Maximum number of rows; 0 or less: only the server's limit of 3,000 rows that it reads.
+            max_kv_count: Maximum number of rows. 0 or less: only the server's limit; it reads at most 3,000 rows.
             max_kv_size: Maximum bytes of sort keys and values; the last row may exceed it. 0 or less: only the server's
                 limit of 30 MiB.
             no_value: Return ``b""`` instead of the values.

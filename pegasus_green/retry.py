@@ -15,7 +15,7 @@ class RetryPolicy:
     """Exponential back-off with jitter, within the deadline of the call.
 
     Attributes:
-        base: Seconds before the first retry, before jitter.
+        base: Seconds before the first retry. Jitter shortens each pause by up to half.
         cap: Longest pause in seconds.
         max_attempts: Maximum number of attempts, with the first one; None: as many as the deadline allows.
         busy_factor: The pauses are this many times longer, up to ``cap``, if the server throttles requests or the

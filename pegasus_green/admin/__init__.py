@@ -36,9 +36,9 @@ class Admin(ServerAdmin, AccessAdmin):
     dropped itself. ``force`` lifts the last two limits.
 
     ``name`` is the name of a table. Every method takes ``timeout``, the seconds for the whole call. None means 10 s, or
-    the client's default if that is longer. Four methods wait for replicas and have 60 s by default: ``create_table``,
-    ``drop_table``, ``recall_table`` and ``wait_until_healthy``. Every method can raise MetaUnreachable (no answer in
-    time), MetaError (refused; ``code`` has the reason) and InvalidArgument (nothing was changed).
+    the client's default if that is longer. Four methods wait longer, 60 s by default: ``create_table``, ``drop_table``,
+    ``recall_table`` and ``wait_until_healthy``. Every method can raise MetaUnreachable (no answer in time), MetaError
+    (refused; ``code`` has the reason) and InvalidArgument (nothing was changed).
 
     Retries: the client repeats requests that read or set a value until the timeout, except requests to single servers.
         It does not repeat a request that creates, drops, recalls or renames a table, changes a split, or proposes a
@@ -92,7 +92,7 @@ class Admin(ServerAdmin, AccessAdmin):
             MetaError: Refused: ``ERR_INVALID_PARAMETERS`` (more replicas than live servers, a bad env),
                 ``ERR_STATE_FREEZED`` (too few live servers).
             RequestTimeout: The table exists, but it is not healthy in time.
-            InvalidArgument: The name or a number is not possible; nothing was sent.
+            InvalidArgument: The name or a number is invalid; nothing was sent.
 
         Example:
             >>> client.admin.create_table("pages", 8, exist_ok=True) > 0

@@ -41,7 +41,7 @@ class AccessAdmin(AdminBase):
 
         Raises:
             TableNotFound: There is no such table.
-            InvalidArgument: There are no users, users is a single str, or a name is not possible.
+            InvalidArgument: There are no users, users is a single str, or a name is invalid.
             AccessDenied: This client's user is not a super user.
 
         Example:

@@ -53,7 +53,7 @@ class Kerberos:
         ccache: Ticket cache: a path, or "TYPE:name" in the notation of MIT's libraries.
 
     Raises:
-        InvalidArgument: A name is not possible.
+        InvalidArgument: A value is invalid.
 
     Example:
         >>> Kerberos(service_fqdn="pegasus.example.org", principal="app", keytab="/etc/app.keytab")

@@ -38,7 +38,7 @@ Exit status:
   2  the command line is wrong; nothing was sent
   3  refused by the cluster
   4  the cluster or a server cannot be reached in time
-  5  some rows failed; the state file, if there is one, is kept
+  5  some rows or servers failed
   130  interrupted"""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -294,7 +294,12 @@ def shared_options() -> list[click.Parameter]:
             "--config", type=click.Path(), metavar="FILE", help="Config file [~/.config/pegasus-green/config.toml]."
         ),
         option("-t", "--table", metavar="NAME", help="The table.", shell_complete=complete_tables),
-        option("--timeout", type=DURATION, metavar="TIME", help="Time for each request [2 s]."),
+        option(
+            "--timeout",
+            type=DURATION,
+            metavar="TIME",
+            help="Time for each request [2 s for rows, 10 s for tables and servers].",
+        ),
         option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output [table]."),
         option("--keys", type=codings, help="Coding of keys, in input and output [text]."),
         option("--values", type=codings, help="Coding of values, in input and output [text]."),

@@ -98,7 +98,7 @@ def meta_level(app: App, level: str | None) -> int:
         app.out.one("level", admin.cluster_info().get("meta_function_level", "unknown"))
         return OK
     if level in ("stopped", "blind"):
-        app.confirm(f"sets the meta level to {level}: the meta servers then do not heal tables")
+        app.confirm(f"sets the meta level to {level} (the meta servers then do not heal tables)")
     before = name_of(MetaLevel, admin.set_meta_level(_chosen(MetaLevel, level)))
     app.out.done(f"the meta level is {level}, before {before}", level=level, before=before)
     return OK
@@ -340,7 +340,7 @@ def propose(app: App, table: str, partition: int, kind: str, target: str, node: 
     KIND is assign-primary, upgrade-to-primary, add-secondary, downgrade-to-secondary, downgrade-to-inactive, remove
     or add-secondary-for-lb.
     """
-    app.confirm(f"proposes for partition {partition} of table {table}: {target} applies {kind} to {node}")
+    app.confirm(f"proposes that {target} applies {kind} to {node}, for partition {partition} of table {table},")
     app.client.admin.propose(table, partition, _chosen(ProposalKind, kind), target, node, force=force)
     app.out.done("proposed", table=table, partition=partition, kind=kind, target=target, node=node)
     return OK

@@ -180,7 +180,7 @@ def recall(app: App, app_id: int, new_name: str | None, no_wait: bool, wait_time
 
     A table that was dropped before its replicas existed must not be recalled: a server that opens it crashes.
     """
-    app.confirm(f"recalls table {app_id}, which crashes a replica server if its replicas never existed,")
+    app.confirm(f"recalls table {app_id} (if its replicas never existed, a replica server crashes)")
     info = app.client.admin.recall_table(app_id, new_name, force=True, wait=not no_wait, timeout=wait_time)
     app.out.done(f"recalled table {info.name}, id {info.app_id}", name=info.name, id=info.app_id)
     return OK
@@ -322,7 +322,7 @@ def split(
         "--running",
         type=click.IntRange(1),
         metavar="N",
-        help="Maximum number of replicas that compact at the same time.",
+        help="Maximum number of replicas that one server compacts at the same time.",
     ),
     wait_option,
     wait_time_option,

@@ -57,9 +57,10 @@ class CallInfo:
 
     Attributes:
         app_id: The table's id.
-        partition: Index of the partition. ``app_id`` and ``partition`` are -1 until there is an answer.
+        partition: Index of the partition.
         decree: Number of the write in the partition's log; -1 for reads.
-        server: "host:port" of the replica server that answered, as it calls itself; "" until there is an answer.
+        server: "host:port" of the replica server that answered, as it calls itself. After an error: the primary of the
+            newest attempt. If that had none, ``server`` stays "", and ``app_id`` and ``partition`` stay -1.
         attempts: Number of attempts.
         hedged: Whether the answer of a secondary was used; it may be stale.
     """

@@ -222,7 +222,7 @@ def change(client: Client, request: Request) -> Redirect:
             raise bad("Tick the box to remove the row. Nothing was changed.")
         new, ttl = None, None
     else:
-        raise bad("The form has no action: it must be to store or to remove the row.")
+        raise bad("The form has no valid action: it must be set or remove.")
     handle = client.table(name)
     old = handle.get(hash_key, sort_key)
     is_same = _seen(old) == form.get("seen", "")

@@ -141,7 +141,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
     def clear(self, key: str) -> None:
         """Forget the hits of a key, except those of sliding windows.
 
-        A window that other processes count in continues.
+        The current fixed window continues, because other processes count in it.
         """
         hash_key = self._key(key)
         counted = [name for name in self._table.multi_get_sort_keys(hash_key) if name not in (_WINDOW, _SLIDING)]

@@ -24,7 +24,7 @@ attribute                   value
 
 The parent of a span is the span that was current when the call was made. This is also true for calls that are repeated,
 for ``*_async`` verbs, whose calls end in the event loop, and for the requests of bulk verbs and scans. The listener
-makes a span after the end of the call, with the begin of the call as its start. So this span is never the current one.
+makes a span after the end of the call, with the start time of the call. So this span is never the current one.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class BatchOperations(TableBase[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> list[Any]:
-        """Return the values of any records with few requests, all in flight at the same time.
+        """Return the values of any records with few requests, up to 256 of them in flight at the same time.
 
         The client sends up to two requests to each partition, because a later split must not separate the keys of one
         request. It sends more if a partition has more than ``batch_size`` keys. This costs the servers less than single

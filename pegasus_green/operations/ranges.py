@@ -113,8 +113,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             filter: Only sort keys that match this filter.
             reverse: Iterate from the end of the range to its beginning.
             no_value: Return ``b""`` instead of the values.
-            batch_size: Rows of one page, by default 1,000. Larger pages are not faster; the server returns at most
-                3,000 rows.
+            batch_size: Rows of one page, by default 1,000; at most 1,000 forward and 3,000 in reverse. Larger pages are
+                not faster.
             timeout: Seconds for each page with its attempts; None: the client's default.
             retry: Retry policy of each page, by default the client's; None: no retry.
 
@@ -213,7 +213,7 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             filter: Only sort keys that match this filter.
             on_progress: Called after each batch with the number of rows removed so far and the last removed sort key.
             batch_size: Maximum number of rows in one batch, by default 1,000. The server removes a batch in one atomic
-                step.
+                step if the request fits into ``max_write_bytes``.
             timeout: Seconds for each request, not for the whole call; ``client.deadline`` bounds the whole call. None:
                 the client's default.
             retry: Retry policy of each request, by default the client's; None: no retry.

@@ -538,5 +538,5 @@ def _ignore(_peer: Peer) -> None:
 
 def _unless_forked(generation: int, run: Callable[..., Any], *args: Any) -> Any:
     if generation != fork.generation():
-        return ForkedConnection("the process forked meanwhile; this continues in the parent")
+        return ForkedConnection("the process forked while the call waited; the call continues in the parent")
     return run(*args)

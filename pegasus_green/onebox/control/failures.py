@@ -177,8 +177,8 @@ class FailureMethods(Assembly):
 
         With when="before" the request is not executed, except after a "delay"; with when="after" it is executed. The
         default is "before" for "cut", "error" and "no_body", and "after" for the others. If several rules apply to a
-        request, the first one of "cut", "drop", "error" and "no_body" with when="before" decides whether it is
-        executed. The others change the content of the reply, then its time and the way it is sent. Defaults:
+        request, only the first one of "cut", "drop", "error" and "no_body" with when="before" replaces its execution.
+        The others change the content of the reply, then its time and the way it is sent. Defaults:
         seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
 
         Args:
@@ -187,8 +187,8 @@ class FailureMethods(Assembly):
             **options: Further conditions, and the keywords of the action.
 
         Returns:
-            The rule: ``hits`` is the number of its faults, ``seen`` the number of requests that met its conditions, and
-            ``remove()`` removes it.
+            The rule: ``hits`` is the number of its faults, ``seen`` the number of requests that met its conditions
+            other than ``probability``, ``count`` and ``after``, and ``remove()`` removes it.
 
         Raises:
             ValueError: The action, moment or RPC is unknown.

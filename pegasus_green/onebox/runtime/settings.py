@@ -82,15 +82,16 @@ class Settings:
         meta_loading: How long a new leader answers ERR_SERVICE_NOT_ACTIVE.
         split_seconds: From the start of a partition split to its first child, and from child to child (real: 8 to 13).
         split_window: How long a parent answers ERR_SPLITTING before its child is ready.
-        split_filter_delay: How long after a child is ready scans of the table's partitions still return the rows of
-            other partitions (real: 5 to 30).
+        split_filter_delay: How long scans of the table's partitions still return the rows of other partitions, after a
+            child is ready (real: 5 to 30).
         split_control_delay: Until parents agree to pause or cancel (real: 5).
         drop_delay: How long the replica servers still serve a table that was dropped (real: until they learn of it).
         rename_delay: How long requests with the old name still reach a renamed table, also requests to rename it again
             (real: < 1).
         compaction_seconds: From the start of a manual compaction until all servers have finished it, one after the
             other (real: 10 and more). 0: at once.
-        min_replicas: Minimum number of live replicas for writes to a partition. None: a majority of the table's count.
+        min_replicas: Minimum number of live replicas for writes to a partition. None: a majority of the table's count,
+            or 1 if the count is 2.
         max_pending_writes: Maximum number of writes of a partition that wait for a silent secondary, before
             ERR_CAPACITY_EXCEEDED.
         max_write_bytes: Largest body of a write request in bytes; 0: no limit.

@@ -65,7 +65,7 @@ class Fault:
     Attributes:
         id: Its id, for ``remove_fault``.
         hits: Number of requests with this fault.
-        seen: Number of requests that met its conditions.
+        seen: Number of requests that met its conditions other than probability, count and after.
     """
 
     def __init__(

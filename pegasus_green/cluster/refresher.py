@@ -34,7 +34,7 @@ from ..protocol.meta import ListAppsRequest, ListAppsResponse, QueryCfgRequest, 
 from ..protocol.rpc import LIST_APPS, QUERY_CFG
 from ..transport import fork
 from ..transport.connection import TICK, Connection
-from ..transport.handover import Target
+from ..transport.handover import FOREVER, Target
 from ..transport.notices import Notices
 from ..transport.outbox import delay, reference, stop
 from ..transport.pool import Peer, Pool
@@ -208,29 +208,33 @@ class TableRoutes:
     def _schedule(self, at: float) -> None:
         if self._is_due() and self._timer_at <= at:
             return
-        self._stop_timer()
         hub = get_hub_if_exists()
         if hub is None:
             # The thread ends. A new hub would outlive it.
+            self._stop_timer()
             return
         # The timer repeats, so a callback that is interrupted at its first step runs again.
         timer = reference(hub.loop.timer(delay(at - monotonic()), TICK), wanted=False)
         timer.start(self._due, timer)
-        self._timer, self._timer_at = timer, at
+        old, self._timer, self._timer_at = self._timer, timer, at
+        stop(old)
 
     def _due(self, timer: Any) -> None:
-        """Start a query; runs in the hub."""
-        if timer is self._timer and not (
-            self._pool.closed or self._is_querying() or self._generation != fork.generation()
-        ):
+        """Start a query; runs in the hub.
+
+        The timer repeats until the query has set the next one. If the query is interrupted before that, the timer
+        starts another query.
+        """
+        if timer is not self._timer or self._pool.closed or self._generation != fork.generation():
+            stop(timer)
+        elif not self._is_querying():
+            self._timer_at = FOREVER
             if not self._wanted and self._is_fresh(self.name, self._options.refresh_period * (1 - JITTER)):
                 # Another thread has made the query and shared the result.
-                self._timer = None
                 self._plan()
             else:
                 self._wanted = False
                 self._query_greenlet = self._pool.spawn(self._query)
-        stop(timer)
 
     def take(self, table: RoutingTable) -> None:
         """Use routes that another thread has learnt; runs in this thread's hub or before its first call."""
@@ -283,6 +287,8 @@ class TableRoutes:
             # A missing table is not queried periodically. The next call queries it.
             jitter = 1 + JITTER * (2 * random.random() - 1)
             self._schedule(monotonic() + self._options.refresh_period * jitter)
+        else:
+            self._stop_timer()
 
     def _learn(self, deadline: float) -> None:
         """Ask the meta servers and store the routes."""

@@ -1,9 +1,11 @@
 """The deadlines of ``client.deadline()``: which scope applies to which code.
 
-A scope bounds the calls that are made inside the frames of its ``with`` block. A plain function leaves its ``with``
-block before it ends, so its scope belongs to the greenlet until then. A generator can be suspended inside the block.
-Meanwhile the scope must not bound its consumer, and the generator may continue in another greenlet. So its scope
-belongs to the frame of the generator. It bounds a call if this frame is on the stack of the call.
+A scope bounds a call if the frame of its ``with`` block is on the stack of the call. So if an interruption keeps a
+scope from ending, it bounds nothing after its frame, even if a traceback still references the frame.
+
+A plain function leaves its ``with`` block before it ends. So its scope is stored for its greenlet, and the calls of
+other greenlets need not look at their stacks. A generator can be suspended inside the block, and may continue in
+another greenlet. So its scope is stored for its frame only.
 
 Context variables are not suitable: a generator shares the context of its consumer, and a token cannot be reset in
 another context.
@@ -27,8 +29,8 @@ _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GE
 _MANAGER_ENTER = contextlib._GeneratorContextManager.__enter__.__code__
 _STACK_ENTER = contextlib.ExitStack.enter_context.__code__
 
-# By id of the scope: its deadline, and the greenlet that it bounds (None: the frame determines it).
-_Bounds = dict[int, tuple[float, Any]]
+# By id of the scope: its deadline, the id of the frame of its block, and the greenlet that it bounds (None: any).
+_Bounds = dict[int, tuple[float, int, Any]]
 
 
 class Scopes(dict[int, float]):
@@ -53,19 +55,18 @@ class Scopes(dict[int, float]):
     def earliest(self, deadline: float) -> float:
         """Return the earliest of a deadline and those of the scopes that bound the calling code."""
         caller = getcurrent()
-        bounds = self.greenlets.get(id(caller))
-        if bounds:
-            for at, owner in bounds.copy().values():
-                # The id may have belonged to a greenlet that has ended.
-                if at < deadline and owner() is caller:
-                    deadline = at
-        if self.frames:
-            frame: FrameType | None = sys._getframe(1)
-            while frame is not None:
-                bounds = self.frames.get(id(frame))
-                if bounds:
-                    deadline = min(deadline, *(at for at, _ in bounds.copy().values()))
-                frame = frame.f_back
+        here: dict[int, float] = {}
+        for at, block, owner in self.greenlets.get(id(caller), {}).copy().values():
+            # The id may have belonged to a greenlet that has ended.
+            if at < deadline and owner() is caller:
+                here[block] = min(at, here.get(block, at))
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and (here or self.frames):
+            deadline = min(deadline, here.pop(id(frame), deadline))
+            bounds = self.frames.get(id(frame))
+            if bounds:
+                deadline = min(deadline, *(at for at, _, _ in bounds.copy().values()))
+            frame = frame.f_back
         return deadline
 
 
@@ -102,7 +103,7 @@ class Scope(AbstractContextManager[None]):
         at = self._scopes[id(self)] = monotonic() + self._seconds
         while True:
             bounds = places.setdefault(key, {})
-            bounds[id(self)] = at, owner
+            bounds[id(self)] = at, id(frame), owner
             if places.get(key) is bounds:
                 return
             # Between the two steps, a finalizer has ended the last other scope of this place and removed the place.

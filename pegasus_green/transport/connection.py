@@ -38,7 +38,7 @@ from ..protocol.rpc import META_END_BACKUP, V1_HASH_FIELD, V1_START, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
-from .outbox import COMPILED_WATCHERS, Server, delay, reference, stop, watch_forks
+from .outbox import COMPILED_WATCHERS, Server, delay, fork_watcher, reference, stop
 from .sockets import is_same, let_go, notice_dead_paths
 from .waits import wait
 
@@ -120,15 +120,30 @@ class Connection(Handover):
         self._version = options.header_version
         self._options = options
 
-    def open(self, sock: Any) -> None:
-        """Take over the descriptor of the gevent socket and start to read."""
+    def open(self, sock: Any, generation: int) -> None:
+        """Take over the descriptor of the gevent socket and start to read.
+
+        Args:
+            sock: The socket.
+            generation: The fork generation in which it was dialled.
+
+        Raises:
+            ForkedConnection: This is a child of a fork, for example by a signal handler, since then.
+        """
         try:
             fork.register(self)
             # The plain socket can be closed in one step and without a hub.
             self._socket = socket(sock.family, sock.type, sock.proto, sock.detach())
             notice_dead_paths(self._socket, self._options.path_timeout)
-            self._forks = watch_forks(self.hub.loop)
+            self._forks = fork_watcher(self.hub.loop)
+            if self._forks is not None:
+                self._forks.start(fork.after_in_child)
             self._reader.start(getattr(self, "arrived", self._readable))
+            if generation != fork.generation():
+                # The fork may have come before any of these steps, which are undone here.
+                self._ended = False
+                self.poison()
+                raise ForkedConnection("the process forked while it connected", address=self.peer.address)
         except BaseException:
             if self._socket is None and sock.fileno() < 0 and is_same(self._fd, self._inode):
                 os.close(self._fd)
@@ -652,8 +667,11 @@ class Connection(Handover):
         # If a caller that was just woken has forked, the rest of that delivery in the child finds an empty dict. So no
         # reply or error is delivered a second time.
         waiting = self.pending
-        self.pending = self.session.pending = dict(waiting)
+        if self.session.pending is waiting:
+            self.session.pending = dict(waiting)
         waiting.clear()
+        self.pending = self.session.pending
+        self._parked.clear()
         if self._ended:
             return
         self._crowded = True

@@ -36,7 +36,7 @@ FOREVER = float("inf")
 
 Outcome: TypeAlias = "Buffer | PegasusError"
 # See Outbox.pending.
-Entry: TypeAlias = "tuple[Any, float, Any, Context | None]"
+Entry: TypeAlias = "tuple[Any, float, Any, Context | weakref.ref[Context] | None]"
 
 
 def left_ms(deadline: float, now: float) -> int:
@@ -158,27 +158,24 @@ class Handover(Outbox):
             self._parked[seqid] = outcome
 
     def _unpark(self, timer: Any, seqid: int) -> None:
-        """Deliver a parked outcome when its caller waits for it; runs in the hub."""
+        """Deliver a parked outcome when its caller waits for it; runs in the hub. An interrupted run is repeated."""
         outcome, entry = self._parked.get(seqid), self.pending.get(seqid)
         if outcome is not None and entry is not None:
-            taker, deadline, movable, context = entry
-            if context is not None and taker.gr_context is not context and not taker.dead:
-                if monotonic() < deadline:
-                    return
-                # Late. Either the call still runs, or its clean-up was interrupted. Its frame holds the context.
-                known = weakref.ref(context)
-                del self.pending[seqid], entry, context
-                context = known()
-                if context is not None:
-                    self.pending[seqid] = taker, deadline, movable, context
-                    return
-            elif context is not None and taker.dead:
-                # The greenlet ended before it could clean up.
-                del self.pending[seqid]
-        stop(timer)
+            taker, deadline, movable, held = entry
+            context = held() if type(held) is weakref.ref else held
+            if held is not None and (context is None or taker.dead):
+                # The call has ended, and its clean-up was interrupted.
+                self.pending.pop(seqid, None)
+            elif context is not None and taker.gr_context is not context:
+                if held is context and monotonic() >= deadline:
+                    # Late. Either the call still runs, or its clean-up was interrupted. Its frame holds the context.
+                    self.pending[seqid] = taker, deadline, movable, weakref.ref(context)
+                return
+            else:
+                self.pending[seqid] = taker, deadline, movable, context
+                self.deliver([(seqid, outcome)], self.pending)
         self._parked.pop(seqid, None)
-        if outcome is not None and seqid in self.pending:
-            self.deliver([(seqid, outcome)], self.pending)
+        stop(timer)
 
     def move(self, has_moved: Callable[[Target], bool]) -> int:
         """Return repeatable calls to their callers if their partition has a new primary; runs in the hub."""

@@ -82,17 +82,14 @@ def reference(watcher: Any, *, wanted: bool) -> Any:
     return watcher
 
 
-def watch_forks(loop: Any) -> Any:
-    """Make a loop notice a fork before it uses its copies of descriptors in a child; return the started watcher.
+def fork_watcher(loop: Any) -> Any:
+    """Return a watcher with which a loop notices a fork before it uses its copies of descriptors in a child.
 
-    Otherwise the loop aborts the process if the child has closed a watched descriptor. The result is None for libuv: it
-    does not check descriptors, and its watcher of forks would keep the loop alive.
+    Otherwise the loop aborts the process if the child has closed a watched descriptor. The caller stores the watcher,
+    and then starts it with ``fork.after_in_child``. The result is None for libuv: it does not check descriptors, and
+    its watcher of forks would keep the loop alive.
     """
-    if type(loop).__module__ != COMPILED_WATCHERS:
-        return None
-    watcher = reference(loop.fork(), wanted=False)
-    watcher.start(fork.after_in_child)
-    return watcher
+    return reference(loop.fork(), wanted=False) if type(loop).__module__ == COMPILED_WATCHERS else None
 
 
 def stop(watcher: Any) -> None:
@@ -140,7 +137,8 @@ class Outbox(Books):
         lost: Why the connection ended; None while it is open.
         session: Sequence ids and the stream of replies.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, and the context in
-            which a greenlet waits (None if the taker is an object, which stores an early outcome).
+            which a greenlet waits (None if the taker is an object, which stores an early outcome; a weak reference if
+            the reply is here, the deadline has passed, and the greenlet is elsewhere).
     """
 
     __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued")

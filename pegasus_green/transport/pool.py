@@ -215,7 +215,10 @@ class Peer:
             if self.pool.authenticator is not None:
                 self._negotiate(sock)
             if mine == fork.generation() and not self.pool.closed:
-                self.pool.adopt(self, sock)
+                self.pool.adopt(self, sock, mine)
+        except ForkedConnection:
+            # The parent has the connection.
+            return
         except (OSError, UnicodeError) as error:  # UnicodeError: the resolver rejects the name
             if mine != fork.generation():
                 return
@@ -425,17 +428,25 @@ class Pool:
         known = self._by_sockaddr.get(sock.getpeername())
         return known if known is not None and known.lost is None else None
 
-    def adopt(self, peer: Peer, sock: Any) -> None:
-        """Give a peer a connection: a new one on the dialled socket, or the open one to the same address."""
+    def adopt(self, peer: Peer, sock: Any, generation: int) -> None:
+        """Give a peer a connection: a new one on the dialled socket, or the open one to the same address.
+
+        Raises:
+            ForkedConnection: This is a child of a fork since the given fork generation.
+        """
         known = self.open_to(sock)
         if known is not None:
             peer.connection = known
             return
         connection = Connection(sock, peer, self.options)
         try:
-            connection.open(sock)
+            connection.open(sock, generation)
             self._by_sockaddr[connection.sockaddr] = connection
             peer.connection = connection
+            if self.closed:
+                # A signal handler has closed the client during these steps.
+                connection.close(ClientClosed("the client was closed"))
+                return
         except BaseException:
             connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))
             raise

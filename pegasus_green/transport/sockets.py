@@ -10,7 +10,7 @@ from gevent import get_hub
 from gevent import socket as gsocket
 
 from . import fork
-from .outbox import stop, watch_forks
+from .outbox import fork_watcher, stop
 
 
 def is_same(fd: int, inode: int) -> bool:
@@ -69,7 +69,9 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     try:
         copy = Copy(sock)
         # For a fork that runs no hooks of Python.
-        forks = watch_forks(get_hub().loop)
+        forks = fork_watcher(get_hub().loop)
+        if forks is not None:
+            forks.start(fork.after_in_child)
         opened(sock._sock)  # type: ignore[attr-defined]
         sock.settimeout(timeout)
         sock.connect(sockaddr)

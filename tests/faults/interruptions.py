@@ -43,6 +43,9 @@ class Interruption:
         self.fired = False
         self.where = ""
         self._is_ours: Callable[[Any], bool] = lambda _greenlet: False
+        # CPython 3.11 calls the trace function without a reference of its own, also after the function has removed
+        # itself. So it must not be the last reference: the call of a freed object crashes.
+        self._hook = self._call
 
     @contextmanager
     def armed(self, others: Collection[Any] = ()) -> Iterator[Interruption]:
@@ -59,7 +62,7 @@ class Interruption:
             "helpers": lambda greenlet: all(greenlet is not other for other in not_helpers),
         }[self.place]
         before = sys.gettrace()
-        sys.settrace(self._call)
+        sys.settrace(self._hook)
         try:
             yield self
         finally:

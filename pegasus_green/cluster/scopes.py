@@ -18,6 +18,7 @@ import inspect
 import sys
 import weakref
 from contextlib import AbstractContextManager
+from itertools import islice
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -29,15 +30,15 @@ _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GE
 _MANAGER_ENTER = contextlib._GeneratorContextManager.__enter__.__code__
 _STACK_ENTER = contextlib.ExitStack.enter_context.__code__
 
-# By id of the scope: its deadline, the id of the frame of its block, and the greenlet that it bounds (None: any).
-_Bounds = dict[int, tuple[float, int, Any]]
+# By id of the scope: the scope, its deadline, the id of the frame of its block, and the greenlet that it bounds.
+_Bounds = dict[int, tuple[Any, float, int, Any]]
 
 
-class Scopes(dict[int, float]):
-    """The open scopes of one client: deadlines by the id of the scope; usable from any thread.
+class Scopes(dict[int, Any]):
+    """The open scopes of one client, by their ids; usable from any thread.
 
-    It holds no frame and no scope. So an abandoned generator is collected as usual, and its scope ends with it. Each
-    step is one dict operation, so a finalizer may end another scope between two steps.
+    It holds no frame and no scope, only weak references. So an abandoned generator is collected as usual, and its scope
+    ends with it. Each step is one dict operation, so a finalizer may end another scope between two steps.
 
     Attributes:
         greenlets: The scopes that belong to a greenlet, by its id.
@@ -56,18 +57,24 @@ class Scopes(dict[int, float]):
         """Return the earliest of a deadline and those of the scopes that bound the calling code."""
         caller = getcurrent()
         here: dict[int, float] = {}
-        for at, block, owner in self.greenlets.get(id(caller), {}).copy().values():
-            # The id may have belonged to a greenlet that has ended.
-            if at < deadline and owner() is caller:
+        # The ids may have belonged to a greenlet, a frame or a scope that has ended.
+        for scope, at, block, owner in self.greenlets.get(id(caller), {}).copy().values():
+            if at < deadline and owner() is caller and scope() is not None:
                 here[block] = min(at, here.get(block, at))
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and (here or self.frames):
             deadline = min(deadline, here.pop(id(frame), deadline))
-            bounds = self.frames.get(id(frame))
-            if bounds:
-                deadline = min(deadline, *(at for at, _, _ in bounds.copy().values()))
+            for scope, at, _, _ in self.frames.get(id(frame), {}).copy().values():
+                if at < deadline and scope() is not None:
+                    deadline = at
             frame = frame.f_back
         return deadline
+
+    def sweep(self) -> None:
+        """Remove up to two of the oldest entries if their scopes ended in an interrupted finalizer."""
+        for key, scope in list(islice(self.items(), 2)):
+            if scope() is None:
+                self.pop(key, None)
 
 
 class Scope(AbstractContextManager[None]):
@@ -100,10 +107,12 @@ class Scope(AbstractContextManager[None]):
             greenlet = getcurrent()
             owner = weakref.ref(greenlet)
             places, key = self._place = self._scopes.greenlets, id(greenlet)
-        at = self._scopes[id(self)] = monotonic() + self._seconds
+        self._scopes.sweep()
+        known = self._scopes[id(self)] = weakref.ref(self)
+        at = monotonic() + self._seconds
         while True:
             bounds = places.setdefault(key, {})
-            bounds[id(self)] = at, id(frame), owner
+            bounds[id(self)] = known, at, id(frame), owner
             if places.get(key) is bounds:
                 return
             # Between the two steps, a finalizer has ended the last other scope of this place and removed the place.

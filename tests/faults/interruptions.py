@@ -37,8 +37,19 @@ class Interruption:
         where: File, line and function of the step.
     """
 
-    def __init__(self, n: int, action: Callable[[], Any], *, place: str, opcodes: bool) -> None:
-        self.n, self.action, self.place, self.opcodes = n, action, place, opcodes
+    def __init__(
+        self, n: int, action: Callable[[], Any], *, place: str, opcodes: bool, within: Collection[str] = ()
+    ) -> None:
+        """Prepare an interruption.
+
+        Args:
+            n: The number of the step; 0: only count.
+            action: What to do.
+            place: "caller", "hub" or "helpers", the greenlets that the client starts.
+            opcodes: Steps are opcodes, not lines.
+            within: Only functions with these names are interrupted; empty: all of the package.
+        """
+        self.n, self.action, self.place, self.opcodes, self.within = n, action, place, opcodes, within
         self.count = 0
         self.fired = False
         self.where = ""
@@ -71,6 +82,8 @@ class Interruption:
     def _call(self, frame: FrameType, _event: str, _argument: Any) -> Any:
         name = frame.f_code.co_filename
         if not name.startswith(PACKAGE) or name.startswith(EXCLUDED) or self.fired:
+            return None
+        if self.within and frame.f_code.co_name not in self.within:
             return None
         frame.f_trace_opcodes = self.opcodes
         self._step(frame)

@@ -41,6 +41,8 @@ class Link:
     def __init__(self, server: FakeServer, sock: Any) -> None:
         self.server = server
         self.sock = sock
+        # As real servers do. Otherwise a second reply can wait for the delayed acknowledgement of the first.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.requests: list[Request] = []
         self.chunks: list[int] = []
         self.accepted_at = monotonic()

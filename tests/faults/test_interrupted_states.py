@@ -1,0 +1,221 @@
+"""Interruptions of states that outlive a step: a parked reply, the refresh, a new connection, the end of a deadline."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from pegasus_green import Client, PegasusError
+from pegasus_green.onebox import Onebox
+from pegasus_green.transport.connection import Connection
+from tests.faults.interruptions import Interrupted, Interruption
+from tests.faults.tools import at_rest
+from tests.transport.fakes import Stage, key_of
+from tests.waiting import wait_until
+
+# The number of steps that each test tries, chosen at random.
+SAMPLE = 25 if "PEGASUS_GREEN_SOAK_SECONDS" not in os.environ else 100_000
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # They are intended: gevent is not to print each of them.
+    hub = gevent.get_hub()
+    monkeypatch.setattr(hub, "NOT_ERROR", (*hub.NOT_ERROR, Interrupted))
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Any]:
+    onebox: Any = Onebox(tables={"temp": 2}, process=True).start()
+    with Client(onebox.meta_addresses) as client:
+        client.table("temp").set("h", "s", "value")
+    yield onebox
+    onebox.stop()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    one = Stage()
+    yield one
+    one.close()
+
+
+def steps(count: int) -> list[int]:
+    """Return the steps to try."""
+    assert count > 10
+    return sorted(random.sample(range(1, count + 1), min(SAMPLE, count)))
+
+
+# --------------------------------------------------------------------------------------------------------------- parked
+def parked_get(stage: Stage, table: Any, n: int, seconds: float, timeout: float) -> Interruption:
+    """Make a call that a signal handler interrupts before it waits for its reply, so that the reply is parked."""
+    interruption = Interruption(n, interrupt, place="hub", opcodes=True, within=["_unpark"])
+    usual = Connection._send
+
+    def handler(self: Any, *args: Any) -> None:
+        Connection._send = usual  # type: ignore[method-assign]
+        usual(self, *args)
+        gevent.sleep(seconds)
+
+    def call() -> None:
+        gevent.spawn(table.get, "h", "other")
+        gevent.sleep(0)
+        Connection._send = handler  # type: ignore[assignment]
+        try:
+            with interruption.armed():
+                assert table.get("h", "parked", timeout=timeout, retry=None) == b"parked"
+        except PegasusError as error:
+            print(n, interruption.where, error)
+            raise
+        finally:
+            Connection._send = usual  # type: ignore[method-assign]
+
+    caller: Any = gevent.spawn(call)
+    for _ in range(2):
+        with suppress(Interrupted):
+            caller.join(10.0)
+    assert caller.dead, (n, interruption.where)
+    caller.get()
+    assert table.get("h", "next", timeout=5.0) == b"next"
+    assert not at_rest(table.client), (n, interruption.where)
+    return interruption
+
+
+@pytest.mark.parametrize(("seconds", "timeout"), [(0.02, 5.0), (0.04, 0.02)], ids=["in time", "after its deadline"])
+def test_a_parked_reply_reaches_its_caller_after_an_interruption(stage: Stage, seconds: float, timeout: float) -> None:
+    stage.server(lambda link, request: link.value(request, key_of(request)))
+    table = stage.table(timeout=30.0)
+    table.warm_up()
+    for n in steps(parked_get(stage, table, 0, seconds, timeout).count):
+        parked_get(stage, table, n, seconds, timeout)
+
+
+# -------------------------------------------------------------------------------------------------------------- refresh
+def refresh(client: Client, n: int) -> Interruption:
+    """Interrupt the periodic refresh, and wait until it goes on."""
+    interruption = Interruption(n, interrupt, place="helpers", opcodes=True)
+    routes: Any = client._cluster.tables["temp"].routes
+
+    def watch() -> None:
+        before = routes.refreshes
+        with interruption.armed():
+            wait_until(lambda: interruption.fired or (not n and routes.refreshes > before + 1))
+
+    with suppress(Interrupted):
+        gevent.spawn(watch).get()
+    before = routes.refreshes
+    wait_until(lambda: routes.refreshes > before + 1, 10.0)
+    return interruption
+
+
+def test_the_periodic_refresh_continues_after_an_interruption(box: Any) -> None:
+    with Client(box.meta_addresses, refresh_period=0.02, refresh_interval=0.001) as client:
+        client.table("temp").warm_up()
+        for n in steps(refresh(client, 0).count // 2):
+            refresh(client, n)
+
+
+# ----------------------------------------------------------------------------------------------------- a new connection
+CONNECTING = ("_dial", "adopt", "open", "__init__", "register", "notice_dead_paths", "fork_watcher", "reference")
+
+
+def first_get(box: Any, n: int, action: Any) -> tuple[Client, Interruption]:
+    """Make the first call of a client; something happens while its connection is opened."""
+    client = Client(box.meta_addresses, timeout=5.0, refresh_period=0.0)
+    interruption = Interruption(n, lambda: action(client), place="helpers", opcodes=True, within=CONNECTING)
+
+    def call() -> None:
+        with interruption.armed(), suppress(PegasusError):
+            assert client.table("temp").get("h", "s") == b"value"
+
+    gevent.spawn(call).get()
+    return client, interruption
+
+
+def tcp_sockets() -> set[Any]:
+    """Return the local addresses of the TCP sockets of this process."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(number))) as copy:
+                    found.update([copy.getsockname()] if copy.family == socket.AF_INET else [])
+    return found
+
+
+def test_a_client_that_is_closed_while_it_connects_keeps_no_connection(box: Any) -> None:
+    client, counted = first_get(box, 0, None)
+    client.close()
+    for n in steps(counted.count):
+        client, interruption = first_get(box, n, Client.close)
+        assert client._cluster.pool.connections == [], (n, interruption.where)
+        assert not at_rest(client), (n, interruption.where)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the descriptors of a process are read from /proc")
+def test_a_child_forked_while_a_connection_is_opened_does_not_use_it(box: Any) -> None:
+    """A signal handler forks at a step of the dial. The child closes its copies, and dials anew for its next call."""
+    client, counted = first_get(box, 0, None)
+    client.close()
+    others = tcp_sockets()
+    for n in steps(counted.count):
+        forks: list[Any] = []
+
+        def fork(_client: Client, into: list[Any] = forks) -> None:
+            into.append(tcp_sockets() - others)
+            into.append(os.fork())
+
+        client, interruption = first_get(box, n, fork)
+        if forks[-1:] == [0]:
+            status = 1
+            with suppress(BaseException):
+                gevent.sleep(0.01)
+                status = 2 * bool(forks[0] & tcp_sockets()) + (client.table("temp").get("h", "s") != b"value")
+            os._exit(status)
+        client.close()
+        if forks:
+            _, status = os.waitpid(forks[-1], 0)
+            assert status == 0, (n, interruption.where, status)
+
+
+# ----------------------------------------------------------------------------------------------------------- a deadline
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_deadline_bounds_no_later_call(box: Any) -> None:
+    """Also while the application keeps the exception, whose traceback references the frame of the block."""
+    with Client(box.meta_addresses) as client:
+        kept: list[BaseException] = []
+
+        def work(n: int) -> Interruption:
+            interruption = Interruption(n, interrupt, place="caller", opcodes=True)
+
+            def block() -> None:
+                with client.deadline(0.5):
+                    pass
+
+            with interruption.armed():
+                try:
+                    block()
+                except Interrupted as error:
+                    kept.append(error)
+            return interruption
+
+        for n in range(1, work(0).count + 1):
+            interruption = work(n)
+            assert client._cluster.deadline(50.0, 0.0) == 50.0, (n, interruption.where)
+        assert kept
+        kept.clear()
+        # The next scopes remove what an interrupted finalizer left.
+        work(0)
+        assert not at_rest(client)

@@ -146,17 +146,19 @@ class KerberosMechanism:
         """Drop the objects of the parent process: they may hold a lock of a thread that does not exist here."""
         if self._pid == os.getpid():
             return
-        self._pid = os.getpid()
         # Kept, not freed, for the same reason.
         self._inherited.append(self._credentials)
         self._credentials = None
-        self._store = {}
+        store = {}
         if self._ccache is not None:
-            self._store["ccache"] = self._ccache if ":" in self._ccache else f"FILE:{self._ccache}"
+            store["ccache"] = self._ccache if ":" in self._ccache else f"FILE:{self._ccache}"
         elif self._keytab is not None:
-            self._store["ccache"] = f"MEMORY:pegasus_green_{self._pid}_{next(_numbers)}"
+            store["ccache"] = f"MEMORY:pegasus_green_{os.getpid()}_{next(_numbers)}"
         if self._keytab is not None:
-            self._store["client_keytab"] = self._keytab
+            store["client_keytab"] = self._keytab
+        self._store = store
+        # Last: if an exception interrupts this method, the next call does all of it again.
+        self._pid = os.getpid()
 
     def _open(self) -> Any:
         """Return credentials. With a keytab the library gets a new ticket after half of the old one's lifetime."""

@@ -194,9 +194,10 @@ class MetaClient:
     def _resolve(self, *, again: bool) -> None:
         """Start to resolve the configured names; with again=True also those that were resolved before. Never yields."""
         if self._generation != fork.generation():
-            # Running greenlets belong to the parent.
-            self._generation = fork.generation()
+            # Running greenlets belong to the parent. The generation is stored last: after an interruption, the next
+            # call clears them again.
             self._resolving.clear()
+            self._generation = fork.generation()
         for name in self.metas.names:
             if not self._is_resolving(name) and (again or not self.metas.is_resolved(name)):
                 self._resolving[name] = self._pool.spawn(self._look_up, name)

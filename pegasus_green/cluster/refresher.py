@@ -182,9 +182,10 @@ class TableRoutes:
             return
         if self._generation != fork.generation():
             # Running queries belong to the parent process.
-            self._generation = fork.generation()
             self._query_greenlet = None
             self._stop_timer()
+            # Last: after an interruption, the next call does all of this again.
+            self._generation = fork.generation()
         self._wanted = True
         if not self._is_querying():
             self._schedule(max(self._started + self._options.refresh_interval, monotonic()))

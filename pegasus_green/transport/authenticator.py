@@ -12,15 +12,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gevent import get_hub
-from gevent.event import Event
 
 from ..errors import AuthenticationFailed, copy_of
 from . import fork
 from .credentials import Credentials
 from .handover import FOREVER
 from .notices import Notices
-from .outbox import stop
+from .outbox import delay, reference, stop
 from .threads import Threads
+from .waits import LOOK_FOR_LOST, TooSlow, wait
 
 if TYPE_CHECKING:
     from ..auth import Exchange
@@ -34,6 +34,10 @@ RETRY_CAP = 5.0
 RENEWAL_CAP = 60.0
 # No negotiation starts with credentials that end within this many seconds.
 LEAST_LIFE = 0.5
+# The timer of renewals repeats after this many seconds, in case an exception ends its callback or the renewal.
+LOOK_AGAIN = 5.0
+# Shortest delay of a renewal.
+SOONEST = 0.05
 
 
 class Authenticator:
@@ -61,7 +65,8 @@ class Authenticator:
         self._closed = False
         self._failed_in_a_row = 0
         self._cool_until = 0.0
-        self._job: Event | None = None
+        # The greenlet that acquires credentials. It may end at any step, so only its end shows that it does not run.
+        self._job: Any = None
         self._threads = Threads()
         self._timer: Any = None
         self._generation = fork.generation()
@@ -87,26 +92,32 @@ class Authenticator:
         self.refused += other.refused
 
     # -------------------------------------------------------------------------------------------------- used by dials
-    def ready(self) -> None:
+    def ready(self, until: float) -> None:
         """Wait until there are credentials. One greenlet of the whole client acquires them.
+
+        Args:
+            until: End of the wait on the clock of ``monotonic``.
 
         Raises:
             AuthenticationFailed: There are none; the error has the reason. Each caller gets its own instance.
+            TooSlow: They did not come in time.
         """
         self._look_for_fork()
         mine = self._generation
         while self.credentials.ends - monotonic() < LEAST_LIFE:
             if self._closed:
                 raise AuthenticationFailed("the client is closed")
-            if self._job is None:
+            job = self._job
+            if job is None or job.ready():
                 if self.error is not None and monotonic() < self._cool_until:
                     if self.credentials.ends > monotonic():
                         return
                     raise cast(AuthenticationFailed, copy_of(self.error))
-                self._begin_job()
-            job, before = self._job, self.failures
-            assert job is not None
-            job.wait()
+                job = self._begin_job()
+            before = self.failures
+            while not wait(job, min(until - monotonic(), LOOK_FOR_LOST)) and mine == fork.generation():
+                if monotonic() >= until:
+                    raise TooSlow("the credentials did not come in time")
             if mine != fork.generation():
                 raise AuthenticationFailed("the process forked meanwhile", passing=True)
             if self.credentials.ends > monotonic():
@@ -114,34 +125,41 @@ class Authenticator:
                 break
             if self.failures > before and self.error is not None:
                 raise cast(AuthenticationFailed, copy_of(self.error))
-        if self._timer is None and self._job is None:
-            # Another thread has acquired them. That thread may end before they do.
+        if (self._timer is None or not self._timer.active) and not self._is_acquiring():
+            # Another thread has acquired them, and may end before they do. Or the greenlet here was interrupted.
             self._plan_renewal()
 
-    def begin(self) -> tuple[Exchange, bytes]:
+    def begin(self, until: float) -> tuple[Exchange, bytes]:
         """Return a new exchange and its first token; yields.
+
+        Args:
+            until: End of the wait on the clock of ``monotonic``.
 
         Raises:
             AuthenticationFailed: The mechanism has no token.
+            TooSlow: The token did not come in time.
         """
-        self.ready()
+        self.ready(until)
         used = self.credentials.ends
         try:
-            return self._in_thread(self.credentials.first_step)
+            return self._in_thread(self.credentials.first_step, until)
         except AuthenticationFailed as error:
             if error.reason not in ("expired", "no_ticket"):
                 raise
         # The ticket cache was emptied, or the machine slept. Read the credentials again.
         self.credentials.forget(used)
-        self.ready()
-        return self._in_thread(self.credentials.first_step)
+        self.ready(until)
+        return self._in_thread(self.credentials.first_step, until)
 
     # ----------------------------------------------------------------------------------------------------- credentials
-    def _begin_job(self) -> None:
-        self._job = Event()
-        self._spawn(self._acquire, self._job)
+    def _begin_job(self) -> Any:
+        job = self._job = self._spawn(self._acquire)
+        return job
 
-    def _acquire(self, job: Event) -> None:
+    def _is_acquiring(self) -> bool:
+        return self._job is not None and not self._job.ready()
+
+    def _acquire(self) -> None:
         """Acquire credentials; runs in its own greenlet. The greenlets that asked may have left meanwhile."""
         generation = self._generation
         known_until = self.credentials.ends
@@ -153,11 +171,6 @@ class Authenticator:
         else:
             if generation == fork.generation():
                 self._note_success(asked)
-        finally:
-            if generation == fork.generation():
-                if self._job is job:
-                    self._job = None
-                job.set()
 
     def _note_success(self, asked: bool) -> None:
         self.error = None
@@ -181,26 +194,36 @@ class Authenticator:
         if left > 0:
             # Renewals continue by themselves. Without credentials, the next dial asks again.
             self._plan(pause)
+        else:
+            self._stop_timer()
 
     def _plan_renewal(self) -> None:
         if self.credentials.renew_at != FOREVER:
             self._plan(self.credentials.renew_at - monotonic())
+        else:
+            self._stop_timer()
 
     def _plan(self, seconds: float) -> None:
-        """Schedule a renewal after this many seconds, on a timer that does not keep the loop alive."""
-        self._stop_timer()
-        if not self._closed:
-            self._timer = get_hub().loop.timer(max(seconds, 0.05), ref=False)
-            self._timer.start(self._due)
+        """Schedule a renewal after this many seconds, on a timer that does not keep the loop alive.
 
-    def _due(self) -> None:
-        """Start a renewal, in the hub. If another thread has renewed already, schedule the next renewal instead."""
-        self._stop_timer()
-        if self._closed or self._job is not None or self._generation != fork.generation():
-            return
-        if self.error is None and monotonic() < self.credentials.renew_at:
+        The previous timer is stopped last, so that an interruption leaves at least one.
+        """
+        if not self._closed:
+            timer = reference(get_hub().loop.timer(delay(max(seconds, SOONEST)), LOOK_AGAIN), wanted=False)
+            timer.start(self._due, timer)
+            before, self._timer = self._timer, timer
+            stop(before)
+
+    def _due(self, timer: Any) -> None:
+        """Start a renewal, in the hub. If another thread has renewed already, schedule the next renewal instead.
+
+        The timer repeats until the renewal has scheduled the next one.
+        """
+        if timer is not self._timer or self._closed or self._generation != fork.generation():
+            stop(timer)
+        elif self.error is None and monotonic() < self.credentials.renew_at:
             self._plan_renewal()
-        else:
+        elif not self._is_acquiring():
             self._begin_job()
 
     def _stop_timer(self) -> None:
@@ -208,15 +231,16 @@ class Authenticator:
         stop(timer)
 
     # --------------------------------------------------------------------------------------------------------- threads
-    def _in_thread(self, work: Callable[[], T]) -> T:
+    def _in_thread(self, work: Callable[[], T], until: float = FOREVER) -> T:
         """Run a blocking function in a native thread and return its result; yields.
 
         Raises:
             AuthenticationFailed: The function raised it, or raised another error, whose text is not repeated.
+            TooSlow: The time has passed. The thread continues.
         """
         try:
-            return self._threads.run(work)
-        except AuthenticationFailed:
+            return self._threads.run(work, until)
+        except (AuthenticationFailed, TooSlow):
             raise
         except Exception as error:
             raise AuthenticationFailed(f"the mechanism {self.name} failed with {type(error).__name__}") from None
@@ -224,10 +248,11 @@ class Authenticator:
     def _look_for_fork(self) -> None:
         """Start again in a forked child: timer, job and credentials belong to the parent."""
         if self._generation != fork.generation():
-            self._generation = fork.generation()
             self._job = self._timer = None
             self._cool_until = 0.0
             self.error = None
+            # Last: after an interruption, the next call does all of this again.
+            self._generation = fork.generation()
 
     def leave_dead_hub(self) -> None:
         """Forget timer and job of a hub that was destroyed. The next caller's hub gets its own."""

@@ -1,12 +1,13 @@
 """The credentials of one client, for all its native threads. One thread acquires them, and all use them.
 
-``acquire`` blocks, so it runs in a native thread of a threadpool, never in a hub. A lock allows one call of the
-mechanism at a time. Threads that have waited for the lock find the new credentials and do not call the mechanism.
+``acquire`` blocks, so it runs in a native thread of its own, never in a hub. One thread at a time calls the mechanism.
+Threads that have waited for their turn find the new credentials and do not call the mechanism.
 """
 
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from gevent.monkey import get_original
 from ..errors import AuthenticationFailed
 from . import fork
 from .handover import FOREVER
+from .waits import LOOK_FOR_LOST
 
 if TYPE_CHECKING:
     from ..auth import Authentication, Exchange, Mechanism
@@ -27,6 +29,37 @@ JITTER = 0.05
 
 # A native lock, also under monkey patching, because native threads wait for it.
 _allocate_lock: Callable[[], Any] = get_original("_thread", "allocate_lock")
+_local: Any = get_original("_thread", "_local")()
+
+
+class _Life:
+    """An object that ends with the native thread that made it: only the thread's own storage refers to it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Turn:
+    """The turn of one thread to call the mechanism. It is over when its lock is free, or when its thread has ended.
+
+    An exception can end a thread before it frees the lock. The last step of a thread, in C, ends its ``_Life``.
+    """
+
+    __slots__ = ("lock", "_thread", "_next")
+
+    def __init__(self) -> None:
+        self.lock = _allocate_lock()
+        self.lock.acquire()
+        self._thread = weakref.ref(_local.__dict__.setdefault("life", _Life()))
+        self._next: dict[None, _Turn] = {}
+
+    def after(self, mine: _Turn) -> _Turn:
+        """Wait until this turn is over. Then return the next one: ``mine``, or that of a thread that was faster."""
+        while self._thread() is not None:
+            if self.lock.acquire(True, LOOK_FOR_LOST):
+                # For other threads that wait here.
+                self.lock.release()
+                break
+        return self._next.setdefault(None, mine)
 
 
 class Credentials:
@@ -53,8 +86,8 @@ class Credentials:
         self._ends = 0.0
         self._life = 0.0
         self._generation = fork.generation()
-        # By process id: in a child, the parent's lock may be held by a thread that does not exist.
-        self._locks: dict[int, Any] = {}
+        # By generation: in a child, the parent's turn may belong to a thread that does not exist.
+        self._turns: dict[int, _Turn] = {}
 
     def __repr__(self) -> str:
         """Show the user and the validity of the credentials."""
@@ -85,7 +118,13 @@ class Credentials:
             AuthenticationFailed: There are none, or they are still the old ones with the old end.
         """
         generation = fork.generation()
-        with self._locks.setdefault(generation, _allocate_lock()):
+        mine = _Turn()
+        turn = self._turns.setdefault(generation, mine)
+        while turn is not mine:
+            turn = turn.after(mine)
+        # Those before it are over.
+        self._turns[generation] = mine
+        try:
             before = self.ends
             if before != known_until and before > monotonic():
                 return False
@@ -107,6 +146,8 @@ class Credentials:
             self.renew_at = FOREVER if identity.seconds is None else now + identity.seconds * share
             self._ends = ends
             return True
+        finally:
+            mine.lock.release()
 
     def first_step(self) -> tuple[Exchange, bytes]:
         """Return a new exchange and its first token; blocks."""

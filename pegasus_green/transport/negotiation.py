@@ -7,6 +7,7 @@ the pause before the next attempt is longer than after a failed dial.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -17,6 +18,7 @@ from ..protocol.framing import encode_request, parse_reply
 from ..protocol.meta import Negotiation
 from ..protocol.rpc import NEGOTIATION
 from .sockets import Copy
+from .waits import TooSlow
 
 if TYPE_CHECKING:
     from ..options import ClientOptions
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 # Tokens have some hundred bytes, or some ten thousand if they contain the groups of a Windows domain.
 MAX_ANSWER = 256 * 1024
+# A gevent.Timeout bounds a negotiation. A signal handler that raises in the hub can prevent it, so the wait for each
+# answer ends by itself this many seconds later.
+GRACE = 0.5
 
 SILENT_HINT = (
     "a server that refuses does not answer: compare service_name, service_fqdn and the clock with the server's section "
@@ -31,10 +36,6 @@ SILENT_HINT = (
 )
 DEMANDS_AUTH = "the server does not answer without authentication: pass auth=Kerberos(service_fqdn=...)"
 DISABLED_HINT = "for a cluster without authentication, omit auth=, or set auth_required=False"
-
-
-class Silent(Exception):
-    """No answer arrived in time."""
 
 
 class Dialogue:
@@ -45,7 +46,7 @@ class Dialogue:
         said: Number of messages sent.
     """
 
-    __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "_copy")
+    __slots__ = ("waits_for", "said", "_socket", "_version", "_milliseconds", "_until", "_copy")
 
     def __init__(self, sock: Any, options: ClientOptions) -> None:
         """Wrap a connected gevent socket. The caller closes it."""
@@ -53,7 +54,7 @@ class Dialogue:
         self.said = 0
         self._socket = sock
         # The limit of the dial does not apply. The caller sets a limit for the negotiation.
-        sock.settimeout(None)
+        self._until = monotonic() + options.auth_timeout + GRACE
         self._version = options.header_version
         self._milliseconds = max(int(options.auth_timeout * 1000), 1)
         # In a forked child, a copy of this greenlet would take the answers from the parent.
@@ -64,6 +65,7 @@ class Dialogue:
 
         Raises:
             OSError: The connection ended.
+            TooSlow: The answer did not come in time.
             AuthenticationFailed: The answer is invalid.
         """
         self.said += 1
@@ -80,6 +82,7 @@ class Dialogue:
             timeout_ms=self._milliseconds,
             version=self._version,
         )
+        self._limit()
         self._socket.sendall(frame)
         head = self._exactly(4)
         size = int.from_bytes(head, "big")
@@ -107,11 +110,19 @@ class Dialogue:
         """Read exactly this many bytes: the bytes after them do not belong to the negotiation."""
         data = b""
         while len(data) < size:
+            self._limit()
             more = self._socket.recv(size - len(data))
             if not more:
                 raise ConnectionError(f"the server closed the connection instead of {self.waits_for}")
             data += more
         return data
+
+    def _limit(self) -> None:
+        """Bound the next step of the socket."""
+        left = self._until - monotonic()
+        if left <= 0:
+            raise TooSlow(f"{self.waits_for} did not come in time")
+        self._socket.settimeout(left)
 
     def _wrong(self, what: str) -> AuthenticationFailed:
         text = f"the server sent {what} as {self.waits_for}"
@@ -125,9 +136,8 @@ def have_credentials(who: Authenticator, options: ClientOptions) -> None:
         AuthenticationFailed: There are none, or they did not come within ``auth_timeout`` seconds.
     """
     try:
-        with gevent.Timeout(options.auth_timeout, Silent):
-            who.ready()
-    except Silent:
+        who.ready(monotonic() + options.auth_timeout)
+    except TooSlow:
         text = f"no credentials within {options.auth_timeout:.3g} s: the KDC does not answer"
         raise AuthenticationFailed(text, reason="kdc_unreachable", passing=True) from None
 
@@ -140,9 +150,9 @@ def authenticate(who: Authenticator, options: ClientOptions, dialogue: Dialogue)
         OSError: The connection ended.
     """
     try:
-        with gevent.Timeout(options.auth_timeout, Silent):
-            _negotiate(who, options, dialogue)
-    except Silent:
+        with gevent.Timeout(options.auth_timeout, TooSlow):
+            _negotiate(who, options, dialogue, monotonic() + options.auth_timeout + GRACE)
+    except (TooSlow, TimeoutError):
         who.refused += 1
         raise _silence(dialogue, options.auth_timeout) from None
     except (AuthenticationFailed, OSError):
@@ -161,9 +171,9 @@ def _silence(dialogue: Dialogue, seconds: float) -> AuthenticationFailed:
     return error
 
 
-def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -> None:
+def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue, until: float) -> None:
     """Run the exchange. If authentication is required, the first token is made before the first message is sent."""
-    begun = who.begin() if options.auth_required else None
+    begun = who.begin(until) if options.auth_required else None
     answer = dialogue.ask(SaslStatus.LIST)
     if answer.status == SaslStatus.AUTH_DISABLE:
         if options.auth_required:
@@ -177,7 +187,7 @@ def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue) -
     if who.name not in [name.strip() for name in offered.split(",")]:
         text = f"the server does not offer the mechanism {who.name}, but {offered[:200]!r}"
         raise AuthenticationFailed(text, reason="mechanism", costly=True)
-    exchange, token = begun or who.begin()
+    exchange, token = begun or who.begin(until)
     _expect(dialogue.ask(SaslStatus.SELECT, who.name.encode()), SaslStatus.SELECT_RESP, dialogue)
     answer = dialogue.ask(SaslStatus.INITIATE, token)
     while answer.status == SaslStatus.CHALLENGE:

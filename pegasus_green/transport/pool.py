@@ -116,9 +116,9 @@ class Peer:
         connection = self.connection
         if connection is not None:
             return "silent" if connection.silence >= self.pool.options.silence else "open"
-        if self._dialogue is not None:
-            return "negotiating"
-        return "dialling" if self._is_dialling() else "down" if self._error else "idle"
+        if self._is_dialling():
+            return "negotiating" if self._dialogue is not None else "dialling"
+        return "down" if self._error else "idle"
 
     def inherit(self, other: Peer) -> None:
         """Add the counters of this server from a thread that has ended."""
@@ -141,9 +141,10 @@ class Peer:
             BlockingSwitchOutError: The caller is the greenlet that dials.
         """
         if self._generation != fork.generation():
-            # A dial in progress belongs to the parent.
-            self._generation, self._dialling, self._cool_until = fork.generation(), None, 0.0
-            self._dialogue = None
+            # A dial in progress belongs to the parent. The generation is stored last: after an interruption, the next
+            # call does all of this again.
+            self._dialling, self._cool_until, self._dialogue = None, 0.0, None
+            self._generation = fork.generation()
         mine = self._generation
         patience = (deadline - monotonic()) / 2
         while True:
@@ -189,7 +190,7 @@ class Peer:
 
     def _because(self) -> str:
         """Return what a running negotiation waits for, and how the last attempt ended."""
-        if self._dialogue is None:
+        if self._dialogue is None or not self._is_dialling():
             return f": {self._error}" if self._error else ""
         before = f"; before that {self._error}" if self._error else ""
         return f": waiting for {self._dialogue.waits_for}{before}"
@@ -209,6 +210,8 @@ class Peer:
         self.dials += 1
         mine = fork.generation()
         sock: Any = None
+        # An interruption may have left the one of the last dial.
+        self._dialogue = None
         try:
             self.pool.prepare()
             self._reached_by, sock = reach(self._names(), limit, self.pool.dial)

@@ -14,7 +14,7 @@ from gevent import socket as gsocket
 from gevent.event import Event
 
 from . import fork
-from .outbox import delay
+from .waits import LOOK_FOR_LOST, wait
 
 # If a name gives no connection within this many seconds, the next one is tried, too; the first attempt continues.
 STAGGER = 0.25
@@ -78,16 +78,19 @@ class _Race:
         self._over = False
 
     def run(self) -> tuple[str, Any]:
-        count = len(self._names)
         next_at = monotonic()
         try:
-            while not self._sockets and len(self._errors) < count:
+            while not self._sockets:
                 self._news.clear()
                 now = monotonic()
-                if self._names and (now >= next_at or len(self._errors) == len(self._running)):
+                # An attempt that was interrupted has neither a socket nor an error.
+                all_ended = all(attempt.ready() for attempt in self._running)
+                if self._names and (now >= next_at or all_ended):
                     self._running.append(gevent.spawn(self._try, self._names.popleft()))
                     next_at = now + STAGGER
-                self._news.wait(delay(next_at - monotonic()) if self._names else None)
+                elif all_ended:
+                    break
+                wait(self._news, min(next_at - monotonic(), LOOK_FOR_LOST) if self._names else LOOK_FOR_LOST)
             if self._sockets:
                 return self._sockets.pop()
             raise OSError("; ".join(f"{name}: {error}" for name, error in self._errors.items()))

@@ -17,6 +17,10 @@ from .outbox import delay, stop
 LOOK_FOR_LOST = 0.3
 
 
+class TooSlow(OSError):
+    """A step of the authentication exceeds its time limit."""
+
+
 def wait(until: Any, seconds: float) -> bool:
     """Wait until a gevent Event or Greenlet is ready; yields.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -26,6 +28,7 @@ from pegasus_green.protocol.codes import SaslStatus
 from pegasus_green.protocol.framing import Request, encode_reply, encode_request
 from pegasus_green.protocol.meta import Negotiation, QueryCfgRequest
 from pegasus_green.protocol.rpc import GET, NEGOTIATION, QUERY_CFG
+from pegasus_green.transport import negotiation, pool
 from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent
 from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
 from tests.waiting import Stopwatch, wait_until
@@ -490,6 +493,29 @@ def test_the_connect_timeout_does_not_bound_the_negotiation(stage: Stage) -> Non
     assert (last.reason, last.passing, last.costly) == ("silent", True, True)
     assert "INITIATE" in str(last)
     assert len(stage.servers[0].links) <= 3
+
+
+def test_an_answer_may_take_longer_than_the_connect_timeout(stage: Stage) -> None:
+    def late(link: Link, request: Request) -> None:
+        gevent.spawn_later(0.25, say, link, request, *STEPS[2][2:])
+
+    secure_stage(stage, step2=late)
+    client = stage.client(auth=FakeAuth(), connect_timeout=0.1, auth_timeout=10.0, timeout=20.0)
+    assert client.table("temp").get("h", "s") is None
+    assert len(stage.servers[0].links) == 1
+
+
+def test_a_lost_timeout_does_not_keep_a_negotiation(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the hub can end the callback of a gevent.Timeout. The wait for an answer has its own limit."""
+    monkeypatch.setattr(negotiation, "GRACE", 0.05)
+    monkeypatch.setattr(pool, "RENEGOTIATE_BASE", 0.05)
+    monkeypatch.setattr(negotiation, "gevent", SimpleNamespace(Timeout=lambda *_args: contextlib.nullcontext()))
+    sasl = secure_stage(stage, step2=silent)
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.6)
+    assert "INITIATE" in str(last_of(ends(client.table("temp").get, "h", "s")))
+    sasl.at.clear()
+    assert client.table("temp").get("h", "s", timeout=10.0) is None
+    assert sasl.broken == []
 
 
 def test_a_timeout_during_the_negotiation_with_a_meta_server_has_a_hint(stage: Stage) -> None:

@@ -21,6 +21,7 @@ import pytest
 from gevent import get_hub
 from gevent.monkey import get_original
 
+from pegasus_green import Client
 from pegasus_green.auth.gss import KerberosMechanism
 from pegasus_green.errors import AuthenticationFailed
 from pegasus_green.events import Listeners
@@ -281,23 +282,30 @@ def test_an_interrupted_reset_in_a_forked_child_is_repeated(trial: Trial) -> Non
     """Greenlets of the parent never end in the child. At any interruption, none of them is kept."""
     peer = trial.pool.peer("127.0.0.1:1")
     trial.pool.closed = True
-    resets: dict[str, tuple[Any, Callable[[], object]]] = {
-        "_job": (trial.who, trial.who._look_for_fork),
-        "_dialling": (peer, lambda: peer.connect(monotonic() + LIMIT)),
-    }
+    client = Client(["127.0.0.1:1"])
+    routes, meta = client._cluster.table("temp").routes, client._cluster.meta
+    # The next query is far away.
+    routes._started = 1e9
     endless = gevent.Greenlet(lambda: None)
-    for name, (owner, reset) in resets.items():
+    resets: list[tuple[Any, str, Any, Callable[[], object]]] = [
+        (trial.who, "_job", None, trial.who._look_for_fork),
+        (peer, "_dialling", None, lambda: peer.connect(monotonic() + LIMIT)),
+        (routes, "_query_greenlet", None, routes.request),
+        (meta, "_resolving", {}, lambda: meta._resolve(again=False)),
+    ]
+    for owner, name, expected, reset in resets:
         for n in range(1, 1000):
             owner._generation = -1
-            setattr(owner, name, endless)
+            setattr(owner, name, {"name": endless} if expected == {} else endless)
             interruption = Interruption(n, trial._act, place="caller", opcodes=True)
             with contextlib.suppress(Interrupted), interruption.armed():
                 reset()
             reset()
-            assert getattr(owner, name) is None, (name, interruption.where)
+            assert getattr(owner, name) == expected, (name, interruption.where)
             if not interruption.fired:
                 break
         assert n > 10
+    client.close()
 
 
 def test_an_interrupted_reset_of_the_mechanism_is_repeated() -> None:
@@ -317,7 +325,8 @@ def test_an_interrupted_reset_of_the_mechanism_is_repeated() -> None:
         assert mechanism._store["client_keytab"] == "/keytab", interruption.where
         if not interruption.fired:
             break
-    assert n > 30
+    # Python 3.13.0 reports no opcodes of a function that calls no other function of Python.
+    assert n > (30 if sys.version_info < (3, 13) else 1)
 
 
 def test_a_dialogue_of_an_interrupted_dial_is_not_reported(trial: Trial) -> None:

@@ -61,7 +61,8 @@ AUTH = (
         "credentials are being acquired only while the greenlet runs that acquires them",
         "transport/authenticator.py",
         "            if job is None or job.ready():\n",
-        "            if job is None:\n",
+        "            if job is not None and job.exception is not None:\n                raise TooSlow\n"
+        "            if job is None or job.ready():\n",
         (AUTH_INTERRUPTED, "-k", "after_the_end_of"),
     ),
     Mutation(
@@ -153,5 +154,22 @@ AUTH = (
         "                elif all_ended:\n",
         "                elif len(self._errors) == len(self._running):\n",
         (AUTH_INTERRUPTED, "-k", "interrupted_attempt"),
+    ),
+    Mutation(
+        "12-query-after-fork",
+        "an interrupted reset of a route query in a forked child is repeated",
+        "cluster/refresher.py",
+        "            # Running queries belong to the parent process.\n",
+        "            self._generation = fork.generation()\n",
+        (AUTH_INTERRUPTED, "-k", "in_a_forked_child"),
+    ),
+    Mutation(
+        "12-lookups-after-fork",
+        "an interrupted reset of the look-ups of meta servers in a forked child is repeated",
+        "cluster/meta.py",
+        "            self._resolving.clear()\n            self._generation",
+        "            self._generation = fork.generation()\n"
+        "            self._resolving.clear()\n            self._generation",
+        (AUTH_INTERRUPTED, "-k", "in_a_forked_child"),
     ),
 )

@@ -1,11 +1,13 @@
 """The deadlines of ``client.deadline()``: which scope applies to which code.
 
-A scope bounds a call if the frame of its ``with`` block is on the stack of the call. So if an interruption keeps a
-scope from ending, it bounds nothing after its frame, even if a traceback still references the frame.
+A scope bounds the calls that are made inside the frames of its ``with`` block. A generator can be suspended inside the
+block, and may continue in another greenlet. So its scope is stored for its frame. It bounds a call if this frame is on
+the stack of the call.
 
-A plain function leaves its ``with`` block before it ends. So its scope is stored for its greenlet, and the calls of
-other greenlets need not look at their stacks. A generator can be suspended inside the block, and may continue in
-another greenlet. So its scope is stored for its frame only.
+A plain function leaves its ``with`` block before it ends. So its scope is stored for its greenlet, and other greenlets
+need not look at their stacks. The frame must be on the stack here, too: if an interruption keeps a scope from ending,
+it bounds nothing after its frame, even if a traceback still references the frame. Code that calls ``__enter__`` without
+``with``, for example in hooks of a web framework, has no such frame. Then the scope bounds its greenlet until it ends.
 
 Context variables are not suitable: a generator shares the context of its consumer, and a token cannot be reset in
 another context.
@@ -19,6 +21,7 @@ import sys
 import weakref
 from contextlib import AbstractContextManager
 from itertools import islice
+from opcode import opmap
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -30,7 +33,10 @@ _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GE
 _MANAGER_ENTER = contextlib._GeneratorContextManager.__enter__.__code__
 _STACK_ENTER = contextlib.ExitStack.enter_context.__code__
 
-# By id of the scope: the scope, its deadline, the id of the frame of its block, and the greenlet that it bounds.
+# The opcodes that call __enter__ for a with statement.
+_WITH = {opmap.get("SETUP_WITH"), opmap.get("BEFORE_WITH")}
+
+# By id of the scope: the scope, its deadline, the id of the frame of its block (0: none), and its greenlet.
 _Bounds = dict[int, tuple[Any, float, int, Any]]
 
 
@@ -60,7 +66,10 @@ class Scopes(dict[int, Any]):
         # The ids may have belonged to a greenlet, a frame or a scope that has ended.
         for scope, at, block, owner in self.greenlets.get(id(caller), {}).copy().values():
             if at < deadline and owner() is caller and scope() is not None:
-                here[block] = min(at, here.get(block, at))
+                if block:
+                    here[block] = min(at, here.get(block, at))
+                else:
+                    deadline = at
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and (here or self.frames):
             deadline = min(deadline, here.pop(id(frame), deadline))
@@ -100,7 +109,7 @@ class Scope(AbstractContextManager[None]):
         if self._place is not None:
             raise RuntimeError("this deadline was entered before: call client.deadline() for each block")
         frame = _owner(sys._getframe(1))
-        owner = None
+        owner, block = None, id(frame) if frame is not None and _enters(frame) else 0
         if frame is not None and frame.f_code.co_flags & _SUSPENDABLE:
             places, key = self._place = self._scopes.frames, id(frame)
         else:
@@ -112,7 +121,7 @@ class Scope(AbstractContextManager[None]):
         at = monotonic() + self._seconds
         while True:
             bounds = places.setdefault(key, {})
-            bounds[id(self)] = known, at, id(frame), owner
+            bounds[id(self)] = known, at, block, owner
             if places.get(key) is bounds:
                 return
             # Between the two steps, a finalizer has ended the last other scope of this place and removed the place.
@@ -137,6 +146,11 @@ class Scope(AbstractContextManager[None]):
         self._scopes.pop(id(self), None)
         # Last: if an earlier step is interrupted, the rest is done when the scope is dropped.
         self._place = None
+
+
+def _enters(frame: FrameType) -> bool:
+    """Tell whether a frame is at the beginning of a ``with`` statement."""
+    return frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] in _WITH
 
 
 def _owner(frame: FrameType | None) -> FrameType | None:

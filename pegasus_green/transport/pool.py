@@ -449,6 +449,7 @@ class Pool:
             if self.closed:
                 # A signal handler has closed the client during these steps.
                 connection.close(ClientClosed("the client was closed"))
+                self.forget(connection)
                 return
         except BaseException:
             connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))

@@ -191,6 +191,20 @@ def test_a_scope_may_be_entered_in_one_greenlet_and_left_in_another(client: Clie
     gevent.spawn(scope.__exit__, None, None, None).get()
 
 
+def test_a_scope_that_is_entered_by_hand_bounds_its_greenlet_until_it_ends(client: Client) -> None:
+    """Hooks of web frameworks that run before and after a request use it so."""
+    scope = client.deadline(5)
+
+    def before_request() -> None:
+        scope.__enter__()
+
+    before_request()
+    assert 4 < (bound(client) or 0) <= 5
+    assert gevent.spawn(bound, client).get() is None
+    scope.__exit__(None, None, None)
+    assert bound(client) is None
+
+
 def test_a_greenlet_that_is_started_inside_is_not_bounded(client: Client) -> None:
     with client.deadline(5):
         assert gevent.spawn(bound, client).get() is None

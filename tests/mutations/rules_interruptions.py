@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 
 INTERRUPTION_TESTS = "tests/transport/test_interruptions.py"
+STATES_TESTS = "tests/faults/test_interrupted_states.py"
 FORKS_TESTS = "tests/fork/test_forks_without_hooks.py"
 
 INTERRUPTIONS = (
@@ -108,8 +109,8 @@ INTERRUPTIONS = (
         "13-greenlet-that-ended",
         "an entry of a greenlet that ended before it could clean up is dropped when its reply comes",
         "transport/handover.py",
-        "                del self.pending[seqid]\n        stop(timer)",
-        "                pass\n        stop(timer)",
+        "if held is not None and (context is None or taker.dead):",
+        "if held is not None and context is None:",
         (INTERRUPTION_TESTS, "-k", "cannot_clean_up"),
     ),
     Mutation(
@@ -192,5 +193,45 @@ INTERRUPTIONS = (
         "if holder == turn[1]:",
         "if False:",
         ("tests/faults/test_interruptions.py", "-k", "a_scan_continues"),
+    ),
+    Mutation(
+        "13-parked-timer-stops-last",
+        "the timer of a parked reply stops after the reply is forgotten",
+        "transport/handover.py",
+        "        self._parked.pop(seqid, None)\n        stop(timer)",
+        "        stop(timer)\n        self._parked.pop(seqid, None)",
+        (STATES_TESTS, "-k", "parked"),
+    ),
+    Mutation(
+        "13-refresh-without-its-query",
+        "the timer of the refresh runs until the query has set the next one",
+        "cluster/refresher.py",
+        "                self._query_greenlet = self._pool.spawn(self._query)",
+        "                stop(timer)\n                self._query_greenlet = self._pool.spawn(self._query)",
+        (STATES_TESTS, "-k", "refresh"),
+    ),
+    Mutation(
+        "13-fork-while-opening",
+        "a child does not use a connection that was opened during the fork",
+        "transport/connection.py",
+        "            if generation != fork.generation():",
+        "            if False:",
+        (STATES_TESTS, "-k", "forked"),
+    ),
+    Mutation(
+        "13-close-while-opening",
+        "a client that is closed while it connects keeps no connection",
+        "transport/pool.py",
+        "            if self.closed:\n                # A signal",
+        "            if False:\n                # A signal",
+        (STATES_TESTS, "-k", "closed"),
+    ),
+    Mutation(
+        "13-deadline-after-its-frame",
+        "a deadline bounds only calls whose stack has the frame of its block",
+        "cluster/scopes.py",
+        "                if block:",
+        "                if False:",
+        (STATES_TESTS, "-k", "deadline"),
     ),
 )

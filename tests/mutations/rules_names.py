@@ -108,8 +108,8 @@ NAMES = (
         "9-scope-of-a-greenlet-that-ended",
         "the scope of an ended greenlet bounds no call",
         "cluster/scopes.py",
-        "if at < deadline and owner() is caller:",
-        "if at < deadline:",
+        "if at < deadline and owner() is caller and scope() is not None:",
+        "if at < deadline and scope() is not None:",
         (SCOPES_TESTS, "-k", "left_in_another"),
     ),
     Mutation(

@@ -57,9 +57,10 @@ class History:
     def start(self) -> None:
         """Start to take samples. A forked child starts its own series."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self.samples.clear()
             self._greenlet = None
+            # The last step: if an exception comes before it, the next call repeats the others.
+            self._pid = os.getpid()
         if self._greenlet is None or self._greenlet.dead:
             self.take()
             # It holds only a weak reference to the history, so it ends when the console is dropped.

@@ -34,7 +34,7 @@ from limits.storage.base import TimestampedSlidingWindow
 
 from ..errors import PegasusError
 from ..model import Filter
-from ..recipes.records import Turns, swap
+from ..recipes.records import Turns
 from ..shared import shared_table
 
 _WINDOW, _MOVING, _SLIDING = b"window", b"moving", b"sliding"
@@ -120,8 +120,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
             window = (now, now + expiry * 1000)
             return b"%d %d" % window, window
 
-        with self._turns.of(hash_key):
-            window: tuple[int, int] = swap(self._table, hash_key, _WINDOW, decide, ttl=expiry + _SPARE)
+        window: tuple[int, int] = self._turns.swap(self._table, hash_key, _WINDOW, decide, ttl=expiry + _SPARE)
         if len(self._windows) >= _REMEMBERED:
             self._windows.clear()
         self._windows[hash_key] = window
@@ -210,9 +209,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         self._table.remove(self._key(key), _SLIDING)
 
     def _swapped(self, key: str, sort_key: bytes, decide: Any, seconds: float) -> bool:
-        hash_key = self._key(key)
-        with self._turns.of(hash_key):
-            return bool(swap(self._table, hash_key, sort_key, decide, ttl=seconds + _SPARE))
+        return bool(self._turns.swap(self._table, self._key(key), sort_key, decide, ttl=seconds + _SPARE))
 
 
 def _now() -> int:

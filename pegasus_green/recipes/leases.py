@@ -58,9 +58,10 @@ class Hold:
         until: End of the lease in seconds of the monotonic clock, if it is not renewed.
         skew: Seconds by which the lease ends earlier on the server than by this machine's clock.
         pid: The process that it was granted to.
+        told: Whether its loss has been reported.
     """
 
-    __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid")
+    __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid", "told")
 
     def __init__(self, place: bytes, value: bytes, until: float) -> None:
         """Store the facts of a grant."""
@@ -70,6 +71,7 @@ class Hold:
         self.until = until
         self.skew = 0.0
         self.pid = os.getpid()
+        self.told = False
 
     def left(self) -> float:
         """Return the seconds for which the lease is certainly valid; 0 if it may have ended."""

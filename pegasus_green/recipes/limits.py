@@ -10,7 +10,7 @@ from typing import Any
 from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
-from .records import Turns, above_zero, hash_key_of, plain, swap, whole
+from .records import Turns, above_zero, hash_key_of, plain, whole
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class RateLimiter:
         Args:
             key: Key of the limit, for example a user; bytes or str.
             cost: Number of hits that this one counts as; at most the limit, or the size of the bucket.
-            timeout: Seconds for all requests (``fixed_window``: for each); None: the client's default for each.
+            timeout: Seconds for the wait for other greenlets and all requests (``fixed_window``: for each request);
+                None: the client's default for the wait, and for each request.
 
         Raises:
             InvalidArgument: The cost can never be allowed, or an argument has a wrong type.
@@ -122,7 +123,8 @@ class RateLimiter:
 
         Retries: if a reply was lost, the hit is counted again, so it may count more than once. With ``fixed_window``
             the recipe repeats it once.
-        Greenlets: any number may call at once. After a kill the hit may or may not count.
+        Greenlets: any number may call at once. After a kill the hit may or may not count. A signal handler may call it
+            inside another hit.
 
         Example:
             >>> limiter = RateLimiter(table, "mail", limit=100, period=60)
@@ -209,9 +211,9 @@ class RateLimiter:
         return Allowance(allowed, max(0, int(remaining)), 0.0 if allowed else max(0.0, wait))
 
     def _swap(self, hash_key: bytes, cost: int, timeout: float | None, decide: Callable[[int], _Decision]) -> Allowance:
-        with self._turns.of(hash_key):
-            result: Any = swap(self._table, hash_key, self._sort_key, decide(cost), ttl=self._ttl, timeout=timeout)
-        verdict: Allowance = result
+        verdict: Allowance = self._turns.swap(
+            self._table, hash_key, self._sort_key, decide(cost), ttl=self._ttl, timeout=timeout
+        )
         return verdict
 
     def _sliding(self, cost: int) -> _Decision:

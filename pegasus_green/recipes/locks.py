@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from gevent import Greenlet
 from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
+from ..turns import Turn
 from .errors import LockError, LockNotOwnedError
 from .leases import Hold, Places, lease_seconds
 from .records import above_zero, doze, hash_key_of, new_token, plain, whole
@@ -69,24 +71,39 @@ class Leased:
         Raises:
             LockError: Others held it during the whole wait.
         """
-        if not self.acquire():
-            raise LockError(f"{self!r} could not be acquired: others hold it", table=self._places.table.name)
-        return self
+        token = new_token()
+        try:
+            if not self._acquire(token, self.blocking, self.blocking_timeout):
+                raise LockError(f"{self!r} could not be acquired: others hold it", table=self._places.table.name)
+            return self
+        except BaseException:
+            self._undo(token)
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         """Release the lease. A lost lease raises LockNotOwnedError, unless the block has raised.
 
         If the block was killed or timed out, the release continues in the background, because clean-up must not wait.
         """
-        if kind is not None and not issubclass(kind, Exception):
-            self._abandon()
-            return
+        hold: Hold | None = None
         try:
-            self.release()
-        except PegasusError as error:
-            if kind is None:
-                raise
-            _log.warning("%r was not released: %s", self, error)
+            hold = self._held()
+            if kind is not None and not issubclass(kind, Exception):
+                self._abandon()
+                return
+            try:
+                self.release()
+            except PegasusError as error:
+                if kind is None:
+                    raise
+                _log.warning("%r was not released: %s", self, error)
+        except PegasusError:
+            raise
+        except BaseException:
+            hold = hold or self._held()
+            if hold is not None and self._hold is hold:
+                self._drop(hold)
+            raise
 
     def acquire(self, *, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
         """Acquire the lease. Wait for it if ``blocking`` is set.
@@ -107,7 +124,7 @@ class Leased:
 
         Retries: if the reply to a request is lost, the recipe reads the records. They show whether it was applied.
         Greenlets: any number may call at once, also of one object: one gets the lease, the others wait. A killed
-            caller does not hold it.
+            caller does not hold it. A second call in the greenlet of the holder waits, too; it is not reentrant.
 
         Example:
             >>> lock = Lock(table, "report:7", timeout=10)
@@ -119,22 +136,49 @@ class Leased:
         """
         blocking = self.blocking if blocking is None else blocking
         wait = self.blocking_timeout if blocking_timeout is None else blocking_timeout
-        until = None if wait is None else monotonic() + wait
         token = new_token()
-        while True:
-            taken = self._places.acquire(token, self.identity)
+        try:
+            return self._acquire(token, blocking, wait)
+        except BaseException:
+            self._undo(token)
+            raise
+
+    def _acquire(self, token: bytes, blocking: bool, wait: float | None) -> bool:  # noqa: FBT001 - private
+        until = None if wait is None else monotonic() + wait
+        taken: Hold | dict[bytes, bytes] = {}
+        try:
+            while True:
+                taken = self._places.acquire(token, self.identity)
+                if isinstance(taken, Hold):
+                    self._begin(taken)
+                    return True
+                left = self.sleep if until is None else min(until - monotonic(), self.sleep)
+                if not blocking or left <= 0:
+                    return False
+                doze(left)
+        except BaseException:
             if isinstance(taken, Hold):
-                self._begin(taken)
-                return True
-            left = self.sleep if until is None else min(until - monotonic(), self.sleep)
-            if not blocking or left <= 0:
-                return False
-            doze(left)
+                self._drop(taken)
+            raise
+
+    def _undo(self, token: bytes) -> None:
+        """Release the lease of a caller that got an exception instead of the lease. It must not be renewed."""
+        hold = self._held()
+        if hold is not None and hold.token == token:
+            self._drop(hold)
+
+    def _holds(self, token: bytes) -> bool:
+        hold = self._held()
+        return hold is not None and hold.token == token
 
     def _begin(self, hold: Hold) -> None:
         self._hold = hold
         if self.renew:
-            self._renewal = gevent.spawn(_keep, weakref.ref(self), hold)
+            owner = weakref.ref(self)
+            renewal = self._renewal = Greenlet(_keep, owner, hold)
+            # An exception can end the greenlet at any step, also at its first one.
+            renewal.rawlink(partial(_kept, owner, hold))
+            renewal.start()
 
     def release(self) -> None:
         """Release the lease, if this object still holds it.
@@ -157,12 +201,21 @@ class Leased:
             >>> lock.locked()
             False
         """
-        hold = self._held()
-        if hold is None:
-            raise LockError(f"{self!r} cannot be released: it is not held by this object", table=self._table_name)
-        self._end()
-        if not self._places.release(hold.token, hold.place):
-            raise LockNotOwnedError(f"the lease of {self!r} had ended before the release", table=self._table_name)
+        hold: Hold | None = None
+        try:
+            hold = self._held()
+            if hold is None:
+                raise LockError(f"{self!r} cannot be released: it is not held by this object", table=self._table_name)
+            self._end()
+            if not self._places.release(hold.token, hold.place):
+                raise LockNotOwnedError(f"the lease of {self!r} had ended before the release", table=self._table_name)
+        except PegasusError:
+            raise  # the lease expires by itself
+        except BaseException:
+            hold = hold or self._held()
+            if hold is not None:
+                self._drop(hold)
+            raise
 
     def _end(self) -> None:
         renewal, self._renewal, self._hold = self._renewal, None, None
@@ -175,8 +228,13 @@ class Leased:
         """Release it in the background, if it is held."""
         hold = self._held()
         if hold is not None:
+            self._drop(hold)
+
+    def _drop(self, hold: Hold) -> None:
+        """Release a lease in the background; another lease of this object stays."""
+        if self._hold is hold:
             self._end()
-            self._places.abandon(hold.token)
+        self._places.abandon(hold.token)
 
     def _held(self) -> Hold | None:
         hold = self._hold
@@ -323,11 +381,24 @@ def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
         wait = pause
 
 
+def _kept(owner: weakref.ref[Leased], hold: Hold, _renewal: object) -> None:
+    """Report the loss of a lease that nobody renews any more; runs in the hub after the end of ``_keep``."""
+    leased = owner()
+    if leased is not None and leased._held() is hold and not hold.told:
+        gevent.spawn(_lose, leased, hold)
+
+
 def _lose(leased: Leased, hold: Hold) -> None:
     hold.until = float("-inf")
-    _log.warning("the lease of %r was lost: it could not be renewed in time", leased)
-    if leased.on_lost is not None:
-        leased.on_lost(leased)
+    _log.warning("the lease of %r was lost: it was not renewed in time", leased)
+    try:
+        if leased.on_lost is not None:
+            leased.on_lost(leased)
+    except Exception:
+        hold.told = True
+        raise
+    # An interruption before this step leads to a second call.
+    hold.told = True
 
 
 class Lock(Leased):
@@ -357,7 +428,8 @@ class Lock(Leased):
         blocking: Whether ``acquire`` waits.
         blocking_timeout: Maximum seconds that it waits; None: no limit.
         renew: Whether a greenlet renews the lease.
-        on_lost: Called with the lock in the renewing greenlet, if the lease could not be renewed in time.
+        on_lost: Called with the lock in a greenlet of its own, if the lease could not be renewed in time, or if an
+            exception (of a signal handler, for example) has ended the renewal.
         identity: Text that is stored with the token, for people who read the records.
 
     Example:
@@ -493,6 +565,7 @@ class Leader:
         )
         self._work: Greenlet[..., Any] | None = None
         self._deposed = False
+        self._turn: Turn | None = None
 
     def __repr__(self) -> str:
         """Show the candidate and its lock."""
@@ -545,6 +618,7 @@ class Leader:
             LockNotOwnedError: The lease was lost while the function ran, and the function was killed.
             LockError: Others were leaders during the whole wait.
             PegasusError: The records could not be reached.
+            RuntimeError: The function itself, or a signal handler inside ``run``, has called it again.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: one call at a time for each object. A kill of the caller kills the function and ends the term.
@@ -553,27 +627,44 @@ class Leader:
             >>> Leader(table, "cleaner").run(lambda: "cleaned")
             'cleaned'
         """
-        if not self._lock.acquire(blocking_timeout=blocking_timeout):
-            raise LockError(f"{self!r}: another candidate is the leader", table=self._lock._table_name)
-        self._deposed = False
-        work = self._work = gevent.spawn(_attempt, function, args)
+        turn, work = self._turn, self._work
+        if (turn is not None and turn.lasts and turn.mine) or (work is not None and work is gevent.getcurrent()):
+            raise RuntimeError(f"{self!r}: this greenlet is already inside run()")
+        turn = self._turn = Turn()
+        result: _T = turn.run(self._rule, function, args, blocking_timeout)
+        return result
+
+    def _rule(self, function: Callable[..., _T], args: tuple[Any, ...], blocking_timeout: float | None) -> _T:
+        token = new_token()
+        work: Greenlet[..., Any] = Greenlet(_attempt, function, args)
         try:
+            if not self._lock._acquire(token, True, blocking_timeout):
+                raise LockError(f"{self!r}: another candidate is the leader", table=self._lock._table_name)
+            self._deposed = False
+            self._work = work
+            work.start()
             work.join()
+            self._work = None
+            result, error = work.value if work.successful() and isinstance(work.value, tuple) else (None, None)
+            self._resign(quietly=error is not None and not self._deposed)
         except BaseException:
-            gevent.spawn(self._end_term, work)
+            if work.started or self._lock._holds(token):
+                gevent.spawn(self._end_term, work, token)
             raise
-        self._work = None
-        result, error = work.value if work.successful() and isinstance(work.value, tuple) else (None, None)
-        self._resign(quietly=error is not None and not self._deposed)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # The traceback holds this frame.
+                del error, work
         return result  # type: ignore[no-any-return]
 
-    def _end_term(self, work: Greenlet[..., Any]) -> None:
+    def _end_term(self, work: Greenlet[..., Any], token: bytes) -> None:
         """Kill the function after its caller was killed, then resign. No other candidate is the leader before that."""
         work.kill()
-        self._work = None
-        self._lock._abandon()
+        if self._work is work:
+            self._work = None
+        self._lock._undo(token)
 
     def _resign(self, *, quietly: bool) -> None:
         try:

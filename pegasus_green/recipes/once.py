@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from types import TracebackType
+from time import monotonic
 from typing import Any
 
-from gevent import get_hub
-from gevent.event import Event
+from gevent import get_hub, getcurrent
 
 from ..client import Table
-from ..errors import PegasusError
+from ..errors import PegasusError, RequestTimeout, copy_of
 from ..keys import Key, to_bytes
+from ..options import MAX_TIMEOUT
+from ..turns import Turn
 from .errors import AlreadyRunning, LockNotOwnedError
 from .leases import ROUNDING, Hold, Places, lease_seconds
 from .locks import Leased
@@ -30,17 +32,29 @@ class _Run(Leased):
 
     def begin(self) -> bytes | None:
         """Take the lease and return None; or return the stored result, or b"" while another caller runs."""
-        taken = self._places.acquire(new_token())
-        if isinstance(taken, Hold):
-            self._begin(taken)
-            return None
-        return taken.get(_RESULT, b"")
+        taken: Hold | dict[bytes, bytes] = {}
+        try:
+            taken = self._places.acquire(new_token())
+            if isinstance(taken, Hold):
+                self._begin(taken)
+                return None
+            return taken.get(_RESULT, b"")
+        except BaseException:
+            if isinstance(taken, Hold):
+                self._drop(taken)
+            raise
 
     def store(self, value: bytes, ttl: float | None) -> bool:
         """Store the result and release the lease in one step; False if the lease had ended."""
         hold = self._owned()
-        self._end()
-        return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))
+        try:
+            self._end()
+            return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))
+        except PegasusError:
+            raise  # the lease expires by itself
+        except BaseException:
+            self._drop(hold)
+            raise
 
     def give_up(self, error: BaseException) -> None:
         """Release the lease without a result, if it is still held. A killed caller does not wait for this."""
@@ -129,6 +143,8 @@ class Once:
     ) -> None:
         self._results = _Results("once", table, name, ttl, timeout, sleep)
         self._wait = wait
+        # By greenlet and hash key. Interruptions may leave turns here that are over.
+        self._running: dict[tuple[int, bytes], Turn] = {}
 
     def __repr__(self) -> str:
         """Show the name."""
@@ -150,29 +166,51 @@ class Once:
             LockNotOwnedError: The lease ended while the function ran; the result was not stored.
             PegasusError: The records could not be read or written. If the function has run, its result may be lost, and
                 the next caller runs it again after the lease ends.
+            RuntimeError: The function itself, or a signal handler inside ``run``, has to wait for the same key. It
+                would wait for its own greenlet.
 
         Retries: as for ``Lock.acquire``.
-        Greenlets: any number may call at once. After a kill the next caller runs the function.
+        Greenlets: any number may call at once. After a kill the next caller runs the function. The function runs in a
+            copy of the caller's context variables.
 
         Example:
             >>> Once(table, "welcome").run("ada", lambda: None) is None
             True
         """
+        own = (id(getcurrent()), self._results.key(key))
+        interrupted = self._running.get(own)
+        nested = interrupted is not None and interrupted.lasts
+        turn = Turn()
+        return turn.run(self._run, turn, own, nested, key, function, args)
+
+    def _run(
+        self,
+        turn: Turn,
+        own: tuple[int, bytes],
+        nested: bool,  # noqa: FBT001 - private
+        key: Key,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> Any:
         results = self._results
-        hash_key = results.key(key)
-        while True:
-            run = results.run(hash_key)
-            found = run.begin()
-            if found is None:
-                break
-            if found:
-                return results.decode(found)
-            if not self._wait:
-                raise AlreadyRunning(
-                    f"{self!r}: another caller runs the function for {key!r}", table=results.table.name
-                )
-            doze(results.sleep)
+        run: _Run | None = None
         try:
+            if not nested:
+                self._running[own] = turn
+            while True:
+                run = results.run(own[1])
+                found = run.begin()
+                if found is None:
+                    break
+                if found:
+                    return results.decode(found)
+                if not self._wait:
+                    raise AlreadyRunning(
+                        f"{self!r}: another caller runs the function for {key!r}", table=results.table.name
+                    )
+                if nested:
+                    raise RuntimeError(f"{self!r}: this greenlet is already inside run() for {key!r}")
+                doze(results.sleep)
             raw = results.encode(function(*args))
             if not run.store(raw, results.ttl):
                 raise LockNotOwnedError(
@@ -181,8 +219,12 @@ class Once:
                 )
             return results.decode(raw)
         except BaseException as error:
-            run.give_up(error)
+            if run is not None:
+                run.give_up(error)
             raise
+        finally:
+            if self._running.get(own) is turn:
+                self._running.pop(own, None)
 
     def result(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
         """Return the stored result of a key, or the default.
@@ -224,16 +266,39 @@ class Once:
         self._results.forget(self._results.key(key), timeout)
 
 
-class _Flight:
-    """A computation that several greenlets of this process wait for."""
+class _Flight(Turn):
+    """A computation that several greenlets of this process wait for.
 
-    __slots__ = ("over", "raw", "error", "trace")
+    Attributes:
+        raw: The value as it is stored.
+        error: A copy of the error without traceback. The frames of a traceback hold the flight, which would be a cycle.
+    """
+
+    __slots__ = ("raw", "error")
 
     def __init__(self) -> None:
-        self.over = Event()
+        super().__init__()
         self.raw: bytes | None = None
         self.error: Exception | None = None
-        self.trace: TracebackType | None = None
+
+
+def _copied(error: Exception) -> Exception | None:
+    """Return a copy of an error for another caller; None if it cannot be copied."""
+    if isinstance(error, PegasusError):
+        return copy_of(error)
+    try:
+        # This calls the class with the arguments that are stored in the error. They may be others than it takes.
+        made = copy.copy(error)
+        if type(made) is type(error) and str(made) == str(error):
+            return made
+    except Exception:
+        pass  # the class raised it
+    try:
+        made = type(error).__new__(type(error), *error.args)
+        vars(made).update(vars(error))
+        return made
+    except Exception:
+        return None
 
 
 class Singleflight:
@@ -245,7 +310,7 @@ class Singleflight:
     the others read again every ``sleep`` seconds. If the computing process dies or stalls for longer than ``timeout``,
     its lease expires, and another one computes. A result that comes after that is returned to its callers and not
     stored. The same applies if the key is deleted during the computation. If the computation raises, all greenlets that
-    wait in that thread get the same error; the other threads and processes compute again.
+    wait in that thread get a copy of the error without traceback; the other threads and processes compute again.
 
     Records: hash key ``flight:NAME:KEY``; sort keys as for ``Once``.
 
@@ -285,48 +350,61 @@ class Singleflight:
         Raises:
             PegasusError: The records could not be read or written. If a value has been computed, the callers get it,
                 and a failure to store it is no error.
+            RequestTimeout: ``client.deadline()`` ended the wait for another greenlet.
+            RuntimeError: The computation itself, or a signal handler inside ``get``, asks for the same key. It would
+                wait for its own greenlet.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: any number may call at once. If the computing greenlet is killed, one of the waiting ones computes.
+            The computation runs in a copy of the caller's context variables.
 
         Example:
             >>> Singleflight(table, "pages", ttl=60).get("/about", lambda: "text")
             b'text'
         """
-        hash_key = self._results.key(key)
-        place = (id(get_hub()), hash_key)
-        while (flight := self._flights.get(place)) is not None:
-            flight.over.wait()
+        results = self._results
+        place = (id(get_hub()), results.key(key))
+        while (flight := self._flights.get(place)) is not None and flight.lasts:
+            if flight.mine:
+                raise RuntimeError(f"{self!r}: this greenlet is already inside get() for {key!r}")
+            if not flight.wait(results.table.client._cluster.deadline(MAX_TIMEOUT, monotonic())):
+                raise RequestTimeout("another greenlet computes the value", table=results.table.name)
             if flight.error is not None:
-                raise flight.error.with_traceback(flight.trace)
+                raise _copied(flight.error) or flight.error
             if flight.raw is not None:
-                return self._results.decode(flight.raw)
-        flight = self._flights[place] = _Flight()
+                return results.decode(flight.raw)
+        flight = _Flight()
+        return results.decode(flight.run(self._fly, flight, place, compute, args))
+
+    def _fly(
+        self, flight: _Flight, place: tuple[int, bytes], compute: Callable[..., Any], args: tuple[Any, ...]
+    ) -> bytes:
         try:
-            flight.raw = self._find(hash_key, compute, args)
-            return self._results.decode(flight.raw)
+            self._flights[place] = flight
+            flight.raw = raw = self._find(place[1], compute, args)
+            return raw
         except Exception as error:
-            flight.error, flight.trace = error, error.__traceback__
+            flight.error = _copied(error)
             raise
         finally:
             if self._flights.get(place) is flight:
-                del self._flights[place]
-            flight.over.set()
+                self._flights.pop(place, None)
 
     def _find(self, hash_key: bytes, compute: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
         results = self._results
         found: bytes | None = results.table.get(hash_key, _RESULT)
         if found is not None:
             return found
-        while True:
-            run = results.run(hash_key)
-            found = run.begin()
-            if found is None:
-                break
-            if found:
-                return found
-            doze(results.sleep)
+        run: _Run | None = None
         try:
+            while True:
+                run = results.run(hash_key)
+                found = run.begin()
+                if found is None:
+                    break
+                if found:
+                    return found
+                doze(results.sleep)
             raw = results.encode(compute(*args))
             try:
                 run.store(raw, results.ttl)
@@ -334,7 +412,8 @@ class Singleflight:
                 return raw  # the callers get the value; a later caller computes it again
             return raw
         except BaseException as error:
-            run.give_up(error)
+            if run is not None:
+                run.give_up(error)
             raise
 
     def delete(self, key: Key, *, timeout: float | None = None) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 from uuid import uuid4
-from weakref import WeakValueDictionary
 
-from gevent import get_hub, sleep
-from gevent.lock import BoundedSemaphore
+from gevent import get_hub, getcurrent, sleep
 
 from ..client import Table
 from ..errors import InvalidArgument, PegasusError, RequestTimeout
 from ..keys import Key, to_bytes
 from ..model import CheckType
+from ..turns import Turn
 
 
 def plain(table: Table[Any]) -> Table[bytes]:
@@ -74,21 +72,98 @@ def doze(seconds: float) -> None:
     sleep(seconds * random.uniform(0.5, 1.0))
 
 
-class Turns:
-    """Lets one greenlet of a thread at a time work on a key, so that their compare-and-swaps do not conflict."""
+class _Queued(Turn):
+    """A turn that begins with a wait for the turn before it.
 
-    __slots__ = ("_turns",)
+    Attributes:
+        before: The turn that it waits for; None: it has begun its work.
+    """
+
+    __slots__ = ("before",)
 
     def __init__(self) -> None:
-        self._turns: WeakValueDictionary[tuple[int, bytes], BoundedSemaphore] = WeakValueDictionary()
+        super().__init__()
+        self.before: _Queued | None = None
 
-    def of(self, key: bytes) -> AbstractContextManager[Any]:
-        """Return the lock of a key for the calling thread. It exists while it is used."""
-        place = (id(get_hub()), key)
-        turn = self._turns.get(place)
-        if turn is None:
-            turn = self._turns[place] = BoundedSemaphore(1)
-        return turn
+
+class Turns:
+    """Lets one greenlet of a thread at a time work on a key, so that their compare-and-swaps do not conflict.
+
+    The swaps are correct without it. So a call that has to, such as one of a signal handler inside a swap of the same
+    key, does not wait for its turn.
+    """
+
+    __slots__ = ("_last", "_own")
+
+    def __init__(self) -> None:
+        # By hub and key: the newest turn. By greenlet and key: the turn of the greenlet. Interruptions may leave turns
+        # here that are over.
+        self._last: dict[tuple[int, bytes], _Queued] = {}
+        self._own: dict[tuple[int, bytes], _Queued] = {}
+
+    def swap(
+        self,
+        table: Table[Any],
+        hash_key: bytes,
+        sort_key: bytes,
+        decide: Callable[[bytes | None], tuple[bytes | None, Any]],
+        *,
+        ttl: float | None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Call ``swap`` when the other greenlets of this thread do not swap a record of the same hash key.
+
+        Args:
+            table: As for ``swap``.
+            hash_key: As for ``swap``.
+            sort_key: As for ``swap``.
+            decide: As for ``swap``.
+            ttl: As for ``swap``.
+            timeout: Seconds for the wait and all requests together; None: the client's default for the wait, and for
+                each request.
+
+        Raises:
+            RequestTimeout: Others were at work during the whole timeout. Nothing was sent.
+        """
+        until = table.client._cluster.deadline(timeout, monotonic())
+
+        def work() -> Any:
+            left = None if timeout is None else until - monotonic()
+            return swap(table, hash_key, sort_key, decide, ttl=ttl, timeout=left)
+
+        own = (id(getcurrent()), hash_key)
+        interrupted = self._own.get(own)
+        if interrupted is not None and interrupted.lasts:
+            return work()
+        turn = _Queued()
+        try:
+            return turn.run(self._take, turn, own, table, until, work)
+        finally:
+            # Not before the end of the turn: until then, others may wait for it.
+            if self._own.get(own) is turn:
+                self._own.pop(own, None)
+
+    def _take(
+        self, turn: _Queued, own: tuple[int, bytes], table: Table[Any], until: float, work: Callable[[], Any]
+    ) -> Any:
+        place = (id(get_hub()), own[1])
+        try:
+            # First: a signal handler must not wait for a turn that waits for this one.
+            self._own[own] = turn
+            turn.before = self._last.get(place)
+            self._last[place] = turn
+            while (before := turn.before) is not None:
+                if not before.wait(until):
+                    raise RequestTimeout("other greenlets were changing the same record", table=table.name)
+                # A call that ended while it waited leaves the turn before it.
+                turn.before = before.before
+            return work()
+        finally:
+            if self._last.get(place) is turn:
+                if turn.before is not None and turn.before.lasts:
+                    self._last[place] = turn.before
+                else:
+                    self._last.pop(place, None)
 
 
 def swap(

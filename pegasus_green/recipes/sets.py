@@ -219,12 +219,12 @@ class Frontier:
     def __init__(self, table: Table[Any], name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
         self._rows = _Rows("frontier", table, name, shards, ttl)
         self._queue: Queue[Job | None] = Queue()
-        self._open = 0
+        self._waiting = 0  # number of items in the queue, and of those that `take` is claiming
         self._hands: set[bytes] = set()  # values of the rows that this process is working on
 
     def __repr__(self) -> str:
         """Show the first hash key and the number of open items of this process."""
-        return f"<Frontier {self._rows.keys[0].decode('utf-8', 'replace')} open={self._open}>"
+        return f"<Frontier {self._rows.keys[0].decode('utf-8', 'replace')} open={self.open}>"
 
     @property
     def open(self) -> int:
@@ -234,7 +234,7 @@ class Frontier:
             >>> Frontier(table, "crawl").open
             0
         """
-        return self._open
+        return self._waiting + len(self._hands)
 
     def add(self, item: Key, *, timeout: float | None = None) -> bool:
         """Add an item. If it is new, put it into the queue of this process and return True.
@@ -279,19 +279,22 @@ class Frontier:
             True
         """
         while True:
-            job = self._queue.get()
-            if job is None:
-                return None
-            value = self._value(_BUSY)
+            job, value = None, self._value(_BUSY)
             try:
-                claimed = self._rows.write(job.item, value, CheckType.BYTES_EQUAL, job.value, timeout)
+                job = self._queue.get()
+                if job is None:
+                    return None
+                if self._rows.write(job.item, value, CheckType.BYTES_EQUAL, job.value, timeout):
+                    self._hands.add(value)
+                    return Job(job.item, value)
+                # Another process has taken it over.
             except BaseException:
-                self._open -= 1
+                # The caller does not get it, so that `resume` has to find it.
+                self._hands.discard(value)
                 raise
-            if claimed:
-                self._hands.add(value)
-                return Job(job.item, value)
-            self._open -= 1  # another process has taken it over
+            finally:
+                if job is not None:
+                    self._waiting -= 1
 
     def done(self, job: Job, *, timeout: float | None = None) -> bool:
         """Mark a job as done. Return False if another process has taken the job over; that process does it again.
@@ -420,12 +423,10 @@ class Frontier:
         return b"%s %s %d" % (state, self._rows.mark(), int(time()))
 
     def _let_go(self, job: Job) -> None:
-        if job.value in self._hands:
-            self._hands.remove(job.value)
-            self._open -= 1
+        self._hands.discard(job.value)
 
     def _enqueue(self, job: Job) -> None:
-        self._open += 1
+        self._waiting += 1
         self._queue.put(job)
 
     def _all(self) -> Iterable[tuple[bytes, bytes]]:

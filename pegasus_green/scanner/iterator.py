@@ -14,7 +14,7 @@ from greenlet import GreenletExit, getcurrent
 
 from ..errors import RequestTimeout
 from ..options import MAX_TIMEOUT
-from ..transport.waits import LOOK_FOR_LOST, wait
+from ..transport.waits import LOOK_FOR_LOST, is_entered, wait
 from .batch import Batch
 from .parts import Ledger
 from .sources import Parallel, Sequential
@@ -23,15 +23,6 @@ from .work import Work
 
 R = TypeVar("R")
 Shape = Callable[[Any], R]
-
-
-def _is_entered(context: Context) -> bool:
-    """Tell whether code runs inside ``context.run``. Whatever ends that code, the interpreter leaves the context."""
-    try:
-        context.run(int)
-    except RuntimeError:
-        return True
-    return False
 
 
 class Scanner(Iterator[R]):
@@ -153,7 +144,7 @@ class Scanner(Iterator[R]):
         turn, until = (copy_context(), id(getcurrent())), 0.0
         while True:
             context, holder = self._turn
-            if not _is_entered(context):
+            if not is_entered(context):
                 self._turn = turn
                 if turn[0].run(self._fill, turn):
                     return

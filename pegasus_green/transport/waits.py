@@ -1,4 +1,4 @@
-"""Wait for an event or a greenlet, for a limited time.
+"""Wait for an event or a greenlet, for a limited time; tell whether code still runs.
 
 gevent's own functions for this use ``gevent.Timeout``. If a signal handler raises inside them, a Timeout can stay
 active, and it is raised later at any point of the greenlet. Here at most a timer stays, which wakes nobody.
@@ -6,6 +6,7 @@ active, and it is raised later at any point of the greenlet. Here at most a time
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any
 
 from gevent import get_hub
@@ -19,6 +20,18 @@ LOOK_FOR_LOST = 0.3
 
 class TooSlow(OSError):
     """A step of the authentication exceeds its time limit."""
+
+
+def is_entered(context: Context) -> bool:
+    """Tell whether code runs inside ``context.run``. Whatever ends that code, the interpreter leaves the context."""
+    try:
+        context.run(int)
+    except RuntimeError as error:
+        # A RecursionError, or an exception of a signal handler, is no answer.
+        if "already entered" not in str(error):
+            raise
+        return True
+    return False
 
 
 def wait(until: Any, seconds: float) -> bool:

@@ -182,7 +182,7 @@ INTERRUPTIONS = (
         "13-one-turn-at-a-time",
         "only one caller at a time fetches the next batch of a scanner",
         "scanner/iterator.py",
-        "if not _is_entered(context):",
+        "if not is_entered(context):",
         "if True:",
         ("tests/faults/test_interruptions.py", "-k", "a_scan_continues"),
     ),

@@ -8,6 +8,7 @@ LOCKS = "tests/recipes/test_locks.py"
 LIMITS = "tests/recipes/test_limits.py"
 SETS = "tests/recipes/test_counters_and_sets.py"
 ONCE = "tests/recipes/test_once.py"
+INTERRUPTED = "tests/faults/test_interrupted_recipes.py"
 
 RECIPES = (
     Mutation(
@@ -95,7 +96,95 @@ RECIPES = (
         "only the holder of the lease stores a result",
         "recipes/once.py",
         "return self._places.release(hold.token, hold.place, put=(_RESULT, value, ttl))",
-        "self._places.table.set(self._places.hash_key, _RESULT, value, ttl=ttl)\n        return True",
+        "self._places.table.set(self._places.hash_key, _RESULT, value, ttl=ttl)\n            return True",
         (ONCE,),
+    ),
+    Mutation(
+        "11-turn-ends",
+        "a turn ends with its code, also if the step that says so was interrupted",
+        "turns.py",
+        "return is_entered(self._context) and",
+        "return not self._over.ready() and",
+        (INTERRUPTED, "-k", "step_that_ends_a_turn"),
+    ),
+    Mutation(
+        "11-turn-timeout",
+        "the wait for other hits of a key is part of the timeout",
+        "recipes/records.py",
+        "if not before.wait(until):",
+        'if not before.wait(float("inf")):',
+        (INTERRUPTED, "-k", "part_of_the_timeout"),
+    ),
+    Mutation(
+        "11-turn-killed",
+        "a hit does not overtake others when the one before it is killed",
+        "recipes/records.py",
+        "turn.before = before.before",
+        "turn.before = None",
+        (INTERRUPTED, "-k", "in_their_order"),
+    ),
+    Mutation(
+        "11-nested-hit",
+        "a hit inside a hit of the same greenlet does not wait for it",
+        "recipes/records.py",
+        "if interrupted is not None and interrupted.lasts:",
+        "if False:",
+        (INTERRUPTED, "-k", "own_greenlet"),
+    ),
+    Mutation(
+        "11-nested-flight",
+        "a computation that asks for its own key gets an error",
+        "recipes/once.py",
+        "if flight.mine:",
+        "if False:",
+        (INTERRUPTED, "-k", "own_greenlet"),
+    ),
+    Mutation(
+        "11-nested-once",
+        "a function that waits for its own result gets an error",
+        "recipes/once.py",
+        "                if nested:\n                    raise",
+        "                if False:\n                    raise",
+        (INTERRUPTED, "-k", "own_greenlet"),
+    ),
+    Mutation(
+        "11-nested-leader",
+        "a function of a leader that waits for its own term gets an error",
+        "recipes/locks.py",
+        "or (work is not None and work is gevent.getcurrent())",
+        "or False",
+        (INTERRUPTED, "-k", "own_greenlet"),
+    ),
+    Mutation(
+        "11-flight-error",
+        "waiting callers get copies of the error, which are no part of a cycle",
+        "recipes/once.py",
+        "flight.error = _copied(error)",
+        "flight.error = error",
+        (INTERRUPTED, "-k", "cycle"),
+    ),
+    Mutation(
+        "11-keeper-ended",
+        "the loss of a lease is reported when an exception has ended its renewal",
+        "recipes/locks.py",
+        "            renewal.rawlink(partial(_kept, owner, hold))\n",
+        "",
+        (INTERRUPTED, "-k", "reported"),
+    ),
+    Mutation(
+        "11-interrupted-acquire",
+        "a lease is not renewed after an interrupted acquire",
+        "recipes/locks.py",
+        "if hold is not None and hold.token == token:",
+        "if False:",
+        (INTERRUPTED, "-k", "interrupted_lock"),
+    ),
+    Mutation(
+        "11-interrupted-release",
+        "a lease is not renewed after an interrupted release",
+        "recipes/locks.py",
+        "            hold = hold or self._held()\n            if hold is not None:\n                self._drop(hold)\n",
+        "",
+        (INTERRUPTED, "-k", "interrupted_lock"),
     ),
 )

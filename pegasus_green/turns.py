@@ -1,0 +1,66 @@
+"""Turns: code of one greenlet that other greenlets of the same thread wait for.
+
+A flag that says "somebody does this" stays set if an exception interrupts the step that clears it. All others then wait
+for ever. So a turn has a ``Context`` of its own, and lasts as long as code runs inside the ``run`` of this context. The
+interpreter leaves ``run`` in one step, whatever ends the code.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from contextvars import copy_context
+from time import monotonic
+from typing import Any, TypeVar
+
+from gevent import get_hub
+from gevent.event import Event
+from greenlet import getcurrent
+
+from .transport.waits import LOOK_FOR_LOST, is_entered, wait
+
+_T = TypeVar("_T")
+
+
+class Turn:
+    """A run of a function that others can wait for. It belongs to the greenlet that makes it."""
+
+    __slots__ = ("_context", "_greenlet", "_hub", "_pid", "_over")
+
+    def __init__(self) -> None:
+        """Prepare a turn of the calling greenlet."""
+        self._context = copy_context()
+        self._greenlet = id(getcurrent())
+        # The greenlets of another hub, or of the parent of a forked process, may never continue.
+        self._hub = weakref.ref(get_hub())
+        self._pid = os.getpid()
+        self._over = Event()
+
+    def run(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Call the function in a copy of the caller's context variables; the turn lasts until it ends."""
+        try:
+            return self._context.run(function, *args)
+        finally:
+            self._over.set()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the function runs, in this thread and process."""
+        return is_entered(self._context) and self._hub() is get_hub() and self._pid == os.getpid()
+
+    @property
+    def mine(self) -> bool:
+        """Whether it belongs to the calling greenlet. While it lasts, the caller cannot wait for its end."""
+        return self._greenlet == id(getcurrent())
+
+    def wait(self, until: float) -> bool:
+        """Wait until the turn is over, or until a time of the monotonic clock; return whether it is over."""
+        begun = now = monotonic()
+        while self.lasts:
+            if now >= until:
+                return False
+            # If the end of a turn is interrupted, it wakes nobody. The checks become rarer, because many may wait.
+            wait(self._over, min(until - now, max(LOOK_FOR_LOST, (now - begun) / 4)))
+            now = monotonic()
+        return True

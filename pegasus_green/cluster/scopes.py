@@ -92,7 +92,7 @@ class Scope(AbstractContextManager[None]):
     Dropping a scope ends it.
     """
 
-    __slots__ = ("_scopes", "_seconds", "_place")
+    # No __slots__: a scope is referenced weakly, and since Python 3.13 its base class has no place for that either.
 
     def __init__(self, scopes: Scopes, seconds: float) -> None:
         """Prepare the scope; it bounds calls after ``__enter__``."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextvars import Context, copy_context
 from operator import length_hint
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
-from gevent.event import Event
-from greenlet import GreenletExit, getcurrent
+from greenlet import GreenletExit
 
 from ..errors import RequestTimeout
 from ..options import MAX_TIMEOUT
-from ..transport.waits import LOOK_FOR_LOST, is_entered, wait
+from ..turns import Turn
 from .batch import Batch
 from .parts import Ledger
 from .sources import Parallel, Sequential
@@ -61,7 +59,6 @@ class Scanner(Iterator[R]):
         "_ledger",
         "_ended",
         "_turn",
-        "_free",
         "_finalizer",
         "__weakref__",
     )
@@ -94,10 +91,8 @@ class Scanner(Iterator[R]):
         self._rows: Iterator[R] = iter(())
         self._ledger: Ledger | None = None
         self._ended = limit == 0
-        # The context in which the next batch is fetched, and the id of the greenlet that does this. The turn lasts as
-        # long as code runs in the context, so no interruption of that code leaves a turn that nobody has.
-        self._turn: tuple[Context, int] = Context(), 0
-        self._free = Event()
+        # The turn of the greenlet that fetches the next batch.
+        self._turn: Turn | None = None
         # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
         self._finalizer = weakref.finalize(self, Work.release_soon, work)
         self._finalizer.atexit = False
@@ -139,29 +134,23 @@ class Scanner(Iterator[R]):
 
     def _advance(self) -> None:
         """Get the next batch with rows. Only one greenlet at a time does this."""
-        cluster = self._work.dispatcher.cluster
-        # Listeners are called in the context of the greenlet that takes the rows.
-        turn, until = (copy_context(), id(getcurrent())), 0.0
+        turn, until = Turn(), 0.0
         while True:
-            context, holder = self._turn
-            if not is_entered(context):
+            other = self._turn
+            if other is None or not other.lasts:
                 self._turn = turn
-                if turn[0].run(self._fill, turn):
+                if turn.run(self._fill, turn):
                     return
                 continue
-            if holder == turn[1]:
+            if other.mine:
                 raise RuntimeError("a signal handler or finalizer cannot use a scanner whose next() it has interrupted")
-            now = monotonic()
-            until = until or cluster.deadline(MAX_TIMEOUT, now)
-            if now >= until:
+            until = until or self._work.dispatcher.cluster.deadline(MAX_TIMEOUT, monotonic())
+            if not other.wait(until):
                 text = "another greenlet waits for the next batch"
                 raise RequestTimeout(text, table=self._work.dispatcher.routes.name)
-            self._free.clear()
-            # If the end of a turn is interrupted, it wakes nobody.
-            wait(self._free, min(until - now, LOOK_FOR_LOST))
 
-    def _fill(self, turn: tuple[Context, int]) -> bool:
-        """Get the next batch with rows, in the context of a turn. False: a signal handler took the turn first.
+    def _fill(self, turn: Turn) -> bool:
+        """Get the next batch with rows, in a turn. False: a signal handler took the turn first.
 
         An exception can occur between any two steps. So each step can be repeated, and a batch counts as taken only
         after its rows are stored.
@@ -188,8 +177,6 @@ class Scanner(Iterator[R]):
             # A greenlet that this error ended keeps its stack, and so this scanner, alive while it is referenced.
             self._work.suspend()
             raise
-        finally:
-            self._free.set()
         return True
 
     def _take(self, batch: Batch) -> None:

@@ -170,7 +170,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 /* Names of attributes and methods that each call uses. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(gr_context) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
+    X(gr_context) X(loop) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
@@ -639,10 +639,10 @@ static PyObject *send_and_wait(Call *call) {
 /* Tell whether the hub serves this greenlet: it is the parent, or this is the main greenlet of the hub's thread. */
 static int is_served_by(PyObject *hub) {
     PyObject *caller = greenlet_current(), *parent = caller == NULL ? NULL : greenlet_parent(caller);
-    PyObject *above = parent == NULL ? greenlet_parent(hub) : NULL;
+    PyObject *loop = parent == NULL ? PyObject_GetAttr(hub, name_loop) : NULL; /* None: the hub was destroyed */
+    PyObject *above = IS_SET(loop) ? greenlet_parent(hub) : NULL;
     int found = parent == hub || (above != NULL && above == caller);
-    RELEASE(caller, parent, above);
-    return found;
+    return RELEASE(caller, parent, loop, above), found;
 }
 
 /* Return a reply's frame; NotImplemented, with nothing sent, unless there are routes, an open connection, no scopes. */

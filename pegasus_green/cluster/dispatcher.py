@@ -148,11 +148,14 @@ class Cluster:
     def _may_go_over(self) -> bool:
         """Tell whether the client can be bound to a hub: it has none, its hub is the parent's, or its hub has ended."""
         hub = self.hub
-        # destroy() removes the loop. Whether the hub's greenlet is dead then depends on where it was.
-        over = hub is not None and (hub.loop is None or bool(hub.dead))
+        over = self._has_lost_hub()
         if over and self._generation == fork.generation():
-            self.pool.leave_dead_hub()
+            self.leave()
         return hub is None or self._generation != fork.generation() or over
+
+    def _has_lost_hub(self) -> bool:
+        """Tell whether the hub was destroyed. Whether its greenlet is dead then depends on where it was."""
+        return self.hub is not None and (self.hub.loop is None or bool(self.hub.dead))
 
     def deadline(self, timeout: float | None, now: float) -> float:
         """Return the monotonic deadline of a call that starts now.
@@ -245,9 +248,10 @@ class Cluster:
         self.pool.draining = True
 
     def leave(self) -> None:
-        """Close what belongs to a thread that ends; runs in it."""
+        """Close what belongs to a hub that was destroyed, or to a thread that ends; runs in the thread."""
         self.way = self.open_hub = None
         self.pool.leave_dead_hub()
+        self.meta.leave_dead_hub()
         for dispatcher in self.tables.known().values():
             dispatcher.routes.stop()
         self.hub = None
@@ -272,6 +276,8 @@ class Cluster:
             raise
 
     def _end(self) -> None:
+        if self._has_lost_hub():
+            self.leave()
         self.pool.close()
         self.meta.close()
         for dispatcher in self.tables.known().values():

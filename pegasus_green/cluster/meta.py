@@ -250,6 +250,11 @@ class MetaClient:
         for answers in list(self._calls):
             answers.put("", ClientClosed("the client was closed"))
 
+    def leave_dead_hub(self) -> None:
+        """Forget the greenlets of a hub that has ended."""
+        self._resolving.clear()
+        self._calls.clear()
+
     def _ask_around(
         self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float
     ) -> Message | PegasusError | None:

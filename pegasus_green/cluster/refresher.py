@@ -249,8 +249,9 @@ class TableRoutes:
             self._plan()
 
     def stop(self) -> None:
-        """Stop the refresh until the next demand; the thread ends."""
+        """Stop the refresh until the next demand: the hub or the thread has ended, and nobody waits there."""
         self._query_greenlet = None
+        self._news = Event()
         self._stop_timer()
 
     def _query(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from contextvars import copy_context
 from time import monotonic
+from typing import Any
 
 import gevent
+from gevent import get_hub
 from gevent.event import Event
 
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
@@ -71,8 +73,7 @@ class Parallel:
         """Make a source for one scan with this many greenlets, which are started when needed."""
         self.work, self.width = work, width
         self._ready: deque[tuple[Part, Batch] | Exception] = deque()
-        self._room = Event()
-        self._news = Event()
+        self._hub: Any = None
 
     def next(self, taken: Batch | None) -> Batch | None:
         """Return a batch; None at the end.
@@ -85,6 +86,11 @@ class Parallel:
             RequestTimeout: The deadline of a surrounding ``client.deadline`` has passed.
         """
         until = self.work.dispatcher.cluster.deadline(MAX_TIMEOUT, monotonic())
+        if self._hub is not get_hub():
+            # The first batch, or the hub was destroyed with the greenlets that read.
+            self._room, self._news = Event(), Event()
+            self.work.workers.clear()
+            self._hub = get_hub()
         while not self.work.closed:
             self._news.clear()
             while self._ready:

@@ -632,7 +632,7 @@ class Connection(Handover):
         self._drop_queues()
         if self._socket is not None:
             self._socket.close()
-        if self._room is not None:
+        if self._room is not None and self.hub.loop is not None:
             self._room.set()
         # Near the end, because it calls the listeners of the application.
         self.peer.connection_lost(self, reason)

@@ -234,4 +234,12 @@ INTERRUPTIONS = (
         "                if False:",
         (STATES_TESTS, "-k", "deadline"),
     ),
+    Mutation(
+        "13-query-of-a-destroyed-hub",
+        "a query that waits in a destroyed hub is forgotten",
+        "cluster/dispatcher.py",
+        "        if over and self._generation == fork.generation():\n            self.leave()",
+        "        if over and self._generation == fork.generation():\n            self.pool.leave_dead_hub()",
+        ("tests/transport/test_destroyed_hub.py", "-k", "calls"),
+    ),
 )

@@ -1,0 +1,116 @@
+"""Test that a thread can destroy its hub in any state of the client, and goes on with the next hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+
+from pegasus_green import Client, PegasusError
+from pegasus_green.onebox import Onebox
+from tests.leaks import descriptors
+from tests.transport.fakes import Stage
+from tests.waiting import wait_until
+
+
+def in_thread(act: Callable[[], Any]) -> Any:
+    """Return what act returns in the main greenlet of a native thread, where the compiled core makes calls, too."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(act())
+        except Exception as error:  # handed over to the other thread
+            found.append(error)
+
+    get_original("_thread", "start_new_thread")(run, ())
+    wait_until(lambda: found)
+    return found[0]
+
+
+def wait_for_others(_greenlet: Any) -> None:
+    gevent.sleep(0)
+
+
+def query_in_flight(table: Any, meta: Any) -> None:
+    """Leave a query of the routes in flight."""
+    meta.delay = 0.3
+    with suppress(PegasusError):
+        table.get("a", "b", timeout=0.1)
+
+
+# What a thread does before it destroys its hub. The last argument is the meta server.
+BEFORE: dict[str, Callable[[Any, Any], object]] = {
+    "a call of the main greenlet": lambda table, _meta: table.get("a", "b"),
+    "a call of another greenlet": lambda table, _meta: gevent.spawn(table.get, "a", "b").get(),
+    "bulk calls": lambda table, _meta: table.get_many([("a", "b")] * 5),
+    "a handle in flight": lambda table, _meta: table.get_async("a", "b"),
+    "a call in flight": lambda table, _meta: wait_for_others(gevent.spawn(table.get, "a", "b")),
+    "a query of the routes": query_in_flight,
+}
+
+
+# In a loop that is not destroyed, gevent leaves descriptors, and a greenlet that has not started fails when it ends.
+@pytest.mark.leaks_ok
+@pytest.mark.parametrize(
+    ("before", "destroy_loop"),
+    [*((before, True) for before in BEFORE), *((before, False) for before in BEFORE if "in flight" not in before)],
+)
+def test_calls_work_with_the_next_hub(stage: Stage, before: str, destroy_loop: bool) -> None:
+    stage.server()
+    client = stage.client(timeout=5.0)
+    table = client.table("temp")
+
+    def work() -> tuple[Any, ...]:
+        BEFORE[before](table, stage.meta)
+        for number in range(2):
+            gevent.get_hub().destroy(destroy_loop=destroy_loop)
+            table.set("x", "y", b"%d" % number)
+            found = table.get("x", "y"), gevent.spawn(table.get, "x", "y").get()
+            assert found == (b"%d" % number,) * 2, found
+        return found
+
+    assert in_thread(work) == (b"1", b"1")
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_close_right_after_the_end_of_the_hub(stage: Stage, before: str) -> None:
+    stage.server()
+    opened = descriptors()
+
+    def work() -> None:
+        client = stage.client(timeout=5.0)
+        BEFORE[before](client.table("temp"), stage.meta)
+        gevent.get_hub().destroy(destroy_loop=True)
+        client.close()
+        assert client.closed
+        assert client._cluster.pool.connections == []
+
+    assert in_thread(work) is None
+    # The servers close their ends, too.
+    wait_until(lambda: descriptors().keys() <= opened.keys())
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_scan_goes_on_with_the_next_hub(parallel: int) -> None:
+    box: Any = Onebox(tables={"temp": 4}, process=True).start()
+    try:
+
+        def work() -> int:
+            with Client(box.meta_addresses) as client:
+                table = client.table("temp")
+                for number in range(60):
+                    table.set(f"h{number}", "s", "v")
+                rows = table.scan(batch_size=5, parallel=parallel)
+                found = [next(rows).hash_key for _ in range(12)]
+                gevent.get_hub().destroy(destroy_loop=True)
+                found += [row.hash_key for row in rows]
+            return len(found) if len(set(found)) == len(found) else -1
+
+        assert in_thread(work) == 60
+    finally:
+        box.stop()

@@ -95,6 +95,8 @@ def test_close_right_after_the_end_of_the_hub(stage: Stage, before: str) -> None
     wait_until(lambda: descriptors().keys() <= opened.keys())
 
 
+# The application destroyed the hub, so it also destroys the next one, at the end of the thread.
+@pytest.mark.leaks_ok
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_a_scan_goes_on_with_the_next_hub(parallel: int) -> None:
     box: Any = Onebox(tables={"temp": 4}, process=True).start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from ..transport.reach import in_digits
 
 # Maximum number of remembered servers that were not configured.
@@ -11,7 +13,8 @@ MAX_LEARNT = 4
 class Metas:
     """The addresses of a cluster's meta servers; no I/O.
 
-    A name with several addresses stands for several servers. Each of them is asked like a configured one.
+    A name with several addresses stands for several servers. Each of them is asked like a configured one. All threads
+    of a client share one object, so each change is one atomic step.
 
     Attributes:
         configured: The servers from the application.
@@ -23,7 +26,9 @@ class Metas:
         self.configured = list(configured)
         self.names = [address for address in configured if not in_digits(address)]
         self._resolved: dict[str, list[str]] = {}
-        self._learnt: list[str] = []
+        # Learnt servers with the numbers of their newest forwards.
+        self._learnt: dict[str, int] = {}
+        self._forwards = count()
         # Learnt servers whose newest call failed; and IP addresses of servers that are known by name.
         self._failed: set[str] = set()
         self._others: dict[str, str] = {}
@@ -33,11 +38,15 @@ class Metas:
         found: list[str] = []
         for address in self.configured:
             found += self._resolved.get(address, ()) if address in self.names else (address,)
-        return list(dict.fromkeys([*found, *self._learnt]))
+        return list(dict.fromkeys([*found, *self._newest_last()]))
 
     def known(self) -> list[str]:
         """Return the configured and learnt servers; names stay names."""
-        return list(dict.fromkeys([*self.configured, *self._learnt]))
+        return list(dict.fromkeys([*self.configured, *self._newest_last()]))
+
+    def _newest_last(self) -> list[str]:
+        learnt = self._learnt.copy()
+        return sorted(learnt, key=learnt.__getitem__)
 
     def is_resolved(self, name: str) -> bool:
         """Tell whether the addresses of a name are known."""
@@ -62,11 +71,10 @@ class Metas:
             self._others[address] = other
         if address in self.configured or (address not in self._learnt and address in self.all()):
             return False
-        new = address not in self._learnt
-        if not new:
-            self._learnt.remove(address)
-        self._learnt.append(address)
-        for oldest in self._learnt[:-MAX_LEARNT]:
+        number = next(self._forwards)
+        new = self._learnt.setdefault(address, number) == number
+        self._learnt[address] = number
+        for oldest in self._newest_last()[:-MAX_LEARNT]:
             self._forget(oldest)
         return new
 
@@ -86,6 +94,7 @@ class Metas:
             self._forget(gone)
 
     def _forget(self, address: str) -> None:
-        self._learnt.remove(address)
+        # Another thread may have forgotten it in the meantime.
         self._failed.discard(address)
+        self._learnt.pop(address, None)
         self._others.pop(address, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 
 NAMES_TESTS = "tests/transport/test_names.py"
+METAS_TESTS = "tests/transport/test_metas.py"
 SCOPES_TESTS = "tests/integration/test_scopes.py"
 
 NAMES = (
@@ -60,9 +61,17 @@ NAMES = (
         "2-learnt-metas-are-forgotten",
         "meta servers learned from forwards are forgotten when they fail",
         "cluster/metas.py",
-        "for oldest in self._learnt[:-MAX_LEARNT]:",
+        "for oldest in self._newest_last()[:-MAX_LEARNT]:",
         "for oldest in ():",
         (NAMES_TESTS, "-k", "learned"),
+    ),
+    Mutation(
+        "2-metas-of-several-threads",
+        "a thread may forget a meta server while another one reports its failure",
+        "cluster/metas.py",
+        "self._learnt.pop(address, None)",
+        "del self._learnt[address]",
+        (METAS_TESTS,),
     ),
     Mutation(
         "2-moved-servers-are-forgotten",

@@ -137,8 +137,8 @@ SERVERS = (
         "2-forward-learnt",
         "a leader that is not configured is remembered",
         "cluster/metas.py",
-        "        self._learnt.append(address)\n",
-        "",
+        "        self._learnt[address] = number\n",
+        "        self._learnt.pop(address)\n",
         (META, "-k", "not_configured"),
     ),
     Mutation(

@@ -75,7 +75,7 @@ class _Answers:
         self._arrived.set()
 
     def wake(self) -> None:
-        """Make the call check again after names were resolved."""
+        """Make the call check again after a name got other addresses."""
         self._arrived.set()
 
     def wait(self, seconds: float) -> None:
@@ -119,6 +119,9 @@ class MetaClient:
         self._calls: WeakSet[_Answers] = WeakSet()
         # Greenlets that resolve names, by name. A name is being resolved while its greenlet runs.
         self._resolving: dict[str, Any] = {}
+        # The result of the newest successful look-up of each name, and the earliest time of the next look-up.
+        self._found: dict[str, frozenset[str]] = {}
+        self._again_at: dict[str, float] = {}
         self._generation = fork.generation()
 
     @property
@@ -187,20 +190,30 @@ class MetaClient:
                 error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
                 return error
             # All have failed. Their names may have other addresses now.
-            self._resolve(again=True)
+            self._resolve(again=True, pause=pause)
             answers.wait(min(pause, left))
             pause = min(pause * 2, PAUSE_CAP)
 
-    def _resolve(self, *, again: bool) -> None:
-        """Start to resolve the configured names; with again=True also those that were resolved before. Never yields."""
+    def _resolve(self, *, again: bool, pause: float = 0.0) -> None:
+        """Start to resolve the configured names; never yields.
+
+        Args:
+            again: Whether names that were resolved before are resolved again.
+            pause: Seconds that the call waits before it asks again. In this time, names are not resolved again, even if
+                a result ends the wait.
+        """
         if self._generation != fork.generation():
             # Running greenlets belong to the parent. The generation is stored last: after an interruption, the next
             # call clears them again.
             self._resolving.clear()
             self._generation = fork.generation()
+        now = monotonic()
         for name in self.metas.names:
-            if not self._is_resolving(name) and (again or not self.metas.is_resolved(name)):
+            is_due = again and now >= self._again_at.get(name, 0.0)
+            if not self._is_resolving(name) and (is_due or not self.metas.is_resolved(name)):
                 self._resolving[name] = self._pool.spawn(self._look_up, name)
+                # The timer of the pause may fire a little early. Half of the pause is enough against a flood.
+                self._again_at[name] = now + pause / 2
 
     def _is_resolving(self, name: str) -> bool:
         greenlet = self._resolving.get(name)
@@ -225,8 +238,17 @@ class MetaClient:
             if mine == fork.generation():
                 self.metas.resolved(name, found)
                 self._resolving.pop(name, None)
-                for answers in list(self._calls):
-                    answers.wake()
+                if self._is_new(name, found):
+                    for answers in list(self._calls):
+                        answers.wake()
+
+    def _is_new(self, name: str, found: list[str]) -> bool:
+        """Store the result of a look-up; return whether it differs from the one before. The order does not count."""
+        known = self._found.get(name)
+        if known is not None and (not found or known == set(found)):
+            return False
+        self._found[name] = frozenset(found)
+        return True
 
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
         """Return the error for a call without a usable answer from any meta server; why: the last reason."""

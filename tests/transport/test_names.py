@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from gevent import socket
 
 from pegasus_green import HedgePolicy, errors
+from pegasus_green.cluster import meta as meta_module
 from pegasus_green.cluster.metas import MAX_LEARNT
 from pegasus_green.cluster.tables import MAX_UNKNOWN
 from tests.transport.fakes import (
@@ -38,6 +40,8 @@ class Names:
 
     def __init__(self) -> None:
         self.known: dict[str, list[str]] = {}
+        # One result for each look-up.
+        self.changing: dict[str, Iterator[list[str]]] = {}
         self.slow: dict[str, float] = {}
         self.asked: list[str] = []
 
@@ -47,6 +51,8 @@ class Names:
         self.asked.append(host)
         if host in self.slow:
             gevent.sleep(self.slow[host])
+        if host in self.changing:
+            self.known[host] = next(self.changing[host])
         if host not in self.known:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         pairs = [address.rpartition(":") for address in self.known[host]]
@@ -222,6 +228,48 @@ def test_a_name_is_resolved_again_when_all_meta_servers_have_failed(stage: Stage
     assert new[1].requests
     assert set(client._cluster.meta.metas.all()) == {meta.address for meta in new}
     assert client._cluster.meta.addresses == [METAS]
+
+
+@pytest.mark.parametrize("addresses", ["one", "two", "changing", "none"])
+@pytest.mark.parametrize("servers", ["silent", "dead"])
+def test_a_name_is_looked_up_once_per_pause(stage: Stage, names: Names, servers: str, addresses: str) -> None:
+    metas = Metas(stage, names, 1 if addresses == "one" else 3)
+    for meta in metas.all:
+        meta.handler = silent
+        if servers == "dead":
+            meta.stop()
+    first, *others = (meta.address for meta in metas.all)
+    if addresses == "changing":
+        names.changing["metas.example"] = itertools.cycle([[first, other] for other in others])
+    elif addresses == "none":
+        del names.known["metas.example"]
+    client = stage.client([METAS], meta_stagger=0.01)
+    assert isinstance(ends(client.ping, 1.0), errors.MetaUnreachable)
+    # The pauses are 0.05, 0.1, 0.2, 0.4 and 0.5 s. Each dial of a name with one address is a look-up, too.
+    assert 2 <= len(names.asked) <= 20
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_only_new_addresses_end_the_pause(
+    stage: Stage, names: Names, monkeypatch: pytest.MonkeyPatch, new: bool
+) -> None:
+    monkeypatch.setattr(meta_module, "PAUSE_BASE", 60.0)
+    metas = Metas(stage, names, 2)
+    old = [dead_address(), dead_address()]
+    found = [meta.address for meta in metas.all] if new else old[::-1]
+    names.changing["metas.example"] = itertools.chain([old], itertools.repeat(found))
+    asked: list[str] = []
+    ask = meta_module.MetaClient._outcome
+    monkeypatch.setattr(
+        meta_module.MetaClient,
+        "_outcome",
+        lambda self, address, *args: asked.append(address) or ask(self, address, *args),
+    )
+    outcome = ends(stage.client([METAS]).ping, 5.0 if new else 1.0)
+    assert isinstance(outcome, float) == new
+    assert asked[:2] == old
+    assert len(asked) == (3 if new else 2)
+    assert len(names.asked) == 2
 
 
 def test_an_unresolvable_name_does_not_delay_the_other_names(stage: Stage, names: Names) -> None:

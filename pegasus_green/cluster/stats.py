@@ -41,8 +41,9 @@ class TableStats:
         """Add the counts of another thread."""
         for index, calls in enumerate(other.histogram):
             self.histogram[index] += calls
-        self.errors.update(other.errors)
-        self.retries.update(other.retries)
+        # The other thread may count on. A copy is one atomic step, and Counter.update is not.
+        self.errors.update(dict(other.errors))
+        self.retries.update(dict(other.retries))
         self.bulk += other.bulk
         self.hedgeable += other.hedgeable
         self.hedges += other.hedges

@@ -132,7 +132,9 @@ class Peer:
         self._dialling, self._cool_until = None, 0.0
 
     def _is_dialling(self) -> bool:
-        return self._dialling is not None and not self._dialling.ready()
+        # Read once: it is shown in other threads, too.
+        dialling = self._dialling
+        return dialling is not None and not dialling.ready()
 
     def connect(self, deadline: float) -> Connection | PegasusError:
         """Return the open connection or the error. Dial if needed; yields, at most until deadline.

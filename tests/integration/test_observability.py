@@ -320,6 +320,28 @@ def test_the_estimated_sum_is_44_percent_off_at_most(seconds: float) -> None:
     assert 1 / 1.45 < stats.latency_sum() / (10 * seconds) < 1.45
 
 
+class CountsMeanwhile(Counter[str]):
+    """A counter of a sum. Another thread counts failures of a new kind between two steps of the addition."""
+
+    live: Counter[str]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.live[f"New{len(self.live)}"] += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("kind", ["errors", "retries"])
+def test_counters_are_added_while_their_thread_counts(kind: str) -> None:
+    total, live = TableStats(), TableStats()
+    getattr(live, kind).update(A=1, B=2)
+    counter = CountsMeanwhile(A=3)
+    counter.live = getattr(live, kind)
+    setattr(total, kind, counter)
+    total.add(live)
+    assert counter == {"A": 4, "B": 2}
+    assert len(getattr(live, kind)) == 4
+
+
 def test_latencies_are_counted_in_a_histogram(box: Onebox, client: Client) -> None:
     table = client.table("temp")
     table.warm_up()

@@ -260,11 +260,12 @@ def test_only_new_addresses_end_the_pause(
     names.changing["metas.example"] = itertools.chain([old], itertools.repeat(found))
     asked: list[str] = []
     ask = meta_module.MetaClient._outcome
-    monkeypatch.setattr(
-        meta_module.MetaClient,
-        "_outcome",
-        lambda self, address, *args: asked.append(address) or ask(self, address, *args),
-    )
+
+    def record(self: meta_module.MetaClient, address: str, *args: Any) -> Any:
+        asked.append(address)
+        return ask(self, address, *args)
+
+    monkeypatch.setattr(meta_module.MetaClient, "_outcome", record)
     client = stage.client([METAS])
     caller = gevent.spawn(ends, client.ping, 30.0)
     wait_until(lambda: len(names.asked) == 2 and not client._cluster.meta._resolving)

@@ -11,6 +11,7 @@ share one hub and one set of connections.
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable
@@ -23,10 +24,43 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
 from ..transport import fork
+from ..transport.threads import tell
 from .dispatcher import Cluster
 
 _native_local: Any = get_original("_thread", "_local")
 _thread_id: Callable[[], int] = get_original("_thread", "get_ident")
+_native_id: Callable[[], int] = get_original("_thread", "get_native_id")
+# The directory of this process's threads; only Linux has it.
+_TASKS = "/proc/self/task/"
+
+
+class _Seat:
+    """The thread that uses a cluster.
+
+    Attributes:
+        cluster: The cluster.
+        thread: The thread's identifier, which the next thread may get after it has ended.
+        native: Its identifier in the operating system.
+        owned: Weak reference to the owner of its hub; None: the application has made the hub.
+    """
+
+    __slots__ = ("cluster", "thread", "native", "owned")
+
+    def __init__(self, cluster: Cluster, owned: _OwnedHub | None) -> None:
+        self.cluster, self.thread, self.native = cluster, _thread_id(), _native_id()
+        self.owned = None if owned is None else weakref.ref(owned)
+
+    def is_over(self) -> bool:
+        """Tell whether the thread has ended. Without /proc only a thread with the same identifier can tell."""
+        if self.thread == _thread_id():
+            return self.native != _native_id()
+        # A thread of an embedding program may have no frame while it lives. After a fork the native identifier of the
+        # thread is another one.
+        return (
+            self.thread not in sys._current_frames()
+            and os.path.exists(f"{_TASKS}{_native_id()}")
+            and not os.path.exists(f"{_TASKS}{self.native}")
+        )
 
 
 class _OwnedHub:
@@ -36,40 +70,53 @@ class _OwnedHub:
     before the loop is destroyed. Otherwise an open connection would take the end of the greenlet for a failure.
     """
 
-    __slots__ = ("hub", "thread", "members")
+    __slots__ = ("hub", "thread", "members", "__weakref__")
 
-    def __init__(self, hub: Any) -> None:
-        self.hub, self.thread = hub, _thread_id()
+    def __init__(self) -> None:
+        self.hub: Any = None
+        self.thread = _thread_id()
         self.members: weakref.WeakSet[_Member] = weakref.WeakSet()
 
-    def __del__(self) -> None:
-        if self.thread == _thread_id() and self.hub.loop is not None and not sys.is_finalizing():
+    def end(self) -> None:
+        """Destroy the hub; runs in its thread or after the end of the thread."""
+        if self.hub is not None and self.hub.loop is not None:
             for member in list(self.members):
-                member.leave()
+                member.threads.leave(member.seat)
             self.hub.destroy(destroy_loop=True)
+
+    def __del__(self) -> None:
+        if self.thread == _thread_id() and not sys.is_finalizing():
+            self.end()
 
 
 _owned_hubs: Any = _native_local()
 
 
+def _owned_hub() -> _OwnedHub | None:
+    """Make this thread's hub if there is none; return its owner, or None if the application has made it."""
+    if get_hub_if_exists() is None:
+        # A call of a signal handler or a finalizer may have made hub and owner meanwhile. There is only one owner.
+        kept: dict[str, _OwnedHub] = _owned_hubs.__dict__
+        owned = kept.setdefault("hub", _OwnedHub())
+        hub = get_hub()
+        # The main thread has the default loop and ends with the process.
+        owned.hub = None if hub.loop.default else hub
+    known: _OwnedHub | None = getattr(_owned_hubs, "hub", None)
+    return known
+
+
 class _Member:
     """A thread's membership in a client; dropped when the thread ends."""
 
-    __slots__ = ("threads", "cluster", "thread", "left", "__weakref__")
+    __slots__ = ("threads", "cluster", "seat", "__weakref__")
 
-    def __init__(self, threads: Threads, cluster: Cluster) -> None:
-        self.threads, self.cluster, self.thread = threads, cluster, _thread_id()
-        self.left = False
-
-    def leave(self) -> None:
-        """Leave the client, once."""
-        # If it is dropped with the client in another thread, the hub of its own thread closes the connections.
-        if self.thread == _thread_id() and not self.left and not sys.is_finalizing():
-            self.left = True
-            self.threads.leave(self.cluster)
+    def __init__(self, threads: Threads, seat: _Seat) -> None:
+        self.threads, self.cluster, self.seat = threads, seat.cluster, seat
 
     def __del__(self) -> None:
-        self.leave()
+        # If it is dropped with the client in another thread, the hub of its own thread closes the connections.
+        if self.seat.thread == _thread_id() and not sys.is_finalizing():
+            self.threads.leave(self.seat)
 
 
 class Threads:
@@ -90,7 +137,9 @@ class Threads:
         self.closed = False
         self.first = make(None)
         self._others: list[Cluster] = []
-        self._owner: dict[str, int] = {}
+        self._owner: dict[str, tuple[int, int]] = {}
+        # The threads that use clusters. A thread leaves with its entry, so only once.
+        self._seats: dict[_Seat, bool] = {}
         self._local = _native_local()
         # Time of the last query of each table, by any thread.
         self._asked: dict[str, float] = {}
@@ -113,32 +162,57 @@ class Threads:
             return cluster
         if self.closed:
             return self.first
-        if get_hub_if_exists() is None:
-            hub = get_hub()
-            # The main thread has the default loop and ends with the process.
-            if not hub.loop.default:
-                _owned_hubs.hub = _OwnedHub(hub)
+        self._drop_ended()
+        owned = _owned_hub()
+        me = _thread_id(), _native_id()
         # One atomic step decides which thread gets the first cluster.
-        if self._owner.setdefault("first", _thread_id()) == _thread_id():
-            cluster = self.first
-        else:
-            cluster = self._make(self.first)
-            self._join(cluster)
-            self._others.append(cluster)
-        member = self._local.member = _Member(self, cluster)
-        owned = getattr(_owned_hubs, "hub", None)
+        cluster = self.first if self._owner.setdefault("first", me) == me else self._make_other()
+        seat = _Seat(cluster, owned)
+        self._seats[seat] = True
+        # One atomic step, too: a call of a signal handler or a finalizer may have joined during these steps. Then this
+        # member is dropped, which frees a cluster that no other member uses.
+        kept: dict[str, _Member] = self._local.__dict__
+        member = kept.setdefault("member", _Member(self, seat))
         if owned is not None:
             owned.members.add(member)
+        if self.closed:
+            # Another thread has closed the client meanwhile, perhaps without this cluster.
+            member.cluster.close()
+        return member.cluster
+
+    def _make_other(self) -> Cluster:
+        cluster = self._make(self.first)
+        self._join(cluster)
+        self._others.append(cluster)
         return cluster
 
-    def leave(self, cluster: Cluster) -> None:
-        """Remove a thread that ends; runs in it. Its calls have ended, and its connections are closed."""
+    def leave(self, seat: _Seat) -> None:
+        """Remove a thread that ends, once. Its calls have ended, and its connections are closed.
+
+        Runs in this thread, or in any thread after its end.
+        """
+        cluster = seat.cluster
+        if not self._seats.pop(seat, False) or any(other.cluster is cluster for other in list(self._seats)):
+            return
         cluster.leave()
         if cluster is self.first:
             self._owner.pop("first", None)
         elif cluster in self._others:
             self._others.remove(cluster)
             self.first.inherit(cluster)
+
+    def _drop_ended(self) -> None:
+        """Remove the threads that have ended without leaving.
+
+        A finalizer that makes a call when its thread has already left joins again, with a new hub. Python never clears
+        the thread-locals that it makes then. A forked child has only one of the threads of its parent.
+        """
+        for seat in list(self._seats):
+            if seat.is_over():
+                owned = None if seat.owned is None else seat.owned()
+                self.leave(seat)
+                if owned is not None:
+                    owned.end()
 
     def refuse_calls(self) -> None:
         """Refuse new calls in all threads; calls in flight continue."""
@@ -159,15 +233,16 @@ class Threads:
         """Close everything in all threads. Waiting calls get ClientClosed. Never yields in any thread."""
         self.closed = True
         self.refuse_calls()
+        self._drop_ended()
         for cluster in self.all:
             cluster.pool.closed = True
             hub = cluster.hub
-            # Read once: a thread that ends can remove its loop at any moment.
-            loop = None if hub is None else hub.loop
-            if loop is None or hub is get_hub_if_exists():
+            if hub is None or hub is get_hub_if_exists():
                 cluster.close()
-            else:
-                loop.run_callback_threadsafe(cluster.close)
+            elif not tell(hub.loop, cluster.close):
+                # The hub has ended, perhaps just now.
+                cluster.leave()
+                cluster.close()
 
     def drop(self) -> bool:
         """Close everything from the garbage collector, by the hubs; return whether anything was open."""
@@ -177,9 +252,7 @@ class Threads:
             if hub is not None and not cluster.pool.closed:
                 was_open = True
                 # If the thread has ended, its loop and all pending work are gone.
-                loop = hub.loop
-                if loop is not None:
-                    loop.run_callback_threadsafe(cluster.close)
+                tell(hub.loop, cluster.close)
         return was_open
 
     def _reopen(self) -> None:
@@ -198,6 +271,6 @@ class Threads:
             return
         table, generation = cluster.tables[name].routes.table, fork.generation()
         for other in self.all:
-            loop = None if other.hub is None else other.hub.loop
-            if other is not cluster and loop is not None and table is not None:
-                loop.run_callback_threadsafe(other.take_routes, name, table, generation)
+            hub = other.hub
+            if other is not cluster and hub is not None and table is not None:
+                tell(hub.loop, other.take_routes, name, table, generation)

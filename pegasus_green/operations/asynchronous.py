@@ -26,6 +26,7 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Connection
 from ..transport.handover import FOREVER, Outcome, left_ms
+from ..transport.threads import tell
 from ..transport.waits import LOOK_FOR_LOST, wait
 from .base import DEFAULT, TableBase
 
@@ -531,7 +532,7 @@ class _Drop:
     def __call__(self, _reference: object) -> None:
         job, self.job = self.job, None
         if job is not None and not job.dead:
-            self.loop.run_callback_threadsafe(partial(job.kill, block=False))
+            tell(self.loop, partial(job.kill, block=False))
 
 
 def _run(

@@ -14,6 +14,7 @@ from ..cluster.dispatcher import Dispatcher
 from ..cluster.routing import Route, RoutingTable
 from ..errors import PegasusError, TableError
 from ..retry import RetryPolicy
+from ..transport.threads import tell
 from .ownership import holds_no_foreign_rows
 from .parts import Part, key_part, plan
 from .query import MAX_BATCH, Query
@@ -155,8 +156,8 @@ class Work:
     def release_soon(self) -> None:
         """Schedule ``release`` in the hub. Any thread and the garbage collector may call it."""
         hub = self.dispatcher.cluster.hub
-        if hub is not None and hub.loop is not None and (self.workers or self.active or self.waiting):
-            hub.loop.run_callback_threadsafe(self.release)
+        if hub is not None and (self.workers or self.active or self.waiting):
+            tell(hub.loop, self.release)
 
     def release_now(self) -> None:
         """Run ``release``, at once if possible."""

@@ -106,13 +106,18 @@ def _run(task: _Task, tell: Callable[[_Task], object]) -> None:
         hub.destroy(destroy_loop=True)
 
 
-def _tell(loop: Any, call: Callable[..., object], *args: object) -> None:
-    """Make the loop of another thread call a function; do nothing if the loop was destroyed."""
+def tell(loop: Any, call: Callable[..., object], *args: object) -> bool:
+    """Make the loop of another thread call a function.
+
+    Returns:
+        False: the loop was destroyed (or None, as ``hub.loop`` is then). A thread can end at any moment.
+    """
     try:
         loop.run_callback_threadsafe(call, *args)
     except (ValueError, AttributeError, TypeError):
         # The loops of gevent raise different errors after they are destroyed.
-        return
+        return False
+    return True
 
 
 class _Line:
@@ -143,7 +148,7 @@ class _Line:
 
     def _start(self, task: _Task) -> None:
         """Start a thread. At an interruption before its start, the object that stands for it ends with this call."""
-        thread: Any = partial(_run, task, partial(_tell, self.loop, self._ended))
+        thread: Any = partial(_run, task, partial(tell, self.loop, self._ended))
         try:
             task.thread = weakref.ref(thread)
             _under_way.add(task)

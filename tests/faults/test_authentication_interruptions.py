@@ -240,7 +240,7 @@ def checked(trial: Trial, *run: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(authenticator.Authenticator, "_acquire"), (threads._Line, "_ended"), (threads, "_run"), (threads, "_tell")],
+    [(authenticator.Authenticator, "_acquire"), (threads._Line, "_ended"), (threads, "_run"), (threads, "tell")],
 )
 def test_later_calls_get_credentials_after_the_end_of(
     monkeypatch: pytest.MonkeyPatch, trial: Trial, owner: Any, name: str

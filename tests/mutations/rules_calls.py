@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 from .rules_servers import REPORTS, RETRY, TIME
 
+SWITCHES = "tests/transport/test_thread_switches.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
 UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repeated"
 
@@ -268,8 +269,40 @@ CALLS = (
         "9-no-second-hub",
         "a thread that ends leaves the client before its hub is destroyed",
         "cluster/threads.py",
-        "                member.leave()\n",
+        "                member.threads.leave(member.seat)\n",
         "                pass\n",
         ("tests/transport/test_threads.py", "-k", "second_hub"),
+    ),
+    Mutation(
+        "9-one-membership",
+        "a call within the first call of a thread joins the client, and the interrupted call uses the same cluster",
+        "cluster/threads.py",
+        'member = kept.setdefault("member", _Member(self, seat))',
+        'member = kept["member"] = _Member(self, seat)\n        _Member(self, seat)',
+        (SWITCHES, "-k", "within_the_first_call"),
+    ),
+    Mutation(
+        "9-threads-that-ended",
+        "a thread that ended after a call of a late finalizer is removed with its hub",
+        "cluster/threads.py",
+        "            if seat.is_over():\n",
+        "            if False:\n",
+        (SWITCHES, "-k", "finalizers"),
+    ),
+    Mutation(
+        "9-closed-while-joining",
+        "a thread that joins while another one closes the client is closed, too",
+        "cluster/threads.py",
+        "            member.cluster.close()\n",
+        "            pass\n",
+        (SWITCHES, "-k", "another_thread_joins"),
+    ),
+    Mutation(
+        "9-destroyed-loop",
+        "a loop of another thread may be destroyed at any moment",
+        "transport/threads.py",
+        "    except (ValueError, AttributeError, TypeError):\n",
+        "    except AttributeError:\n",
+        (SWITCHES, "-k", "another_thread_ends or after_its_hub"),
     ),
 )

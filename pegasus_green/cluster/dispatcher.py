@@ -36,7 +36,7 @@ from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
 from .hedging import HEDGED
-from .limiter import RequestLimiter
+from .limiter import Limiters, RequestLimiter
 from .meta import MetaClient
 from .refresher import TableRoutes
 from .routing import Route, RoutingTable
@@ -93,7 +93,7 @@ class Cluster:
         """
         self.options = options
         # By table ("" means all tables) and rate.
-        self.limiters: dict[tuple[str, float], RequestLimiter] = {} if like is None else like.limiters
+        self.limiters: Limiters = Limiters() if like is None else like.limiters
         self.limiter = self.limit("", options.max_rate)
         self.timeout = options.timeout
         self.milliseconds = left_ms(options.timeout, 0.0)
@@ -189,7 +189,7 @@ class Cluster:
 
     def limit(self, name: str, rate: float | None) -> RequestLimiter | None:
         """Return the limiter of a table ("" means all tables) for a rate. All threads share it."""
-        return None if rate is None else self.limiters.setdefault((name, rate), RequestLimiter(rate))
+        return None if rate is None else self.limiters.limiter(name, rate)
 
     def _make(self, name: str) -> Dispatcher:
         routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self._is_fresh)

@@ -7,6 +7,7 @@ tenth of a second at once; otherwise it waits for the next free slot. So in any 
 
 from __future__ import annotations
 
+import weakref
 from time import monotonic
 from typing import Any
 
@@ -16,20 +17,25 @@ from ..transport.waits import wait
 BURST_SECONDS = 0.1
 # Above this number of entries, past slots are dropped.
 SWEEP_AT = 1000
+# Maximum number of limiters that are kept without a user. The next handle of the same table continues with its limiter.
+MAX_KEPT = 128
 
 
 class RequestLimiter:
     """Assigns the slots. It needs no lock, because ``dict.setdefault`` assigns a slot in one atomic step.
 
+    Limiters of the same table and rate are equal, so that ``Limiters`` finds them.
+
     Attributes:
         rate: Requests per second.
+        name: The table; "" means all tables.
     """
 
-    __slots__ = ("rate", "_burst", "_taken", "_free")
+    __slots__ = ("rate", "name", "_burst", "_taken", "_free", "__weakref__")
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, name: str = "") -> None:
         """Start with all slots free."""
-        self.rate = rate
+        self.rate, self.name = rate, name
         self._burst = max(1, int(rate * BURST_SECONDS))
         self._taken: dict[int, object] = {}
         # All slots before this one are known to be taken.
@@ -38,6 +44,14 @@ class RequestLimiter:
     def __repr__(self) -> str:
         """Show the rate."""
         return f"<RequestLimiter {self.rate:g}/s>"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare table and rate."""
+        return isinstance(other, RequestLimiter) and (self.name, self.rate) == (other.name, other.rate)
+
+    def __hash__(self) -> int:
+        """Return a hash of table and rate."""
+        return hash((self.name, self.rate))
 
     def wait_for_turn(self, ended: Any, deadline: float) -> bool:
         """Wait for a slot; yields.
@@ -85,3 +99,36 @@ class RequestLimiter:
         for slot in self._taken.copy():
             if slot < first:
                 self._taken.pop(slot, None)
+
+
+class Limiters:
+    """The limiters of a client. All native threads share them.
+
+    A limiter stays while a handle uses it. Without users, the newest ``MAX_KEPT`` stay. So the client does not grow if
+    an application takes table names from its requests.
+    """
+
+    __slots__ = ("_all", "_newest")
+
+    def __init__(self) -> None:
+        """Start empty."""
+        # Key and value refer to the same limiter. A dead reference equals no other one, so it is never in the way.
+        self._all: weakref.WeakKeyDictionary[RequestLimiter, weakref.ref[RequestLimiter]] = weakref.WeakKeyDictionary()
+        self._newest: dict[RequestLimiter, None] = {}
+
+    def __len__(self) -> int:
+        """Return the number of limiters."""
+        return len(self._all)
+
+    def limiter(self, name: str, rate: float) -> RequestLimiter:
+        """Return the limiter of a table ("" means all tables) for a rate."""
+        new = RequestLimiter(rate, name)
+        found: RequestLimiter | None = None
+        while found is None:
+            # One atomic step decides which thread stores its limiter. None: it was dropped since then.
+            found = self._all.setdefault(new, weakref.ref(new))()
+        self._newest.pop(found, None)
+        self._newest[found] = None
+        for oldest in list(self._newest)[:-MAX_KEPT]:
+            self._newest.pop(oldest, None)
+        return found

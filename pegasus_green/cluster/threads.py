@@ -141,7 +141,7 @@ class Threads:
         # The threads that use clusters. A thread leaves with its entry, so only once.
         self._seats: dict[_Seat, bool] = {}
         self._local = _native_local()
-        # Time of the last query of each table, by any thread.
+        # Time of the last query of each existing table, by any thread.
         self._asked: dict[str, float] = {}
         self._join(self.first)
         self.first.listeners.on_change = self._reopen
@@ -266,7 +266,12 @@ class Threads:
 
     def _learnt(self, cluster: Cluster, name: str) -> None:
         """Share the routes that one thread has learnt with the others."""
-        self._asked[name] = monotonic()
+        known = cluster.tables.get(name)
+        if known is None or known.routes.table is None:
+            # Only existing tables are queried periodically.
+            self._asked.pop(name, None)
+        else:
+            self._asked[name] = monotonic()
         if not self._others or name not in cluster.tables:
             return
         table, generation = cluster.tables[name].routes.table, fork.generation()

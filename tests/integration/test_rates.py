@@ -11,7 +11,7 @@ import pytest
 
 from pegasus_green import Client, InvalidArgument, Listener, RequestTimeout, Table
 from pegasus_green.cluster import limiter as limits
-from pegasus_green.cluster.limiter import RequestLimiter
+from pegasus_green.cluster.limiter import Limiters, RequestLimiter
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs
 from tests.transport.test_threads import in_thread
@@ -186,3 +186,35 @@ def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 0.02
         assert limiter._take(now + 1.0) is not None
     assert len(limiter._taken) <= limits.SWEEP_AT + BURST + 1
+
+
+def test_a_limiter_stays_while_it_is_used() -> None:
+    limiters = Limiters()
+    used = limiters.limiter("temp", 5.0)
+    for number in range(2 * limits.MAX_KEPT):
+        limiters.limiter(f"other {number}", 5.0)
+    assert limiters.limiter("temp", 5.0) is used
+    assert limiters.limiter("temp", 6.0) is not used
+    assert len(limiters) <= limits.MAX_KEPT + 1
+
+
+def test_the_next_handle_of_a_table_continues_with_its_limiter() -> None:
+    limiters = Limiters()
+    limiters.limiter("temp", 5.0)._free = 12345
+    for number in range(limits.MAX_KEPT - 1):
+        limiters.limiter(f"other {number}", 5.0)
+    assert limiters.limiter("temp", 5.0)._free == 12345
+
+
+def test_two_threads_that_need_a_limiter_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second thread gets it while the first one makes its own."""
+    limiters = Limiters()
+    second: list[RequestLimiter] = []
+
+    def make(rate: float, name: str) -> RequestLimiter:
+        monkeypatch.undo()
+        second.append(limiters.limiter(name, rate))
+        return RequestLimiter(rate, name)
+
+    monkeypatch.setattr(limits, "RequestLimiter", make)
+    assert limiters.limiter("temp", 5.0) is second[0]

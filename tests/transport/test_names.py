@@ -14,6 +14,7 @@ from gevent import socket
 
 from pegasus_green import HedgePolicy, errors
 from pegasus_green.cluster import meta as meta_module
+from pegasus_green.cluster.limiter import MAX_KEPT
 from pegasus_green.cluster.metas import MAX_LEARNT
 from pegasus_green.cluster.tables import MAX_UNKNOWN
 from tests.transport.fakes import (
@@ -394,6 +395,26 @@ def test_lookups_of_a_missing_table_end(stage: Stage) -> None:
     gevent.sleep(0.2)
     assert len(stage.meta.queries) == before
     assert len(client.stats()["tables"]) <= MAX_UNKNOWN
+
+
+def test_names_of_missing_tables_leave_no_limiter_and_no_time_of_a_query(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_period=0.0)
+    for number in range(2 * MAX_KEPT + 50):
+        assert isinstance(ends(client.table(f"none {number}", max_rate=1000.0).get, "h"), errors.TableNotFound)
+    gc.collect()
+    assert len(client._cluster.limiters) <= MAX_KEPT
+    assert not client._threads._asked
+
+
+def test_the_time_of_the_last_query_is_forgotten_with_the_table(stage: Stage) -> None:
+    stage.server()
+    client = stage.client(refresh_period=0.02, refresh_interval=0.01)
+    table = client.table("temp")
+    table.warm_up()
+    assert set(client._threads._asked) == {"temp"}
+    stage.meta.table = "another"
+    wait_until(lambda: not client._threads._asked)
 
 
 def test_lookups_of_a_missing_table_keep_the_minimum_interval(stage: Stage) -> None:

@@ -20,8 +20,20 @@ from .results import V
 
 # Number of records that remove_prefix removes per batch.
 REMOVE_BATCH = 1000
+
+
+class _Entry:
+    """A client, and under "" the entry that follows when it is closed."""
+
+    __slots__ = ("client", "following")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.following: dict[str, _Entry] = {}
+
+
 # A forked child keeps these clients; they dial new connections there.
-_clients: dict[str, Client] = {}
+_clients: dict[str, _Entry] = {}
 
 
 def shared_client(url: str) -> Client:
@@ -44,15 +56,16 @@ def shared_client(url: str) -> Client:
         >>> shared_client("pegasus://127.0.0.1:34601/temp") is shared_client("pegasus://127.0.0.1:34601/temp")
         True
     """
-    client = _clients.get(url) if isinstance(url, str) else None
-    if client is None or client.closed:
-        made = Client.from_url(url)
-        if client is None:
-            # setdefault is atomic: two threads that come at once get the same client. The other client is not used.
-            client = _clients.setdefault(url, made)
-        else:
-            client = _clients[url] = made
-    return client
+    entry = _clients.get(url) if isinstance(url, str) else None
+    if entry is None:
+        # setdefault is atomic: threads that come at once get the same client. The other clients are not used.
+        entry = _clients.setdefault(url, _Entry(Client.from_url(url)))
+    while entry.client.closed:
+        # The successor of a closed client is chosen once, too. A thread that stores an older entry does no harm.
+        following = entry.following
+        entry = following.get("") or following.setdefault("", _Entry(Client.from_url(url)))
+        _clients[url] = entry
+    return entry.client
 
 
 @overload

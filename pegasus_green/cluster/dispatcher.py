@@ -38,6 +38,7 @@ from .attempt import DEFAULT, Attempt, may_repeat
 from .hedging import HEDGED
 from .limiter import Limiters, RequestLimiter
 from .meta import MetaClient
+from .offers import Offers
 from .refresher import TableRoutes
 from .routing import Route, RoutingTable
 from .scopes import Scope, Scopes
@@ -112,6 +113,7 @@ class Cluster:
         self.observed = False
         self.started, self.finished = self.listeners.of_calls()
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.offers = Offers(self.take_routes)
         self.repeats = may_repeat(options.retry, 1)
         # Threads replaces these: the calling thread's cluster; routes were learnt; routes were queried recently.
         self.here: Callable[[], Cluster] = lambda: self
@@ -230,12 +232,15 @@ class Cluster:
         """Enable the fast path if there is no listener and the client is in use."""
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
-        special = self.options.hedge is not None or self.limiter is not None or self.pool.draining
+        special = self.options.hedge is not None or self.limiter is not None
         self.way = None
         self.open_hub = None if special else self.hub
         if self.open_hub is not None:
             events = (self.started, self.finished) if self.observed else (None, None)
             self.way = (self.open_hub, self.scopes, self.timeout, self.milliseconds, self.repeats, *events)
+        # Last, because another thread can begin to drain the client during these steps.
+        if self.pool.draining:
+            self.way = self.open_hub = None
 
     @property
     def is_busy(self) -> bool:
@@ -244,12 +249,15 @@ class Cluster:
 
     def refuse_calls(self) -> None:
         """Refuse new calls; calls in flight continue."""
-        self.way = self.open_hub = None
+        # First, for a reopen() that another thread runs at this moment.
         self.pool.draining = True
+        self.way = self.open_hub = None
 
     def leave(self) -> None:
         """Close what belongs to a hub that was destroyed, or to a thread that ends; runs in the thread."""
         self.way = self.open_hub = None
+        # The calls of this thread never end, so a drain must not wait for them.
+        self.running = weakref.WeakSet()
         self.pool.leave_dead_hub()
         self.meta.leave_dead_hub()
         for dispatcher in self.tables.known().values():

@@ -42,20 +42,24 @@ class _Seat:
         thread: The thread's identifier, which the next thread may get after it has ended.
         native: Its identifier in the operating system.
         owned: Weak reference to the owner of its hub; None: the application has made the hub.
+        generation: The fork generation of its first call.
     """
 
-    __slots__ = ("cluster", "thread", "native", "owned")
+    __slots__ = ("cluster", "thread", "native", "owned", "generation")
 
     def __init__(self, cluster: Cluster, owned: _OwnedHub | None) -> None:
         self.cluster, self.thread, self.native = cluster, _thread_id(), _native_id()
         self.owned = None if owned is None else weakref.ref(owned)
+        self.generation = fork.generation()
 
     def is_over(self) -> bool:
         """Tell whether the thread has ended. Without /proc only a thread with the same identifier can tell."""
+        if self.generation != fork.generation():
+            # The forking thread is the only one that goes on in the child, with another native identifier.
+            return self.thread not in sys._current_frames()
         if self.thread == _thread_id():
             return self.native != _native_id()
-        # A thread of an embedding program may have no frame while it lives. After a fork the native identifier of the
-        # thread is another one.
+        # A thread of an embedding program may have no frame while it lives.
         return (
             self.thread not in sys._current_frames()
             and os.path.exists(f"{_TASKS}{_native_id()}")
@@ -134,7 +138,7 @@ class Threads:
             make: Makes a cluster that shares with a given one what can be shared.
         """
         self._make = make
-        self.closed = False
+        self.closed = self._draining = False
         self.first = make(None)
         self._others: list[Cluster] = []
         self._owner: dict[str, tuple[int, int]] = {}
@@ -175,8 +179,10 @@ class Threads:
         member = kept.setdefault("member", _Member(self, seat))
         if owned is not None:
             owned.members.add(member)
+        # Another thread may have begun to close the client meanwhile, perhaps without this cluster.
+        if self._draining:
+            member.cluster.refuse_calls()
         if self.closed:
-            # Another thread has closed the client meanwhile, perhaps without this cluster.
             member.cluster.close()
         return member.cluster
 
@@ -216,12 +222,14 @@ class Threads:
 
     def refuse_calls(self) -> None:
         """Refuse new calls in all threads; calls in flight continue."""
+        self._draining = True
         for cluster in self.all:
             cluster.refuse_calls()
 
     def drain(self, seconds: float) -> None:
         """Refuse new calls, and wait for the running ones in all threads, for at most this many seconds."""
         self.refuse_calls()
+        self._drop_ended()
         until = monotonic() + seconds
         while not self.closed and any(cluster.is_busy for cluster in self.all):
             left = until - monotonic()
@@ -274,8 +282,8 @@ class Threads:
             self._asked[name] = monotonic()
         if not self._others or name not in cluster.tables:
             return
-        table, generation = cluster.tables[name].routes.table, fork.generation()
+        table = cluster.tables[name].routes.table
         for other in self.all:
             hub = other.hub
             if other is not cluster and hub is not None and table is not None:
-                tell(hub.loop, other.take_routes, name, table, generation)
+                other.offers.offer(hub.loop, name, table)

@@ -9,14 +9,34 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
+from gevent.monkey import get_original
 
-from pegasus_green import errors
+from pegasus_green import Client, Listener, errors
+from pegasus_green.cluster.dispatcher import Cluster
+from pegasus_green.cluster.offers import Offers
 from pegasus_green.cluster.threads import Threads
+from pegasus_green.shared import shared_client
 from tests.transport.fakes import Stage, silent
 from tests.transport.scripts import run_script
 from tests.transport.test_threads import in_thread
 from tests.waiting import wait_until
+
+
+def in_native_thread(act: Callable[[], Any]) -> Any:
+    """Return what act returns or raises in a thread without a hub."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(act())
+        except Exception as error:  # handed over to the other thread
+            results.append(error)
+
+    get_original("_thread", "start_new_thread")(run, ())
+    wait_until(lambda: bool(results))
+    return results[0]
 
 
 class Before:
@@ -164,7 +184,7 @@ class Hub:
     dead = False
 
     def __init__(self, hub: Any) -> None:
-        self.loop = Ending(hub.loop)
+        self.loop: Any = Ending(hub.loop)
 
 
 def test_close_while_another_thread_ends(stage: Stage) -> None:
@@ -219,3 +239,191 @@ def test_a_handle_is_dropped_after_its_hub(stage: Stage) -> None:
         patched=False,
     )
     assert out == ""
+
+
+def test_a_fork_in_another_thread(stage: Stage) -> None:
+    """The child keeps only the cluster of the forking thread, with its connection, and a drain waits for nobody."""
+    stage.server()
+    out = run_script(
+        """
+        import os, sys, threading, gevent
+        from pegasus_green import Client
+        client = Client([sys.argv[1]], refresh_period=0)
+        table = client.table("temp")
+        table.set("a", "b", b"c")
+        class Call: pass
+        running = Call()
+        client._threads.first.running.add(running)
+        def forks():
+            table.get("a", "b")
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                return
+            try:
+                table.get("a", "b")
+                mine = client._threads.here()
+                known = mine.pool.connections
+                other = threading.Thread(target=table.get, args=("a", "b"))
+                other.start(); other.join()
+                print(mine.pool.connections == known != [], mine.hub is gevent.get_hub(), mine.is_busy)
+                client._threads.drain(3600.0)
+                print(any(cluster.is_busy for cluster in client._threads.all))
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        thread = threading.Thread(target=forks)
+        thread.start(); thread.join()
+        client.close()
+        """,
+        stage.meta.address,
+        patched=False,
+        warn="ignore",
+    )
+    assert out == "True True False\nFalse\n"
+
+
+class Running:
+    """Stands for a call that runs."""
+
+
+def test_a_drain_does_not_wait_for_the_calls_of_an_ended_thread(stage: Stage) -> None:
+    """The application keeps the greenlet of such a call."""
+    stage.server()
+    client = stage.client()
+    table = client.table("temp")
+    call = Running()
+    clusters: list[Cluster] = []
+
+    def use() -> None:
+        table.set("a", "b", b"c")
+        clusters.append(client._threads.here())
+        clusters[0].running.add(call)
+
+    in_thread(use)
+    wait_until(lambda: clusters[0].hub is None)
+    assert clusters == client._threads.all
+    assert not clusters[0].is_busy
+
+
+def test_a_drain_does_not_wait_for_the_calls_of_a_dead_hub(stage: Stage) -> None:
+    """Its thread has made another hub."""
+    stage.server()
+    client = stage.client()
+    table = client.table("temp")
+    call = Running()
+
+    def use() -> bool:
+        table.set("a", "b", b"c")
+        cluster = client._threads.here()
+        cluster.running.add(call)
+        gevent.get_hub().destroy(destroy_loop=True)
+        table.set("a", "b", b"c")
+        busy = cluster.is_busy
+        gevent.get_hub().destroy(destroy_loop=True)
+        return busy
+
+    assert in_native_thread(use) is False
+
+
+class Counting:
+    """A loop that runs its callbacks on demand."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def run_callback_threadsafe(self, *call: Any) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        calls, self.calls = self.calls, []
+        for function, *arguments in calls:
+            function(*arguments)
+
+
+def test_routes_for_a_hub_that_does_not_run() -> None:
+    """One callback per table waits for it, with the newest routes."""
+    taken: list[Any] = []
+    offers, loop = Offers(lambda name, table, _generation: taken.append((name, table))), Counting()
+    tables: list[Any] = [object() for _ in range(100)]
+    for table in tables:
+        offers.offer(loop, "temp", table)
+    offers.offer(loop, "other", tables[0])
+    assert len(loop.calls) == 2
+    loop.run()
+    assert taken == [("temp", tables[-1]), ("other", tables[0])]
+    # The hub takes the next ones, too.
+    offers.offer(loop, "temp", tables[0])
+    assert len(loop.calls) == 1
+    # It is destroyed before that, and its thread has another one.
+    another = Counting()
+    offers.offer(another, "temp", tables[1])
+    another.run()
+    assert taken[2:] == [("temp", tables[1])]
+
+
+def test_the_threads_offer_routes_by_these_callbacks(stage: Stage) -> None:
+    stage.server()
+    table = stage.table()
+    table.set("a", "b", b"c")
+    threads = table.client._threads
+
+    def query() -> list[int]:
+        table.get("a", "b")
+        hub, stopped = threads.first.hub, Hub(threads.first.hub)
+        stopped.loop = Counting()
+        threads.first.hub = stopped
+        for _ in range(10):
+            threads._learnt(threads.here(), "temp")
+        threads.first.hub = hub
+        return [len(stopped.loop.calls)]
+
+    assert in_thread(query) == [1]
+
+
+def test_a_listener_is_added_while_another_thread_begins_to_close(stage: Stage) -> None:
+    """No new call passes during the drain, at any line."""
+    stage.server()
+    refused = 0
+    for line in lines_of(Cluster.reopen):
+        client = stage.client()
+        table = client.table("temp")
+        table.set("a", "b", b"c")
+        with Before(Cluster.reopen, client._threads.refuse_calls, line=line):
+            client.add_listener(Listener())
+        if client._threads.first.pool.draining:
+            with pytest.raises(errors.ClientClosed):
+                table.get("a", "b")
+            refused += 1
+        client.close()
+    assert refused > 5
+
+
+def test_a_thread_that_joins_during_a_drain(stage: Stage) -> None:
+    """Its calls are refused like those of the other threads."""
+    stage.server()
+    client = stage.client()
+    table = client.table("temp")
+    table.set("a", "b", b"c")
+    client._threads.refuse_calls()
+    assert isinstance(in_thread(table.get, "a", "b"), errors.ClientClosed)
+
+
+def test_a_shared_client_has_one_successor(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that find a closed client get the same new one."""
+    url = f"pegasus://{stage.meta.address}/temp"
+    make = Client.from_url
+    others: list[Client] = []
+
+    def come_between(known: str) -> Client:
+        monkeypatch.setattr(Client, "from_url", make)
+        others.append(in_thread(shared_client, url))
+        return make(known)
+
+    clients = []
+    for _ in range(3):
+        monkeypatch.setattr(Client, "from_url", come_between)
+        clients.append(shared_client(url))
+        assert clients[-1] is others[-1] is shared_client(url)
+        clients[-1].close()
+    assert len(set(map(id, clients))) == 3

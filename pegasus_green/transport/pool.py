@@ -499,7 +499,7 @@ class Pool:
         """Clean up after a hub that was destroyed: nobody waits there any more."""
         for connection in self.connections:
             connection.close(ClientClosed("the hub or its thread has ended", address=connection.peer.address))
-        for peer in self.peers.values():
+        for peer in self.peers.copy().values():
             peer.forget_dial()
         if self.authenticator is not None:
             self.authenticator.leave_dead_hub()

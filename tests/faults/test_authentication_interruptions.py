@@ -166,9 +166,14 @@ class Trial:
         where = self.interruption
         if self.verb == "renew":
             self.call()
-        bystander = gevent.spawn(self.call)
-        victim = gevent.spawn(self._victim, [bystander])
-        after: Any = gevent.spawn(lambda: (gevent.joinall([victim, bystander]), self.check()))
+        bystander: Any = gevent.spawn(self.call)
+        victim: Any = gevent.spawn(self._victim, [bystander])
+
+        def check() -> None:
+            gevent.joinall([victim, bystander])
+            self.check()
+
+        after: Any = gevent.spawn(check)
         after.join(3 * LIMIT)
         try:
             assert after.dead, (where.n, where.where, "hangs")

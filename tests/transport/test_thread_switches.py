@@ -7,6 +7,7 @@ import linecache
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -65,6 +66,11 @@ class Before:
         return self._step
 
 
+def has_one(threads: Any) -> bool:
+    """Tell whether one thread is left in a client."""
+    return len(threads.all) == 1
+
+
 def lines_of(function: Any) -> list[int]:
     return sorted({line for _, _, line in function.__code__.co_lines() if line} - {function.__code__.co_firstlineno})
 
@@ -74,7 +80,7 @@ def test_a_call_within_the_first_call_of_a_thread(stage: Stage) -> None:
     stage.server()
     for line in lines_of(Threads.here):
         table = stage.table()
-        with Before(Threads.here, lambda table=table: table.set("n", "s", b"v"), line=line):
+        with Before(Threads.here, partial(table.set, "n", "s", b"v"), line=line):
             table.set("a", "b", b"c")
         gc.collect()
         for _ in range(2):
@@ -96,7 +102,8 @@ def test_a_call_within_the_first_call_of_a_second_thread(stage: Stage) -> None:
             return [table.get("a", "b"), len(table.client._threads.all)]
 
         assert in_thread(use) == [b"c", 2]
-        wait_until(lambda table=table: len(table.client._threads.all) == 1)
+        threads = table.client._threads
+        wait_until(partial(has_one, threads))
         assert table.get("a", "b") == b"c"
         table.client.close()
 

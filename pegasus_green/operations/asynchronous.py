@@ -54,10 +54,23 @@ class Handle(Generic[R]):
         [None, None]
     """
 
-    __slots__ = ("_hub", "_value", "_error", "_ready", "_links", "_event", "_job", "_ends", "_slot", "__weakref__")
+    __slots__ = (
+        "_hub",
+        "_value",
+        "_error",
+        "_ready",
+        "_links",
+        "_event",
+        "_job",
+        "_ends",
+        "_slot",
+        "_writes",
+        "__weakref__",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, writes: bool = False) -> None:
         """Start without a result."""
+        self._writes = writes
         self._hub: Any = get_hub()
         self._value: Any = None
         self._error: Exception | None = None
@@ -149,7 +162,7 @@ class Handle(Generic[R]):
                 # If an interrupted callback loses the wake-up, the caller waits only a moment longer.
                 wait(event, min(left, LOOK_FOR_LOST))
                 if over and not self._ready:
-                    self._settle(None, PegasusError("the call was interrupted"))
+                    self._settle(None, self._interruption("the call was interrupted"))
         error = self._error
         if error is not None:
             # The traceback of the error holds this frame. Without this, handle and error would form a cycle.
@@ -212,6 +225,10 @@ class Handle(Generic[R]):
             without_traceback(error)
         self._value, self._error, self._ready = value, error, True
         self._announce()
+
+    def _interruption(self, message: str) -> PegasusError:
+        """Return the error of a call that ended without a result. A write may have been sent and applied."""
+        return PegasusError(message, sent=self._writes, outcome_unknown=self._writes)
 
     def _announce(self) -> None:
         """Wake the waiting greenlets and schedule the callbacks; may be called again."""
@@ -409,7 +426,7 @@ def begin(
     info: CallInfo | None,
 ) -> Handle[R]:
     """Start one request without a greenlet and return its handle; never yields."""
-    handle: Handle[R] = Handle()
+    handle: Handle[R] = Handle(writes=rpc.is_write)
     slot = _Slot(handle, dispatcher, rpc, partition_hash, argument, timeout, retry, info, finish)
     handle._ends, handle._slot = slot.deadline, weakref.ref(slot)
     slot.start()
@@ -443,18 +460,20 @@ class later:  # noqa: N801 - lower case because it is used as a decorator
     Args:
         example: Lines of the example in the docstring of the twin.
         light: Function that starts the call without a greenlet. None: the verb runs in its own greenlet.
+        writes: Whether the verb writes, so that the outcome of an interrupted call is unknown. A function in ``light``
+            takes this from the RPC instead.
     """
 
-    def __init__(self, *example: str, light: Callable[..., Handle[Any]] | None = None) -> None:
-        """Store the example and the function."""
-        self._example, self._light = example, light
+    def __init__(self, *example: str, light: Callable[..., Handle[Any]] | None = None, writes: bool = False) -> None:
+        """Store the example, the function and the kind of the verb."""
+        self._example, self._light, self._writes = example, light, writes
 
     def __call__(self, verb: Verb[S, P, R]) -> Verb[S, P, Handle[R]]:
         """Return the twin of a verb."""
-        name, light = verb.__name__, self._light
+        name, light, writes = verb.__name__, self._light, self._writes
 
         def heavy(table: TableBase[Any], *args: Any, **options: Any) -> Handle[Any]:
-            return _spawn(verb, table, args, options)
+            return _spawn(verb, table, args, options, writes=writes)
 
         # Type checkers take the type of the twin from this method's signature.
         start: Any = light or heavy
@@ -476,7 +495,7 @@ class later:  # noqa: N801 - lower case because it is used as a decorator
 
 
 def _spawn(
-    verb: Callable[..., Any], table: TableBase[Any], args: tuple[Any, ...], options: dict[str, Any]
+    verb: Callable[..., Any], table: TableBase[Any], args: tuple[Any, ...], options: dict[str, Any], *, writes: bool
 ) -> Handle[Any]:
     """Run a verb in a greenlet. Its end settles the handle; dropping the handle kills it."""
     try:
@@ -488,7 +507,7 @@ def _spawn(
     now = monotonic()
     # client.deadline() bounds calls that start inside its block, even if the block has ended meanwhile.
     seconds = max(cluster.deadline(MAX_TIMEOUT, now) - now, 1e-9) if cluster.scopes else None
-    handle: Handle[Any] = Handle()
+    handle: Handle[Any] = Handle(writes=writes)
     call = partial(verb, table, *args, **options)
     drop = _Drop(get_hub().loop)
     reference = weakref.ref(handle, drop)
@@ -515,7 +534,7 @@ def _leave(reference: weakref.ref[Handle[Any]], _job: Any = None) -> None:
     handle = reference()
     if handle is not None:
         if not handle._ready:
-            handle._value, handle._error = None, PegasusError("the greenlet of the call was interrupted")
+            handle._value, handle._error = None, handle._interruption("the greenlet of the call was interrupted")
             handle._ready = True
         handle._announce()
 
@@ -557,7 +576,7 @@ def _run(
     except BaseException:
         handle = reference()
         if handle is not None:
-            handle._settle(None, PegasusError("the greenlet of the call was killed"))
+            handle._settle(None, handle._interruption("the greenlet of the call was killed"))
         raise
     handle = reference()
     if handle is not None:

@@ -240,6 +240,7 @@ class AtomicOperations(TableBase[V]):
     check_and_set_async = later(
         '>>> bool(table.check_and_set_async("job:7", "owner", CheckType.NOT_EXIST, value="me").get())',
         "True",
+        writes=True,
     )(check_and_set)
 
     def check_and_mutate(
@@ -315,6 +316,7 @@ class AtomicOperations(TableBase[V]):
         '>>> finish = Mutations().put("state", "done").delete("owner")',
         '>>> bool(table.check_and_mutate_async("job:7", "state", CheckType.NO_CHECK, mutations=finish).get())',
         "True",
+        writes=True,
     )(check_and_mutate)
 
     @overload
@@ -424,6 +426,7 @@ class AtomicOperations(TableBase[V]):
     compare_exchange_async = later(
         '>>> bool(table.compare_exchange_async("job:7", "state", None, "new").get())',
         "True",
+        writes=True,
     )(compare_exchange)
 
     def _equals(self, result: CheckResult[V], expected: object) -> bool:
@@ -508,6 +511,7 @@ class AtomicOperations(TableBase[V]):
     touch_async = later(
         '>>> table.touch_async("nobody", "name", 60).get()',
         "False",
+        writes=True,
     )(touch)
 
     def _checked(self, rpc: Rpc, frame: Buffer, info: CallInfo | None) -> CheckResult[V]:

@@ -202,6 +202,7 @@ class ManyOperations(MultiOperations[V]):
     set_many_async = later(
         '>>> table.set_many_async([("user:1", "name", "Ada")]).get()',
         "[None]",
+        writes=True,
     )(set_many)
 
     def remove_many(
@@ -249,6 +250,7 @@ class ManyOperations(MultiOperations[V]):
     remove_many_async = later(
         '>>> table.remove_many_async([("user:1", "name")]).get()',
         "[None]",
+        writes=True,
     )(remove_many)
 
     @overload
@@ -405,6 +407,7 @@ class ManyOperations(MultiOperations[V]):
     multi_set_many_async = later(
         '>>> table.multi_set_many_async([("user:1", {"name": "Ada"})]).get()',
         "[None]",
+        writes=True,
     )(multi_set_many)
 
     @overload
@@ -471,6 +474,7 @@ class ManyOperations(MultiOperations[V]):
     multi_del_many_async = later(
         '>>> table.multi_del_many_async([("user:1", ["name"])]).get()',
         "[1]",
+        writes=True,
     )(multi_del_many)
 
     def _run(

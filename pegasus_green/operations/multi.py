@@ -444,6 +444,7 @@ class MultiOperations(TableBase[V]):
         '>>> table.multi_set_async("user:7", {"name": "Ada"}).get()',
         '>>> table.get("user:7", "name")',
         "b'Ada'",
+        writes=True,
     )(multi_set)
 
     def multi_del(
@@ -499,6 +500,7 @@ class MultiOperations(TableBase[V]):
     multi_del_async = later(
         '>>> table.multi_del_async("user:7", ["name", "mail"]).get()',
         "2",
+        writes=True,
     )(multi_del)
 
     def sort_key_count(

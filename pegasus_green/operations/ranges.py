@@ -269,4 +269,5 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         '>>> table.multi_set("log:7", {"2026-11-01": "a", "2026-12-01": "b"})',
         '>>> table.del_range_async("log:7", prefix="2026-11-").get()',
         "1",
+        writes=True,
     )(del_range)

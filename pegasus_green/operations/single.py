@@ -470,4 +470,5 @@ class SingleOperations(TableBase[V]):
     incr_async = later(
         '>>> table.incr_async("page:1", "views", 2).get()',
         "2",
+        writes=True,
     )(incr)

@@ -125,6 +125,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
     set_stream_async = later(
         '>>> table.set_stream_async([("user:1", "name", "Ada")]).get()',
         "1",
+        writes=True,
     )(set_stream)
 
     def remove_stream(
@@ -170,6 +171,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
     remove_stream_async = later(
         '>>> table.remove_stream_async([("user:1", "name")]).get()',
         "1",
+        writes=True,
     )(remove_stream)
 
     def get_stream(
@@ -296,6 +298,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         '>>> table.set("user:1", "name", "Ada")',
         '>>> table.truncate_async(hash_key_filter=Filter.prefix("user:1")).get()',
         "1",
+        writes=True,
     )(truncate)
 
 

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent import get_hub, socket
 
-from pegasus_green import Client, errors
+from pegasus_green import CheckType, Client, Mutations, Table, errors
 from pegasus_green.cluster.meta import MetaClient
 from pegasus_green.operations import asynchronous
 from pegasus_green.protocol.framing import Request
@@ -197,15 +197,73 @@ def test_a_bulk_run_ends_after_a_lost_outcome(stage: Stage, concurrency: int) ->
     assert all(error.sent for error in run.value)
 
 
-def test_a_handle_ends_after_a_lost_outcome(stage: Stage) -> None:
+@pytest.mark.parametrize(("verb", "arguments"), [("get", ()), ("set", ("v",))])
+def test_a_handle_ends_after_a_lost_outcome(stage: Stage, verb: str, arguments: tuple[str, ...]) -> None:
     stage.server(silent)
     table = stage.table()
     table.warm_up()
-    handle = table.get_async("h", "s", timeout=0.2)
+    handle = getattr(table, f"{verb}_async")("h", "s", *arguments, timeout=0.2)
     lose_everything(table.client)
     waiting: Any = gevent.spawn(ends, handle.get)
     waiting.join(10.0)
     assert isinstance(waiting.value, errors.PegasusError)
+    assert waiting.value.outcome_unknown == waiting.value.sent == (verb == "set")
+
+
+# The arguments of a call of each verb that has a handle.
+READS: dict[str, tuple[Any, ...]] = {
+    "batch_get": ([("h", "s")],),
+    "count": (),
+    "exist": ("h", "s"),
+    "get": ("h", "s"),
+    "get_many": ([("h", "s")],),
+    "multi_get": ("h",),
+    "multi_get_many": (["h"],),
+    "multi_get_sort_keys": ("h",),
+    "sort_key_count": ("h",),
+    "ttl": ("h", "s"),
+}
+WRITES: dict[str, tuple[Any, ...]] = {
+    "check_and_mutate": ("h", "s", CheckType.NO_CHECK),
+    "check_and_set": ("h", "s", CheckType.NO_CHECK),
+    "compare_exchange": ("h", "s", None, "v"),
+    "del_range": ("h",),
+    "incr": ("h", "s"),
+    "multi_del": ("h", ["s"]),
+    "multi_del_many": ([("h", ["s"])],),
+    "multi_set": ("h", {"s": "v"}),
+    "multi_set_many": ([("h", {"s": "v"})],),
+    "remove": ("h", "s"),
+    "remove_many": ([("h", "s")],),
+    "remove_stream": ([("h", "s")],),
+    "set": ("h", "s", "v"),
+    "set_many": ([("h", "s", "v")],),
+    "set_stream": ([("h", "s", "v")],),
+    "touch": ("h", "s", 60),
+    "truncate": (),
+}
+MORE: dict[str, dict[str, Any]] = {
+    "check_and_set": {"value": "v"},
+    "check_and_mutate": {"mutations": Mutations().put("s", "v")},
+}
+
+
+@pytest.mark.parametrize("verb", [*READS, *WRITES])
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+def test_the_outcome_of_a_write_whose_greenlet_is_killed_is_unknown(stage: Stage, verb: str, *, begun: bool) -> None:
+    stage.meta.delay = 60.0
+    table = stage.table(timeout=30.0)
+    handle = getattr(table, f"{verb}_async")(*{**READS, **WRITES}[verb], **MORE.get(verb, {}))
+    if begun:
+        gevent.sleep(0)
+    handle._job.kill(block=False)
+    with pytest.raises(errors.PegasusError, match=r"killed|interrupted") as caught:
+        handle.get(timeout=5.0)
+    assert caught.value.outcome_unknown == caught.value.sent == (verb in WRITES)
+
+
+def test_every_verb_with_a_handle_is_a_read_or_a_write() -> None:
+    assert {f"{verb}_async" for verb in [*READS, *WRITES]} == {name for name in dir(Table) if name.endswith("_async")}
 
 
 def test_a_handle_ends_after_a_lost_end_of_its_greenlet(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

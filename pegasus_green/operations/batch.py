@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
-from ..bulk import Bulk
+from ..bulk import Bulk, Request
 from ..cluster.routing import RoutingTable
 from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError, raise_first
 from ..keys import Key, crc64
@@ -218,7 +218,7 @@ class BatchOperations(TableBase[V]):
                 raise self._storage_error(BATCH_GET, status, frame)
             return rows, index
 
-        answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
+        answers = self._run_bounded(requests, finish, series, retry)
         for index, answer in enumerate(answers):
             if isinstance(answer, PegasusError) and answer.code == ERR_HANDLER_NOT_FOUND:
                 try:
@@ -226,6 +226,15 @@ class BatchOperations(TableBase[V]):
                 except PegasusError as error:
                     answers[index] = error
         return answers
+
+    def _run_bounded(
+        self, requests: list[Request], finish: Callable[[int, Buffer], Any], series: Series, retry: RetryPolicy | None
+    ) -> list[Any]:
+        """Send the requests and return a result or an error for each."""
+        left = series.left()
+        # Bulk starts the timeout of a request when it is sent first; the scope ends all of them at the same time.
+        with self._dispatcher.cluster.scope(left):
+            return Bulk(self._dispatcher, requests, finish, left, retry, WIDTH).run()
 
     def _one_by_one(
         self, pairs: list[Pair], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None
@@ -239,7 +248,7 @@ class BatchOperations(TableBase[V]):
                 raise self._storage_error(GET, response.error, frame)
             return response.value if response.error == 0 else None
 
-        answers = Bulk(self._dispatcher, requests, finish, series.left(), retry, WIDTH).run()
+        answers = self._run_bounded(requests, finish, series, retry)
         for answer in answers:
             if isinstance(answer, PegasusError):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..client import Table
@@ -99,7 +100,8 @@ class Counter:
             >>> counter.value()
             0
         """
-        found = self._table.get_many([(key, _SORT_KEY) for key in self._keys], timeout=timeout)
+        with self._within(timeout):
+            found = self._table.get_many([(key, _SORT_KEY) for key in self._keys], timeout=timeout)
         return sum(int(value) for value in found if value is not None)
 
     def reset(self, *, timeout: float | None = None) -> None:
@@ -117,4 +119,10 @@ class Counter:
         Example:
             >>> Counter(table, "votes").reset()
         """
-        self._table.remove_many([(key, _SORT_KEY) for key in self._keys], timeout=timeout)
+        with self._within(timeout):
+            self._table.remove_many([(key, _SORT_KEY) for key in self._keys], timeout=timeout)
+
+    def _within(self, timeout: float | None) -> AbstractContextManager[None]:
+        """Return a scope that ends the requests of all shards at the same time."""
+        client = self._table.client
+        return client.deadline(client._cluster.timeout if timeout is None else timeout)

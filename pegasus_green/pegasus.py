@@ -676,14 +676,14 @@ class PegasusScanner:
             raise ClientClosed("the client was not initialized, or was closed, when this scanner was made")
         if self._closed:
             raise ClientClosed("the scanner was closed")
-        row = next(self._rows, None)
-        if row is None:
-            # Another greenlet may have closed the scanner meanwhile. That is not the end of the rows.
-            if self._closed:
-                raise ClientClosed("the scanner was closed")
-            self._ended = True
-            return None
-        return (row[0] if self._hash_key is None else self._hash_key, row[-2]), row[-1]
+        # Not next(): signal handlers run at the end of that call. An exception that one raises would lose the row.
+        for row in self._rows:
+            return (row[0] if self._hash_key is None else self._hash_key, row[-2]), row[-1]
+        # Another greenlet may have closed the scanner meanwhile. That is not the end of the rows.
+        if self._closed:
+            raise ClientClosed("the scanner was closed")
+        self._ended = True
+        return None
 
     def close(self) -> None:
         """End the scan and free the scan context on the server; idempotent.

@@ -94,6 +94,9 @@ class Race:
             # Do this even if the clean-up itself is interrupted.
             self._abandon(first)
             raise
+        finally:
+            # A leg refers to its race, so this would be a reference cycle.
+            self._legs.clear()
         return connection.call(rpc, route, partition_hash, argument, deadline, now, movable), False
 
     def _abandon(self, first: _Leg) -> None:

@@ -34,6 +34,7 @@ from limits.storage.base import TimestampedSlidingWindow
 
 from ..errors import PegasusError
 from ..model import Filter
+from ..recipes.errors import is_doubtful
 from ..recipes.records import Turns
 from ..shared import shared_table
 
@@ -105,7 +106,7 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
         try:
             return self._table.incr(hash_key, count, amount, ttl=ttl)
         except PegasusError as error:
-            if not error.outcome_unknown:
+            if not is_doubtful(error):
                 raise
             return self._table.incr(hash_key, count, amount, ttl=ttl)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import PegasusError
+from ..errors import ForkedConnection, PegasusError
 
 
 class RecipeError(PegasusError):
@@ -19,3 +19,11 @@ class LockNotOwnedError(LockError):
 
 class AlreadyRunning(RecipeError):
     """Another caller runs the function for this key now, and ``wait`` is False."""
+
+
+def is_doubtful(error: PegasusError) -> bool:
+    """Tell whether a write of this process may have been applied, so that the recipe must repeat it or read.
+
+    In a forked child, a call that waited at the fork is a copy. The parent has the call, and learns its outcome.
+    """
+    return error.outcome_unknown and not isinstance(error, ForkedConnection)

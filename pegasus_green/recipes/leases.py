@@ -33,11 +33,11 @@ from typing import Any
 import gevent
 
 from ..client import Table
-from ..errors import InvalidArgument, PegasusError
+from ..errors import ForkedConnection, InvalidArgument, PegasusError
 from ..model import CheckType
 from ..operations.atomic import Mutations
 from ..operations.base import CallInfo
-from .errors import LockError
+from .errors import LockError, is_doubtful
 from .records import above_zero
 
 FENCE = b"fence"
@@ -168,13 +168,16 @@ class Places:
                 try:
                     granted = self.grant(rows, place if place in free else free[0], token, identity)
                 except PegasusError as error:
-                    if not error.outcome_unknown:
+                    if not is_doubtful(error):
                         raise
                     continue  # the next read tells whether it was applied
                 if granted is not None:
                     self._compare_clocks(granted)
                     return granted
                 gevent.sleep(0)  # another lease was granted; there may still be a free place
+        except ForkedConnection:
+            # The lease belongs to the parent.
+            raise
         except BaseException:
             if begun is not None:
                 self.abandon(token)
@@ -246,7 +249,7 @@ class Places:
                     return True
                 return doubt
             except PegasusError as error:
-                if last or not error.outcome_unknown:
+                if last or not is_doubtful(error):
                     raise
                 doubt = True
         raise AssertionError("not reached")

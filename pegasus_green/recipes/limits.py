@@ -10,6 +10,7 @@ from typing import Any
 from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
+from .errors import is_doubtful
 from .records import Turns, above_zero, hash_key_of, plain, whole
 
 
@@ -197,7 +198,7 @@ class RateLimiter:
         try:
             used = self._table.incr(hash_key, sort_key, cost, ttl=self._ttl, timeout=timeout)
         except PegasusError as error:
-            if not error.outcome_unknown:
+            if not is_doubtful(error):
                 raise
             used = self._table.incr(hash_key, sort_key, cost, ttl=self._ttl, timeout=timeout)
         if used <= self.limit:

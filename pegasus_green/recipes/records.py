@@ -11,10 +11,12 @@ from uuid import uuid4
 from gevent import get_hub, getcurrent, sleep
 
 from ..client import Table
-from ..errors import InvalidArgument, PegasusError, RequestTimeout
+from ..errors import ForkedConnection, InvalidArgument, PegasusError, RequestTimeout
 from ..keys import Key, to_bytes
 from ..model import CheckType
+from ..transport import fork
 from ..turns import Turn
+from .errors import is_doubtful
 
 
 def plain(table: Table[Any]) -> Table[bytes]:
@@ -68,8 +70,15 @@ def new_token() -> bytes:
 
 
 def doze(seconds: float) -> None:
-    """Wait for about this long. The time is random, so that callers that failed together do not return together."""
+    """Wait for about this long. The time is random, so that callers that failed together do not return together.
+
+    Raises:
+        ForkedConnection: The process has forked meanwhile. The caller continues in the parent.
+    """
+    mine = fork.generation()
     sleep(seconds * random.uniform(0.5, 1.0))
+    if mine != fork.generation():
+        raise ForkedConnection("the process forked while the caller waited; it continues in the parent")
 
 
 class _Queued(Turn):
@@ -214,7 +223,7 @@ def swap(
                 hash_key, sort_key, check, found, value=new, ttl=ttl, return_check_value=True, timeout=left()
             )
         except PegasusError as error:
-            if not error.outcome_unknown:
+            if not is_doubtful(error):
                 raise
             # If this read fails, too, its error ends the call.
             found = table.get(hash_key, sort_key, timeout=left())

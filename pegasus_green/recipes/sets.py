@@ -16,6 +16,7 @@ from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
 from ..model import CheckType
+from .errors import is_doubtful
 from .records import hash_key_of, new_token, plain, whole
 
 
@@ -51,7 +52,7 @@ class _Rows:
                     key, item, check, operand, value=value, ttl=self.ttl, return_check_value=True, timeout=timeout
                 )
             except PegasusError as error:
-                if last or not error.outcome_unknown:
+                if last or not is_doubtful(error):
                     raise
                 doubt = True
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import length_hint
 from time import monotonic
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +22,31 @@ from .work import Work
 
 R = TypeVar("R")
 Shape = Callable[[Any], R]
+
+
+class _Shaped(Iterator[R]):
+    """Converts rows with a function of Python.
+
+    ``map`` has consumed a row before it calls the function. If an exception interrupts the function here, for example
+    one of a signal handler, the row is returned again.
+    """
+
+    __slots__ = ("_shape", "_raw")
+
+    def __init__(self, shape: Shape[R], raw: Any) -> None:
+        self._shape, self._raw = shape, raw
+
+    def __next__(self) -> R:
+        for row in self._raw:
+            try:
+                return self._shape(row)
+            except Exception:
+                # The row cannot be converted. The next call continues after it.
+                raise
+            except BaseException:
+                self._raw.__setstate__(self._raw.__reduce__()[2] - 1)
+                raise
+        raise StopIteration
 
 
 class Scanner(Iterator[R]):
@@ -170,7 +196,8 @@ class Scanner(Iterator[R]):
                     self._end()
                 else:
                     self._take(batch)
-            self._rows = map(self._shape, self._raw)
+            in_c = isinstance(self._shape, (partial, type))
+            self._rows = map(self._shape, self._raw) if in_c else _Shaped(self._shape, self._raw)
             if self._now[3] == self._limit:
                 self._end()
         except GreenletExit:
@@ -188,8 +215,9 @@ class Scanner(Iterator[R]):
 
     def _end(self) -> None:
         self._ended = True
-        self._finalizer.detach()
         self._work.release_now()
+        # Last: if this is interrupted before, the finalizer releases it.
+        self._finalizer.detach()
 
     def _settle(self) -> None:
         """Record in the ledger what has been returned."""

@@ -354,6 +354,8 @@ SCANS: dict[str, Callable[[Table[bytes]], Any]] = {
     "scan": lambda table: table.scan(batch_size=3, timeout=3.0),
     "parallel": lambda table: table.scan(batch_size=3, parallel=3, timeout=3.0),
     "limit": lambda table: table.hash_scan("interrupted scan", batch_size=2, limit=3, timeout=3.0),
+    # A function of Python converts the rows.
+    "with_ttl": lambda table: table.hash_scan("interrupted scan", batch_size=2, with_ttl=True, timeout=3.0),
 }
 
 

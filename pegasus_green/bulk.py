@@ -325,6 +325,7 @@ class Bulk:
                 # The timeout of a first request starts at its turn. Only a scope bounds the wait for the turn.
                 until = deadlines[index] if again else dispatcher.cluster.deadline(MAX_TIMEOUT, now)
                 refusal = await_turn(dispatcher, until)
+                self._check_process()
             if not again:
                 deadlines[index] = self._look_at_clock()[0]
                 if self._observed:
@@ -364,6 +365,10 @@ class Bulk:
         """Wait while the maximum number of requests is in flight."""
         if window.open >= self._concurrency:
             window.sleep_until(self._concurrency // 2, self._latest)
+        self._check_process()
+
+    def _check_process(self) -> None:
+        """Raise ForkedConnection in a child process: its copy of the run must not send."""
         if self._generation != fork.generation():
             raise ForkedConnection("the process forked while the calls waited; they continue in the parent")
 

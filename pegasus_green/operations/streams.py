@@ -7,15 +7,16 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, overload
 
-import gevent
-
-from ..errors import InvalidArgument, PegasusError
+from ..errors import ForkedConnection, InvalidArgument, PegasusError
 from ..keys import Key
 from ..model import Filter
+from ..options import MAX_TIMEOUT
 from ..results import V
 from ..retry import RetryPolicy
+from ..transport import fork
+from ..transport.waits import wait
 from .asynchronous import later
-from .base import DEFAULT, ManyOptions
+from .base import DEFAULT, ManyOptions, TableBase
 from .many import CONCURRENCY, ManyOperations
 from .ranges import PAGE, RangeOperations
 
@@ -33,22 +34,32 @@ STEP = 0.1
 class _Pace:
     """Limits the number of records per second."""
 
-    def __init__(self, rate: float | None, batch: int) -> None:
+    def __init__(self, table: TableBase[Any], rate: float | None, batch: int) -> None:
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
             raise InvalidArgument(f"rate must be a number of records per second above 0, or None, not {rate!r}")
-        self._rate = rate
+        self._table, self._rate = table, rate
         self._next = monotonic()
         self.batch = batch if rate is None else max(1, min(batch, int(rate * STEP)))
 
     def wait(self, records: int) -> None:
-        """Wait until this many more records may be sent."""
+        """Wait until this many more records may be sent.
+
+        A closed client and the end of ``client.deadline`` end the wait; the next request raises the error.
+
+        Raises:
+            ForkedConnection: The process forked meanwhile, and this is the child.
+        """
         if self._rate is None:
             return
         now = monotonic()
         begin = max(self._next, now)
         self._next = begin + records / self._rate
-        if begin > now:
-            gevent.sleep(begin - now)
+        cluster, generation = self._table._dispatcher.cluster, fork.generation()
+        until, ended = min(begin, cluster.deadline(MAX_TIMEOUT, now)), cluster.pool.ended
+        while (left := until - monotonic()) > 0 and not ended.ready():
+            wait(ended, left)
+        if generation != fork.generation():
+            raise ForkedConnection("the process forked while the stream waited; it continues in the parent")
 
 
 class StreamOperations(RangeOperations[V], ManyOperations[V]):
@@ -120,7 +131,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         def store(batch: list[Any]) -> object:
             return self.set_many(batch, ttl=ttl, concurrency=concurrency, timeout=timeout, retry=retry)
 
-        return _run(items, store, rate, on_progress)
+        return _run(items, store, _Pace(self, rate, BATCH), on_progress)
 
     set_stream_async = later(
         '>>> table.set_stream_async([("user:1", "name", "Ada")]).get()',
@@ -166,7 +177,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         def remove(batch: list[Any]) -> object:
             return self.remove_many(batch, concurrency=concurrency, timeout=timeout, retry=retry)
 
-        return _run(keys, remove, rate, on_progress)
+        return _run(keys, remove, _Pace(self, rate, BATCH), on_progress)
 
     remove_stream_async = later(
         '>>> table.remove_stream_async([("user:1", "name")]).get()',
@@ -209,10 +220,11 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             >>> list(table.get_stream((f"user:{n}", "name") for n in (1, 2)))
             [b'Ada', None]
         """
-        pace = _Pace(rate, BATCH)
+        pace = _Pace(self, rate, BATCH)
 
         def values() -> Iterator[V | None]:
-            for batch in _batches(keys, pace):
+            for batch in _batches(keys, pace.batch):
+                pace.wait(len(batch))
                 yield from self.get_many(batch, concurrency=concurrency, timeout=timeout, retry=retry)
 
         return values()
@@ -266,7 +278,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             >>> table.get("user:1", "name") is None
             True
         """
-        pace = _Pace(rate, PAGE)
+        pace = _Pace(self, rate, PAGE)
         rows = self.scan(
             hash_key_filter=hash_key_filter,
             sort_key_filter=sort_key_filter,
@@ -302,26 +314,26 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
     )(truncate)
 
 
-def _batches(items: Iterable[Any], pace: _Pace) -> Iterator[list[Any]]:
-    """Cut an iterable into lists, within the rate limit."""
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cut an iterable into lists of at most this many items."""
     left = iter(items)
-    while batch := list(islice(left, pace.batch)):
-        pace.wait(len(batch))
+    while batch := list(islice(left, size)):
         yield batch
 
 
 def _run(
     items: Iterable[Any],
     run: Callable[[list[Any]], object],
-    rate: float | None,
+    pace: _Pace,
     on_progress: Callable[[int], object] | None,
 ) -> int:
-    """Call a function for each batch of an iterable; return the number of items."""
+    """Call a function for each batch of an iterable, within the rate limit; return the number of items."""
     if isinstance(items, (str, bytes)):
         raise InvalidArgument(f"items must be an iterable of tuples, not {items!r}")
     done = 0
-    for batch in _batches(items, _Pace(rate, BATCH)):
+    for batch in _batches(items, pace.batch):
         try:
+            pace.wait(len(batch))
             run(batch)
         except PegasusError as error:
             error.done = done

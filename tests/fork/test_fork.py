@@ -202,7 +202,7 @@ client.close()
     assert [len(link.requests) for link in server.links] == [20, 19]
 
 
-PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping", "stagger")
+PLACES = ("reply", "routes", "dial", "back-off", "room", "many", "async", "ping", "stagger", "turn", "pace")
 
 
 # The ways differ only in what they do to the hub, so each place and each way occurs once.
@@ -222,6 +222,8 @@ def test_a_fork_while_a_call_waits_makes_no_traffic_in_the_child(stage: Stage, w
         seen.append(request.data)
         if place == "back-off" and len(seen) < 3:
             link.reply(request, error="ERR_BUSY")
+        elif place == "pace":
+            answer(link, request)
         elif b"mark" in request.data or place == "room":
             gevent.spawn_later(0.25, answer, link, request)
         else:
@@ -241,7 +243,7 @@ from pegasus_green import RetryPolicy
 place, parent = sys.argv[3], os.getpid()
 options = {"max_in_flight": 1} if place == "room" else {}
 client = Client(metas, timeout=8.0, refresh_period=0.15, silence=5.0, retry=RetryPolicy(base=0.05, cap=0.1), **options)
-table = client.table("temp")
+table = client.table("temp", max_rate=4 if place == "turn" else None)
 if place not in ("routes", "ping", "dial", "stagger"):
     table.warm_up()
 if place == "dial":
@@ -258,6 +260,8 @@ calls = {
     "async": lambda: end_of(table.set_async("mark", "s", b"v").get),
     "ping": lambda: end_of(lambda: client.ping() > 0),
     "stagger": lambda: end_of(lambda: client.ping() > 0),
+    "turn": lambda: end_of(table.set_many, [(f"mark{n}", "s", b"v") for n in range(4)]),
+    "pace": lambda: end_of(table.set_stream, [(f"mark{n}", "s", b"v") for n in range(4)], rate=4),
 }
 ends = []
 def call(number):
@@ -283,7 +287,14 @@ client.close()
         way,
         place,
     )
-    expected = {"many": "[None, N", "async": "None", "ping": "True", "stagger": "True"}.get(place, "1")
+    expected = {
+        "many": "[None, N",
+        "turn": "[None, N",
+        "pace": "4",
+        "async": "None",
+        "ping": "True",
+        "stagger": "True",
+    }.get(place, "1")
     end, queries = out.splitlines()
     assert end == f"{expected} 0"
     counts = Counter(data[data.index(b"mark") :][:6] for data in seen if b"mark" in data)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
+import gevent
 import pytest
 
-from pegasus_green import Client, Filter, InvalidArgument, PegasusError, Table
+from pegasus_green import Client, ClientClosed, Filter, InvalidArgument, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 from pegasus_green.operations import streams
 
@@ -104,6 +105,40 @@ def test_the_rate_limit_is_kept(table: Table) -> None:
     for rate in (0, -1, "1", True, math.nan):
         with pytest.raises(InvalidArgument, match="rate"):
             table.get_stream([], rate=rate)  # type: ignore[arg-type]
+
+
+STREAMS: dict[str, Any] = {
+    "set_stream": lambda table: table.set_stream(rows(3), rate=0.1),
+    "remove_stream": lambda table: table.remove_stream([("h", "a"), ("h", "b")], rate=0.1),
+    "get_stream": lambda table: list(table.get_stream([("h", "a"), ("h", "b")], rate=0.1)),
+    "truncate": lambda table: table.truncate(rate=0.1),
+}
+
+
+@pytest.mark.parametrize("verb", STREAMS)
+def test_a_deadline_ends_the_wait_for_the_rate(table: Table, verb: str) -> None:
+    table.set_many(rows(3))
+    begin = monotonic()
+    with pytest.raises(RequestTimeout) as caught, table.client.deadline(0.3):
+        STREAMS[verb](table)
+    assert monotonic() - begin < 5.0
+    assert not caught.value.outcome_unknown
+    assert caught.value.done == (verb in ("set_stream", "remove_stream"))
+    assert caught.value.deleted == (verb == "truncate")
+
+
+@pytest.mark.parametrize("verb", STREAMS)
+def test_close_ends_the_wait_for_the_rate(table: Table, verb: str) -> None:
+    table.set_many(rows(3))
+    stream: Any = gevent.spawn(STREAMS[verb], table)
+    gevent.sleep(0.2)
+    table.client.close()
+    begin = monotonic()
+    with pytest.raises(ClientClosed) as caught:
+        stream.get()
+    assert monotonic() - begin < 5.0
+    assert caught.value.done == (verb in ("set_stream", "remove_stream"))
+    assert caught.value.deleted == (verb == "truncate")
 
 
 def test_truncate(table: Table) -> None:

@@ -131,7 +131,7 @@ class Race:
             peer = pool.peer(address, route.others.get(address, ""))
             if peer.connection is None:
                 # A dial would make this call wait. A later call uses the connection.
-                pool.spawn(_connect, peer, deadline)
+                peer.dial_soon()
                 continue
             leg = _Leg(self, True, peer.connection)
             # Stored before it is sent, so that an interrupted send is cleaned up, too.
@@ -172,10 +172,6 @@ class Race:
                 sleeper.get()
         finally:
             self._sleeper = None
-
-
-def _connect(peer: Any, deadline: float) -> None:
-    peer.connect(deadline)
 
 
 def _is_ok(rpc: Rpc, outcome: Outcome) -> bool:

@@ -142,12 +142,7 @@ class Peer:
         Raises:
             BlockingSwitchOutError: The caller is the greenlet that dials.
         """
-        if self._generation != fork.generation():
-            # A dial in progress belongs to the parent. The generation is stored last: after an interruption, the next
-            # call does all of this again.
-            self._dialling, self._cool_until, self._dialogue = None, 0.0, None
-            self._generation = fork.generation()
-        mine = self._generation
+        mine = self._enter_generation()
         patience = (deadline - monotonic()) / 2
         while True:
             if mine != fork.generation():
@@ -168,8 +163,7 @@ class Peer:
                         return self._failure(f"cannot connect{self._because()}")
                     wait(self.pool.ended, self._cool_until - now)
                     continue
-                # Not limited by the deadline of the first caller, because all callers share the dial.
-                dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
+                dialling = self._start_dial()
             if dialling is getcurrent():
                 raise BlockingSwitchOutError("a call cannot wait in the greenlet that dials: spawn a greenlet for it")
             wait(dialling, min(patience, deadline - now))
@@ -181,6 +175,25 @@ class Peer:
                 if self.pool.closed:
                     return ClientClosed("the client is closed")
                 return self._failure(f"cannot connect{self._because()}")
+
+    def dial_soon(self) -> None:
+        """Start a dial without waiting for it, unless one is in progress or has just failed; never yields."""
+        self._enter_generation()
+        if not self._is_dialling() and self._cool_until <= monotonic() and not self.pool.closed:
+            self._start_dial()
+
+    def _enter_generation(self) -> int:
+        """Return the generation of this process. After a fork, forget the dial in progress: it is the parent's."""
+        if self._generation != fork.generation():
+            # The generation is stored last: after an interruption, the next call does all of this again.
+            self._dialling, self._cool_until, self._dialogue = None, 0.0, None
+            self._generation = fork.generation()
+        return self._generation
+
+    def _start_dial(self) -> Any:
+        # Not limited by the deadline of the first caller, because all callers share the dial.
+        dialling = self._dialling = self.pool.spawn(self._dial, self.pool.options.connect_timeout)
+        return dialling
 
     def _open_connection(self) -> Connection | None:
         connection = self.connection

@@ -11,6 +11,7 @@ import pytest
 
 from pegasus_green import CallInfo, Client, HedgePolicy, Listener, errors
 from pegasus_green.onebox import Onebox
+from pegasus_green.transport.pool import Peer
 from tests.waiting import Stopwatch
 
 pytestmark = pytest.mark.onebox_only
@@ -223,6 +224,22 @@ def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -
             onebox.clear_faults()
         assert slow.stats["hedgeable"] - before["hedgeable"] == 200
         assert 10 <= slow.stats["hedges"] <= 0.1 * slow.stats["hedgeable"] + 1
+
+
+def test_reads_share_the_dial_of_a_secondary(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secondary that accepts no connection costs one greenlet, not one for each read."""
+    pool = slow.client._cluster.pool
+    secondaries = [pool.peer(address) for address in slow.partition["secondaries"]]
+    for peer in secondaries:
+        assert peer.connection is not None
+        peer.connection.close(errors.ConnectionLost("closed by the test"))
+    monkeypatch.setattr(Peer, "_dial", lambda *_: gevent.sleep(60.0))
+    slow.hold(DELAY * 2)
+    callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(10)]
+    gevent.joinall(callers, raise_error=True)
+    assert slow.table.get(slow.key, b"s") == b"value"
+    assert [peer.state for peer in secondaries] == ["dialling"] * len(secondaries)
+    assert len(pool._greenlets) <= len(secondaries)
 
 
 def test_a_killed_reader_abandons_both_requests(slow: Slow) -> None:

@@ -220,8 +220,8 @@ class Frontier:
     def __init__(self, table: Table[Any], name: Key, *, shards: int = 64, ttl: float | None = None) -> None:
         self._rows = _Rows("frontier", table, name, shards, ttl)
         self._queue: Queue[Job | None] = Queue()
-        self._waiting = 0  # number of items in the queue, and of those that `take` is claiming
-        self._hands: set[bytes] = set()  # values of the rows that this process is working on
+        self._queued: set[bytes] = set()  # values of the rows in the queue
+        self._hands: set[bytes] = set()  # values of the rows that this process is claiming or working on
 
     def __repr__(self) -> str:
         """Show the first hash key and the number of open items of this process."""
@@ -235,7 +235,7 @@ class Frontier:
             >>> Frontier(table, "crawl").open
             0
         """
-        return self._waiting + len(self._hands)
+        return len(self._queued) + len(self._hands)
 
     def add(self, item: Key, *, timeout: float | None = None) -> bool:
         """Add an item. If it is new, put it into the queue of this process and return True.
@@ -285,17 +285,17 @@ class Frontier:
                 job = self._queue.get()
                 if job is None:
                     return None
+                self._hands.add(value)
+                self._queued.discard(job.value)
                 if self._rows.write(job.item, value, CheckType.BYTES_EQUAL, job.value, timeout):
-                    self._hands.add(value)
                     return Job(job.item, value)
                 # Another process has taken it over.
+                self._hands.discard(value)
             except BaseException:
                 # The caller does not get it, so that `resume` has to find it.
                 self._hands.discard(value)
+                self._recount()
                 raise
-            finally:
-                if job is not None:
-                    self._waiting -= 1
 
     def done(self, job: Job, *, timeout: float | None = None) -> bool:
         """Mark a job as done. Return False if another process has taken the job over; that process does it again.
@@ -368,11 +368,13 @@ class Frontier:
     def resume(self, *, busy_for: float = 0.0) -> dict[str, int]:
         """Queue the items that other processes left; return the number of items in each state.
 
+        Items that are in the queue of this process already are not queued again.
+
         Args:
             busy_for: Take over a busy item only if it has been busy for at least this many seconds, by this machine's
                 clock; 0 takes over all. Use more than the longest processing time, so that an item stays with a living
-                process that works on it. Items in the state todo are always queued. If several processes queue the same
-                item, only one can claim it.
+                process that works on it. Items in the state todo are always taken over. If several processes queue the
+                same item, only one can claim it.
 
         Raises:
             PegasusError: A shard could not be read.
@@ -386,6 +388,7 @@ class Frontier:
         """
         states: Counter[str] = Counter(todo=0, busy=0, done=0)
         now = time()
+        self._recount()
         for item, value in self._all():
             state, _, at = value.split()
             states[state.decode()] += 1
@@ -427,8 +430,13 @@ class Frontier:
         self._hands.discard(job.value)
 
     def _enqueue(self, job: Job) -> None:
-        self._waiting += 1
-        self._queue.put(job)
+        if job.value not in self._queued:
+            self._queue.put(job)
+            self._queued.add(job.value)
+
+    def _recount(self) -> None:
+        """Make the set equal to the queue. An interruption may come between the changes of the two."""
+        self._queued = {job.value for job in self._queue.queue if job is not None}
 
     def _all(self) -> Iterable[tuple[bytes, bytes]]:
         for key in self._rows.keys:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gevent
 import pytest
 
@@ -105,7 +107,7 @@ def test_a_frontier_hands_out_the_jobs_of_a_dead_process_again(table: Table, has
             assert dead.done(job)
     assert dead.again(jobs[b"given back"])
     assert dead.resume() == {"busy": 2, "done": 1, "todo": 1}, "its own work it leaves alone"
-    assert dead.open == 4, "the one that was given back is queued twice; one of them can be claimed"
+    assert dead.open == 3, "the one that was given back is in the queue already"
 
     heir = Frontier(table, hash_key, shards=2)
     assert heir.resume(busy_for=3600) == {"busy": 2, "done": 1, "todo": 1}
@@ -124,6 +126,54 @@ def test_a_frontier_hands_out_the_jobs_of_a_dead_process_again(table: Table, has
     assert dead.open == 0
     heir.clear()
     assert heir.states() == {}
+
+
+def test_resume_does_not_queue_an_item_again(table: Table, hash_key: bytes) -> None:
+    frontier = Frontier(table, hash_key, shards=2)
+    for number in range(20):
+        assert frontier.add(str(number))
+    for _ in range(3):
+        assert frontier.resume() == {"busy": 0, "done": 0, "todo": 20}
+        assert frontier.open == 20
+    frontier.stop()
+    taken = []
+    while (job := frontier.take()) is not None:
+        taken.append(job.item)
+        assert frontier.done(job)
+    assert len(set(taken)) == len(taken) == 20
+    assert frontier.open == 0
+
+
+class _Struck:
+    """A queue whose next ``get`` is interrupted after it has removed the item, as by a signal handler."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get(self) -> None:
+        self._real.get()
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_take_leaves_no_open_item(
+    table: Table, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = Frontier(table, hash_key, shards=1)
+    assert frontier.add("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(frontier, "_queue", _Struck(frontier._queue))
+        with pytest.raises(KeyboardInterrupt):
+            frontier.take()
+    assert frontier.open == 0
+    frontier.resume()
+    assert frontier.open == 1
+    job = frontier.take()
+    assert job is not None
+    assert frontier.done(job)
+    assert frontier.open == 0
 
 
 @pytest.mark.onebox_only

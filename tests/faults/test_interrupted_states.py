@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from typing import Any
 
 import gevent
 import pytest
+from greenlet import getcurrent
 
 from pegasus_green import Client, PegasusError, RequestTimeout
 from pegasus_green.onebox import Onebox
+from pegasus_green.pegasus import Pegasus, ScanOptions
 from pegasus_green.transport.connection import Connection
 from tests.faults.interruptions import Interrupted, Interruption
 from tests.faults.tools import at_rest
@@ -236,3 +239,46 @@ def test_an_interrupted_deadline_bounds_no_later_call(box: Any) -> None:
         # The next scopes remove what an interrupted finalizer left.
         work(0)
         assert not at_rest(client)
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers that send signals")
+def test_the_old_scanner_loses_no_row_when_a_signal_handler_raises(box: Any) -> None:
+    """Signal handlers run at the end of calls of built-in functions: a row that such a call returns would be lost."""
+    old = Pegasus(box.meta_addresses, "temp")
+    old.init()
+    names = {f"{number:06}" for number in range(3_000)}
+    with Client(box.meta_addresses) as client:
+        client.table("temp").multi_set("signals", dict.fromkeys(names, "v"), split=True)
+    caller, armed, strikes = getcurrent(), False, 0
+
+    def handler(*_args: object) -> None:
+        if armed and getcurrent() is caller:
+            raise Interrupted
+
+    before = signal.signal(signal.SIGVTALRM, handler)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0003, 0.0003)
+    try:
+        while strikes < 100:
+            scanner = old.get_scanner("signals", "", "", ScanOptions())
+            seen: list[bytes] = []
+            add, ended = seen.append, False
+            while not ended:
+                try:
+                    armed = True
+                    # Python runs signal handlers at each jump back, so there is none between the two calls.
+                    while True:
+                        row = scanner.get_next()
+                        if row is None:
+                            ended = True
+                            break
+                        add(row[0][1])
+                    armed = False
+                except Interrupted:
+                    armed = False
+                    strikes += 1
+            assert names - {name.decode() for name in seen} == set(), strikes
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
+        old.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pegasus_green import Client, PegasusError, Table
+from pegasus_green import Client, HedgePolicy, PegasusError, Table
 from pegasus_green.onebox import Onebox
 from tests.faults.interruptions import PACKAGE
 from tests.faults.operations import OPERATIONS, Operation, Scene
@@ -146,3 +146,18 @@ def test_two_hundred_failed_large_writes_keep_no_memory(box: Any, client: Client
     assert not cycles_of(run)
     assert len(held) == 200
     assert max(held) < MOST_HELD
+
+
+def test_a_hedged_read_leaves_no_cycle(box: Any) -> None:
+    box.fault("delay", rpc="get", seconds=0.02)
+    with Client(box.meta_addresses, refresh_period=0.0, hedge=HedgePolicy(delay=0.001, max_ratio=1.0)) as client:
+        table = client.table("temp")
+
+        def reads() -> None:
+            for number in range(20):
+                table.get(f"h{number}", "s")
+
+        reads()
+        assert cycles_of(reads) == []
+        assert client._cluster.tables["temp"].stats.hedges > 0
+    box.clear_faults()

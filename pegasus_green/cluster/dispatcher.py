@@ -496,7 +496,10 @@ class Dispatcher:
         finally:
             gevent.killall([dial for dial, _ in dials], block=False)
         if failures:
-            raise failures[0]
+            try:
+                raise failures[0]
+            finally:
+                del failures, dials, outcome  # the traceback of the error holds this frame
         return len(peers)
 
     def partition_of(self, partition_hash: int, timeout: float | None) -> int:

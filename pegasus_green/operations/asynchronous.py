@@ -579,5 +579,9 @@ def _run(
             handle._settle(None, handle._interruption("the greenlet of the call was killed"))
         raise
     handle = reference()
-    if handle is not None:
-        handle._settle(value, error)
+    try:
+        if handle is not None:
+            handle._settle(value, error)
+    finally:
+        # The traceback of a codec's error holds this frame.
+        del handle, error

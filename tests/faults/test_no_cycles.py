@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pegasus_green import Client, HedgePolicy, PegasusError, Table
+from pegasus_green import Client, ConnectFailed, HedgePolicy, PegasusError, Table
 from pegasus_green.onebox import Onebox
+from pegasus_green.transport.pool import Peer
 from tests.faults.interruptions import PACKAGE
 from tests.faults.operations import OPERATIONS, Operation, Scene
 from tests.faults.tools import at_rest, large_bytes
@@ -120,6 +122,54 @@ def test_a_failed_request_to_the_meta_servers_leaves_no_cycle(box: Any, client: 
         if found := cycles_of(lambda verb=verb: run(verb)):
             left[verb] = found
     assert not left
+
+
+class Broken:
+    """A codec that cannot decode any value."""
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    def decode(self, raw: bytes) -> bytes:
+        raise ZeroDivisionError
+
+
+CODEC_CALLS: dict[str, Callable[[Table[bytes]], object]] = {
+    "get": lambda table: table.get("codec", "s"),
+    "get_async": lambda table: table.get_async("codec", "s").get(),
+    "get_many": lambda table: table.get_many([("codec", "s")]),
+    "get_many_async": lambda table: table.get_many_async([("codec", "s")]).get(),
+    "multi_get": lambda table: table.multi_get("codec"),
+    "multi_get_async": lambda table: table.multi_get_async("codec").get(),
+    "scan": lambda table: list(table.scan()),
+}
+
+
+@pytest.mark.parametrize("verb", CODEC_CALLS)
+def test_an_error_of_a_codec_leaves_no_cycle(box: Any, verb: str) -> None:
+    with Client(box.meta_addresses, timeout=5.0, refresh_period=0.0) as client:
+        client.table("temp").set("codec", "s", "v")
+        table = client.table("temp", codec=Broken())
+
+        def run() -> None:
+            with contextlib.suppress(ZeroDivisionError, PegasusError):
+                CODEC_CALLS[verb](table)
+                raise AssertionError("it decoded the value")
+            at_rest(client)
+
+        assert not cycles_of(run)
+
+
+def test_a_failed_warm_up_leaves_no_cycle(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Peer, "connect", lambda _peer, _deadline: ConnectFailed("refused"))
+
+    def run() -> None:
+        with contextlib.suppress(ConnectFailed):
+            client.table("temp").warm_up()
+            raise AssertionError("no server was dialled")
+        at_rest(client)
+
+    assert not cycles_of(run)
 
 
 @pytest.mark.parametrize("way", ["set", "set_many", "set_async", "multi_set"])

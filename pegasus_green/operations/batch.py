@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 from ..bulk import Bulk, Request
 from ..cluster.routing import RoutingTable
-from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError, raise_first
+from ..errors import CodecError, InvalidArgument, PegasusError, ProtocolError, raise_first, without_traceback
 from ..keys import Key, crc64
 from ..protocol import fast
 from ..protocol.batches import batch_get_argument, read_batch
@@ -224,7 +224,7 @@ class BatchOperations(TableBase[V]):
                 try:
                     answers[index] = self._one_by_one(groups[index], hashes, series, retry), None
                 except PegasusError as error:
-                    answers[index] = error
+                    answers[index] = without_traceback(error)
         return answers
 
     def _run_bounded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -14,7 +15,6 @@ from ..client import Table
 from ..errors import ForkedConnection, InvalidArgument, PegasusError, RequestTimeout
 from ..keys import Key, to_bytes
 from ..model import CheckType
-from ..transport import fork
 from ..turns import Turn
 from .errors import is_doubtful
 
@@ -75,9 +75,9 @@ def doze(seconds: float) -> None:
     Raises:
         ForkedConnection: The process has forked meanwhile. The caller continues in the parent.
     """
-    mine = fork.generation()
+    mine = os.getpid()
     sleep(seconds * random.uniform(0.5, 1.0))
-    if mine != fork.generation():
+    if mine != os.getpid():
         raise ForkedConnection("the process forked while the caller waited; it continues in the parent")
 
 

@@ -98,9 +98,11 @@ def test_calls_succeed_within_a_second_of_the_new_route(way: str) -> None:
         while any(route["primary"] in (address, None) for route in box.partitions("temp")):
             assert watch.seconds < 5
             gevent.sleep(0.005)
-        published = monotonic()
+        published, recovery = monotonic(), Stopwatch()
         gevent.sleep(1.2)
         traffic.stop()
+        # On a busy machine, this process waits for a processor, too.
+        limit = 1.0 + recovery.elapsed - recovery.seconds
         after = box.stats()
         assert not traffic.errors, traffic.errors[:3]
         delays = {}
@@ -108,9 +110,9 @@ def test_calls_succeed_within_a_second_of_the_new_route(way: str) -> None:
             delays[index] = min(end for _, end in traffic.successes[index] if end > published) - published
             # No call waits longer for the dead server, either.
             stuck = max(end for begun, end in traffic.successes[index] if begun < published) - published
-            assert stuck < 1.0, (index, stuck)
+            assert stuck < limit, (index, stuck)
         print(way, "first success after", {index: round(delay, 3) for index, delay in delays.items()})
-        assert max(delays.values()) < 1.0, delays
+        assert max(delays.values()) < limit, delays
         _check_no_herd(before, after, stats, client.stats(), address, monotonic() - begin)
         getattr(box, back)(1)
         gevent.sleep(0.4)

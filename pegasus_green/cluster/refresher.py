@@ -36,7 +36,7 @@ from ..transport import fork
 from ..transport.connection import TICK, Connection
 from ..transport.handover import FOREVER, Target
 from ..transport.notices import Notices
-from ..transport.outbox import delay, reference, stop
+from ..transport.outbox import delay, is_active, reference, stop
 from ..transport.pool import Peer, Pool
 from ..transport.waits import wait
 from .meta import MetaClient
@@ -125,7 +125,7 @@ class TableRoutes:
                 return ClientClosed("the client is closed")
             news = self._news
             seen = self.refreshes
-            if asked != seen or not (self._is_querying() or self._is_due()):
+            if asked != seen or not (self._is_querying() or is_active(self._timer)):
                 asked = seen
                 self.request()
             # If an interrupted query loses a wake-up, the caller waits only a moment longer.
@@ -193,21 +193,13 @@ class TableRoutes:
     def _is_querying(self) -> bool:
         return self._query_greenlet is not None and not self._query_greenlet.ready()
 
-    def _is_due(self) -> bool:
-        """Tell whether the timer runs."""
-        try:
-            return self._timer is not None and bool(self._timer.active)
-        except ValueError:
-            # Its loop was destroyed.
-            return False
-
     def wait_for_news(self, seconds: float) -> bool:
         """Wait until the routes change or a query fails, for at most this long; return whether that happened."""
         # After close() there is no news. The next attempt raises ClientClosed.
         return self._pool.closed or wait(self._news, seconds)
 
     def _schedule(self, at: float) -> None:
-        if self._is_due() and self._timer_at <= at:
+        if is_active(self._timer) and self._timer_at <= at:
             return
         hub = get_hub_if_exists()
         if hub is None:
@@ -245,7 +237,7 @@ class TableRoutes:
             self.error = None
             self._tell()
             self._move_from_silent()
-        if not self._is_due():
+        if not is_active(self._timer):
             self._plan()
 
     def stop(self) -> None:

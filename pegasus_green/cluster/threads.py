@@ -275,15 +275,13 @@ class Threads:
     def _learnt(self, cluster: Cluster, name: str) -> None:
         """Share the routes that one thread has learnt with the others."""
         known = cluster.tables.get(name)
-        if known is None or known.routes.table is None:
+        table = None if known is None else known.routes.table
+        if table is None:
             # Only existing tables are queried periodically.
             self._asked.pop(name, None)
-        else:
-            self._asked[name] = monotonic()
-        if not self._others or name not in cluster.tables:
             return
-        table = cluster.tables[name].routes.table
+        self._asked[name] = monotonic()
         for other in self.all:
             hub = other.hub
-            if other is not cluster and hub is not None and table is not None:
+            if other is not cluster and hub is not None:
                 other.offers.offer(hub.loop, name, table)

@@ -18,7 +18,7 @@ from . import fork
 from .credentials import Credentials
 from .handover import FOREVER
 from .notices import Notices
-from .outbox import delay, reference, stop
+from .outbox import delay, is_active, reference, stop
 from .threads import Threads
 from .waits import LOOK_FOR_LOST, TooSlow, wait
 
@@ -125,7 +125,7 @@ class Authenticator:
                 break
             if self.failures > before and self.error is not None:
                 raise cast(AuthenticationFailed, copy_of(self.error))
-        if not self._is_planned() and not self._is_acquiring():
+        if not is_active(self._timer) and not self._is_acquiring():
             # Another thread has acquired them, and may end before they do. Or the greenlet here was interrupted.
             self._plan_renewal()
 
@@ -196,14 +196,6 @@ class Authenticator:
             self._plan(pause)
         else:
             self._stop_timer()
-
-    def _is_planned(self) -> bool:
-        """Tell whether the timer runs."""
-        try:
-            return self._timer is not None and bool(self._timer.active)
-        except ValueError:
-            # Its loop was destroyed.
-            return False
 
     def _plan_renewal(self) -> None:
         if self.credentials.renew_at != FOREVER:

@@ -103,6 +103,15 @@ def stop(watcher: Any) -> None:
             return
 
 
+def is_active(watcher: Any) -> bool:
+    """Tell whether a watcher is started; False for None."""
+    try:
+        return watcher is not None and bool(watcher.active)
+    except ValueError:
+        # Its loop was destroyed.
+        return False
+
+
 def _is_alive(watcher: Any) -> bool:
     loop = getattr(watcher, "loop", None)
     return loop is None or bool(getattr(loop, "ptr", True))

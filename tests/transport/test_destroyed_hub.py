@@ -8,28 +8,13 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent.monkey import get_original
 
 from pegasus_green import Client, PegasusError
 from pegasus_green.onebox import Onebox
 from tests.leaks import descriptors
 from tests.transport.fakes import Stage
+from tests.transport.test_threads import in_native_thread
 from tests.waiting import wait_until
-
-
-def in_thread(act: Callable[[], Any]) -> Any:
-    """Return what act returns in the main greenlet of a native thread, where the compiled core makes calls, too."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(act())
-        except Exception as error:  # handed over to the other thread
-            found.append(error)
-
-    get_original("_thread", "start_new_thread")(run, ())
-    wait_until(lambda: found)
-    return found[0]
 
 
 def wait_for_others(_greenlet: Any) -> None:
@@ -74,7 +59,7 @@ def test_calls_work_with_the_next_hub(stage: Stage, before: str, destroy_loop: b
             assert found == (b"%d" % number,) * 2, found
         return found
 
-    assert in_thread(work) == (b"1", b"1")
+    assert in_native_thread(work) == (b"1", b"1")
 
 
 @pytest.mark.parametrize("before", BEFORE)
@@ -90,7 +75,7 @@ def test_close_right_after_the_end_of_the_hub(stage: Stage, before: str) -> None
         assert client.closed
         assert client._cluster.pool.connections == []
 
-    assert in_thread(work) is None
+    assert in_native_thread(work) is None
     # The servers close their ends, too.
     wait_until(lambda: descriptors().keys() <= opened.keys())
 
@@ -113,6 +98,6 @@ def test_a_scan_goes_on_with_the_next_hub(parallel: int) -> None:
                 found += [row.hash_key for row in rows]
             return len(found) if len(set(found)) == len(found) else -1
 
-        assert in_thread(work) == 60
+        assert in_native_thread(work) == 60
     finally:
         box.stop()

@@ -12,7 +12,6 @@ from typing import Any
 
 import gevent
 import pytest
-from gevent.monkey import get_original
 
 from pegasus_green import Client, Listener, errors
 from pegasus_green.cluster.dispatcher import Cluster
@@ -21,23 +20,8 @@ from pegasus_green.cluster.threads import Threads
 from pegasus_green.shared import shared_client
 from tests.transport.fakes import Stage, silent
 from tests.transport.scripts import run_script
-from tests.transport.test_threads import in_thread
+from tests.transport.test_threads import in_native_thread, in_thread
 from tests.waiting import wait_until
-
-
-def in_native_thread(act: Callable[[], Any]) -> Any:
-    """Return what act returns or raises in a thread without a hub."""
-    results: list[Any] = []
-
-    def run() -> None:
-        try:
-            results.append(act())
-        except Exception as error:  # handed over to the other thread
-            results.append(error)
-
-    get_original("_thread", "start_new_thread")(run, ())
-    wait_until(lambda: bool(results))
-    return results[0]
 
 
 class Before:

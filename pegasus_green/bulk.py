@@ -176,6 +176,9 @@ class Bulk:
                     outcomes = self._round(todo)
                     again = self._settle(outcomes, todo)
                     todo = self._pause(again) if again else ()
+        except BaseException as error:
+            self._interrupted(error)
+            raise
         finally:
             cluster.running.discard(self)
         return self._results
@@ -465,7 +468,7 @@ class Bulk:
         if self._observed:
             self._tell(index, error)
 
-    def _tell(self, index: int, error: PegasusError | None) -> None:
+    def _tell(self, index: int, error: BaseException | None) -> None:
         """Call the listeners at the end of a request."""
         attempt, label = self._attempts.get(index), self._requests[index][0].label
         number = attempt.number if attempt is not None else 1
@@ -475,7 +478,14 @@ class Bulk:
         known = table is not None and table is self._table
         server = table.target(self._requests[index][1]).primary if table is not None and known else ""
         name = self._dispatcher.routes.name
+        self._begun[index] = 0.0
         self._listeners.emit("call_finished", name, label, seconds, error, number, False, server)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Call the listeners at the end of the requests that an exception interrupts."""
+        for index, begun in enumerate(self._begun):
+            if begun:
+                self._tell(index, error)
 
     def _pause(self, again: list[int]) -> list[int]:
         """Wait once for all failed requests; return those to send again. The others have no time left."""

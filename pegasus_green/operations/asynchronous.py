@@ -26,6 +26,7 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.connection import Connection
 from ..transport.handover import FOREVER, Outcome, left_ms
+from ..transport.outbox import stop
 from ..transport.threads import tell
 from ..transport.waits import LOOK_FOR_LOST, wait
 from .base import DEFAULT, TableBase
@@ -65,6 +66,7 @@ class Handle(Generic[R]):
         "_ends",
         "_slot",
         "_writes",
+        "_timer",
         "__weakref__",
     )
 
@@ -77,6 +79,7 @@ class Handle(Generic[R]):
         self._ready = False
         self._links: list[Callable[[Handle[R]], object]] = []
         self._event: Event | None = None
+        self._timer: Any = None
         # The greenlet of the call, and the latest time of the outcome of a call without one.
         self._job: Any = None
         self._ends = FOREVER
@@ -161,8 +164,8 @@ class Handle(Generic[R]):
                 over = self._is_over()
                 # If an interrupted callback loses the wake-up, the caller waits only a moment longer.
                 wait(event, min(left, LOOK_FOR_LOST))
-                if over and not self._ready:
-                    self._settle(None, self._interruption("the call was interrupted"))
+                if over:
+                    self._give_up()
         error = self._error
         if error is not None:
             # The traceback of the error holds this frame. Without this, handle and error would form a cycle.
@@ -184,6 +187,11 @@ class Handle(Generic[R]):
         # The traceback of an interruption may reference the receiver for longer.
         return monotonic() > self._ends + SECONDS_LATE
 
+    def _give_up(self) -> None:
+        """Settle the handle of a call whose outcome is lost."""
+        if not self._ready:
+            self._settle(None, self._interruption("the call was interrupted"))
+
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call callback(handle) in gevent's event loop once the call has ended. The callback must not block.
 
@@ -197,10 +205,14 @@ class Handle(Generic[R]):
             >>> ended == [handle]
             True
         """
+        self._links.append(callback)
+        # A signal handler can let the call end before or after the append, so look at the state after it.
         if self._ready:
-            get_hub().loop.run_callback(callback, self)
-        else:
-            self._links.append(callback)
+            self._announce()
+        elif self._timer is None:
+            # ``get`` looks for a lost outcome by itself; ``gevent.wait`` only waits for the callback.
+            timer = self._timer = get_hub().loop.timer(SECONDS_LATE, SECONDS_LATE)
+            timer.start(_look, weakref.ref(self), timer)
 
     def unlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Remove a callback; ignore an unknown one.
@@ -234,9 +246,27 @@ class Handle(Generic[R]):
         """Wake the waiting greenlets and schedule the callbacks; may be called again."""
         if self._event is not None:
             self._event.set()
-        while self._links:
-            get_hub().loop.run_callback(self._links[0], self)
-            del self._links[0]
+        links = self._links
+        while links:
+            callback = links[0]
+            get_hub().loop.run_callback(callback, self)
+            # An interruption before this calls the callback twice; a signal handler may have removed it already.
+            if links and links[0] is callback:
+                del links[0]
+        timer, self._timer = self._timer, None
+        stop(timer)
+
+
+def _look(reference: weakref.ref[Handle[Any]], timer: Any) -> None:
+    """Settle a handle whose outcome is lost; runs in the hub every few seconds while callbacks wait for the handle."""
+    handle = reference()
+    if handle is not None and handle._links:
+        if handle._is_over():
+            handle._give_up()
+        return
+    if handle is not None:
+        handle._timer = None
+    stop(timer)
 
 
 class _Slot:

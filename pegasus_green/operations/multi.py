@@ -488,8 +488,7 @@ class MultiOperations(TableBase[V]):
         keys = sort_key_list(sort_keys)
         if not keys:
             raise InvalidArgument("sort_keys must not be empty")
-        sizes = [KEY_SIZE + len(key) for key in keys]
-        parts = self._parts(MULTI_REMOVE, len(multi_remove_argument(hash_key, ())), sizes, split)
+        parts = self._removals(hash_key, keys, split)
 
         def send(begin: int, end: int, seconds: float | None) -> int:
             argument = multi_remove_argument(hash_key, keys[begin:end])
@@ -565,6 +564,11 @@ class MultiOperations(TableBase[V]):
         if not rows:
             raise InvalidArgument("values must not be empty")
         return rows
+
+    def _removals(self, hash_key: bytes, keys: list[bytes], split: bool) -> list[tuple[int, int]]:  # noqa: FBT001
+        """Return (begin, end) of the sort keys of each request of a multi_del; see ``_parts``."""
+        sizes = [KEY_SIZE + len(key) for key in keys]
+        return self._parts(MULTI_REMOVE, len(multi_remove_argument(hash_key, ())), sizes, split)
 
     def _removed(self, frame: Buffer, info: CallInfo | None = None) -> int:
         """Return the number of sort keys from the reply to a multi_del."""

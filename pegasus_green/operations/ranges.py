@@ -250,20 +250,22 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
             timeout=timeout,
             retry=retry,
         )
-        deleted, last_key, keys = 0, None, []
+        deleted, last_key, keys = 0, None, list[bytes]()
         with rows:
-            try:
-                while keys := [key for key, _ in islice(rows, size)]:
+            while True:
+                try:
+                    keys = [key for key, _ in islice(rows, size)]
+                    if not keys:
+                        return deleted
                     deleted += self.multi_del(hash_key, keys, split=True, timeout=timeout, retry=retry)
-                    last_key = keys[-1]
-                    if on_progress is not None:
-                        on_progress(deleted, last_key)
-            except PegasusError as error:
-                done = error.done
-                error.deleted = deleted + done
-                error.last_key = keys[done - 1] if done else last_key
-                raise
-        return deleted
+                except PegasusError as error:
+                    done = error.done
+                    error.deleted = deleted + done
+                    error.last_key = keys[done - 1] if done else last_key
+                    raise
+                last_key = keys[-1]
+                if on_progress is not None:
+                    on_progress(deleted, last_key)
 
     del_range_async = later(
         '>>> table.multi_set("log:7", {"2026-11-01": "a", "2026-12-01": "b"})',

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, overload
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 # Maximum number of records of a stream in memory.
 BATCH = 10_000
-# Maximum bytes of sort keys in one request of truncate.
-KEY_BYTES = 256 * 1024
 # A stream with a rate limit sends in steps of this many seconds.
 STEP = 0.1
 
@@ -291,20 +290,30 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         )
         deleted, token = 0, resume
         with rows:
-            try:
-                while batch := [(row[0], row[1]) for row in islice(rows, pace.batch)]:
+            while True:
+                try:
+                    batch = [(row[0], row[1]) for row in islice(rows, pace.batch)]
+                    if not batch:
+                        return deleted
                     pace.wait(len(batch))
-                    groups = _grouped(key for key in batch if key[0])
-                    self.multi_del_many(groups, timeout=timeout, retry=retry)
+                    self.multi_del_many(self._groups(batch), timeout=timeout, retry=retry)
                     self.remove_many((key for key in batch if not key[0]), timeout=timeout, retry=retry)
-                    deleted += len(batch)
-                    token = rows.token()
-                    if on_progress is not None:
-                        on_progress(deleted, token)
-            except PegasusError as error:
-                error.deleted, error.token = deleted, token
-                raise
-        return deleted
+                except PegasusError as error:
+                    error.deleted, error.token = deleted, token
+                    raise
+                deleted += len(batch)
+                token = rows.token()
+                if on_progress is not None:
+                    on_progress(deleted, token)
+
+    def _groups(self, keys: list[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
+        """Return (hash key, sort keys) of adjacent keys; each fits into one request. Empty hash keys are left out."""
+        groups = []
+        for hash_key, rows in groupby(keys, itemgetter(0)):
+            if hash_key:
+                sort_keys = [sort_key for _, sort_key in rows]
+                groups += [(hash_key, sort_keys[begin:end]) for begin, end in self._removals(hash_key, sort_keys, True)]
+        return groups
 
     truncate_async = later(
         '>>> table.set("user:1", "name", "Ada")',
@@ -342,16 +351,3 @@ def _run(
         if on_progress is not None:
             on_progress(done)
     return done
-
-
-def _grouped(keys: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, list[bytes]]]:
-    """Return (hash key, sort keys) of adjacent keys; the sort keys of each group fit into one request."""
-    groups: list[tuple[bytes, list[bytes]]] = []
-    size = 0
-    for hash_key, sort_key in keys:
-        if not groups or groups[-1][0] != hash_key or size + len(sort_key) > KEY_BYTES:
-            groups.append((hash_key, []))
-            size = 0
-        groups[-1][1].append(sort_key)
-        size += len(sort_key) + 16
-    return groups

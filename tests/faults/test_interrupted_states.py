@@ -241,6 +241,27 @@ def test_an_interrupted_deadline_bounds_no_later_call(box: Any) -> None:
         assert not at_rest(client)
 
 
+# ------------------------------------------------------------------------------------------------------------ a handle
+def test_a_call_of_a_signal_handler_during_gevent_wait_loses_no_wake_up(box: Any) -> None:
+    """The call of the handler lets the hub run, so the handle can get its result at any step of ``rawlink``."""
+    with Client(box.meta_addresses) as client:
+        table = client.table("temp")
+
+        def nested() -> None:
+            assert table.get("h", "s") == b"value"
+
+        def work(n: int) -> Interruption:
+            interruption = Interruption(n, nested, place="caller", opcodes=True, within={"rawlink", "_announce"})
+            handle = table.get_async("h", "s")
+            with interruption.armed():
+                assert gevent.wait([handle], timeout=10.0) == [handle], interruption.where
+            assert handle.get() == b"value"
+            return interruption
+
+        for n in range(1, work(0).count + 1):
+            work(n)
+
+
 # -------------------------------------------------------------------------------------------------------------- signals
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timers that send signals")
 def test_the_old_scanner_loses_no_row_when_a_signal_handler_raises(box: Any) -> None:

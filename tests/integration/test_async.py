@@ -10,8 +10,9 @@ from typing import Any
 import gevent
 import pytest
 
-from pegasus_green import Client, Codec, JsonCodec, Table, errors
+from pegasus_green import Client, Codec, JsonCodec, PegasusError, Table, errors
 from pegasus_green.onebox import Onebox
+from pegasus_green.operations import asynchronous
 from pegasus_green.operations.asynchronous import Handle
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs
@@ -101,6 +102,30 @@ def test_iwait_yields_fast_calls_first(table: Table, box: Onebox, hash_key: byte
     box.fault("delay", rpc="get", contains=hash_key + b"slow", seconds=0.2)
     slow, fast = table.get_async(hash_key, "slow"), table.get_async(hash_key, "fast")
     assert list(gevent.iwait([slow, fast])) == [fast, slow]
+
+
+@pytest.mark.onebox_only
+def test_gevent_wait_ends_if_the_outcome_is_lost(
+    table: Table, box: Onebox, hash_key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyError("a signal handler raised")
+
+    hub = gevent.get_hub()
+    monkeypatch.setattr(hub, "NOT_ERROR", (*hub.NOT_ERROR, KeyError))
+    monkeypatch.setattr(asynchronous, "SECONDS_LATE", 0.05)
+    table.get(hash_key, b"s")
+    with monkeypatch.context() as patch:
+        patch.setattr(asynchronous._Slot, "switch", interrupted)
+        handle = table.set_async(hash_key, b"s", b"v")
+        assert gevent.wait([handle], timeout=10.0) == [handle]
+    assert isinstance(handle.exception, PegasusError)
+    assert handle.exception.outcome_unknown
+    # The check stays on while a call is only slow.
+    box.fault("delay", rpc="get", seconds=0.3, count=1)
+    slow = table.get_async(hash_key, b"s")
+    assert gevent.wait([slow], timeout=10.0) == [slow]
+    assert slow.get() == b"v"
 
 
 def test_links_are_called_when_a_call_ends(table: Table, hash_key: bytes) -> None:

@@ -416,6 +416,21 @@ def test_events_of_failures_and_repetitions(box: Onebox, client: Client) -> None
     assert len(listener.of("call_started")) == 3
 
 
+@pytest.mark.parametrize("concurrency", [4, 100])
+def test_listeners_hear_the_end_of_an_interrupted_bulk_call(box: Onebox, client: Client, concurrency: int) -> None:
+    table = client.table("temp")
+    table.warm_up()
+    listener = Everything()
+    client.add_listener(listener)
+    box.fault("drop", rpc="put")
+    items = [(f"h{number}", "s", "v") for number in range(10)]
+    with pytest.raises(gevent.Timeout) as foreign, gevent.Timeout(0.05):
+        table.set_many(items, concurrency=concurrency)
+    started, finished = listener.of("call_started"), listener.of("call_finished")
+    assert len(started) == len(finished) == min(concurrency, 10)
+    assert all(event[3] is foreign.value for event in finished)
+
+
 def test_events_of_every_kind_of_call(box: Onebox, client: Client) -> None:
     """Each started call has exactly one end event: single, many, async, scans, killed ones."""
     table = client.table("temp")

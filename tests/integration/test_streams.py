@@ -179,8 +179,26 @@ def test_truncate_goes_on_after_an_error(box: Onebox, table: Table) -> None:
     assert table.count() == 0
 
 
-def test_truncate_in_small_requests(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "KEY_BYTES", 100)
-    table.multi_set("large", {f"{number:04}": "v" for number in range(120)})
-    assert table.truncate() == 120
+def test_truncate_in_small_requests(box: Onebox, table: Table) -> None:
+    table.multi_set("large", {f"{number:0400}": "v" for number in range(120)})
+    with Client(box.meta_addresses, timeout=20.0, max_write_bytes=5_000) as client:
+        assert client.table("temp").truncate() == 120
     assert table.count() == 0
+
+
+def test_an_error_of_the_callback_stays_as_it_was_raised(table: Table) -> None:
+    table.set_stream(rows(120))
+    error = PegasusError("of the application")
+
+    def fail(*_progress: object) -> None:
+        raise error
+
+    for verb in (
+        lambda: table.truncate(on_progress=fail),
+        lambda: table.set_stream(rows(120), on_progress=fail),
+        lambda: table.del_range("user:1", batch_size=1, on_progress=fail),
+    ):
+        with pytest.raises(PegasusError) as caught:
+            verb()
+        assert caught.value is error
+        assert (error.deleted, error.done, error.token, error.last_key) == (0, 0, None, None)

@@ -28,7 +28,7 @@ was not built, because ``pip install`` found no compiler."""
 if TYPE_CHECKING or core is None:
 
     class Books:
-        """The attributes of a connection that calls read and change."""
+        """The attributes of a connection that every call reads or changes."""
 
         __slots__ = (
             "session",

@@ -56,7 +56,7 @@ class Window:
     Attributes:
         outcomes: Frame or error by index.
         begun: Number of requests that were sent, or got an outcome without being sent.
-        lost: Number of requests without an outcome: its delivery was interrupted repeatedly.
+        lost: Number of requests without an outcome, because its delivery was interrupted repeatedly.
         wake_at: The sleeping caller is woken when there are this many outcomes.
     """
 
@@ -290,7 +290,7 @@ class Bulk:
                 look_at = index
 
     def _no_routes(self, window: Window, rest: range, deadline: float, error: PegasusError) -> None:
-        """Fail the unsent requests with the error about missing routes: one wait for all."""
+        """Fail the unsent requests with the error about missing routes. The run waits for the routes only once."""
         for index in rest:
             if self._observed and index > rest.start:
                 self._begin(index)
@@ -360,7 +360,7 @@ class Bulk:
         return deadline, left_ms(deadline, now)
 
     def _begin(self, index: int) -> None:
-        """Call the listeners at the begin of a request."""
+        """Call the listeners at the start of a request."""
         self._begun[index] = self._moment
         self._listeners.emit("call_started", self._dispatcher.routes.name, self._requests[index][0].label)
 

@@ -45,7 +45,7 @@ class Client:
             comma-separated string. Write IPv6 addresses in brackets. The default port is 34601. One meta server is
             enough while it is alive: it names the leader, which is the meta server that answers requests.
         options: All options at once.
-        **changes: Single options by name, see ``ClientOptions``.
+        **changes: Single options by name, see ``ClientOptions``. They replace those of ``options``.
 
     Attributes:
         options: The options of this client.
@@ -183,9 +183,9 @@ class Client:
 
         Args:
             name: The table's name; None: the table of the client's URL.
-            codec: Encodes and decodes values, see ``pegasus_green.codecs``. None: values are bytes; the table of the
-                URL has the codec that the URL names. Type checkers cannot read a URL: annotate such a variable as
-                ``Table[Any]``.
+            codec: Encodes and decodes values, see ``pegasus_green.codecs``. None: values are bytes. If ``name`` is
+                None, too, the codec that the URL names is used. Type checkers cannot read a URL: annotate the variable
+                as ``Table[Any]`` if the URL names a codec.
             hedge: The ``HedgePolicy`` of this handle's reads. The default is the client's option ``hedge``; None: off.
             max_rate: Maximum number of requests per second to this table. The client's option ``max_rate`` applies,
                 too. All handles that this client makes with the same table and rate share the limit. None: only the
@@ -269,8 +269,8 @@ class Client:
 
         In a generator, the deadline applies to the calls of the generator and of the functions that it calls, in any
         greenlet. It does not apply to calls that the consumer makes between two calls of ``next``. If a function with
-        ``@contextmanager`` yields inside the block, the deadline also applies to the user's ``with`` block. Blocks can
-        end in any order, in any greenlet, or by garbage collection.
+        ``@contextmanager`` yields inside the block, the deadline also applies to the ``with`` block of its caller.
+        Blocks can end in any order, in any greenlet, or by garbage collection.
 
         Args:
             seconds: Seconds for all calls inside the block together, from its start.
@@ -432,7 +432,7 @@ class Client:
 class Table(Verbs[V]):
     """A handle on one table, with all operations on its records. ``client.table`` and ``open_table`` make it.
 
-    ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, one with a ``Utf8Codec`` a
+    ``V`` is the type of the values: a table without a codec is a ``Table[bytes]``, a table with a ``Utf8Codec`` is a
     ``Table[str]``.
 
     A record has a hash key, a sort key and a value. The hash key determines the partition, which is the unit that
@@ -444,7 +444,7 @@ class Table(Verbs[V]):
 
     Keys are bytes or str; the client sends a str as UTF-8. Without a codec, values are bytes or str, and results are
     bytes. Times are in seconds, as int or float. Every verb that sends a request can also raise ClientClosed. With a
-    codec it can raise CodecError.
+    codec, a verb that returns values can also raise CodecError.
 
     Attributes:
         client: The client that made the handle.

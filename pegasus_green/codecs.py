@@ -4,7 +4,7 @@ A codec belongs to a handle: ``client.table("pages", codec=ZstdCodec())``. It ap
 multi_get, multi_set, batch_get, scans, check-and-* and mappings. It does not apply to keys, to the operands of checks
 (the server compares them with the stored bytes) or to the numbers of ``incr``.
 
-Without a codec values are bytes.
+Without a codec, values are bytes.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class ZstdCodec(Generic[V]):
     is decompressed, because it looks like a compressed value.
 
     Short values, and values that zstd does not make smaller, are stored uncompressed. A 64-bit integer has at most 20
-    characters. So with ``least`` above 20 integers stay uncompressed, and ``incr`` can read them.
+    characters. So if ``least`` is above 20, integers stay uncompressed, and ``incr`` can read them.
 
     Compression and decompression block the native thread for 1 to 10 ms per MiB at level 3.
 

@@ -3,7 +3,7 @@
 ::
 
     PegasusError
-    ├── InvalidArgument (ValueError)         an argument is wrong; it was not sent
+    ├── InvalidArgument (ValueError)         an argument is wrong, so the client did not send it
     ├── ClientClosed                         the client was closed
     ├── WrongThread (RuntimeError)           a Handle or Scanner belongs to another thread
     ├── RequestTimeout (TimeoutError)        no success before the deadline
@@ -152,7 +152,7 @@ def _rebuild(cls: type[PegasusError], args: tuple[Any, ...], attributes: dict[st
 
 
 class InvalidArgument(PegasusError, ValueError):
-    """An argument has a wrong type, value or size; it was not sent."""
+    """An argument has a wrong type, value or size, so the client did not send it."""
 
     code = "ERR_INVALID_PARAMETERS"
 
@@ -225,7 +225,7 @@ class AuthenticationFailed(ConnectFailed):
 class ConnectionLost(TransportError):
     """The connection ended while the call waited; ``sent`` tells whether the request may have reached the server.
 
-    The client repeats the call by default, except for ``incr`` and check-and-* with ``sent``.
+    The client repeats the call by default. It does not repeat ``incr`` and check-and-* if ``sent`` is True.
     """
 
 

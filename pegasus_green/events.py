@@ -132,7 +132,7 @@ class Listeners:
         return any(self._takers[event] for event in events)
 
     def of_calls(self) -> tuple[Callable[..., object], Callable[..., object]]:
-        """Return the functions for the begin and the end of a call: with one listener, its own method.
+        """Return the functions for the start and the end of a call. If there is one listener, they are its methods.
 
         The caller passes exceptions of these functions to ``complain``.
         """

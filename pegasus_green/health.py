@@ -47,7 +47,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
         key = keys[route.index]
         requests.append((TTL, partition_hash(key, b""), fast.key_argument(key, b"")))
     left = max(deadline - monotonic(), 0.001)
-    # A server that throttles answers, but calls fail there. So its read is repeated until the timeout.
+    # A throttling server answers, but calls fail there. So its read is repeated until the timeout.
     # Bulk starts the timeout of a request when it is sent first; the scope ends all of them at the same time.
     with cluster.scope(left):
         results = Bulk(dispatcher, requests, lambda _index, _frame: None, left, _RETRY, len(requests)).run()

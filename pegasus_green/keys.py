@@ -1,4 +1,4 @@
-"""Keys: encode hash key and sort key to one key, compute the partition hash, and the end of a key range."""
+"""Keys: encode a hash key and a sort key as one key, and compute the partition hash and the end of a key range."""
 
 from __future__ import annotations
 

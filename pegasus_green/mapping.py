@@ -59,13 +59,13 @@ class HashMapping(MutableMapping[bytes, V]):
     loop and a comprehension do not call it.
 
     ``del``, ``pop`` and ``setdefault`` are one atomic step each. ``popitem`` reads the smallest sort key, then removes
-    its row in one atomic step. Only one of several callers gets a row. The client does not repeat these methods if
-    their outcome is unknown. If the codec cannot decode a value that ``pop`` or ``popitem`` removed, the CodecError has
-    the stored bytes in ``raw``. ``update`` is atomic up to ``max_write_bytes``; a larger one is sent in several
-    requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do, and the errors of the verbs of
-    ``Table``.
+    its row in one atomic step. If several callers remove a row, only one gets it. The client does not repeat these
+    methods if their outcome is unknown. If the codec cannot decode a value that ``pop`` or ``popitem`` removed, the
+    CodecError has the stored bytes in ``raw``. ``update`` is atomic up to ``max_write_bytes``; a larger one is sent in
+    several requests. ``clear`` is not atomic. The methods raise KeyError as those of a dict do, and the errors of the
+    verbs of ``Table``.
 
-    ``table.mapping(hash_key)`` makes it.
+    ``table.mapping(hash_key)`` makes a mapping.
 
     Example:
         >>> user = table.mapping("user:7")

@@ -44,8 +44,8 @@ class HedgePolicy:
 
     The primary of a partition is the server that executes its reads and writes. Secondaries are the servers with its
     other copies. Pegasus calls the second request a backup request. The first good answer counts. The secondary's
-    answer can be stale: it can miss the newest write until the next write reaches the secondary. On an idle partition
-    this takes up to 100 s. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``.
+    answer can be stale: a secondary applies a write when the next write of the partition arrives, or after up to 100 s
+    if there is none. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``.
 
     Attributes:
         delay: Seconds to wait for the primary before the client sends the second request.
@@ -130,8 +130,8 @@ class ClientOptions:
         max_rate: Maximum number of requests per second that this client sends to all tables together. Retries and each
             request of a bulk verb or scan count. A request waits for its turn, within its deadline. None: no limit.
         auth: How the client authenticates, for example a ``Kerberos``; None: no authentication.
-        auth_timeout: Limit of the wait for credentials, and separately of the authentication on a new connection; at
-            most 10 s. The deadline of a call also limits both.
+        auth_timeout: Limit of the wait for credentials; at most 10 s. The authentication on a new connection has the
+            same limit. The deadline of a call also limits both.
         auth_required: Whether the client refuses a server that runs without authentication.
     """
 
@@ -324,7 +324,8 @@ def parse_url(url: str) -> ParsedUrl:
     ``hedge=SECONDS`` or ``off``. Fields of these two are ``max_attempts=3``, ``retry_base=0.01``,
     ``retry_cap=0.5``, ``retry_busy_factor=5`` and ``hedge_max_ratio=0.1``. ``codec=`` is ``json``, ``utf8``, ``zstd``,
     ``zstd+json`` or ``zstd+utf8``. ``auth=kerberos`` needs ``service_fqdn=NAME`` and can have ``service_name``,
-    ``principal``, ``keytab`` and ``ccache``. For ``auth=properties:PATH`` it reads a property file of the Java client.
+    ``principal``, ``keytab`` and ``ccache``. With ``auth=properties:PATH``, the function reads a property file of the
+    Java client.
 
     Raises:
         InvalidArgument: The URL is wrong; the message has the reason.

@@ -1,7 +1,8 @@
 """The documented API of pypegasus, the official Python client. Calls block the greenlet; they need no ``yield``.
 
 Names, parameters, defaults and return values are those of the official documentation. The module is a thin layer over
-``Table``. An error of the cluster comes back as a code, an int of ``error_types``. It is never raised.
+``Table``. An error of the cluster comes back as a code, an int of ``error_types``. Only ``PegasusScanner.get_next``
+raises it.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ class Pegasus:
         table_name: The table's name.
         timeout: Milliseconds for one call with all its attempts, unless the call has its own timeout.
 
-    Each operation returns a tuple of a code and the result. The code is the int of an ``error_types`` member. On an
-    error the result has the same type and is empty: ``b""``, ``{}``, 0, or None for operations without a result.
+    Each operation on rows returns a tuple of a code and the result. The code is the int of an ``error_types`` member.
+    On an error the result has the same type and is empty: ``b""``, ``{}``, 0, or None for operations without a result.
+    The methods for scans return scanners.
 
-    Operations never raise errors of the cluster. They raise InvalidArgument (a ValueError) for arguments that cannot be
-    sent: a wrong type, an empty hash key for operations on several sort keys, a hash key over 65,534 bytes, a negative
-    TTL.
+    Operations never raise errors of the cluster; only ``get_next`` of a scanner raises them. Operations raise
+    InvalidArgument (a ValueError) for arguments that cannot be sent: a wrong type, an empty hash key for operations on
+    several sort keys, a hash key over 65,534 bytes, a negative TTL.
 
     Retries: as for ``Table``. The client repeats a request until the timeout if that is safe.
     Greenlets: any number may share one object. A call blocks only its own greenlet.
@@ -297,7 +299,7 @@ class Pegasus:
             hash_key: May be empty.
             sort_key: May be empty.
             value: May be empty.
-            ttl: Seconds to live; 0: no expiry.
+            ttl: Seconds to live; 0: no expiry, unless the table has a default TTL.
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
@@ -349,7 +351,7 @@ class Pegasus:
         Args:
             hash_key: Not empty.
             sortkey_value_dict: Values by sort key.
-            ttl: Seconds to live, for all of them; 0: no expiry.
+            ttl: Seconds to live, for all of them; 0: no expiry, unless the table has a default TTL.
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
@@ -432,7 +434,7 @@ class Pegasus:
             start_sort_key: First sort key; empty: the first one of the hash key.
             stop_sort_key: End of the range; empty: the range includes the last sort key of the hash key.
             multi_get_options: Ends of the range, filter and direction; None: the defaults.
-            max_kv_count: As for ``multi_get``. In reverse, rows at the end of the range come first.
+            max_kv_count: As for ``multi_get``. In reverse, the limit omits rows at the beginning of the range.
             max_kv_size: As for ``multi_get``.
             timeout: Milliseconds; 0 or less: the client's default.
 
@@ -478,8 +480,8 @@ class Pegasus:
             timeout: Milliseconds; 0 or less: the client's default.
 
         Returns:
-            Code and the number of sort keys in the call, with those that have no row; ERR_INVALID_PARAMETERS without
-            keys.
+            Code and the number of sort keys in the call, including those that have no row; ERR_INVALID_PARAMETERS
+            without keys.
 
         Example:
             >>> c.multi_del("user:7", {"mail", "name"})
@@ -581,7 +583,7 @@ class Pegasus:
         """Divide the table among several scanners. Together they return every row once.
 
         Args:
-            max_split_count: Maximum number of scanners; 0 or less: none.
+            max_split_count: Maximum number of scanners; 0 or less: the result is an empty list.
             scan_options: See ``ScanOptions``; None: the defaults. ``start_inclusive`` and ``stop_inclusive`` are
                 ignored.
 

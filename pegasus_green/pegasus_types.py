@@ -104,7 +104,7 @@ class filter_type(IntEnum):  # noqa: N801 - the documented name
 
 
 def name_of(error: PegasusError) -> str:
-    """Return the name of the ``error_types`` member for an error, or a name without a member; "" if there is none."""
+    """Return the name of an error in this API; "" if it has none. Some names are not members of ``error_types``."""
     if isinstance(error, StorageError):
         # Number 10 (OBJECT_NOT_FOUND) means only "no such key" in this API.
         return error.code
@@ -151,7 +151,7 @@ class ScanOptions:
         batch_size: Number of rows in a batch, at most 1,000 (the default).
         start_inclusive: Whether the range includes its start; True by default.
         stop_inclusive: Whether the range includes its end; False by default.
-        snapshot: It has no effect.
+        snapshot: This option has no effect.
         sortkey_filter_type: A member of ``filter_type``: how the server compares sort keys with the pattern. By
             default it compares nothing.
         sortkey_filter_pattern: The pattern for sort keys.

@@ -23,7 +23,7 @@ REMOVE_BATCH = 1000
 
 
 class _Entry:
-    """A client, and under "" the entry that follows when it is closed."""
+    """A client. After it was closed, ``following[""]`` is the entry of the client that replaces it."""
 
     __slots__ = ("client", "following")
 

@@ -101,7 +101,7 @@ class KerberosMechanism:
         keytab: str | None = None,
         ccache: str | None = None,
     ) -> None:
-        """Load the library; no I/O besides. ``Kerberos`` describes the arguments.
+        """Load the library; no other I/O. ``Kerberos`` describes the arguments.
 
         Raises:
             AuthenticationFailed: The library is missing.
@@ -120,7 +120,7 @@ class KerberosMechanism:
         return f"<KerberosMechanism {self.service}>"
 
     def acquire(self) -> Identity:
-        """Get or read a ticket, and one for the service, so that negotiations need no KDC.
+        """Get or read a ticket, and get a ticket for the service, so that negotiations need no KDC.
 
         Raises:
             AuthenticationFailed: There is no ticket; the error has the reason.

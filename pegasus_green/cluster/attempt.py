@@ -244,13 +244,13 @@ class Attempt:
         if reply.error != "ERR_OK":
             return server_error(reply.error)
         if reply.name != rpc.name + "_ACK":
-            return self._unreadable(f"a reply to {reply.name}")
+            return self._unreadable(f"the server sent a reply to {reply.name} instead of {rpc.name}_ACK")
         if reply.offset is None:
             if rpc.is_write:
                 return WriteRejected(
                     "the server answered ERR_OK without a result: the write was not applied", code="ERR_OK"
                 )
-            return ProtocolError("a reply without a result", sent=True, code="ERR_OK")
+            return ProtocolError("the reply has no result", sent=True, code="ERR_OK")
         return None
 
     def _unreadable(self, why: str) -> ProtocolError:

@@ -61,7 +61,8 @@ class CallInfo:
         partition: Index of the partition.
         decree: Number of the write in the partition's log; -1 for reads.
         server: "host:port" of the replica server that answered, as it calls itself. After an error: the primary of the
-            newest attempt. If that had none, ``server`` stays "", and ``app_id`` and ``partition`` stay -1.
+            newest attempt. If that attempt had no server, ``server`` stays "", and ``app_id`` and ``partition`` stay
+            -1.
         attempts: Number of attempts.
         hedged: Whether the answer of a secondary was used; it may be stale.
     """
@@ -229,7 +230,7 @@ class Cluster:
                 dispatcher.routes.request()
 
     def reopen(self) -> None:
-        """Enable the fast path if there is no listener and the client is in use."""
+        """Store the listeners. Enable the fast path if the client is in use and neither drains, hedges nor limits."""
         self.observed = self.listeners.hear("call_started", "call_finished")
         self.started, self.finished = self.listeners.of_calls()
         special = self.options.hedge is not None or self.limiter is not None
@@ -514,7 +515,7 @@ class Dispatcher:
         return table.target(partition_hash).index
 
     def _started(self, rpc: Rpc) -> None:
-        """Call the listeners at the begin of a call."""
+        """Call the listeners at the start of a call."""
         cluster = self.cluster
         try:
             cluster.started(self.routes.name, rpc.label)

@@ -95,7 +95,7 @@ class _Answers:
         for address, greenlet in self.owed.items():
             if greenlet.ready():
                 del self.owed[address]
-                return address, ConnectionLost("the greenlet that asked it was interrupted", address=address, sent=True)
+                return address, ConnectionLost("the request to the server was interrupted", address=address, sent=True)
         return None
 
 
@@ -105,7 +105,7 @@ class MetaClient:
     Attributes:
         metas: Their addresses.
         leader: The server that answered last. It is asked first next time.
-        failure: Why the newest answer did not count; None if it did.
+        failure: Why the newest answer did not count; None if it counted.
     """
 
     def __init__(self, addresses: list[str], pool: Pool, options: ClientOptions) -> None:

@@ -59,7 +59,7 @@ class TableRoutes:
     Attributes:
         name: The table's name.
         table: The newest routing table; None before the first answer.
-        error: Why the newest query returned no routes; None if it did.
+        error: Why the newest query returned no routes; None if it returned routes.
         refreshes: Number of queries.
     """
 

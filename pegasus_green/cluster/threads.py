@@ -39,7 +39,7 @@ class _Seat:
 
     Attributes:
         cluster: The cluster.
-        thread: The thread's identifier, which the next thread may get after it has ended.
+        thread: The thread's identifier. After the thread has ended, a new thread may get the same one.
         native: Its identifier in the operating system.
         owned: Weak reference to the owner of its hub; None: the application has made the hub.
         generation: The fork generation of its first call.

@@ -72,7 +72,7 @@ class Mutations:
                 default TTL.
 
         Raises:
-            InvalidArgument: A sort key has a wrong type, or the TTL is wrong.
+            InvalidArgument: The sort key has a wrong type, or the TTL is wrong.
 
         Example:
             >>> Mutations().put("state", "done", ttl=60)
@@ -195,18 +195,20 @@ class AtomicOperations(TableBase[V]):
             info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
-            Whether it was set (the result is true then), and the checked value if ``return_check_value`` is set.
+            A ``CheckResult``. It is true if the value was set. It has the checked value if ``return_check_value`` is
+            set.
 
         Raises:
             NotAnInteger: With an ``INT_*`` check, the value or the operand is not a 64-bit integer (an empty value is
-                not one). Nothing was changed. Its ``result`` has the checked value if ``return_check_value`` is set.
+                not one). Nothing was changed. The error's ``result`` has the checked value if ``return_check_value`` is
+                set.
             InvalidArgument: An argument has a wrong type or size, the hash key is empty, or the operand is missing or
                 not allowed; nothing was sent.
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the value may or may not have been set.
             PegasusError: Any other failure.
 
         Retries: the client does not repeat the call if its outcome is unknown. It repeats the call after the refusals
-            Busy, Splitting, NotServing and NotEnoughReplicas, because the server has not applied it then.
+            Busy, Splitting, NotServing and NotEnoughReplicas: a server that refuses a call does not apply it.
         Greenlets: any number may call at once; the server applies one call at a time. After a kill the value may or
             may not have been set.
 
@@ -270,7 +272,7 @@ class AtomicOperations(TableBase[V]):
             info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
-            Whether the mutations were applied (the result is true then), and the checked value if
+            A ``CheckResult``. It is true if the mutations were applied. It has the checked value if
             ``return_check_value`` is set.
 
         Raises:
@@ -359,8 +361,9 @@ class AtomicOperations(TableBase[V]):
         """Replace a value if it equals the expected value, in one atomic step.
 
         The values are compared after the table's codec has decoded them. So a stored value counts as equal even if its
-        bytes differ from those of the encoded expected value: it can be uncompressed, or have an object's keys in
-        another order. A second request then replaces it, if its bytes have not changed meanwhile.
+        bytes differ from those of the encoded expected value. For example, the stored value can be uncompressed, or the
+        keys of a JSON object can have another order. A second request then replaces the stored value, if its bytes have
+        not changed meanwhile.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -373,7 +376,7 @@ class AtomicOperations(TableBase[V]):
             info: A ``CallInfo`` that is filled with facts about the call.
 
         Returns:
-            Whether it was replaced (the result is true then), and the old value as ``check_value``.
+            A ``CheckResult``. It is true if the value was replaced. ``check_value`` is the old value.
 
         Raises:
             InvalidArgument: An argument has a wrong type or size, or the hash key is empty; nothing was sent.
@@ -453,7 +456,7 @@ class AtomicOperations(TableBase[V]):
         The server has no such operation. The client reads the value and writes it back with the new expiry. The write
         checks in the same atomic step that the value has not changed; if it has, the client starts again. So ``touch``
         never undoes a write of another client. The value is transferred three times: once in the read, twice in the
-        write. So it can have at most about half of ``max_write_bytes``.
+        write. So the value can have at most about half of ``max_write_bytes``.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.

@@ -104,9 +104,9 @@ class BatchOperations(TableBase[V]):
         """Return the values of any records with few requests, up to 256 of them in flight at the same time.
 
         The client sends up to two requests to each partition, because a later split must not separate the keys of one
-        request. It sends more if a partition has more than ``batch_size`` keys. This costs the servers less than single
-        gets; for the client ``get_many`` is as fast. Servers before 2.4 do not support batch_get, so the client sends
-        them one request for each record. The values can be from different moments.
+        request. It sends more if a partition has more than ``batch_size`` keys. A batch costs the servers less than
+        single gets; for the client, ``get_many`` is as fast. Servers before 2.4 do not support batch_get, so the client
+        sends them one request for each record. The values can be from different moments.
 
         Args:
             keys: (hash key, sort key) of each record. A key may occur more than once.

@@ -80,7 +80,9 @@ def multi_get_request(
     given = any(bounds.get(name) is not None for name in ("start", "stop", "prefix", "filter"))
     if given or request.reverse or request.stop_inclusive or not request.start_inclusive:
         # The server would silently ignore the range.
-        raise InvalidArgument("sort_keys cannot be combined with start, stop, prefix, filter or reverse")
+        raise InvalidArgument(
+            "sort_keys cannot be combined with start, stop, start_inclusive, stop_inclusive, prefix, filter or reverse"
+        )
     request.sort_keys = sort_key_list(sort_keys)
     return request if request.sort_keys else None
 
@@ -188,8 +190,8 @@ class MultiOperations(TableBase[V]):
 
         The result can be incomplete: see its attribute ``complete``. Besides ``max_count`` and ``max_bytes``, there are
         limits of the server (these are its defaults): it returns at most 3,000 rows and 30 MiB. In a range it reads at
-        most 3,000 rows, with the expired and filtered ones, and for at most 30 s. ``multi_get_iter`` reads a range to
-        its end.
+        most 3,000 rows, including the expired and filtered ones, and for at most 30 s. ``multi_get_iter`` reads a range
+        to its end.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
@@ -414,7 +416,7 @@ class MultiOperations(TableBase[V]):
         Raises:
             InvalidArgument: An argument has a wrong type, there are no values, or the body is over ``max_write_bytes``
                 without ``split``; nothing was sent.
-            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether the write may have been applied.
             PegasusError: Any other failure. With ``split``, ``done`` is the number of rows stored before the error.
 
         Retries: safe, as for ``set``.
@@ -474,7 +476,7 @@ class MultiOperations(TableBase[V]):
         Raises:
             InvalidArgument: An argument has a wrong type, there are no keys, or the body is over ``max_write_bytes``
                 without ``split``; nothing was sent.
-            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether the removal may have been applied.
             PegasusError: Any other failure. With ``split``, ``done`` is the number of keys removed before the error.
 
         Retries: safe, as for ``remove``.

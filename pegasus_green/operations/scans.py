@@ -467,7 +467,7 @@ class ScanOperations(TableBase[V]):
             PegasusError: A partition cannot be counted.
 
         Retries: safe. If a server loses the count of a partition, the client starts it again. After the second loss the
-            client reads and counts the keys, because this can continue after the last key.
+            client reads and counts the keys, because a scan of keys can continue after the last key.
         Greenlets: a killed caller affects no other call.
 
         Example:

@@ -1,4 +1,4 @@
-"""The verbs of one record: get, set, remove, exist, ttl, touch, incr."""
+"""The verbs of one record: get, set, remove, exist, ttl, incr."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class SingleOperations(TableBase[V]):
         Raises:
             InvalidArgument: A key or the value has a wrong type, or the request body is over ``max_write_bytes``;
                 nothing was sent.
-            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether the write may have been applied.
             PegasusError: Any other failure.
 
         Retries: safe; a second copy stores the same value with the same expiry. If another client writes the same key
@@ -274,7 +274,7 @@ class SingleOperations(TableBase[V]):
 
         Raises:
             InvalidArgument: A key has a wrong type or size; nothing was sent.
-            RequestTimeout: No success in time; ``outcome_unknown`` tells whether it may have been applied.
+            RequestTimeout: No success in time; ``outcome_unknown`` tells whether the removal may have been applied.
             PegasusError: Any other failure.
 
         Retries: safe. As with ``set``, a delayed copy can be applied after another client's write of the same key.
@@ -431,13 +431,13 @@ class SingleOperations(TableBase[V]):
 
         Raises:
             NotAnInteger: The value is not an integer; nothing was changed.
-            IntegerOverflow: The sum does not fit into 64 bits; nothing was changed. ``old_value`` is the value.
+            IntegerOverflow: The sum does not fit into 64 bits; nothing was changed. ``old_value`` is the stored value.
             InvalidArgument: An argument has a wrong type or size; nothing was sent.
             RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the sum may or may not have been stored.
             PegasusError: Any other failure.
 
         Retries: the client does not repeat the call if its outcome is unknown. It repeats the call after the refusals
-            Busy, Splitting, NotServing and NotEnoughReplicas, because the server has not applied it then.
+            Busy, Splitting, NotServing and NotEnoughReplicas: a server that refuses a call does not apply it.
         Greenlets: any number may call at once. After a kill the sum may or may not have been stored.
 
         Example:

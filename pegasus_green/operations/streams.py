@@ -193,9 +193,9 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         timeout: float | None = None,
         retry: RetryPolicy | None = DEFAULT,
     ) -> Iterator[V | None]:
-        """Iterate over the values of the records that an iterable names, in its order.
+        """Iterate over the values of the records that an iterable names, in the order of the iterable.
 
-        It reads batches of at most 10,000.
+        The iterator reads batches of at most 10,000 records.
 
         Args:
             keys: (hash key, sort key) of each record.

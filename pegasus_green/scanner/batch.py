@@ -107,7 +107,7 @@ class BatchCall(Attempt):
         return self.no_primary(route) if route.peer is None else route
 
     def send(self) -> Outcome:
-        """Make one attempt: a scan if there is a context; else, or if the server does not know it, a get_scanner."""
+        """Make one attempt: a scan with the open context, or a get_scanner if the server has none or has lost it."""
         self.number += 1
         self.sent_to = None
         if self.owner.limiters and (refusal := await_turn(self.owner, self.deadline)) is not None:

@@ -56,8 +56,8 @@ class Part:
         route: The route of the partition at the time the context was opened.
         asked: Number of rows that a request asks for.
         counted: Rows counted up to ``after``.
-        partial: Rows counted after it with the open context. They are counted again if the context is lost.
-        breaks: How often that happened.
+        partial: Rows counted after that key with the open context. They are counted again if the context is lost.
+        breaks: How often the rows after that key had to be counted again.
         fetched: The newest batch until it is certainly delivered, with the values of ``after``, ``counted`` and
             ``partial`` after it.
         taken: The newest batch whose rows the application has, if another greenlet delivered it.
@@ -142,7 +142,7 @@ class Part:
             free_context(self.connection, self.route, found)
 
     def narrow(self, table: RoutingTable, waiting: deque[Part]) -> None:
-        """Adapt the part to a partition count that is the modulus or a multiple by splits.
+        """Adapt the part to the table's partition count: the modulus, or the modulus doubled by one or more splits.
 
         The parts that are split off go before the waiting parts.
         """

@@ -90,16 +90,16 @@ def _check(query: Query, table: Any, app_id: Any, only: Any) -> None:
     for field in fields(Query):
         value = getattr(query, field.name)
         if type(value) is not type(field.default) and not (field.name == "hash_key" and type(value) is bytes):
-            raise ValueError(f"{field.name}={value!r}")
+            raise ValueError(f"{field.name} cannot be {value!r}")
     if type(table) is not str or type(app_id) is not int:
-        raise ValueError(f"table {table!r} with id {app_id!r}")
+        raise ValueError(f"the table cannot be {table!r} with id {app_id!r}")
     if only is not None and not all(type(index) is int for index in only):
-        raise ValueError(f"partitions {only!r}")
+        raise ValueError(f"the partitions cannot be {only!r}")
 
 
 def _part(index: Any, modulus: Any, after: Any, *, whole_table: bool) -> tuple[int, int, bytes | None]:
     if type(index) is not int or type(modulus) is not int or not 0 <= index < max(modulus, 1):
-        raise ValueError(f"part {index!r} of {modulus!r}")
+        raise ValueError(f"there is no part {index!r} of {modulus!r}")
     if whole_table != (modulus > 0):
-        raise ValueError("a part of the other kind of scan")
+        raise ValueError("its positions and its selection do not fit together")
     return index, modulus, None if after is None else b64decode(after, validate=True)

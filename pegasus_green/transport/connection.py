@@ -128,7 +128,7 @@ class Connection(Handover):
             generation: The fork generation in which it was dialled.
 
         Raises:
-            ForkedConnection: This is a child of a fork, for example by a signal handler, since then.
+            ForkedConnection: The process forked since then, for example in a signal handler, and this is the child.
         """
         try:
             fork.register(self)

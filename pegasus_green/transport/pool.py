@@ -450,7 +450,7 @@ class Pool:
         """Give a peer a connection: a new one on the dialled socket, or the open one to the same address.
 
         Raises:
-            ForkedConnection: This is a child of a fork since the given fork generation.
+            ForkedConnection: The process forked since the given fork generation, and this is the child.
         """
         known = self.open_to(sock)
         if known is not None:

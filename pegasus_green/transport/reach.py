@@ -34,7 +34,7 @@ def resolve(address: str) -> list[Any]:
 
     Raises:
         OSError: The name cannot be resolved.
-        UnicodeError: The resolver rejects such a name.
+        UnicodeError: The resolver rejects the name.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")

@@ -147,7 +147,7 @@ class _Line:
                 self._start(task)
 
     def _start(self, task: _Task) -> None:
-        """Start a thread. At an interruption before its start, the object that stands for it ends with this call."""
+        """Start a thread. If the start is interrupted, no reference to ``thread`` remains, so none seems to run."""
         thread: Any = partial(_run, task, partial(tell, self.loop, self._ended))
         try:
             task.thread = weakref.ref(thread)

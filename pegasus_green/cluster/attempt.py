@@ -250,7 +250,7 @@ class Attempt:
                 return WriteRejected(
                     "the server answered ERR_OK without a result: the write was not applied", code="ERR_OK"
                 )
-            return ProtocolError("the reply has no result", sent=True, code="ERR_OK")
+            return ProtocolError("the server sent a reply without a result", sent=True, code="ERR_OK")
         return None
 
     def _unreadable(self, why: str) -> ProtocolError:

@@ -272,7 +272,9 @@ class ZstdCodec(Generic[V]):
                 raw = self._unpack(raw)
             except (self._zstd.ZstdError, CodecError) as error:
                 if not self.lenient:
-                    raise CodecError(f"a value of {len(raw)} bytes begins like a zstd frame: {error}") from None
+                    raise CodecError(
+                        f"a value of {len(raw)} bytes begins like a zstd frame, but cannot be decompressed: {error}"
+                    ) from None
         # Without an inner codec V is bytes.
         return cast("V", raw) if self.inner is None else self.inner.decode(raw)
 

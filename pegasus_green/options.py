@@ -45,7 +45,8 @@ class HedgePolicy:
     The primary of a partition is the server that executes its reads and writes. Secondaries are the servers with its
     other copies. Pegasus calls the second request a backup request. The first good answer counts. The secondary's
     answer can be stale: a secondary applies a write when the next write of the partition arrives, or after up to 100 s
-    if there is none. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``.
+    if there is none. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``, also if
+    another verb sends these requests (``touch``, a reverse ``multi_get_iter``, a mapping).
 
     Attributes:
         delay: Seconds to wait for the primary before the client sends the second request.

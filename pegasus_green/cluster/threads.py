@@ -2,11 +2,11 @@
 
 A gevent hub belongs to one thread. So each calling thread has its own ``Cluster``: connections, dials, and routing
 tables for its own connections. Options, listeners, deadlines, the addresses of meta servers and learnt routes belong to
-the client. Shared state changes in single atomic steps, without locks. Of another thread's hub, only
-``loop.run_callback_threadsafe`` is used.
+the client. Shared state changes in single atomic steps, without locks. The only function of another thread's hub that
+is used is ``loop.run_callback_threadsafe``.
 
-Only this module knows native threads. Under monkey patching, too, a thread means a native thread. All its greenlets
-share one hub and one set of connections.
+Of the modules in ``cluster``, only this one knows native threads. A thread means a native thread, also under monkey
+patching. All greenlets of a thread share one hub and one set of connections.
 """
 
 from __future__ import annotations

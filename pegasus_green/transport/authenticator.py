@@ -190,7 +190,7 @@ class Authenticator:
             pause = min(pause, max(left / 4, RETRY_BASE))
         pause *= 0.5 + random.random() / 2
         self._cool_until = monotonic() + pause
-        self._notices.warning("failed", "no new credentials: %s; %s", error.args[0], self.credentials.left())
+        self._notices.warning("failed", "no new credentials: %s; old ones: %s", error.args[0], self.credentials.left())
         if left > 0:
             # Renewals continue by themselves. Without credentials, the next dial asks again.
             self._plan(pause)

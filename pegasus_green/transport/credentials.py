@@ -101,7 +101,7 @@ class Credentials:
     def left(self) -> str:
         """Return the validity as text."""
         left = self.ends - monotonic()
-        return "no credentials" if left <= 0 else "no end" if left == FOREVER else f"ends in {left:.0f} s"
+        return "not valid" if left <= 0 else "valid forever" if left == FOREVER else f"valid for {left:.0f} s"
 
     def forget(self, ends: float) -> None:
         """Discard the credentials that end at this time, so that new ones are acquired."""

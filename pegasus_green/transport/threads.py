@@ -1,8 +1,8 @@
 """Native threads for work that blocks in a C library, and a short wait of fork() for it.
 
-These are not the threads of the hub, which resolve names, because a silent KDC holds a thread for 54 s. Each thread
-ends with its work, and the end of the process does not wait for it. Of a hub they use only
-``loop.run_callback_threadsafe``.
+The hub has its own threads, which resolve names. They are not used here, because a silent KDC holds a thread for 54 s.
+Each thread ends with its work, and the end of the process does not wait for it. The only function of a hub that these
+threads use is ``loop.run_callback_threadsafe``.
 
 An exception can end a thread at any step, and a callback of the hub, too. So no counter and no flag says that a thread
 runs: it runs while a certain object exists to which only the running thread refers. A thread stores its result in the

@@ -296,7 +296,7 @@ class Client:
             MetaUnreachable: No meta server answered in time.
             ClientClosed: The client was closed.
 
-        Retries: safe; the client asks the meta servers until the timeout.
+        Retries: safe; the client asks the meta servers again until one answers or the timeout has passed.
 
         Example:
             >>> client.ping(timeout=2.0) < 2.0
@@ -330,7 +330,7 @@ class Client:
             MetaUnreachable: The routes of the table are unknown, and no meta server answers.
             RequestTimeout: The table cannot serve yet.
 
-        Retries: safe; the client asks each server until the timeout.
+        Retries: safe; the client asks each server again until it answers or the timeout has passed.
         Greenlets: a killed caller abandons its requests.
 
         Example:
@@ -483,7 +483,7 @@ class Table(Verbs[V]):
         self.close()
 
     def close(self, drain: float = 0.0) -> None:
-        """Close the client of a table that ``open_table`` made. Do nothing for a table of ``client.table``.
+        """Close the client of a table that ``open_table`` made. Do nothing for a table that ``client.table`` made.
 
         Args:
             drain: Maximum seconds to wait for calls in flight, see ``Client.close``.
@@ -513,7 +513,8 @@ class Table(Verbs[V]):
             RequestTimeout: The table cannot serve yet.
             ConnectFailed: A primary cannot be reached. The other primaries were dialled, too.
 
-        Retries: the client asks the meta servers until the timeout; it dials each primary once.
+        Retries: the client asks the meta servers again until one answers or the timeout has passed. It dials each
+            primary once.
         Greenlets: the call spawns one greenlet for each server; they end when it returns. Several callers share
             the dials. A dial continues if its caller is killed.
 
@@ -537,7 +538,7 @@ class Table(Verbs[V]):
             MetaUnreachable: No meta server answered in time.
             RequestTimeout: The table cannot serve yet.
 
-        Retries: safe; the client asks the meta servers until the timeout.
+        Retries: safe; the client asks the meta servers again until one answers or the timeout has passed.
         Greenlets: any number may call at once; they share one route query.
 
         Example:

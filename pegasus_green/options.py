@@ -40,7 +40,7 @@ def _is_whole(value: object) -> bool:
 
 @dataclass(frozen=True)
 class HedgePolicy:
-    """Hedged reads: if the primary is slow to answer a read, the client also sends it to a secondary.
+    """Hedged reads: if the primary is slow to answer a read, the client also sends the read to a secondary.
 
     The primary of a partition is the server that executes its reads and writes. Secondaries are the servers with its
     other copies. Pegasus calls the second request a backup request. The first good answer counts. The secondary's
@@ -115,8 +115,8 @@ class ClientOptions:
         meta_stagger: If a meta server sends no answer for this long, the next one is asked, too.
         refresh_interval: Shortest time between two route queries for one table.
         refresh_period: Time between periodic route queries, +- 20 %; 0 turns them off.
-        silence: If requests wait for a reply of a server and it sends nothing for this long, the client queries the
-            routes.
+        silence: If requests wait for a reply of a server and this server sends nothing for this long, the client
+            queries the routes.
         silent_window: If a call times out and its connection has received nothing for this long, the client replaces
             the connection.
         path_timeout: The kernel ends a connection if the peer acknowledges neither requests nor keep-alive probes for

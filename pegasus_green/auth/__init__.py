@@ -2,8 +2,8 @@
 
 A server of a secured cluster uses SASL: each connection chooses a mechanism and exchanges tokens with the server before
 it may carry requests. The transport layer does the exchange; the mechanism makes the tokens. Pegasus supports Kerberos
-(``GSSAPI``). Another mechanism needs a class with the methods of ``Mechanism`` and a value for ``auth=`` that makes
-it::
+(``GSSAPI``). Another mechanism needs a class with the methods of ``Mechanism``, and a value for ``auth=`` that makes an
+object of this class::
 
     @dataclass(frozen=True)
     class Plain:

@@ -188,8 +188,8 @@ class MultiOperations(TableBase[V]):
     ) -> MultiGetResult[Any]:
         """Return several records of one hash key in one reply: those of some sort keys, or those of a range.
 
-        The result can be incomplete: see its attribute ``complete``. Besides ``max_count`` and ``max_bytes``, there are
-        limits of the server (these are its defaults): it returns at most 3,000 rows and 30 MiB. In a range it reads at
+        The result can be incomplete: see its attribute ``complete``. The reasons are ``max_count``, ``max_bytes`` and
+        the limits of the server. By default, a server returns at most 3,000 rows and 30 MiB. In a range it reads at
         most 3,000 rows, including the expired and filtered ones, and for at most 30 s. ``multi_get_iter`` reads a range
         to its end.
 

@@ -52,9 +52,9 @@ class _Shaped(Iterator[R]):
 class Scanner(Iterator[R]):
     """An iterator over rows. It is also a context manager; the end of the ``with`` block ends the scan.
 
-    Every row that exists during the whole scan is returned exactly once, also if servers fail, primaries move, contexts
-    on servers expire or the table splits meanwhile. Rows that are written or removed meanwhile may or may not be
-    returned. A context is a server's memory of an open scan.
+    A server keeps a context for each open scan, in memory and for a limited time. Every row that exists during the
+    whole scan is returned exactly once, also if servers fail, primaries move, contexts expire or the table splits
+    meanwhile. Rows that are written or removed meanwhile may or may not be returned.
 
     ``next`` raises a PegasusError if a batch cannot be read in time. Another ``next`` continues after the last row. The
     client tells the servers to free their contexts when the ``with`` block ends, ``close`` is called or the scanner is

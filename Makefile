@@ -40,17 +40,17 @@ $(SMALL): pyproject.toml requirements.txt setup.py
 	$(PY) -m pip install --disable-pip-version-check --progress-bar on --editable .
 	@touch $@
 
-demo: $(SMALL) ## start an embedded cluster of its own process and run examples/quickstart.py against it
+demo: $(SMALL) ## start an embedded cluster in its own process and run examples/quickstart.py against it
 	$(PY) examples/quickstart.py
 
 onebox: $(SMALL) ## serve an embedded cluster on port 34601 until Ctrl-C; OPTIONS="--data DIR" and more
 	$(PY) -m pegasus_green onebox $(OPTIONS)
 
 # With AGAIN=1 failed tests run once more at the end, and the second result counts.
-test: install ## the whole suite: unpatched with the compiled core, patched without it, faults
+test: install ## the whole suite: unpatched with the compiled core, monkey-patched without it, and with faults
 	$(PY) -m tests.suite $(if $(filter 1,$(AGAIN)),--again)
 
-test-loaded: install ## the whole suite beside four busy loops
+test-loaded: install ## the whole suite while four busy loops use the processors
 	$(PY) -m tests.suite --load 4
 
 quick: install ## the suite unpatched, without slow tests
@@ -67,7 +67,7 @@ test-contrib: install ## the backends for frameworks, in two environments: LANE=
 	$(PY) -m tests.contrib.run $(LANE) $(if $(ARGS),-- $(ARGS))
 
 # The extra is built from source. If that fails, or if there is no KDC, the tests are skipped with a reason.
-test-kerberos: install ## secured clusters: the client and the onebox against a KDC of MIT on loopback
+test-kerberos: install ## secured clusters: the client and the onebox against MIT's KDC on loopback
 	@$(PY) -c 'import gssapi' 2>/dev/null || \
 		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[kerberos]' || \
 		echo "gssapi cannot be built here; it needs gcc, python3-dev and libkrb5-dev"
@@ -76,15 +76,15 @@ test-kerberos: install ## secured clusters: the client and the onebox against a 
 conformance: install ## replay the recordings of a real cluster, with a summary
 	$(ONEBOX_PYTEST) tests/conformance -s
 
-lint: install ## check rules and format by ruff
+lint: install ## check rules and format with ruff
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: install ## fix and format the code by ruff
+format: install ## fix and format the code with ruff
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format .
 
-type: install ## check types: the package by mypy --strict, user programs by mypy --strict and pyright
+type: install ## check types: the package with mypy --strict, user programs with mypy --strict and pyright
 	$(PY) -m mypy $(SOURCES)
 	$(PY) -m tests.types.check
 
@@ -103,10 +103,10 @@ bench-quick: install ## the benchmark in less than a minute
 soak: install ## all long tests, with ten minutes of random faults (PEGASUS_GREEN_SOAK_SECONDS=600)
 	PEGASUS_GREEN_SOAK_SECONDS=$${PEGASUS_GREEN_SOAK_SECONDS:-600} $(ONEBOX_PYTEST) -m soak -s
 
-mutants: install ## break the code rule by rule; each mutation must fail a test
+mutants: install ## break the code at one place at a time; a test must fail for each place
 	$(PY) tests/mutations/run.py
 
-lanes: install ## the suite with the oldest supported dependencies and under each other Python found
+lanes: install ## the suite with the oldest supported dependencies, and under every other Python that is found
 	$(PY) -m tests.lanes $(LANES)
 
 SITE_READY := $(VENV)/.site-ready
@@ -117,7 +117,7 @@ $(SITE_READY): $(READY) website/package.json
 		install --silent --no-fund --no-audit --ignore-scripts
 	@touch $@
 
-docs: $(SITE_READY) ## build the documentation site into site/; a warning or an address of another host is an error
+docs: $(SITE_READY) ## build the documentation site into site/; a warning, or content from another host, is an error
 	$(PY) -m website.build site
 	@echo "open site/index.html"
 

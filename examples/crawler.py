@@ -166,7 +166,7 @@ def main():
     crawling.add_argument("--meta")
     crawling.add_argument("--table", default="temp")
     crawling.add_argument("--url")
-    crawling.add_argument("--name", default="example", help="of the crawl; one crawler of a name at a time")
+    crawling.add_argument("--name", default="example", help="name of the crawl, for one crawler at a time")
     crawling.add_argument("--greenlets", type=int, default=2000)
     options = parser.parse_args()
     if options.command == "serve":

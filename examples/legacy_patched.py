@@ -91,7 +91,7 @@ def run(metas, table):
 
 # ------------------------------------------------------------------------------------------------- the start
 def warn_of_early_names():
-    """Return the names that were imported before the patch: they still block every greenlet of this thread."""
+    """Warn of each name that was imported before the patch: its calls block every greenlet of this thread."""
     import time
 
     for name, here, now in [("sleep", sleep, time.sleep)]:

@@ -118,7 +118,7 @@ def thousand(client, table_name):
     connections = sum(server["state"] == "open" for server in client.stats()["servers"].values())
     print(f"  {calls:,} calls in {seconds:.1f} s: {calls / seconds:,.0f} calls/s, each answer the right one")
     print(f"  most in flight at once: {most:,}")
-    print(f"  TCP connections: {connections}, one for each server and the meta server")
+    print(f"  TCP connections: {connections}, one for each replica server and one for the meta server")
 
 
 def main():

@@ -1,6 +1,6 @@
 """The API reference: a page of Markdown for each group of public names, from signatures and docstrings.
 
-Read are the sources, not the objects: so every overload is shown as a type checker sees it.
+It is made from the sources, not from the imported objects, so that it shows every overload as a type checker sees it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ PAGES: dict[str, Page] = {
     "options": Page(
         "Options",
         "The options of a client, and the objects that are values of options. `Authentication`, `Mechanism`,"
-        " `Exchange` and `Identity` are in `pegasus_green.auth`; only another mechanism than Kerberos needs them. The"
+        " `Exchange` and `Identity` are in `pegasus_green.auth`; only a mechanism other than Kerberos needs them. The"
         " other names are in `pegasus_green`.",
         (
             *("ClientOptions", "RetryPolicy", "HedgePolicy", "Kerberos"),

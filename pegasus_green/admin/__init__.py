@@ -673,7 +673,7 @@ class Admin(ServerAdmin, AccessAdmin):
         self._control_split(name, _RESUME, partition, timeout)
 
     def cancel_split(self, name: str, *, timeout: float | None = None) -> None:
-        """Cancel a split. It ends a few seconds later, when all parent partitions have stopped it.
+        """Cancel a split. The split ends a few seconds later, when all parent partitions have stopped it.
 
         Raises:
             MetaError: The table is not splitting, or a child is already ready.

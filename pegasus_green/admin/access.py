@@ -31,7 +31,7 @@ class AccessAdmin(AdminBase):
         return [user for user in (part.strip() for part in envs.get(ALLOWED_USERS, "").split(",")) if user]
 
     def set_allowed_users(self, name: str, users: Iterable[str], *, timeout: float | None = None) -> None:
-        """Allow only these users, and the super users, to use a table. Replicas apply it within 30 s.
+        """Allow only these users, and the super users, to use a table. Replicas apply the change within 30 s.
 
         Args:
             name: The table.
@@ -63,7 +63,7 @@ class AccessAdmin(AdminBase):
         )
 
     def allow_all_users(self, name: str, *, timeout: float | None = None) -> None:
-        """Allow every user to use a table. Replicas apply it within 30 s.
+        """Allow every user to use a table. Replicas apply the change within 30 s.
 
         Raises:
             TableNotFound: There is no such table.

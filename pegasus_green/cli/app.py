@@ -79,8 +79,8 @@ SECTIONS: dict[str, dict[str, str]] = {
 COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
 HELP = f"""Show and change the rows, tables and servers of a Pegasus cluster.
 
-Give the cluster with --meta, --url or --cluster, before or after the command, with PEGASUS_URL, or as "default" in
-~/.config/pegasus-green/config.toml.
+Give the cluster with --meta, --url or --cluster (before or after the command), with the environment variable
+PEGASUS_URL, or as "default" in ~/.config/pegasus-green/config.toml.
 
 Keys and values are text: UTF-8, with \\xNN for other bytes and \\\\ for a backslash. With --keys and --values they can
 be hex or base64. The output uses the same form as the input.

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table",
         metavar="NAME",
-        help="an existing table; its other keys are not touched [the table of the URL or the file]",
+        help="an existing table; bench changes only its own records [the table of the URL or the file]",
     )
     parser.add_argument(
         "--callers", type=whole, default=64, metavar="N", help="number of greenlets that make calls [%(default)s]"

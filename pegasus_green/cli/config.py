@@ -87,8 +87,8 @@ def find_place(meta: str | None, url: str | None, cluster: str | None, config: s
     name = cluster or content.get("default")
     if not name:
         raise InvalidArgument(
-            f"no cluster given: use --meta HOST:PORT, --url, or --cluster NAME, set PEGASUS_URL, or set default in"
-            f" {path}"
+            "no cluster given: use --meta HOST:PORT, --url URL or --cluster NAME; or set the environment variable"
+            f" PEGASUS_URL, or default in {path}"
         )
     return _named(str(name), content, path)
 

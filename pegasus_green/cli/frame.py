@@ -90,7 +90,8 @@ class App:
         """Set a shared option.
 
         Raises:
-            UsageError: It is empty, as an unset "$TABLE" in a script is, or there is already another cluster.
+            UsageError: The value is empty, for example because "$TABLE" is unset in a script, or another option names a
+                cluster already.
         """
         if found is None or found is False:
             return
@@ -304,7 +305,7 @@ def shared_options() -> list[click.Parameter]:
         option("--keys", type=codings, help="Coding of keys, in input and output [text]."),
         option("--values", type=codings, help="Coding of values, in input and output [text]."),
         option("--color", type=click.Choice(["auto", "always", "never"]), help="Colours [auto]."),
-        option("-y", "--yes", is_flag=True, default=None, help="Do not ask before data is destroyed."),
+        option("-y", "--yes", is_flag=True, default=None, help="Do not ask for confirmation."),
     ]
 
 

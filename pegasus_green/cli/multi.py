@@ -146,7 +146,7 @@ def mdel(app: App, hash_key: str, sort_keys: tuple[str, ...], everything: bool, 
     click.option(
         "--if", "check", type=click.Choice(CHECKS), default="no-check", metavar="CHECK", help="The check, as for cas."
     ),
-    click.option("--check-key", metavar="SORT_KEY", default="", help="The row that is checked."),
+    click.option("--check-key", metavar="SORT_KEY", default="", help="Sort key of the checked row [empty]."),
     click.option("--operand", metavar="VALUE", help="The operand of --if."),
     click.option(
         "--put", "puts", type=(str, str), multiple=True, metavar="SORT_KEY VALUE", help="A row to store; repeatable."

@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a TOML file with options; the command line overrides it")
     parser.add_argument("--host", help="IPv4 address to listen on; 0.0.0.0 needs --advertise [127.0.0.1]")
     parser.add_argument("--port", type=_port, help="port of the first meta server, 0: a free one [34601]")
-    parser.add_argument("--metas", type=int, metavar="N", help="meta servers [1]")
-    parser.add_argument("--replicas", type=int, metavar="N", help="replica servers [3]")
+    parser.add_argument("--metas", type=int, metavar="N", help="number of meta servers [1]")
+    parser.add_argument("--replicas", type=int, metavar="N", help="number of replica servers [3]")
     for kind in ("meta", "replica"):
         parser.add_argument(
             f"--{kind}-ports",
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=8080,
         metavar="PORT",
-        help="serve web pages about the cluster on 127.0.0.1:PORT [no pages; PORT: 8080; 0: a free one]",
+        help="serve web pages about the cluster on 127.0.0.1:PORT; without PORT: 8080; 0: a free one [no pages]",
     )
     parser.add_argument(
         "--advertise", metavar="NAME", help="host name or address that the servers send to clients [the address]"

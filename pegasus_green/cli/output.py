@@ -316,7 +316,7 @@ def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int]
 
 
 def wants_color(choice: str) -> bool:
-    """Tell whether stdout is to be coloured: auto follows the terminal, NO_COLOR and TERM=dumb."""
+    """Tell whether to colour stdout. With "auto": only a terminal, and not with NO_COLOR or TERM=dumb."""
     if choice != "auto":
         return choice == "always"
     is_dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))

@@ -103,8 +103,8 @@ def scan(
 ) -> int:
     """Print the rows of a hash key, or of the whole table.
 
-    The rows of a table come by partition. Within a partition they are ordered by the length of the hash key, then by
-    hash key, then by sort key. With --parallel the partitions are mixed.
+    Within a partition the rows are ordered by the length of the hash key, then by hash key, then by sort key. The
+    partitions follow one another; with --parallel, their rows are mixed.
     """
     selected = selection(app, sort_filter=sort_filter, **ranges)
     columns = [key("sort_key")] + ([] if no_value else [value()]) + ([number("ttl", show)] if with_ttl else [])
@@ -160,7 +160,7 @@ def _without_empty(rows: Iterable[Any], columns: list[Column], *, no_value: bool
         "--estimate", is_flag=True, help="The servers' estimate, which is fast (/metrics, releases after 2.5)."
     ),
     click.option("--by-partition", is_flag=True, help="One line for each partition."),
-    click.option("--histogram", is_flag=True, help="Sizes of keys and values, rows by hash key, and the largest."),
+    click.option("--histogram", is_flag=True, help="Sizes of keys and values, rows by hash key, largest items."),
     click.option(
         "--largest", type=click.IntRange(0, 1000), default=10, metavar="N", help="Number of largest items [10]."
     ),

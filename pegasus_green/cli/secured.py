@@ -13,7 +13,7 @@ from ..onebox.runtime.auth import ALLOW_LIST
 def add_arguments(parser: Any) -> None:
     """Declare the options."""
     group = parser.add_argument_group(
-        "a secured cluster", "enabled by --kdc, or by --auth-keytab and --auth-fqdn; the others modify it"
+        "a secured cluster", "enabled by --kdc, or by --auth-keytab and --auth-fqdn; the other options modify it"
     )
     group.add_argument(
         "--kdc", metavar="FOLDER", help="start a Kerberos server (KDC) with its files in this new folder, and use it"

@@ -16,9 +16,9 @@ from .frame import DURATION, NO, OK, App, No, command, complete_tables, options,
 from .output import Column, number, state
 
 table_argument = click.argument("table", metavar="TABLE", shell_complete=complete_tables)
-wait_option = click.option("--wait", is_flag=True, help="Wait until it is done.")
+wait_option = click.option("--wait", is_flag=True, help="Wait until the servers have finished.")
 wait_time_option = click.option(
-    "--wait-time", type=DURATION, default="60", metavar="TIME", help="Longest time of the wait [60 s]."
+    "--wait-time", type=DURATION, default="60", metavar="TIME", help="Maximum time to wait [60 s]."
 )
 POLL_SECONDS = 0.5
 
@@ -147,12 +147,12 @@ def create(
 @command("drop")
 @options(
     table_argument,
-    click.option("--reserve", type=DURATION, metavar="TIME", help="Time for which it can be recalled [7 d]."),
+    click.option("--reserve", type=DURATION, metavar="TIME", help="Time for which the table can be recalled [7 d]."),
     click.option("--missing-ok", is_flag=True, help="No error if there is no such table."),
     click.option(
         "--force",
         is_flag=True,
-        help="Drop it even if partitions lack a primary; a later recall can then crash a server.",
+        help="Drop the table even if partitions lack a primary; a later recall can then crash a server.",
     ),
 )
 @pass_app
@@ -262,9 +262,9 @@ def _poll(seconds: float, what: str) -> Iterator[None]:
         metavar="N",
         help="Start a split; N must be twice the current number.",
     ),
-    click.option("--pause", is_flag=True, help="Pause it."),
-    click.option("--resume", is_flag=True, help="Resume it."),
-    click.option("--cancel", is_flag=True, help="Cancel it. Asks first."),
+    click.option("--pause", is_flag=True, help="Pause the split."),
+    click.option("--resume", is_flag=True, help="Resume the split."),
+    click.option("--cancel", is_flag=True, help="Cancel the split. Asks first."),
     click.option("--partition", type=click.IntRange(0), metavar="INDEX", help="Pause or resume only this partition."),
     wait_option,
     wait_time_option,
@@ -359,7 +359,7 @@ _WELL = Column("state", style=lambda cell: "green" if cell in ("alive", "healthy
 @command("health")
 @options(
     click.argument("names", nargs=-1, metavar="[TABLE]..."),
-    wait_option,
+    click.option("--wait", is_flag=True, help="Wait until the tables are healthy."),
     wait_time_option,
 )
 @pass_app

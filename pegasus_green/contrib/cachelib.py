@@ -13,7 +13,7 @@
 Keys: the hash key is the prefix and the key, as UTF-8; the sort key is empty. Values: an ``int`` is stored as decimal
 text, so that ``inc`` and ``dec`` are atomic. **All other values are pickled**, as by cachelib's Redis cache: ``!`` and
 the pickle. So a writer of the table can run code in the processes that read it. The attribute ``serializer`` of an
-instance can be set to another one.
+instance can be set to another serializer.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class PegasusCache(BaseCache):
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         default_timeout: Seconds (or a timedelta) for values that are stored without a timeout; 0: they never expire.
         key_prefix: Text before every key, or a function that returns it. ``clear`` removes the keys with this prefix.
-        ignore_delete_many_errors: If ``delete_many`` could not remove a key, the key is not in its result. False: it
-            raises the error.
+        ignore_delete_many_errors: True: the result of ``delete_many`` omits a key that could not be removed. False:
+            ``delete_many`` raises the error, unless ``ignore_errors`` is set.
         ignore_errors: If Pegasus does not answer, behave like an empty cache: the error is logged as a warning, and a
             method returns what cachelib documents for an error of the backend (None, False or 0 keys).
 

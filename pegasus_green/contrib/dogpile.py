@@ -12,7 +12,7 @@ The package registers the name ``pegasus_green`` as an entry point of ``dogpile.
 
 Keys: the hash key is the key after the region's ``key_mangler``, as UTF-8; the sort key is empty. Values are the bytes
 from the region's serializer. **dogpile's default serializer is pickle**. So a writer of the table can run code in the
-processes that read it. ``make_region(serializer=..., deserializer=...)`` sets another one. A lock is a
+processes that read it. ``make_region(serializer=..., deserializer=...)`` sets other functions. A lock is a
 ``pegasus_green.recipes.Lock`` in the same table, with the key as its name.
 """
 

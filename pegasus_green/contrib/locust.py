@@ -108,7 +108,7 @@ class PegasusUser(User):
         url: Any = self.host
         if not url:
             raise InvalidArgument(
-                "PegasusUser needs a URL: locust --host pegasus://host:port/table, or the class's host"
+                "PegasusUser needs a URL: locust --host pegasus://host:port/table, or the class attribute host"
             )
         self.table: Table[bytes] = shared_table(url)
         reporters = _reporters.setdefault(environment, {})

@@ -1,4 +1,4 @@
-"""Spans and metrics for OpenTelemetry, after its stable semantic conventions for databases.
+"""Spans and metrics for OpenTelemetry. Their names follow its stable semantic conventions for databases.
 
 A listener makes one span, and one measurement of ``db.client.operation.duration``, for each call of a client::
 

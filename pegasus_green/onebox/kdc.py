@@ -306,9 +306,9 @@ class Kdc:
 
 
 def free_port() -> int:
-    """Return a free port of 127.0.0.1 for a server that must be told its port, as MIT's KDC.
+    """Return a free port of 127.0.0.1 for a server that must be told its port, such as MIT's KDC.
 
-    It is below the range of which the system takes ports for other sockets, so that it is still free a moment later.
+    The port is below the range from which the system takes ports for other sockets, so it is still free a moment later.
     """
     try:
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])

@@ -28,8 +28,8 @@ see ``SecuredOnebox``::
         with pegasus_green.Client(pegasus_kerberos.box.meta_addresses, auth=auth) as client:
             ...
 
-If MIT's KDC or the package gssapi is missing, tests that use it are skipped. ``pegasus_kerberos_options`` changes its
-options in the same way.
+If MIT's KDC or the package gssapi is missing, tests that use this fixture are skipped. To change the options of the
+cluster, override the fixture ``pegasus_kerberos_options``.
 """
 
 from __future__ import annotations

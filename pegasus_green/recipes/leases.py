@@ -91,7 +91,7 @@ def lease_seconds(timeout: float) -> float:
 
 
 class Places:
-    """The places under one hash key that can be leased. Any number of greenlets may use it."""
+    """The places under one hash key that can be leased. Any number of greenlets may use one object."""
 
     __slots__ = ("table", "hash_key", "places", "seconds", "also", "fence_ttl")
 

@@ -115,8 +115,8 @@ class RateLimiter:
         Args:
             key: Key of the limit, for example a user; bytes or str.
             cost: Number of hits that this one counts as; at most the limit, or the size of the bucket.
-            timeout: Seconds for the wait for other greenlets and all requests (``fixed_window``: for each request);
-                None: the client's default for the wait, and for each request.
+            timeout: Seconds for the whole call, with the wait for other greenlets. With ``fixed_window``: seconds for
+                each request. None: the wait and each request may take the client's default time.
 
         Raises:
             InvalidArgument: The cost can never be allowed, or an argument has a wrong type.

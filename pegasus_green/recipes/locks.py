@@ -124,7 +124,7 @@ class Leased:
 
         Retries: if the reply to a request is lost, the recipe reads the records. They show whether it was applied.
         Greenlets: any number may call at once, also of one object: one gets the lease, the others wait. A killed
-            caller does not hold it. A second call in the greenlet of the holder waits, too; it is not reentrant.
+            caller does not hold it. A second call in the greenlet of the holder waits, too: the lease is not reentrant.
 
         Example:
             >>> lock = Lock(table, "report:7", timeout=10)
@@ -189,7 +189,8 @@ class Leased:
             LockError: This object has not acquired it, or the parent of this forked process has.
             PegasusError: The release failed. The lease expires by itself.
 
-        Retries: safe. The recipe repeats the request if its reply is lost. It removes only the token of this grant.
+        Retries: safe. The recipe repeats the request if its reply is lost. The request removes only the token of this
+            grant.
         Greenlets: any greenlet may release the lease, as with ``threading.Lock``. After a kill the lease may last until
             its expiry.
 
@@ -277,7 +278,7 @@ class Leased:
         return not self._places.free(self._places.look())
 
     def remaining(self) -> float:
-        """Return the seconds for which the lease certainly lasts; 0.0 if it may have ended. It sends nothing.
+        """Return the seconds for which the lease certainly lasts; 0.0 if it may have ended. No request is sent.
 
         The time counts from the start of the request that took or renewed the lease, so the result is never too high. A
         stall of the process after the return can still outlast the lease.
@@ -583,7 +584,7 @@ class Leader:
 
     @property
     def fencing_token(self) -> int:
-        """The number of this term, like ``Lock.fencing_token``.
+        """The number of this term, like ``Lock.fencing_token``. A term lasts from the election to the end of the lease.
 
         Example:
             >>> leader = Leader(table, "cleaner")

@@ -166,8 +166,8 @@ class Once:
             LockNotOwnedError: The lease ended while the function ran; the result was not stored.
             PegasusError: The records could not be read or written. If the function has run, its result may be lost, and
                 the next caller runs it again after the lease ends.
-            RuntimeError: The function itself, or a signal handler inside ``run``, has to wait for the same key. It
-                would wait for its own greenlet.
+            RuntimeError: The function itself, or a signal handler inside ``run``, has called ``run`` for the same key.
+                The inner call would wait for its own greenlet.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: any number may call at once. After a kill the next caller runs the function. The function runs in a
@@ -351,8 +351,8 @@ class Singleflight:
             PegasusError: The records could not be read or written. If a value has been computed, the callers get it,
                 and a failure to store it is no error.
             RequestTimeout: ``client.deadline()`` ended the wait for another greenlet.
-            RuntimeError: The computation itself, or a signal handler inside ``get``, asks for the same key. It would
-                wait for its own greenlet.
+            RuntimeError: The computation itself, or a signal handler inside ``get``, has called ``get`` for the same
+                key. The inner call would wait for its own greenlet.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: any number may call at once. If the computing greenlet is killed, one of the waiting ones computes.

@@ -98,8 +98,8 @@ class _Queued(Turn):
 class Turns:
     """Lets one greenlet of a thread at a time work on a key, so that their compare-and-swaps do not conflict.
 
-    The swaps are correct without it. So a call that has to, such as one of a signal handler inside a swap of the same
-    key, does not wait for its turn.
+    The swaps are also correct without turns. A signal handler that swaps the same key inside a swap would wait for its
+    own greenlet, so its swap does not wait for a turn.
     """
 
     __slots__ = ("_last", "_own")
@@ -128,8 +128,8 @@ class Turns:
             sort_key: As for ``swap``.
             decide: As for ``swap``.
             ttl: As for ``swap``.
-            timeout: Seconds for the wait and all requests together; None: the client's default for the wait, and for
-                each request.
+            timeout: Seconds for the wait and all requests together; None: the wait and each request may take the
+                client's default time.
 
         Raises:
             RequestTimeout: Others were at work during the whole timeout. Nothing was sent.

@@ -203,7 +203,7 @@ class Frontier:
         table: Any table; its codec is not used.
         name: Name of the list; bytes or str.
         shards: Number of hash keys, 1 to 10,000. It must not change later.
-        ttl: Seconds after its last change until an item is forgotten; None: never.
+        ttl: Seconds from the last change of an item until it is forgotten; None: never.
 
     Example:
         >>> frontier = Frontier(table, "crawl")
@@ -262,7 +262,7 @@ class Frontier:
         return True
 
     def take(self, *, timeout: float | None = None) -> Job | None:
-        """Return the next job, for this caller alone. Wait while the queue is empty. None: ``stop`` was called.
+        """Return the next job, for this caller alone. Wait while the queue is empty. After ``stop``, return None.
 
         Args:
             timeout: Seconds for each request; None: the client's default. The wait for the queue has no limit.

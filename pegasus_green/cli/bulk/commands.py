@@ -189,9 +189,9 @@ def export(
     """Write the rows of a table to a file: JSON lines, CSV or binary; - is stdout.
 
     The name determines the format: .jsonl, .csv, .bin, each with .zst for zstd. Rows keep the time at which they
-    expire. FILE.state has the progress, and --resume continues from it. With --parallel 1 the rows come by partition.
-    Within a partition they are ordered by the length of the hash key, then by hash key, then by sort key. Otherwise the
-    partitions are mixed.
+    expire. FILE.state has the progress, and --resume continues from it. Within a partition the rows are ordered by the
+    length of the hash key, then by hash key, then by sort key. With --parallel 1 the partitions follow one another;
+    with more, their rows are mixed.
     """
     named, squeezed = guess(path)
     form, compressed = form or named or "jsonl", compressed or squeezed
@@ -373,7 +373,7 @@ def copy(
     resume: bool,
     checkpoint: float,
 ) -> int:
-    """Copy the rows of a table to another one, in this cluster or in another.
+    """Copy the rows of a table to another table, in the same or another cluster.
 
     Rows keep the time at which they expire. With --state FILE, --resume continues after a kill.
     """

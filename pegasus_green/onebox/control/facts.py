@@ -91,7 +91,7 @@ class FactMethods(Assembly):
         self.check_groups()
 
     def row_count(self, table: str, server: Which | None = None) -> int:
-        """Return the number of records of a table on its primaries, or on one server; expired ones count.
+        """Return the number of records of a table on its primaries, or on one server, including expired records.
 
         Example:
             >>> table.set("user:7", "name", "Ada")

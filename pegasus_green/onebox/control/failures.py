@@ -176,10 +176,13 @@ class FailureMethods(Assembly):
         - "trickle": send the reply in pieces of ``size`` bytes (at most 16 bytes), one every ``seconds``.
 
         With when="before" the request is not executed, except after a "delay"; with when="after" it is executed. The
-        default is "before" for "cut", "error" and "no_body", and "after" for the others. If several rules apply to a
-        request, only the first one of "cut", "drop", "error" and "no_body" with when="before" replaces its execution.
-        The others change the content of the reply, then its time and the way it is sent. Defaults:
-        seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
+        default is "before" for "cut", "error" and "no_body", and "after" for the others.
+
+        If several rules apply to a request, the first one with when="before" that is not a "delay" replaces the
+        execution. Later rules with when="before" then have no effect. The rules with when="after" change first the
+        content of the reply, then its time, then the way it is sent.
+
+        Defaults: seconds=0.1, error="ERR_BUSY", replies=1, reset=True.
 
         Args:
             action: The fault, see above.

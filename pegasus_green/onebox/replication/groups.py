@@ -16,7 +16,7 @@ from .tables import AVAILABLE, MAX_DROPS, NOT_READY, Partition, Table
 
 # Number of partitions that get replicas in one pass of the loop; this takes at most 30 ms.
 PARTITIONS_PER_PASS = 128
-# Delay until partitions are checked again that lack replicas and have no server to learn from.
+# Delay before the next check of the partitions that lack replicas and have no server to learn from.
 RETRY = 0.05
 
 

@@ -121,7 +121,7 @@ class Splits:
         return True
 
     def _do_not_filter(self, table: Table) -> None:
-        """Make scans return rows of other partitions for a while, as servers do that do not know the env yet."""
+        """Make scans return rows of other partitions for a while, like servers that do not know the env yet."""
         table.filters_from = self.box.clock() + self.box.settings.split_filter_delay
         for server in self.box.servers:
             for replica in server.replicas.values():

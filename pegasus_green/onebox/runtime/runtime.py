@@ -33,14 +33,14 @@ class Runtime:
         host: The address that all servers listen on.
         told: The IPv4 address that the servers send to clients.
         advertise: The host name that the servers send to clients in fields for names.
-        name: The name from the arguments for that.
+        name: The argument ``advertise``.
         settings: Delays and limits.
         clock: The cluster's time.
         client_bugs: Requests of clients that would have crashed a real server.
         errors: Exceptions inside the onebox; tests can assert that there are none.
         data_folder: The directory of the data; None: it is only in memory.
         running: Whether the ports are open.
-        started: When they were opened, in unix seconds.
+        started: When the ports were opened, in unix seconds.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ class MetaServer(Server):
         """Record bytes that are not a request; as a client's fault if they would crash a real server."""
         super().on_garbage(connection, why)
         if "truncated" in why:
-            self.box.client_bug(f"a request that ends before its message does ({why})")
+            self.box.client_bug(f"a request whose message is truncated ({why})")
 
     def handle(self, call: Call) -> None:
         """Answer a request at once."""
@@ -225,7 +225,7 @@ class _Handlers:
         if table is not None:
             return self._create_again(table, options)
         if options.envs.get("default_ttl", "").lstrip("-").isdecimal():
-            box.client_bug(f"create of {request.app_name!r} with env default_ttl; every replica server dies of it")
+            box.client_bug(f"create of {request.app_name!r} with env default_ttl; every replica server crashes")
             return meta.CreateAppResponse(err=codes.ERR_INVALID_PARAMETERS)
         table = box.add_table(request.app_name, options.partition_count, options.replica_count, options.envs)
         table.app_type, table.is_stateful = options.app_type, options.is_stateful
@@ -271,7 +271,7 @@ class _Handlers:
         if box.tables.find(name) is not None:
             return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS, info=no_info(box))
         if not table.served:
-            box.client_bug(f"recall of {table!r}, which was dropped before its replicas existed; a replica server dies")
+            box.client_bug(f"recall of {table!r}, dropped before its replicas existed; a replica server crashes")
             return meta.RecallAppResponse(err=codes.ERR_INVALID_PARAMETERS, info=no_info(box))
         box.restore_table(table, name)
         return meta.RecallAppResponse(info=table.info(hosts=box.hosts))

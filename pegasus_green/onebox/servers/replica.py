@@ -100,7 +100,7 @@ class ReplicaServer(Node):
         """Record bytes that are not a request; as a client's fault if they would crash a real server."""
         super().on_garbage(connection, why)
         if "truncated" in why:
-            self.box.client_bug(f"a request that ends before its message does ({why})")
+            self.box.client_bug(f"a request whose message is truncated ({why})")
 
     def _not_for_replicas(self, call: Call) -> None:
         if call.rpc is NEGOTIATION:

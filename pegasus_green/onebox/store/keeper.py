@@ -1,7 +1,7 @@
 """Group commit: a thread writes the servers' data to the files in batches; the hub passes data and gets results.
 
-While one batch is written, the next one collects. So under load, many writes share a commit. Actions of ``after`` run
-when everything that was written before them is committed.
+While one batch is written, new writes are collected for the next one. So under load, many writes share a commit.
+Actions of ``after`` run when everything that was written before them is committed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 All code here runs in the hub, so nothing may block. Replies are collected and sent by one pass per server and loop
 iteration. A write watcher sends the bytes that the kernel does not accept. If a client does not read its replies, the
-server stops reading from it until it does.
+server stops reading its requests until the client reads again.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class Faults:
         return True
 
     def _take(self, server: Target, call: Call, taker: Fault | None) -> None:
-        """Execute a request, or apply a rule instead of that."""
+        """Execute a request, or apply a rule instead."""
         if taker is None:
             _dispatch(server, call)
         elif taker.action == "cut":

@@ -91,7 +91,7 @@ class Watch:
         return sample
 
     def probe(self, seconds: float) -> None:
-        """Read from each primary, one after the other, until the time ends."""
+        """Read from all primaries at the same time, until the time ends. Each gets one read after the other."""
         self.latencies = {node: Latencies() for node in self._keys}
         self.errors = Counter()
         if not self._keys or self._probe_table is None:

@@ -31,7 +31,8 @@ from ..shared import bounded_ttl, shared_table
 class PegasusBackend(BytesBackend):
     """A backend that stores the serialized values in a Pegasus table.
 
-    Settings are the keys of ``arguments``.
+    Settings are the keys of ``arguments``. The defaults are ttl=None, distributed_lock=False, lock_timeout=30.0,
+    lock_sleep=0.1 and lock_blocking_timeout=None.
 
     Settings:
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.

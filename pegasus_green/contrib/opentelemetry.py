@@ -16,7 +16,7 @@ attribute                   value
 ``server.address``          the primary of the newest attempt, or the server that the error names
 ``server.port``             its port
 ``error.type``              the error's class, such as ``RequestTimeout`` or ``GreenletExit``
-``db.response.status_code`` the error's code in Pegasus, such as ``ERR_BUSY``
+``db.response.status_code`` the error's code in Pegasus, such as ``ERR_BUSY``; without a code, its class
 ``pegasus.attempts``        number of attempts, if the call was repeated (spans only)
 ``pegasus.hedged``          true if a secondary answered (spans only)
 ``pegasus.outcome_unknown`` true if a write may or may not have been applied (spans only)

@@ -149,7 +149,7 @@ class Places:
         """Take a free place; return the records if there is none, or if there is a record of ``also``.
 
         Raises:
-            LockError: The clocks differ so much that the lease has already ended.
+            LockError: The lease has already ended: the clocks differ too much, or this machine stalled.
             PegasusError: A request failed. A lease that may have been granted is released in the background.
         """
         begun: float | None = None

@@ -619,7 +619,7 @@ class Leader:
             LockNotOwnedError: The lease was lost while the function ran, and the function was killed.
             LockError: Others were leaders during the whole wait.
             PegasusError: The records could not be reached.
-            RuntimeError: The function itself, or a signal handler inside ``run``, has called it again.
+            RuntimeError: The function itself, or a signal handler inside ``run``, has called ``run`` again.
 
         Retries: as for ``Lock.acquire``.
         Greenlets: one call at a time for each object. A kill of the caller kills the function and ends the term.

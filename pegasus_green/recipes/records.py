@@ -70,7 +70,7 @@ def new_token() -> bytes:
 
 
 def doze(seconds: float) -> None:
-    """Wait for about this long. The time is random, so that callers that failed together do not return together.
+    """Wait for a random time, from half of these seconds to all. So callers that failed together return one by one.
 
     Raises:
         ForkedConnection: The process has forked meanwhile. The caller continues in the parent.

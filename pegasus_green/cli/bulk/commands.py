@@ -275,9 +275,9 @@ def import_(
     """Store the rows of a file that export wrote, or of stdin (-).
 
     A JSON line has hash_key, sort_key, value, and expires_at (Unix time) if the row expires; CSV has a first line with
-    these names. If rows have the same key, the last one counts. Expired rows are skipped. A line that is not a row is
-    reported and skipped; the exit status is then 5. With --state FILE, --resume continues after a kill: it reads the
-    same input again and skips the rows that are stored.
+    these names. If rows have the same key, the last one counts (without --if-absent). Expired rows are skipped. A line
+    that is not a row is reported and skipped; the exit status is then 5. With --state FILE, --resume continues after a
+    kill: it reads the same input again and skips the rows that are stored.
     """
     job = {"command": "import", "table": app.table_name, "file": path, "if_absent": if_absent}
     state = State(state_path, job, resume=resume)

@@ -26,7 +26,7 @@ class TableMethods(Assembly):
         Args:
             name: Any name that is not in use.
             partitions: From 1 to 4096.
-            replicas: Copies of each partition; None: 3, or as many as there are servers.
+            replicas: Copies of each partition, but at most as many as there are servers; None: 3.
             envs: Table envs. Unlike in a create request of a client, default_ttl is allowed here.
             atomic_idempotent: As for ``Admin.create_table``.
 

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits in the shipped configuration of a server.
+    """The limits of the storage engine. The defaults are those of a server with its default configuration.
 
     Attributes:
         multi_get_rows: Maximum number of rows that one multi_get visits and returns.

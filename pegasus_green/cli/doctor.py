@@ -147,7 +147,7 @@ class Doctor:
         except click.UsageError:
             names = [info.name for info in admin.list_tables()]
             if not names:
-                yield Finding("table", SOSO, "there is no table", "pegasus-green create NAME creates one")
+                yield Finding("table", SOSO, "there is no table", '"pegasus-green create NAME" creates one')
                 return
             name = names[0]
         try:
@@ -163,7 +163,7 @@ class Doctor:
         weak = [part.index for part in partitions if part.primary and not part.is_healthy]
         if orphans:
             text = f"{name}: {len(orphans)} of {len(partitions)} partitions have no primary: {', '.join(orphans[:8])}"
-            yield Finding("routes", BAD, text, "start the dead servers; pegasus-green lost lists lost partitions")
+            yield Finding("routes", BAD, text, 'start the dead servers; "pegasus-green lost" lists the lost partitions')
         else:
             text = f"{name}: {len(partitions)} partitions have a primary"
             more = f", {len(weak)} lack replicas" if weak else ""
@@ -204,7 +204,7 @@ class Doctor:
             return
         found = read_metrics(node)
         if found.error:
-            text = f"{node} has no /metrics page, so its clock is not checked"
+            text = f"{node} does not serve /metrics, so its clock is not checked"
             yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
             yield _clock(node, found.at - found.asked, "(by /metrics)")

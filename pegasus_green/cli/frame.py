@@ -374,7 +374,7 @@ def _fail(app: App, status: int, text: str, usage: str = "", **facts: Any) -> in
 
 # Advice for error codes of a cluster whose message has only the code.
 _HINTS = {
-    "ERR_APP_EXIST": "a table of this name exists: pegasus-green tables lists the tables",
+    "ERR_APP_EXIST": 'a table of this name exists: "pegasus-green tables" lists the tables',
     "ERR_BUSY_CREATING": "the table is being created: try again in some seconds",
     "ERR_BUSY_DROPPING": "the table is being dropped: try again in some seconds",
 }
@@ -432,7 +432,7 @@ def explain(app: App, error: BaseException) -> int:
         facts: dict[str, Any] = {"code": error.code, "outcome_unknown": error.outcome_unknown, "table": error.table}
         error.hint = _HINTS.get(str(error.code), error.hint)
         if isinstance(error, TableNotFound):
-            error.hint = "pegasus-green tables lists the existing tables"
+            error.hint = '"pegasus-green tables" lists the existing tables'
         return _fail(app, _status_of(error), str(error), **facts)
     if isinstance(error, OSError):
         # An error of a file: full disk, missing permission. Errors of servers are PegasusErrors.

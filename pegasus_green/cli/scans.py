@@ -124,7 +124,7 @@ def scan(
             partitions=partitions or None,
         )
     elif hash_filter is not None or partitions or parallel != 1:
-        raise click.UsageError("--hash-filter, --partition and --parallel need a whole table")
+        raise click.UsageError("--hash-filter, --partition and --parallel cannot be used with a hash key")
     elif reverse:
         if with_ttl or resume or show_token:
             raise click.UsageError("--reverse cannot be combined with --ttl or a token")
@@ -187,7 +187,10 @@ def count(
     table, out = app.table, app.out
     if hash_key is not None:
         if hash_filter or sort_filter or by_partition or histogram or estimate or partitions:
-            raise click.UsageError("a hash key cannot be combined with these options")
+            raise click.UsageError(
+                "--hash-filter, --filter, --estimate, --histogram, --by-partition and --partition cannot be used with a"
+                " hash key"
+            )
         first = app.key(hash_key)
         out.one("rows", table.sort_key_count(first), hash_key=first)
         return OK
@@ -201,7 +204,7 @@ def count(
         return OK
     if estimate:
         if by_partition or partitions or any(filters.values()):
-            raise click.UsageError("--estimate needs a whole table")
+            raise click.UsageError("--estimate is for a whole table: it cannot be used with filters or partitions")
         return _estimate(app)
     if not by_partition:
         found = table.count(parallel=parallel, partitions=partitions or None, **filters)

@@ -235,7 +235,7 @@ def change(client: Client, request: Request) -> Redirect:
         handle.remove(hash_key, sort_key)
     if not is_same:
         raise Refused(
-            "409 Conflict", "The row has changed since the page was opened. Nothing was changed: open it again."
+            "409 Conflict", "The row has changed since the page was opened. Nothing was changed: open the row again."
         )
     where = {"table": name, "hash": show_key(hash_key)}
     if new is None and hash_key:

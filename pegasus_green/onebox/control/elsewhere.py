@@ -56,7 +56,7 @@ def run_in(hub: Any, act: Callable[[], Any]) -> Any:
     if not lock.acquire(timeout=ANSWER_SECONDS):
         raise RuntimeError(
             f"the thread in which the onebox runs did not answer for {ANSWER_SECONDS:g} seconds; "
-            "a onebox in a separate process (process=True) does not depend on that"
+            "a onebox in a separate process (process=True) does not need that thread"
         )
     result, error = outcome
     if error is not None:

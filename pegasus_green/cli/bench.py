@@ -297,7 +297,12 @@ def _place(arguments: argparse.Namespace) -> Place:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Load the cluster and print the report; 1: no call succeeded or a value was wrong, 2: bad options."""
+    """Load the cluster, print the report and return the exit status.
+
+    Returns:
+        1: The records could not be stored, no call succeeded, or a value was wrong. 2: An option is wrong. 0: None of
+        these.
+    """
     from ..client import Client
 
     try:

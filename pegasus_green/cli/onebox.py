@@ -252,7 +252,7 @@ def run(arguments: argparse.Namespace) -> int:
         options["auth"], kdc = secured.of(arguments)
         control_port = options.pop("control_port", None)
         if arguments.console is not None and options["auth"] is not None:
-            raise ValueError("--console has no credentials for a secured cluster: run pegasus-green console with a URL")
+            raise ValueError('--console has no credentials for a secured cluster: use "pegasus-green console --url"')
         box = Onebox(**options)
         box.on_progress = _Progress()
     except (OSError, TypeError, ValueError, argparse.ArgumentTypeError) as error:

@@ -100,7 +100,7 @@ def meta_level(app: App, level: str | None) -> int:
     if level in ("stopped", "blind"):
         app.confirm(f"sets the meta level to {level} (the meta servers then do not heal tables)")
     before = name_of(MetaLevel, admin.set_meta_level(_chosen(MetaLevel, level)))
-    app.out.done(f"the meta level is {level}, before {before}", level=level, before=before)
+    app.out.done(f"the meta level is {level}; it was {before}", level=level, before=before)
     return OK
 
 

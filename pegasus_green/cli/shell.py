@@ -69,8 +69,8 @@ class Shell:
         """Run a line; False: leave the shell."""
         try:
             words = split_words(line)
-        except ValueError as error:
-            self._note(USAGE, f"error: {error}: a quote is not closed")
+        except ValueError:
+            self._note(USAGE, "error: a quote is not closed")
             return not self.stop
         if not words:
             return True

@@ -235,7 +235,7 @@ def replicas(app: App, table: str, count: int | None) -> int:
         app.out.one("replicas", admin.get_replica_count(table), table=table)
         return OK
     before = admin.set_replica_count(table, count)
-    app.out.done(f"each partition of {table} gets {count} replicas, before {before}", replicas=count, before=before)
+    app.out.done(f"each partition of {table} gets {count} replicas; it had {before}", replicas=count, before=before)
     return OK
 
 

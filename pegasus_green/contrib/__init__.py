@@ -14,5 +14,6 @@ module               content                                                    
 ``requests_cache``   backend of ``requests-cache``                                        ``[requests-cache]``
 ===================  ===================================================================  =======================
 
-The import of a module patches nothing, connects to nothing and registers only what its framework needs.
+The import of a module connects to nothing, and registers only what its framework needs. It patches nothing, except that
+the import of ``locust`` imports Locust, which calls ``gevent.monkey.patch_all()``.
 """

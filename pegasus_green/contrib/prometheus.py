@@ -41,10 +41,10 @@ metric                               labels                                     
 ``pegasus_dials_total``              server                                           yes
 ==================================== ================================================ ========= ========
 
-A histogram of the collector counts successful calls; that of the listener counts all calls. The collector's buckets are
-powers of two (61 us to 16 s), because the client counts in such buckets. The client does not sum up durations, so the
-collector's ``_sum`` is an estimate: ``latency_sum`` of ``stats()``, with an error of at most 44 %. The buckets
-themselves are exact.
+A histogram of the collector counts successful calls, without bulk calls; that of the listener counts all calls. The
+collector's buckets are powers of two (61 us to 16 s), because the client counts in such buckets. The client does not
+sum up durations, so the collector's ``_sum`` is an estimate: ``latency_sum`` of ``stats()``, with an error of at most
+44 %. The buckets themselves are exact.
 """
 
 from __future__ import annotations

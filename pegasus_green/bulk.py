@@ -115,7 +115,7 @@ class Window:
     def abandon(self, connections: list[Connection]) -> None:
         """Abandon the open requests on these connections; never yields, may be called again."""
         for connection in connections:
-            for seqid, entry in list(connection.pending.items()):
+            for seqid, entry in connection.pending.copy().items():
                 taker = entry[0]
                 if isinstance(taker, _Slot) and taker[0] is self:
                     connection.abandon(seqid)

@@ -423,10 +423,9 @@ class Client:
             raise InvalidArgument(f"drain must be 0 or more seconds, not {drain!r}")
         if drain and not self._threads.closed:
             self._threads.drain(drain)
-        try:
-            self._threads.close()
-        finally:
-            self._finalizer.detach()
+        self._threads.close()
+        # Not after an interruption: then the collector closes what is left.
+        self._finalizer.detach()
 
 
 class Table(Verbs[V]):

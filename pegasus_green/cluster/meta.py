@@ -61,11 +61,13 @@ class _Answers:
     """The answers to one call.
 
     Attributes:
+        generation: The fork generation of the call. In a child it must end: the parent continues it.
         owed: Servers that were asked and have not answered, with the greenlets that ask them. They are not asked again
             meanwhile.
     """
 
     def __init__(self) -> None:
+        self.generation = fork.generation()
         self.owed: dict[str, Any] = {}
         self._arrived = Event()
         self._all: deque[tuple[str, Message | PegasusError]] = deque()
@@ -281,7 +283,6 @@ class MetaClient:
         self, answers: _Answers, rpc: Rpc, argument: bytes, deadline: float
     ) -> Message | PegasusError | None:
         """Ask each server that owes no answer, once; return the answer, or the last failure, or None without any."""
-        mine = fork.generation()
         waiting = deque([self.leader] if self.leader else ())
         seen = {*answers.owed, *waiting}
         asked = set(answers.owed)
@@ -292,11 +293,11 @@ class MetaClient:
             new = [address for address in self.metas.all() if address not in seen]
             waiting.extend(new)
             seen.update(new)
+            if answers.generation != fork.generation():
+                return _forked()
             if not waiting and not answers.owed:
                 return failed
             now = monotonic()
-            if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
             if now >= deadline:
                 return failed
             if waiting and (not answers.owed or (rpc.repeatable and now >= start_next)):
@@ -312,6 +313,9 @@ class MetaClient:
                     continue
                 # The silent servers may stay silent. The others may know the leader now.
                 return failed
+            if answers.generation != fork.generation():
+                # The greenlets that ask end in a child. That is not an answer.
+                return _forked()
             address, answer = got
             verdict = self.failure = self._judge(address, answer, waiting, asked)
             if verdict is None:
@@ -394,6 +398,10 @@ class MetaClient:
                 outcome = without_traceback(error)
         found: Message | PegasusError = outcome
         return found
+
+
+def _forked() -> ForkedConnection:
+    return ForkedConnection("the process forked while the call waited; the call continues in the parent")
 
 
 def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:

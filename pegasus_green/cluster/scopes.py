@@ -81,7 +81,8 @@ class Scopes(dict[int, Any]):
 
     def sweep(self) -> None:
         """Remove up to two of the oldest entries if their scopes ended in an interrupted finalizer."""
-        for key, scope in list(islice(self.items(), 2)):
+        # One step: the collector can run finalizers during list(self.items()), which makes tuples.
+        for key, scope in islice(self.copy().items(), 2):
             if scope() is None:
                 self.pop(key, None)
 
@@ -92,13 +93,15 @@ class Scope(AbstractContextManager[None]):
     Dropping a scope ends it.
     """
 
+    # For the finalizer of a scope whose ``__init__`` was interrupted.
+    _place: tuple[dict[int, _Bounds], int] | None = None
+
     # No __slots__: a scope is referenced weakly, and since Python 3.13 its base class has no place for that either.
 
     def __init__(self, scopes: Scopes, seconds: float) -> None:
         """Prepare the scope; it bounds calls after ``__enter__``."""
         self._scopes = scopes
         self._seconds = seconds
-        self._place: tuple[dict[int, _Bounds], int] | None = None
 
     def __enter__(self) -> None:
         """Start to bound the calls of the caller's frame.

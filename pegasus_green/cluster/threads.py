@@ -54,17 +54,13 @@ class _Seat:
 
     def is_over(self) -> bool:
         """Tell whether the thread has ended. Without /proc only a thread with the same identifier can tell."""
+        # sys._current_frames() would crash in a child of a fork without hooks, which still lists the parent's threads.
         if self.generation != fork.generation():
-            # The forking thread is the only one that goes on in the child, with another native identifier.
-            return self.thread not in sys._current_frames()
+            # The thread that forked continues in the child, with another native identifier.
+            return fork.is_survivor(self.thread) is False
         if self.thread == _thread_id():
             return self.native != _native_id()
-        # A thread of an embedding program may have no frame while it lives.
-        return (
-            self.thread not in sys._current_frames()
-            and os.path.exists(f"{_TASKS}{_native_id()}")
-            and not os.path.exists(f"{_TASKS}{self.native}")
-        )
+        return os.path.exists(f"{_TASKS}{_native_id()}") and not os.path.exists(f"{_TASKS}{self.native}")
 
 
 class _OwnedHub:
@@ -239,6 +235,14 @@ class Threads:
 
     def close(self) -> None:
         """Close everything in all threads. Waiting calls get ClientClosed. Never yields in any thread."""
+        try:
+            self._close()
+        except BaseException:
+            # Every step can be repeated.
+            self._close()
+            raise
+
+    def _close(self) -> None:
         self.closed = True
         self.refuse_calls()
         self._drop_ended()
@@ -257,7 +261,8 @@ class Threads:
         was_open = False
         for cluster in self.all:
             hub = cluster.hub
-            if hub is not None and not cluster.pool.closed:
+            # An interrupted close leaves connections open.
+            if hub is not None and (not cluster.pool.closed or cluster.pool.connections):
                 was_open = True
                 # If the thread has ended, its loop and all pending work are gone.
                 tell(hub.loop, cluster.close)

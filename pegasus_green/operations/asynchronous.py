@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import repeat
 from time import monotonic
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -77,7 +80,7 @@ class Handle(Generic[R]):
         self._value: Any = None
         self._error: Exception | None = None
         self._ready = False
-        self._links: list[Callable[[Handle[R]], object]] = []
+        self._links: deque[Callable[[Handle[R]], object]] = deque()
         self._event: Event | None = None
         self._timer: Any = None
         # The greenlet of the call, and the latest time of the outcome of a call without one.
@@ -228,7 +231,7 @@ class Handle(Generic[R]):
             >>> ended
             []
         """
-        if callback in self._links:
+        with suppress(ValueError):
             self._links.remove(callback)
 
     def _settle(self, value: R | None, error: Exception | None) -> None:
@@ -246,13 +249,11 @@ class Handle(Generic[R]):
         """Wake the waiting greenlets and schedule the callbacks; may be called again."""
         if self._event is not None:
             self._event.set()
-        links = self._links
-        while links:
-            callback = links[0]
-            get_hub().loop.run_callback(callback, self)
-            # An interruption before this calls the callback twice; a signal handler may have removed it already.
-            if links and links[0] is callback:
-                del links[0]
+        try:
+            # One step of C, so that at any interruption no callback is lost and none is called twice.
+            deque(map(get_hub().loop.run_callback, iter(self._links.popleft, None), repeat(self)), maxlen=0)
+        except IndexError:
+            pass
         timer, self._timer = self._timer, None
         stop(timer)
 

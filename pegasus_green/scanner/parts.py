@@ -238,4 +238,4 @@ class Ledger:
 
     def parts(self) -> list[tuple[int, int, bytes | None]]:
         """Return the unfinished parts."""
-        return [(index, modulus, after) for (index, modulus), after in self.after.items()]
+        return [(index, modulus, after) for (index, modulus), after in self.after.copy().items()]

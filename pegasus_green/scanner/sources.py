@@ -46,7 +46,7 @@ class Sequential:
             if batch is not taken:
                 return batch
             if batch.final:
-                work.active.discard(part)
+                work.active.pop(part, None)
                 self._part = part = None
             else:
                 part.fetched = None
@@ -56,7 +56,7 @@ class Sequential:
             # At any interruption the part is in at least one of the two places.
             part = self._part = waiting[0]
             part.fetched = None
-        work.active.add(part)
+        work.active[part] = None
         if waiting and waiting[0] is part:
             waiting.popleft()
         batch = fetch(work, part)
@@ -97,7 +97,7 @@ class Parallel:
                 found = self._ready[0]
                 if isinstance(found, Exception):
                     # An error of one greenlet usually occurs in the others, too. The application needs it only once.
-                    self._ready = deque(one for one in self._ready if not isinstance(one, Exception))
+                    self._drop_errors()
                     try:
                         raise found
                     finally:
@@ -117,17 +117,21 @@ class Parallel:
             wait(self._news, min(left, LOOK_FOR_LOST))
         return None
 
+    def _drop_errors(self) -> None:
+        # The readers append to the same deque, also between two of these steps.
+        for one in self._ready.copy():
+            if isinstance(one, Exception):
+                self._ready.remove(one)
+
     def _staff(self) -> bool:
         """Start greenlets while parts wait. Return False if no greenlet reads and no batch waits."""
         work = self.work
         waiting = work.plan()
         # Greenlets that ended, or were never started after an interruption.
-        for worker in [one for one in work.workers if not one]:
-            work.workers.discard(worker)
-        if not work.workers and work.active:
-            # Their greenlets were interrupted before they could put them back.
-            waiting.extendleft(part for part in work.active if part not in waiting)
-            work.active.clear()
+        for worker in work.workers.copy():
+            if not worker:
+                work.workers.discard(worker)
+        work.reclaim()
         for _ in range(min(len(waiting), self.width - len(work.workers))):
             # Listeners are called in the context of the greenlet that takes the rows.
             worker = gevent.Greenlet(copy_context().run, self._read)
@@ -143,10 +147,7 @@ class Parallel:
     def _read(self) -> None:
         """Read parts to their ends; runs in its own greenlet."""
         work = self.work
-        while work.waiting and not work.closed:
-            part = work.waiting[0]
-            work.active.add(part)
-            work.waiting.popleft()
+        while not work.closed and (part := work.claim()) is not None:
             finished = False
             try:
                 self._read_part(part)
@@ -159,9 +160,9 @@ class Parallel:
                     self._ready.append(without_traceback(error) if isinstance(error, PegasusError) else error)
                 return
             finally:
-                if not finished and not work.closed:
+                if not finished and not work.closed and work.waiting is not None:
                     work.waiting.appendleft(part)
-                work.active.discard(part)
+                work.active.pop(part, None)
 
     def _read_part(self, part: Part) -> None:
         """Read a part to its end. Deliver each batch exactly once, also after interruptions."""
@@ -175,7 +176,7 @@ class Parallel:
                 batch = fetch(self.work, part)
             if self.work.closed:
                 return
-            known = batch is part.taken or any(type(one) is tuple and one[1] is batch for one in self._ready)
+            known = batch is part.taken or any(type(one) is tuple and one[1] is batch for one in self._ready.copy())
             if not known and (batch.rows or batch.final):
                 self._ready.append((part, batch))
                 self._news.set()

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from gevent import get_hub
+from greenlet import getcurrent
 
 from ..cluster.attempt import DEFAULT
 from ..cluster.dispatcher import Dispatcher
@@ -30,7 +31,8 @@ class Work:
 
     Attributes:
         waiting: Parts that nobody reads now; None: the scan is not planned yet.
-        active: Parts that are being read.
+        active: Parts that are being read, with the greenlets that read them. At any interruption a part is in at least
+            one of the two places. If it is in both, its greenlet reads it, or has ended.
         max_rows: Maximum number of rows in one reply.
         rows_a_batch: Number of rows that requests ask for now.
         app_id: The table's id; 0 if it is not known yet.
@@ -57,7 +59,7 @@ class Work:
         self.timeout, self.retry, self.only, self.app_id = timeout, retry, only, app_id
         self.initial_count = 0
         self.waiting: deque[Part] | None = None
-        self.active: set[Part] = set()
+        self.active: dict[Part, Any] = {}
         self.closed = False
         self.workers: set[Any] = set()
         dispatcher.cluster.deadline(timeout, 0.0)  # raises for an invalid timeout
@@ -99,6 +101,30 @@ class Work:
         """
         asks = self.query.count_only and not holds_no_foreign_rows(table.count, 0)
         self.initial_count = self.dispatcher.routes.initial_count(table.app_id, deadline if asks else None)
+
+    def claim(self) -> Part | None:
+        """Return a waiting part that the calling greenlet is to read; None: there is none.
+
+        A signal handler or a finalizer that makes a call lets other greenlets run at any step. So the claim is one
+        step.
+        """
+        reader, waiting = getcurrent(), self.waiting or deque()
+        for part in waiting.copy():
+            if self.active.setdefault(part, reader) is reader:
+                if part in waiting:
+                    waiting.remove(part)
+                    return part
+                # Another greenlet has finished it since the copy.
+                self.active.pop(part, None)
+        return None
+
+    def reclaim(self) -> None:
+        """Put the parts back whose greenlets have ended at an interruption."""
+        for part, reader in self.active.copy().items():
+            if reader not in self.workers:
+                if self.waiting is not None and part not in self.waiting:
+                    self.waiting.appendleft(part)
+                self.active.pop(part, None)
 
     def is_pure(self, part: Part) -> bool:
         """Tell whether a part's partition certainly holds no rows of other partitions."""
@@ -143,7 +169,7 @@ class Work:
     def suspend(self) -> None:
         """End greenlets and contexts, so that nothing runs until somebody reads again. Never yields."""
         # A killed greenlet puts its part back and removes itself from the list.
-        for worker in self.workers:
+        for worker in self.workers.copy():
             worker.kill(block=False)
         for part in (*self.active, *(self.waiting or ())):
             part.clear()

@@ -565,7 +565,7 @@ class Connection(Handover):
         """Return the ids whose deadline has passed (some of them if there are many), and the time of the next check."""
         earliest = FOREVER
         expired = []
-        for seqid, (_, deadline, _, _) in self.pending.items():
+        for seqid, (_, deadline, _, _) in self.pending.copy().items():
             if deadline <= now:
                 expired.append(seqid)
             elif deadline < earliest:

@@ -14,9 +14,12 @@ first time in a child, before it touches a descriptor.
 
 from __future__ import annotations
 
+import _thread
 import mmap
 import os
+import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 # MADV_WIPEONFORK of Linux 4.14; the mmap module has no name for it.
@@ -24,6 +27,11 @@ _WIPE_ON_FORK = 18
 
 _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _generation = 0
+# gevent is not loaded here. If it is there and has patched the module, its identifiers are those of greenlets.
+_monkey: Any = sys.modules.get("gevent.monkey")
+_thread_id: Callable[[], int] = _thread.get_ident if _monkey is None else _monkey.get_original("_thread", "get_ident")
+# The thread that forked, the only one that continues in this process. None: no fork, or the thread is unknown.
+_survivor: int | None = None
 
 
 class _ByPid:
@@ -76,7 +84,10 @@ def notice() -> None:
 
     Every step may run twice: a signal handler that makes a call during this function calls it, too.
     """
-    global _generation
+    global _generation, _survivor
+    # Python's list of threads may still contain the parent's, so it must not be read. On Linux the main thread has the
+    # identifier of the process.
+    _survivor = _thread_id() if _thread.get_native_id() == os.getpid() else None
     _generation += 1
     connections = list(_connections)
     for connection in connections:
@@ -86,10 +97,28 @@ def notice() -> None:
 
 
 def after_in_child() -> None:
-    """Cut the copies of the parent's connections off, once; called by Python and by the loops."""
+    """Cut the copies of the parent's connections off, once; called by Python's hook and by the loops."""
     # An earlier hook of the application may have made a call, so this process may have its own connections already.
     if not page[0]:
         notice()
 
 
-os.register_at_fork(after_in_child=after_in_child)
+def is_survivor(thread: int) -> bool | None:
+    """Tell whether a thread of an earlier generation continues in this process; None: unknown.
+
+    After a fork without hooks only a call of the main thread can tell.
+    """
+    survivor = _survivor
+    if survivor is None and _thread.get_native_id() == os.getpid():
+        survivor = _thread_id()
+    return None if survivor is None else thread == survivor
+
+
+def _in_child() -> None:
+    """Run in the thread that forked, after every fork that runs Python's hooks."""
+    global _survivor
+    after_in_child()
+    _survivor = _thread_id()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -99,7 +99,7 @@ class Handover(Outbox):
         owner, its taker or context, are searched.
         """
         if not seqid and owner is not None:
-            for known, entry in list(self.pending.items()):
+            for known, entry in self.pending.copy().items():
                 if entry[0] is owner or entry[3] is owner:
                     self.abandon(known)
             return
@@ -181,7 +181,7 @@ class Handover(Outbox):
         """Return repeatable calls to their callers if their partition has a new primary; runs in the hub."""
         moved = 0
         waiting = self.pending  # read once: see poison
-        for seqid, (_, _, movable, _) in list(waiting.items()):
+        for seqid, (_, _, movable, _) in waiting.copy().items():
             if movable is not None and seqid in waiting and seqid not in self._parked and has_moved(movable):
                 moved += 1
                 sent = not self.withdraw(seqid)

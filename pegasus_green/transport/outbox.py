@@ -353,7 +353,7 @@ class Outbox(Books):
 
     def _unsent(self) -> frozenset[int]:
         """Return the ids of the requests of which no byte was sent."""
-        waiting = [seqid for seqid, frame in self._backlog.items() if not isinstance(frame, memoryview)]
+        waiting = [seqid for seqid, frame in self._backlog.copy().items() if not isinstance(frame, memoryview)]
         return frozenset((*self._out, *waiting))
 
     def withdraw(self, seqid: int) -> bool:

@@ -393,7 +393,7 @@ class Pool:
         Their connections are closed. A connection with requests in flight stays, and so does its server.
         """
         now = monotonic()
-        for address, peer in list(self.peers.items()):
+        for address, peer in self.peers.copy().items():
             connection = peer.connection
             busy = peer.state in ("dialling", "negotiating") or (connection is not None and connection.in_flight > 0)
             shared = connection is not None and any(name.address in used for name in self.names_of(connection))

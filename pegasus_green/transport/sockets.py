@@ -46,10 +46,15 @@ class Copy:
         if sock._sock.fileno() < 0:
             return
         let_go(sock._sock, self._inode)
-        if getattr(sock.hub, "loop", None) is not None:
+        loop = getattr(sock.hub, "loop", None)
+        if loop is not None:
             for watcher in (sock._read_event, sock._write_event):
-                # Done before the loop checks descriptors: it aborts the process if a watched one is closed.
-                sock.hub.cancel_wait(watcher, OSError("the process forked meanwhile"))
+                # hub.cancel_wait stops a watcher in a callback, and a loop with many callbacks runs some of them later.
+                # But the loop aborts the process when it checks descriptors and a watched one is closed.
+                waiter = getattr(watcher.callback, "__self__", None)
+                watcher.stop()
+                if waiter is not None:
+                    loop.run_callback(waiter.throw, OSError("the process forked meanwhile"))
 
 
 def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callable[[Any], object]) -> Any:

@@ -360,13 +360,20 @@ SCANS: dict[str, Callable[[Table[bytes]], Any]] = {
 
 
 def rows_of_an_interrupted_scan(
-    client: Client, scan: str, place: str, n: int, *, nested: bool = False
+    client: Client, scan: str, place: str, n: int, kind: str = "exception"
 ) -> tuple[Interruption, list[Any]]:
-    """Return the rows of one scanner whose reader continues after an exception, or a nested next, at the n-th step."""
+    """Return the rows of one scanner whose reader continues after something has struck at the n-th step.
+
+    This is an exception, a nested ``next``, or another call, during which the other greenlets of the scan run.
+    """
 
     def act() -> None:
-        if not nested:
+        if kind == "exception":
             raise Interrupted
+        if kind == "other call":
+            client.table("temp").exist("interrupted scan", "0")
+            gevent.sleep(0.003)
+            return
         try:
             found.append(tuple(next(rows)))
         except StopIteration:
@@ -398,13 +405,14 @@ def rows_of_an_interrupted_scan(
     ("scan", "place", "kind"),
     [
         *((scan, "caller", kind) for scan in SCANS for kind in ("exception", "nested")),
+        *((scan, "caller", "other call") for scan in ("scan", "parallel")),
         ("parallel", "helpers", "exception"),
+        ("parallel", "helpers", "other call"),
         ("parallel", "hub", "exception"),
     ],
 )
 def test_a_scan_continues_after_an_interruption_at_any_step(interrupted: Any, scan: str, place: str, kind: str) -> None:
     """The same scanner returns all other rows exactly once. Only a row on its way out of ``next`` can be lost."""
-    nested = kind == "nested"
     with Client(interrupted.meta_addresses, timeout=3.0, refresh_interval=0.001, refresh_period=0.0) as client:
         client.table("temp").warm_up()
         # The first run may find something to do that the others do not.
@@ -415,7 +423,7 @@ def test_a_scan_continues_after_an_interruption_at_any_step(interrupted: Any, sc
         points = {*random.sample(range(1, counted.count + 1), min(INTERRUPTED_SCANS, counted.count))}
         points.update(range(max(counted.count - LAST_STEPS, 1), counted.count + 1))
         for n in sorted(points):
-            interruption, found = rows_of_an_interrupted_scan(client, scan, place, n, nested=nested)
-            if nested or not interruption.where.endswith(" __next__"):
+            interruption, found = rows_of_an_interrupted_scan(client, scan, place, n, kind)
+            if kind != "exception" or not interruption.where.endswith(" __next__"):
                 assert found == expected, (n, interruption.where)
         assert not at_rest(client)

@@ -556,6 +556,43 @@ client.close()
     assert sum("CREATE" in request.name for request in stage.meta.requests) == 1
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_request_of_admin_that_is_under_way_at_the_fork_ends_in_the_child(
+    box: Onebox, way: str, *, warm: bool
+) -> None:
+    """The child's copies of the greenlets that ask the meta servers end. That is not an answer."""
+    out = run(
+        """
+warm, seen = sys.argv[3] == "True", set()
+for turns in range(12):
+    client = Client(sys.argv[1].split(","), timeout=5.0)
+    if warm:
+        client.table("temp").get("a", "b")
+    name = f"new{warm}{turns}" + way.replace(".", "")
+    ends = []
+    job = gevent.spawn(lambda: ends.append((end_of(client.admin.create_table, name, 4), os.getpid())))
+    for _ in range(turns + 1):
+        gevent.sleep(0)
+    if ends:
+        break
+    def child():
+        job.join(4.0)
+        assert ends == [("ForkedConnection", os.getpid())], ends
+    status = fork(way, child)
+    job.join()
+    assert ends[0][0] != "ForkedConnection", ends
+    seen.add((ends[0][0].isdigit(), status()))
+    client.close()
+print(seen)
+        """,
+        box.meta_addresses,
+        way,
+        str(warm),
+    )
+    assert out.endswith("{(True, 0)}\n")
+
+
 def test_the_first_route_query_of_the_child_stops_the_inherited_timer(stage: Stage) -> None:
     stage.server()
     out = run(

@@ -95,6 +95,54 @@ client.close()
     assert len(server.requests) == 10
 
 
+@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
+def test_threads_of_the_child_call_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
+    """Without hooks Python's list of threads still contains the parent's. Reading it crashes the child."""
+    stage.server()
+    out = run_script(
+        PRELUDE
+        + """
+import threading
+end, ready = threading.Event(), []
+
+def background():
+    table.set("a", "b", "c")
+    ready.append(1)
+    end.wait()
+
+def in_threads(run, count):
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+table.set("a", "b", "c")
+waiting = in_threads(background, 3)
+while len(ready) < 3:
+    gevent.sleep(0.01)
+# A thread that waits for the interpreter at the fork can block the child, with and without the client.
+gevent.sleep(0.1)
+child = fork()
+if not child:
+    seen = []
+    for _ in range(6):
+        in_threads(lambda: seen.append(table.get("a", "b")), 1)[0].join()
+    # Without hooks, the threads of the child do not know which of the parent's threads goes on.
+    own = len(client._threads.all)
+    client.close(drain=1.0)
+    os._exit(0 if seen == [b"c"] * 6 and (own == 1 or way != "os.fork") else 1)
+print(ended(child))
+end.set()
+for thread in waiting:
+    thread.join()
+client.close()
+        """,
+        stage.meta.address,
+        way,
+    )
+    assert out == "0\n"
+
+
 CLOSES = """
 def closes_all(when):
     child = fork()

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent._waiter import Waiter
 from gevent.exceptions import BlockingSwitchOutError
@@ -32,6 +31,7 @@ from ..protocol.rpc import GET, PUT, Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
+from ..transport.hubs import this_hub
 from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
@@ -137,10 +137,11 @@ class Cluster:
         Raises:
             WrongThread: The cluster belongs to another thread: a handle or a scanner is used in the wrong thread.
             ClientClosed: The client is closed.
+            ConnectFailed: Too few descriptors are free for the hub.
         """
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
-        hub = get_hub()
+        hub = this_hub()
         if self.hub is not hub and self._may_go_over():
             self.hub = hub
             self.reopen()

@@ -19,11 +19,10 @@ from time import monotonic
 from typing import Any
 
 import gevent
-from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
-from ..transport import fork
+from ..transport import fork, hubs
 from ..transport.threads import tell
 from .dispatcher import Cluster
 
@@ -82,7 +81,7 @@ class _OwnedHub:
         if self.hub is not None and self.hub.loop is not None:
             for member in list(self.members):
                 member.threads.leave(member.seat)
-            self.hub.destroy(destroy_loop=True)
+            hubs.destroy(self.hub)
 
     def __del__(self) -> None:
         if self.thread == _thread_id() and not sys.is_finalizing():
@@ -97,8 +96,8 @@ def _owned_hub() -> _OwnedHub | None:
     if get_hub_if_exists() is None:
         # A call of a signal handler or a finalizer may have made hub and owner meanwhile. There is only one owner.
         kept: dict[str, _OwnedHub] = _owned_hubs.__dict__
+        hub = hubs.this_hub()
         owned = kept.setdefault("hub", _OwnedHub())
-        hub = get_hub()
         # The main thread has the default loop and ends with the process.
         owned.hub = None if hub.loop.default else hub
     known: _OwnedHub | None = getattr(_owned_hubs, "hub", None)

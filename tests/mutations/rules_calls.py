@@ -6,6 +6,7 @@ from .mutation import Mutation
 from .rules_servers import REPORTS, RETRY, TIME
 
 SWITCHES = "tests/transport/test_thread_switches.py"
+THREADS = "tests/transport/test_threads.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
 UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repeated"
 
@@ -304,5 +305,21 @@ CALLS = (
         "    except (ValueError, AttributeError, TypeError):\n",
         "    except AttributeError:\n",
         (SWITCHES, "-k", "another_thread_ends or after_its_hub"),
+    ),
+    Mutation(
+        "9-hub-of-a-thread-that-resolves-names",
+        "the hub of a short thread ends without another hub, also after the thread has resolved names",
+        "transport/hubs.py",
+        "    while pool is not None and pool.size:\n",
+        "    while False:\n",
+        (THREADS, "-k", "resolve_names"),
+    ),
+    Mutation(
+        "9-descriptors-for-a-loop",
+        "without free descriptors for its loop, a thread gets an error and does not hang",
+        "transport/hubs.py",
+        "        _check_descriptors()\n",
+        "",
+        (THREADS, "-k", "free_descriptors"),
     ),
 )

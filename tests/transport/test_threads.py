@@ -235,3 +235,69 @@ def test_a_thread_that_ends_creates_no_second_hub(stage: Stage) -> None:
     assert alone == [True]
     wait_until(lambda: not server.alive)
     assert len(table.client._threads.all) == 1
+
+
+@pytest.mark.skipif(not descriptors(), reason="the system does not list the descriptors of a process")
+def test_short_threads_that_resolve_names_leave_no_descriptor_open(stage: Stage) -> None:
+    """gevent waits at the end of a hub for the threads that resolve its names. That must not make another hub."""
+    server = stage.server()
+    stage.meta.primaries = [f"localhost:{server.port}"]
+    table = stage.table()
+    table.set("a", "b", b"c")
+
+    def level() -> int:
+        for _ in range(5):
+            assert in_native_thread(lambda: table.get("a", "b")) == b"c"
+        wait_until(lambda: len(server.alive) == 1)
+        return len(descriptors())
+
+    before = level()
+    assert level() < before + 5
+
+
+@pytest.mark.parametrize("hub_of_the_thread", ["none", "destroyed"])
+def test_a_thread_without_free_descriptors_for_its_loop_gets_an_error(stage: Stage, hub_of_the_thread: str) -> None:
+    """libev would try again for ever, and block the thread."""
+    stage.server()
+    out = run_script(
+        """
+        import _thread, gevent, os, resource, sys, time
+        from gevent.monkey import get_original
+        from pegasus_green import Client, PegasusError
+        client = Client([sys.argv[1]])
+        table = client.table("temp")
+        table.set("a", "b", b"c")
+        seen = []
+        def use():
+            if sys.argv[2] == "destroyed":
+                table.get("a", "b")
+                gevent.get_hub().destroy(destroy_loop=True)
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 9, limits[1]))
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                pass
+            try:
+                table.get("a", "b", timeout=0.5)
+            except PegasusError as error:
+                seen.append(f"{type(error).__name__}: {error}".split("[")[0])
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for descriptor in taken:
+                os.close(descriptor)
+            seen.append(table.get("a", "b"))
+            hub = gevent.get_hub()
+            if sys.argv[2] == "destroyed":
+                hub.destroy(destroy_loop=True)
+        get_original("_thread", "start_new_thread")(use, ())
+        while len(seen) < 2:
+            gevent.sleep(0.01)
+        print(*seen)
+        client.close()
+        """,
+        stage.meta.address,
+        hub_of_the_thread,
+    )
+    assert out == "ConnectFailed: no free descriptors for the event loop of this thread:  b'c'\n"

@@ -1,0 +1,62 @@
+"""Make and destroy the hub of a thread, where gevent alone would spin or leave descriptors open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
+from gevent.monkey import get_original
+
+from ..errors import ConnectFailed
+
+# Interval of the checks whether the threads of a pool have ended, in seconds.
+_STEP = 0.001
+# The real sleep: gevent's would make a hub.
+_sleep: Callable[[float], None] = get_original("time", "sleep")
+
+
+def this_hub() -> Any:
+    """Return this thread's hub; make it if there is none.
+
+    Raises:
+        ConnectFailed: Too few descriptors are free for a new loop.
+    """
+    hub = get_hub_if_exists()
+    if hub is None:
+        _check_descriptors()
+        hub = get_hub()
+    return hub
+
+
+def _check_descriptors() -> None:
+    # A new loop opens up to four descriptors. Without them, libev tries again for ever and blocks the thread.
+    opened: list[int] = []
+    try:
+        opened += os.pipe()
+        opened += os.pipe()
+    except OSError as error:
+        raise ConnectFailed(f"no free descriptors for the event loop of this thread: {error}") from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def destroy(hub: Any) -> None:
+    """Destroy a hub and its loop; runs in its thread or after the end of the thread.
+
+    ``hub.destroy`` waits with ``gevent.sleep`` until the threads that resolve names for the hub have ended. At the end
+    of a thread gevent has already forgotten the hub, so this would make another hub, which nobody would destroy. So
+    these threads end before.
+    """
+    pool = hub._threadpool
+    if pool is not None and pool.pid != os.getpid():
+        # A fork does not copy them.
+        hub._threadpool = pool = None
+    while pool is not None and pool.size:
+        for _ in range(pool.size - len(pool)):
+            pool.task_queue.put(None)
+        _sleep(_STEP)
+    hub.destroy(destroy_loop=True)

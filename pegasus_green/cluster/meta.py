@@ -255,7 +255,7 @@ class MetaClient:
     def unreachable(self, text: str, why: PegasusError | None) -> MetaUnreachable:
         """Return the error for a call without a usable answer from any meta server; why: the last reason."""
         error = MetaUnreachable(f"{text} {', '.join(self.addresses)}", last_error=why)
-        peers = [peer for peer in map(self._pool.peers.get, self.addresses) if peer is not None]
+        peers = [peer for peer in map(self._pool.peers.get, self.metas.all()) if peer is not None]
         if why is not None and why.hint:
             error.hint = why.hint
         elif any(peer.demands_auth for peer in peers):

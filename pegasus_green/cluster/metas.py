@@ -13,8 +13,8 @@ MAX_LEARNT = 4
 class Metas:
     """The addresses of a cluster's meta servers; no I/O.
 
-    A name with several addresses stands for several servers. Each of them is asked like a configured one. All threads
-    of a client share one object, so each change is one atomic step.
+    Each address of a name is asked like a configured server. All threads of a client share one object, so each change
+    is one atomic step.
 
     Attributes:
         configured: The servers from the application.
@@ -54,10 +54,11 @@ class Metas:
 
     def resolved(self, name: str, addresses: list[str]) -> None:
         """Store the addresses of a name; [] if it cannot be resolved."""
-        if len(addresses) > 1:
+        if addresses:
+            # Not the name: an open connection of a name stays with the address that the name had before.
             self._resolved[name] = addresses
-        elif addresses or name not in self._resolved:
-            # Keep the name itself: each dial resolves it, and it is clearer for people.
+        elif name not in self._resolved:
+            # Each dial resolves the name, and its error says why that fails.
             self._resolved[name] = [name]
 
     def learn(self, address: str, other: str) -> bool:

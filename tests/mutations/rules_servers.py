@@ -175,11 +175,11 @@ SERVERS = (
     ),
     Mutation(
         "2-resolve-again",
-        "names are resolved again when the list has failed",
+        "each dial resolves the host name of a replica server again",
         "transport/reach.py",
         "found = resolve(name)",
         "found = vars(reach).get(name)\n    if found is None:\n        found = vars(reach)[name] = resolve(name)",
-        (DEAD, "-k", "name or addresses"),
+        ("tests/transport/test_names.py", "-k", "each_dial_resolves"),
     ),
     Mutation(
         "2-dns-off-the-hub",

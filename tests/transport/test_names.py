@@ -129,6 +129,18 @@ def test_the_name_is_tried_before_the_address(stage: Stage, names: Names) -> Non
     assert (len(server.links), len(other.links)) == (1, 0)
 
 
+def test_each_dial_resolves_the_name_again(stage: Stage, names: Names) -> None:
+    old, new = stage.server(), stage.extra(FakeServer())
+    stage.meta.primaries = [NAME]
+    names.known["replica-1.example"] = [old.address]
+    table = stage.table()
+    assert table.get("h", "s") is None
+    old.stop()
+    names.known["replica-1.example"] = [new.address]
+    assert table.get("h", "s") is None
+    assert len(new.links) == 1
+
+
 def test_an_error_names_every_address_that_was_tried(stage: Stage, names: Names) -> None:
     dead = dead_address()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: dead}
@@ -231,6 +243,25 @@ def test_a_name_is_resolved_again_when_all_meta_servers_have_failed(stage: Stage
     assert client._cluster.meta.addresses == [METAS]
 
 
+def test_a_name_with_one_address_leaves_a_silent_server_for_its_new_address(stage: Stage, names: Names) -> None:
+    metas = Metas(stage, names, 1)
+    client = stage.client([METAS])
+    assert client.table("temp").get("h", "s") is None
+    # The connection to the old server stays open.
+    metas.all[0].handler = silent
+    names.known["metas.example"] = [metas.another().address]
+    assert client.ping(5.0) < 2.0
+    assert client._cluster.meta.addresses == [METAS]
+
+
+def test_an_address_is_used_that_the_name_server_returns_after_the_connect_timeout(stage: Stage, names: Names) -> None:
+    Metas(stage, names, 1)
+    names.slow["metas.example"] = 0.3
+    client = stage.client([METAS], connect_timeout=0.1)
+    assert client.table("temp").get("h", "s", timeout=5.0) is None
+    assert names.asked == ["metas.example"]
+
+
 @pytest.mark.parametrize("addresses", ["one", "two", "changing", "none"])
 @pytest.mark.parametrize("servers", ["silent", "dead"])
 def test_a_name_is_looked_up_once_per_pause(stage: Stage, names: Names, servers: str, addresses: str) -> None:
@@ -246,7 +277,7 @@ def test_a_name_is_looked_up_once_per_pause(stage: Stage, names: Names, servers:
         del names.known["metas.example"]
     client = stage.client([METAS], meta_stagger=0.01)
     assert isinstance(ends(client.ping, 1.0), errors.MetaUnreachable)
-    # The pauses are 0.05, 0.1, 0.2, 0.4 and 0.5 s. Each dial of a name with one address is a look-up, too.
+    # The pauses are 0.05, 0.1, 0.2, 0.4 and 0.5 s. Each dial of a name without an address is a look-up, too.
     assert 2 <= len(names.asked) <= 20
 
 

@@ -333,7 +333,8 @@ def parse_url(url: str) -> ParsedUrl:
     """
     if not isinstance(url, str):
         raise InvalidArgument(f"a URL must be a str like {_FORM}, not {url!r}")
-    scheme, separator, rest = url.partition("://")
+    # The text of an environment variable or a file often has blanks around it.
+    scheme, separator, rest = url.strip().partition("://")
     if separator and scheme.lower() != "pegasus":
         raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL has the form {_FORM}, not {url!r}")
     if not separator or not rest:

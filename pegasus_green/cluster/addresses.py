@@ -22,13 +22,18 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
     else:
         raise InvalidArgument(f'a meta server must be "host:port" or (host, port), not {text!r}')
     host = host.strip("[]")
-    if found := re.search(r"[\s;|/\[\]]", host):
-        raise InvalidArgument(f"a host name cannot contain {found[0]!r}: {text!r}; commas separate meta servers")
+    _check_separators(host + port_text, text)
     # isdigit() alone also accepts superscripts, and int() refuses thousands of digits.
     port = int(port_text) if port_text.isascii() and port_text.isdigit() and len(port_text) < 10 else 0
     if not host or not 0 < port < 65536:
         raise InvalidArgument(f'a meta server must be "host:port" with a port from 1 to 65535, not {text!r}')
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _check_separators(part: str, text: object) -> None:
+    """Raise InvalidArgument if a part of the text has a character that separates servers in other notations."""
+    if found := re.search(r"[\s;|/\[\]]", part):
+        raise InvalidArgument(f"a host name cannot contain {found[0]!r}: {text!r}; commas separate meta servers")
 
 
 def _split(text: str, default_port: int) -> tuple[str, str]:
@@ -45,6 +50,8 @@ def _split(text: str, default_port: int) -> tuple[str, str]:
         # The text before the @ can hold a password, so it is not in the message.
         raise InvalidArgument('a meta server must be "host:port", without a user name before it')
     if text.count(":") > 1:
+        # Several servers with a wrong separator have several colons, too.
+        _check_separators(text, text)
         raise InvalidArgument(f"an IPv6 address must be in brackets, like [::1]:{default_port}, not {text!r}")
     host, colon, port = text.partition(":")
     return host, port if colon else str(default_port)

@@ -88,6 +88,11 @@ def test_from_env_reads_pegasus_url(url: str, hash_key: bytes, monkeypatch: pyte
         (lambda: Client("::1"), "an IPv6 address must be in brackets"),
         (lambda: Client("[::1"), "the bracket of an IPv6 address is not closed in .*write \\[::1\\]:34601"),
         (lambda: Client("a;b"), "a host name cannot contain .;.: .a;b.; commas separate meta servers"),
+        (lambda: Client("a:1;b:2"), "a host name cannot contain .;.: .a:1;b:2.; commas separate meta servers"),
+        (lambda: connect("pegasus://a:1|b:2/t"), "a host name cannot contain .[|].: .a:1[|]b:2.; commas"),
+        (lambda: connect("pegasus://a:1 b:2/t"), "a host name cannot contain . .: .a:1 b:2.; commas"),
+        (lambda: Client("a:1;b"), "a host name cannot contain .;.: .a:1;b.; commas separate meta servers"),
+        (lambda: Client("[::1]:1;[::2]:2"), "a host name cannot contain .;.: .*; commas separate meta servers"),
         (lambda: Client("a b:1"), "a host name cannot contain . .:"),
         (lambda: connect("pegasus://h:1/t?codec=xml"), "codec='xml' in the URL must be json"),
         (lambda: connect("pegasus://h:1/t", time_out=1), "did you mean 'timeout'"),  # type: ignore[call-arg]
@@ -123,6 +128,11 @@ def test_the_partition_of_a_key(cluster: Cluster, client: Client, table: Table[b
         client.table("no such table").partition_of("k")
     with pytest.raises(InvalidArgument):
         table.partition_of(7)  # type: ignore[arg-type]
+
+
+def test_blanks_around_a_url_do_not_count() -> None:
+    with connect(" pegasus://h:1/temp?timeout=7 \n") as client:
+        assert (client.options.timeout, client.table().name) == (7.0, "temp")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])

@@ -138,6 +138,14 @@ NAMES = (
         (NAMES_TESTS, "-k", "created_later"),
     ),
     Mutation(
+        "2-wrong-separator",
+        "the error for several servers with a wrong separator names the separator",
+        "cluster/addresses.py",
+        "        _check_separators(text, text)\n",
+        "",
+        ("tests/integration/test_open.py", "-k", "invalid_urls"),
+    ),
+    Mutation(
         "9-scope-of-a-generator",
         "a deadline scope in a generator does not bound its consumer",
         "cluster/scopes.py",

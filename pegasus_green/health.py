@@ -12,6 +12,7 @@ from .keys import partition_hash
 from .protocol import fast
 from .protocol.rpc import TTL
 from .retry import RetryPolicy
+from .transport import fork
 
 if TYPE_CHECKING:
     from .cluster.dispatcher import Dispatcher
@@ -29,6 +30,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
     """
     cluster = dispatcher.cluster
     cluster.bind()
+    mine = fork.generation()
     begin = monotonic()
     deadline = cluster.deadline(timeout, begin)
     table = dispatcher.routes.get(deadline)
@@ -51,6 +53,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
     # Bulk starts the timeout of a request when it is sent first; the scope ends all of them at the same time.
     with cluster.scope(left):
         results = Bulk(dispatcher, requests, lambda _index, _frame: None, left, _RETRY, len(requests)).run()
+    fork.check(mine)
     return {address: result for address, result in zip(servers, results) if isinstance(result, PegasusError)}
 
 

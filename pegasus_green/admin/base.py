@@ -38,6 +38,7 @@ from ..protocol.codes import (
 )
 from ..protocol.message import Message
 from ..protocol.rpc import Rpc
+from ..transport import fork
 from .model import PartitionInfo, SplitStatus, TableInfo, TableStatus
 
 if TYPE_CHECKING:
@@ -235,8 +236,9 @@ class AdminBase:
         Raises:
             RequestTimeout: They are not good before the deadline.
             TableNotFound: There is no such table, or the name now belongs to another table.
+            ForkedConnection: The process forked meanwhile.
         """
-        pause = POLL_FIRST
+        mine, pause = fork.generation(), POLL_FIRST
         while True:
             last: PegasusError | None = None
             try:
@@ -252,6 +254,7 @@ class AdminBase:
             if monotonic() + pause >= deadline:
                 raise RequestTimeout(f"table {name}: {text}", table=name, last_error=last)
             gevent.sleep(pause)
+            fork.check(mine)
             pause = min(pause * 1.5, POLL_LAST)
 
     def _update_envs(self, name: str, deadline: float, op: int, **fields: Any) -> None:

@@ -483,6 +483,7 @@ class Dispatcher:
     def warm_up(self, timeout: float | None) -> int:
         """Get the routes and dial every primary at the same time; return the number of primaries."""
         self.cluster.bind()
+        mine = fork.generation()
         deadline = self.cluster.deadline(timeout, monotonic())
         table = self.routes.get(deadline)
         if isinstance(table, PegasusError):
@@ -497,6 +498,7 @@ class Dispatcher:
             failures = [outcome for dial in dials if isinstance(outcome := outcome_of(*dial), PegasusError)]
         finally:
             gevent.killall([dial for dial, _ in dials], block=False)
+        fork.check(mine)
         if failures:
             try:
                 raise failures[0]

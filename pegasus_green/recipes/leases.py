@@ -38,7 +38,7 @@ from ..model import CheckType
 from ..operations.atomic import Mutations
 from ..operations.base import CallInfo
 from .errors import LockError, is_doubtful
-from .records import above_zero
+from .records import above_zero, doze
 
 FENCE = b"fence"
 # A record with a TTL of n seconds lives for n - 1 to n seconds, because expiries are whole seconds. One more second is
@@ -174,7 +174,7 @@ class Places:
                 if granted is not None:
                     self._compare_clocks(granted)
                     return granted
-                gevent.sleep(0)  # another lease was granted; there may still be a free place
+                doze(0.0)  # another lease was granted; there may still be a free place
         except ForkedConnection:
             # The lease belongs to the parent.
             raise

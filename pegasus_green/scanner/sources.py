@@ -13,6 +13,7 @@ from gevent.event import Event
 
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
 from ..options import MAX_TIMEOUT
+from ..transport import fork
 from ..transport.waits import LOOK_FOR_LOST, wait
 from .batch import Batch, fetch
 from .parts import Part
@@ -84,7 +85,9 @@ class Parallel:
         Raises:
             PegasusError: A part cannot be read now. The next call tries again.
             RequestTimeout: The deadline of a surrounding ``client.deadline`` has passed.
+            ForkedConnection: The process forked while the call waited. The next call continues the scan.
         """
+        mine = fork.generation()
         until = self.work.dispatcher.cluster.deadline(MAX_TIMEOUT, monotonic())
         if self._hub is not get_hub():
             # The first batch, or the hub was destroyed with the greenlets that read.
@@ -115,6 +118,7 @@ class Parallel:
                 raise RequestTimeout("no batch in time", table=self.work.dispatcher.routes.name, operation="scan")
             # If an interrupted greenlet loses a wake-up, the caller waits only a moment longer.
             wait(self._news, min(left, LOOK_FOR_LOST))
+            fork.check(mine)
         return None
 
     def _drop_errors(self) -> None:

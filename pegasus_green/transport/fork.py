@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import ForkedConnection
+
 # MADV_WIPEONFORK of Linux 4.14; the mmap module has no name for it.
 _WIPE_ON_FORK = 18
 
@@ -66,6 +68,19 @@ def generation() -> int:
     if not page[0]:
         notice()
     return _generation
+
+
+def check(mine: int) -> None:
+    """End the copy of a call in a child; a call does this after it has waited.
+
+    Args:
+        mine: The generation in which the call began.
+
+    Raises:
+        ForkedConnection: The process has forked since.
+    """
+    if mine != generation():
+        raise ForkedConnection("the process forked while the call waited; the call continues in the parent")
 
 
 def look_at(other: Any) -> None:

@@ -593,6 +593,59 @@ print(seen)
     assert out.endswith("{(True, 0)}\n")
 
 
+@pytest.mark.parametrize("call", ["client.check('temp')", "table.warm_up()", "list(table.scan(parallel=3))"])
+def test_a_call_that_waits_for_several_greenlets_at_the_fork_ends_in_the_child(box: Onebox, call: str) -> None:
+    """The copies of these greenlets end in the child, or start there and connect. The call is not to return that."""
+    out = run(
+        """
+table.set("a", "b", b"c")
+ends = []
+for turns in range(4):
+    job = gevent.spawn(lambda: ends.append(end_of(eval, sys.argv[3], globals())))
+    for _ in range(turns + 1):
+        gevent.sleep(0)
+    if ends:
+        break
+    def child():
+        job.join(4.0)
+        assert ends == ["ForkedConnection"], ends
+    status = fork(way, child)
+    job.join()
+    assert ends.pop() != "ForkedConnection"
+    print(status(), end=" ")
+client.close()
+        """,
+        box.meta_addresses,
+        "os.fork",
+        call,
+    )
+    assert set(out.split()) == {"0"}
+
+
+def test_a_wait_for_a_healthy_table_ends_in_the_child(box: Onebox) -> None:
+    box.kill(2)
+    try:
+        out = run(
+            """
+ends = []
+job = gevent.spawn(lambda: ends.append(end_of(client.admin.wait_until_healthy, "temp", timeout=2.0)))
+gevent.sleep(0.3)
+def child():
+    job.join(1.0)
+    assert ends == ["ForkedConnection"], ends
+status = fork(way, child)
+job.join()
+print(status(), ends)
+client.close()
+            """,
+            box.meta_addresses,
+            "os.fork",
+        )
+    finally:
+        box.restart(2)
+    assert out == "0 ['RequestTimeout']\n"
+
+
 def test_the_first_route_query_of_the_child_stops_the_inherited_timer(stage: Stage) -> None:
     stage.server()
     out = run(

@@ -266,4 +266,12 @@ INTERRUPTIONS = (
         "        if over and self._generation == fork.generation():\n            self.pool.leave_dead_hub()",
         ("tests/transport/test_destroyed_hub.py", "-k", "calls"),
     ),
+    Mutation(
+        "13-copies-of-calls",
+        "the copy of a call that polls, or waits for several greenlets, ends in a child",
+        "transport/fork.py",
+        "    if mine != generation():\n",
+        "    if False:\n",
+        ("tests/fork/test_fork.py", "-k", "healthy_table or several_greenlets"),
+    ),
 )

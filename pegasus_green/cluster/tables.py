@@ -67,7 +67,13 @@ class Tables(Mapping[str, D]):
             found = self._make(name)
             if len(self._all) > 2 * (len(self._existing) + MAX_UNKNOWN):
                 self._sweep()
-            self._all[name] = weakref.ref(found)
+            known = self._all.setdefault(name, weakref.ref(found))
+            kept = known()
+            if kept is None:
+                self._all[name] = weakref.ref(found)
+            elif kept is not found:
+                # A call of a signal handler or of another thread has made it during these steps.
+                return kept
             self._remember(name, found)
         return found
 

@@ -260,8 +260,8 @@ class Threads:
         was_open = False
         for cluster in self.all:
             hub = cluster.hub
-            # An interrupted close leaves connections open.
-            if hub is not None and (not cluster.pool.closed or cluster.pool.connections):
+            # An interrupted close can leave connections open.
+            if hub is not None and not (cluster.pool.closed and all(one.lost for one in cluster.pool.connections)):
                 was_open = True
                 # If the thread has ended, its loop and all pending work are gone.
                 tell(hub.loop, cluster.close)

@@ -288,6 +288,7 @@ class _Slot:
         "sent_to",
         "context",
         "greenlet",
+        "told",
         "__weakref__",
     )
 
@@ -315,14 +316,24 @@ class _Slot:
         self.sent_to: Route | None = None
         self.context: Context | None = None  # the caller's, for the listeners
         self.greenlet: Any = None
+        self.told = True  # whether the listeners know that the call has ended
 
     def start(self) -> None:
         """Send the request if it can be sent at once; otherwise start a greenlet for the call."""
         dispatcher = self.dispatcher
         dispatcher.cluster.bind()
-        if dispatcher.cluster.listeners:
-            self.context = copy_context()
-            dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
+        try:
+            if dispatcher.cluster.listeners:
+                self.context = copy_context()
+                self.told = False
+                dispatcher.cluster.listeners.emit("call_started", dispatcher.routes.name, self.rpc.label)
+            self._begin()
+        except BaseException as error:
+            self._finished(error)
+            raise
+
+    def _begin(self) -> None:
+        dispatcher = self.dispatcher
         table = dispatcher.routes.table
         if table is not None and self.deadline > self.begin and dispatcher.is_plain(self.rpc):
             route = self.sent_to = table.target(self.hash)
@@ -433,9 +444,10 @@ class _Slot:
         if handle is not None:
             handle._settle(value, error)
 
-    def _finished(self, error: PegasusError | None) -> None:
+    def _finished(self, error: BaseException | None) -> None:
+        """Tell the listeners, once: after an interruption, an outcome may come again."""
         listeners, info = self.dispatcher.cluster.listeners, self.info
-        if listeners:
+        if listeners and not self.told:
             seconds, name = monotonic() - self.begin, self.dispatcher.routes.name
             server = info.server or (self.sent_to.primary if self.sent_to is not None else "")
             # The hub and the greenlet of the retries have other context variables than the caller.
@@ -443,6 +455,7 @@ class _Slot:
             if self.context is not None:
                 emit = partial(self.context.run, emit)
             emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged, server)
+            self.told = True
 
 
 def begin(
@@ -542,7 +555,7 @@ def _spawn(
     call = partial(verb, table, *args, **options)
     drop = _Drop(get_hub().loop)
     reference = weakref.ref(handle, drop)
-    job = drop.job = gevent.spawn(
+    job: Any = gevent.Greenlet(
         # Listeners are called in the caller's context.
         copy_context().run,
         _run,
@@ -552,11 +565,17 @@ def _spawn(
         call,
         fork.generation(),
     )
-    handle._job = job
-    # Registered here, because the greenlet may be killed before it starts. close(drain) waits for it.
-    cluster.running.add(job)
-    job.rawlink(cluster.running.discard)
-    job.rawlink(partial(_leave, reference))
+    handle._job = drop.job = job
+    try:
+        # Registered here, because the greenlet may be killed before it starts. close(drain) waits for it.
+        cluster.running.add(job)
+        job.rawlink(cluster.running.discard)
+        job.rawlink(partial(_leave, reference))
+        job.start()
+    except BaseException:
+        # The application gets no handle, so the verb must not run.
+        job.kill(block=False)
+        raise
     return handle
 
 

@@ -318,10 +318,7 @@ class Frontier:
             >>> frontier.done(frontier.take())
             True
         """
-        try:
-            return self._rows.write(job.item, self._value(_DONE), CheckType.BYTES_EQUAL, job.value, timeout)
-        finally:
-            self._let_go(job)
+        return self._finish(job, _DONE, timeout)
 
     def again(self, job: Job, *, timeout: float | None = None) -> bool:
         """Put a job back into the queue of this process. Return False if another process has taken the job over.
@@ -344,14 +341,7 @@ class Frontier:
             >>> frontier.again(frontier.take()), frontier.open
             (True, 1)
         """
-        value = self._value(_TODO)
-        try:
-            if not self._rows.write(job.item, value, CheckType.BYTES_EQUAL, job.value, timeout):
-                return False
-            self._enqueue(Job(job.item, value))
-            return True
-        finally:
-            self._let_go(job)
+        return self._finish(job, _TODO, timeout)
 
     def stop(self, takers: int = 1) -> None:
         """Make this many callers of ``take`` return None, after the queued items.
@@ -426,8 +416,18 @@ class Frontier:
     def _value(self, state: bytes) -> bytes:
         return b"%s %s %d" % (state, self._rows.mark(), int(time()))
 
-    def _let_go(self, job: Job) -> None:
-        self._hands.discard(job.value)
+    def _finish(self, job: Job, state: bytes, timeout: float | None) -> bool:
+        """Store the new state of a job that this process has taken."""
+        try:
+            value = self._value(state)
+            stored = self._rows.write(job.item, value, CheckType.BYTES_EQUAL, job.value, timeout)
+            if stored and state == _TODO:
+                self._enqueue(Job(job.item, value))
+            self._hands.discard(job.value)
+        except BaseException:
+            self._hands.discard(job.value)
+            raise
+        return stored
 
     def _enqueue(self, job: Job) -> None:
         if job.value not in self._queued:

@@ -38,7 +38,7 @@ from ..protocol.rpc import META_END_BACKUP, V1_HASH_FIELD, V1_START, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
 from .negotiation import DEMANDS_AUTH
-from .outbox import COMPILED_WATCHERS, Server, delay, fork_watcher, reference, stop
+from .outbox import COMPILED_WATCHERS, Server, delay, fork_watcher, is_foreign, reference, stop
 from .sockets import is_same, let_go, notice_dead_paths
 from .waits import wait
 
@@ -447,9 +447,11 @@ class Connection(Handover):
             else:
                 # Further replies may have arrived after the rest of a large one.
                 size = os.readv(self._fd, [large, chunk] if len(large) == session.missing() else [large])
-        except BlockingIOError:
-            return []
         except OSError as error:
+            if is_foreign(error):
+                raise
+            if isinstance(error, BlockingIOError):
+                return []
             self.close(ConnectionLost(f"receiving failed: {error}", address=self.peer.address))
             return []
         if not size:

@@ -103,6 +103,15 @@ def stop(watcher: Any) -> None:
             return
 
 
+def is_foreign(error: BaseException) -> bool:
+    """Tell whether a signal handler raised an error that a system call could have raised, for example TimeoutError.
+
+    Python runs handlers right after the system call, in a frame of their own.
+    """
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_next is not None
+
+
 def is_active(watcher: Any) -> bool:
     """Tell whether a watcher is started; False for None."""
     try:
@@ -290,11 +299,15 @@ class Outbox(Books):
                     self._leaving = None
                     self.peer.bytes_sent += sizes[0]
                     return
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if is_foreign(error):
+                    raise
                 sizes.append(0)
             self._settle()
         except OSError as error:
             self._settle()
+            if is_foreign(error):
+                raise
             self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
         except BaseException:
             self._settle()

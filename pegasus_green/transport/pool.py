@@ -459,6 +459,12 @@ class Pool:
         connection = Connection(sock, peer, self.options)
         try:
             connection.open(sock, generation)
+            known = self._by_sockaddr.setdefault(connection.sockaddr, connection)
+            if known is not connection and known.lost is None:
+                # A call of a signal handler let another dial of the same server, by another name, end meanwhile.
+                connection.close(ClientClosed("another connection to the server was opened meanwhile"))
+                peer.connection = known
+                return
             self._by_sockaddr[connection.sockaddr] = connection
             peer.connection = connection
             if self.closed:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,12 +18,14 @@ import gevent
 import pytest
 from greenlet import getcurrent
 
-from pegasus_green import Client, PegasusError, RequestTimeout
+from pegasus_green import Client, Listener, PegasusError, RequestTimeout
 from pegasus_green.onebox import Onebox
 from pegasus_green.pegasus import Pegasus, ScanOptions
+from pegasus_green.recipes import Frontier
 from pegasus_green.transport.connection import Connection
 from tests.faults.interruptions import Interrupted, Interruption
 from tests.faults.tools import at_rest
+from tests.fork.forking import end_of
 from tests.transport.fakes import Stage, key_of
 from tests.waiting import wait_until
 
@@ -260,6 +263,169 @@ def test_a_call_of_a_signal_handler_during_gevent_wait_loses_no_wake_up(box: Any
 
         for n in range(1, work(0).count + 1):
             work(n)
+
+
+# -------------------------------------------------------------------------------- errors that a system call could raise
+class Alarm(TimeoutError):
+    """What the handler of ``signal.alarm`` usually raises: an OSError."""
+
+
+def alarm() -> None:
+    raise Alarm("too slow")
+
+
+def blocked() -> None:
+    raise BlockingIOError
+
+
+@pytest.mark.parametrize(("action", "expected"), [(alarm, Alarm), (blocked, BlockingIOError)])
+def test_an_os_error_of_a_signal_handler_reaches_the_caller(box: Any, action: Any, expected: type[OSError]) -> None:
+    """It is not taken for an error of the socket, which would end the connection and repeat the call."""
+    with Client(box.meta_addresses, timeout=5.0) as client:
+        table = client.table("temp")
+        table.set("h", "large", "x" * 100_000)
+
+        def work(n: int) -> Interruption:
+            interruption = Interruption(n, action, place="caller", opcodes=True, within={"_write"})
+            try:
+                with interruption.armed():
+                    table.set("h", "large", "x" * 100_000)
+            except expected:
+                assert interruption.fired
+            else:
+                assert not interruption.fired, interruption.where
+            return interruption
+
+        for n in range(1, work(0).count + 1):
+            work(n)
+        assert not at_rest(client)
+
+
+# -------------------------------------------------------------------------------------------------------------- objects
+def _open(client: Client, opened: list[Any]) -> None:
+    opened.append(client.table("temp"))
+
+
+def test_a_table_that_a_signal_handler_opens_shares_its_state(box: Any) -> None:
+    for n in range(1, 200):
+        with Client(box.meta_addresses) as client:
+            opened: list[Any] = []
+            interruption = Interruption(
+                n, partial(_open, client, opened), place="caller", opcodes=True, within={"table"}
+            )
+            with interruption.armed():
+                _open(client, opened)
+            if not interruption.fired:
+                break
+            _open(client, opened)
+            dispatchers = {id(one._dispatcher) for one in opened}
+            assert len(dispatchers) == 1, interruption.where
+    assert 20 < n < 199
+
+
+def test_a_deadline_that_a_signal_handler_opens_disturbs_no_other(box: Any) -> None:
+    with Client(box.meta_addresses) as client:
+        kept: list[Any] = []
+
+        def nested() -> None:
+            kept.append(client.deadline(50.0))
+            kept[-1].__enter__()
+
+        def work(n: int) -> Interruption:
+            interruption = Interruption(
+                n, nested, place="caller", opcodes=True, within={"sweep", "__enter__", "_leave"}
+            )
+            with interruption.armed(), client.deadline(5.0):
+                pass
+            return interruption
+
+        nested()
+        for n in range(1, work(0).count + 1):
+            work(n)
+        for one in kept:
+            one.__exit__(None, None, None)
+        assert not client._cluster.scopes
+
+
+CLOSING = {"close", "_close", "_end", "refuse_calls", "_drop_ended", "forget", "_lose"}
+
+
+def test_an_interrupted_close_ends_all_calls_and_connections(box: Any) -> None:
+    box.fault("delay", rpc="get", seconds=5.0)
+    try:
+        for n in range(1, 2_000, 1 if SAMPLE > 25 else 7):
+            client = Client(box.meta_addresses, refresh_period=0.0)
+            client.table("temp").warm_up()
+            connections = client._cluster.pool.connections
+            caller = gevent.spawn(end_of, client.table("temp").get, "h", "s")
+            gevent.sleep(0.005)
+            interruption = Interruption(n, interrupt, place="caller", opcodes=True, within=CLOSING)
+            with suppress(Interrupted), interruption.armed():
+                client.close()
+            if interruption.fired and not client.closed:
+                # Struck before the first step: nothing is closed.
+                client.close()
+            caller.join(1.0)
+            assert caller.value == "ClientClosed", interruption.where
+            assert all(connection.lost for connection in connections), interruption.where
+            if not interruption.fired:
+                break
+        assert 50 < n < 2_000
+    finally:
+        box.clear_faults()
+
+
+def test_an_interrupted_handle_tells_the_listeners_of_the_end(box: Any) -> None:
+    class Calls(Listener):
+        started = finished = 0
+
+        def call_started(self, *_details: Any) -> None:
+            self.started += 1
+
+        def call_finished(self, *_details: Any) -> None:
+            self.finished += 1
+
+    calls = Calls()
+    with Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        table.warm_up()
+        client.add_listener(calls)
+
+        def work(n: int) -> Interruption:
+            interruption = Interruption(n, interrupt, place="caller", opcodes=True, within={"_begin", "_send", "start"})
+            with suppress(Interrupted), interruption.armed():
+                table.set_async("h", "other", "v").get()
+            return interruption
+
+        # The first steps are those before the listeners are told of the call.
+        for n in range(40, work(0).count + 1):
+            work(n)
+            wait_until(lambda: calls.started == calls.finished)
+
+
+def test_an_interrupted_end_of_a_job_counts_it_no_longer(box: Any) -> None:
+    with Client(box.meta_addresses) as client:
+        frontier = Frontier(client.table("temp"), "interrupted")
+        frontier.clear()
+
+        def work(n: int) -> Interruption:
+            frontier.add(f"job {n}")
+            job = frontier.take()
+            assert job is not None
+            interruption = Interruption(n, interrupt, place="caller", opcodes=True, within={"_finish"})
+            with suppress(Interrupted), interruption.armed():
+                frontier.done(job)
+            return interruption
+
+        for n in range(2, work(0).count + 1):
+            where = work(n).where
+            frontier.resume()
+            # The interruption can come before the new state is stored.
+            while frontier.open:
+                job = frontier.take()
+                assert job is not None
+                frontier.done(job)
+            assert frontier.states().keys() == {"done"}, where
 
 
 # -------------------------------------------------------------------------------------------------------------- signals

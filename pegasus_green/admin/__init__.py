@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 HEALTH_TIMEOUT = 60.0
 DEFAULT_TTL = "default_ttl"
-_NODE_ALIVE = 1
 _ENV_SET, _ENV_DELETE, _ENV_CLEAR = 1, 2, 3
 _PAUSE, _RESUME, _CANCEL = 0, 1, 2
 _ALL_PARTITIONS = -1
@@ -343,12 +342,8 @@ class Admin(ServerAdmin, AccessAdmin):
             >>> [node.is_alive for node in client.admin.nodes()]
             [True, True, True]
         """
-        status = 0 if alive is None else _NODE_ALIVE if alive else _NODE_ALIVE + 1
-        answer = self._call(rpcs.LIST_NODES, meta.ListNodesRequest(status), self._deadline(timeout))
-        return [
-            NodeInfo(node.hp_node or meta.format_address(node.node), node.status == _NODE_ALIVE)
-            for node in answer.infos
-        ]
+        found = self._nodes(self._deadline(timeout))
+        return [node for node in found if alive in (None, node.is_alive)]
 
     def cluster_info(self, *, timeout: float | None = None) -> dict[str, str]:
         """Return facts about the cluster by name, such as ``primary_meta_server`` and ``meta_function_level``.

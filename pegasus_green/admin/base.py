@@ -11,6 +11,8 @@ import gevent
 
 from ..errors import (
     AccessDenied,
+    ClientClosed,
+    ForkedConnection,
     InvalidArgument,
     MetaError,
     MetaUnreachable,
@@ -39,7 +41,8 @@ from ..protocol.codes import (
 from ..protocol.message import Message
 from ..protocol.rpc import Rpc
 from ..transport import fork
-from .model import PartitionInfo, SplitStatus, TableInfo, TableStatus
+from ..transport.reach import in_digits
+from .model import NodeInfo, PartitionInfo, SplitStatus, TableInfo, TableStatus
 
 if TYPE_CHECKING:
     from ..cluster.dispatcher import Cluster
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 # Meta servers write changes to ZooKeeper before they answer, so the default timeout of data calls is too short.
 LEAST_TIMEOUT = 10.0
 POLL_FIRST, POLL_LAST = 0.05, 1.0
+_NODE_ALIVE = 1
 _NAME = re.compile(r"[0-9A-Za-z._:]+")
 _ERRORS: dict[str, type[PegasusError]] = {
     ERR_APP_NOT_EXIST: TableNotFound,
@@ -223,6 +227,28 @@ class AdminBase:
             if info.app_name == name and info.status != TableStatus.DROPPED:
                 return table_info(info)
         raise TableNotFound(f"table {name!r} does not exist", table=name, operation="list_tables")
+
+    def _nodes(self, deadline: float) -> list[NodeInfo]:
+        """Return all replica servers. The addresses of those that are known by name are remembered."""
+        answer = self._call(rpcs.LIST_NODES, meta.ListNodesRequest(), deadline)
+        others = {node.hp_node: meta.format_address(node.node) for node in answer.infos if node.hp_node and node.node}
+        self._cluster.meta.metas.learn_nodes(others)
+        return [
+            NodeInfo(node.hp_node or meta.format_address(node.node), node.status == _NODE_ALIVE)
+            for node in answer.infos
+        ]
+
+    def _newest_address(self, server: str, deadline: float) -> str:
+        """Ask the meta servers for the IP address of a replica server that has a host name; "": unknown."""
+        if in_digits(server):
+            return ""
+        try:
+            self._nodes(deadline)
+        except (ClientClosed, ForkedConnection):
+            raise
+        except PegasusError:
+            return ""
+        return self._cluster.meta.metas.other(server)
 
     def _partitions(self, name: str, deadline: float) -> tuple[int, list[PartitionInfo]]:
         answer = self._call(rpcs.QUERY_CFG, meta.QueryCfgRequest(name), deadline, name)

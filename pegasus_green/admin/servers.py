@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..cluster.addresses import parse_address
-from ..errors import InvalidArgument, MetaError, ServerError, server_error
+from ..errors import ConnectFailed, InvalidArgument, MetaError, ServerError, server_error
 from ..protocol import jobs, meta, remote
 from ..protocol import rpc as rpcs
 from ..protocol.codes import (
@@ -298,8 +298,16 @@ class ServerAdmin(AdminBase):
     # ------------------------------------------------------------------------------------------------------- internal
     def _ask(self, server: str, rpc: Rpc, request: Message, deadline: float) -> Any:
         address = parse_address(server)
+        client = self._cluster.meta
+        known = client.metas.other(address)
         try:
-            return self._cluster.meta.call_server(address, rpc, request, deadline)
+            try:
+                return client.call_server(address, rpc, request, deadline)
+            except ConnectFailed:
+                # The host name may mean nothing here, or its server may have moved. Nothing was sent.
+                if self._newest_address(address, deadline) in ("", known):
+                    raise
+            return client.call_server(address, rpc, request, deadline)
         except MetaError as error:
             text = f"the server answered {error.code}"
             if error.code == ERR_HANDLER_NOT_FOUND:

@@ -202,9 +202,9 @@ class Doctor:
     def _clock(self, node: str) -> Iterator[Finding]:
         if self._write:
             return
-        found = read_metrics(node)
+        found = read_metrics(self._client, node)
         if found.error:
-            text = f"{node} does not serve /metrics, so its clock is not checked"
+            text = f"{node}: its clock is not checked, because /metrics cannot be read: {found.error}"
             yield Finding("clock", SOSO, text, "doctor --write checks it with the TTL of a test row")
         else:
             yield _clock(node, found.at - found.asked, "(by /metrics)")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import gevent
 from gevent import socket
 
+from ..client import Client
+from ..transport.reach import reach
+from ..transport.sockets import dial
+
 MAX_BODY = 256 * 1024 * 1024
 
 
-def get(server: str, path: str, query: Mapping[str, str | None], timeout: float) -> str:
+def get(client: Client, server: str, path: str, query: Mapping[str, str | None], timeout: float) -> str:
     """Return the body of a page.
 
     Args:
+        client: Knows the IP addresses of servers whose host names mean nothing on this machine.
         server: "host:port", IPv6 in brackets.
         path: For example ``/metrics``.
         query: Names and values.
@@ -24,13 +30,29 @@ def get(server: str, path: str, query: Mapping[str, str | None], timeout: float)
         OSError: The server cannot be reached, does not answer, or answers a status other than 200; the message has its
             text.
     """
-    host, _, port = server.rpartition(":")
     target = path + ("?" + urlencode({name: value or "" for name, value in query.items()}) if query else "")
     request = f"GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
     limit = gevent.Timeout(timeout, TimeoutError(f"no answer within {timeout:g} s"))
-    with limit, socket.create_connection((host.strip("[]"), int(port)), timeout=timeout) as connection:
+    with limit, _connect(client, server, timeout) as connection:
         connection.sendall(request.encode())
         return _read(connection, target)
+
+
+def _connect(client: Client, server: str, timeout: float) -> Any:
+    """Return a socket that is connected to a server, by its host name or by the IP address from the meta servers."""
+    known = client._cluster.meta.metas.other(server)
+    try:
+        return reach([server, known] if known else [server], timeout, _dial)[1]
+    except OSError:
+        admin = client.admin
+        newest = admin._newest_address(server, admin._deadline(timeout))
+        if newest in ("", known):
+            raise
+        return reach([newest], timeout, _dial)[1]
+
+
+def _dial(sockaddr: tuple[Any, ...], family: int, timeout: float) -> Any:
+    return dial(sockaddr, family, timeout, lambda _sock: None)
 
 
 def _read(connection: socket.socket, target: str) -> str:

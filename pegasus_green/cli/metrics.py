@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from time import time
 from typing import Any
 
 from gevent.pool import Pool
 
+from ..client import Client
 from ..errors import PegasusError
 from .frame import App
 from .http import get
@@ -42,12 +44,12 @@ class NodeMetrics:
     keys: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
-def read_metrics(node: str, timeout: float = HTTP_TIMEOUT) -> NodeMetrics:
+def read_metrics(client: Client, node: str, timeout: float = HTTP_TIMEOUT) -> NodeMetrics:
     """Read a server's counters. An error is stored in the result."""
     found = NodeMetrics(node)
     began = time()
     try:
-        page: dict[str, Any] = json.loads(get(node, "/metrics", {}, timeout))
+        page: dict[str, Any] = json.loads(get(client, node, "/metrics", {}, timeout))
         found.asked = (began + time()) / 2
         found.at = page["timestamp_ns"] / 1e9
         for entity in page["entities"]:
@@ -72,9 +74,9 @@ def _take(found: NodeMetrics, entity: dict[str, Any]) -> None:
             found.calls += int(value)
 
 
-def read_all(nodes: Iterable[str]) -> dict[str, NodeMetrics]:
+def read_all(client: Client, nodes: Iterable[str]) -> dict[str, NodeMetrics]:
     """Read the counters of several servers at the same time."""
-    return {found.node: found for found in Pool(16).imap_unordered(read_metrics, list(nodes))}
+    return {found.node: found for found in Pool(16).imap_unordered(partial(read_metrics, client), list(nodes))}
 
 
 def estimate(app: App, table: str) -> tuple[int, list[str]]:
@@ -82,7 +84,7 @@ def estimate(app: App, table: str) -> tuple[int, list[str]]:
     admin = app.client.admin
     app_id = admin.table_info(table).app_id
     partitions = [part for part in admin.partitions(table) if part.ballot >= 0]
-    metrics = read_all({part.primary for part in partitions if part.primary})
+    metrics = read_all(app.client, {part.primary for part in partitions if part.primary})
     total, problems = 0, []
     for part in partitions:
         found = metrics.get(part.primary)

@@ -18,6 +18,7 @@ from ..admin.model import (
     ProposalKind,
     TableStatus,
 )
+from ..client import Client
 from ..cluster.addresses import parse_address
 from ..errors import PegasusError
 from ..keys import partition_hash
@@ -220,7 +221,7 @@ def config(
         path, query = "/updateConfig", {str(name): value}
     else:
         path, query = ("/config", {"name": name}) if name else ("/configs", {})
-    rows = [(server, *_configuration(server, path, query, app.settings.timeout or 5.0)) for server in found]
+    rows = [(server, *_configuration(app.client, server, path, query, app.settings.timeout or 5.0)) for server in found]
     if section:
         rows = [(server, _of_section(answer, section), error) for server, answer, error in rows]
     if app.out.for_people:
@@ -233,12 +234,14 @@ def config(
     return PARTLY if any(error for _, _, error in rows) else OK
 
 
-def _configuration(server: str, path: str, query: dict[str, str | None], timeout: float) -> tuple[Any, str]:
+def _configuration(
+    client: Client, server: str, path: str, query: dict[str, str | None], timeout: float
+) -> tuple[Any, str]:
     """Return the content of a server's configuration page, and an error; a page with status 200 can be an error."""
     from .http import get
 
     try:
-        answer = _parsed(get(server, path, query, timeout))
+        answer = _parsed(get(client, server, path, query, timeout))
     except OSError as problem:
         return None, str(problem)
     status = answer.get("update_status", "") if isinstance(answer, dict) else answer

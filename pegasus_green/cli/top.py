@@ -83,7 +83,7 @@ class Watch:
         except PegasusError as error:
             sample.failure = error
             return sample
-        sample.metrics = read_all(node for node, alive in sample.nodes.items() if alive)
+        sample.metrics = read_all(self._app.client, [node for node, alive in sample.nodes.items() if alive])
         names = [info.name for info, _ in sample.tables]
         wanted = self._probe_table or (names[0] if names else None)
         self._keys = next((probe_keys(parts) for info, parts in sample.tables if info.name == wanted), {})

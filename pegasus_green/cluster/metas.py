@@ -32,6 +32,8 @@ class Metas:
         # Learnt servers whose newest call failed; and IP addresses of servers that are known by name.
         self._failed: set[str] = set()
         self._others: dict[str, str] = {}
+        # IP addresses of replica servers, by host name.
+        self._nodes: dict[str, str] = {}
 
     def all(self) -> list[str]:
         """Return the addresses that are known now. A name that has not been resolved yet has none."""
@@ -80,8 +82,12 @@ class Metas:
         return new
 
     def other(self, address: str) -> str:
-        """Return the IP address of a learnt server that has a name; "": unknown."""
-        return self._others.get(address, "")
+        """Return the IP address of a server that another server has named by host name; "": unknown."""
+        return self._others.get(address) or self._nodes.get(address, "")
+
+    def learn_nodes(self, others: dict[str, str]) -> None:
+        """Remember the IP addresses of all replica servers, by host name."""
+        self._nodes = others
 
     def failed(self, address: str) -> None:
         """Record that a server did not answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,8 @@ from pegasus_green import (
     ServerError,
     TableNotFound,
 )
+from pegasus_green.cli.metrics import read_metrics
+from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
 
 
@@ -32,6 +34,44 @@ def test_remote_commands_return_their_output(client: Client, cluster: Cluster) -
         assert "server-stat" in client.admin.remote_command(server, "help", timeout=5)
         assert "server-info" in client.admin.remote_command(server, "help", ["server-info"])
         assert "unknown command" in client.admin.remote_command(server, "no-such-command", ["x", "y"])
+
+
+@pytest.fixture
+def unknown_names() -> Iterator[Client]:
+    """The client of a cluster whose host names cannot be resolved here; answers also have the IPv4 addresses."""
+    box = Onebox(tables={"temp": 2}, metas=1, release="2.6", advertise="replica-7f3a.invalid").start()
+    try:
+        with Client(box.meta_addresses, timeout=5.0) as client:
+            yield client
+    finally:
+        box.stop()
+
+
+def test_servers_with_unknown_host_names_are_reached_by_their_addresses(unknown_names: Client) -> None:
+    admin = unknown_names.admin
+    # This client has not seen any name yet.
+    primary = admin.partitions("temp")[0].primary
+    assert primary.startswith("replica-7f3a.invalid:")
+    assert '"version"' in admin.remote_command(primary, "server-info")
+    assert admin.nodes()[0].is_alive
+    for node in admin.nodes(alive=True):
+        assert admin.disks(node.address)
+    assert admin.nodes(alive=False) == []
+
+
+def test_pages_of_servers_with_unknown_host_names_are_read(unknown_names: Client) -> None:
+    node = unknown_names.admin.partitions("temp")[0].primary
+    # At first the client does not know the address, then it does.
+    for _ in range(2):
+        found = read_metrics(unknown_names, node)
+        assert (found.error, found.node) == ("", node)
+        assert found.at
+
+
+def test_a_server_that_the_meta_servers_do_not_name_stays_unreachable(unknown_names: Client) -> None:
+    with pytest.raises(ConnectFailed, match="cannot connect"):
+        unknown_names.admin.remote_command("replica-8e5b.invalid:34801", "server-info")
+    assert read_metrics(unknown_names, "replica-8e5b.invalid:34801").error
 
 
 def test_a_missing_server_is_an_error(client: Client) -> None:

@@ -6,6 +6,7 @@ from .mutation import Mutation
 
 NAMES_TESTS = "tests/transport/test_names.py"
 METAS_TESTS = "tests/transport/test_metas.py"
+ADMIN_TESTS = "tests/integration/test_admin_servers.py"
 SCOPES_TESTS = "tests/integration/test_scopes.py"
 
 NAMES = (
@@ -136,6 +137,22 @@ NAMES = (
         "            self._existing[name] = found\n",
         "",
         (NAMES_TESTS, "-k", "created_later"),
+    ),
+    Mutation(
+        "2-address-of-a-node",
+        "an admin request reaches a server with an unknown host name by the address from the meta servers",
+        "admin/servers.py",
+        'if self._newest_address(address, deadline) in ("", known):',
+        "if True:",
+        (ADMIN_TESTS, "-k", "unknown_host_names"),
+    ),
+    Mutation(
+        "2-address-of-a-page",
+        "a page of a server with an unknown host name is read from the address of the meta servers",
+        "cli/http.py",
+        'if newest in ("", known):',
+        "if True:",
+        (ADMIN_TESTS, "-k", "unknown_host_names"),
     ),
     Mutation(
         "2-wrong-separator",

@@ -110,7 +110,8 @@ class Kdc:
         self.realm, self.service_fqdn, self.service_name = realm, service_fqdn, service_name
         self.port = port
         self.folder = "" if folder is None else os.path.abspath(folder)
-        self._started = False
+        # The process that started it; 0: none.
+        self._pid = 0
         self._life, self._clockskew = ticket_life, clockskew
         self._process: Any = None
 
@@ -139,14 +140,14 @@ class Kdc:
             RuntimeError: A program is missing, failed or did not answer in time.
             OSError: The folder exists, or cannot be made.
         """
-        if not self._started:
+        if not self._pid:
             if missing := missing_programs():
                 raise RuntimeError(f"no KDC without the Debian packages {' '.join(missing)}")
             if self.folder:
                 os.mkdir(self.folder, mode=0o700)
             else:
                 self.folder = tempfile.mkdtemp(prefix="pegasus_green_kdc_")
-            self._started = True
+            self._pid = os.getpid()
             try:
                 self.port = self.port or free_port()
                 self._write("krb5.conf", _KRB5_CONF)
@@ -160,10 +161,12 @@ class Kdc:
         return self
 
     def stop(self) -> None:
-        """Stop the KDC and remove its files."""
+        """Stop the KDC and remove its files; do nothing in a forked child."""
+        if self._pid not in (0, os.getpid()):
+            return
         self.kill()
-        if self._started:
-            self._started = False
+        if self._pid:
+            self._pid = 0
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:

@@ -20,6 +20,7 @@ from gevent.threadpool import ThreadPool
 from pegasus_green import AccessDenied, AuthenticationFailed, Client, Kerberos, MetaUnreachable, Pegasus, open_table
 from pegasus_green.onebox import Onebox, SecuredOnebox
 from pegasus_green.onebox.kdc import Kdc
+from tests.fork.forking import fork
 from tests.kerberos.conftest import cut, kerberos, keytab, secure
 from tests.waiting import wait_until
 
@@ -318,6 +319,15 @@ def test_the_documented_command_starts_a_secured_onebox(
             process.terminate()
     assert process.returncode == 0
     assert not folder.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_stop_a_secured_onebox(realm: Kdc) -> None:
+    with SecuredOnebox(users=["eve"]) as cluster:
+        assert fork("os.fork", cluster.stop)() == 0
+        assert cluster.kdc.running
+        with Client(cluster.box.meta_addresses, auth=cluster.kerberos("eve")) as client:
+            assert client.table("temp").get("h", "s") is None
 
 
 def test_a_secured_onebox_restores_the_environment(monkeypatch: pytest.MonkeyPatch, realm: Kdc) -> None:

@@ -26,6 +26,7 @@ from pegasus_green.onebox.runtime.settings import MAX_PARTITIONS
 from pegasus_green.protocol import meta
 from pegasus_green.protocol import rpc as rpcs
 from tests.onebox.raw import Raw, ask
+from tests.transport.scripts import finish, start_script
 from tests.waiting import Stopwatch
 
 ROOT = Path(__file__).parents[2]
@@ -425,3 +426,43 @@ def test_a_forked_child_does_not_affect_the_sockets_of_the_parent(free_box: Oneb
         for _ in range(5):
             assert ask(box, rpcs.LIST_NODES, meta.ListNodesRequest()).err == "ERR_OK"
         gevent_os.waitpid(child, 0)
+
+
+FORKS = """
+import gevent
+from pegasus_green.onebox import Onebox
+from tests.fork.forking import fork
+
+def ask():
+    return {(box.has_table("temp"), box.has_table("nope"), len(box.replica_addresses)) for _ in range(20)}
+
+def child():
+    # The copies of the greenlets, which wait for the parent's answers, run in the child, too.
+    gevent.joinall(askers, timeout=5)
+    print(ask(), flush=True)
+    box.stop()
+
+with Onebox(tables={"temp": 2}, process=True) as box:
+    askers = [gevent.spawn(ask) for _ in range(3)]
+    gevent.sleep(0.005)
+    wait = fork("os.fork", child)
+    gevent.joinall(askers, timeout=20)
+    print([asker.value for asker in askers], wait(), ask())
+"""
+
+
+def test_a_forked_child_uses_the_handle_and_does_not_stop_the_process() -> None:
+    answers = {(True, False, 3)}
+    # In the child, the copies of the greenlets end with an error, which gevent prints.
+    status, out, _ = finish(start_script(FORKS, warn="ignore", patched=False))
+    assert status == 0
+    lines = {f"{answers}", f"{[answers] * 3} 0 {answers}"}
+    assert set(out.splitlines()) == lines
+
+
+def test_a_killed_caller_leaves_no_answer_to_the_next_one(process: OneboxProcess) -> None:
+    for _ in range(20):
+        caller = gevent.spawn(process.has_table, "temp")
+        gevent.sleep(0)
+        caller.kill()
+        assert process.has_table("nope") is False

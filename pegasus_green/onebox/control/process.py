@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Import and start take half a second, and much longer on a machine that is busy with tests.
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
+RECEIVE_BYTES = 65536
 
 
 class RemoteFault:
@@ -68,7 +69,8 @@ class OneboxProcess:
     It takes the arguments of ``Onebox`` and has its methods and attributes (``meta_addresses``, ``client_bugs``, ...).
     They are called over a TCP connection on loopback (the control port), so arguments and results are plain values.
     Only ``fault`` returns an object, with ``hits``, ``seen`` and ``remove()``. Only the calling greenlet waits. Other
-    native threads can call the methods, too; such a call blocks its thread.
+    native threads can call the methods, too; such a call blocks its thread. The same is true for a forked child. There,
+    ``stop`` does nothing: the cluster belongs to the process that started it.
     """
 
     def __init__(
@@ -112,10 +114,11 @@ class OneboxProcess:
             self._arguments += [f"--limit={name}={value}" for name, value in dataclasses.asdict(limits).items()]
         self.process: Any = None
         self._socket: Any = None
-        self._stream: Any = None
+        self._received = b""
         self._lock = RLock()
         self._last_id = 0
         self._hub: Any = None
+        self._pid = os.getpid()
         self._control = ("", 0)
 
     def __repr__(self) -> str:
@@ -134,6 +137,7 @@ class OneboxProcess:
             return self
         root = str(Path(__file__).parents[3])
         paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        self._pid = os.getpid()
         command = [sys.executable, "-m", "pegasus_green", "onebox", "--control-port=0", "--with-parent"]
         self.process = Popen(
             [*command, *self._arguments],
@@ -168,23 +172,24 @@ class OneboxProcess:
         self._hub, self._control = gevent.get_hub(), (host, int(port))
         self._socket = socket.create_connection(self._control)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stream = self._socket.makefile("rwb")
+        self._received = b""
 
     def stop(self) -> None:
-        """Stop the process.
+        """Stop the process; do nothing in a forked child.
 
         Raises:
             RuntimeError: Another thread has started it, so that thread must stop it.
         """
+        if self._is_copy():
+            return
         if self.process is not None and self._hub is not None and not is_in(self._hub):
             raise RuntimeError("a onebox process must be stopped by the thread that started it")
         process, self.process = self.process, None
         if process is None:
             return
         if self._socket is not None:
-            self._stream.close()
             self._socket.close()
-            self._socket = self._stream = None
+            self._socket = None
         if process.poll() is None:
             process.terminate()
         try:
@@ -216,9 +221,10 @@ class OneboxProcess:
             RuntimeError: The process is not running, or the method raised an exception that is not a builtin one.
         """
         request = {"method": method, "args": to_json(args), "kwargs": to_json(kwargs)}
-        if self._stream is None:
+        if self._socket is None:
             raise RuntimeError("the onebox is not running")
-        line = self._exchange(request) if is_in(self._hub) else self._exchange_elsewhere(request)
+        is_elsewhere = self._is_copy() or not is_in(self._hub)
+        line = self._exchange_elsewhere(request) if is_elsewhere else self._exchange(request)
         if not line:
             raise RuntimeError("the onebox has ended")
         answer = json.loads(line)
@@ -229,12 +235,37 @@ class OneboxProcess:
 
     def _exchange(self, request: dict[str, Any]) -> bytes:
         with self._lock:
-            if self._stream is None:
+            if self._socket is None:
                 raise RuntimeError("the onebox is not running")
+            self._check_fork()
             self._last_id += 1
-            self._stream.write(json.dumps({"id": self._last_id, **request}).encode() + b"\n")
-            self._stream.flush()
-            return bytes(self._stream.readline())
+            self._socket.sendall(json.dumps({"id": self._last_id, **request}).encode() + b"\n")
+            return self._read_answer()
+
+    def _read_answer(self) -> bytes:
+        while True:
+            line, end, rest = self._received.partition(b"\n")
+            if end:
+                self._received = rest
+                # A killed caller leaves its answer.
+                if json.loads(line)["id"] == self._last_id:
+                    return line
+                continue
+            sock = self._socket
+            # In a forked child this greenlet is a copy, and the answer belongs to the parent.
+            sock.recv(1, socket.MSG_PEEK)
+            self._check_fork()
+            received = sock.recv(RECEIVE_BYTES)
+            if not received:
+                return b""
+            self._received += received
+
+    def _is_copy(self) -> bool:
+        return self._pid != os.getpid()
+
+    def _check_fork(self) -> None:
+        if self._is_copy():
+            raise RuntimeError("the process forked while the call waited; the call continues in the parent")
 
     def _exchange_elsewhere(self, request: dict[str, Any]) -> bytes:
         try:

@@ -142,7 +142,7 @@ class Handle(Generic[R]):
 
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
-            WrongThread: Another native thread made the handle.
+            WrongThread: Another native thread made the handle, and there is no result yet.
             PegasusError: The error of the call. If the application's codec raised another exception, ``get`` raises
                 that exception. A handle of ``get_async`` raises a PegasusError with its text instead.
 

@@ -150,7 +150,8 @@ class Scanner(Iterator[R]):
 
         Raises:
             StopIteration: There are no more rows.
-            PegasusError: The next batch cannot be read. The next call tries again, after the last row.
+            PegasusError: The next batch cannot be read. The next call tries again, after the last row. WrongThread:
+                another native thread made the scanner, and no row of the last batch is left.
             RuntimeError: A signal handler or a finalizer has interrupted a ``next`` of this scanner and calls it again.
         """
         while True:

@@ -12,8 +12,9 @@ from gevent._hub_local import get_hub_if_exists, set_hub
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from pegasus_green import errors
+from pegasus_green import Client, errors
 from pegasus_green.cluster import threads
+from pegasus_green.onebox import Onebox
 from tests.leaks import descriptors
 from tests.transport.fakes import Stage, silent
 from tests.transport.scripts import run_script
@@ -176,6 +177,20 @@ def test_handles_and_scanners_belong_to_a_thread(stage: Stage) -> None:
     assert isinstance(error, RuntimeError)
     assert "HINT: clients, tables and mappings work in any thread" in str(error)
     assert isinstance(in_thread(next, table.scan()), errors.WrongThread)
+
+
+def test_what_has_arrived_is_returned_in_every_thread() -> None:
+    with Onebox(tables={"temp": 1}) as box, Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        table.multi_set("a", {"1": b"v", "2": b"w", "3": b"x"})
+        handle = table.get_async("a", "1")
+        gevent.wait([handle])
+        assert in_thread(handle.get) == b"v"
+        rows = table.scan(batch_size=2)
+        assert next(rows).value == b"v"
+        assert in_thread(next, rows).value == b"w"
+        assert isinstance(in_thread(next, rows), errors.WrongThread)
+        assert [row.value for row in rows] == [b"x"]
 
 
 def test_repr_and_stats_are_allowed_in_every_thread(stage: Stage) -> None:

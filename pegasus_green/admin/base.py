@@ -163,6 +163,7 @@ class AdminBase:
             ClientClosed: The client is closed.
         """
         self._cluster.bind()
+        self._cluster.sweep()
         if timeout is None:
             timeout = max(self._cluster.options.timeout, self.least_timeout)
         return self._cluster.deadline(timeout, monotonic())

@@ -208,25 +208,35 @@ class Cluster:
 
     def take_routes(self, name: str, table: RoutingTable, generation: int) -> None:
         """Use the routes that another thread has learnt; runs in the hub."""
-        if name in self.tables and generation == fork.generation() and not self.pool.closed:
-            self.tables[name].routes.take(table)
+        if generation == fork.generation() and not self.pool.closed:
+            if name in self.tables:
+                self.tables[name].routes.take(table)
+            self.sweep()
 
     def _learnt(self, name: str, exists: bool) -> None:
-        """Record the result of a query for a table. Regularly forget the servers that no route names any more."""
+        """Record the result of a query for a table."""
         self.tables.note(name, exists)
         self.learnt(self, name)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Forget the servers that no route and no request has named for a while; never yields.
+
+        Called often, also in threads that make no queries and by clients that use no table.
+        """
         now = monotonic()
         period = self.options.refresh_period or FORGET_PERIOD
         if now - self._swept < period:
             return
         self._swept = now
-        used = set(self.meta.metas.all())
-        for dispatcher in self.tables.existing():
+        used = {*self.meta.metas.all(), *self.meta.metas.known()}
+        # A thread that takes the routes of other threads does not know which tables exist.
+        for dispatcher in self.tables.known().values():
             used |= dispatcher.routes.servers()
         self.pool.forget_peers(used, period)
 
     def _look_again(self, peer: Peer) -> None:
-        for dispatcher in self.tables.existing():
+        for dispatcher in self.tables.known().values():
             if dispatcher.routes.uses(peer):
                 dispatcher.routes.request()
 

@@ -131,10 +131,6 @@ class MetaClient:
         """The configured servers, followed by those learnt from forwards."""
         return self.metas.known()
 
-    def uses(self, address: str) -> bool:
-        """Tell whether a meta server has this address."""
-        return address == self.leader or address in self.metas.all()
-
     def __repr__(self) -> str:
         """Show servers and leader."""
         return f"<MetaClient {','.join(self.addresses)} leader={self.leader or 'unknown'}>"
@@ -386,7 +382,9 @@ class MetaClient:
 
     def _outcome(self, address: str, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
         """Return the outcome of a request to one server."""
-        outcome: Any = self._pool.peer(address, self.metas.other(address)).connect(deadline)
+        peer = self._pool.peer(address, self.metas.other(address))
+        peer.unused_since = 0.0
+        outcome: Any = peer.connect(deadline)
         if not isinstance(outcome, PegasusError):
             outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
         if not isinstance(outcome, PegasusError):

@@ -51,10 +51,6 @@ class Tables(Mapping[str, D]):
         known = self._all.get(name)
         return known() if known is not None else None
 
-    def existing(self) -> list[D]:
-        """Return the dispatchers of existing tables."""
-        return list(self._existing.values())
-
     def known(self) -> dict[str, D]:
         """Return a snapshot of all known tables."""
         alive = {name: known() for name, known in self._all.copy().items()}

@@ -395,6 +395,21 @@ def test_servers_that_moved_away_are_forgotten(stage: Stage) -> None:
     assert client.stats()["servers"][last.address]["state"] == "open"
 
 
+def test_servers_of_admin_requests_are_forgotten_by_a_client_without_tables(stage: Stage) -> None:
+    server = stage.extra(FakeServer(lambda link, request: link.reply(request, error="ERR_HANDLER_NOT_FOUND")))
+    client = stage.client(refresh_period=0.05)
+    admin = client.admin
+    for _ in range(20):
+        assert isinstance(ends(admin.remote_command, dead_address(), "help"), errors.ConnectFailed)
+
+    def used_servers_are_left() -> bool:
+        assert isinstance(ends(admin.remote_command, server.address, "help"), errors.ServerError)
+        return set(client.stats()["servers"]) == {server.address}
+
+    wait_until(used_servers_are_left, 10.0)
+    assert len(server.links) == 1
+
+
 def test_a_server_that_no_route_names_keeps_its_calls_in_flight(stage: Stage) -> None:
     old = stage.server(silent)
     new = stage.extra(FakeServer())

@@ -16,7 +16,7 @@ from pegasus_green import Client, errors
 from pegasus_green.cluster import threads
 from pegasus_green.onebox import Onebox
 from tests.leaks import descriptors
-from tests.transport.fakes import Stage, silent
+from tests.transport.fakes import FakeServer, Stage, silent
 from tests.transport.scripts import run_script
 from tests.waiting import wait_until
 
@@ -122,6 +122,33 @@ def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> Non
     assert len(descriptors()) <= before + 4
     assert len(table.client._threads.all) == 1
     assert table.client.stats()["tables"]["temp"]["calls"] == 32
+
+
+def test_a_thread_that_gets_routes_from_another_thread_forgets_servers(stage: Stage) -> None:
+    old, new = stage.server(), stage.extra(FakeServer())
+    table = stage.table(refresh_period=0.2, refresh_interval=0.01)
+    table.get("a", "b")
+
+    def run() -> bool:
+        assert table.get("a", "b") is None
+        peers = table.client._threads.here().pool.peers
+        stage.meta.primaries = [new.address]
+        wait_until(lambda: new.address in peers)
+        assert table.get("a", "b") is None
+        wait_until(lambda: old.address not in peers, 10.0)
+        return new.address in peers
+
+    pool = ThreadPool(1)
+    try:
+        other = pool.spawn(run)
+        while not other.ready():
+            # The queries of this thread make those of the other one unnecessary.
+            table._dispatcher.routes.request()
+            gevent.sleep(0.02)
+        assert other.get()
+    finally:
+        pool.kill()
+    wait_until(lambda: not old.alive)
 
 
 def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage) -> None:

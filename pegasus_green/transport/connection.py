@@ -448,7 +448,7 @@ class Connection(Handover):
                 # Further replies may have arrived after the rest of a large one.
                 size = os.readv(self._fd, [large, chunk] if len(large) == session.missing() else [large])
         except OSError as error:
-            if is_foreign(error):
+            if is_foreign(error, os.readv):
                 raise
             if isinstance(error, BlockingIOError):
                 return []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from itertools import islice
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 from gevent import get_hub
@@ -103,13 +104,14 @@ def stop(watcher: Any) -> None:
             return
 
 
-def is_foreign(error: BaseException) -> bool:
+def is_foreign(error: BaseException, call: object) -> bool:
     """Tell whether a signal handler raised an error that a system call could have raised, for example TimeoutError.
 
-    Python runs handlers right after the system call, in a frame of their own.
+    Python runs handlers right after the system call, in a frame of their own. A function of C has no frame. If a
+    function of Python replaces the system call, nobody can tell.
     """
     traceback = error.__traceback__
-    return traceback is not None and traceback.tb_next is not None
+    return isinstance(call, BuiltinFunctionType) and traceback is not None and traceback.tb_next is not None
 
 
 def is_active(watcher: Any) -> bool:
@@ -286,6 +288,7 @@ class Outbox(Books):
             return
         argument = [data]
         sizes: list[int] = []
+        call = os.write if type(data) is bytes else os.writev
         try:
             try:
                 leaving = self._leaving = frames, argument, sizes
@@ -293,20 +296,20 @@ class Outbox(Books):
                     taken.clear()
                 # One atomic step: nothing runs between the system call and the storage of its result. Code that
                 # settles this before the call empties the argument.
-                sizes.extend(map(os.write if type(data) is bytes else os.writev, (self._fd,), argument))
+                sizes.extend(map(call, (self._fd,), argument))
                 if self._leaving is leaving and type(data) is bytes and sizes[0] == len(data) and not self._backlog:
                     # The usual case of _settle, which a nested call of a signal handler may have run: all was sent.
                     self._leaving = None
                     self.peer.bytes_sent += sizes[0]
                     return
             except BlockingIOError as error:
-                if is_foreign(error):
+                if is_foreign(error, call):
                     raise
                 sizes.append(0)
             self._settle()
         except OSError as error:
             self._settle()
-            if is_foreign(error):
+            if is_foreign(error, call):
                 raise
             self.close(ConnectionLost(f"sending failed: {error}", address=self.peer.address))
         except BaseException:

@@ -408,8 +408,7 @@ class _Slot:
 
     def _persist(self, outcome: Outcome | None) -> None:
         try:
-            if self.generation != fork.generation():
-                raise ForkedConnection("the process forked while the call waited; the call continues in the parent")
+            fork.check(self.generation)
             frame = self.dispatcher.persist(
                 self.rpc,
                 self.hash,

@@ -22,8 +22,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ForkedConnection
-
 # MADV_WIPEONFORK of Linux 4.14; the mmap module has no name for it.
 _WIPE_ON_FORK = 18
 
@@ -80,6 +78,9 @@ def check(mine: int) -> None:
         ForkedConnection: The process has forked since.
     """
     if mine != generation():
+        # Importing the package loads this module only.
+        from ..errors import ForkedConnection
+
         raise ForkedConnection("the process forked while the call waited; the call continues in the parent")
 
 

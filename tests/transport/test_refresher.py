@@ -287,7 +287,8 @@ def under_another_name(stage: Stage, table: Any) -> None:
     table.warm_up()
     stage.meta.primaries = [f"localhost:{stage.servers[0].port}"]
     table._dispatcher.routes.request()
-    wait_until(lambda: len(stage.meta.queries) == 2)
+    wait_until(lambda: stage.meta.primaries[0] in table._dispatcher.routes.servers())
+    assert len(stage.meta.queries) == 2
     assert table.get("h", "s") is None
 
 

@@ -589,7 +589,7 @@ def connect(url: str, **changes: Unpack[OptionChanges]) -> Client:
 
     Args:
         url: Meta servers, optionally a table, and options by name, see ``docs/options.md``. Special characters in the
-            table's name are percent-encoded.
+            table's name are percent-encoded. The file of ``auth=properties:PATH`` is read at once.
         **changes: Options that replace those of the URL, see ``ClientOptions``.
 
     Raises:

@@ -237,7 +237,7 @@ class ZstdCodec(Generic[V]):
         return f"ZstdCodec({self.inner!r}, level={self.level}, least={self.least}, max_size={self.max_size})"
 
     def encode(self, value: V) -> bytes:
-        """Return a zstd frame, or the bytes unchanged if the frame is not shorter.
+        """Return a zstd frame, or the bytes unchanged if they are fewer than ``least`` or the frame is not shorter.
 
         Example:
             >>> len(ZstdCodec().encode(b"<p>" * 10_000)) < 100, ZstdCodec().encode(b"short")

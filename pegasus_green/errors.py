@@ -24,7 +24,7 @@
     │   ├── NotServing                       the routes were outdated, or the replica is not ready
     │   ├── Busy, Splitting, NotEnoughReplicas, AccessDenied
     │   └── WriteRejected                    not applied: disk, size, mode of the table
-    └── StorageError                         the storage engine's status is not OK
+    └── StorageError                         an error of the storage engine, or no complete result
         ├── NotAnInteger (ValueError), IntegerOverflow (OverflowError)
         ├── Incomplete                       the server stopped before it returned a row
         └── CountUnknown                     the server stopped counting at its time limit
@@ -338,7 +338,7 @@ class WriteRejected(ServerError):
 
 
 class StorageError(PegasusError):
-    """The storage engine answered a status other than OK.
+    """The storage engine answered a status other than OK, or could not give a complete result.
 
     Attributes:
         status: The number of the status; -1 if it is not known.

@@ -105,10 +105,10 @@ class CheckType(IntEnum):
     """Condition of ``check_and_set`` and ``check_and_mutate``. The numbers are those of the protocol.
 
     The server compares the stored bytes with the operand; the table's codec does not apply. ``MATCH_*``: the value
-    contains the operand, begins with it, or ends with it. ``BYTES_*`` compare unsigned bytes; a prefix is less than a
-    longer value. ``INT_*`` need a value and an operand that are 64-bit integers as text (``12``, ``-3``, ``0x1F``;
-    ``017`` is octal). The checks before ``MATCH_ANYWHERE`` take no operand. An absent or expired record passes only
-    ``NO_CHECK``, ``NOT_EXIST`` and ``NOT_EXIST_OR_EMPTY``.
+    contains the operand, begins with it, or ends with it. ``BYTES_*`` compare unsigned bytes; a value is less than
+    a longer value that begins with it. ``INT_*`` need a value and an operand that are 64-bit integers as text (``12``,
+    ``-3``, ``0x1F``; ``017`` is octal). The checks before ``MATCH_ANYWHERE`` take no operand. An absent or expired
+    record passes only ``NO_CHECK``, ``NOT_EXIST`` and ``NOT_EXIST_OR_EMPTY``.
     """
 
     NO_CHECK = 0

@@ -39,7 +39,7 @@ class Kerberos:
 
     The ticket comes from ``keytab`` if it is set, else from ``ccache`` if it is set, else from the default ticket cache
     of MIT's libraries. ``kinit`` writes to the default cache. The environment variable ``KRB5CCNAME`` names another
-    cache, and ``KRB5_CLIENT_KTNAME`` a keytab. The libraries find the realm and its KDCs (they issue tickets) in
+    cache; ``KRB5_CLIENT_KTNAME`` names a keytab. The libraries find the realm and its KDCs (they issue tickets) in
     ``/etc/krb5.conf`` or in the file that ``KRB5_CONFIG`` names.
 
     Attributes:
@@ -104,7 +104,7 @@ class Kerberos:
                 cache is used.
 
         Returns:
-            None if the file does not ask for authentication.
+            A ``Kerberos``; None if the file does not ask for authentication.
 
         Raises:
             InvalidArgument: The file cannot be read, or one of these properties has an invalid value.

@@ -146,8 +146,8 @@ def wsgi(client: Client, *, write: bool = False, hosts: Iterable[str] = (), time
         hosts: Names and addresses, without a port, that requests may have in their header Host, besides localhost.
         timeout: Seconds for all requests to the cluster that one page needs.
 
-    Greenlets: any number of one native thread may call it. After the first request, a greenlet stores the client's
-        counters every 2 s, until the client is closed. It does not keep the process alive.
+    Greenlets: any number of greenlets of one native thread may call it. After the first request, a greenlet stores the
+        client's counters every 2 s, until the client is closed. It does not keep the process alive.
 
     Example:
         >>> from pegasus_green.console import wsgi

@@ -11,9 +11,9 @@
     app.config["CACHE_OPTIONS"] = {"url": "pegasus://10.0.0.1:34601/flask", "key_prefix": "page:"}
 
 Keys: the hash key is the prefix and the key, as UTF-8; the sort key is empty. Values: an ``int`` is stored as decimal
-text, so that ``inc`` and ``dec`` are atomic. **All other values are pickled**, as by cachelib's Redis cache: ``!`` and
-the pickle. So a writer of the table can run code in the processes that read it. The attribute ``serializer`` of an
-instance can be set to another serializer.
+text, so that ``inc`` and ``dec`` are atomic. **All other values are pickled**, in the format of cachelib's Redis cache:
+``!``, then the pickle. So a writer of the table can run code in the processes that read it. The attribute
+``serializer`` of an instance can be set to another serializer.
 """
 
 from __future__ import annotations

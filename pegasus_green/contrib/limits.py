@@ -53,8 +53,8 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
     In a fixed window a hit costs one ``incr``, which never fails because of other callers. The other strategies replace
     one record if it has not changed. Greenlets of one thread do this one after the other.
 
-    A moving window stores the time of each hit. With more than 1,000 hits, those within a thousandth of the window
-    become one entry, which counts until its newest hit is out of the window.
+    A moving window stores the time of each hit. With more than 1,000 hits, the hits of each thousandth of the
+    window become one entry, which counts until its newest hit is out of the window.
 
     Args:
         uri: ``pegasus://host:port,host:port/table``, with options of the client after ``?`` (``?timeout=0.5``).

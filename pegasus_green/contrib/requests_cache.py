@@ -33,7 +33,7 @@ class PegasusCache(BaseCache):
         url: ``pegasus://host:port,host:port/table``, with options of the client after ``?``.
         namespace: Prefix of the hash keys. ``clear`` removes the keys with this prefix.
         serializer: As for the other backends of requests-cache; None: "json".
-        ttl: The server expires a response ``ttl_offset`` seconds after the response has expired. False: never.
+        ttl: True: the server removes a response ``ttl_offset`` seconds after its expiry. False: it never does.
         ttl_offset: Seconds that an expired response stays, for conditional requests and for use if a site fails.
         **options: Options that every backend of requests-cache takes.
 

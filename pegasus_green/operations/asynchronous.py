@@ -144,7 +144,8 @@ class Handle(Generic[R]):
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
             WrongThread: Another native thread made the handle, and there is no result yet.
             PegasusError: The error of the call. If the application's codec raised another exception, ``get`` raises
-                that exception. A handle of ``get_async`` raises a PegasusError with its text instead.
+                that exception. A handle of ``get_async`` raises a PegasusError with the text of that
+                exception instead.
 
         Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
             the call, unless the greenlet held the last reference to the handle.

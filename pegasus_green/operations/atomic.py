@@ -279,7 +279,8 @@ class AtomicOperations(TableBase[V]):
             NotAnInteger: As for ``check_and_set``.
             InvalidArgument: An argument has a wrong type or size, the hash key is empty, or there are no mutations;
                 nothing was sent.
-            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the mutations may or may not be applied.
+            RequestTimeout, ConnectionLost: If ``outcome_unknown`` is set, the mutations may or may not have been
+                applied.
             PegasusError: Any other failure.
 
         Retries: as for ``check_and_set``.

@@ -100,8 +100,8 @@ class RangeOperations(MultiOperations[V], ScanOperations[V]):
         """Iterate over all records of a range, page by page, from its beginning or from its end.
 
         Forward, it is the same as ``hash_scan``. Servers cannot scan in reverse. So in reverse each page is a reverse
-        ``multi_get`` of the rows before the rows of the previous page. Rows that are written meanwhile may or may not
-        appear.
+        ``multi_get`` of the sort keys that are smaller than those of the previous page. Rows that are written meanwhile
+        may or may not appear.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.

@@ -104,9 +104,9 @@ class Once:
     What "once" means if something fails:
 
     - The function raises: nothing is stored. Its caller gets the error, and the next caller runs the function again.
-    - The process dies or stalls for longer than ``timeout``: the lease expires after ``timeout`` + 2 seconds. The next
-      caller runs the function again, although the first run may have done nearly all of its work. If the first process
-      continues, its result is not stored, and its caller gets LockNotOwnedError.
+    - The process dies or stalls for longer than ``timeout``: the lease expires after at most ``timeout`` + 2 seconds.
+      The next caller runs the function again, although the first run may have done nearly all of its work. If the first
+      process continues, its result is not stored, and its caller gets LockNotOwnedError.
     - A reply of Pegasus is lost: the next step reads what was applied. No run is lost or repeated.
 
     So the function runs at least once. It runs again if it raised, or if its result was not stored: the process died or

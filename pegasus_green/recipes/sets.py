@@ -105,10 +105,11 @@ class SeenSet:
             timeout: Seconds for each request; None: the client's default.
 
         Raises:
-            PegasusError: If ``outcome_unknown`` is set, the item may have been added. Then no caller gets True for this
-                item.
+            PegasusError: If ``outcome_unknown`` is set, the item may have been added. If it was, no caller gets True
+                for it.
 
-        Retries: up to twice if the reply was lost. Each call writes its own mark and recognizes its row by it.
+        Retries: up to twice if the reply was lost. Each call writes a mark of its own, which shows whether the row
+            comes from this call.
         Greenlets: any number may call at once. After a kill the item may have been added although no caller got True.
 
         Example:

@@ -25,8 +25,9 @@ class OneboxAuth:
         service_name: The first part of the service's principal.
         mandatory: Whether the servers ignore requests of clients without authentication (``mandatory_auth``).
         super_users: Users with all permissions.
-        enable_acl: Whether users are restricted: at replica servers to tables whose env
-            ``replica_access_controller.allowed_users`` is empty or names them, at meta servers to the allow list.
+        enable_acl: Whether users are restricted. Replica servers then serve a user only tables whose env
+            ``replica_access_controller.allowed_users`` is empty or names the user. Meta servers then execute only
+            the RPCs of the allow list. Super users are not restricted.
         meta_allow_list: RPCs of the meta servers for every user; only super users may call the others.
     """
 

@@ -72,8 +72,8 @@ class Settings:
             (real: 1 to 3). None: a tenth of failover_delay.
         rejoin_delay: From the return of a server until it has learned its partitions again.
         heal_delay: Until another server without a replica replaces a dead server. None: ten times failover_delay.
-        assign_delay: From the answer to "create" until the primaries exist, and again until all replicas do (real: 2
-            and 20).
+        assign_delay: From the answer to "create" until the primaries exist, and then until all replicas exist
+            (real: 2 and 20).
         env_delay: Until new table envs reach the replica servers, each at its own time (real: up to 30).
         group_check_interval: Interval of the group check. A secondary applies a write when the next write comes, or at
             the group check (real: 100).
@@ -98,7 +98,8 @@ class Settings:
         max_connections: Maximum number of connections to a server; further ones are accepted and closed. 0: no limit.
         strict: Record as a client bug every request whose partition hash does not fit its key, not only those that
             crash a real server.
-        keep_executions: How many bytes of executed writes ``executions`` remembers (of reads: an eighth).
+        keep_executions: How many bytes of executed writes ``executions`` remembers; for reads, an eighth of this
+            number.
     """
 
     failover_delay: float = 0.3

@@ -60,7 +60,7 @@ def rpc_names(what: str | Iterable[str] | None) -> frozenset[str] | None:
 
 
 class Fault:
-    """One rule. The first options are its conditions, the others its effect.
+    """A rule that ``Onebox.fault`` has added. That method describes the conditions and the effects.
 
     Attributes:
         id: Its id, for ``remove_fault``.

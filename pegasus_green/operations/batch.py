@@ -143,22 +143,20 @@ class BatchOperations(TableBase[V]):
         series = Series(self, BATCH_GET.label, timeout)
         found: dict[Pair, bytes | PegasusError] = {}
         pending = list(hashes)
-        failed = False
-        while pending and (return_errors or not failed):
+        # Also after an error: its attribute results must not show a record as absent that was not read.
+        while pending:
             try:
                 groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
                 answers = self._ask(groups, hashes, series, retry)
                 table = self._routes(series.deadline)
             except PegasusError as error:
                 found.update((pair, copy.copy(error)) for pair in pending)
-                failed = True
                 break
             pending = []
             for members, answer in zip(groups, answers):
                 if isinstance(answer, PegasusError):
                     # Each record gets its own instance.
                     found.update((pair, copy.copy(answer)) for pair in members)
-                    failed = True
                     continue
                 rows, index = answer
                 for pair in members:

@@ -307,6 +307,22 @@ def test_an_answer_of_the_wrong_partition_is_requested_again(
 
 
 @pytest.mark.onebox_only
+def test_an_error_leaves_no_record_unread_after_a_split(cluster: Cluster, splitting: Any) -> None:
+    """The results in the error show no record as absent that the wrong partition has not found."""
+    table, stored = splitting
+    assert table.batch_get(stored) == list(stored.values())
+    for _ in range(2):
+        cluster.box.split(table.name, stepwise=True)
+        cluster.box.finish_split(table.name)
+    cluster.box.fault("error", error="ERR_ACL_DENY", rpc="batch_get", partition=1, count=1)
+    with pytest.raises(errors.AccessDenied) as caught:
+        table.batch_get(stored)
+    for result, value in zip(caught.value.results, stored.values()):
+        assert result == value or isinstance(result, errors.AccessDenied)
+    assert any(type(result) is bytes for result in caught.value.results)
+
+
+@pytest.mark.onebox_only
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_any_number_of_partitions(cluster: Cluster, client: Client, hash_key: bytes, partitions: int) -> None:
     name = f"odd{partitions}_" + hash_key[-32:].decode()

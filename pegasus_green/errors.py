@@ -57,8 +57,9 @@ class PegasusError(Exception):
         attempts: Number of attempts, including those that found no server to send to.
         last_error: The error of the last attempt that the client repeated; None: there was no retry.
         outcome_unknown: True for a write that may or may not have been applied.
-        results: All results of a ``*_many`` verb or ``batch_get``, in order and including the errors; empty after
-            other verbs.
+        results: All results of a ``*_many`` verb or ``batch_get``, in order and including the errors. Streams and
+            ``truncate`` call ``*_many`` verbs for each batch; ``results`` then has those of the call that failed. Empty
+            after other verbs.
         done: Number of rows, keys or items in the finished requests of ``multi_set(split=True)`` or
             ``multi_del(split=True)``, or in the finished batches of ``set_stream`` or ``remove_stream``.
         deleted: Number of rows that ``del_range`` or ``truncate`` removed before the error.

@@ -55,10 +55,12 @@ class Listener:
             seconds: Duration of the call with all attempts.
             error: The error of the call, or the exception that was thrown into the caller. None: the server returned
                 a result. The verb can still raise an error for this result (NotAnInteger, a StorageError). Such
-                an error is passed only for ``*_many`` verbs, ``batch_get`` and scans.
+                an error is passed only for ``*_many`` verbs, ``batch_get``, scans, ``get_async``, ``set_async`` and
+                ``remove_async``.
             attempts: Number of attempts.
             hedged: Whether the answer of a secondary was used.
-            server: "host:port" of the primary of the newest attempt; "" if there was none.
+            server: "host:port" of the primary of the newest attempt; "" if there was none. For ``*_many`` verbs and
+                ``batch_get``, it is also "" if the routes have changed since the attempt.
         """
 
     def connection_opened(self, address: str) -> None:

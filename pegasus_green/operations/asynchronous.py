@@ -122,7 +122,8 @@ class Handle(Generic[R]):
     def exception(self) -> Exception | None:
         """The error of the call; None if the call still runs or succeeded.
 
-        It is a PegasusError, or an exception that a codec of the application raised.
+        It is a PegasusError, or an exception that code of the application (a codec, an iterable, ``on_progress``)
+        raised.
 
         Example:
             >>> import gevent
@@ -143,9 +144,9 @@ class Handle(Generic[R]):
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
             WrongThread: Another native thread made the handle, and there is no result yet.
-            PegasusError: The error of the call. If the application's codec raised another exception, ``get`` raises
-                that exception. A handle of ``get_async`` raises a PegasusError with the text of that
-                exception instead.
+            PegasusError: The error of the call. If code of the application (a codec, an iterable, ``on_progress``)
+                raised another exception, ``get`` raises that exception. If a codec raised it for a handle of
+                ``get_async``, ``get`` raises a PegasusError with the text of that exception instead.
 
         Greenlets: any number may wait for one handle; each gets the result. Killing a waiting greenlet does not end
             the call, unless the greenlet held the last reference to the handle.
@@ -529,7 +530,8 @@ class later:  # noqa: N801 - lower case because it is used as a decorator
             greenlets=(
                 "the call runs in a new greenlet"
                 if light is None
-                else "a greenlet is spawned only if the call must be retried or cannot be sent at once"
+                else "a greenlet is spawned only if the call must be retried, if it cannot be sent at once, or if"
+                " ``hedge`` or ``max_rate`` applies to it"
             ),
             example="\n".join(f"            {line}" for line in self._example),
         )

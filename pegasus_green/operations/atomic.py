@@ -456,8 +456,8 @@ class AtomicOperations(TableBase[V]):
 
         The server has no such operation. The client reads the value and writes it back with the new expiry. The write
         checks in the same atomic step that the value has not changed; if it has, the client starts again. So ``touch``
-        never undoes a write of another client. The value is transferred three times: once in the read, twice in the
-        write. So the value can have at most about half of ``max_write_bytes``.
+        never undoes a write of another client. The value is transferred four times: in the reply to the read, twice in
+        the write, and in the reply to the write. So the value can have at most about half of ``max_write_bytes``.
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.

@@ -24,7 +24,8 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
     a reply. With ``process=True`` it is a separate process with the same methods (see ``OneboxProcess``). Use it as a
     context manager, or call ``start`` and ``stop``.
 
-    Its methods can be called from any native thread. They run in the thread that has started it.
+    Its methods, except ``start``, ``stop`` and ``wait``, can be called from any native thread. They run in the thread
+    that has started it.
 
     Arguments name a server by its index or by its address, "host:port". Methods do not wait: what takes time in a
     cluster, such as a failover, happens later by timers. ``Settings`` has the delays.

@@ -155,15 +155,16 @@ class FailureMethods(Assembly):
         """Add a rule. Its fault applies to requests that meet all its conditions.
 
         Conditions, by keyword: ``rpc`` ("get", "read", "write", "data", "meta", a protocol name, or several),
-        ``table``, ``partition``, ``server`` (index, address, "meta:0", "meta", "replica", or several), ``contains``
-        (bytes in the request), ``probability`` (0 to 1), ``count`` (maximum number of faults), ``after`` (number of
-        requests that pass before the first fault). Without ``server``, the rule applies at all servers.
+        ``table``, ``partition``, ``server`` (index, address or "meta:0", or several of these; or "meta" or "replica":
+        all of one kind), ``contains`` (bytes in the request), ``probability`` (0 to 1), ``count`` (maximum number of
+        faults), ``after`` (number of requests that pass before the first fault). Without ``server``, the rule applies
+        at all servers.
 
         Actions, with their keywords:
 
         - "drop": no reply.
         - "delay": the reply comes ``seconds`` later; with when="before", the request is executed ``seconds`` later.
-        - "cut": close the connection, with RST if ``reset``; with when="during" after half of the request.
+        - "cut": close the connection, with RST if ``reset``; see below for when="during".
         - "half": send at most half of the reply and at most ``size`` bytes, then close the connection.
         - "error": reply with the error name ``error``; with ``body`` also with a body.
         - "no_body": reply ERR_OK without a body.
@@ -177,6 +178,10 @@ class FailureMethods(Assembly):
 
         With when="before" the request is not executed, except after a "delay"; with when="after" it is executed. The
         default is "before" for "cut", "error" and "no_body", and "after" for the others.
+
+        A "cut" with when="during" closes the connection with RST when only a part of a request has arrived. The
+        conditions ``rpc``, ``table``, ``partition`` and ``contains`` do not apply then. If a request arrives whole, the
+        rule acts as with when="before".
 
         If several rules apply to a request, the first one with when="before" that is not a "delay" replaces the
         execution. Later rules with when="before" then have no effect. The rules with when="after" change first the

@@ -66,11 +66,11 @@ class RemoteFault:
 class OneboxProcess:
     """A Onebox in a separate process. It has its own event loop, and ends when the caller's process ends.
 
-    It takes the arguments of ``Onebox`` and has its methods and attributes (``meta_addresses``, ``client_bugs``, ...).
-    They are called over a TCP connection on loopback (the control port), so arguments and results are plain values.
-    Only ``fault`` returns an object, with ``hits``, ``seen`` and ``remove()``. Only the calling greenlet waits. Other
-    native threads can call the methods, too; such a call blocks its thread. The same is true for a forked child. There,
-    ``stop`` does nothing: the cluster belongs to the process that started it.
+    It takes the arguments of ``Onebox``. It has its methods, except ``wait``, and its attributes (``meta_addresses``,
+    ``client_bugs``, ...), except ``settings``. They are called over a TCP connection on loopback (the control port), so
+    arguments and results are plain values. Only ``fault`` returns an object, with ``hits``, ``seen`` and ``remove()``.
+    Only the calling greenlet waits. Other native threads can call the methods, too; such a call blocks its thread. The
+    same is true for a forked child. There, ``stop`` does nothing: the cluster belongs to the process that started it.
     """
 
     def __init__(

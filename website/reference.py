@@ -153,7 +153,7 @@ _TYPES = {
     "Values": "Values by sort key in the documented API: a mapping of sort keys to values, each a `Key`.",
     "Unpack[OptionChanges]": "Options of [`ClientOptions`](options.md#clientoptions) as keyword arguments.",
     "Which": 'A server of an onebox: its index, or its address "host:port".',
-    "Servers": 'Servers of an onebox: one as for `Which`, "meta", "replica", several of these, or `None` for all.',
+    "Servers": 'Servers of a onebox: one as for `Which` or "meta:0", several, "meta", "replica", or `None` for all.',
     "RemoteFault": "The handle on a rule of a onebox in another process. It has the members of `Fault`.",
     "Decoder[V]": "An object with the method `decode` of a [`Codec`](codecs.md#codec).",
     "Ports": 'Ports of an onebox: a number, several numbers, or a range as text such as "34601-34603".',

@@ -623,7 +623,7 @@ def _run(
             with cluster.scope(seconds):
                 value = call()
     except Exception as failure:
-        # An error of the package or of the application's codec. Handle.get() raises it.
+        # An error of the package, or of code of the application such as a codec. Handle.get() raises it.
         error = failure
     except BaseException:
         handle = reference()

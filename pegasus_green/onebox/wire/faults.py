@@ -17,7 +17,7 @@ BEFORE, AFTER, DURING = "before", "after", "during"
 ACTIONS: dict[str, str] = {
     "drop": AFTER,  # no reply
     "delay": AFTER,  # the reply (before: the execution) is delayed
-    "cut": BEFORE,  # the connection ends; during: after half of the request was read
+    "cut": BEFORE,  # the connection ends; during: when a part of a request was read
     "half": AFTER,  # half of the reply, then the connection ends
     "error": BEFORE,  # another frame error; of a meta server: another error in the response
     "no_body": BEFORE,  # frame error ERR_OK without a body

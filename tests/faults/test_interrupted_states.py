@@ -409,7 +409,7 @@ def test_an_interrupted_handle_tells_the_listeners_of_the_end(box: Any) -> None:
 
 def test_an_interrupted_end_of_a_job_counts_it_no_longer(box: Any) -> None:
     with Client(box.meta_addresses) as client:
-        frontier = Frontier(client.table("temp"), "interrupted")
+        frontier = Frontier(client.table("temp"), "interrupted", shards=2)
         frontier.clear()
 
         def work(n: int) -> Interruption:

@@ -405,7 +405,7 @@ def rows_of_an_interrupted_scan(
     ("scan", "place", "kind"),
     [
         *((scan, "caller", kind) for scan in SCANS for kind in ("exception", "nested")),
-        *((scan, "caller", "other call") for scan in ("scan", "parallel")),
+        ("parallel", "caller", "other call"),
         ("parallel", "helpers", "exception"),
         ("parallel", "helpers", "other call"),
         ("parallel", "hub", "exception"),

@@ -565,7 +565,7 @@ def test_a_request_of_admin_that_is_under_way_at_the_fork_ends_in_the_child(
     out = run(
         """
 warm, seen = sys.argv[3] == "True", set()
-for turns in range(12):
+for turns in (0, 1, 2, 4, 8):
     client = Client(sys.argv[1].split(","), timeout=5.0)
     if warm:
         client.table("temp").get("a", "b")

@@ -50,7 +50,8 @@ def wait(until: Any, seconds: float) -> bool:
         timer = hub.loop.timer(delay(seconds))
         try:
             until.rawlink(waiter.switch)
-            timer.start(waiter.switch, None)
+            # The time of a loop that was busy is behind, and the timer would fire early.
+            timer.start(waiter.switch, None, update=True)
             waiter.get()
         finally:
             until.unlink(waiter.switch)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
+from gevent._waiter import Waiter
+from gevent.event import Event
 
 from pegasus_green import Client, RetryPolicy, errors
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.protocol.rrdb import ReadResponse
 from pegasus_green.protocol.session import MAX_SEQID
+from pegasus_green.transport.waits import wait
 from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent
 from tests.waiting import Stopwatch, wait_until
 
@@ -100,6 +104,30 @@ def test_a_deadline_holds_wherever_the_call_waits(stage: Stage, where: str) -> N
     assert watch.seconds < 0.26
     assert isinstance(caught.value, errors.Busy if where == "back-off" else TimeoutError)
     gevent.joinall(others)
+
+
+def test_a_wait_that_begins_late_in_a_pass_of_the_loop_is_not_short() -> None:
+    """The time of the loop is then behind: it is the time when the pass began."""
+    reading, writing = os.pipe()
+    waiter: Any = Waiter()
+    watcher: Any = gevent.get_hub().loop.io(reading, 1)
+
+    def pass_time() -> None:
+        busy(0.05)
+        waiter.switch(None)
+
+    try:
+        os.write(writing, b"x")
+        watcher.start(pass_time)
+        waiter.get()
+        begun = monotonic()
+        wait(Event(), 0.1)
+        assert monotonic() - begun >= 0.099
+    finally:
+        watcher.stop()
+        watcher.close()
+        os.close(reading)
+        os.close(writing)
 
 
 def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> None:

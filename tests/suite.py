@@ -78,12 +78,12 @@ RUNS = (
     Run("verbs", VERBS),
     Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
 )
-# Most tests wait for deadlines and faults, so four runs keep two cores busy.
-AT_ONCE = 4
+# Most tests wait for deadlines and faults, so five runs keep two cores busy.
+AT_ONCE = 5
 
 
 def run_all() -> list[Run]:
-    """Execute all runs, four at a time; return the failed ones."""
+    """Execute all runs, five at a time; return the failed ones."""
     started = time.monotonic()
 
     def execute(run: Run) -> int:

@@ -1,4 +1,4 @@
-"""Run the whole suite as several runs of pytest, four at a time: `python -m tests.suite [--again] [--load N]`.
+"""Run the whole suite as several runs of pytest, five at a time: `python -m tests.suite [--again] [--load N]`.
 
 Every line of a run is printed at once, after the name of the run. With --again failed tests run once more after all
 runs, and the second result counts. With --load N busy processes run at the same time.

@@ -18,7 +18,7 @@ from gevent._waiter import Waiter
 from .cluster.attempt import DEFAULT, Attempt, await_turn, may_repeat
 from .cluster.dispatcher import Dispatcher
 from .cluster.routing import Route, RoutingTable
-from .errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
+from .errors import PegasusError, RequestTimeout, without_traceback
 from .options import MAX_TIMEOUT
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
@@ -328,7 +328,7 @@ class Bulk:
                 # The timeout of a first request starts at its turn. Only a scope bounds the wait for the turn.
                 until = deadlines[index] if again else dispatcher.cluster.deadline(MAX_TIMEOUT, now)
                 refusal = await_turn(dispatcher, until)
-                self._check_process()
+                fork.check(self._generation)
             if not again:
                 deadlines[index] = self._look_at_clock()[0]
                 if self._observed:
@@ -368,12 +368,7 @@ class Bulk:
         """Wait while the maximum number of requests is in flight."""
         if window.open >= self._concurrency:
             window.sleep_until(self._concurrency // 2, self._latest)
-        self._check_process()
-
-    def _check_process(self) -> None:
-        """Raise ForkedConnection in a child process: its copy of the run must not send."""
-        if self._generation != fork.generation():
-            raise ForkedConnection("the process forked while the calls waited; they continue in the parent")
+        fork.check(self._generation)
 
     def _dial(self, waiting: dict[Peer, list[tuple[int, Route]]]) -> Iterator[tuple[Peer, Connection | PegasusError]]:
         """Yield each server with its connection or error, as dials end: a dead server does not delay the others."""

@@ -230,6 +230,9 @@ class ConnectionLost(TransportError):
     """
 
 
+FORKED = "the process forked while the call waited; the call continues in the parent"
+
+
 class ForkedConnection(TransportError):
     """The call was in flight when the process forked. The call and its reply belong to the parent process."""
 

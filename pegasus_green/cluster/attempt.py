@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, NoReturn, Protocol
 
 from ..errors import (
+    FORKED,
     AccessDenied,
     AuthenticationFailed,
     ClientClosed,
@@ -188,7 +189,7 @@ class Attempt:
     def route(self) -> Route | PegasusError:
         """Return the current route of the call, or the reason why it is unknown."""
         if self._generation != fork.generation():
-            return ForkedConnection("the process forked while the call waited; the call continues in the parent")
+            return ForkedConnection(FORKED)
         table = self.owner.routes.get(self.deadline)
         if isinstance(table, PegasusError):
             return table

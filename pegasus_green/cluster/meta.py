@@ -10,6 +10,7 @@ from weakref import WeakSet
 from gevent.event import Event
 
 from ..errors import (
+    FORKED,
     AuthenticationFailed,
     ClientClosed,
     ConnectFailed,
@@ -290,7 +291,7 @@ class MetaClient:
             waiting.extend(new)
             seen.update(new)
             if answers.generation != fork.generation():
-                return _forked()
+                return ForkedConnection(FORKED)
             if not waiting and not answers.owed:
                 return failed
             now = monotonic()
@@ -311,7 +312,7 @@ class MetaClient:
                 return failed
             if answers.generation != fork.generation():
                 # The greenlets that ask end in a child. That is not an answer.
-                return _forked()
+                return ForkedConnection(FORKED)
             address, answer = got
             verdict = self.failure = self._judge(address, answer, waiting, asked)
             if verdict is None:
@@ -396,10 +397,6 @@ class MetaClient:
                 outcome = without_traceback(error)
         found: Message | PegasusError = outcome
         return found
-
-
-def _forked() -> ForkedConnection:
-    return ForkedConnection("the process forked while the call waited; the call continues in the parent")
 
 
 def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:

@@ -18,6 +18,7 @@ from gevent.event import Event
 from gevent.exceptions import BlockingSwitchOutError
 
 from ..errors import (
+    FORKED,
     AccessDenied,
     AuthenticationFailed,
     ClientClosed,
@@ -131,7 +132,7 @@ class TableRoutes:
             # If an interrupted query loses a wake-up, the caller waits only a moment longer.
             wait(news, min(deadline - monotonic(), TICK))
             if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
+                return ForkedConnection(FORKED)
             if monotonic() >= deadline and self.table is None and self.refreshes == seen:
                 if isinstance(self.error, TableUnavailable):
                     return RequestTimeout("the table cannot serve yet", table=self.name, last_error=self.error)

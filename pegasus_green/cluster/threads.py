@@ -27,7 +27,6 @@ from ..transport.threads import tell
 from .dispatcher import Cluster
 
 _native_local: Any = get_original("_thread", "_local")
-_thread_id: Callable[[], int] = get_original("_thread", "get_ident")
 _native_id: Callable[[], int] = get_original("_thread", "get_native_id")
 # The directory of this process's threads; only Linux has it.
 _TASKS = "/proc/self/task/"
@@ -47,7 +46,7 @@ class _Seat:
     __slots__ = ("cluster", "thread", "native", "owned", "generation")
 
     def __init__(self, cluster: Cluster, owned: _OwnedHub | None) -> None:
-        self.cluster, self.thread, self.native = cluster, _thread_id(), _native_id()
+        self.cluster, self.thread, self.native = cluster, fork.thread_id(), _native_id()
         self.owned = None if owned is None else weakref.ref(owned)
         self.generation = fork.generation()
 
@@ -57,7 +56,7 @@ class _Seat:
         if self.generation != fork.generation():
             # The thread that forked continues in the child, with another native identifier.
             return fork.is_survivor(self.thread) is False
-        if self.thread == _thread_id():
+        if self.thread == fork.thread_id():
             return self.native != _native_id()
         return os.path.exists(f"{_TASKS}{_native_id()}") and not os.path.exists(f"{_TASKS}{self.native}")
 
@@ -73,7 +72,7 @@ class _OwnedHub:
 
     def __init__(self) -> None:
         self.hub: Any = None
-        self.thread = _thread_id()
+        self.thread = fork.thread_id()
         self.members: weakref.WeakSet[_Member] = weakref.WeakSet()
 
     def end(self) -> None:
@@ -84,7 +83,7 @@ class _OwnedHub:
             hubs.destroy(self.hub)
 
     def __del__(self) -> None:
-        if self.thread == _thread_id() and not sys.is_finalizing():
+        if self.thread == fork.thread_id() and not sys.is_finalizing():
             self.end()
 
 
@@ -114,7 +113,7 @@ class _Member:
 
     def __del__(self) -> None:
         # If it is dropped with the client in another thread, the hub of its own thread closes the connections.
-        if self.seat.thread == _thread_id() and not sys.is_finalizing():
+        if self.seat.thread == fork.thread_id() and not sys.is_finalizing():
             self.threads.leave(self.seat)
 
 
@@ -163,7 +162,7 @@ class Threads:
             return self.first
         self._drop_ended()
         owned = _owned_hub()
-        me = _thread_id(), _native_id()
+        me = fork.thread_id(), _native_id()
         # One atomic step decides which thread gets the first cluster.
         cluster = self.first if self._owner.setdefault("first", me) == me else self._make_other()
         seat = _Seat(cluster, owned)

@@ -8,7 +8,7 @@ from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, overload
 
-from ..errors import ForkedConnection, InvalidArgument, PegasusError
+from ..errors import InvalidArgument, PegasusError
 from ..keys import Key
 from ..model import Filter
 from ..options import MAX_TIMEOUT
@@ -57,8 +57,7 @@ class _Pace:
         until, ended = min(begin, cluster.deadline(MAX_TIMEOUT, now)), cluster.pool.ended
         while (left := until - monotonic()) > 0 and not ended.ready():
             wait(ended, left)
-        if generation != fork.generation():
-            raise ForkedConnection("the process forked while the stream waited; it continues in the parent")
+        fork.check(generation)
 
 
 class StreamOperations(RangeOperations[V], ManyOperations[V]):

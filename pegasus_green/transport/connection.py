@@ -30,7 +30,7 @@ from gevent.event import Event
 from gevent.exceptions import HubDestroyed, InvalidSwitchError
 
 from ..accelerate import core
-from ..errors import ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
+from ..errors import FORKED, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import encode_request
@@ -665,7 +665,7 @@ class Connection(Handover):
         This process then sends nothing to the server and takes no reply from the parent. The copies of the waiting
         callers get their error when the hub of this process runs. Every step can be repeated.
         """
-        self.lost = ForkedConnection("the process forked while the call waited; the call continues in the parent")
+        self.lost = ForkedConnection(FORKED)
         # If a caller that was just woken has forked, the rest of that delivery in the child finds an empty dict. So no
         # reply or error is delivered a second time.
         waiting = self.pending

@@ -29,7 +29,7 @@ _connections: weakref.WeakSet[Any] = weakref.WeakSet()
 _generation = 0
 # gevent is not loaded here. If it is there and has patched the module, its identifiers are those of greenlets.
 _monkey: Any = sys.modules.get("gevent.monkey")
-_thread_id: Callable[[], int] = _thread.get_ident if _monkey is None else _monkey.get_original("_thread", "get_ident")
+thread_id: Callable[[], int] = _thread.get_ident if _monkey is None else _monkey.get_original("_thread", "get_ident")
 # The thread that forked, the only one that continues in this process. None: no fork, or the thread is unknown.
 _survivor: int | None = None
 
@@ -79,9 +79,9 @@ def check(mine: int) -> None:
     """
     if mine != generation():
         # Importing the package loads this module only.
-        from ..errors import ForkedConnection
+        from ..errors import FORKED, ForkedConnection
 
-        raise ForkedConnection("the process forked while the call waited; the call continues in the parent")
+        raise ForkedConnection(FORKED)
 
 
 def look_at(other: Any) -> None:
@@ -95,15 +95,21 @@ def register(connection: Any) -> None:
     _connections.add(connection)
 
 
+def _main_thread() -> int | None:
+    """Return the calling thread if it is the main thread, which on Linux has the identifier of the process; else None.
+
+    Python's list of threads may still contain the parent's, so it must not be read.
+    """
+    return thread_id() if _thread.get_native_id() == os.getpid() else None
+
+
 def notice() -> None:
     """Cut off this process's copies of the parent's connections.
 
     Every step may run twice: a signal handler that makes a call during this function calls it, too.
     """
     global _generation, _survivor
-    # Python's list of threads may still contain the parent's, so it must not be read. On Linux the main thread has the
-    # identifier of the process.
-    _survivor = _thread_id() if _thread.get_native_id() == os.getpid() else None
+    _survivor = _main_thread()
     _generation += 1
     connections = list(_connections)
     for connection in connections:
@@ -124,9 +130,7 @@ def is_survivor(thread: int) -> bool | None:
 
     After a fork without hooks only a call of the main thread can tell.
     """
-    survivor = _survivor
-    if survivor is None and _thread.get_native_id() == os.getpid():
-        survivor = _thread_id()
+    survivor = _main_thread() if _survivor is None else _survivor
     return None if survivor is None else thread == survivor
 
 
@@ -134,7 +138,7 @@ def _in_child() -> None:
     """Run in the thread that forked, after every fork that runs Python's hooks."""
     global _survivor
     after_in_child()
-    _survivor = _thread_id()
+    _survivor = thread_id()
 
 
 os.register_at_fork(after_in_child=_in_child)

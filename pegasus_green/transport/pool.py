@@ -13,7 +13,15 @@ from gevent.event import Event
 from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent
 
-from ..errors import AuthenticationFailed, ClientClosed, ConnectFailed, ConnectionLost, ForkedConnection, PegasusError
+from ..errors import (
+    FORKED,
+    AuthenticationFailed,
+    ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
+    ForkedConnection,
+    PegasusError,
+)
 from ..events import Listeners
 from ..options import ClientOptions
 from . import fork
@@ -146,7 +154,7 @@ class Peer:
         patience = (deadline - monotonic()) / 2
         while True:
             if mine != fork.generation():
-                return ForkedConnection("the process forked while the call waited; the call continues in the parent")
+                return ForkedConnection(FORKED)
             connection = self._open_connection()
             if connection is not None:
                 return connection
@@ -574,5 +582,5 @@ def _ignore(_peer: Peer) -> None:
 
 def _unless_forked(generation: int, run: Callable[..., Any], *args: Any) -> Any:
     if generation != fork.generation():
-        return ForkedConnection("the process forked while the call waited; the call continues in the parent")
+        return ForkedConnection(FORKED)
     return run(*args)

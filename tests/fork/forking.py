@@ -73,3 +73,26 @@ def end_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         return repr(call(*args, **kwargs))
     except Exception as error:
         return type(error).__name__
+
+
+def ends_at_a_fork(way: str, turns: int, call: Callable[..., Any], *args: Any) -> tuple[str, int] | None:
+    """Fork when a call has run for some turns of the loop. The copy of the call must end with ForkedConnection.
+
+    Returns:
+        The end of the call in this process, and the child's exit status; None if the call has ended before the fork.
+    """
+    ends: list[tuple[str, int]] = []
+    job: Any = gevent.spawn(lambda: ends.append((end_of(call, *args), os.getpid())))
+    for _ in range(turns + 1):
+        gevent.sleep(0)
+    if ends:
+        return None
+
+    def child() -> None:
+        job.join(4.0)
+        assert ends == [("ForkedConnection", os.getpid())], ends
+
+    status = fork(way, child)
+    job.join()
+    assert ends[0][0] != "ForkedConnection", ends
+    return ends[0][0], status()

@@ -18,7 +18,7 @@ from tests.transport.scripts import run_script
 PRELUDE = """
 import gevent, os, sys, time
 from pegasus_green import Client, ForkedConnection
-from tests.fork.forking import end_of, fork
+from tests.fork.forking import end_of, ends_at_a_fork, fork
 from tests.waiting import Stopwatch
 metas, way = sys.argv[1].split(","), sys.argv[2]
 client = Client(metas, timeout=8.0, refresh_period=0.0)
@@ -570,19 +570,10 @@ for turns in (0, 1, 2, 4, 8):
     if warm:
         client.table("temp").get("a", "b")
     name = f"new{warm}{turns}" + way.replace(".", "")
-    ends = []
-    job = gevent.spawn(lambda: ends.append((end_of(client.admin.create_table, name, 4), os.getpid())))
-    for _ in range(turns + 1):
-        gevent.sleep(0)
-    if ends:
+    ended = ends_at_a_fork(way, turns, client.admin.create_table, name, 4)
+    if ended is None:
         break
-    def child():
-        job.join(4.0)
-        assert ends == [("ForkedConnection", os.getpid())], ends
-    status = fork(way, child)
-    job.join()
-    assert ends[0][0] != "ForkedConnection", ends
-    seen.add((ends[0][0].isdigit(), status()))
+    seen.add((ended[0].isdigit(), ended[1]))
     client.close()
 print(seen)
         """,
@@ -599,20 +590,11 @@ def test_a_call_that_waits_for_several_greenlets_at_the_fork_ends_in_the_child(b
     out = run(
         """
 table.set("a", "b", b"c")
-ends = []
 for turns in range(4):
-    job = gevent.spawn(lambda: ends.append(end_of(eval, sys.argv[3], globals())))
-    for _ in range(turns + 1):
-        gevent.sleep(0)
-    if ends:
+    ended = ends_at_a_fork(way, turns, eval, sys.argv[3], globals())
+    if ended is None:
         break
-    def child():
-        job.join(4.0)
-        assert ends == ["ForkedConnection"], ends
-    status = fork(way, child)
-    job.join()
-    assert ends.pop() != "ForkedConnection"
-    print(status(), end=" ")
+    print(ended[1], end=" ")
 client.close()
         """,
         box.meta_addresses,

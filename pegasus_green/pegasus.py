@@ -665,6 +665,7 @@ class PegasusScanner:
         Raises:
             PegasusError: The next batch did not arrive within ``timeout_millis``, or the client or the scanner was
                 closed. After an error the next call continues after the last returned row.
+            WrongThread: Another native thread made the scanner.
 
         Example:
             >>> c.set("user:7", "name", "Ada")

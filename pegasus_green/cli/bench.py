@@ -77,6 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--meta", metavar="HOST:PORT[,HOST:PORT]", help="meta servers [PEGASUS_URL, else the config file's default]"
     )
+    parser.add_argument("--url", metavar="URL", help="meta servers, table and options of the client, in one URL")
+    parser.add_argument("--cluster", metavar="NAME", help="a cluster of the config file")
+    parser.add_argument("--config", metavar="FILE", help="the config file")
     parser.add_argument(
         "--table",
         metavar="NAME",
@@ -289,7 +292,7 @@ def _place(arguments: argparse.Namespace) -> Place:
     Raises:
         InvalidArgument: There is no table.
     """
-    place = find_place(arguments.meta, None, None, None)
+    place = find_place(arguments.meta, arguments.url, arguments.cluster, arguments.config)
     table = arguments.table or place.table
     if not table:
         raise InvalidArgument("no table given: use --table NAME")

@@ -16,11 +16,8 @@ _SETTINGS = {"ignore_unknown_options": True, "help_option_names": []}
 
 def _given(app: App) -> list[str]:
     """Return the options that were given before the command."""
-    found = app.settings
-    if not (found.meta or found.url or found.cluster or found.table):
-        return []
-    words = ["--meta", ",".join(app.metas)]
-    return [*words, "--table", app.table_name]
+    given = ((name, getattr(app.settings, name)) for name in ("meta", "url", "cluster", "config", "table", "timeout"))
+    return [word for name, value in given if value is not None for word in (f"--{name}", str(value))]
 
 
 class _Passing(click.Command):

@@ -50,7 +50,7 @@ class Handle(Generic[R]):
 
     ``gevent.wait`` and ``gevent.iwait`` accept handles. If the last reference to a handle is dropped, the call is
     cancelled: the client ignores the reply and does not repeat the call. A cancelled write may still have been applied.
-    A handle can be used only in the native thread that made it.
+    In a native thread that did not make the handle, ``get``, ``rawlink`` and ``gevent.wait`` raise WrongThread.
 
     Example:
         >>> handles = [table.set_async("user:7", sort_key, b"1") for sort_key in ("a", "b")]
@@ -60,6 +60,7 @@ class Handle(Generic[R]):
 
     __slots__ = (
         "_hub",
+        "_thread",
         "_value",
         "_error",
         "_ready",
@@ -77,6 +78,7 @@ class Handle(Generic[R]):
         """Start without a result."""
         self._writes = writes
         self._hub: Any = get_hub()
+        self._thread = fork.thread_id()
         self._value: Any = None
         self._error: Exception | None = None
         self._ready = False
@@ -143,7 +145,7 @@ class Handle(Generic[R]):
 
         Raises:
             RequestTimeout: There is no result within timeout. The call continues, and ``get`` may be called again.
-            WrongThread: Another native thread made the handle, and there is no result yet.
+            WrongThread: Another native thread made the handle.
             PegasusError: The error of the call. If code of the application (a codec, an iterable, ``on_progress``)
                 raised another exception, ``get`` raises that exception. If a codec raised it for a handle of
                 ``get_async``, ``get`` raises a PegasusError with the text of that exception instead.
@@ -157,9 +159,8 @@ class Handle(Generic[R]):
             >>> table.get_async("user:7", "name").get()
             b'Ada'
         """
+        self._check_thread()
         if not self._ready:
-            if get_hub_if_exists() is not self._hub:
-                raise WrongThread("a handle can be used only in the thread that made it")
             event = self._event = self._event or Event()
             until = FOREVER if timeout is None else monotonic() + timeout
             while not self._ready:
@@ -182,8 +183,15 @@ class Handle(Generic[R]):
         value: R = self._value
         return value
 
+    def _check_thread(self) -> None:
+        if fork.thread_id() != self._thread:
+            raise WrongThread("a handle can be used only in the thread that made it")
+
     def _is_over(self) -> bool:
         """Tell whether nothing is left that could settle the handle."""
+        if get_hub_if_exists() is not self._hub:
+            # The application has destroyed the event loop of the call.
+            return True
         job, slot = self._job, self._slot
         if job:  # a running greenlet is true
             return False
@@ -200,6 +208,9 @@ class Handle(Generic[R]):
     def rawlink(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call callback(handle) in gevent's event loop once the call has ended. The callback must not block.
 
+        Raises:
+            WrongThread: Another native thread made the handle.
+
         Example:
             >>> import gevent
             >>> ended = []
@@ -210,6 +221,7 @@ class Handle(Generic[R]):
             >>> ended == [handle]
             True
         """
+        self._check_thread()
         self._links.append(callback)
         # A signal handler can let the call end before or after the append, so look at the state after it.
         if self._ready:

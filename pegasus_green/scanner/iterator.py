@@ -11,8 +11,9 @@ from typing import Any, NoReturn, TypeVar
 
 from greenlet import GreenletExit
 
-from ..errors import RequestTimeout
+from ..errors import RequestTimeout, WrongThread
 from ..options import MAX_TIMEOUT
+from ..transport.fork import thread_id
 from ..turns import Turn
 from .batch import Batch
 from .parts import Ledger
@@ -61,7 +62,7 @@ class Scanner(Iterator[R]):
     dropped.
 
     ``table.hash_scan``, ``table.scan`` and ``table.scanners`` make scanners. The first ``next`` sends the first
-    request. A scanner can be used only in the native thread that made it.
+    request. In a native thread that did not make the scanner, ``next`` raises WrongThread.
 
     Greenlets: several may share one scanner; each row goes to one of them. A killed greenlet affects no other.
 
@@ -85,6 +86,7 @@ class Scanner(Iterator[R]):
         "_ledger",
         "_ended",
         "_turn",
+        "_thread",
         "_finalizer",
         "__weakref__",
     )
@@ -119,6 +121,7 @@ class Scanner(Iterator[R]):
         self._ended = limit == 0
         # The turn of the greenlet that fetches the next batch.
         self._turn: Turn | None = None
+        self._thread = thread_id()
         # It must not reference the scanner. It can run in any thread or greenlet, so the hub does the work.
         self._finalizer = weakref.finalize(self, Work.release_soon, work)
         self._finalizer.atexit = False
@@ -150,10 +153,12 @@ class Scanner(Iterator[R]):
 
         Raises:
             StopIteration: There are no more rows.
-            PegasusError: The next batch cannot be read. The next call tries again, after the last row. WrongThread:
-                another native thread made the scanner, and no row of the last batch is left.
+            PegasusError: The next batch cannot be read. The next call tries again, after the last row.
+            WrongThread: Another native thread made the scanner.
             RuntimeError: A signal handler or a finalizer has interrupted a ``next`` of this scanner and calls it again.
         """
+        if thread_id() != self._thread:
+            raise WrongThread("a scanner can be used only in the thread that made it")
         while True:
             for row in self._rows:
                 return row

@@ -100,6 +100,24 @@ def test_bench_draws_a_chart_of_its_run(tool, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_takes_the_cluster_before_and_after_its_name(tool, tmp_path):
+    """All options of the URL apply, and the config file needs no default and no table."""
+    metas = ",".join(tool.metas)
+    url = f"pegasus://{metas}/temp?max_rate=100"
+    config = tmp_path / "c.toml"
+    config.write_text(f'[clusters.c]\nurl = "pegasus://{metas}?max_rate=100"\n')
+    named = ("--config", str(config), "--cluster", "c", "--table", "temp")
+    run = ("--seconds", "0.2", "--keys", "20", "--json")
+    for words in (
+        ("--url", url, "bench", *run),
+        ("bench", "--url", url, *run),
+        (*named, "bench", *run),
+        ("bench", *named, *run),
+    ):
+        # Without the limit there are thousands of calls.
+        assert 0 < json.loads(tool.process(*words).out)["calls"] < 300, words
+
+
 def test_bench_has_a_chart_on_a_terminal(tool):
     done = tool.terminal("bench", "--seconds", "0.5", "--callers", "4", "--keys", "20")
     assert done.status == 0

@@ -20,8 +20,8 @@ from pegasus_green.protocol.rpc import NEGOTIATION, QUERY_CFG
 from tests.kerberos.conftest import kerberos, secure
 
 # Status and length of the messages, client and server in turn. A pair is a range: names and keys vary, and the answer
-# to INITIATE holds two integers in DER, 1 to 3 bytes (the microseconds of the client's clock) and 1 to 4 bytes (a random
-# sequence number). In the first 33 ms of each second the microseconds have 2 bytes, and the answer has 155.
+# to INITIATE holds two integers in DER: the microseconds of the client's clock (1 to 3 bytes) and a random sequence
+# number (1 to 4 bytes). In the first 33 ms of each second the microseconds have 2 bytes, and the answer has 155.
 TABLE: tuple[Any, ...] = (
     (SaslStatus.LIST, 0, SaslStatus.LIST_RESP, 6),
     (SaslStatus.SELECT, 6, SaslStatus.SELECT_RESP, 0),

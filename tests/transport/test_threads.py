@@ -12,7 +12,7 @@ from gevent._hub_local import get_hub_if_exists, set_hub
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from pegasus_green import Client, errors
+from pegasus_green import Client, Pegasus, ScanOptions, errors
 from pegasus_green.cluster import threads
 from pegasus_green.onebox import Onebox
 from tests.leaks import descriptors
@@ -206,18 +206,62 @@ def test_handles_and_scanners_belong_to_a_thread(stage: Stage) -> None:
     assert isinstance(in_thread(next, table.scan()), errors.WrongThread)
 
 
-def test_what_has_arrived_is_returned_in_every_thread() -> None:
+def test_another_thread_gets_no_result_and_no_row_that_has_arrived() -> None:
     with Onebox(tables={"temp": 1}) as box, Client(box.meta_addresses) as client:
         table = client.table("temp")
         table.multi_set("a", {"1": b"v", "2": b"w", "3": b"x"})
         handle = table.get_async("a", "1")
         gevent.wait([handle])
-        assert in_thread(handle.get) == b"v"
-        rows = table.scan(batch_size=2)
-        assert next(rows).value == b"v"
-        assert in_thread(next, rows).value == b"w"
-        assert isinstance(in_thread(next, rows), errors.WrongThread)
-        assert [row.value for row in rows] == [b"x"]
+        assert isinstance(in_thread(handle.get), errors.WrongThread)
+        assert isinstance(in_thread(handle.rawlink, print), errors.WrongThread)
+        assert isinstance(in_thread(gevent.wait, [handle]), errors.WrongThread)
+        assert handle.get() == b"v"
+        for rows in (
+            table.scan(batch_size=2),
+            table.scan(batch_size=2, parallel=2),
+            table.scanners(1, batch_size=2)[0],
+        ):
+            assert next(rows).value == b"v"
+            assert isinstance(in_thread(next, rows), errors.WrongThread)
+            assert isinstance(in_thread(list, rows), errors.WrongThread)
+            assert [row.value for row in rows] == [b"w", b"x"]
+            assert isinstance(in_thread(next, rows), errors.WrongThread)
+
+
+def test_another_thread_gets_no_row_of_a_scanner_of_the_documented_api() -> None:
+    with Onebox(tables={"temp": 1}) as box:
+        client = Pegasus(box.meta_addresses, "temp")
+        assert client.init()
+        client.multi_set("a", {"1": b"v", "2": b"w"})
+        for rows in (
+            client.get_scanner("a", "", "", ScanOptions()),
+            client.get_unordered_scanners(1, ScanOptions())[0],
+        ):
+            assert rows.get_next() == ((b"a", b"1"), b"v")
+            assert isinstance(in_thread(rows.get_next), errors.WrongThread)
+            assert rows.get_next() == ((b"a", b"2"), b"w")
+        client.close()
+
+
+def test_a_handle_whose_event_loop_is_destroyed_ends(stage: Stage) -> None:
+    """The handle of a call with a greenlet, and of one without, in a thread of its own."""
+    stage.server(silent)
+    client = stage.client()
+
+    def use() -> list[type]:
+        table = client.table("temp")
+        table.warm_up()
+        handles: list[Any] = [table.get_async("a", "b", timeout=60.0), table.multi_get_async("a", ["b"], timeout=60.0)]
+        gevent.sleep(0.05)
+        gevent.get_hub().destroy()
+        ended = []
+        for handle in handles:
+            with pytest.raises(errors.PegasusError) as raised:
+                handle.get(timeout=15.0)
+            ended.append(type(raised.value))
+        return ended
+
+    assert in_thread(use) == [errors.PegasusError, errors.PegasusError]
 
 
 def test_repr_and_stats_are_allowed_in_every_thread(stage: Stage) -> None:

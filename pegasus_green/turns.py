@@ -24,7 +24,10 @@ _T = TypeVar("_T")
 
 
 class Turn:
-    """A run of a function that others can wait for. It belongs to the greenlet that makes it."""
+    """One run of a function that others can wait for. It belongs to the greenlet that makes it.
+
+    It can run only once: after the first run it is over, and a wait for a second run would not yield.
+    """
 
     __slots__ = ("_context", "_greenlet", "_hub", "_pid", "_over")
 

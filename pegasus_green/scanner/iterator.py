@@ -166,11 +166,11 @@ class Scanner(Iterator[R]):
 
     def _advance(self) -> None:
         """Get the next batch with rows. Only one greenlet at a time does this."""
-        turn, until = Turn(), 0.0
+        until = 0.0
         while True:
             other = self._turn
             if other is None or not other.lasts:
-                self._turn = turn
+                turn = self._turn = Turn()
                 if turn.run(self._fill, turn):
                     return
                 continue

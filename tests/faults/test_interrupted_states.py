@@ -18,11 +18,12 @@ import gevent
 import pytest
 from greenlet import getcurrent
 
-from pegasus_green import Client, Listener, PegasusError, RequestTimeout
+from pegasus_green import Client, Listener, PegasusError, RequestTimeout, turns
 from pegasus_green.onebox import Onebox
 from pegasus_green.pegasus import Pegasus, ScanOptions
 from pegasus_green.recipes import Frontier
 from pegasus_green.transport.connection import Connection
+from pegasus_green.transport.waits import wait
 from tests.faults.interruptions import Interrupted, Interruption
 from tests.faults.tools import at_rest
 from tests.fork.forking import end_of
@@ -432,6 +433,37 @@ def test_an_interrupted_end_of_a_job_counts_it_no_longer(box: Any) -> None:
                 assert job is not None
                 frontier.done(job)
             assert frontier.states().keys() == {"done"}, where
+
+
+# ------------------------------------------------------------------------------------------------------------- scanners
+def test_a_scanner_yields_after_a_signal_handler_has_taken_the_turn(box: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupted ``next`` takes another turn for its second attempt, and other greenlets can wait for this one."""
+    run, handled, waits, strike = turns.Turn.run, [], 0, True
+
+    def interrupted(self: turns.Turn, *args: Any) -> Any:
+        nonlocal strike
+        if strike:
+            strike = False
+            # Like a signal handler before the first step of the turn.
+            handled.append(next(rows))
+        return run(self, *args)
+
+    def counted(*args: Any) -> bool:
+        nonlocal waits
+        waits += 1
+        assert waits < 100, "the greenlet waits for a turn that is over"
+        return wait(*args)
+
+    monkeypatch.setattr(turns.Turn, "run", interrupted)
+    monkeypatch.setattr(turns, "wait", counted)
+    with Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        table.multi_set("turns", dict.fromkeys("012345", "v"))
+        rows = table.hash_scan("turns", batch_size=1)
+        both: list[Any] = [gevent.spawn(next, rows) for _ in range(2)]
+        gevent.joinall(both, timeout=20.0, raise_error=True)
+    assert sorted(row.sort_key for row in handled + [one.value for one in both]) == [b"0", b"1", b"2"]
+    assert waits, "the second greenlet did not wait for the first one"
 
 
 # -------------------------------------------------------------------------------------------------------------- signals

@@ -298,4 +298,14 @@ INTERRUPTIONS = (
         "    if False:\n",
         ("tests/fork/test_fork.py", "-k", "healthy_table or several_greenlets"),
     ),
+    Mutation(
+        "13-turn-runs-once",
+        "a scanner takes another turn if a signal handler took the first one, so that others can wait for it",
+        "scanner/iterator.py",
+        "        until = 0.0\n        while True:\n            other = self._turn\n"
+        "            if other is None or not other.lasts:\n                turn = self._turn = Turn()\n",
+        "        turn, until = Turn(), 0.0\n        while True:\n            other = self._turn\n"
+        "            if other is None or not other.lasts:\n                self._turn = turn\n",
+        (STATES_TESTS, "-k", "taken_the_turn"),
+    ),
 )

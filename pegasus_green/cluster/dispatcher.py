@@ -13,7 +13,6 @@ from typing import Any
 import gevent
 from gevent._hub_local import get_hub_if_exists
 from gevent._waiter import Waiter
-from gevent.exceptions import BlockingSwitchOutError
 from greenlet import getcurrent, greenlet
 
 from ..accelerate import core
@@ -31,7 +30,7 @@ from ..protocol.rpc import GET, PUT, Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
-from ..transport.hubs import this_hub
+from ..transport.hubs import refuse_callback, this_hub
 from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
@@ -129,12 +128,16 @@ class Cluster:
         """Show the parts."""
         return f"<Cluster {self.meta!r} {self.pool!r} tables={','.join(self.tables) or 'none'}>"
 
-    def bind(self) -> None:
+    def bind(self, *, waits: bool = True) -> None:
         """Bind the cluster to the hub of the calling thread at the first call.
 
         A forked process may have another hub. The first call there binds the client to it.
 
+        Args:
+            waits: Whether the call can wait. A call that never waits is allowed in a callback of the hub.
+
         Raises:
+            BlockingSwitchOutError: The caller is the hub, and the call can wait.
             WrongThread: The cluster belongs to another thread: a handle or a scanner is used in the wrong thread.
             ClientClosed: The client is closed.
             ConnectFailed: Too few descriptors are free for the hub.
@@ -142,6 +145,8 @@ class Cluster:
         if self.pool.closed or self.pool.draining:
             raise ClientClosed("the client is closed")
         hub = this_hub()
+        if waits:
+            refuse_callback(hub)
         if self.hub is not hub and self._may_go_over():
             self.hub = hub
             self.reopen()
@@ -379,7 +384,7 @@ class Dispatcher:
             fork.notice()
         caller, hub = getcurrent(), cluster.open_hub
         ordinary = caller.parent is hub
-        if hub is None or not (ordinary or self._may_wait(caller, hub)):
+        if hub is None or not (ordinary or self._may_wait(hub)):
             hub, there = None, self.here()
             if there is not self:
                 return there.call(rpc, partition_hash, argument, timeout, retry, info)
@@ -480,14 +485,13 @@ class Dispatcher:
         return not self.limiters and (self.hedge is None or rpc not in HEDGED)
 
     @staticmethod
-    def _may_wait(caller: Any, hub: Any) -> bool:
+    def _may_wait(hub: Any) -> bool:
         """Tell whether this hub serves a greenlet that is not its child, such as a thread's main greenlet.
 
         Raises:
-            BlockingSwitchOutError: The caller is the hub. Its callbacks must not wait, so nothing is sent.
+            BlockingSwitchOutError: The caller is the hub.
         """
-        if caller is hub:
-            raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
+        refuse_callback(hub)
         return get_hub_if_exists() is hub
 
     def warm_up(self, timeout: float | None) -> int:

@@ -335,7 +335,7 @@ class _Slot:
     def start(self) -> None:
         """Send the request if it can be sent at once; otherwise start a greenlet for the call."""
         dispatcher = self.dispatcher
-        dispatcher.cluster.bind()
+        dispatcher.cluster.bind(waits=False)
         try:
             if dispatcher.cluster.listeners:
                 self.context = copy_context()
@@ -561,7 +561,7 @@ def _spawn(
     except TypeError as error:
         raise TypeError(f"Table.{verb.__name__}_async(): {error}") from None
     cluster = table._dispatcher.cluster
-    cluster.bind()
+    cluster.bind(waits=False)
     now = monotonic()
     # client.deadline() bounds calls that start inside its block, even if the block has ended meanwhile.
     seconds = max(cluster.deadline(MAX_TIMEOUT, now) - now, 1e-9) if cluster.scopes else None

@@ -1,4 +1,4 @@
-"""Make and destroy the hub of a thread, where gevent alone would spin or leave descriptors open."""
+"""Make and destroy the hub of a thread, where gevent alone would spin or leave descriptors open; refuse calls in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
+from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
+from greenlet import getcurrent
 
 from ..errors import ConnectFailed
 
@@ -29,6 +31,12 @@ def this_hub() -> Any:
         _check_descriptors()
         hub = get_hub()
     return hub
+
+
+def refuse_callback(hub: Any) -> None:
+    """Raise BlockingSwitchOutError if the caller is the hub: its callbacks must not wait, so nothing may be sent."""
+    if getcurrent() is hub:
+        raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
 
 
 def _check_descriptors() -> None:

@@ -331,6 +331,22 @@ CALLS = (
         (SWITCHES, "-k", "another_thread_ends or after_its_hub"),
     ),
     Mutation(
+        "9-call-in-a-callback",
+        "a call in a callback of the event loop raises an error, and nothing is sent",
+        "cluster/dispatcher.py",
+        "        if waits:\n",
+        "        if False:\n",
+        ("tests/integration/test_callbacks.py", "-k", "raises_and_sends_nothing"),
+    ),
+    Mutation(
+        "9-handle-in-a-callback",
+        "a handle can be made in a callback of the event loop",
+        "operations/asynchronous.py",
+        "dispatcher.cluster.bind(waits=False)",
+        "dispatcher.cluster.bind()",
+        ("tests/integration/test_callbacks.py", "-k", "can_be_made"),
+    ),
+    Mutation(
         "9-hub-of-a-thread-that-resolves-names",
         "the hub of a short thread ends without another hub, also after the thread has resolved names",
         "transport/hubs.py",

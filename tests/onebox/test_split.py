@@ -14,6 +14,7 @@ from pegasus_green.protocol import meta, rrdb
 from pegasus_green.protocol import rpc as rpcs
 from pegasus_green.protocol.rpc import Rpc
 from tests.onebox.raw import Routed, ask, sleep
+from tests.waiting import wait_until
 
 Make = Callable[..., Onebox]
 ROWS = 200
@@ -203,6 +204,29 @@ def test_a_split_is_paused_restarted_and_cancelled(make_box: Make) -> None:
     assert control(box, 2, -1, 4) == "ERR_CHILD_REGISTERED"
     assert (control(box, 0, 0), control(box, 1, 0)) == ("ERR_CHILD_REGISTERED", "ERR_INVALID_STATE")
     table.close()
+
+
+@pytest.mark.parametrize("end", ["pause", "step", "step of another parent"])
+def test_a_split_continues_however_a_window_ends(make_box: Make, end: str) -> None:
+    box = make_box(tables={"temp": 4}, split_control_delay=0.01)
+    box.split("temp", seconds=0.05, window=60.0)
+    split = box.tables.get("temp").split
+    assert split is not None
+    if end == "step of another parent":
+        assert box.split_step("temp", 3) == "window"
+        gevent.sleep(0.1)
+        assert split.windows == {3}
+    else:
+        wait_until(lambda: split.windows == {0})
+    # The first window is long, so only this test ends it. The other windows are short.
+    split.window = 0.01
+    if end == "pause":
+        box.control_split("temp", "pause", 0)
+    else:
+        assert box.split_step("temp") == "ready"
+    left = {0: 3} if end == "pause" else {}
+    wait_until(lambda: box.split_status("temp") == left, 20.0)
+    assert split.windows == set()
 
 
 def test_a_split_continues_after_a_failover(box: Onebox, table: Routed) -> None:

@@ -67,10 +67,13 @@ class Splits:
     def _close_window(self, table: Table, split: Split, index: int) -> None:
         if table.split is not split or index not in split.windows:
             return
-        if self.register(table, index):
-            self._schedule(table, split, split.seconds)
-        else:
+        if not self.register(table, index):
             self.box.later(RETRY, lambda: self._close_window(table, split, index))
+
+    def _window_ended(self, table: Table, split: Split, index: int) -> None:
+        """Forget a window and schedule the next one. This is needed at each end of a window, also of a paused one."""
+        split.windows.discard(index)
+        self._schedule(table, split, split.seconds)
 
     # --------------------------------------------------------------------------------------------------------- a child
     def _replicas(self, table: Table, index: int) -> list[Replica]:
@@ -113,8 +116,8 @@ class Splits:
         if self.box.keeper is not None:
             self.box.keeper.copy((table.app_id, index), (table.app_id, child.index))
         self.box.changed()
-        split.windows.discard(index)
         del split.status[index]
+        self._window_ended(table, split, index)
         if not split.status:
             table.split = None
         table.touch()
@@ -219,6 +222,6 @@ class Splits:
 
     def _shut(self, table: Table, split: Split, index: int) -> None:
         if index in split.windows:
-            split.windows.discard(index)
             for replica in self._replicas(table, index):
                 replica.set_count(split.old_count)
+            self._window_ended(table, split, index)

@@ -17,8 +17,9 @@ class Listener:
 
     The client calls a listener in the greenlet in which the event happens, and waits until the method returns. Events
     of connections and routes, and the end of a call that an ``*_async`` verb started, can happen in the event loop. So
-    a listener must never block. If a listener raises, the client logs the exception once for each event and listener.
-    The exception does not affect the call.
+    a listener must never block. If a signal handler or a finalizer makes a call, a method can run inside another one of
+    the same thread. So a lock that the methods take must be reentrant. If a listener raises, the client logs the
+    exception once for each event and listener. The exception does not affect the call.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 

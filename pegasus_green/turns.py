@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import monotonic
 from typing import Any, TypeVar
 
 from gevent import get_hub
 from gevent.event import Event
+from gevent.monkey import get_original
 from greenlet import getcurrent
 
 from .transport.waits import LOOK_FOR_LOST, is_entered, wait
 
 _T = TypeVar("_T")
+_native_local: Any = get_original("_thread", "_local")
 
 
 class Turn:
@@ -67,3 +70,46 @@ class Turn:
             wait(self._over, min(until - now, max(LOOK_FOR_LOST, (now - begun) / 4)))
             now = monotonic()
         return True
+
+
+class Unnested:
+    """Runs functions one at a time in each native thread; no function runs inside another one.
+
+    A signal handler or a finalizer can interrupt a function that holds a lock, and run another function that needs the
+    same lock. If this function ran at once, the thread would wait for itself for ever. If the handler waits, the same
+    is true for the functions of all other greenlets of the thread.
+    """
+
+    __slots__ = ("_local",)
+
+    def __init__(self) -> None:
+        """Start with nothing to run."""
+        # For each native thread, also under monkey patching.
+        self._local: Any = _native_local()
+
+    def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Call the function now, or right after the one that the thread is running. Never yields.
+
+        It runs in a context of its own, without the caller's context variables. If a function raises an exception, the
+        functions that wait for its end run at the next call of this method.
+        """
+        try:
+            waiting, context = self._local.state
+        except AttributeError:
+            waiting, context = self._local.__dict__.setdefault("state", (deque(), Context()))
+        waiting.append((function, args))
+        # A function that comes after the last step in the context finds the context free, and runs at once.
+        while waiting:
+            try:
+                context.run(_run_all, waiting)
+            except RuntimeError:
+                if not is_entered(context):
+                    raise
+                # The thread is running another function. Its run() continues with this one.
+                return
+
+
+def _run_all(waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]]) -> None:
+    while waiting:
+        function, args = waiting.popleft()
+        function(*args)

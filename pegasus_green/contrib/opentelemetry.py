@@ -33,10 +33,12 @@ from time import time_ns
 from typing import Any
 
 from opentelemetry import metrics, trace
+from opentelemetry.context import get_current
 
 from .._version import __version__
 from ..errors import PegasusError
 from ..events import Listener
+from ..turns import Unnested
 
 # The boundaries that the conventions recommend, and three lower ones, for answers within a millisecond.
 BOUNDARIES = (0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -79,6 +81,7 @@ class PegasusTelemetry(Listener):
                 description="Duration of database client operations.",
                 explicit_bucket_boundaries_advisory=BOUNDARIES,
             )
+        self._unnested = Unnested()
         self._common: dict[str, Any] = {"db.system.name": "pegasus"}
         if cluster is not None:
             self._common["db.namespace"] = cluster
@@ -105,7 +108,8 @@ class PegasusTelemetry(Listener):
             attributes["server.address"] = host
             attributes["server.port"] = int(port)
         if self._duration is not None:
-            self._duration.record(seconds, attributes)
+            # All measurements share locks that are not reentrant. A span has a lock of its own, and its end may yield.
+            self._unnested.run(self._duration.record, seconds, attributes, get_current())
         if self._tracer is not None:
             self._span(f"{operation} {table}", seconds, error, attempts, hedged, attributes)
 

@@ -59,6 +59,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from ..client import Client
 from ..events import Listener
+from ..turns import Unnested
 
 _log = logging.getLogger("pegasus_green.prometheus")
 
@@ -193,6 +194,10 @@ class PegasusMetrics(Listener):
 
     It adds some microseconds to each call. One object may listen to several clients.
 
+    The locks of ``prometheus_client`` are not reentrant. If a signal handler or a finalizer makes a call while its
+    thread updates these metrics, its call is counted after this update. But nothing can be counted while the thread
+    exports metrics: a handler that interrupts ``generate_latest`` must not make a call.
+
     Args:
         registry: The registry for the metrics; None: ``prometheus_client.REGISTRY``.
         namespace: Prefix of the metric names.
@@ -232,9 +237,13 @@ class PegasusMetrics(Listener):
         self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._running: dict[str, Any] = {}
         self._open: dict[str, int] = {}
+        self._unnested = Unnested()
 
     def call_started(self, table: str, operation: str) -> None:
         """Count a call as in flight."""
+        self._unnested.run(self._count_start, table)
+
+    def _count_start(self, table: str) -> None:
         running = self._running.get(table)
         if running is None:
             running = self._running[table] = self._in_flight.labels(table)
@@ -251,6 +260,17 @@ class PegasusMetrics(Listener):
         server: str,
     ) -> None:
         """Count a call that has ended."""
+        self._unnested.run(self._count_end, table, operation, seconds, error, attempts, hedged)
+
+    def _count_end(
+        self,
+        table: str,
+        operation: str,
+        seconds: float,
+        error: BaseException | None,
+        attempts: int,
+        hedged: bool,  # noqa: FBT001 - the listener's
+    ) -> None:
         known = self._known.get((table, operation))
         if known is None:
             children = self._calls.labels(table, operation), self._seconds.labels(table, operation)
@@ -268,11 +288,17 @@ class PegasusMetrics(Listener):
 
     def connection_opened(self, address: str) -> None:
         """Count an open connection."""
+        self._unnested.run(self._count_opened, address)
+
+    def _count_opened(self, address: str) -> None:
         self._open[address] = self._open.get(address, 0) + 1
         self._connections.labels(address).inc()
 
     def connection_lost(self, address: str, reason: str) -> None:
         """Count a lost connection. A connection that could not be made was never counted as open."""
+        self._unnested.run(self._count_lost, address)
+
+    def _count_lost(self, address: str) -> None:
         self._losses.labels(address).inc()
         if self._open.get(address, 0) > 0:
             self._open[address] -= 1
@@ -280,4 +306,7 @@ class PegasusMetrics(Listener):
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
         """Count changed routes."""
+        self._unnested.run(self._count_changed, table, changed)
+
+    def _count_changed(self, table: str, changed: int) -> None:
         self._routes.labels(table).inc(changed)

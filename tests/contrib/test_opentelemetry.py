@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -209,3 +210,25 @@ def test_a_failing_exporter_does_not_fail_calls(client: Client, url: str, teleme
     listener._duration = object()
     client.add_listener(listener)
     assert client.table(url.rpartition("/")[2]).get("user", "name") is None
+
+
+def test_a_signal_handler_can_make_a_call_while_a_duration_is_measured(table: Table, telemetry: Telemetry) -> None:
+    table.set("user:7", "name", "Ada")
+    consumer = telemetry.metrics._measurement_consumer
+    measure, nested, found = consumer.consume_measurement, [], []
+
+    def consume(*args: Any) -> None:
+        nested.append(len(nested) - len(found))
+        if len(nested) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+        measure(*args)
+        found.append(True)
+
+    consumer.consume_measurement = consume
+    before = signal.signal(signal.SIGUSR1, lambda *_: table.get("user:7", "name"))
+    try:
+        assert table.get("user:7", "name") == b"Ada"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert nested == [0, 0], "no measurement began inside another one"
+    assert sum(point.count for point in telemetry.durations()) == 3

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -176,6 +177,54 @@ def test_a_failing_listener_does_not_fail_calls(client: Client, table: Table, mo
     client.add_listener(metrics)
     table.set("user", "a", "b")
     assert table.get("user", "a") == b"b"
+
+
+class Struck:
+    """The lock of a metric. A signal comes the first time it is held. A thread that waits for itself gives up."""
+
+    def __init__(self, real: Any) -> None:
+        self.real, self.struck, self.held_twice = real, False, False
+
+    def __enter__(self) -> None:
+        self.held_twice |= not self.real.acquire(timeout=3)
+        if not self.struck:
+            self.struck = True
+            signal.raise_signal(signal.SIGUSR1)
+
+    def __exit__(self, *_details: object) -> None:
+        self.real.release()
+
+
+def test_a_signal_handler_can_make_a_call_while_a_metric_is_updated(client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    metrics = PegasusMetrics(registry=registry)
+    client.add_listener(metrics)
+    table.set("user", "a", "b")
+    values = [
+        metrics._in_flight.labels(table.name)._value,
+        metrics._calls.labels(table.name, "get")._value,
+        metrics._seconds.labels(table.name, "get")._sum,
+    ]
+    found: list[Any] = []
+
+    def call() -> None:
+        # While the handler waits, another greenlet makes a call, too.
+        other = gevent.spawn(table.get, "user", "a")
+        found.extend((table.get("user", "a"), other.get()))
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: call())
+    try:
+        for value in values:
+            value._lock = lock = Struck(value._lock)
+            assert table.get("user", "a") == b"b"
+            assert (lock.struck, lock.held_twice) == (True, False)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert found == [b"b"] * 6
+    counted = exported(registry)
+    assert counted["pegasus_calls_total", "get", table.name] == 9
+    assert counted["pegasus_call_duration_seconds_count", "get", table.name] == 9
+    assert counted["pegasus_in_flight", table.name] == 0
 
 
 # ----------------------------------------------------------------------------------------------- Prometheus's own tools

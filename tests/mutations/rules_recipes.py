@@ -8,6 +8,7 @@ LOCKS = "tests/recipes/test_locks.py"
 LIMITS = "tests/recipes/test_limits.py"
 SETS = "tests/recipes/test_counters_and_sets.py"
 ONCE = "tests/recipes/test_once.py"
+UNNESTED = "tests/unit/test_unnested.py"
 INTERRUPTED = "tests/faults/test_interrupted_recipes.py"
 
 RECIPES = (
@@ -186,5 +187,21 @@ RECIPES = (
         "            hold = hold or self._held()\n            if hold is not None:\n                self._drop(hold)\n",
         "",
         (INTERRUPTED, "-k", "interrupted_lock"),
+    ),
+    Mutation(
+        "11-unnested",
+        "no update of a metric runs inside another one of the same thread",
+        "turns.py",
+        "                context.run(_run_all, waiting)\n",
+        "                _run_all(waiting)\n",
+        (UNNESTED,),
+    ),
+    Mutation(
+        "11-unnested-in-a-thread",
+        "updates of metrics in different threads do not wait for each other",
+        "turns.py",
+        "        self._local: Any = _native_local()\n",
+        "        self._local: Any = type('', (), {})()\n",
+        (UNNESTED,),
     ),
 )

@@ -35,7 +35,7 @@ class Turn:
     __slots__ = ("_context", "_greenlet", "_hub", "_pid", "_over")
 
     def __init__(self) -> None:
-        """Prepare a turn of the calling greenlet."""
+        """Prepare a turn of the calling greenlet. Its thread has a hub already, which the client or gevent has made."""
         self._context = copy_context()
         self._greenlet = id(getcurrent())
         # The greenlets of another hub, or of the parent of a forked process, may never continue.

@@ -19,7 +19,7 @@ from ..keys import Key, to_bytes
 from ..turns import Turn
 from .errors import LockError, LockNotOwnedError
 from .leases import Hold, Places, lease_seconds
-from .records import above_zero, doze, hash_key_of, new_token, plain, whole
+from .records import above_zero, doze, hash_key_of, hub_of, new_token, plain, whole
 
 _log = logging.getLogger("pegasus_green.recipes")
 _T = TypeVar("_T")
@@ -628,6 +628,7 @@ class Leader:
             >>> Leader(table, "cleaner").run(lambda: "cleaned")
             'cleaned'
         """
+        hub_of(self._lock._places.table)  # the turn uses it
         turn, work = self._turn, self._work
         if (turn is not None and turn.lasts and turn.mine) or (work is not None and work is gevent.getcurrent()):
             raise RuntimeError(f"{self!r}: this greenlet is already inside run()")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from gevent import get_hub, getcurrent
+from gevent import getcurrent
 
 from ..client import Table
 from ..errors import PegasusError, RequestTimeout, copy_of
@@ -17,7 +17,7 @@ from ..turns import Turn
 from .errors import AlreadyRunning, LockNotOwnedError
 from .leases import ROUNDING, Hold, Places, lease_seconds
 from .locks import Leased
-from .records import above_zero, doze, hash_key_of, new_token, plain
+from .records import above_zero, doze, hash_key_of, hub_of, new_token, plain
 
 _RESULT, _OWNER = b"result", b"owner"
 
@@ -177,6 +177,7 @@ class Once:
             >>> Once(table, "welcome").run("ada", lambda: None) is None
             True
         """
+        hub_of(self._results.table)  # the turn uses it
         own = (id(getcurrent()), self._results.key(key))
         interrupted = self._running.get(own)
         nested = interrupted is not None and interrupted.lasts
@@ -363,7 +364,7 @@ class Singleflight:
             b'text'
         """
         results = self._results
-        place = (id(get_hub()), results.key(key))
+        place = (id(hub_of(results.table)), results.key(key))
         while (flight := self._flights.get(place)) is not None and flight.lasts:
             if flight.mine:
                 raise RuntimeError(f"{self!r}: this greenlet is already inside get() for {key!r}")
@@ -435,4 +436,4 @@ class Singleflight:
         """
         hash_key = self._results.key(key)
         self._results.forget(hash_key, timeout)
-        self._flights.pop((id(get_hub()), hash_key), None)
+        self._flights.pop((id(hub_of(self._results.table)), hash_key), None)

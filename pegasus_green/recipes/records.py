@@ -69,6 +69,19 @@ def new_token() -> bytes:
     return uuid4().hex.encode()
 
 
+def hub_of(table: Table[Any]) -> Any:
+    """Return the hub of the calling thread, before anything else asks gevent for it.
+
+    If the thread has no hub, the client makes one, and destroys it when the thread ends. It would not destroy a hub
+    that gevent has made.
+
+    Raises:
+        ConnectFailed: Too few descriptors are free for the hub.
+    """
+    table.client._cluster.here()
+    return get_hub()
+
+
 def doze(seconds: float) -> None:
     """Wait for a random time, from half of these seconds to all. So callers that failed together return one by one.
 
@@ -140,22 +153,27 @@ class Turns:
             left = None if timeout is None else until - monotonic()
             return swap(table, hash_key, sort_key, decide, ttl=ttl, timeout=left)
 
-        own = (id(getcurrent()), hash_key)
+        place, own = (id(hub_of(table)), hash_key), (id(getcurrent()), hash_key)
         interrupted = self._own.get(own)
         if interrupted is not None and interrupted.lasts:
             return work()
         turn = _Queued()
         try:
-            return turn.run(self._take, turn, own, table, until, work)
+            return turn.run(self._take, turn, place, own, table, until, work)
         finally:
             # Not before the end of the turn: until then, others may wait for it.
             if self._own.get(own) is turn:
                 self._own.pop(own, None)
 
     def _take(
-        self, turn: _Queued, own: tuple[int, bytes], table: Table[Any], until: float, work: Callable[[], Any]
+        self,
+        turn: _Queued,
+        place: tuple[int, bytes],
+        own: tuple[int, bytes],
+        table: Table[Any],
+        until: float,
+        work: Callable[[], Any],
     ) -> Any:
-        place = (id(get_hub()), own[1])
         try:
             # First: a signal handler must not wait for a turn that waits for this one.
             self._own[own] = turn

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
-from gevent import get_hub
+from gevent._hub_local import get_hub_if_exists
 from greenlet import getcurrent
 
 from ..cluster.attempt import DEFAULT
@@ -188,7 +188,8 @@ class Work:
     def release_now(self) -> None:
         """Run ``release``, at once if possible."""
         self.closed = True
-        if get_hub() is self.dispatcher.cluster.hub:
+        hub = self.dispatcher.cluster.hub
+        if hub is not None and hub is get_hub_if_exists():
             self.release()
         else:
             self.release_soon()

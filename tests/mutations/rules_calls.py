@@ -362,4 +362,12 @@ CALLS = (
         "",
         (THREADS, "-k", "free_descriptors"),
     ),
+    Mutation(
+        "10-hub-of-a-recipe",
+        "a recipe lets the client make the hub of a thread, so that the client destroys it",
+        "recipes/records.py",
+        "    table.client._cluster.here()\n    return get_hub()",
+        "    return get_hub()",
+        (THREADS, "-k", "outlives_its_thread"),
+    ),
 )

@@ -12,9 +12,10 @@ from gevent._hub_local import get_hub_if_exists, set_hub
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from pegasus_green import Client, Pegasus, ScanOptions, errors
+from pegasus_green import Client, Pegasus, ScanOptions, Table, errors
 from pegasus_green.cluster import threads
 from pegasus_green.onebox import Onebox
+from pegasus_green.recipes import Leader, Once, RateLimiter, Singleflight
 from tests.leaks import descriptors
 from tests.transport.fakes import FakeServer, Stage, silent
 from tests.transport.scripts import run_script
@@ -122,6 +123,37 @@ def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> Non
     assert len(descriptors()) <= before + 4
     assert len(table.client._threads.all) == 1
     assert table.client.stats()["tables"]["temp"]["calls"] == 32
+
+
+RECIPES: dict[str, Callable[[Table[Any]], Any]] = {
+    "hit": lambda table: RateLimiter(table, "l", limit=10**6, period=60, algorithm="sliding_window").hit(),
+    "once": lambda table: Once(table, "o").run("key", lambda: b"v"),
+    "singleflight": lambda table: Singleflight(table, "f", ttl=60).get("key", lambda: b"v"),
+    "leader": lambda table: Leader(table, "e", sleep=0.01).run(lambda: b"v"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_makes_no_hub_that_outlives_its_thread(recipe: str) -> None:
+    """The client destroys the hubs that it has made, so it must make the hub before gevent does."""
+
+    def run() -> bool:
+        RECIPES[recipe](table)
+        owned = threads._owned_hub()
+        return owned is not None and owned.hub is get_hub_if_exists()
+
+    with Onebox(tables={"temp": 1}) as box, Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        assert in_native_thread(run) is True
+
+
+def test_the_close_of_a_scanner_in_another_thread_makes_no_hub() -> None:
+    with Onebox(tables={"temp": 1}) as box, Client(box.meta_addresses) as client:
+        table = client.table("temp")
+        table.multi_set("a", {"1": b"v", "2": b"w"})
+        rows = table.scan(batch_size=1)
+        assert next(rows).value == b"v"
+        assert in_native_thread(lambda: (rows.close(), get_hub_if_exists())) == (None, None)
 
 
 def test_a_thread_that_gets_routes_from_another_thread_forgets_servers(stage: Stage) -> None:

@@ -71,6 +71,24 @@ def test_a_split_starts_or_is_refused(make_box: Make) -> None:
     assert ask(box, rpcs.DROP_APP, request).err == "ERR_SPLITTING"
 
 
+def test_a_splitting_table_is_only_dropped_for_good(box: Onebox, table: Routed) -> None:
+    """A dropped table has no split, so after a recall its parents and children would stay unfinished."""
+    box.split("temp", stepwise=True)
+    assert box.split_step("temp", 0) == "window"
+    with pytest.raises(ValueError, match="'temp' is splitting: finish or cancel the split, or set reserve_seconds=0"):
+        box.drop_table("temp")
+    box.finish_split("temp")
+    box.drop_table("temp")
+    assert ask(box, rpcs.RECALL_APP, meta.RecallAppRequest(1, "temp")).err == "ERR_OK"
+    wait_until(lambda: all(part["primary"] for part in box.partitions("temp")))
+    assert all_there(table)
+    box.split("temp", stepwise=True)
+    assert box.split_step("temp", 0) == "window"
+    box.drop_table("temp", reserve_seconds=0)
+    assert not box.has_table("temp")
+    assert ask(box, rpcs.RECALL_APP, meta.RecallAppRequest(1, "temp")).err == "ERR_APP_NOT_EXIST"
+
+
 def test_each_stage_of_a_split_as_clients_see_it(box: Onebox, table: Routed) -> None:
     key = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 5)
     stay = next(b"k%d" % number for number in range(ROWS) if crc64(b"k%d" % number) % 8 == 1)

@@ -62,14 +62,20 @@ class TableMethods(Assembly):
 
         Args:
             name: The table.
-            reserve_seconds: Seconds during which its data can be recalled.
+            reserve_seconds: Seconds during which its data can be recalled; 0: it cannot be recalled.
+
+        Raises:
+            ValueError: The table is splitting and could be recalled. Meta servers refuse to drop it, too.
 
         Example:
             >>> box.drop_table("temp")
             >>> client.admin.list_tables()
             []
         """
-        self.remove_table(self.tables.get(name), reserve_seconds)
+        table = self.tables.get(name)
+        if table.split is not None and reserve_seconds > 0:
+            raise ValueError(f"table {name!r} is splitting: finish or cancel the split, or set reserve_seconds=0")
+        self.remove_table(table, reserve_seconds)
         self.forget_expired_tables()
 
     def set_envs(self, name: str, envs: Mapping[str, str | None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice, repeat
-from time import monotonic
+from time import monotonic, time
 from typing import Any, TypeAlias
 
 import gevent
@@ -20,6 +20,7 @@ from .cluster.dispatcher import Dispatcher
 from .cluster.routing import Route, RoutingTable
 from .errors import PegasusError, RequestTimeout, without_traceback
 from .options import MAX_TIMEOUT
+from .protocol import fast
 from .protocol.binary import Buffer
 from .protocol.rpc import Rpc
 from .retry import RetryPolicy
@@ -131,6 +132,8 @@ class Bulk:
         timeout: Seconds for each request with its retries, from the first time it is sent.
         retry: Retry policy, as for single calls.
         concurrency: Maximum number of requests in flight.
+        second: The requests have expiries that count from this second of the time of day. If a request is sent first
+            in a later one, its expiry moves with it. None: the arguments do not depend on the time.
 
     Attributes:
         failed: Whether any request has finally failed.
@@ -144,6 +147,7 @@ class Bulk:
         timeout: float | None,
         retry: RetryPolicy | None,
         concurrency: int,
+        second: int | None = None,
     ) -> None:
         """Prepare the run; nothing is sent."""
         self._dispatcher = dispatcher
@@ -152,6 +156,7 @@ class Bulk:
         self._timeout = timeout
         self._retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
         self._concurrency = concurrency
+        self._second = second
         self._deadlines = [0.0] * len(requests)
         self._listeners = dispatcher.cluster.listeners
         self._observed = dispatcher.cluster.observed
@@ -240,6 +245,7 @@ class Bulk:
                     if not again:
                         # Its timeout starts now, because it may have waited for a dial and for other replies.
                         self._deadlines[index] = self._look_at_clock()[0]
+                        self._renew(index)
                     self._send(window, index, route, connected)
 
     def _send_first(self, window: Window, waiting: dict[Peer, list[tuple[int, Route]]]) -> None:
@@ -247,7 +253,7 @@ class Bulk:
         routes, deadlines = self._dispatcher.routes, self._deadlines
         repeats, observed, concurrency = may_repeat(self._retry, 1), self._observed, self._concurrency
         deadline, milliseconds, outcomes = 0.0, 1, window.outcomes
-        look_at = 0
+        look_at, late = 0, False
         slots = map(_Slot, zip(repeat(window), count()))
         for index, slot, (rpc, partition_hash, argument) in zip(count(), slots, self._requests):
             if window.begun - len(outcomes) >= concurrency:
@@ -256,6 +262,7 @@ class Bulk:
             if index >= look_at:
                 look_at = index + REQUESTS_A_MOMENT
                 deadline, milliseconds = self._look_at_clock()
+                late = self._is_late()
             deadlines[index] = deadline
             if observed:
                 self._begin(index)
@@ -274,7 +281,10 @@ class Bulk:
             connection = peer.connection
             if connection is None:
                 waiting.setdefault(peer, []).append((index, route))
-            elif deadline > self._moment and connection.post(
+                continue
+            if late:
+                argument = self._renew(index)
+            if deadline > self._moment and connection.post(
                 rpc,
                 route,
                 partition_hash,
@@ -331,6 +341,7 @@ class Bulk:
                 fork.check(self._generation)
             if not again:
                 deadlines[index] = self._look_at_clock()[0]
+                self._renew(index)
                 if self._observed:
                     self._begin(index)
             if refusal is not None:
@@ -358,6 +369,18 @@ class Bulk:
         deadline = self._dispatcher.cluster.deadline(self._timeout, now)
         self._latest = max(self._latest, deadline)
         return deadline, left_ms(deadline, now)
+
+    def _is_late(self) -> bool:
+        """Tell whether the expiries of the requests count from an earlier second."""
+        return self._second is not None and self._second != int(time())
+
+    def _renew(self, index: int) -> bytes:
+        """Make the expiry of a request that is sent first now count from now; return the argument."""
+        rpc, partition_hash, argument = self._requests[index]
+        if self._second is not None:
+            argument = fast.postpone(argument, int(time()) - self._second)
+            self._requests[index] = rpc, partition_hash, argument
+        return argument
 
     def _begin(self, index: int) -> None:
         """Call the listeners at the start of a request."""

@@ -50,8 +50,12 @@ class ManyOptions(TypedDict, total=False):
     retry: RetryPolicy | None
 
 
-def expire_ts(ttl: float | None) -> int:
+def expire_ts(ttl: float | None, second: int | None = None) -> int:
     """Return the expiry of a TTL in seconds, rounded up, as sent to the server; None and 0 mean no expiry.
+
+    Args:
+        ttl: The TTL.
+        second: The begin of the TTL in whole seconds of the time of day; None: now.
 
     Raises:
         InvalidArgument: The TTL is negative, not a number, or ends after January 2084 (the expiry has 31 bits).
@@ -60,7 +64,7 @@ def expire_ts(ttl: float | None) -> int:
         return 0
     if not isinstance(ttl, (int, float)) or not 0 < ttl < math.inf:
         raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
-    at = int(time()) - EPOCH + math.ceil(ttl)
+    at = (int(time()) if second is None else second) - EPOCH + math.ceil(ttl)
     if at > MAX_EXPIRE:
         raise InvalidArgument(
             f"ttl={ttl} ends {at - MAX_EXPIRE} s after the latest expiry that servers can store (in 2084)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from time import time
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..bulk import Bulk, Request
@@ -159,8 +160,8 @@ class ManyOperations(MultiOperations[V]):
         Args:
             items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record. If a key occurs
                 twice, the order of its writes is undefined.
-            ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
-                a default TTL.
+            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None or 0:
+                never, unless the table has a default TTL.
             concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
@@ -180,13 +181,14 @@ class ManyOperations(MultiOperations[V]):
             >>> table.set_many([("user:1", "name", "Ada"), ("user:2", "name", "Grace")])
             [None, None]
         """
-        at = expire_ts(ttl)
+        second = int(time())
+        at = expire_ts(ttl, second)
         requests = []
         for item in listed(items, "items"):
             parts: tuple[Any, ...] = item
             expires = at
             if type(item) is tuple and len(parts) == 4:
-                expires = at if parts[3] is None else expire_ts(parts[3])
+                expires = at if parts[3] is None else expire_ts(parts[3], second)
                 parts = parts[:3]
             hash_key, sort_key, value = parts_of(parts, "hash key, sort key, value")
             hash_key, sort_key = key_pair(hash_key, sort_key)
@@ -197,7 +199,7 @@ class ManyOperations(MultiOperations[V]):
         def finish(_index: int, frame: Buffer) -> None:
             self._done(PUT, frame)
 
-        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors, second=second)
 
     set_many_async = later(
         '>>> table.set_many_async([("user:1", "name", "Ada")]).get()',
@@ -364,8 +366,8 @@ class ManyOperations(MultiOperations[V]):
         Args:
             items: (hash key, values) or (hash key, values, ttl), like the arguments of ``multi_set``; each must fit
                 into ``max_write_bytes``.
-            ttl: Seconds until records without their own TTL expire, rounded up; None or 0: never, unless the table has
-                a default TTL.
+            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None or 0:
+                never, unless the table has a default TTL.
             concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
@@ -385,13 +387,14 @@ class ManyOperations(MultiOperations[V]):
             >>> table.multi_set_many([("user:1", {"name": "Ada"}), ("user:2", {"name": "Grace"}, 3600)])
             [None, None]
         """
-        at = expire_ts(ttl)
+        second = int(time())
+        at = expire_ts(ttl, second)
         requests = []
         for item in listed(items, "items"):
             parts: tuple[Any, ...] = item
             expires = at
             if type(item) is tuple and len(parts) == 3:
-                expires = at if parts[2] is None else expire_ts(parts[2])
+                expires = at if parts[2] is None else expire_ts(parts[2], second)
                 parts = parts[:2]
             hash_key, values = parts_of(parts, "hash key, values")
             hash_key = only_hash_key(hash_key)
@@ -402,7 +405,7 @@ class ManyOperations(MultiOperations[V]):
         def finish(_index: int, frame: Buffer) -> None:
             self._done(MULTI_PUT, frame)
 
-        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors, second=second)
 
     multi_set_many_async = later(
         '>>> table.multi_set_many_async([("user:1", {"name": "Ada"})]).get()',
@@ -486,10 +489,11 @@ class ManyOperations(MultiOperations[V]):
         retry: RetryPolicy | None,
         *,
         return_errors: bool,
+        second: int | None = None,
     ) -> list[Any]:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidArgument(f"concurrency must be a whole number above 0, not {concurrency!r}")
-        bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency)
+        bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency, second)
         results = bulk.run()
         if bulk.failed and not return_errors:
             raise_first(results)

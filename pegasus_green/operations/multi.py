@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from time import time
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from ..errors import CountUnknown, InvalidArgument, PegasusError, ProtocolError
@@ -11,6 +12,7 @@ from ..keys import Key, crc64, next_key, to_bytes
 from ..model import NO_FILTER, Filter, FilterType
 from ..protocol.batches import KEY_SIZE, ROW_SIZE, multi_put_argument, multi_remove_argument
 from ..protocol.binary import Buffer
+from ..protocol.fast import postpone
 from ..protocol.rows import read_rows
 from ..protocol.rpc import MULTI_GET, MULTI_PUT, MULTI_REMOVE, SORTKEY_COUNT, Rpc
 from ..protocol.rrdb import MultiGetRequest
@@ -428,7 +430,8 @@ class MultiOperations(TableBase[V]):
         """
         hash_key = only_hash_key(hash_key)
         rows = self._rows(values)
-        at = expire_ts(ttl)
+        second = int(time())
+        at = expire_ts(ttl, second)
         parts = self._parts(
             MULTI_PUT,
             len(multi_put_argument(hash_key, (), at)),
@@ -437,7 +440,7 @@ class MultiOperations(TableBase[V]):
         )
 
         def send(begin: int, end: int, seconds: float | None) -> None:
-            argument = multi_put_argument(hash_key, rows[begin:end], at)
+            argument = postpone(multi_put_argument(hash_key, rows[begin:end], at), int(time()) - second)
             self._done(MULTI_PUT, self._call(MULTI_PUT, crc64(hash_key), argument, seconds, retry, info), info)
 
         self._send_parts(MULTI_PUT, parts, send, timeout)

@@ -18,6 +18,8 @@ from .rpc import GET, Rpc
 _BLOB_IN_ONE = struct.Struct(">3siH")
 _PUT = struct.Struct(">6siH")
 _EXPIRY = struct.Struct(">3si2s")
+_EXPIRY_END = struct.Struct(">i2s")
+_MAX_I32 = 2**31 - 1
 _NO_EXPIRY = b"\x08\0\3\0\0\0\0\0\0"
 # From this size on, a copy of the value costs more than sending it in parts.
 LARGE = 48 * 1024
@@ -82,6 +84,16 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
         # Its users take the length and prepend a header, which works as with bytes.
         return Parts(head, value, tail)  # type: ignore[return-value]
     return head + value + tail
+
+
+def postpone(argument: bytes, seconds: int) -> bytes:
+    """Return the argument of a put or multi_put with its expiry this many seconds later. Without expiry it stays."""
+    parts = argument.parts if isinstance(argument, Parts) else (argument,)
+    expiry, end = _EXPIRY_END.unpack_from(parts[-1], len(parts[-1]) - _EXPIRY_END.size)
+    if not expiry or not seconds:
+        return argument
+    tail = parts[-1][: -_EXPIRY_END.size] + _EXPIRY_END.pack(min(max(expiry + seconds, 1), _MAX_I32), end)
+    return Parts(*parts[:-1], tail) if isinstance(argument, Parts) else tail
 
 
 # The bytes after the value (app_id, partition, server, two STOPs) are the same in all replies of a replica. An ending

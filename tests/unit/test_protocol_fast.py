@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pegasus_green.errors import ProtocolError
 from pegasus_green.keys import encode_key
 from pegasus_green.protocol import fast, rpc, rrdb
+from pegasus_green.protocol.batches import multi_put_argument
 from pegasus_green.protocol.framing import encode_reply
 from tests.fuzz import idl
 
@@ -32,6 +33,24 @@ def test_key_arguments_equal_the_general_codec(hash_key: bytes, sort_key: bytes)
 def test_put_arguments_equal_the_general_codec(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int) -> None:
     request = rrdb.UpdateRequest(encode_key(hash_key, sort_key), value, expire_ts)
     assert fast.put_argument(hash_key, sort_key, value, expire_ts) == rpc.PUT.encode_argument(request)
+
+
+@pytest.mark.parametrize("size", [0, 3, fast.LARGE])
+@given(I32, I32)
+def test_a_later_expiry_equals_a_new_argument(size: int, expiry: int, seconds: int) -> None:
+    after = min(max(expiry + seconds, 1), 2**31 - 1) if expiry else 0
+
+    def put(expiry: int) -> bytes:
+        return fast.put_argument(b"h", b"s", bytes(size), expiry)
+
+    def multi_put(expiry: int) -> bytes:
+        return multi_put_argument(b"h", [(b"s", bytes(size))], expiry)
+
+    for make in (put, multi_put):
+        found, wanted = fast.postpone(make(expiry), seconds), make(after if seconds else expiry)
+        assert type(found) is type(wanted)
+        assert len(found) == len(wanted)
+        assert b"" + found == wanted if isinstance(wanted, bytes) else found.join() == wanted.join()
 
 
 @settings(max_examples=200)

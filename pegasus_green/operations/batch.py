@@ -31,16 +31,38 @@ BATCH_SIZE = 256
 Pair = tuple[bytes, bytes]
 
 
-def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int) -> list[list[Pair]]:
-    """Return the pairs in groups of at most ``size``; each group is one request.
+def _apart(partition_hash: int, index: int) -> int:
+    """Return the largest power of two that divides the difference; 2**64 if there is no difference."""
+    difference = partition_hash - index
+    return difference & -difference or 1 << 64
 
-    All keys of a group belong to one partition, also after a split into 2 x count partitions. The request carries the
-    hash of one key. So the server answers for all keys of the group or refuses all.
+
+def group(hashes: dict[Pair, int], pairs: Iterable[Pair], count: int, size: int) -> list[list[Pair]]:
+    """Return the pairs in groups of at most ``size``; each group is one request with the hash of its first key.
+
+    All keys of a group belong to one partition, also after a split into 2 x count partitions. Later splits can separate
+    them. The first key is one that the first of these splits moves away. So a server that accepts its hash has all keys
+    of the group, after any number of splits that the client does not know.
     """
     groups: dict[int, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(hashes[pair] % (2 * count), []).append(pair)
+    for rest, found in groups.items():
+        found.sort(key=lambda pair: _apart(hashes[pair], rest))
     return [found[begin : begin + size] for found in groups.values() for begin in range(0, len(found), size)]
+
+
+def modulus_of(accepted: int, index: int, count: int) -> int:
+    """Return a multiple of the partition count with which a server answered a request.
+
+    A key with ``hash % modulus == index`` certainly belonged to the partition that answered.
+
+    Args:
+        accepted: The hash in the request. ``accepted % its count == index`` is true, because the server accepted it.
+        index: The partition that answered.
+        count: A partition count of this table. Splits double it, so all its counts have the same odd factor.
+    """
+    return _apart(accepted, index) * (count // (count & -count))
 
 
 class BatchOptions(TypedDict, total=False):
@@ -148,7 +170,8 @@ class BatchOperations(TableBase[V]):
             try:
                 groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
                 answers = self._ask(groups, hashes, series, retry)
-                table = self._routes(series.deadline)
+                # Read again: if the table was made anew meanwhile, the requests were repeated with its new count.
+                count = self._routes(series.deadline).count
             except PegasusError as error:
                 found.update((pair, copy.copy(error)) for pair in pending)
                 break
@@ -159,9 +182,10 @@ class BatchOperations(TableBase[V]):
                     found.update((pair, copy.copy(answer)) for pair in members)
                     continue
                 rows, index = answer
+                modulus = modulus_of(hashes[members[0]], index, count) if index is not None else 1
                 for pair in members:
-                    if index is not None and table.target(hashes[pair]).index != index:
-                        # The wrong partition answered: a miss has no meaning, and a hit may be outdated.
+                    if index is not None and hashes[pair] % modulus != index:
+                        # The wrong partition may have answered: a miss has no meaning, and a hit may be outdated.
                         pending.append(pair)
                     elif pair in rows:
                         found[pair] = rows[pair]

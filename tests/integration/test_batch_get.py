@@ -11,7 +11,7 @@ import pytest
 
 from pegasus_green import Client, CodecError, InvalidArgument, JsonCodec, PegasusError, Table, TableNotFound, errors
 from pegasus_green.keys import crc64
-from pegasus_green.operations.batch import group
+from pegasus_green.operations.batch import group, modulus_of
 from tests.conftest import Cluster
 from tests.integration.helpers import BINARY, no_client_bugs, pass_time, refused
 
@@ -127,6 +127,38 @@ def test_a_group_stays_together_in_a_split(count: int) -> None:
     for members in groups:
         assert len({hashes[pair] % (2 * count) for pair in members}) == 1
     assert len({hashes[members[0]] % (2 * count) for members in groups}) == 2 * count
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_first_key_of_a_group_is_refused_after_every_split_that_separates_the_keys(count: int) -> None:
+    hashes = {(b"%d" % index, b""): crc64(b"%d" % index) for index in range(500)}
+    # The keys whose hash is the index of a partition stay in it for ever.
+    hashes.update({(b"%d" % index, b"low"): index for index in range(count)})
+    separated = 0
+    for members in group(hashes, hashes, count, 10):
+        index = hashes[members[0]] % count
+        for splits in range(6):
+            now = count << splits
+            elsewhere = [pair for pair in members if hashes[pair] % now != index]
+            separated += bool(elsewhere)
+            assert not elsewhere or hashes[members[0]] % now != index
+        modulus = modulus_of(hashes[members[0]], index, count)
+        assert all(hashes[pair] % modulus == index for pair in members)
+    assert separated
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_an_answer_counts_only_for_keys_that_are_certainly_in_the_partition(count: int) -> None:
+    hashes = [crc64(b"%d" % index) for index in range(200)] + list(range(4))
+    for splits in range(4):
+        now = count << splits
+        for accepted in hashes[:40] + hashes[-4:]:
+            index = accepted % now
+            # The client may still know the count before the splits.
+            modulus = modulus_of(accepted, index, count)
+            counted = [partition_hash for partition_hash in hashes if partition_hash % modulus == index]
+            assert accepted in counted
+            assert all(partition_hash % now == index for partition_hash in counted)
 
 
 def _requests(cluster: Cluster) -> int:
@@ -304,6 +336,27 @@ def test_an_answer_of_the_wrong_partition_is_requested_again(
     assert table._dispatcher.routes.table.count == 4
     assert table.batch_get(stored) == list(new.values())
     assert table._dispatcher.routes.table.count == 16
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("splits", [1, 2, 3])
+def test_splits_that_no_other_request_notices(cluster: Cluster, splitting: Any, splits: int) -> None:
+    """The call sends one request. Without a refusal, the client would not learn that its routes are outdated."""
+    table, stored = splitting
+    parts: dict[int, list[tuple[bytes, bytes]]] = {}
+    for pair in stored:
+        parts.setdefault(crc64(pair[0]) % 32, []).append(pair)
+    # Partition 1 of 4 has all these keys. Only the last split moves one of them away.
+    keys = [*parts[1][:2], parts[1 + 4 * 2 ** (splits - 1)][0], parts[1][2]]
+    assert table.batch_get(keys) == [stored[pair] for pair in keys]
+    for _ in range(splits):
+        cluster.box.split(table.name, stepwise=True)
+        cluster.box.finish_split(table.name)
+    with Client(cluster.metas) as other:
+        other.table(table.name).set_many([(*pair, b"new") for pair in keys])
+        other.table(table.name).set(keys[2][0], b"late", b"new")
+    assert table._dispatcher.routes.table.count == 4
+    assert table.batch_get([*keys, (keys[2][0], b"late")]) == [b"new"] * 5
 
 
 @pytest.mark.onebox_only

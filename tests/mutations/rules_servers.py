@@ -85,6 +85,22 @@ SERVERS = (
         (BATCH, "-k", "split"),
     ),
     Mutation(
+        "1-batch-hash",
+        "batch_get sends the hash of the key that splits move away first, so that any number of splits is noticed",
+        "operations/batch.py",
+        "found.sort(key=lambda pair: _apart(hashes[pair], rest))",
+        "found.sort(key=lambda pair: -_apart(hashes[pair], rest))",
+        (BATCH, "-k", "first_key_of_a_group"),
+    ),
+    Mutation(
+        "1-batch-modulus",
+        "an answer to batch_get counts only for keys that are certainly in the partition that answered",
+        "operations/batch.py",
+        "if index is not None and hashes[pair] % modulus != index:",
+        "if False:",
+        (BATCH, "-k", "no_other_request_notices or wrong_partition"),
+    ),
+    Mutation(
         "1-split-refused",
         "a split of a table whose count is not a power of two is not started",
         "admin/__init__.py",

@@ -12,7 +12,7 @@ import pytest
 from pegasus_green import CallInfo, Client, HedgePolicy, Listener, errors
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport.pool import Peer
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, wait_until
 
 pytestmark = pytest.mark.onebox_only
 DELAY = 0.03
@@ -174,12 +174,14 @@ def test_an_error_of_the_secondary_is_ignored(slow: Slow) -> None:
 
 def test_after_an_error_of_the_primary_the_secondary_is_awaited(slow: Slow) -> None:
     """The primary answers with busy, and the later answer of the secondary is used."""
+    # Sent to the secondary after 0.6 s; busy after 0.9 s; the secondary's answer after 1.2 s, awaited until 1.5 s.
+    table = slow.client.table("temp", hedge=HedgePolicy(delay=0.6, max_ratio=1.0))
     slow.box.fault("error", rpc="get", server=slow.partition["primary"], error="ERR_BUSY", when="after", count=1)
-    slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.05, when="before", count=1)
+    slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.9, when="before", count=1)
     for address in slow.partition["secondaries"]:
-        slow.box.fault("delay", rpc="get", server=address, seconds=0.035)
+        slow.box.fault("delay", rpc="get", server=address, seconds=0.6)
     info = CallInfo()
-    assert slow.table.get(slow.key, b"s", info=info) == b"value"
+    assert table.get(slow.key, b"s", info=info) == b"value"
     assert info.hedged
     assert slow.stats["retries"] == {}
 
@@ -247,8 +249,7 @@ def test_a_killed_reader_abandons_both_requests(slow: Slow) -> None:
     for address in slow.partition["secondaries"]:
         slow.box.fault("delay", rpc="get", server=address, seconds=1.0)
     callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(20)]
-    gevent.sleep(DELAY * 3)
-    assert slow.stats["hedges"] == 20
+    wait_until(lambda: slow.stats["hedges"] == 20)
     gevent.killall(callers)
     assert [connection.in_flight for connection in slow.client._cluster.pool.connections] == [0, 0, 0, 0]
     assert slow.table.get(slow.key, b"absent", timeout=3.0) is None

@@ -619,6 +619,7 @@ class Leader:
             LockNotOwnedError: The lease was lost while the function ran, and the function was killed.
             LockError: Others were leaders during the whole wait.
             PegasusError: The records could not be reached.
+            BaseException: Any exception of the function, also gevent.Timeout and GreenletExit.
             RuntimeError: The function itself, or a signal handler inside ``run``, has called ``run`` again.
 
         Retries: as for ``Lock.acquire``.
@@ -647,8 +648,10 @@ class Leader:
             work.start()
             work.join()
             self._work = None
-            result, error = work.value if work.successful() and isinstance(work.value, tuple) else (None, None)
-            self._resign(quietly=error is not None and not self._deposed)
+            result, error = _outcome(work)
+            self._resign(quietly=error is not None or self._deposed)
+            if self._deposed:
+                raise LockNotOwnedError(f"{self!r}: lost the lease", table=self._lock._table_name) from error
         except BaseException:
             if work.started or self._lock._holds(token):
                 gevent.spawn(self._end_term, work, token)
@@ -682,9 +685,16 @@ class Leader:
             self._work.kill(block=False)
 
 
-def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     """Return the function's result and exception. gevent would print an exception of a greenlet."""
     try:
         return function(*args), None
-    except Exception as error:
+    except BaseException as error:
+        # Also gevent.Timeout and GreenletExit: the caller of ``run`` must not take them for a success.
         return None, error
+
+
+def _outcome(work: Greenlet[..., Any]) -> tuple[Any, BaseException | None]:
+    """Return what ``_attempt`` has returned, or the exception that ended its greenlet before or after it."""
+    # A kill is the value of its greenlet.
+    return work.value if isinstance(work.value, tuple) else (None, work.exception or work.value)

@@ -157,6 +157,22 @@ RECIPES = (
         (INTERRUPTED, "-k", "own_greenlet"),
     ),
     Mutation(
+        "11-deposed-leader",
+        "a leader that has lost its lease gets an error, also if the lease cannot be released",
+        "recipes/locks.py",
+        "            if self._deposed:\n                raise",
+        "            if False:\n                raise",
+        (LOCKS, "-k", "learns_of_the_loss"),
+    ),
+    Mutation(
+        "11-failed-leader",
+        "every exception that ends the function of a leader ends run()",
+        "recipes/locks.py",
+        "    except BaseException as error:\n        # Also gevent.Timeout",
+        "    except Exception as error:\n        # Also gevent.Timeout",
+        (LOCKS, "-k", "ends_run"),
+    ),
+    Mutation(
         "11-flight-error",
         "waiting callers get copies of the error, which are no part of a cycle",
         "recipes/once.py",

@@ -11,7 +11,7 @@ import gevent.event
 import pytest
 
 from pegasus_green import Client, InvalidArgument, JsonCodec, Table
-from pegasus_green.recipes import Leader, Lock, LockError, LockNotOwnedError, Semaphore
+from pegasus_green.recipes import Leader, Lock, LockError, LockNotOwnedError, Semaphore, locks
 from tests.conftest import Cluster
 from tests.recipes.helpers import LateCopies, no_client_bugs
 from tests.waiting import wait_until
@@ -429,3 +429,43 @@ def test_a_leader_that_is_killed_or_fails_releases_the_lease(table: Table, hash_
     assert leader.current() is None
     with Lock(table, hash_key):  # another kind of record
         assert leader.run(lambda: 7, blocking_timeout=5) == 7
+
+
+@pytest.mark.onebox_only
+def test_a_leader_that_reaches_no_server_learns_of_the_loss(cluster: Cluster, table: Table, hash_key: bytes) -> None:
+    """The function is killed, and the lease cannot be released. That must not look like the end of the function."""
+    ended: list[str] = []
+
+    def lead() -> str:
+        cluster.box.fault("error", rpc="data", error="ERR_DISK_INSUFFICIENT", contains=hash_key)
+        try:
+            gevent.sleep(60)
+        finally:
+            ended.append("stopped")
+        return "whole"
+
+    leader = Leader(table, hash_key, timeout=1)
+    with pytest.raises(LockNotOwnedError, match="lost the lease"), gevent.Timeout(20):
+        leader.run(lead)
+    assert ended == ["stopped"]
+    assert not leader.is_leader
+
+
+class Strike(BaseException):
+    """An exception that is no Exception, like those of signal handlers."""
+
+
+@pytest.mark.parametrize("error", [gevent.Timeout(), gevent.GreenletExit(), Strike()])
+def test_every_exception_of_the_function_ends_run(table: Table, hash_key: bytes, error: BaseException) -> None:
+    def lead() -> None:
+        raise error
+
+    leader = Leader(table, hash_key, sleep=0.01)
+    with pytest.raises(type(error)) as caught:
+        leader.run(lead)
+    assert caught.value is error
+    assert leader.current() is None
+    # The function can also be killed before its first step.
+    work = gevent.spawn(locks._attempt, lead, ())
+    work.kill(error)
+    assert locks._outcome(work) == (None, error)

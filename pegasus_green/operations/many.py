@@ -322,8 +322,11 @@ class ManyOperations(MultiOperations[V]):
         def finish(index: int, frame: Buffer) -> MultiGetResult[V]:
             return self._found(frame, sent[index])
 
-        found = iter(self._run(asked, finish, concurrency, timeout, retry, return_errors=return_errors))
-        return [MultiGetResult() if request is None else next(found) for request in wanted]
+        found = iter(self._run(asked, finish, concurrency, timeout, retry, return_errors=True))
+        results = [MultiGetResult() if request is None else next(found) for request in wanted]
+        if not return_errors:
+            raise_first(results)
+        return results
 
     multi_get_many_async = later(
         '>>> table.multi_get_many_async(["nobody"]).get()',

@@ -473,3 +473,20 @@ def test_an_error_of_the_argument_iterator_passes_through(table: Table, call: An
 def test_arguments_that_are_not_iterable_are_refused(table: Table, verb: str, name: str, items: Any) -> None:
     with pytest.raises(InvalidArgument, match=f"{name} must be an iterable of items"):
         getattr(table, verb)(items)
+
+
+@pytest.mark.onebox_only
+def test_results_of_a_failed_multi_get_many_have_an_entry_for_each_item(
+    table: Table, box: Onebox, hash_key: bytes
+) -> None:
+    good, bad = hash_key + b"-good", hash_key + b"-bad"
+    table.set(good, "s", "v")
+    box.fault("error", rpc="multi_get", contains=bad, error="ERR_ACL_DENY")
+    # Without sort keys, no request is sent.
+    items: list[Any] = [(good, []), (good, ["s"]), (good, []), (bad, ["s"]), (bad, [])]
+    with pytest.raises(errors.AccessDenied) as caught:
+        table.multi_get_many(items)
+    for results in (caught.value.results, table.multi_get_many(items, return_errors=True)):
+        assert results[:3] == [{}, {b"s": b"v"}, {}]
+        assert isinstance(results[3], errors.AccessDenied)
+        assert results[4:] == [{}]

@@ -283,6 +283,14 @@ CALLS = (
         ("tests/integration/test_expiries.py", "-k", "without_ttl"),
     ),
     Mutation(
+        "5-results-of-unsent-items",
+        "results of a failed call have an entry for each item, also if no request is sent for it",
+        "operations/many.py",
+        "retry, return_errors=True))",
+        "retry, return_errors=return_errors))",
+        ("tests/integration/test_many.py", "-k", "an_entry_for_each_item"),
+    ),
+    Mutation(
         "6-one-slot-for-each",
         "a slot of a rate limit is given to one request",
         "cluster/limiter.py",

@@ -134,6 +134,7 @@ class Bulk:
         concurrency: Maximum number of requests in flight.
         second: The requests have expiries that count from this second of the time of day. If a request is sent first
             in a later one, its expiry moves with it. None: the arguments do not depend on the time.
+        limited: Whether the limits of requests per second apply.
 
     Attributes:
         failed: Whether any request has finally failed.
@@ -148,6 +149,8 @@ class Bulk:
         retry: RetryPolicy | None,
         concurrency: int,
         second: int | None = None,
+        *,
+        limited: bool = True,
     ) -> None:
         """Prepare the run; nothing is sent."""
         self._dispatcher = dispatcher
@@ -157,6 +160,7 @@ class Bulk:
         self._retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
         self._concurrency = concurrency
         self._second = second
+        self._limiters = dispatcher.limiters if limited else ()
         self._deadlines = [0.0] * len(requests)
         self._listeners = dispatcher.cluster.listeners
         self._observed = dispatcher.cluster.observed
@@ -190,7 +194,7 @@ class Bulk:
 
     def _parts(self) -> list[range]:
         """Return the parts of the run: one part, or parts of as many requests as a limit allows in half a timeout."""
-        limiters, many, now = self._dispatcher.limiters, len(self._requests), monotonic()
+        limiters, many, now = self._limiters, len(self._requests), monotonic()
         if not limiters:
             return [range(many)]
         seconds = self._dispatcher.cluster.deadline(self._timeout, now) - now
@@ -229,7 +233,7 @@ class Bulk:
         """Send every request of the round. Those to servers without a connection come last."""
         waiting: dict[Peer, list[tuple[int, Route]]] = {}
         again = any(self._deadlines[index] for index in islice(todo, 1))
-        if self._dispatcher.limiters:
+        if self._limiters:
             self._send_limited(window, todo, again=again)
         elif again:
             self._send_again(window, todo, waiting)

@@ -315,7 +315,7 @@ class Client:
         """Read a key from each replica server that is primary of a partition; return the servers that did not answer.
 
         Use it for health checks: ``ping`` asks only the meta servers. All servers are asked at the same time, each
-        about one of its partitions.
+        about one of its partitions. ``max_rate`` does not limit these reads.
 
         Args:
             table: The table's name; None: the table of the client's URL.

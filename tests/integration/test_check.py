@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from pegasus_green import Client, InvalidArgument, MetaUnreachable, TableNotFound, TableUnavailable
+from pegasus_green import Client, InvalidArgument, MetaUnreachable, RequestTimeout, TableNotFound, TableUnavailable
 from pegasus_green.onebox import Onebox
 from tests.waiting import Stopwatch
 
@@ -45,6 +45,14 @@ def test_a_server_that_does_not_answer_is_named(box: Onebox, client: Client, how
     assert client.ping() < 5.0
     (box.restart if how == "killed" else box.resume)(1)
     assert client.check("temp", timeout=20.0) == {}
+
+
+def test_a_limit_of_requests_does_not_count_against_the_servers(box: Onebox) -> None:
+    with Client(box.meta_addresses, max_rate=0.01) as client:
+        client.table("temp").get("takes the only turn for", "100 seconds")
+        assert client.check("temp", timeout=10.0) == {}
+        with pytest.raises(RequestTimeout, match="max_rate"):
+            client.table("temp").get("h", "s", timeout=0.3)
 
 
 def test_only_servers_of_the_table_are_asked(box: Onebox, client: Client) -> None:

@@ -291,6 +291,14 @@ CALLS = (
         ("tests/integration/test_many.py", "-k", "an_entry_for_each_item"),
     ),
     Mutation(
+        "6-check-without-limit",
+        "a full limit of requests does not make a health check report servers as failed",
+        "health.py",
+        "len(requests), limited=False)",
+        "len(requests))",
+        ("tests/integration/test_check.py", "-k", "limit_of_requests"),
+    ),
+    Mutation(
         "6-one-slot-for-each",
         "a slot of a rate limit is given to one request",
         "cluster/limiter.py",

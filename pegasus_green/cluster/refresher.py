@@ -318,10 +318,8 @@ class TableRoutes:
     def _move_from_silent(self) -> None:
         """Move calls that wait at a silent server to the new primary; runs in the hub."""
         loop = get_hub().loop
-        now = monotonic()
         for connection in self._pool.connections:
-            silent = now - connection.silent_since if connection.silent_since else 0.0
-            if silent >= self._options.silence:
+            if connection.silence >= self._options.silence:
                 loop.run_callback(connection.move, lambda target, at=connection: self._has_moved(target, at))
 
     def _has_moved(self, target: Target, at: Connection) -> bool:

@@ -37,7 +37,6 @@ from ..protocol.framing import encode_request
 from ..protocol.rpc import META_END_BACKUP, V1_HASH_FIELD, V1_START, Rpc
 from . import fork
 from .handover import FAILURES_A_PASS, FOREVER, Handover, Moved, Outcome, Taker, Target, left_ms, why_interrupted
-from .negotiation import DEMANDS_AUTH
 from .outbox import COMPILED_WATCHERS, Server, delay, fork_watcher, is_foreign, reference, stop
 from .sockets import is_same, let_go, notice_dead_paths
 from .waits import wait
@@ -68,7 +67,8 @@ class Connection(Handover):
         lost: Why the connection ended; None while it is open.
         heard: Monotonic time of the newest bytes.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, context or None.
-        silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed.
+        silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed. If no
+            request waits now, it can be negative: then the next request adds its silence to that many seconds.
     """
 
     __slots__ = (
@@ -164,8 +164,9 @@ class Connection(Handover):
 
     @property
     def silence(self) -> float:
-        """Seconds during which replies were owed and nothing arrived."""
-        return monotonic() - self.silent_since if self.silent_since else 0.0
+        """Seconds during which requests have waited and nothing arrived; 0.0 if no request waits."""
+        waits = self.silent_since > 0.0 and (self.pending or self._backlog)
+        return monotonic() - self.silent_since if waits else 0.0
 
     def call(
         self,
@@ -496,9 +497,9 @@ class Connection(Handover):
         if self.lost is not None:
             self._fail_soon()
             return
+        if self.pending and self.silent_since <= 0.0:
+            self.silent_since += now
         if not self._referenced:
-            if self.pending:
-                self.silent_since = self.silent_since or now
             reference(self._reader, wanted=True)
             self._referenced = True
         at = min(at, now + TICK)
@@ -524,6 +525,9 @@ class Connection(Handover):
             stop(timer)
             return
         now = monotonic()
+        if self.silent_since > 0.0 and now > self._timer_at + TICK:
+            # The application computed, and the hub did not run. That is no silence of the server.
+            self.silent_since = min(self.silent_since + now - self._timer_at, now)
         self._timer_at = self._wake_at = now + TICK
         # If the application has computed for a while, the replies are often in the kernel already.
         until = now + SECONDS_A_RESCUE
@@ -538,15 +542,7 @@ class Connection(Handover):
         if condemned:
             # Failed callers may call again at once, but not on this connection.
             self._crowded = True
-        pending = self.pending  # read once: see poison
-        for seqid in expired:
-            if seqid in pending:
-                self.peer.timeouts += 1
-                sent = not self.withdraw(seqid)
-                late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
-                if self.peer.demands_auth:
-                    late.hint = DEMANDS_AUTH
-                self.deliver([(seqid, late)], pending)
+        self._fail_late(expired)
         if self.lost is not None:
             return
         if condemned:
@@ -581,7 +577,7 @@ class Connection(Handover):
         return expired[:FAILURES_A_PASS], now if len(expired) > FAILURES_A_PASS else earliest
 
     def _unreference(self) -> None:
-        """Let the loop end: the server may owe replies, but nobody waits for them. The silence still counts."""
+        """Let the loop end: the server may owe replies, but nobody waits for them."""
         # First, so that the next call references the connection again.
         self._wake_at = FOREVER
         self._referenced = False
@@ -591,7 +587,9 @@ class Connection(Handover):
             self._wake(FOREVER, monotonic())
 
     def _rest(self) -> None:
-        """Stop the timer until the next call."""
+        """Stop the timer until the next call. The idle time does not count as silence."""
+        if self.silent_since > 0.0:
+            self.silent_since -= monotonic()
         self._unreference()
         timer, self._timer = self._timer, None
         self._timer_at = FOREVER

@@ -22,9 +22,10 @@ from typing import Any, Protocol, TypeAlias
 from gevent._hub_local import get_hub_if_exists
 
 from ..accelerate import core
-from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError
+from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
+from .negotiation import DEMANDS_AUTH
 from .outbox import Outbox, Server, stop
 
 # To wake 20,000 callers at once would block the hub for a quarter of a second.
@@ -193,6 +194,18 @@ class Handover(Outbox):
             room, self._room = self._room, None
             room.set()
         return moved
+
+    def _fail_late(self, seqids: list[int]) -> None:
+        """Deliver a timeout to the callers of these requests; runs in the hub."""
+        pending = self.pending  # read once: see poison
+        for seqid in seqids:
+            if seqid in pending:
+                self.peer.timeouts += 1
+                sent = not self.withdraw(seqid)
+                late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
+                if self.peer.demands_auth:
+                    late.hint = DEMANDS_AUTH
+                self.deliver([(seqid, late)], pending)
 
     def _fail_soon(self) -> None:
         """Make the hub fail the waiting calls, after timers and other sockets had their turn."""

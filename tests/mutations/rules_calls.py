@@ -187,7 +187,7 @@ CALLS = (
     Mutation(
         "4-sent-is-told",
         "a timeout says whether the request was sent",
-        "transport/connection.py",
+        "transport/handover.py",
         'late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)',
         'late = RequestTimeout("no reply in time", address=self.peer.address)',
         (f"{REPORTS}[no reply]",),

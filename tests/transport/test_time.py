@@ -14,7 +14,7 @@ from gevent.event import Event
 
 from pegasus_green import Client, RetryPolicy, errors
 from pegasus_green.protocol.framing import Request, encode_reply
-from pegasus_green.protocol.rpc import GET
+from pegasus_green.protocol.rpc import GET, INCR
 from pegasus_green.protocol.rrdb import ReadResponse
 from pegasus_green.protocol.session import MAX_SEQID
 from pegasus_green.transport.waits import wait
@@ -475,6 +475,40 @@ def test_a_late_reply_ends_the_silence_of_a_connection(stage: Stage) -> None:
     assert connection_of(client, server.address) is not None
     assert len(stage.meta.queries) == before
     assert GET.name == held[0][1].name
+
+
+@pytest.mark.parametrize("pause", [gevent.sleep, busy], ids=["idle", "computing"])
+def test_the_time_between_two_calls_is_no_silence(stage: Stage, pause: Any) -> None:
+    """A short call that times out later does not end the calls that were sent at the same time."""
+
+    def counts_slowly(link: Link, request: Request) -> None:
+        if request.name == INCR.name:
+            gevent.spawn_later(0.3, answer, link, request)
+
+    server = stage.server(counts_slowly)
+    client = stage.client(silent_window=0.8, silence=0.3)
+    table = client.table("temp")
+    assert isinstance(ends(table.get, "a", "b", timeout=0.1), errors.RequestTimeout)
+    pause(1.0)
+    assert client.stats()["servers"][server.address]["state"] == "open"
+    counter: Any = gevent.spawn(ends, table.incr, "long", "s", timeout=5.0)
+    assert isinstance(ends(table.get, "a", "b", timeout=0.1), errors.RequestTimeout)
+    assert counter.get(timeout=5) == 1
+    assert len(server.links) == 1
+
+
+def test_the_silence_before_a_pause_counts(stage: Stage) -> None:
+    """Each call is shorter than the window, and the client is idle after each of them."""
+    server = stage.server(silent)
+    client = stage.client(silent_window=0.5, silence=0.2)
+    table = client.table("temp")
+    for _ in range(20):
+        assert isinstance(ends(table.get, "a", "b", timeout=0.1), errors.RequestTimeout)
+        gevent.sleep(0.3)
+        if client.stats()["servers"][server.address]["losses"]:
+            break
+    assert 2 <= len(server.requests) <= 5
+    assert len(server.links) == 1
 
 
 def test_killed_callers_leave_no_timer_and_no_reference(stage: Stage) -> None:

@@ -221,28 +221,22 @@ def test_two_threads_that_need_a_limiter_get_the_same(monkeypatch: pytest.Monkey
     assert limiters.limiter("temp", 5.0) is second[0]
 
 
-def refused_by_check(client: Client, table: Table) -> None:
-    for error in client.check(table.name, timeout=0.2).values():
-        raise error
-
-
 @pytest.mark.onebox_only
 @pytest.mark.parametrize(
     "call",
     [
-        lambda _, table: table.batch_get([("a", "s"), ("b", "s"), ("c", "s")], batch_size=1, timeout=0.2),
-        refused_by_check,
-        lambda _, table: Counter(table, "limited", shards=3).value(timeout=0.2),
-        lambda _, table: Counter(table, "limited", shards=3).reset(timeout=0.2),
+        lambda table: table.batch_get([("a", "s"), ("b", "s"), ("c", "s")], batch_size=1, timeout=0.2),
+        lambda table: Counter(table, "limited", shards=3).value(timeout=0.2),
+        lambda table: Counter(table, "limited", shards=3).reset(timeout=0.2),
     ],
-    ids=["batch_get", "check", "Counter.value", "Counter.reset"],
+    ids=["batch_get", "Counter.value", "Counter.reset"],
 )
 def test_a_timeout_for_all_requests_includes_the_wait_for_a_turn(
-    cluster: Cluster, call: Callable[[Client, Table], object]
+    cluster: Cluster, call: Callable[[Table], object]
 ) -> None:
     with Client(cluster.metas, max_rate=2, timeout=20.0) as client:
         table = client.table(cluster.table)
         for _ in range(4):
             table.exist("a", "s")  # The next turn is half a second away.
         with pytest.raises(RequestTimeout, match="no turn before its deadline"):
-            call(client, table)
+            call(table)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from .auth import Kerberos
     from .client import Client, Table, connect, open_table
-    from .cluster.dispatcher import CallInfo
+    from .cluster.info import CallInfo
     from .codecs import Codec, JsonCodec, Utf8Codec, ZstdCodec
     from .errors import (
         AccessDenied,
@@ -96,7 +96,7 @@ _NAMES = {
     ),
     "auth": "Kerberos",
     "client": "Client Table connect open_table",
-    "cluster.dispatcher": "CallInfo",
+    "cluster.info": "CallInfo",
     "codecs": "Codec JsonCodec Utf8Codec ZstdCodec",
     "errors": (
         "AccessDenied AuthenticationFailed Busy ClientClosed CodecError ConnectFailed ConnectionLost CountUnknown "

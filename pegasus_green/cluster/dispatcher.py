@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
@@ -35,6 +36,7 @@ from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
 from .hedging import HEDGED
+from .info import CallInfo, check_info
 from .limiter import Limiters, RequestLimiter
 from .meta import MetaClient
 from .offers import Offers
@@ -48,32 +50,9 @@ from .tables import Tables
 _switch: Any = greenlet.switch
 # Servers without a route are forgotten after one to two refresh periods, or after this time if refresh is off.
 FORGET_PERIOD = 30.0
+# Maximum number of variants that are kept without a handle.
+MAX_VARIANTS = 128
 _page = fork.page
-_INFO = ("app_id", "partition", "decree", "server", "attempts", "hedged")
-
-
-class CallInfo:
-    """Facts about one call besides its result. Pass an instance as ``info=``; the call fills it in.
-
-    Attributes:
-        app_id: The table's id.
-        partition: Index of the partition.
-        decree: Number of the write in the partition's log; -1 for reads.
-        server: "host:port" of the replica server that answered, as it calls itself. After an error: the primary of the
-            newest attempt. If that attempt had no server, ``server`` stays "", and ``app_id`` and ``partition`` stay
-            -1.
-        attempts: Number of attempts.
-        hedged: Whether the answer of a secondary was used; it may be stale.
-    """
-
-    app_id = partition = decree = -1
-    server = ""
-    attempts = 0
-    hedged = False
-
-    def __repr__(self) -> str:
-        """Show all attributes."""
-        return f"CallInfo({', '.join(f'{name}={getattr(self, name)!r}' for name in _INFO)})"
 
 
 class Cluster:
@@ -105,6 +84,8 @@ class Cluster:
         if like is not None:
             self.meta.metas, self.meta.leader = like.meta.metas, like.meta.leader
         self.tables: Tables[Dispatcher] = Tables(self._make)
+        # A handle holds only the variant of the thread that made it. These are for the other threads.
+        self.newest_variants: deque[Dispatcher] = deque(maxlen=MAX_VARIANTS)
         self._swept = monotonic()
         self.hub: Any = None
         self.open_hub: Any = None
@@ -332,7 +313,9 @@ class Dispatcher:
         self.routes = routes
         self.hedge = cluster.options.hedge
         self.limiters = () if cluster.limiter is None else (cluster.limiter,)
-        self._variants: dict[tuple[HedgePolicy | None, float | None], Dispatcher] = {}
+        # A handle holds its variant, and a variant holds this dispatcher.
+        self._variants: weakref.WeakValueDictionary[tuple[HedgePolicy | None, float | None], Dispatcher]
+        self._variants = weakref.WeakValueDictionary()
         self.stats = TableStats()
         self.notices = Notices("retry")
         self._histogram = self.stats.histogram
@@ -478,7 +461,10 @@ class Dispatcher:
         """Return a dispatcher for the same table with this hedge policy and limit."""
         key = hedge, max_rate
         found = self._variants.get(key)
-        return found or self._variants.setdefault(key, Variant(self, hedge, max_rate))
+        if found is None:
+            found = self._variants.setdefault(key, Variant(self, hedge, max_rate))
+            self.cluster.newest_variants.append(found)
+        return found
 
     def is_plain(self, rpc: Rpc) -> bool:
         """Tell whether a call consists of one request only: it is neither hedged nor limited."""
@@ -692,9 +678,3 @@ class Variant(Dispatcher):
     def variant(self, hedge: HedgePolicy | None, max_rate: float | None) -> Dispatcher:
         """Return another variant of the same table."""
         return self._home.variant(hedge, max_rate)
-
-
-def check_info(info: CallInfo | None) -> None:
-    """Raise InvalidArgument unless info is a CallInfo or None."""
-    if info is not None and not isinstance(info, CallInfo):
-        raise InvalidArgument(f"info must be a CallInfo, not {info!r}")

@@ -19,7 +19,8 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from ..cluster.attempt import may_repeat
-from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher, check_info
+from ..cluster.dispatcher import Cluster, Dispatcher
+from ..cluster.info import CallInfo, check_info
 from ..cluster.routing import Route
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, WrongThread, without_traceback
 from ..options import MAX_TIMEOUT

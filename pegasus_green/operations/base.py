@@ -8,7 +8,8 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypedDict, TypeVar, cast
 
 from ..cluster.attempt import DEFAULT
-from ..cluster.dispatcher import CallInfo, Cluster, Dispatcher
+from ..cluster.dispatcher import Cluster, Dispatcher
+from ..cluster.info import CallInfo
 from ..errors import InvalidArgument, PegasusError, ProtocolError, StorageError, storage_error
 from ..keys import MAX_HASH_KEY, Key, to_bytes
 from ..options import HedgePolicy, check_hedge, check_rate

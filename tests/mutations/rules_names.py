@@ -163,6 +163,22 @@ NAMES = (
         (NAMES_TESTS, "-k", "created_later"),
     ),
     Mutation(
+        "2-variants-without-a-handle-are-dropped",
+        "policies and limits of handles that are gone leave a limited number of variants",
+        "cluster/dispatcher.py",
+        "deque(maxlen=MAX_VARIANTS)",
+        "deque()",
+        (NAMES_TESTS, "-k", "limited_number_of_variants"),
+    ),
+    Mutation(
+        "2-variants-of-other-threads-are-kept",
+        "a call in another thread does not make a variant each time",
+        "cluster/dispatcher.py",
+        "            self.cluster.newest_variants.append(found)\n",
+        "",
+        ("tests/transport/test_threads.py", "-k", "kept_between_calls"),
+    ),
+    Mutation(
         "2-address-of-a-node",
         "an admin request reaches a server with an unknown host name by the address from the meta servers",
         "admin/servers.py",

@@ -14,6 +14,7 @@ from gevent import socket
 
 from pegasus_green import HedgePolicy, errors
 from pegasus_green.cluster import meta as meta_module
+from pegasus_green.cluster.dispatcher import MAX_VARIANTS
 from pegasus_green.cluster.limiter import MAX_KEPT
 from pegasus_green.cluster.metas import MAX_LEARNT
 from pegasus_green.cluster.tables import MAX_UNKNOWN
@@ -451,6 +452,22 @@ def test_names_of_missing_tables_leave_no_limiter_and_no_time_of_a_query(stage: 
     gc.collect()
     assert len(client._cluster.limiters) <= MAX_KEPT
     assert not client._threads._asked
+
+
+def test_handles_with_changing_policies_and_limits_leave_a_limited_number_of_variants(stage: Stage) -> None:
+    client = stage.client()
+    used = client.table("temp", max_rate=1.0)
+    gc.disable()
+    try:
+        for number in range(MAX_VARIANTS):
+            client.table("temp", max_rate=1000.0 + number)
+            client.table("temp", hedge=HedgePolicy(delay=1.0 + number))
+        # Not even the garbage collector is needed.
+        assert len(client.table("temp")._home._variants) == MAX_VARIANTS + 1
+        assert len(client._cluster.limiters) <= MAX_KEPT + 1
+    finally:
+        gc.enable()
+    assert client.table("temp", max_rate=1.0)._home is used._home
 
 
 def test_the_time_of_the_last_query_is_forgotten_with_the_table(stage: Stage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_a_new_thread_asks_no_meta_server(stage: Stage) -> None:
     before = len(stage.meta.requests)
     assert in_thread(table.get, "a", "b") == b"c"
     assert len(stage.meta.requests) == before
+
+
+def test_the_variant_of_a_handle_in_another_thread_is_kept_between_calls(stage: Stage) -> None:
+    stage.server()
+    table = stage.client().table("temp", max_rate=1000.0)
+    table.get("h")
+
+    def kept() -> bool:
+        variant = weakref.ref(table._dispatcher)
+        table.get("h")
+        return variant() is table._dispatcher is not table._home
+
+    assert in_thread(kept) is True
 
 
 def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> None:

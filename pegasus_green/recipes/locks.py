@@ -686,11 +686,10 @@ class Leader:
 
 
 def _attempt(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
-    """Return the function's result and exception. gevent would print an exception of a greenlet."""
+    """Return the function's result and exception, of any kind. gevent would print an exception of a greenlet."""
     try:
         return function(*args), None
     except BaseException as error:
-        # Also gevent.Timeout and GreenletExit: the caller of ``run`` must not take them for a success.
         return None, error
 
 

@@ -168,8 +168,8 @@ RECIPES = (
         "11-failed-leader",
         "every exception that ends the function of a leader ends run()",
         "recipes/locks.py",
-        "    except BaseException as error:\n        # Also gevent.Timeout",
-        "    except Exception as error:\n        # Also gevent.Timeout",
+        "else (None, work.exception or work.value)",
+        "else (None, None)",
         (LOCKS, "-k", "ends_run"),
     ),
     Mutation(

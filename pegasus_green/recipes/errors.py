@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..errors import ForkedConnection, PegasusError
 
+# Maximum number of writes of one step whose outcome is unknown. The last one raises its error.
+MOST_DOUBTFUL = 3
+
 
 class RecipeError(PegasusError):
     """Root of the errors that only recipes raise."""

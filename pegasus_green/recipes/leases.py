@@ -37,7 +37,7 @@ from ..errors import ForkedConnection, InvalidArgument, PegasusError
 from ..model import CheckType
 from ..operations.atomic import Mutations
 from ..operations.base import CallInfo
-from .errors import LockError, is_doubtful
+from .errors import MOST_DOUBTFUL, LockError, is_doubtful
 from .records import above_zero, doze
 
 FENCE = b"fence"
@@ -153,6 +153,7 @@ class Places:
             PegasusError: A request failed. A lease that may have been granted is released in the background.
         """
         begun: float | None = None
+        doubtful = 0
         try:
             while True:
                 rows = self.look()
@@ -168,7 +169,8 @@ class Places:
                 try:
                     granted = self.grant(rows, place if place in free else free[0], token, identity)
                 except PegasusError as error:
-                    if not is_doubtful(error):
+                    doubtful += 1
+                    if doubtful == MOST_DOUBTFUL or not is_doubtful(error):
                         raise
                     continue  # the next read tells whether it was applied
                 if granted is not None:

@@ -123,7 +123,7 @@ class RateLimiter:
             PegasusError: The hit could not be counted. The caller decides whether to allow it.
 
         Retries: if a reply was lost, the hit is counted again, so it may count more than once. With ``fixed_window``
-            the recipe repeats it once.
+            the recipe repeats it once, with the other algorithms twice.
         Greenlets: any number may call at once. After a kill the hit may or may not count. A signal handler may call it
             inside another hit.
 

@@ -122,7 +122,8 @@ class Leased:
                 background. If that fails, too, the lock stays taken without a holder for at most ``timeout`` + 2
                 seconds.
 
-        Retries: if the reply to a request is lost, the recipe reads the records. They show whether it was applied.
+        Retries: if the reply to a request is lost, the recipe reads the records. They show whether it was applied. If
+            not, the recipe repeats it up to twice.
         Greenlets: any number may call at once, also of one object: one gets the lease, the others wait. A killed
             caller does not hold it. A second call in the greenlet of the holder waits, too: the lease is not reentrant.
 

@@ -16,7 +16,7 @@ from ..errors import ForkedConnection, InvalidArgument, PegasusError, RequestTim
 from ..keys import Key, to_bytes
 from ..model import CheckType
 from ..turns import Turn
-from .errors import is_doubtful
+from .errors import MOST_DOUBTFUL, is_doubtful
 
 
 def plain(table: Table[Any]) -> Table[bytes]:
@@ -217,7 +217,8 @@ def swap(
         The result of the last call of ``decide``.
 
     Retries: if the reply to a change is lost, the change may or may not have been applied. ``decide`` is called again
-        with the current value. So the change is applied at least once, and more often if replies are lost.
+        with the current value. So the change is applied at least once, and more often if replies are lost. If the
+        third reply is lost, its error ends the call.
     """
     until = None if timeout is None else monotonic() + timeout
 
@@ -230,7 +231,7 @@ def swap(
         return seconds
 
     found = table.get(hash_key, sort_key, timeout=left())
-    lost = 0
+    lost = doubtful = 0
     while True:
         new, result = decide(found)
         if new is None:
@@ -241,7 +242,8 @@ def swap(
                 hash_key, sort_key, check, found, value=new, ttl=ttl, return_check_value=True, timeout=left()
             )
         except PegasusError as error:
-            if not is_doubtful(error):
+            doubtful += 1
+            if doubtful == MOST_DOUBTFUL or not is_doubtful(error):
                 raise
             # If this read fails, too, its error ends the call.
             found = table.get(hash_key, sort_key, timeout=left())

@@ -53,6 +53,22 @@ RECIPES = (
         (LOCKS,),
     ),
     Mutation(
+        "11-doubtful-grant",
+        "a lock that cannot be taken because each reply is lost ends with an error",
+        "recipes/leases.py",
+        "if doubtful == MOST_DOUBTFUL or not is_doubtful(error):",
+        "if not is_doubtful(error):",
+        (LOCKS, "-k", "every_reply_to_a_write"),
+    ),
+    Mutation(
+        "11-doubtful-hit",
+        "a hit that cannot be counted because each reply is lost ends with an error",
+        "recipes/records.py",
+        "if doubtful == MOST_DOUBTFUL or not is_doubtful(error):",
+        "if not is_doubtful(error):",
+        (LOCKS, "-k", "every_reply_to_a_write"),
+    ),
+    Mutation(
         "11-own-token",
         "a release removes its own token only",
         "recipes/leases.py",

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import gevent.event
 import pytest
 
-from pegasus_green import Client, InvalidArgument, JsonCodec, Table
-from pegasus_green.recipes import Leader, Lock, LockError, LockNotOwnedError, Semaphore, locks
+from pegasus_green import Client, InvalidArgument, JsonCodec, PegasusError, Table
+from pegasus_green.recipes import (
+    Leader,
+    Lock,
+    LockError,
+    LockNotOwnedError,
+    Once,
+    RateLimiter,
+    Semaphore,
+    Singleflight,
+    locks,
+)
 from tests.conftest import Cluster
 from tests.recipes.helpers import LateCopies, no_client_bugs
 from tests.waiting import wait_until
@@ -218,6 +229,25 @@ def test_a_grant_with_a_lost_reply_is_recognized(cluster: Cluster, table: Table,
     assert not Lock(table, hash_key).acquire(blocking=False)
     lock.release()
     assert owner(table, hash_key) is None
+
+
+@pytest.mark.onebox_only
+@pytest.mark.parametrize("recipe", ["lock", "hit", "once", "singleflight"])
+def test_a_call_ends_when_every_reply_to_a_write_is_lost(
+    cluster: Cluster, table: Table, hash_key: bytes, recipe: str
+) -> None:
+    """Reads are answered meanwhile. A call that repeated its write until it has a reply would not end."""
+    calls: dict[str, Callable[[], object]] = {
+        "lock": lambda: Lock(table, hash_key).acquire(blocking=False),
+        "hit": lambda: RateLimiter(table, hash_key, limit=5, period=60, algorithm="token_bucket").hit(),
+        "once": lambda: Once(table, hash_key, wait=False).run("key", lambda: b"value"),
+        "singleflight": lambda: Singleflight(table, hash_key, ttl=60).get("key", lambda: b"value"),
+    }
+    rule = cluster.box.fault("cut", rpc=["check_and_set", "check_and_mutate"], when="before", contains=hash_key)
+    with pytest.raises(PegasusError, match="outcome=unknown"), gevent.Timeout(10):
+        calls[recipe]()
+    rule.remove()
+    assert calls[recipe]()
 
 
 @pytest.mark.onebox_only

@@ -500,8 +500,9 @@ def test_the_time_between_two_calls_is_no_silence(stage: Stage, pause: Any) -> N
 def test_the_silence_before_a_pause_counts(stage: Stage) -> None:
     """Each call is shorter than the window, and the client is idle after each of them."""
     server = stage.server(silent)
-    client = stage.client(silent_window=0.5, silence=0.2)
+    client = stage.client(silent_window=0.45, silence=0.2)
     table = client.table("temp")
+    table.warm_up()
     for _ in range(20):
         assert isinstance(ends(table.get, "a", "b", timeout=0.1), errors.RequestTimeout)
         gevent.sleep(0.3)

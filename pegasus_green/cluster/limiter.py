@@ -8,6 +8,7 @@ tenth of a second at once; otherwise it waits for the next free slot. So in any 
 from __future__ import annotations
 
 import weakref
+from heapq import heappop, heappush
 from time import monotonic
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..transport.waits import wait
 
 # Unused slots stay free for this many seconds, and at least one slot does.
 BURST_SECONDS = 0.1
-# Above this number of entries, past slots are dropped.
+# Above this number of entries, past slots are dropped; at the earliest when the entries that stay have doubled.
 SWEEP_AT = 1000
 # Maximum number of limiters that are kept without a user. The next handle of the same table continues with its limiter.
 MAX_KEPT = 128
@@ -31,15 +32,17 @@ class RequestLimiter:
         name: The table; "" means all tables.
     """
 
-    __slots__ = ("rate", "name", "_burst", "_taken", "_free", "__weakref__")
+    __slots__ = ("rate", "name", "_burst", "_taken", "_free", "_given_back", "_sweep_at", "__weakref__")
 
     def __init__(self, rate: float, name: str = "") -> None:
         """Start with all slots free."""
         self.rate, self.name = rate, name
         self._burst = max(1, int(rate * BURST_SECONDS))
         self._taken: dict[int, object] = {}
-        # All slots before this one are known to be taken.
+        # All slots before this one are known to be taken, or given back. The slots given back are a heap.
         self._free = 0
+        self._given_back: list[int] = []
+        self._sweep_at = SWEEP_AT + self._burst
 
     def __repr__(self) -> str:
         """Show the rate."""
@@ -78,27 +81,43 @@ class RequestLimiter:
     def _take(self, deadline: float) -> int | None:
         """Take a slot and return its number; None if there is none before the deadline."""
         first = int(monotonic() * self.rate) - self._burst + 1
-        if len(self._taken) > SWEEP_AT + self._burst:
+        if len(self._taken) > self._sweep_at:
             self._sweep(first)
-        mark = object()
+        mark, end = object(), deadline * self.rate
+        while (slot := self._next_given_back()) is not None:
+            if slot >= end:
+                # Later slots are no better.
+                heappush(self._given_back, slot)
+                return None
+            if slot >= first and self._taken.setdefault(slot, mark) is mark:
+                return slot
         slot = max(first, self._free)
-        while slot < deadline * self.rate:
+        while slot < end:
             if self._taken.setdefault(slot, mark) is mark:
                 self._free = slot + 1
                 return slot
             slot += 1
         return None
 
+    def _next_given_back(self) -> int | None:
+        """Take the earliest slot that was given back; another thread may take one at the same time."""
+        try:
+            return heappop(self._given_back)
+        except IndexError:
+            return None
+
     def _give_back(self, slot: int) -> None:
         """Free the slot of a request that was not sent."""
         self._taken.pop(slot, None)
-        self._free = min(self._free, slot)
+        heappush(self._given_back, slot)
 
     def _sweep(self, first: int) -> None:
         """Drop the slots before the first one that can be taken."""
         for slot in self._taken.copy():
             if slot < first:
                 self._taken.pop(slot, None)
+        # Without this, each request would walk through a long backlog, which has no past slots.
+        self._sweep_at = max(SWEEP_AT + self._burst, 2 * len(self._taken))
 
 
 class Limiters:

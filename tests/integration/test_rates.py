@@ -189,6 +189,47 @@ def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(limiter._taken) <= limits.SWEEP_AT + BURST + 1
 
 
+class Counted(dict[int, object]):
+    """A dict that counts the entries that are looked at."""
+
+    looks = 0
+
+    def setdefault(self, key: int, default: object = None) -> object:
+        self.looks += 1
+        return super().setdefault(key, default)
+
+    def copy(self) -> dict[int, object]:
+        self.looks += len(self)
+        return super().copy()
+
+
+def test_a_long_backlog_costs_no_more_for_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, count = 1000.0, 20_000
+    monkeypatch.setattr(limits, "monotonic", lambda: now)
+    limiter = RequestLimiter(10_000.0)
+    limiter._taken = taken = Counted()
+    for _ in range(count):
+        assert limiter._take(now + 60.0) is not None
+    assert taken.looks < 5 * count
+    # Callers that are killed and others that come instead.
+    taken.looks = 0
+    first = min(taken)
+    for slot in range(first + 2000, first + 4000):
+        limiter._give_back(slot)
+        assert limiter._take(now + 60.0) == slot
+        assert limiter._take(now + 60.0) is not None
+    assert taken.looks < 10 * 2000 + 2 * count
+    # A slot that was given back is no use to a request with an earlier deadline, and stays.
+    limiter._give_back(first + 5000)
+    assert limiter._take(now + 0.1) is None
+    assert limiter._take(now + 60.0) == first + 5000
+    now += 60.0
+    for _ in range(3 * count):
+        now += 0.001
+        assert limiter._take(now + 1.0) is not None
+    assert len(taken) < 3 * limits.SWEEP_AT
+
+
 def test_a_limiter_stays_while_it_is_used() -> None:
     limiters = Limiters()
     used = limiters.limiter("temp", 5.0)

@@ -307,6 +307,14 @@ CALLS = (
         ("tests/integration/test_rates.py", "-k", "slots_by_the_clock"),
     ),
     Mutation(
+        "6-long-backlog",
+        "a long backlog of a limit costs no more for each request",
+        "cluster/limiter.py",
+        "max(SWEEP_AT + self._burst, 2 * len(self._taken))",
+        "SWEEP_AT + self._burst",
+        ("tests/integration/test_rates.py", "-k", "long_backlog"),
+    ),
+    Mutation(
         "6-slots-given-back",
         "a killed caller gives its slot of a limit back",
         "cluster/limiter.py",

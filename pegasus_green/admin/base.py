@@ -15,7 +15,6 @@ from ..errors import (
     ForkedConnection,
     InvalidArgument,
     MetaError,
-    MetaUnreachable,
     PegasusError,
     RequestTimeout,
     TableExists,
@@ -192,22 +191,16 @@ class AdminBase:
             PegasusError: The answer is an error.
         """
         client = self._cluster.meta
-        asked = False
         try:
             if client.leader is None:
                 # QUERY_CFG is the only request for which a follower names the leader. Any table name will do.
                 client.call(rpcs.QUERY_CFG, meta.QueryCfgRequest(table or ""), deadline)
-            asked = True
             answer: Any = client.call(rpc, request, deadline)
         except PegasusError as error:
             error.table, error.operation = table, rpc.label
-            last = error.last_error
-            if getattr(last, "code", "") == ERR_HANDLER_NOT_FOUND:
+            if getattr(error.last_error, "code", "") == ERR_HANDLER_NOT_FOUND:
                 text = "the servers do not know this request: their release is too old, or they are not meta servers"
                 raise MetaError(text, code=ERR_HANDLER_NOT_FOUND, table=table, operation=rpc.label) from None
-            if asked and not rpc.repeatable and isinstance(error, MetaUnreachable):
-                # No answer, and no proof that nothing was sent: the request may have been executed.
-                error.outcome_unknown = last is None or bool(getattr(last, "sent", True))
             raise
         if answer.err in (ERR_OK, accept):
             return answer

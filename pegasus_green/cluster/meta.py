@@ -65,11 +65,13 @@ class _Answers:
         generation: The fork generation of the call. In a child it must end: the parent continues it.
         owed: Servers that were asked and have not answered, with the greenlets that ask them. They are not asked again
             meanwhile.
+        sent_to: Servers that may have received the request.
     """
 
     def __init__(self) -> None:
         self.generation = fork.generation()
         self.owed: dict[str, Any] = {}
+        self.sent_to: set[str] = set()
         self._arrived = Event()
         self._all: deque[tuple[str, Message | PegasusError]] = deque()
 
@@ -185,8 +187,8 @@ class MetaClient:
             if left <= 0:
                 error = self.unreachable("no meta server answered in time; asked", failed or self._unresolved())
                 error.operation = rpc.label
-                # A request without an answer may have been executed.
-                error.outcome_unknown = bool(answers.owed) and not rpc.repeatable
+                # A request that was sent and has no answer may have been executed, whatever other servers answered.
+                error.outcome_unknown = not rpc.repeatable and not answers.sent_to.isdisjoint(answers.owed)
                 return error
             # All have failed. Their names may have other addresses now.
             self._resolve(again=True, pause=pause)
@@ -379,14 +381,18 @@ class MetaClient:
 
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
         """Ask one server; runs in its own greenlet."""
-        answers.put(address, self._outcome(address, rpc, argument, deadline))
+        answers.put(address, self._outcome(address, rpc, argument, deadline, answers))
 
-    def _outcome(self, address: str, rpc: Rpc, argument: bytes, deadline: float) -> Message | PegasusError:
-        """Return the outcome of a request to one server."""
+    def _outcome(
+        self, address: str, rpc: Rpc, argument: bytes, deadline: float, answers: _Answers | None = None
+    ) -> Message | PegasusError:
+        """Return the outcome of a request to one server; note in ``answers`` that it is sent."""
         peer = self._pool.peer(address, self.metas.other(address))
         peer.unused_since = 0.0
         outcome: Any = peer.connect(deadline)
         if not isinstance(outcome, PegasusError):
+            if answers is not None:
+                answers.sent_to.add(address)
             outcome = outcome.call(rpc, _META, 0, argument, deadline, monotonic(), None)
         if not isinstance(outcome, PegasusError):
             try:

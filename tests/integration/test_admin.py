@@ -14,8 +14,6 @@ import pytest
 from pegasus_green import (
     Client,
     ClientClosed,
-    ConnectFailed,
-    ConnectionLost,
     InvalidArgument,
     MetaError,
     MetaUnreachable,
@@ -550,39 +548,18 @@ def test_a_table_in_a_transient_state_is_reported_as_unavailable(cluster: Cluste
         admin.wait_until_healthy(cluster.table, timeout=0.3)
 
 
-def test_a_change_without_a_reply_has_an_unknown_outcome(
-    admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A change may have been executed; for a read this does not matter."""
-    admin.nodes()
-    for last, unknown in ((None, True), (ConnectFailed("refused"), False), (ConnectionLost("cut", sent=True), True)):
-
-        def silent(*_arguments: Any, last: Any = last) -> Any:
-            raise MetaUnreachable("no answer", last_error=last)
-
-        monkeypatch.setattr(admin._cluster.meta, "call", silent)
-        with pytest.raises(MetaUnreachable) as caught:
-            admin.create_table(name)
-        assert (caught.value.outcome_unknown, caught.value.operation) == (unknown, "create_table")
-        with pytest.raises(MetaUnreachable) as caught:
-            admin.nodes()
-        assert not caught.value.outcome_unknown
-    monkeypatch.undo()
-
-
+@pytest.mark.onebox_only
 def test_silence_before_a_change_is_sent_has_a_known_outcome(
-    admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, admin: Admin, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the query for the leader was sent, so nothing was executed."""
-
-    def silent(*_arguments: Any) -> Any:
-        raise MetaUnreachable("no answer", last_error=ConnectionLost("cut", sent=True))
-
     monkeypatch.setattr(admin._cluster.meta, "leader", None)
-    monkeypatch.setattr(admin._cluster.meta, "call", silent)
+    rule = cluster.box.fault("drop", rpc="query_cfg", server="meta")
     with pytest.raises(MetaUnreachable) as caught:
-        admin.create_table(name)
+        admin.create_table(name, timeout=0.3)
     assert (caught.value.outcome_unknown, caught.value.operation) == (False, "create_table")
+    assert rule.hits
+    cluster.box.clear_faults()
 
 
 @pytest.mark.onebox_only

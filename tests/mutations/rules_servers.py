@@ -142,6 +142,14 @@ SERVERS = (
         (META, "-k", "forward"),
     ),
     Mutation(
+        "2-outcome-unknown",
+        "a change that a meta server may have received has an unknown outcome, whatever other servers answered",
+        "cluster/meta.py",
+        "not rpc.repeatable and not answers.sent_to.isdisjoint(answers.owed)",
+        "not rpc.repeatable and bool(failed and failed.sent)",
+        (META, "-k", "creation"),
+    ),
+    Mutation(
         "2-forward-followed",
         "a forward is followed at once",
         "cluster/meta.py",

@@ -13,7 +13,7 @@ from gevent import socket
 from pegasus_green import Client, errors
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.meta import CreateAppRequest, CreateAppResponse
-from pegasus_green.protocol.rpc import CREATE_APP
+from pegasus_green.protocol.rpc import CREATE_APP, Rpc
 from tests.transport.fakes import BlackHole, FakeMeta, FakeServer, Link, Stage, dead_address, silent
 from tests.waiting import Stopwatch, wait_until
 
@@ -325,6 +325,40 @@ def test_a_creation_is_sent_only_once(stage: Stage, answered: bytes | None) -> N
     assert isinstance(error, errors.PegasusError)
     assert error.outcome_unknown
     assert sum(len(server.requests) for server in servers) == 1
+
+
+@pytest.mark.parametrize("through", ["meta client", "admin"])
+def test_a_creation_without_an_answer_has_an_unknown_outcome_after_another_server_failed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """The last error is that of a server that has certainly not executed it. The other one may have."""
+    dead, quiet = dead_address(), stage.extra(FakeServer(silent))
+    client = stage.client([dead, quiet.address])
+    meta = client._cluster.meta
+    meta.leader = dead
+    outcome = meta._outcome
+
+    def late(address: str, rpc: Rpc, argument: bytes, deadline: float, *rest: Any) -> Any:
+        # As in a process that computes at the deadline, the call ends before the request does.
+        return outcome(address, rpc, argument, deadline + 1.0, *rest)
+
+    monkeypatch.setattr(meta, "_outcome", late)
+    if through == "admin":
+        error = ends(client.admin.create_table, "new", 2, timeout=0.3)
+    else:
+        error = create(client, 0.3)
+    assert isinstance(error, errors.MetaUnreachable)
+    assert isinstance(error.last_error, errors.ConnectFailed)
+    assert len(quiet.requests) == 1
+    assert error.outcome_unknown
+
+
+def test_a_creation_that_no_server_has_received_has_a_known_outcome(stage: Stage) -> None:
+    hole = stage.extra(BlackHole())
+    client = stage.client([dead_address(), hole.address])
+    error = create(client, 0.3)
+    assert isinstance(error, errors.MetaUnreachable)
+    assert not error.outcome_unknown
 
 
 def test_a_refused_creation_is_sent_to_the_next_server(stage: Stage) -> None:

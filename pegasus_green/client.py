@@ -19,7 +19,7 @@ from .errors import InvalidArgument, PegasusError
 from .events import Listener
 from .keys import Key, partition_hash, to_bytes
 from .mapping import HashMapping
-from .operations.base import DEFAULT, key_pair, only_hash_key
+from .operations.base import DEFAULT, expire_ts, key_pair, only_hash_key
 from .operations.verbs import Verbs
 from .options import ClientOptions, HedgePolicy, OptionChanges, parse_url
 from .results import V
@@ -572,6 +572,9 @@ class Table(Verbs[V]):
             >>> user["name"], user.get("no such key")
             (b'Ada', None)
         """
+        # These raise for an invalid argument.
+        expire_ts(ttl)
+        self._home.cluster.deadline(timeout, 0.0)
         return HashMapping(self, only_hash_key(hash_key), ttl=ttl, timeout=timeout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
+from math import inf
 from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, overload
@@ -34,11 +35,12 @@ class _Pace:
     """Limits the number of records per second."""
 
     def __init__(self, table: TableBase[Any], rate: float | None, batch: int) -> None:
-        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not rate > 0):
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < inf):
             raise InvalidArgument(f"rate must be a number of records per second above 0, or None, not {rate!r}")
         self._table, self._rate = table, rate
         self._next = monotonic()
-        self.batch = batch if rate is None else max(1, min(batch, int(rate * STEP)))
+        # Compared first, because an int can be too large for a float.
+        self.batch = batch if rate is None or rate >= batch / STEP else max(1, int(rate * STEP))
 
     def wait(self, records: int) -> None:
         """Wait until this many more records may be sent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pegasus_green import Client, CodecError, CountUnknown, InvalidArgument, JsonCodec, PegasusError, Table, ZstdCodec
 from pegasus_green.mapping import HashMapping
 from tests.conftest import Cluster
-from tests.integration.helpers import nearly, no_client_bugs, pass_time, rows
+from tests.integration.helpers import nearly, no_client_bugs, pass_time, refused, rows
 
 __all__ = ["no_client_bugs"]
 
@@ -232,6 +233,11 @@ def test_invalid_keys_and_values_are_refused(mapping: HashMapping) -> None:
         with pytest.raises(InvalidArgument):
             call()
     assert not mapping
+
+
+@pytest.mark.parametrize("options", [{"ttl": "x"}, {"ttl": -1}, {"ttl": math.inf}, {"timeout": -1}, {"timeout": "x"}])
+def test_a_mapping_with_invalid_options_is_refused(client: Client, table: Table, options: Any) -> None:
+    refused(client, lambda: table.mapping("h", **options), next(iter(options)))
 
 
 KEYS = st.binary(max_size=8)

@@ -189,6 +189,24 @@ def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(limiter._taken) <= limits.SWEEP_AT + BURST + 1
 
 
+def test_a_slot_is_given_to_one_request_if_threads_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(limits, "monotonic", lambda: now)
+    limiter = RequestLimiter(RATE)
+    taken = [limiter._take(now + 1.0) for _ in range(20)]
+    assert taken[5] is not None
+    # A thread that took a slot before the others stores afterwards how far it got.
+    limiter._free = taken[5]
+    taken.append(limiter._take(now + 1.0))
+    # Such a thread takes a slot that has just been given back.
+    limiter._give_back(taken[5])
+    limiter._free = taken[5]
+    limiter._taken[taken[5]] = object()
+    taken.append(limiter._take(now + 1.0))
+    assert None not in taken
+    assert len(set(taken)) == len(taken) == 22
+
+
 class Counted(dict[int, object]):
     """A dict that counts the entries that are looked at."""
 

@@ -102,9 +102,12 @@ def test_the_rate_limit_is_kept(table: Table) -> None:
     begin = monotonic()
     assert len(list(table.get_stream([("h", "s")] * 60, rate=100))) == 60
     assert monotonic() - begin >= 0.5
-    for rate in (0, -1, "1", True, math.nan):
+    for rate in (0, -1, "1", True, math.nan, math.inf):
         with pytest.raises(InvalidArgument, match="rate"):
             table.get_stream([], rate=rate)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="rate"):
+            table.truncate(rate=rate)  # type: ignore[arg-type]
+    assert table.set_stream(rows(3), rate=10**400) == 3
 
 
 STREAMS: dict[str, Any] = {

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
@@ -37,8 +38,9 @@ from ..errors import ForkedConnection, InvalidArgument, PegasusError
 from ..model import CheckType
 from ..operations.atomic import Mutations
 from ..operations.base import CallInfo
+from ..turns import Turn
 from .errors import MOST_DOUBTFUL, LockError, is_doubtful
-from .records import above_zero, doze
+from .records import above_zero, doze, hub_of
 
 FENCE = b"fence"
 # A record with a TTL of n seconds lives for n - 1 to n seconds, because expiries are whole seconds. One more second is
@@ -54,14 +56,15 @@ class Hold:
         place: Sort key of the owner record.
         token: Unique id of this grant.
         fence: The fencing token.
-        value: The last known value of the owner record.
+        value: The last known value of the owner record; empty if the lease does not exist any more.
         until: End of the lease in seconds of the monotonic clock, if it is not renewed.
         skew: Seconds by which the lease ends earlier on the server than by this machine's clock.
         pid: The process that it was granted to.
         told: Whether its loss has been reported.
+        turn: The newest renewal.
     """
 
-    __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid", "told")
+    __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid", "told", "turn")
 
     def __init__(self, place: bytes, value: bytes, until: float) -> None:
         """Store the facts of a grant."""
@@ -72,6 +75,7 @@ class Hold:
         self.skew = 0.0
         self.pid = os.getpid()
         self.told = False
+        self.turn: Turn | None = None
 
     def left(self) -> float:
         """Return the seconds for which the lease is certainly valid; 0 if it may have ended."""
@@ -205,34 +209,52 @@ class Places:
                 table=self.table.name,
             )
 
-    def renew(self, hold: Hold, seconds: float) -> bool:
-        """Extend a lease to this many seconds from now; False if it does not exist any more.
+    def renew(self, hold: Hold, duration: Callable[[], float]) -> bool:
+        """Extend a lease; False if it does not exist any more.
+
+        The renewals of a lease wait for each other while it lasts. Those of other threads and of signal handlers do not
+        wait, so renewals can still overlap.
+
+        Args:
+            hold: The lease.
+            duration: Returns the seconds that the lease is to last from now on. It is called before each request.
 
         Raises:
             PegasusError: A request failed or a reply was lost. The lease is unchanged or renewed.
         """
-        while True:
-            token, fence, count, identity = hold.value.split(b" ", 3)
+        hub_of(self.table)  # the turn uses it
+        while (other := hold.turn) is not None and other.lasts and not other.mine:
+            if not other.wait(min(hold.until, self.table.client._cluster.deadline(None, monotonic()))):
+                break
+        turn = hold.turn = Turn()
+        return turn.run(self._renew, hold, duration)
+
+    def _renew(self, hold: Hold, duration: Callable[[], float]) -> bool:
+        while known := hold.value:
+            token, fence, count, identity = known.split(b" ", 3)
             value = b"%s %s %d %s" % (token, fence, int(count) + 1, identity)
+            seconds = duration()
             until = monotonic() + seconds - hold.skew
             hold.until = min(hold.until, until)  # in case it becomes shorter and the reply is lost
             result = self.table.check_and_set(
                 self.hash_key,
                 hold.place,
                 CheckType.BYTES_EQUAL,
-                hold.value,
+                known,
                 value=value,
                 ttl=seconds + ROUNDING,
                 return_check_value=True,
             )
+            if hold.value != known:
+                continue  # another renewal has seen a newer value, and may have changed it again
             if result:
                 hold.value, hold.until = value, until
                 return True
-            found = result.raw_check_value
-            if found is None or not found.startswith(hold.token + b" "):
-                hold.until = -math.inf
-                return False
-            hold.value = found  # an earlier renewal was applied, and its reply was lost
+            # It is the value of another renewal, whose reply was lost or is on its way.
+            found = result.raw_check_value or b""
+            hold.value = found if found.startswith(token + b" ") else b""
+        hold.until = -math.inf
+        return False
 
     def release(self, token: bytes, place: bytes, put: tuple[bytes, bytes, float | None] | None = None) -> bool:
         """Release a place, and store a record (sort key, value, TTL) in the same step; False if it was not held.

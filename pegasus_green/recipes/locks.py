@@ -336,8 +336,8 @@ class Leased:
             True
         """
         hold = self._owned()
-        seconds = above_zero(additional_time, "additional_time") + (0.0 if replace_ttl else hold.left())
-        if not self._places.renew(hold, seconds):
+        seconds = above_zero(additional_time, "additional_time")
+        if not self._places.renew(hold, lambda: seconds if replace_ttl else seconds + hold.left()):
             raise LockNotOwnedError(f"{self!r} cannot be extended: its lease has ended", table=self._table_name)
         return True
 
@@ -357,8 +357,8 @@ def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
     leased = owner()
     if leased is None:
         return
-    pause, places = leased.timeout / 3, leased._places
-    retry = min(pause, max(leased.timeout / 20, 0.05))
+    timeout, pause, places = leased.timeout, leased.timeout / 3, leased._places
+    retry = min(pause, max(timeout / 20, 0.05))
     wait = pause
     while True:
         del leased  # do not keep an unreferenced lock alive; its lease expires
@@ -368,7 +368,7 @@ def _keep(owner: weakref.ref[Leased], hold: Hold) -> None:
             return
         try:
             # Try even if the time seems to be over: the record may still exist.
-            kept = places.renew(hold, max(leased.timeout, hold.left()))
+            kept = places.renew(hold, lambda: max(timeout, hold.left()))
         except PegasusError as error:
             if hold.left() > 0:
                 _log.info("the lease of %r could not be renewed yet: %s", leased, error)

@@ -69,6 +69,22 @@ RECIPES = (
         (LOCKS, "-k", "every_reply_to_a_write"),
     ),
     Mutation(
+        "11-one-renewal-at-a-time",
+        "a renewal waits for the one before it, so that it does not undo it",
+        "recipes/leases.py",
+        "while (other := hold.turn) is not None and other.lasts and not other.mine:",
+        "while (other := hold.turn) is not None and False:",
+        (LOCKS, "-k", "add_up"),
+    ),
+    Mutation(
+        "11-overtaken-renewal",
+        "the end of a lease is not that of a renewal after which another one has changed the lease",
+        "recipes/leases.py",
+        "            if hold.value != known:\n",
+        "            if False:\n",
+        (LOCKS, "-k", "promises_no_time"),
+    ),
+    Mutation(
         "11-own-token",
         "a release removes its own token only",
         "recipes/leases.py",

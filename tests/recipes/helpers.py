@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pegasus_green import Table
 from tests.integration.helpers import no_client_bugs
 
 __all__ = ["LateCopies", "no_client_bugs"]
+
+
+class LateReply:
+    """A table that calls a function before it returns the result of its first check_and_set."""
+
+    def __init__(self, table: Table, meanwhile: Callable[[], object]) -> None:
+        self._table = table
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def check_and_set(self, *args: Any, **kwargs: Any) -> Any:
+        done = self._table.check_and_set(*args, **kwargs)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return done
 
 
 class LateCopies:

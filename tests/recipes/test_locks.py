@@ -24,7 +24,7 @@ from pegasus_green.recipes import (
     locks,
 )
 from tests.conftest import Cluster
-from tests.recipes.helpers import LateCopies, no_client_bugs
+from tests.recipes.helpers import LateCopies, LateReply, no_client_bugs
 from tests.waiting import wait_until
 
 __all__ = ["no_client_bugs"]
@@ -284,6 +284,43 @@ def test_a_late_copy_of_a_renewal_does_not_undo_a_newer_one(table: Table, hash_k
     left = table.ttl(b"lock:" + hash_key, "owner")
     assert left is not None
     assert left > 400
+    lock.release()
+
+
+def test_extensions_of_two_greenlets_add_up(table: Table, hash_key: bytes) -> None:
+    """The second one begins while the reply to the first one is on its way."""
+    lock, reply = Lock(table, hash_key, renew=False, timeout=10), gevent.event.Event()
+    lock._places.table = LateReply(table, reply.wait)  # type: ignore[assignment]
+    assert lock.acquire()
+    first = gevent.spawn(lock.extend, 600, replace_ttl=True)
+    wait_until(lambda: b" 1 " in (owner(table, hash_key) or b""))
+    second = gevent.spawn(lock.extend, 50)
+    gevent.sleep(0.1)
+    reply.set()
+    assert first.get(timeout=20)
+    assert second.get(timeout=20)
+    left = table.ttl(b"lock:" + hash_key, "owner")
+    assert left is not None
+    assert 640 < lock.remaining() < left
+    lock.release()
+
+
+def test_a_lock_promises_no_time_that_another_renewal_has_ended(table: Table, hash_key: bytes) -> None:
+    """A signal handler extends the lease while the reply to another extension is on its way."""
+    lock = Lock(table, hash_key, renew=False, timeout=10)
+    seen: list[float | None] = []
+
+    def handler() -> None:
+        assert lock.extend(20, replace_ttl=True)
+        seen.extend((lock.remaining(), table.ttl(b"lock:" + hash_key, "owner")))
+
+    lock._places.table = LateReply(table, handler)  # type: ignore[assignment]
+    assert lock.acquire()
+    assert lock.extend(600, replace_ttl=True)
+    seen.extend((lock.remaining(), table.ttl(b"lock:" + hash_key, "owner")))
+    inner, inner_left, outer, outer_left = (value or 0.0 for value in seen)
+    assert 18 < inner < inner_left < 30
+    assert 590 < outer < outer_left
     lock.release()
 
 

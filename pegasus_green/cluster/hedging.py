@@ -20,6 +20,9 @@ from .routing import Route
 from .stats import TableStats
 
 HEDGED = (GET, MULTI_GET, TTL)
+# Of N successive reads of a table in one thread, fewer than max_ratio * N + BURST are hedged. If only the share of all
+# reads were limited, the reads of a whole overload could be doubled after a long time of fast reads.
+BURST = 50
 _STATUS = struct.Struct(">3si")
 _ROWS = struct.Struct(">3sBi")
 
@@ -84,6 +87,8 @@ class Race:
                 if first.seqid:
                     self._legs.append(first)
                     self._sleep_for(self._policy.delay, lambda: first.outcome is None)
+                    # Not at the start of the read: many reads that start at the same time would reach the limit.
+                    self._stats.hedge_credit = min(self._stats.hedge_credit + self._policy.max_ratio, BURST - 1.0)
                     # Lost: this is a forked copy of the call, or its error is on the way.
                     if first.outcome is None and connection.lost is None:
                         self._send_backup(rpc, route, partition_hash, argument, deadline)
@@ -123,7 +128,7 @@ class Race:
     def _send_backup(self, rpc: Rpc, route: Route, partition_hash: int, argument: bytes, deadline: float) -> None:
         """Send the backup request if max_ratio allows it and a secondary is connected; never yields."""
         stats, pool = self._stats, self._pool
-        if stats.hedges >= self._policy.max_ratio * max(stats.hedgeable, 1):
+        if stats.hedge_credit <= 0:
             return
         secondaries = [address for address in route.secondaries if address != route.primary]
         random.shuffle(secondaries)
@@ -142,6 +147,7 @@ class Race:
             )
             if leg.seqid:
                 stats.hedges += 1
+                stats.hedge_credit -= 1
                 return
             self._legs.remove(leg)
 

@@ -22,9 +22,11 @@ class TableStats:
         bulk: Successful requests of the *_many verbs; they are not in the histogram.
         hedgeable: Reads that could be hedged; hedges: backup requests sent; hedge_wins: backup requests whose answer
             was used.
+        hedge_credit: If above 0, the next slow read may be hedged. Each read adds its ``max_ratio``, up to a limit, and
+            each backup request costs 1.
     """
 
-    __slots__ = ("histogram", "errors", "retries", "bulk", "hedgeable", "hedges", "hedge_wins")
+    __slots__ = ("histogram", "errors", "retries", "bulk", "hedgeable", "hedges", "hedge_wins", "hedge_credit")
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -32,6 +34,7 @@ class TableStats:
         self.errors: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.bulk = self.hedgeable = self.hedges = self.hedge_wins = 0
+        self.hedge_credit = 0.0
 
     def count(self, seconds: float) -> None:
         """Count a successful call of this duration."""

@@ -10,6 +10,7 @@ import gevent
 import pytest
 
 from pegasus_green import CallInfo, Client, HedgePolicy, Listener, errors
+from pegasus_green.cluster.hedging import BURST
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport.pool import Peer
 from tests.waiting import Stopwatch, wait_until
@@ -226,6 +227,33 @@ def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -
             onebox.clear_faults()
         assert slow.stats["hedgeable"] - before["hedgeable"] == 200
         assert 10 <= slow.stats["hedges"] <= 0.1 * slow.stats["hedgeable"] + 1
+
+
+def test_many_fast_reads_allow_a_limited_number_of_hedges(onebox: Onebox, hash_key: bytes) -> None:
+    """The share counts in a slow phase, too, not only over the life of the client."""
+    policy = HedgePolicy(delay=0.1, max_ratio=0.5)
+    with Client(onebox.meta_addresses, hedge=policy, timeout=5.0) as client:
+        slow = Slow(onebox, client, hash_key)
+        slow.connect_secondaries()
+        for _ in range(200):
+            slow.table.get(slow.key, b"s")
+        before = slow.stats
+        try:
+            slow.hold(1.0)
+            callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(200)]
+            gevent.joinall(callers, raise_error=True)
+        finally:
+            onebox.clear_faults()
+        hedges = slow.stats["hedges"] - before["hedges"]
+        assert 0.5 * 200 + BURST - 10 < hedges < 0.5 * 200 + BURST
+
+
+def test_many_slow_reads_at_the_same_time_are_hedged(slow: Slow) -> None:
+    """With max_ratio=1 each read may be hedged."""
+    slow.hold(1.0)
+    callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(3 * BURST)]
+    gevent.joinall(callers, raise_error=True)
+    assert slow.stats["hedges"] == 3 * BURST
 
 
 def test_reads_share_the_dial_of_a_secondary(slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:

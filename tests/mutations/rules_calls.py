@@ -8,7 +8,14 @@ from .rules_servers import REPORTS, RETRY, TIME
 SWITCHES = "tests/transport/test_thread_switches.py"
 THREADS = "tests/transport/test_threads.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
+HEDGES = "tests/integration/test_hedge.py"
 UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repeated"
+
+_CREDIT = """\
+                    self._sleep_for(self._policy.delay, lambda: first.outcome is None)
+                    # Not at the start of the read: many reads that start at the same time would reach the limit.
+                    self._stats.hedge_credit = min(self._stats.hedge_credit + self._policy.max_ratio, BURST - 1.0)
+"""
 
 
 def _reaction(name: str, reaction: str, instead: str) -> Mutation:
@@ -345,6 +352,30 @@ CALLS = (
         "            self._give_back(slot)\n",
         "",
         ("tests/integration/test_rates.py", "-k", "gives_its_turn_back"),
+    ),
+    Mutation(
+        "9-hedges-after-fast-reads",
+        "fast reads allow a limited number of hedged reads later",
+        "cluster/hedging.py",
+        "min(self._stats.hedge_credit + self._policy.max_ratio, BURST - 1.0)",
+        "self._stats.hedge_credit + self._policy.max_ratio",
+        (HEDGES, "-k", "many_fast_reads"),
+    ),
+    Mutation(
+        "9-hedges-are-a-share",
+        "a hedged read uses up credit, so that hedged reads are a share of all reads",
+        "cluster/hedging.py",
+        "                stats.hedge_credit -= 1\n",
+        "",
+        (HEDGES, "-k", "share_of_hedged"),
+    ),
+    Mutation(
+        "9-hedges-of-reads-at-the-same-time",
+        "a read adds to the credit when it may be hedged, so max_ratio=1 hedges all of many reads at the same time",
+        "cluster/hedging.py",
+        _CREDIT,
+        "".join(reversed(_CREDIT.splitlines(keepends=True))),
+        (HEDGES, "-k", "same_time"),
     ),
     Mutation(
         "9-no-second-hub",

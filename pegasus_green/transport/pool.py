@@ -245,7 +245,8 @@ class Peer:
         except ForkedConnection:
             # The parent has the connection.
             return
-        except (OSError, UnicodeError) as error:  # UnicodeError: the resolver rejects the name
+        except Exception as error:
+            # Whatever it is: without a pause, every call would dial again at once.
             if mine != fork.generation():
                 return
             self._refusal = error if isinstance(error, AuthenticationFailed) else None
@@ -253,6 +254,9 @@ class Peer:
             self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
             self.pool.tell_lost(self, f"cannot connect: {self._error}", [self], loud=first)
+            if not isinstance(error, (OSError, UnicodeError)):  # UnicodeError: the resolver rejects the name
+                # A fault of the client, or an exception of a signal handler: gevent reports it with its traceback.
+                raise
         else:
             self.opened += 1
             if self._error:

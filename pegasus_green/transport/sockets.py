@@ -91,15 +91,20 @@ def dial(sockaddr: tuple[Any, ...], family: int, timeout: float, opened: Callabl
     return sock
 
 
+# The largest values that Linux accepts: seconds between probes, and milliseconds until packets are acknowledged.
+MAX_PROBE = 32767
+MAX_LIMIT = 2**31 - 1
+
+
 def notice_dead_paths(sock: Any, seconds: float | None) -> None:
     """Make the kernel end a connection whose packets are not acknowledged (a firewall or cable failed)."""
     if seconds is None:
         return
-    probe = max(int(seconds / 3), 1)
+    probe = min(max(int(seconds / 3), 1), MAX_PROBE)
     # On systems without TCP_KEEPIDLE it is called TCP_KEEPALIVE.
     idle = "TCP_KEEPIDLE" if hasattr(gsocket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
     # Linux checks the limit when a probe or retransmission is due, and counts from the first retransmission.
-    limit = int((seconds - probe) * 1000)
+    limit = min(int((seconds - probe) * 1000), MAX_LIMIT)
     wanted = {idle: probe, "TCP_KEEPINTVL": probe, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": limit}
     for name, value in wanted.items():
         option = getattr(gsocket, name, None)

@@ -347,6 +347,14 @@ SERVERS = (
         (RECOVERY, DIAL, "-k", "killed or again or accepts_and_closes or repeated_death"),
     ),
     Mutation(
+        "3-unexpected-error-of-a-dial",
+        "any error of a dial is reported to the calls, and the next dial waits",
+        "transport/pool.py",
+        "        except Exception as error:\n            # Whatever",
+        "        except (OSError, UnicodeError) as error:\n            # Whatever",
+        (DIAL, "-k", "unexpected_error"),
+    ),
+    Mutation(
         "3-connect-half",
         "a call waits for a dial at most half of its remaining time",
         "transport/pool.py",

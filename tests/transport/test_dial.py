@@ -129,6 +129,31 @@ def test_pauses_between_dials_grow_for_all_callers_together(stage: Stage) -> Non
     assert client.stats()["servers"][address]["dials"] <= 11
 
 
+def test_an_unexpected_error_is_a_failed_dial(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The calls get its text, the next dials wait, and gevent reports it."""
+    server = stage.server()
+    client = stage.client()
+    client.ping()
+    failing = True
+
+    def adopt(*arguments: Any, real: Any = client._cluster.pool.adopt) -> None:
+        if failing:
+            raise TypeError("a fault of the client")
+        real(*arguments)
+
+    monkeypatch.setattr(client._cluster.pool, "adopt", adopt)
+    table = client.table("temp")
+    with pytest.raises(errors.RequestTimeout, match="a fault of the client") as caught:
+        table.get("a", "b", timeout=0.6)
+    assert not caught.value.sent
+    assert 2 <= client.stats()["servers"][server.address]["dials"] <= 9
+    assert "TypeError: a fault of the client" in capsys.readouterr().err
+    failing = False
+    table.set("a", "b", "c")
+
+
 def test_refused_with_retry_none_fails_at_once(stage: Stage) -> None:
     stage.meta.primaries = [dead_address()]
     table = stage.table()

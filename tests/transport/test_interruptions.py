@@ -365,7 +365,16 @@ def kernel_options(client: Client, server: str) -> list[int]:
 
 
 @LINUX
-@pytest.mark.parametrize(("seconds", "expected"), [(3.0, [1, 1, 2, 2000]), (12.5, [4, 4, 2, 8500])])
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (3.0, [1, 1, 2, 2000]),
+        (12.5, [4, 4, 2, 8500]),
+        # From here on the system does not accept longer times.
+        (100_000.0, [32767, 32767, 2, 67_233_000]),
+        (1e300, [32767, 32767, 2, 2**31 - 1]),
+    ],
+)
 def test_the_kernel_closes_a_connection_without_acknowledgements(
     stage: Stage, seconds: float, expected: list[int]
 ) -> None:

@@ -243,7 +243,7 @@ class Cluster:
     @property
     def is_busy(self) -> bool:
         """Whether calls are running."""
-        return bool(self.running) or any(connection.in_flight for connection in self.pool.connections)
+        return bool(self.running) or any(connection.is_awaited for connection in self.pool.connections)
 
     def refuse_calls(self) -> None:
         """Refuse new calls; calls in flight continue."""

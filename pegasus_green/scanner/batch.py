@@ -18,7 +18,7 @@ from ..protocol.rrdb import ScanRequest
 from ..retry import Reaction
 from ..transport import fork
 from ..transport.connection import Connection
-from ..transport.handover import Outcome, left_ms
+from ..transport.handover import Orphan, Outcome, left_ms
 from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
 from .work import GOOD_REPLY, Work
@@ -50,7 +50,7 @@ def _is_result(rpc: Rpc, frame: Buffer) -> bool:
     return bytes(frame[4 : rpc.body_offset - 7]) == rpc.ok_head and len(frame) > rpc.body_offset
 
 
-class _Orphan:
+class _Orphan(Orphan):
     """Receives the reply to an abandoned request and frees its context.
 
     If the server refused the request, it has not used up the context that the request named.

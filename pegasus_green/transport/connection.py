@@ -554,7 +554,7 @@ class Connection(Handover):
         self._make_room()
         if self.pending or self._room is not None or self._out or self._undelivered:
             self._wake(max(earliest, now + LEAST_TICK), now)
-            if self._referenced and not self.pending:
+            if self._referenced and not self.is_awaited:
                 self._unreference()
         else:
             self._rest()
@@ -582,7 +582,7 @@ class Connection(Handover):
         self._wake_at = FOREVER
         self._referenced = False
         reference(self._reader, wanted=False)
-        if self.pending:
+        if self.pending and self.is_awaited:
             # A signal handler has started a call meanwhile.
             self._wake(FOREVER, monotonic())
 

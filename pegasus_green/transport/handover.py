@@ -62,6 +62,12 @@ class Taker(Protocol):
         """
 
 
+class Orphan:
+    """Base of the takers that take a reply in place of a caller that has left: nobody waits for them."""
+
+    __slots__ = ()
+
+
 class Moved(PegasusError):
     """Internal: the partition has a new primary, and the call must be sent there. Applications never get it."""
 
@@ -93,6 +99,11 @@ class Handover(Outbox):
         """Make the timer check the deadlines."""
         raise NotImplementedError
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether callers wait for replies; an orphan is no caller."""
+        return any(not isinstance(taker, Orphan) for taker, _, _, _ in list(self.pending.values()))
+
     def abandon(self, seqid: int, owner: object = None) -> None:
         """Give up a request: it is not sent if no byte of it was sent; otherwise its reply will be dropped.
 
@@ -109,7 +120,7 @@ class Handover(Outbox):
         self.pending.pop(seqid, None)
 
     def leave(self, seqid: int, entry: Entry) -> None:
-        """Give the reply to another receiver, in place of the caller that gives the request up."""
+        """Give the reply to an orphan, in place of the caller that gives the request up."""
         if self.lost is None:
             self.pending[seqid] = entry
             if entry[1] < self._wake_at:

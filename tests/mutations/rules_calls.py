@@ -7,6 +7,7 @@ from .rules_servers import REPORTS, RETRY, TIME
 
 SWITCHES = "tests/transport/test_thread_switches.py"
 THREADS = "tests/transport/test_threads.py"
+SHUTDOWN = "tests/transport/test_shutdown.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
 HEDGES = "tests/integration/test_hedge.py"
 UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repeated"
@@ -472,6 +473,30 @@ CALLS = (
         "        _check_descriptors()\n",
         "",
         (THREADS, "-k", "free_descriptors"),
+    ),
+    Mutation(
+        "10-orphan-and-loop",
+        "the reply that an abandoned scan waits for does not keep the loop running",
+        "transport/connection.py",
+        "if self._referenced and not self.is_awaited:",
+        "if self._referenced and not self.pending:",
+        (SHUTDOWN, "-k", "gevent_wait"),
+    ),
+    Mutation(
+        "10-call-and-loop",
+        "the first call after an idle time keeps the loop running",
+        "transport/connection.py",
+        "        # First, so that the next call references the connection again.\n        self._wake_at = FOREVER\n",
+        "",
+        (SHUTDOWN, "-k", "gevent_wait"),
+    ),
+    Mutation(
+        "10-orphan-and-drain",
+        "close(drain=...) does not wait for the reply to an abandoned scan",
+        "cluster/dispatcher.py",
+        "any(connection.is_awaited for",
+        "any(connection.in_flight for",
+        (SHUTDOWN, "-k", "abandoned_scan"),
     ),
     Mutation(
         "10-hub-of-a-recipe",

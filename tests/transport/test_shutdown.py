@@ -302,6 +302,18 @@ def test_drain_that_is_killed_can_be_called_again(stage: Stage) -> None:
     assert_all_closed(callers)
 
 
+def test_drain_does_not_wait_for_an_abandoned_scan(stage: Stage) -> None:
+    server = stage.server(silent)
+    client = stage.client()
+    scan: Any = gevent.spawn(next, client.table("temp").hash_scan("a", timeout=30))
+    wait_until(lambda: server.requests)
+    scan.kill()
+    assert connection_of(client, server.address).in_flight == 1, "the reply will name a context, which is then freed"
+    watch = Stopwatch()
+    client.close(drain=20)
+    assert watch.seconds < 2
+
+
 def test_drain_of_an_idle_client_takes_no_time(stage: Stage) -> None:
     stage.server()
     client = stage.client()
@@ -370,6 +382,19 @@ def test_gevent_wait_returns_with_an_idle_client(stage: Stage, loop: str) -> Non
     assert gevent.wait(timeout=2), "it waited for the killed call"
     assert watch.seconds < 1.5, watch.seconds
     assert table.get("a", "b") == b"c"
+
+    scan = gevent.spawn(next, table.hash_scan("silent", timeout=30))
+    gevent.sleep(0.05)
+    scan.kill()
+    assert gevent.wait(timeout=5), "it waited for the killed scan"
+    gevent.sleep(0.6)
+    assert table.get("a", "b") == b"c", "the call does not keep the loop alive"
+    try:
+        next(table.hash_scan("silent", timeout=1))
+    except RequestTimeout:
+        assert gevent.wait(timeout=0.8), "it waited for the scan that timed out"
+    else:
+        raise AssertionError("the scan has ended")
     """
 
     def choosy(link: Link, request: Request) -> None:

@@ -85,7 +85,7 @@ INTERRUPTIONS = (
         "13-keep-alive",
         "idle connections are probed three times within the path timeout",
         "transport/sockets.py",
-        "probe = max(int(seconds / 3), 1)",
+        "probe = min(max(int(seconds / 3), 1), MAX_PROBE)",
         "probe = 60",
         (INTERRUPTION_TESTS, "-k", "acknowledgements"),
     ),

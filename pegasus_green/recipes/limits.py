@@ -33,6 +33,9 @@ class Allowance:
         return self.allowed
 
 
+# Seconds, 10 years. Servers store no expiry after January 2084.
+_MOST_SECONDS = 10 * 365 * 86400
+
 _Decision = Callable[["bytes | None"], "tuple[bytes | None, Allowance]"]
 
 
@@ -65,7 +68,7 @@ class RateLimiter:
         table: Any table; its codec is not used.
         name: Name of the limit; bytes or str.
         limit: Number of hits, 1 to 1,000,000,000.
-        period: Seconds.
+        period: Seconds. Two periods, or the time in which an empty bucket is filled, last at most 10 years.
         algorithm: ``fixed_window``, ``sliding_window`` or ``token_bucket``.
         burst: Size of the bucket; None: ``limit``. Only with ``token_bucket``.
 
@@ -102,6 +105,9 @@ class RateLimiter:
         filled = self.burst * self.period / self.limit
         # One second more because expiries are whole seconds, and one for a small difference of clocks.
         self._ttl = (filled if algorithm == "token_bucket" else 2 * self.period) + 2
+        if self._ttl > _MOST_SECONDS:
+            what = "the time to fill a bucket (burst * period / limit)" if algorithm == "token_bucket" else "2 * period"
+            raise InvalidArgument(f"{what} must be at most {_MOST_SECONDS - 2:,} seconds, not {self._ttl - 2:,.0f}")
         self._turns = Turns()
 
     def __repr__(self) -> str:

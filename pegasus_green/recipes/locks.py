@@ -19,7 +19,7 @@ from ..keys import Key, to_bytes
 from ..turns import Turn
 from .errors import LockError, LockNotOwnedError
 from .leases import Hold, Places, lease_seconds
-from .records import above_zero, doze, hash_key_of, hub_of, new_token, plain, whole
+from .records import above_zero, doze, hash_key_of, hub_of, longest_wait, new_token, plain, whole
 
 _log = logging.getLogger("pegasus_green.recipes")
 _T = TypeVar("_T")
@@ -51,7 +51,7 @@ class Leased:
         self.timeout = lease_seconds(timeout)
         self.sleep = above_zero(sleep, "sleep")
         self.blocking = blocking
-        self.blocking_timeout = None if blocking_timeout is None else float(blocking_timeout)
+        self.blocking_timeout = longest_wait(blocking_timeout)
         self.renew = renew
         self.on_lost = on_lost
         self.identity = to_bytes(identity, "identity")
@@ -145,6 +145,7 @@ class Leased:
             raise
 
     def _acquire(self, token: bytes, blocking: bool, wait: float | None) -> bool:  # noqa: FBT001 - private
+        wait = longest_wait(wait)
         until = None if wait is None else monotonic() + wait
         taken: Hold | dict[bytes, bytes] = {}
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -15,19 +16,24 @@ from ..client import Table
 from ..errors import ForkedConnection, InvalidArgument, PegasusError, RequestTimeout
 from ..keys import Key, to_bytes
 from ..model import CheckType
+from ..operations.base import MAX_EXPIRE
 from ..turns import Turn
 from .errors import MOST_DOUBTFUL, is_doubtful
 
 
 def plain(table: Table[Any]) -> Table[bytes]:
-    """Return a handle on the same table without a codec.
+    """Return a handle on the same table without a codec, with the same hedge policy and limit.
 
     Raises:
         InvalidArgument: table is not a Table.
     """
     if not isinstance(table, Table):
         raise InvalidArgument(f"table must be a Table, not {type(table).__name__}")
-    return table if table.codec is None else table.client.table(table.name)
+    if table.codec is None:
+        return table
+    handle: Table[bytes] = table.client.table(table.name)
+    handle._home, handle._call, handle._lane = table._home, table._call, table._lane
+    return handle
 
 
 def hash_key_of(kind: str, *names: Key) -> bytes:
@@ -46,11 +52,24 @@ def above_zero(value: float, name: str) -> float:
     """Check and return a number of seconds.
 
     Raises:
-        InvalidArgument: It is not a number above 0.
+        InvalidArgument: It is not a number above 0, or too large for every expiry.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidArgument(f"{name} must be a number above 0, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_EXPIRE:
+        raise InvalidArgument(f"{name} must be a number above 0, at most {MAX_EXPIRE:,}, not {value!r}")
     return float(value)
+
+
+def longest_wait(seconds: float | None) -> float | None:
+    """Check and return the maximum seconds that a caller waits.
+
+    Raises:
+        InvalidArgument: It is neither None nor a number.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not -inf <= seconds <= inf:
+        raise InvalidArgument(f"blocking_timeout must be a number of seconds or None, not {seconds!r}")
+    return float(max(0, min(seconds, MAX_EXPIRE)))
 
 
 def whole(value: int, name: str, most: int) -> int:

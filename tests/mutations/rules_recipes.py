@@ -117,6 +117,14 @@ RECIPES = (
         (LIMITS,),
     ),
     Mutation(
+        "11-handle-of-a-recipe",
+        "a recipe keeps the limit and the hedge policy of a handle with a codec",
+        "recipes/records.py",
+        "    handle._home, handle._call, handle._lane = table._home, table._call, table._lane\n",
+        "",
+        (LOCKS, "-k", "handle_with_a_codec"),
+    ),
+    Mutation(
         "11-own-row",
         "an addition with a lost reply recognizes its own row",
         "recipes/sets.py",

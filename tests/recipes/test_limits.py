@@ -150,6 +150,13 @@ def test_errors_name_wrong_arguments(table: Table) -> None:
         ({"limit": 0}, "limit must be a whole number from 1"),
         ({"period": 0}, "period must be a number above 0"),
         ({"algorithm": "leaky"}, "algorithm must be one of fixed_window, sliding_window, token_bucket, not 'leaky'"),
+        ({"period": float("inf")}, "period must be a number above 0, at most 2,147,483,647, not inf"),
+        ({"period": 10**400}, "period must be a number above 0, at most 2,147,483,647, not 1000"),
+        ({"period": 2e8}, r"2 \* period must be at most 315,359,998 seconds, not 400,000,000"),
+        (
+            {"period": 10, "algorithm": "token_bucket", "burst": 10**9},
+            r"\(burst \* period / limit\) must be at most 315,359,998 seconds, not 10,000,000,000",
+        ),
         ({"burst": 3}, "burst can be used only with token_bucket"),
     ]
     for changes, text in wrong:

@@ -11,7 +11,7 @@ import gevent
 import gevent.event
 import pytest
 
-from pegasus_green import Client, InvalidArgument, JsonCodec, PegasusError, Table
+from pegasus_green import Client, InvalidArgument, JsonCodec, PegasusError, RequestTimeout, Table
 from pegasus_green.recipes import (
     Leader,
     Lock,
@@ -94,6 +94,18 @@ def test_handles_with_and_without_codec_use_the_same_lock(client: Client, cluste
         assert not Lock(client.table(cluster.table, codec=JsonCodec()), hash_key).acquire(blocking=False)
 
 
+def test_recipes_keep_the_limit_and_the_hedge_policy_of_a_handle_with_a_codec(
+    client: Client, cluster: Cluster, hash_key: bytes
+) -> None:
+    table = client.table(cluster.table, codec=JsonCodec(), hedge=None, max_rate=0.01)
+    plain = Lock(table, hash_key)._places.table
+    assert plain.codec is None
+    assert plain._home is table._home
+    assert plain.get(hash_key, "a") is None
+    with pytest.raises(RequestTimeout, match="max_rate"):
+        plain.get(hash_key, "a", timeout=0.2)
+
+
 def test_a_with_block_raises_when_the_lock_is_taken(table: Table, hash_key: bytes) -> None:
     with Lock(table, hash_key), pytest.raises(LockError, match="could not be acquired"):
         Lock(table, hash_key, blocking_timeout=0.02, sleep=0.01).__enter__()
@@ -122,6 +134,9 @@ def test_one_lock_object_excludes_many_greenlets(table: Table, hash_key: bytes) 
         ({"timeout": 10**8}, "30 days"),
         ({"timeout": "10"}, "timeout must be a number"),
         ({"sleep": 0}, "sleep must be a number above 0"),
+        ({"sleep": float("inf")}, "sleep must be a number above 0, at most 2,147,483,647, not inf"),
+        ({"blocking_timeout": "x"}, "blocking_timeout must be a number of seconds or None, not 'x'"),
+        ({"blocking_timeout": float("nan")}, "blocking_timeout must be a number of seconds or None, not nan"),
     ],
 )
 def test_errors_name_wrong_arguments(table: Table, arguments: dict[str, Any], text: str) -> None:
@@ -129,6 +144,8 @@ def test_errors_name_wrong_arguments(table: Table, arguments: dict[str, Any], te
         Lock(table, "name", **arguments)
     with pytest.raises(InvalidArgument, match="name must not be empty"):
         Lock(table, "")
+    with pytest.raises(InvalidArgument, match="blocking_timeout must be a number of seconds or None, not 'x'"):
+        Lock(table, "name").acquire(blocking_timeout="x")  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="table must be a Table, not Client"):
         Lock(table.client, "name")  # type: ignore[arg-type]
 

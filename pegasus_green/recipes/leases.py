@@ -61,7 +61,7 @@ class Hold:
         skew: Seconds by which the lease ends earlier on the server than by this machine's clock.
         pid: The process that it was granted to.
         told: Whether its loss has been reported.
-        turn: The newest renewal.
+        turn: The newest renewal. An interruption may leave one here that is over.
     """
 
     __slots__ = ("place", "token", "fence", "value", "until", "skew", "pid", "told", "turn")
@@ -227,7 +227,12 @@ class Places:
             if not other.wait(min(hold.until, self.table.client._cluster.deadline(None, monotonic()))):
                 break
         turn = hold.turn = Turn()
-        return turn.run(self._renew, hold, duration)
+        try:
+            return turn.run(self._renew, hold, duration)
+        finally:
+            # The context of a turn may hold the lock, which is renewed until nothing references it.
+            if hold.turn is turn:
+                hold.turn = None
 
     def _renew(self, hold: Hold, duration: Callable[[], float]) -> bool:
         while known := hold.value:

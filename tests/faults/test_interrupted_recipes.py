@@ -82,6 +82,14 @@ def acquire_and_release(lock: Lock) -> bytes:
     return VALUE
 
 
+class Held:
+    """A lock that is held. It is not renewed by itself."""
+
+    def __init__(self, table: Table[bytes]) -> None:
+        self.lock = Lock(table, name(), timeout=60, renew=False)
+        self.lock.acquire()
+
+
 OPERATIONS = {
     "singleflight": Operation(
         lambda table: Singleflight(table, name(), ttl=60, timeout=LEASE, sleep=0.02),
@@ -102,6 +110,7 @@ OPERATIONS = {
     "acquire": Operation(
         lambda table: Lock(table, name(), timeout=LEASE, sleep=0.02, blocking_timeout=LIMIT), acquire_and_release, VALUE
     ),
+    "extend": Operation(Held, lambda held: held.lock.extend(60, replace_ttl=True), expected=True),
     "leader": Operation(
         lambda table: Leader(table, name(), timeout=LEASE, sleep=0.02),
         lambda leader: leader.run(compute, blocking_timeout=LIMIT),

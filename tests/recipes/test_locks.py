@@ -319,6 +319,8 @@ def test_extensions_of_two_greenlets_add_up(table: Table, hash_key: bytes) -> No
     left = table.ttl(b"lock:" + hash_key, "owner")
     assert left is not None
     assert 640 < lock.remaining() < left
+    assert lock._hold is not None
+    assert lock._hold.turn is None, "its context may hold the lock, which is renewed while something references it"
     lock.release()
 
 

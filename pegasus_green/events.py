@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from .errors import InvalidArgument
 
 _log = logging.getLogger("pegasus_green.events")
+# The reason of an attempt to connect that failed begins with this.
+CANNOT_CONNECT = "cannot connect: "
 
 
 class Listener:
@@ -67,6 +71,17 @@ class Listener:
     def connection_opened(self, address: str) -> None:
         """Hear that a connection to a server is open.
 
+        ``connection_lost`` follows for the same address when it ends, by the client or by the server. These are the
+        exceptions:
+
+        * The end of a process ends its connections without an event.
+        * A forked child closes its copies of the parent's connections without an event.
+        * A client that is garbage-collected without ``close()`` closes them in its event loops, if these still run.
+
+        The end of a native thread and ``hub.destroy()`` end the connections of the thread. The thread itself cannot
+        report this safely. ``connection_lost`` then comes in the event loop of another thread that uses the client. If
+        there is none, it comes when the client dials the next time, or at ``close()``.
+
         Args:
             address: "host:port" of the server.
         """
@@ -76,7 +91,8 @@ class Listener:
 
         Args:
             address: "host:port" of the server.
-            reason: What happened, as text for people.
+            reason: What happened, as text for people. It begins with "cannot connect: " if the connection could not be
+                made, and only then. In this case there was no ``connection_opened``.
         """
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
@@ -94,6 +110,23 @@ def _nobody(*_details: object) -> None:
     return None
 
 
+class Lifetime:
+    """What the listeners have heard of one connection.
+
+    Attributes:
+        address: "host:port" of the server.
+        pid: The process that made the connection.
+        opened: Whether they have heard that it is open, and not yet that it has ended.
+        ended: Whether it has ended.
+    """
+
+    __slots__ = ("address", "pid", "opened", "ended")
+
+    def __init__(self, address: str) -> None:
+        self.address, self.pid = address, os.getpid()
+        self.opened = self.ended = False
+
+
 EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost", "routes_changed")
 
 
@@ -106,6 +139,8 @@ class Listeners:
         self._all: list[Listener] = []
         self._takers: dict[str, tuple[Callable[..., object], ...]] = dict.fromkeys(EVENTS, ())
         self._complained: set[tuple[str, Any]] = set()
+        # Beginnings (None) and ends (the reason) of connections that the listeners have not heard of yet.
+        self._noted: deque[tuple[Lifetime, str | None]] = deque()
 
     def __bool__(self) -> bool:
         """Tell whether there is a listener."""
@@ -152,6 +187,43 @@ class Listeners:
                 take(*details)
             except Exception:
                 self.complain(event, take)
+
+    @property
+    def behind(self) -> bool:
+        """Whether ``tell_noted`` has something to tell the listeners."""
+        return bool(self._noted and self._all)
+
+    def note_opened(self, connection: Lifetime) -> None:
+        """Note that a connection is open, for ``tell_noted``."""
+        self._noted.append((connection, None))
+
+    def note_lost(self, connection: Lifetime, reason: str) -> None:
+        """Note that a connection has ended, for ``tell_noted``. Finalizers may use it; may be repeated."""
+        if connection.pid == os.getpid():
+            self._noted.append((connection, reason))
+
+    def tell_noted(self) -> None:
+        """Call the listeners for what was noted: for each connection at most one beginning, and then one end.
+
+        A signal handler, a finalizer or another thread can note an end before the beginning. Then they hear neither.
+        """
+        while self._noted:
+            try:
+                connection, reason = self._noted.popleft()
+            except IndexError:
+                # Another thread has taken it.
+                return
+            if connection.pid != os.getpid():
+                # It belongs to the parent of this forked process.
+                continue
+            if reason is None:
+                if not connection.ended:
+                    connection.opened = True
+                    self.emit("connection_opened", connection.address)
+            else:
+                opened, connection.opened, connection.ended = connection.opened, False, True
+                if opened:
+                    self.emit("connection_lost", connection.address, reason)
 
     def complain(self, event: str, take: Callable[..., object]) -> None:
         """Log the exception of a listener, the first time it fails at an event."""

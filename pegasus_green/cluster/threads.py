@@ -200,6 +200,14 @@ class Threads:
         elif cluster in self._others:
             self._others.remove(cluster)
             self.first.inherit(cluster)
+        self._tell_elsewhere()
+
+    def _tell_elsewhere(self) -> None:
+        """Make the hub of any thread report the connections that have ended with this one."""
+        listeners = self.first.listeners
+        if listeners.behind:
+            # If no hub takes it, the next dial or close() reports them.
+            any(one.hub is not None and tell(one.hub.loop, listeners.tell_noted) for one in self.all)
 
     def _drop_ended(self) -> None:
         """Remove the threads that have ended without leaving.
@@ -213,6 +221,7 @@ class Threads:
                 self.leave(seat)
                 if owned is not None:
                     owned.end()
+        self.first.listeners.tell_noted()
 
     def refuse_calls(self) -> None:
         """Refuse new calls in all threads; calls in flight continue."""
@@ -253,6 +262,7 @@ class Threads:
                 # The hub has ended, perhaps just now.
                 cluster.leave()
                 cluster.close()
+        self.first.listeners.tell_noted()
 
     def drop(self) -> bool:
         """Close everything from the garbage collector, by the hubs; return whether anything was open."""

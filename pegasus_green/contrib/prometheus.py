@@ -50,7 +50,8 @@ sum up durations, so the collector's ``_sum`` is an estimate: ``latency_sum`` of
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -58,7 +59,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from ..client import Client
-from ..events import Listener
+from ..errors import ForkedConnection
+from ..events import CANNOT_CONNECT, Listener
 from ..turns import Unnested
 
 _log = logging.getLogger("pegasus_green.prometheus")
@@ -189,6 +191,32 @@ def _cumulated(latency: dict[float, int]) -> list[tuple[str, float]]:
     return buckets
 
 
+class _Level:
+    """A gauge of what is open or runs. It ignores the end of what it has not counted, so it is never below zero."""
+
+    __slots__ = ("_gauge", "_counted")
+
+    def __init__(self, gauge: Any) -> None:
+        self._gauge = gauge
+        # A list, because append and pop are atomic. Several threads use it.
+        self._counted: list[None] = []
+
+    def up(self) -> None:
+        self._counted.append(None)
+        self._gauge.inc()
+
+    def down(self) -> None:
+        try:
+            self._counted.pop()
+        except IndexError:
+            return
+        self._gauge.dec()
+
+    def clear(self) -> None:
+        self._counted.clear()
+        self._gauge.set(0)
+
+
 class PegasusMetrics(Listener):
     """Counts the calls of a client in metrics of ``prometheus_client``; works in its multiprocess mode, too.
 
@@ -197,6 +225,9 @@ class PegasusMetrics(Listener):
     The locks of ``prometheus_client`` are not reentrant. If a signal handler or a finalizer makes a call while its
     thread updates these metrics, its call is counted after this update. But nothing can be counted while the thread
     exports metrics: a handler that interrupts ``generate_latest`` must not make a call.
+
+    Add it before the first call: it does not count connections that were opened before. The gauges of a forked process
+    start again at zero, with the first event there.
 
     Args:
         registry: The registry for the metrics; None: ``prometheus_client.REGISTRY``.
@@ -235,19 +266,32 @@ class PegasusMetrics(Listener):
         self._routes = Counter("route_changes", "Partitions whose route changed", ["table"], **common)
         # Label children by table and operation, because labels() costs more than the counting.
         self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
-        self._running: dict[str, Any] = {}
-        self._open: dict[str, int] = {}
+        self._running: dict[str, _Level] = {}
+        self._open: dict[str, _Level] = {}
         self._unnested = Unnested()
+        self._pid = os.getpid()
+
+    def _count(self, count: Callable[..., object], *args: Any) -> None:
+        if self._pid != os.getpid():
+            self._unnested.run(self._start_at_zero)
+        self._unnested.run(count, *args)
+
+    def _start_at_zero(self) -> None:
+        """Forget the calls and connections of the parent of this forked process."""
+        for level in (*self._running.values(), *self._open.values()):
+            level.clear()
+        self._pid = os.getpid()
 
     def call_started(self, table: str, operation: str) -> None:
         """Count a call as in flight."""
-        self._unnested.run(self._count_start, table)
+        self._count(self._count_start, table)
 
     def _count_start(self, table: str) -> None:
         running = self._running.get(table)
         if running is None:
-            running = self._running[table] = self._in_flight.labels(table)
-        running.inc()
+            # setdefault is atomic: threads that come at once get the same one.
+            running = self._running.setdefault(table, _Level(self._in_flight.labels(table)))
+        running.up()
 
     def call_finished(
         self,
@@ -260,7 +304,7 @@ class PegasusMetrics(Listener):
         server: str,
     ) -> None:
         """Count a call that has ended."""
-        self._unnested.run(self._count_end, table, operation, seconds, error, attempts, hedged)
+        self._count(self._count_end, table, operation, seconds, error, attempts, hedged)
 
     def _count_end(
         self,
@@ -278,7 +322,10 @@ class PegasusMetrics(Listener):
         calls, histogram = known
         calls.inc()
         histogram.observe(seconds)
-        self._in_flight.labels(table).dec()
+        running = self._running.get(table)
+        # A ForkedConnection ends the copy of a call that began in the parent process.
+        if running is not None and not isinstance(error, ForkedConnection):
+            running.down()
         if error is not None:
             self._errors.labels(table, operation, type(error).__name__).inc()
         if attempts > 1:
@@ -288,25 +335,24 @@ class PegasusMetrics(Listener):
 
     def connection_opened(self, address: str) -> None:
         """Count an open connection."""
-        self._unnested.run(self._count_opened, address)
+        self._count(self._count_opened, address)
 
     def _count_opened(self, address: str) -> None:
-        self._open[address] = self._open.get(address, 0) + 1
-        self._connections.labels(address).inc()
+        self._open.setdefault(address, _Level(self._connections.labels(address))).up()
 
     def connection_lost(self, address: str, reason: str) -> None:
-        """Count a lost connection. A connection that could not be made was never counted as open."""
-        self._unnested.run(self._count_lost, address)
+        """Count a connection that has ended or could not be made."""
+        self._count(self._count_lost, address, reason)
 
-    def _count_lost(self, address: str) -> None:
+    def _count_lost(self, address: str, reason: str) -> None:
         self._losses.labels(address).inc()
-        if self._open.get(address, 0) > 0:
-            self._open[address] -= 1
-            self._connections.labels(address).dec()
+        # A connection that could not be made was never counted as open.
+        if address in self._open and not reason.startswith(CANNOT_CONNECT):
+            self._open[address].down()
 
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
         """Count changed routes."""
-        self._unnested.run(self._count_changed, table, changed)
+        self._count(self._count_changed, table, changed)
 
     def _count_changed(self, table: str, changed: int) -> None:
         self._routes.labels(table).inc(changed)

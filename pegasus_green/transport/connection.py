@@ -31,6 +31,7 @@ from gevent.exceptions import HubDestroyed, InvalidSwitchError
 
 from ..accelerate import core
 from ..errors import FORKED, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
+from ..events import Lifetime
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import encode_request
@@ -66,6 +67,7 @@ class Connection(Handover):
         hub: The hub of the thread that dialled.
         lost: Why the connection ended; None while it is open.
         heard: Monotonic time of the newest bytes.
+        lifetime: What the listeners have heard of it.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, context or None.
         silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed. If no
             request waits now, it can be negative: then the next request adds its silence to that many seconds.
@@ -84,6 +86,7 @@ class Connection(Handover):
         "_reading",
         "_undelivered",
         "_options",
+        "lifetime",
         "__weakref__",
     )
 
@@ -119,6 +122,7 @@ class Connection(Handover):
         self._share = READ_SIZE
         self._version = options.header_version
         self._options = options
+        self.lifetime = Lifetime(peer.address)
 
     def open(self, sock: Any, generation: int) -> None:
         """Take over the descriptor of the gevent socket and start to read.

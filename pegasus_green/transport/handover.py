@@ -34,6 +34,8 @@ SECONDS_BETWEEN_FAILURES = 0.001
 # Interval of attempts to deliver parked outcomes. Their callers are in a signal handler that waits for something else.
 SECONDS_PARKED = 0.005
 FOREVER = float("inf")
+# A reason why a connection has ended.
+HUB_ENDED = "the hub or its thread has ended"
 
 Outcome: TypeAlias = "Buffer | PegasusError"
 # See Outbox.pending.
@@ -49,7 +51,7 @@ def why_interrupted(hub: Any, address: str) -> PegasusError:
     """Return the reason why a callback of a hub was interrupted. The end of its thread ends the hub at any point."""
     if get_hub_if_exists() is hub:
         return ConnectionLost("interrupted while replies were read", address=address)
-    return ClientClosed("the hub or its thread has ended", address=address)
+    return ClientClosed(HUB_ENDED, address=address)
 
 
 class Taker(Protocol):

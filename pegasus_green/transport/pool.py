@@ -22,10 +22,11 @@ from ..errors import (
     ForkedConnection,
     PegasusError,
 )
-from ..events import Listeners
+from ..events import CANNOT_CONNECT, Listeners
 from ..options import ClientOptions
 from . import fork
 from .connection import Connection
+from .handover import HUB_ENDED
 from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
 from .notices import Notices
 from .reach import reach
@@ -253,7 +254,11 @@ class Peer:
             first = not self._error
             self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
-            self.pool.tell_lost(self, f"cannot connect: {self._error}", [self], loud=first)
+            reason = f"{CANNOT_CONNECT}{self._error}"
+            self.pool.tell_lost(self, reason, [self], loud=first)
+            if not self.pool.closed:
+                self.pool.listeners.tell_noted()
+                self.pool.listeners.emit("connection_lost", self.address, reason)
             if not isinstance(error, (OSError, UnicodeError)):  # UnicodeError: the resolver rejects the name
                 # A fault of the client, or an exception of a signal handler: gevent reports it with its traceback.
                 raise
@@ -309,8 +314,15 @@ class Peer:
 
     def connection_lost(self, connection: Connection, reason: PegasusError) -> None:
         """Record the end of a connection; the connection calls it; must not yield."""
-        if self.connection is not connection:
-            return
+        if self.connection is connection:
+            self._lose(connection, reason)
+        text, listeners = str(reason.args[0]), self.pool.listeners
+        listeners.note_lost(connection.lifetime, text)
+        # A finalizer at the end of a thread must not run code of the application.
+        if text != HUB_ENDED:
+            listeners.tell_noted()
+
+    def _lose(self, connection: Connection, reason: PegasusError) -> None:
         names = self.pool.names_of(connection)
         self.connection = None
         self.losses += 1
@@ -488,8 +500,8 @@ class Pool:
             connection.close(ConnectionLost("interrupted while it was opened", address=peer.address))
             raise
         self.notices.debug(f"opened {peer.address}", "connected to %s", peer.address)
-        if self.listeners:
-            self.listeners.emit("connection_opened", peer.address)
+        self.listeners.note_opened(connection.lifetime)
+        self.listeners.tell_noted()
 
     def forget(self, connection: Connection) -> None:
         """Remove a lost connection from all names of its server."""
@@ -503,7 +515,7 @@ class Pool:
         return [peer for peer in self.peers.copy().values() if peer.connection is connection]
 
     def tell_lost(self, peer: Peer, reason: str, names: list[Peer], *, loud: bool = False) -> None:
-        """Report that a server was lost or cannot be reached, under all its names; must not yield.
+        """Note and log that a server was lost or cannot be reached, under all its names; must not yield.
 
         Args:
             peer: The server.
@@ -517,8 +529,6 @@ class Pool:
             self.on_lost(name)
         say = self.notices.warning if loud else self.notices.info
         say(f"lost {peer.address}", "connection to %s: %s", peer.address, reason)
-        if self.listeners:
-            self.listeners.emit("connection_lost", peer.address, reason)
 
     def tell_silent(self, names: list[Peer]) -> None:
         """Report that a server owes replies and sends nothing, under all its names; must not yield."""
@@ -527,9 +537,9 @@ class Pool:
                 self.on_silent(name)
 
     def leave_dead_hub(self) -> None:
-        """Clean up after a hub that was destroyed: nobody waits there any more."""
+        """Clean up after a hub that was destroyed: nobody waits there any more. Calls no listener."""
         for connection in self.connections:
-            connection.close(ClientClosed("the hub or its thread has ended", address=connection.peer.address))
+            connection.close(ClientClosed(HUB_ENDED, address=connection.peer.address))
         for peer in self.peers.copy().values():
             peer.forget_dial()
         if self.authenticator is not None:

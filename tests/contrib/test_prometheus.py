@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import gevent
 import pytest
+from gevent.monkey import get_original
 from gevent.pywsgi import WSGIServer
 from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,6 +27,8 @@ from pegasus_green import Client, PegasusError, Table
 from pegasus_green.contrib.prometheus import BUCKETS, PegasusCollector, PegasusMetrics
 from pegasus_green.onebox.kdc import free_port
 from tests.contrib.suites import ROOT
+from tests.transport.scripts import run_script
+from tests.waiting import wait_until
 
 DASHBOARD = ROOT / "docs" / "frameworks" / "grafana-dashboard.json"
 
@@ -177,6 +180,97 @@ def test_a_failing_listener_does_not_fail_calls(client: Client, table: Table, mo
     client.add_listener(metrics)
     table.set("user", "a", "b")
     assert table.get("user", "a") == b"b"
+
+
+def gauge(registry: CollectorRegistry, name: str) -> float:
+    return sum(value for key, value in exported(registry).items() if key[0] == name)
+
+
+def test_the_connections_of_threads_and_of_a_closed_client_are_no_longer_counted(client: Client, table: Table) -> None:
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    table.warm_up()
+    opened = gauge(registry, "pegasus_connections")
+    assert opened == len(client._cluster.pool.connections) > 1
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        table.warm_up()
+        ended.append(number)
+
+    for number in range(3):
+        get_original("_thread", "start_new_thread")(work, (number,))
+        wait_until(lambda wanted=number: wanted in ended)
+    wait_until(lambda: gauge(registry, "pegasus_connections") == opened, 20.0)
+    client.close()
+    assert gauge(registry, "pegasus_connections") == 0
+    assert gauge(registry, "pegasus_connection_losses_total") > opened
+
+
+def test_a_dial_that_fails_is_no_end_of_an_open_connection() -> None:
+    registry = CollectorRegistry()
+    metrics = PegasusMetrics(registry=registry)
+    metrics.connection_opened("10.0.0.1:1")
+    # Another thread cannot connect to the same server.
+    metrics.connection_lost("10.0.0.1:1", "cannot connect: refused")
+    assert gauge(registry, "pegasus_connections") == 1
+    metrics.connection_lost("10.0.0.1:1", "closed")
+    # A connection that was opened before the listener was added.
+    metrics.connection_lost("10.0.0.1:1", "closed")
+    assert gauge(registry, "pegasus_connections") == 0
+    assert gauge(registry, "pegasus_connection_losses_total") == 3
+
+
+FORKING = """
+import os, sys
+import gevent
+from prometheus_client import CollectorRegistry
+from pegasus_green import Client, ForkedConnection
+from pegasus_green.contrib.prometheus import PegasusMetrics
+from tests.fork.forking import fork
+
+def gauges():
+    open_ = sum(level._gauge._value.get() for level in metrics._open.values())
+    return open_, metrics._in_flight.labels("temp")._value.get()
+
+def call(number):
+    try:
+        table.get("user", str(number))
+    except ForkedConnection:
+        copies.append(number)
+
+def child():
+    gevent.joinall(callers)
+    assert len(copies) == 5, copies
+    assert gauges() == (0, 0), gauges()
+    table.get("user", "a", timeout=9.0)
+    assert gauges()[0] > 0, gauges()
+    client.close()
+    assert gauges() == (0, 0), gauges()
+
+copies = []
+client = Client(sys.argv[1], timeout=9.0)
+metrics = PegasusMetrics(registry=CollectorRegistry())
+client.add_listener(metrics)
+table = client.table("temp")
+table.warm_up()
+callers = [gevent.spawn(call, number) for number in range(5)]
+gevent.sleep(0.1)
+opened, running = gauges()
+assert opened > 1 and running == 5, gauges()
+status = fork("os.fork", child)()
+gevent.joinall(callers)
+assert gauges() == (opened, 0), gauges()
+print(status, copies)
+"""
+
+
+@pytest.mark.parametrize("processes", ["one", "several"])
+def test_the_gauges_of_a_forked_child_start_at_zero(own_onebox: Any, processes: str, tmp_path: Path) -> None:
+    own_onebox.fault("delay", rpc="get", seconds=1.0, count=5)
+    environment = {} if processes == "one" else {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    metas = ",".join(own_onebox.meta_addresses)
+    assert run_script(FORKING, metas, warn="ignore", **environment) == "0 []\n"
 
 
 class Struck:

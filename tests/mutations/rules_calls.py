@@ -6,6 +6,7 @@ from .mutation import Mutation
 from .rules_servers import REPORTS, RETRY, TIME
 
 SWITCHES = "tests/transport/test_thread_switches.py"
+EVENTS = "tests/transport/test_connection_events.py"
 THREADS = "tests/transport/test_threads.py"
 SHUTDOWN = "tests/transport/test_shutdown.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
@@ -505,5 +506,37 @@ CALLS = (
         "    table.client._cluster.here()\n    return get_hub()",
         "    return get_hub()",
         (THREADS, "-k", "outlives_its_thread"),
+    ),
+    Mutation(
+        "9-end-of-a-thread-is-an-event",
+        "listeners hear of the connections that the end of a thread has closed",
+        "cluster/threads.py",
+        "        self._tell_elsewhere()\n",
+        "",
+        (EVENTS, "-k", "runs_no_listener"),
+    ),
+    Mutation(
+        "9-no-listener-at-the-end-of-a-thread",
+        "the finalizer of a thread that ends calls no listener",
+        "transport/pool.py",
+        "        if text != HUB_ENDED:\n",
+        "        if True:\n",
+        (EVENTS, "-k", "runs_no_listener"),
+    ),
+    Mutation(
+        "9-one-end-for-each-connection",
+        "listeners hear of no end of a connection whose beginning they have not heard of",
+        "events.py",
+        "                if opened:\n",
+        "                if True:\n",
+        (EVENTS, "-k", "every_order"),
+    ),
+    Mutation(
+        "9-no-event-of-the-parent",
+        "a forked child reports no end of the connections of its parent",
+        "events.py",
+        "            if connection.pid != os.getpid():\n                # It",
+        "            if False:\n                # It",
+        (EVENTS, "-k", "parent_process"),
     ),
 )

@@ -39,6 +39,50 @@ with Onebox(replicas=1, tables={"temp": 1}) as box:
     print("after", meta.accepted)
 """
 
+# One more connection than there are free descriptors.
+CONTROL = """
+import json, os, resource, socket
+import gevent
+from pegasus_green.onebox import Onebox
+from pegasus_green.onebox.control.port import ControlServer
+
+with Onebox(tables={"temp": 1}) as box:
+    control = ControlServer(box)
+    gevent.sleep(0)
+    end = socket.socket()
+    end.settimeout(0.0)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
+    host, _, port = control.address.rpartition(":")
+    end.connect_ex((host, int(port)))
+    gevent.sleep(0.05)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with gevent.socket.create_connection((host, int(port))) as other:
+        for one in (end, other):
+            one.send(b'{"id": 1, "method": "has_table", "args": ["temp"]}\\n')
+        other.settimeout(20)
+        print(other.recv(1000))
+        print(end.recv(1000))
+    end.close()
+    control.close()
+"""
+
+
+def test_the_control_port_continues_after_a_moment_without_descriptors() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONTROL],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    answer = 'b\'{"id": 1, "result": true}\\n\'\n'
+    assert (done.returncode, done.stdout) == (0, 2 * answer), done.stderr
+    assert "a new connection waits: [Errno 24]" in done.stderr
+    assert "Traceback" not in done.stderr
+
 
 def test_without_descriptors_accepts_are_postponed_and_logged_once() -> None:
     done = subprocess.run(

@@ -12,6 +12,8 @@ from typing import Any
 import gevent
 from gevent import socket
 
+from ..wire.server import ACCEPT_PAUSE, log
+
 # The methods that can be called, in this process or over the port, with the same names.
 METHODS = (
     "advance",
@@ -127,8 +129,18 @@ class ControlServer:
         self._listener.close()
 
     def _accept(self) -> None:
+        told = False
         while True:
-            sock, _ = self._listener.accept()
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as failure:
+                # No descriptor is free, or the caller has gone. If this greenlet ended, nobody would accept any more.
+                if not told:
+                    log.warning("control port %s: new connections wait: %s", self.address, failure)
+                told = True
+                gevent.sleep(ACCEPT_PAUSE)
+                continue
+            told = False
             greenlet = gevent.spawn(self._serve, sock)
             self._greenlets.add(greenlet)
             greenlet.rawlink(self._greenlets.discard)

@@ -41,11 +41,12 @@ with Onebox(replicas=1, tables={"temp": 1}) as box:
 
 # One more connection than there are free descriptors.
 CONTROL = """
-import json, os, resource, socket
+import json, logging, os, resource, socket
 import gevent
 from pegasus_green.onebox import Onebox
 from pegasus_green.onebox.control.port import ControlServer
 
+logging.basicConfig(level=logging.WARNING)
 with Onebox(tables={"temp": 1}) as box:
     control = ControlServer(box)
     gevent.sleep(0)
@@ -56,7 +57,7 @@ with Onebox(tables={"temp": 1}) as box:
     resource.setrlimit(resource.RLIMIT_NOFILE, (used, limits[1]))
     host, _, port = control.address.rpartition(":")
     end.connect_ex((host, int(port)))
-    gevent.sleep(0.05)
+    gevent.sleep(0.25)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     with gevent.socket.create_connection((host, int(port))) as other:
         for one in (end, other):
@@ -80,7 +81,7 @@ def test_the_control_port_continues_after_a_moment_without_descriptors() -> None
     )
     answer = 'b\'{"id": 1, "result": true}\\n\'\n'
     assert (done.returncode, done.stdout) == (0, 2 * answer), done.stderr
-    assert "a new connection waits: [Errno 24]" in done.stderr
+    assert done.stderr.count("new connections wait: [Errno 24]") == 1
     assert "Traceback" not in done.stderr
 
 

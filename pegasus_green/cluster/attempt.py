@@ -217,6 +217,8 @@ class Attempt:
         if what is not None and what.refresh:
             # Also if this call is not repeated: the next call needs the new routes.
             self.owner.routes.request()
+            if self.sent_to is not None:
+                self.sent_to.failed_at = monotonic()
         if what is not None and what.retry and may_repeat(self.retry, self.number):
             self.last = error
             self._next = what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..errors import MetaError
@@ -13,9 +14,12 @@ from ..transport.handover import Target
 if TYPE_CHECKING:
     from ..transport.pool import Peer
 
+# A lower ballot is accepted if all answers of this many seconds have it, and a call has failed within them.
+GONE_SECONDS = 1.0
+
 
 class Route(Target):
-    """The route of one partition: its primary and secondaries.
+    """The route of one partition: its primary and secondaries. Only the two last attributes change.
 
     Attributes:
         ballot: Version of the partition's configuration; below 0: a split child that is not ready.
@@ -23,9 +27,12 @@ class Route(Target):
         peer: The primary's peer, or None.
         secondaries: "host:port" of each.
         others: The IP address of each server that has a host name.
+        era: How often a lower ballot was accepted for this partition. A higher era counts more than a higher ballot.
+        failed_at: When a call last failed at the primary, so that the routes were queried; monotonic time.
+        lower: Ballot and primary of the newest answers if the ballot is lower, and when the first of them came.
     """
 
-    __slots__ = ("ballot", "primary", "peer", "secondaries", "others")
+    __slots__ = ("ballot", "primary", "peer", "secondaries", "others", "era", "failed_at", "lower")
 
     def __init__(
         self,
@@ -36,11 +43,14 @@ class Route(Target):
         peer: Peer | None,
         secondaries: tuple[str, ...],
         others: dict[str, str],
+        era: int = 0,
     ) -> None:
         """Describe a partition."""
         super().__init__(app_id, index, gpid_part(app_id, index))
         self.ballot, self.primary, self.peer, self.secondaries = ballot, primary, peer, secondaries
-        self.others = others
+        self.others, self.era = others, era
+        self.failed_at = -1e9
+        self.lower: tuple[int, str, float] | None = None
 
     def __repr__(self) -> str:
         """Show gpid, ballot and servers."""
@@ -48,14 +58,27 @@ class Route(Target):
 
     def same_as(self, other: Route) -> bool:
         """Tell whether two routes are equal."""
-        return (self.app_id, self.index, self.ballot, self.primary, self.secondaries, self.others) == (
+        return (self.app_id, self.index, self.era, self.ballot, self.primary, self.secondaries, self.others) == (
             other.app_id,
             other.index,
+            other.era,
             other.ballot,
             other.primary,
             other.secondaries,
             other.others,
         )
+
+    def is_gone(self, ballot: int, primary: str) -> bool:
+        """Note an answer with a lower ballot; tell whether the cluster of this route no longer exists.
+
+        If a cluster is made anew at the same addresses, its tables can have the same ids, and their ballots begin
+        again. An outdated meta server answers with lower ballots, too. But then calls at the newer primary succeed.
+        """
+        now = monotonic()
+        if self.lower is None or self.lower[:2] != (ballot, primary):
+            self.lower = ballot, primary, now
+        fails = not self.primary or now - self.failed_at < GONE_SECONDS
+        return fails and now - self.lower[2] >= GONE_SECONDS
 
 
 class RoutingTable:
@@ -90,18 +113,28 @@ class RoutingTable:
 
         Args:
             peer_of: As for ``build``.
-            before: The routes that this thread knows. A route with a higher ballot stays.
+            before: The routes that this thread knows. A route of a higher era, or with a higher ballot, stays.
         """
         comparable = before is not None and before.app_id == self.app_id and before.count == self.count
         routes = []
         for route in self.routes:
             known = before.routes[route.index] if comparable and before is not None else None
-            if known is not None and (known.ballot > route.ballot >= 0 or known.same_as(route)):
+            is_older = known is not None and (known.era, known.ballot) > (route.era, route.ballot) and route.ballot >= 0
+            if known is not None and (is_older or known.same_as(route)):
                 routes.append(known)
                 continue
             peer = peer_of(route.primary, route.others.get(route.primary, "")) if route.primary else None
             routes.append(
-                Route(route.app_id, route.index, route.ballot, route.primary, peer, route.secondaries, route.others)
+                Route(
+                    route.app_id,
+                    route.index,
+                    route.ballot,
+                    route.primary,
+                    peer,
+                    route.secondaries,
+                    route.others,
+                    route.era,
+                )
             )
         return RoutingTable(self.app_id, routes)
 
@@ -119,7 +152,7 @@ class RoutingTable:
 def build(reply: QueryCfgResponse, peer_of: Callable[[str, str], Peer], before: RoutingTable | None) -> RoutingTable:
     """Make a routing table from the answer of a meta server.
 
-    If the answer has a lower ballot for a partition than the known route, the known route stays.
+    If the answer has a lower ballot for a partition than the known route, the known route stays, unless it ``is_gone``.
 
     Args:
         reply: The answer.
@@ -143,12 +176,19 @@ def build(reply: QueryCfgResponse, peer_of: Callable[[str, str], Peer], before: 
     for index in range(reply.partition_count):
         partition = by_index[index]
         known = before.routes[index] if comparable and before is not None else None
-        if known is not None and known.ballot > partition.ballot >= 0:
-            routes.append(known)
-            continue
         primary, secondaries, others = _servers(partition)
+        era = 0
+        if known is not None:
+            era = known.era
+            if known.ballot <= partition.ballot or partition.ballot < 0:
+                known.lower = None
+            elif known.is_gone(partition.ballot, primary):
+                era += 1
+            else:
+                routes.append(known)
+                continue
         peer = peer_of(primary, others.get(primary, "")) if primary else None
-        route = Route(reply.app_id, index, partition.ballot, primary, peer, secondaries, others)
+        route = Route(reply.app_id, index, partition.ballot, primary, peer, secondaries, others, era)
         routes.append(known if known is not None and known.same_as(route) else route)
     return RoutingTable(reply.app_id, routes)
 

@@ -12,6 +12,7 @@ HOSTILE = "tests/transport/test_hostile.py"
 REFRESHER = "tests/transport/test_refresher.py"
 RETRY = "tests/transport/test_retry.py"
 WRITES = "tests/transport/test_writes.py"
+BALLOTS = "tests/unit/test_ballots.py"
 BATCH = "tests/integration/test_batch_get.py"
 REPORTS = "tests/faults/test_writes.py::test_the_reported_outcome_of_a_write_agrees_with_the_cluster"
 RECOVERY = "tests/faults/test_recovery.py::test_calls_succeed_within_a_second_of_the_new_route"
@@ -283,9 +284,33 @@ SERVERS = (
         "2-newer-ballot",
         "an answer with an older ballot is ignored",
         "cluster/routing.py",
-        "if known is not None and known.ballot > partition.ballot >= 0:",
-        "if known is not None and known.ballot > partition.ballot + 1_000_000:",
+        "if known.ballot <= partition.ballot or partition.ballot < 0:",
+        "if known.ballot <= partition.ballot + 1_000_000:",
         (REFRESHER, "-k", "older_ballot"),
+    ),
+    Mutation(
+        "2-cluster-made-anew",
+        "a lower ballot is accepted if all answers of a second have it and calls fail",
+        "cluster/attempt.py",
+        "self.sent_to.failed_at = monotonic()",
+        "self.sent_to.failed_at = -1e9",
+        (REFRESHER, "-k", "made_anew"),
+    ),
+    Mutation(
+        "2-lower-ballot-of-a-healthy-route",
+        "a lower ballot is ignored while calls do not fail",
+        "cluster/routing.py",
+        "fails = not self.primary or now - self.failed_at < GONE_SECONDS",
+        "fails = True",
+        (BALLOTS,),
+    ),
+    Mutation(
+        "2-routes-of-a-cluster-made-anew-stay",
+        "a thread does not return from the routes of a new cluster to those of the old one",
+        "cluster/routing.py",
+        "(known.era, known.ballot) > (route.era, route.ballot)",
+        "known.ballot > route.ballot",
+        (BALLOTS,),
     ),
     # ------------------------------------------------------------------------------------------- 3 connections
     Mutation(

@@ -115,6 +115,18 @@ def test_answers_with_an_older_ballot_are_ignored(stage: Stage) -> None:
     assert not old.requests
 
 
+def test_calls_use_the_routes_of_a_cluster_made_anew(stage: Stage) -> None:
+    """It has the same addresses and table ids, and its ballots begin again. The old primary refuses all calls."""
+    new = stage.extra(FakeServer())
+    stage.server(lambda link, request: link.reply(request, error="ERR_INVALID_STATE"))
+    stage.meta.ballots = {0: 9}
+    table = stage.table(refresh_interval=0.1)
+    table.warm_up()
+    stage.meta.primaries, stage.meta.ballots = [new.address], {0: 1}
+    table.set("a", "b", b"c", timeout=5.0)
+    assert len(new.requests) == 1
+
+
 def test_calls_use_the_new_routes_of_a_table_created_again(stage: Stage) -> None:
     """The table has another id and may have fewer partitions."""
 

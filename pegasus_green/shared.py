@@ -18,6 +18,7 @@ from .operations.base import EPOCH, MAX_EXPIRE
 from .options import parse_url
 from .results import V
 
+DAY = 86400
 # Number of records that remove_prefix removes per batch.
 REMOVE_BATCH = 1000
 
@@ -129,12 +130,13 @@ def remove_prefix(table: Table[Any], prefix: Key) -> int:
 
 
 def bounded_ttl(seconds: float) -> float:
-    """Return a TTL that fits the protocol. A TTL that ends after January 2084 is reduced to that limit.
+    """Return a TTL that fits the protocol. A TTL that ends after January 2084 is reduced to a day before that limit.
 
-    In frameworks people write "100 years" for "never".
+    In frameworks people write "100 years" for "never". The day is for the time between this call and the request:
+    otherwise the reduced TTL would end after the limit if the clock advanced by a second.
 
     Example:
         >>> bounded_ttl(60), bounded_ttl(10**12) < 10**12
         (60, True)
     """
-    return min(seconds, EPOCH + MAX_EXPIRE - int(time()))
+    return min(seconds, EPOCH + MAX_EXPIRE - int(time()) - DAY)

@@ -115,8 +115,9 @@ class PegasusDict(BaseStorage):
         """Store a value. A response that is too large for the table is not cached; a warning is logged."""
         seconds = getattr(item, "expires_delta", None)
         expiry = None
-        if self.ttl and seconds is not None and seconds + self.ttl_offset > 0:
-            expiry = bounded_ttl(seconds + self.ttl_offset)
+        if self.ttl and seconds is not None:
+            # A response can be older than the offset. It is stored, but not for ever.
+            expiry = bounded_ttl(max(seconds + self.ttl_offset, 1))
         raw = self.serialize(item)
         try:
             self._table.set(self._key(key), b"", raw, ttl=expiry)

@@ -48,6 +48,16 @@ def test_a_response_without_a_ttl_does_not_expire(url: str, site: requests_mock.
     assert shared_table(url).ttl(f"crawler:responses:{key}", b"") == float("inf")
 
 
+def test_a_response_that_expired_long_ago_does_not_stay_for_ever(url: str) -> None:
+    class Old(str):
+        __slots__ = ()
+        expires_delta = -7200
+
+    responses = PegasusDict(url, "a", serializer=None)
+    responses["x"] = Old("hello")
+    assert shared_table(url).ttl("a:responses:x", b"") in (None, 0, 1)
+
+
 def test_clear_keeps_another_namespace(url: str) -> None:
     mine, other = PegasusDict(url, "a"), PegasusDict(url, "b")
     mine["x"], other["x"] = "1", "2"

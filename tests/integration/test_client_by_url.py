@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from time import time
+
 import gevent
 import pytest
 
 from pegasus_green import InvalidArgument, shared_client
+from pegasus_green.operations import base
 from pegasus_green.shared import bounded_ttl, remove_prefix, shared_table
 from tests.conftest import Cluster
 from tests.fork.forking import fork
@@ -66,3 +69,12 @@ def test_invalid_urls_and_urls_without_a_table_are_refused() -> None:
 def test_a_ttl_above_the_protocol_limit_is_reduced_to_it() -> None:
     assert bounded_ttl(60) == 60
     assert 10**9 < bounded_ttl(10**12) < 2**31
+
+
+def test_a_reduced_ttl_can_be_used_hours_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A serializer, or a turn under max_rate, can take its time between the reduction and the request."""
+    table = shared_table(url_of(cluster))
+    ttl = bounded_ttl(10**12)
+    monkeypatch.setattr(base, "time", lambda: time() + 3600)
+    table.set("user", "late", b"value", ttl=ttl)
+    table.client.close()

@@ -260,4 +260,12 @@ RECIPES = (
         "        self._local: Any = type('', (), {})()\n",
         (UNNESTED,),
     ),
+    Mutation(
+        "11-reduced-ttl",
+        "a TTL that was reduced to what the servers can store can be used later",
+        "shared.py",
+        "- int(time()) - DAY)",
+        "- int(time()))",
+        ("tests/integration/test_client_by_url.py", "-k", "reduced_ttl"),
+    ),
 )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 # clear() passes this as key to KEY_FUNCTION, to find the common prefix of all keys.
 _PROBE = "\N{REPLACEMENT CHARACTER}"
+_INTEGER = re.compile(rb"-?[0-9]+")
+_EQUAL = CheckType.BYTES_EQUAL
 _OPTIONS = {"serializer", "IGNORE_EXCEPTIONS", "MAX_ENTRIES", "CULL_FREQUENCY"}
 
 
@@ -161,12 +164,9 @@ class PegasusCache(BaseCache):
 
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Remove a key and return whether it existed, in one atomic step."""
-        return self._delete_raw(self._key(key, version), CheckType.EXIST)
-
-    def _delete_raw(self, hash_key: bytes, check: CheckType, operand: bytes | None = None) -> bool:
+        hash_key, removal = self._key(key, version), Mutations().delete(b"")
         try:
-            removal = Mutations().delete(b"")
-            return bool(self._table.check_and_mutate(hash_key, b"", check, operand, mutations=removal))
+            return bool(self._table.check_and_mutate(hash_key, b"", CheckType.EXIST, mutations=removal))
         except PegasusError as error:
             self._check_ignorable(error, "delete")
             return False
@@ -189,28 +189,55 @@ class PegasusCache(BaseCache):
         """
         hash_key = self._key(key, version)
         try:
-            left = self._table.ttl(hash_key, b"")
-            if left is None:
-                raise ValueError(f"Key {key!r} not found")
-            total = self._table.incr(hash_key, b"", delta)
-            # Pegasus creates an absent record, without an expiry. Both conditions are signs of that.
-            if (total == delta or left < self._brink) and self._was_created(hash_key, left):
-                raise ValueError(f"Key {key!r} not found")
+            total = self._incr(hash_key, delta)
         except NotAnInteger:
             raise TypeError(f"the value of key {key!r} is not a 64-bit integer") from None
         except PegasusError as error:
             self._check_ignorable(error, "incr")
             raise ValueError(f"Key {key!r} not found: {error}") from error
+        if total is None:
+            raise ValueError(f"Key {key!r} not found")
         return total
 
-    def _was_created(self, hash_key: bytes, left: float) -> bool:
-        """Tell whether the key expired right before the addition, so that it was created. If so, remove it."""
-        while left != math.inf and self._table.ttl(hash_key, b"") == math.inf:
-            # Another caller that has incremented the record meanwhile sees the same. A stored value stays.
+    def _incr(self, hash_key: bytes, delta: int) -> int | None:
+        """Add to a number and return the sum; None: there is no such key."""
+        total = None
+        # Pegasus creates an absent record, without an expiry. So the key must not expire before the addition.
+        while total is None:
+            left = self._table.ttl(hash_key, b"")
+            if left is None:
+                return None
+            if left < self._brink:
+                total = self._incr_if_unchanged(hash_key, delta)
+                continue
+            total = self._table.incr(hash_key, b"", delta)
+            if total == delta and left != math.inf:
+                self._keep_timeout(hash_key, left)
+        return total
+
+    def _incr_if_unchanged(self, hash_key: bytes, delta: int) -> int | None:
+        """Add to a number that is about to expire and return the sum; None: it has changed meanwhile."""
+        raw = self._table.get(hash_key, b"")
+        # After the value: another caller may store a new value with another timeout between the two requests.
+        left = self._table.ttl(hash_key, b"")
+        if raw is None or left is None or left >= self._brink:
+            return None
+        total = int(raw) + delta if _INTEGER.fullmatch(raw) else None
+        if not isinstance(total, int) or not -(2**63) <= total < 2**63:
+            # It is refused with the right error.
+            return self._table.incr(hash_key, b"", delta)
+        new = b"%d" % total
+        return total if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=new, ttl=left) else None
+
+    def _keep_timeout(self, hash_key: bytes, left: float) -> None:
+        """Set the timeout again if the key was deleted right before the addition, which then has created it."""
+        while self._table.ttl(hash_key, b"") == math.inf:
             raw = self._table.get(hash_key, b"")
-            if raw is None or not raw.lstrip(b"-").isdigit() or self._delete_raw(hash_key, CheckType.BYTES_EQUAL, raw):
-                return True
-        return False
+            # Another caller may have changed it meanwhile. What is no number was stored by another caller.
+            if raw is None or not _INTEGER.fullmatch(raw):
+                return
+            if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=raw, ttl=left):
+                return
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of the keys that exist, read in parallel."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -11,7 +14,7 @@ import pytest
 from django.core.cache.backends.base import InvalidCacheKey
 from django.core.exceptions import ImproperlyConfigured
 
-from pegasus_green import RequestTimeout, shared_client
+from pegasus_green import InvalidArgument, RequestTimeout, shared_client
 from pegasus_green.contrib.django import PegasusCache
 from pegasus_green.onebox import OneboxProcess
 from pegasus_green.shared import shared_table
@@ -86,29 +89,86 @@ def test_incr_keeps_the_timeout_and_refuses_an_absent_key(cache: PegasusCache, u
         cache.incr("text")
 
 
+class Disturbed:
+    """A table in which something happens right before one of the requests."""
+
+    def __init__(self, table: Any, number: int, happen: Callable[[], object]) -> None:
+        self._table, self._left, self._happen = table, number, happen
+        self.client = table.client
+
+    def __getattr__(self, name: str) -> Any:
+        def request(*arguments: Any, **options: Any) -> Any:
+            self._left -= 1
+            if self._left == -1:
+                self._happen()
+            return getattr(self._table, name)(*arguments, **options)
+
+        return request
+
+    @property
+    def happened(self) -> bool:
+        return self._left < 0
+
+
 @pytest.mark.parametrize(("value", "delta"), [(5, 1), (0, 1), (7, -3)])
 def test_incr_does_not_create_a_key_that_expires_meanwhile(own_onebox: OneboxProcess, value: int, delta: int) -> None:
     cache = PegasusCache(url_of(own_onebox), {})
-    cache.set("n", value, timeout=3)
     table = cache._table
-    sums = []
+    for number in range(4):
+        cache._table = table
+        # The clock of the servers is ahead by what the passes before have added.
+        cache.set("n", value, timeout=3 + 5 * number)
+        cache._table = disturbed = Disturbed(table, number, lambda: own_onebox.advance(5))  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="not found"):
+            cache.incr("n", delta)
+        assert disturbed.happened
+        assert table.get(":1:n", b"") is None
 
-    class Late:
-        """A table in which the key expires right before incr."""
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(table, name)
+def test_incr_of_a_key_that_expires_soon(cache: PegasusCache) -> None:
+    cache.set("n", 7, timeout=3)
+    assert (cache.incr("n"), cache.decr("n", 10)) == (8, -2)
+    assert cache._table.ttl(":1:n", b"") in (1, 2, 3)
+    cache.set("n", 2**63 - 1, timeout=3)
+    with pytest.raises(OverflowError):
+        cache.incr("n")
+    with pytest.raises(InvalidArgument, match="64-bit integer"):
+        cache.incr("n", 1.5)  # type: ignore[arg-type]
+    cache.set("n", "text", timeout=3)
+    with pytest.raises(TypeError, match="not a 64-bit integer"):
+        cache.incr("n")
 
-        def incr(self, *arguments: Any) -> int:
-            own_onebox.advance(5)
-            sums.append(table.incr(*arguments))
-            return sums[-1]
 
-    cache._table = Late()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="not found"):
-        cache.incr("n", delta)
-    assert sums == [delta], "it was created"
-    assert table.get(":1:n", b"") is None
+@pytest.mark.parametrize("timeout", [3, 60, None])
+@pytest.mark.parametrize("stored", [1000, 5, 0, "text"])
+def test_incr_keeps_what_another_caller_stores_meanwhile(url: str, timeout: int | None, stored: Any) -> None:
+    """Before each of its requests in turn."""
+    cache, other = PegasusCache(url, {}), PegasusCache(url, {})
+    table, number, happened = cache._table, 0, True
+    while happened:
+        other.set("n", 5, timeout=timeout)
+        disturbed = Disturbed(table, number, lambda: other.set("n", stored, timeout=None))
+        cache._table = disturbed  # type: ignore[assignment]
+        sums = []
+        with suppress(TypeError):
+            sums = [cache.incr("n")]
+        happened, number = disturbed.happened, number + 1
+        if happened:
+            expected = [stored, stored + 1] if isinstance(stored, int) else [stored]
+            assert other.get("n") in expected, f"before request {number}"
+            assert not sums or sums[0] in (6, *expected)
+            # A 0 looks like a key that was deleted, and a 5 like the old value. They get the former timeout.
+            if (stored, timeout) != (0, 60) and (stored, timeout) != (5, 3):
+                assert table.ttl(":1:n", b"") == math.inf, f"before request {number}"
+    assert number > 2
+
+
+def test_incr_of_a_key_that_is_deleted_meanwhile_keeps_its_timeout(url: str) -> None:
+    cache, other = PegasusCache(url, {}), PegasusCache(url, {})
+    other.set("n", 5, timeout=60)
+    cache._table = Disturbed(cache._table, 1, lambda: other.delete("n"))  # type: ignore[assignment]
+    assert cache.incr("n", 2) == 2
+    assert (other.get("n"), other._table.ttl(":1:n", b"") <= 60) == (2, True)
 
 
 def test_touch_and_delete_say_whether_there_was_a_key(cache: PegasusCache) -> None:

@@ -231,6 +231,7 @@ class ConnectionLost(TransportError):
 
 
 FORKED = "the process forked while the call waited; the call continues in the parent"
+DEMANDS_AUTH = "the server does not answer without authentication: pass auth=Kerberos(service_fqdn=...)"
 
 
 class ForkedConnection(TransportError):

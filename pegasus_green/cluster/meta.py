@@ -10,6 +10,7 @@ from weakref import WeakSet
 from gevent.event import Event
 
 from ..errors import (
+    DEMANDS_AUTH,
     FORKED,
     AuthenticationFailed,
     ClientClosed,
@@ -31,7 +32,7 @@ from ..protocol.rpc import Rpc
 from ..transport import fork
 from ..transport.connection import TICK
 from ..transport.handover import Target
-from ..transport.negotiation import DEMANDS_AUTH, SILENT_HINT
+from ..transport.negotiation import SILENT_HINT
 from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.reach import addresses_of

@@ -22,10 +22,17 @@ from typing import Any, Protocol, TypeAlias
 from gevent._hub_local import get_hub_if_exists
 
 from ..accelerate import core
-from ..errors import ClientClosed, ConnectionLost, ForkedConnection, PegasusError, ProtocolError, RequestTimeout
+from ..errors import (
+    DEMANDS_AUTH,
+    ClientClosed,
+    ConnectionLost,
+    ForkedConnection,
+    PegasusError,
+    ProtocolError,
+    RequestTimeout,
+)
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
-from .negotiation import DEMANDS_AUTH
 from .outbox import Outbox, Server, stop
 
 # To wake 20,000 callers at once would block the hub for a quarter of a second.

@@ -34,7 +34,6 @@ SILENT_HINT = (
     "a server that refuses does not answer: compare service_name, service_fqdn and the clock with the server's section "
     "[security], its keytab and its clock"
 )
-DEMANDS_AUTH = "the server does not answer without authentication: pass auth=Kerberos(service_fqdn=...)"
 DISABLED_HINT = "for a cluster without authentication, omit auth=, or set auth_required=False"
 
 

@@ -13,8 +13,9 @@ Example:
 
 from .counters import Counter
 from .errors import AlreadyRunning, LockError, LockNotOwnedError, RecipeError
+from .leader import Leader
 from .limits import Allowance, RateLimiter
-from .locks import Leader, Lock, Semaphore
+from .locks import Lock, Semaphore
 from .once import Once, Singleflight
 from .sets import Frontier, Job, SeenSet
 

@@ -57,6 +57,7 @@ MODULES = [
     "recipes",
     "recipes.counters",
     "recipes.limits",
+    "recipes.leader",
     "recipes.locks",
     "recipes.once",
     "recipes.sets",

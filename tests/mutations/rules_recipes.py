@@ -191,7 +191,7 @@ RECIPES = (
     Mutation(
         "11-nested-leader",
         "a function of a leader that waits for its own term gets an error",
-        "recipes/locks.py",
+        "recipes/leader.py",
         "or (work is not None and work is gevent.getcurrent())",
         "or False",
         (INTERRUPTED, "-k", "own_greenlet"),
@@ -199,7 +199,7 @@ RECIPES = (
     Mutation(
         "11-deposed-leader",
         "a leader that has lost its lease gets an error, also if the lease cannot be released",
-        "recipes/locks.py",
+        "recipes/leader.py",
         "            if self._deposed:\n                raise",
         "            if False:\n                raise",
         (LOCKS, "-k", "learns_of_the_loss"),
@@ -207,7 +207,7 @@ RECIPES = (
     Mutation(
         "11-failed-leader",
         "every exception that ends the function of a leader ends run()",
-        "recipes/locks.py",
+        "recipes/leader.py",
         "else (None, work.exception or work.value)",
         "else (None, None)",
         (LOCKS, "-k", "ends_run"),

@@ -21,7 +21,7 @@ from pegasus_green.recipes import (
     RateLimiter,
     Semaphore,
     Singleflight,
-    locks,
+    leader,
 )
 from tests.conftest import Cluster
 from tests.recipes.helpers import LateCopies, LateReply, no_client_bugs
@@ -546,12 +546,12 @@ def test_every_exception_of_the_function_ends_run(table: Table, hash_key: bytes,
     def lead() -> None:
         raise error
 
-    leader = Leader(table, hash_key, sleep=0.01)
+    candidate = Leader(table, hash_key, sleep=0.01)
     with pytest.raises(type(error)) as caught:
-        leader.run(lead)
+        candidate.run(lead)
     assert caught.value is error
-    assert leader.current() is None
+    assert candidate.current() is None
     # The function can also be killed before its first step.
-    work = gevent.spawn(locks._attempt, lead, ())
+    work = gevent.spawn(leader._attempt, lead, ())
     work.kill(error)
-    assert locks._outcome(work) == (None, error)
+    assert leader._outcome(work) == (None, error)

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from itertools import islice
 from typing import Any, NamedTuple
 
 from benchmarks.payload import BATCHES, HASH_KEY, ROWS, parse_table, sort_key, value_of
@@ -102,7 +103,14 @@ class Tables:
 
 TABLES = Tables()
 REQUESTS: Counter[str] = Counter()
-_batches: dict[tuple[int, str, int], bytes] = {}
+_batches: dict[tuple[int, str, int, int], bytes] = {}
+# The encoded keys of the rows of a scan, in order, with their numbers.
+ROW_NUMBERS = {
+    struct.pack(">H", len(HASH_KEY)) + HASH_KEY + sort_key(1 + number // ROWS, number % ROWS): number
+    for number in range(BATCHES * ROWS)
+}
+# The id of a context is the number of its next row times this, plus the size of its batches.
+CONTEXTS = 1 << 20
 
 
 def listen(host: str, port: int, tables: Tables) -> int:
@@ -239,28 +247,34 @@ def single(plan: Plan, frame: bytes, at: int, tables: Tables) -> list[bytes]:
         return [encode_reply(known.name, number, result=tables.route(request.app_name).encode())]
     app_id = struct.unpack(">i", plan.app[-4:])[0]
     if known is rpc.GET_SCANNER:
-        return batch(known, app_id, 1, seqid)
+        opened = known.decode_argument(frame, at + 4)
+        assert isinstance(opened, rrdb.GetScannerRequest)
+        return batch(known, app_id, behind(opened.start_key), opened.batch_size, seqid)
     if known is rpc.SCAN:
         context = known.decode_argument(frame, at + 4)
         assert isinstance(context, rrdb.ScanRequest)
-        return batch(known, app_id, context.context_id, seqid)
+        return batch(known, app_id, *divmod(context.context_id, CONTEXTS), seqid)
     if known is rpc.CLEAR_SCANNER or tables.names[app_id].endswith("_silent"):
         return []
     return [encode_reply(known.name, struct.unpack(">i", seqid)[0], "ERR_HANDLER_NOT_FOUND")]
 
 
-def batch(known: rpc.Rpc, app_id: int, number: int, seqid: bytes) -> list[bytes]:
-    """Return a batch of a scan. The context's id is the number of the next batch, so nothing has to be remembered."""
+def behind(start_key: bytes) -> int:
+    """Return the number of the first row of a scan, which begins after a row or before all rows."""
+    return ROW_NUMBERS.get(start_key, -1) + 1
+
+
+def batch(known: rpc.Rpc, app_id: int, first: int, size: int, seqid: bytes) -> list[bytes]:
+    """Return a batch of a scan. The context's id says where the next batch begins, so nothing has to be remembered."""
     cut = 4 + len(known.ok_head)
-    frame = _batches.get((app_id, known.name, number))
+    frame = _batches.get((app_id, known.name, first, size))
     if frame is None:
         value = value_of(parse_table(TABLES.names[app_id])[0])
-        prefix = struct.pack(">H", len(HASH_KEY)) + HASH_KEY
-        kvs = [rrdb.KeyValue(key=prefix + sort_key(number, row), value=value) for row in range(ROWS)]
-        context = number + 1 if number < BATCHES else -1
+        kvs = [rrdb.KeyValue(key=key, value=value) for key in islice(ROW_NUMBERS, first, first + size)]
+        context = (first + size) * CONTEXTS + size if first + size < len(ROW_NUMBERS) else -1
         result = rrdb.ScanResponse(kvs=kvs, context_id=context, app_id=app_id, server=SERVER)
         frame = encode_reply(known.name, 0, result=result.encode())
-        _batches[app_id, known.name, number] = frame
+        _batches[app_id, known.name, first, size] = frame
     return [frame[:cut], seqid, frame[cut + 4 :]]
 
 

@@ -24,9 +24,20 @@ class TableStats:
             was used.
         hedge_credit: If above 0, the next slow read may be hedged. Each read adds its ``max_ratio``, up to a limit, and
             each backup request costs 1.
+        row_size: Largest average size of the rows in a reply to a scan, in bytes; 0: unknown. It is no counter.
     """
 
-    __slots__ = ("histogram", "errors", "retries", "bulk", "hedgeable", "hedges", "hedge_wins", "hedge_credit")
+    __slots__ = (
+        "histogram",
+        "errors",
+        "retries",
+        "bulk",
+        "hedgeable",
+        "hedges",
+        "hedge_wins",
+        "hedge_credit",
+        "row_size",
+    )
 
     def __init__(self) -> None:
         """Start at zero."""
@@ -35,6 +46,7 @@ class TableStats:
         self.retries: Counter[str] = Counter()
         self.bulk = self.hedgeable = self.hedges = self.hedge_wins = 0
         self.hedge_credit = 0.0
+        self.row_size = 0
 
     def count(self, seconds: float) -> None:
         """Count a successful call of this duration."""
@@ -51,6 +63,7 @@ class TableStats:
         self.hedgeable += other.hedgeable
         self.hedges += other.hedges
         self.hedge_wins += other.hedge_wins
+        self.row_size = max(self.row_size, other.row_size)
 
     @property
     def calls(self) -> int:

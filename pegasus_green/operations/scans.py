@@ -167,7 +167,8 @@ class ScanOperations(TableBase[V]):
             no_value: Return ``b""`` instead of the values.
             with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
-            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large.
+            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large
+                or if it does not know their size yet.
             timeout: Seconds for one batch with its attempts; None: the client's default.
             retry: Retry policy of each batch, by default the client's; None: no retry.
             resume: The ``token()`` of an earlier scan of this hash key: continue after its last row. The token contains
@@ -288,7 +289,8 @@ class ScanOperations(TableBase[V]):
             no_value: Return ``b""`` instead of the values.
             with_ttl: Add the remaining time to live to each row, in seconds.
             limit: Maximum number of rows; None: all.
-            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large.
+            batch_size: Rows in one reply, at most 1,000 (the default). The client asks for fewer if the rows are large
+                or if it does not know their size yet.
             parallel: Number of partitions that are read at the same time, each by one greenlet; by default 1. Above 1,
                 the batches of different partitions come in any order. Up to ``2 * parallel + 1`` batches are in memory.
             timeout: Seconds for one batch with its attempts; None: the client's default.

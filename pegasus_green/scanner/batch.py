@@ -21,7 +21,7 @@ from ..transport.connection import Connection
 from ..transport.handover import Orphan, Outcome, left_ms
 from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
-from .work import GOOD_REPLY, Work
+from .work import Work
 
 # If a count is lost this often, the client reads the keys, because it can then continue after the last key.
 MAX_LOST_COUNTS = 2
@@ -193,7 +193,7 @@ class BatchCall(Attempt):
                 self._size = len(outcome)
             elif isinstance(connection.lost, ProtocolError):
                 # Probably the batch was larger than max_frame. The same batch would end the next connection, too.
-                self.work.adapt(self.part.asked, self.part.asked, 8 * GOOD_REPLY)
+                self.work.shrink(self.part.asked)
             elif isinstance(outcome, PegasusError) and outcome.sent:
                 # The call ended or moves to another primary. The slow server may still answer, so wait as long again.
                 orphan = _Orphan(rpc, connection, route, self._used)
@@ -271,9 +271,10 @@ class BatchCall(Attempt):
         # One step: an exception between any two steps loses no rows.
         part.fetched = batch, after, counted, partial
         part.settle()
+        adapted = self.work.adapt(part.asked, len(found.rows), self._size)
         if not final and found.status == 0:
             part.opened(found.context_id, self._connection, self._route)
-            if self.work.closed or self.work.adapt(part.asked, len(found.rows), self._size):
+            if self.work.closed or adapted:
                 part.clear()
         return batch
 

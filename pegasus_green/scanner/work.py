@@ -20,10 +20,16 @@ from .ownership import holds_no_foreign_rows
 from .parts import Part, key_part, plan
 from .query import MAX_BATCH, Query
 
-# Bytes. A reply above LARGE_REPLY makes the batches smaller, so that replies have about GOOD_REPLY. If replies are much
-# smaller, the batches grow again.
+# Bytes; a small max_frame lowers it. A larger reply makes the batches smaller, so that replies have about a quarter of
+# this size. If replies have less than half of that, the batches grow again.
 LARGE_REPLY = 4 * 1024 * 1024
-GOOD_REPLY = 1024 * 1024
+# Bytes. While the size of the rows is unknown, a batch fits into max_frame if rows have this size. The first is the
+# default limit of servers, the second is for rows without values.
+MAX_ROW = 1024 * 1024
+MAX_KEYS = 64 * 1024
+# A batch has at most this many times the rows of the last one. The first batch of a scan fits into max_frame even if
+# its rows are this many times as large as those of earlier scans of the table.
+GROWTH = 16
 
 
 class Work:
@@ -35,6 +41,7 @@ class Work:
             one of the two places. If it is in both, its greenlet reads it, or has ended.
         max_rows: Maximum number of rows in one reply.
         rows_a_batch: Number of rows that requests ask for now.
+        good_reply: Bytes that a reply should have. A reply above max_frame ends the connection with all calls on it.
         app_id: The table's id; 0 if it is not known yet.
         initial_count: The partition count of the table when it was created; 0: unknown.
         closed: Whether the scan has ended.
@@ -55,7 +62,10 @@ class Work:
     ) -> None:
         """Describe a scan; no I/O."""
         self.dispatcher, self.query = dispatcher, query
-        self.max_rows = self.rows_a_batch = min(batch_size, MAX_BATCH)
+        self._max_frame = dispatcher.cluster.options.max_frame
+        self.good_reply = min(LARGE_REPLY, self._max_frame // 8) // 4
+        self.max_rows = min(batch_size, MAX_BATCH)
+        self.rows_a_batch = min(self._fitting_rows(), self.max_rows)
         self.timeout, self.retry, self.only, self.app_id = timeout, retry, only, app_id
         self.initial_count = 0
         self.waiting: deque[Part] | None = None
@@ -146,6 +156,15 @@ class Work:
         part.narrow(table, self.waiting)
         return table.routes[part.index]
 
+    def _fitting_rows(self) -> int:
+        """Return a number of rows that fit into max_frame, as far as one can know before the first reply."""
+        if self.query.count_only:
+            return MAX_BATCH
+        if self.query.no_value:
+            return max(self._max_frame // MAX_KEYS, 1)
+        known = self.dispatcher.stats.row_size or MAX_ROW
+        return max(self._max_frame // (GROWTH * known), self._max_frame // MAX_ROW, 1)
+
     def adapt(self, asked: int, rows: int, size: int) -> bool:
         """Adapt the batch size to the size of the rows. Return whether the open scan should be opened again.
 
@@ -157,14 +176,25 @@ class Work:
             rows: Number of rows in the reply.
             size: Bytes of the reply.
         """
-        if size > LARGE_REPLY:
-            wanted = max(rows * GOOD_REPLY // size, 1)
-        elif rows >= asked and size < GOOD_REPLY // 4:
-            wanted = min(4 * asked, self.max_rows)
+        stats = self.dispatcher.stats
+        if rows and not self.query.no_value and not self.query.count_only:
+            # A few large rows do not tell much about the other rows.
+            stats.row_size = max(stats.row_size, size // max(rows, GROWTH))
+        good = rows * self.good_reply // size
+        if size > 4 * self.good_reply:
+            wanted = max(good, 1)
+        elif rows >= asked and size < self.good_reply // 2:
+            wanted = min(good, GROWTH * asked, self.max_rows)
         else:
             return False
         self.rows_a_batch = wanted
         return wanted != asked
+
+    def shrink(self, asked: int) -> None:
+        """Ask for fewer rows, because a reply was probably above max_frame: now for so few that they surely fit."""
+        surely, fewer = self._max_frame // MAX_ROW, max(asked // 8, 1)
+        self.rows_a_batch = max(min(surely, fewer), 1)
+        self.max_rows = min(self.max_rows, max(surely, fewer))
 
     def suspend(self) -> None:
         """End greenlets and contexts, so that nothing runs until somebody reads again. Never yields."""

@@ -197,14 +197,77 @@ def test_the_batch_size_adapts_to_the_size_of_rows(client: Client, table: Table,
     assert calls.scans < 110, "and grow again where rows are small"
 
 
+@pytest.mark.parametrize("no_value", [False, True])
+def test_the_first_batch_is_not_above_the_frame_limit(cluster: Cluster, hash_key: bytes, no_value: bool) -> None:
+    """It would end the connection with the calls of other greenlets."""
+    keys = [b"%03d" % number + b"k" * 10_000 * no_value for number in range(30)]
+    with Client(cluster.metas, max_frame=256 * 1024, timeout=10.0) as client:
+        table = client.table(cluster.table)
+        for sort_key in keys:
+            table.set(hash_key, sort_key, b"x" * 20_000)
+        assert [sort_key for sort_key, _ in table.hash_scan(hash_key, no_value=no_value)] == keys
+        assert not any(server["losses"] for server in client.stats()["servers"].values())
+        table.multi_del(hash_key, keys)
+
+
+def test_only_the_first_scan_of_a_table_begins_with_a_small_batch(cluster: Cluster, hash_key: bytes) -> None:
+    rows = {b"%03d" % number: b"x" * 100 for number in range(500)}
+    calls = Calls()
+    with Client(cluster.metas) as client:
+        client.add_listener(calls)
+        table = client.table(cluster.table)
+        table.multi_set(hash_key, rows)
+        for scans in (2, 3, 4):
+            assert dict(table.hash_scan(hash_key)) == rows
+            assert calls.scans == scans
+
+
+def test_the_largest_rows_of_a_table_determine_the_first_batch(cluster: Cluster, hash_key: bytes) -> None:
+    """It fits even if the rows are 16 times as large as the largest that were seen."""
+    with Client(cluster.metas, max_frame=4 * 1024 * 1024) as client:
+        table = client.table(cluster.table)
+        for number in range(40):
+            table.set(hash_key, b"%03d" % number, b"x" * 10_000 * (number < 20))
+
+        def first_batch(batch_size: int = 1000) -> int:
+            return table.hash_scan(hash_key, batch_size=batch_size)._work.rows_a_batch
+
+        assert first_batch() == 4, "4 of 1 MiB fit"
+        assert len(list(table.hash_scan(hash_key, stop="020"))) == 20
+        assert 20 <= first_batch() <= 40, "26 of 160 kB fit"
+        assert len(list(table.hash_scan(hash_key, start="020"))) == 20
+        assert 20 <= first_batch() <= 40
+        assert first_batch(batch_size=10) == 10
+
+
+def test_a_table_with_rows_of_two_sizes_costs_one_connection(cluster: Cluster, hash_key: bytes) -> None:
+    """The client has seen only small rows, and asks for too many large ones. It remembers that."""
+    small = {b"%03d" % number: b"x" for number in range(40)}
+    large = {b"%03d" % number: b"x" * 20_000 for number in range(30)}
+    with Client(cluster.metas, max_frame=256 * 1024, timeout=10.0) as client:
+        table = client.table(cluster.table)
+        table.multi_set(hash_key + b"small", small)
+        table.multi_set(hash_key + b"large", large)
+        for key, rows in ((b"small", small), (b"large", large), (b"small", small), (b"large", large)):
+            assert dict(table.hash_scan(hash_key + key)) == rows
+        assert sum(server["losses"] for server in client.stats()["servers"].values()) == 1
+    if cluster.box is not None:
+        # Nobody has read which ones they are.
+        cluster.box.drop_scan_contexts()
+
+
 def test_a_batch_above_the_frame_limit_is_requested_smaller(cluster: Cluster, hash_key: bytes) -> None:
     """The connection ends at such a frame; the same request would end the next connection, too."""
-    found = [(b"%03d" % number, b"x" * 50 * 1024) for number in range(60)]
+    small = [(b"%04d" % number, b"x") for number in range(200)]
+    large = [(b"large-%03d" % number, b"x" * 50 * 1024) for number in range(60)]
+    found = [*small, *large, *((b"small-%04d" % number, b"x") for number in range(200))]
     with Client(cluster.metas, max_frame=1024 * 1024, timeout=10.0) as client:
         table = client.table(cluster.table)
         for sort_key, value in found:
             table.set(hash_key, sort_key, value)
         assert list(table.hash_scan(hash_key)) == found
+        # The rows grow from 1 byte to 50 KiB. Each loss limits the later batches to an eighth.
+        assert 1 <= sum(server["losses"] for server in client.stats()["servers"].values()) <= 2
         table.multi_del(hash_key, [sort_key for sort_key, _ in found])
     if cluster.box is not None:
         # Nobody has read which ones they are.

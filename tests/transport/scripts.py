@@ -56,8 +56,19 @@ def run_script(script: str | Path, *arguments: str, **options: Any) -> str:
 
 
 def interrupt(process: Any) -> None:
-    """Send SIGINT a moment after the script printed that it waits."""
+    """Send SIGINT when the script waits; it prints a line before."""
     line = process.stdout.readline()
     assert line == "waiting\n", (line, process.communicate())
-    gevent.sleep(0.3)
+    asleep = 0
+    while asleep < 10:
+        gevent.sleep(0.03)
+        asleep = asleep + 1 if sleeps(process.pid) else 0
     process.send_signal(signal.SIGINT)
+
+
+def sleeps(pid: int) -> bool:
+    """Return whether a process neither runs nor waits for a processor; True if the system does not report it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except OSError:
+        return True

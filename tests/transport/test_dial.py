@@ -9,8 +9,10 @@ from typing import Any
 import gevent
 import pytest
 from gevent import monkey, socket
+from gevent.event import Event
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
+from pegasus_green.transport import pool
 from tests.transport.fakes import (
     BlackHole,
     FakeMeta,
@@ -69,18 +71,20 @@ def test_the_dial_continues_when_its_first_caller_is_killed(stage: Stage, monkey
     server = stage.server()
     stage.meta.primaries = [f"localhost:{server.port}"]
     real = socket.getaddrinfo
+    killed = Event()
 
     def lookup(host: str, *rest: Any) -> Any:
         if host == "localhost":
-            gevent.sleep(0.1)
+            killed.wait()
         return real(host, *rest)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    table = stage.table()
+    table = stage.table(connect_timeout=10.0, timeout=20.0)
     callers = [gevent.spawn(table.set, f"h{number}", "s", b"v") for number in range(5)]
     wait_until(lambda: table.client._cluster.pool.peers.get(stage.meta.primaries[0]))
     assert table.client._cluster.pool.peer(stage.meta.primaries[0]).state == "dialling"
-    callers[0].kill(block=False)
+    callers[0].kill()
+    killed.set()
     gevent.joinall(callers)
     assert [caller.successful() and caller.exception is None for caller in callers] == [True] * 5
     assert isinstance(callers[0].value, gevent.GreenletExit)
@@ -103,14 +107,14 @@ def test_refused_is_retried_within_the_deadline_with_pauses(stage: Stage) -> Non
     client = stage.client()
     watch = Stopwatch()
     with pytest.raises(errors.RequestTimeout) as caught:
-        client.table("temp").get("a", "b", timeout=0.6)
-    assert watch.elapsed >= 0.5
-    assert watch.seconds < 0.7
+        client.table("temp").get("a", "b", timeout=1.0)
+    assert watch.elapsed >= 0.9
+    assert watch.seconds < 2.0
     assert isinstance(caught.value.last_error, errors.ConnectFailed)
     assert "refused" in str(caught.value.last_error)
     assert not caught.value.sent
-    # 20, 40, 80, 160, 320 ms less jitter: a handful of dials, not hundreds.
-    assert 3 <= client.stats()["servers"][address]["dials"] <= 9
+    # 20, 40, 80, 160, 320, 500 ms less jitter: a handful of dials, not hundreds.
+    assert 3 <= client.stats()["servers"][address]["dials"] <= 10
 
 
 def test_pauses_between_dials_grow_for_all_callers_together(stage: Stage) -> None:
@@ -160,7 +164,7 @@ def test_refused_with_retry_none_fails_at_once(stage: Stage) -> None:
     watch = Stopwatch()
     with pytest.raises(errors.ConnectFailed) as caught:
         table.incr("a", "b", retry=None)
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
     assert not caught.value.outcome_unknown
 
 
@@ -184,13 +188,14 @@ def test_dial_takes_half_of_the_time_left_at_most(stage: Stage) -> None:
 
     def ask() -> None:
         with pytest.raises(errors.ConnectFailed):
-            client.table("temp").get("a", "b", timeout=0.8, retry=None)
+            client.table("temp").get("a", "b", timeout=2.0, retry=None)
         gone.append(monotonic() - begin)
 
     gevent.joinall([gevent.spawn(ask)])
-    assert gone == [pytest.approx(0.4, abs=0.05)]
+    (seconds,) = gone
+    assert 0.95 <= seconds < 1.6
     with pytest.raises(errors.RequestTimeout) as caught:
-        client.table("temp").get("a", "b", timeout=0.8)
+        client.table("temp").get("a", "b", timeout=1.0)
     assert caught.value.attempts >= 2
     assert client.stats()["servers"][hole.address]["dials"] == 1
 
@@ -200,7 +205,7 @@ def test_server_that_comes_back_is_used_within_the_call(stage: Stage) -> None:
     port = server.port
     server.stop()
     table = stage.table()
-    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=3.0)
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=20.0)
     gevent.sleep(0.3)
     again = stage.extra(FakeServer(port=port))
     caller.get()
@@ -220,16 +225,17 @@ def test_a_server_that_accepts_and_closes_is_dialled_with_pauses(stage: Stage) -
     assert 3 <= len(server.links) <= 12
 
 
-def test_lost_idle_connection_is_dialled_anew_at_once(stage: Stage) -> None:
+def test_lost_idle_connection_is_dialled_anew_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A pause would be longer than the timeout.
+    monkeypatch.setattr(pool, "REDIAL_BASE", 60.0)
     server = stage.server()
     table = stage.table()
     table.set("a", "b", b"c")
     gevent.sleep(0.55)  # older than what counts as accepted and closed
     _drop_all(server)
     wait_until(lambda: connection_of(table.client, server.address) is None)
-    watch = Stopwatch()
+    monkeypatch.setattr(pool, "REDIAL_CAP", 60.0)
     assert table.get("a", "b") == b"c"
-    assert watch.seconds < 0.1
     assert len(server.links) == 2
     assert table.client.stats()["servers"][server.address]["losses"] == 1
 
@@ -328,10 +334,10 @@ def test_a_slow_resolver_does_not_block_other_servers(stage: Stage, monkeypatch:
     gevent.sleep(0.05)
     watch = Stopwatch()
     table.set(key_for(0, 2), "s", b"v")
-    assert watch.seconds < 0.2
+    assert watch.seconds < 1.5
     with pytest.raises(errors.RequestTimeout):
         waiting.get()
-    assert watch.seconds < 1.0
+    assert watch.seconds < 3.0
 
 
 def test_a_name_that_does_not_exist_is_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +345,7 @@ def test_a_name_that_does_not_exist_is_reported(stage: Stage, monkeypatch: pytes
         raise stdlib_socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    client = stage.client(["nowhere.example:34601"], timeout=0.3)
+    client = stage.client(["nowhere.example:34601"], timeout=1.0)
     with pytest.raises(errors.MetaUnreachable) as caught:
         client.ping()
     assert "Name or service not known" in str(caught.value)
@@ -426,13 +432,13 @@ def test_addresses_in_digits_need_no_resolver(stage: Stage) -> None:
     server = stage.server()
     table = stage.table()
     assert table.get("h", "s") is None
-    pool = gevent.get_hub().threadpool
-    busy = [pool.spawn(monkey.get_original("time", "sleep"), 1.0) for _ in range(pool.maxsize)]
+    threads = gevent.get_hub().threadpool
+    busy = [threads.spawn(monkey.get_original("time", "sleep"), 1.5) for _ in range(threads.maxsize)]
     try:
         server.links[0].close()
         watch = Stopwatch()
         assert table.get("h", "s") is None
-        assert watch.seconds < 0.5
+        assert watch.seconds < 1.0
     finally:
         for one in busy:
             one.get()
@@ -446,19 +452,19 @@ def test_all_addresses_of_a_name_share_the_connect_timeout(stage: Stage, monkeyp
     def slow(host: str, port: int, *args: Any) -> Any:
         if host != "many.example":
             return real(host, port, *args)
-        gevent.sleep(0.3)
+        gevent.sleep(0.8)
         return [row for hole in holes for row in real("127.0.0.1", int(hole.address.rpartition(":")[2]), *args)]
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     stage.meta.primaries = ["many.example:1"]
-    table = stage.table(retry=None, connect_timeout=0.4)
+    table = stage.table(retry=None, connect_timeout=1.0)
     table._dispatcher.routes.request()
     wait_until(lambda: stage.meta.queries and table._dispatcher.routes.table is not None)
     watch = Stopwatch()
     try:
-        with pytest.raises(errors.ConnectFailed, match=r"no connection within 0\.40 s"):
+        with pytest.raises(errors.ConnectFailed, match=r"no connection within 1\.00 s"):
             table.get("h", "s", timeout=5.0)
     finally:
         for hole in holes:
             hole.stop()
-    assert watch.seconds < 0.6
+    assert watch.seconds < 1.6

@@ -113,11 +113,11 @@ def test_an_unreadable_stream_ends_only_its_own_connection(stage: Stage, kind: s
     wait_until(lambda: len(server.requests) == 2)
     watch = Stopwatch()
     assert table.get(mine, "bait", default=b"none") == b"none"
-    assert watch.seconds < 1.0
+    assert watch.seconds < 1.5
     assert connection.lost is not None
     assert isinstance(connection.lost, errors.ProtocolError)
-    assert reader.get(timeout=1) == b"none"
-    assert isinstance(neighbour.get(timeout=1), errors.ConnectionLost)
+    assert reader.get(timeout=5) == b"none"
+    assert isinstance(neighbour.get(timeout=5), errors.ConnectionLost)
     assert neighbour.value.outcome_unknown
     gevent.joinall(elsewhere, raise_error=True)
     assert len(server.links) == 2
@@ -284,7 +284,7 @@ def test_endless_frame_ends_with_the_deadline(stage: Stage) -> None:
     try:
         watch = Stopwatch()
         assert isinstance(ends(table.get, "a", "b", timeout=0.5), errors.RequestTimeout)
-        assert watch.seconds < 0.6
+        assert watch.seconds < 0.9
         assert tracemalloc.get_traced_memory()[1] < 8 * MIB
     finally:
         tracemalloc.stop()
@@ -388,11 +388,12 @@ def test_a_million_tiny_frames_with_unknown_ids(stage: Stage) -> None:
     assert seconds < 20
     assert grown < 64 * KIB
     assert healthy > count // 50_000
-    assert slow[-1] < 0.3
+    # One pause of the machine is tolerated.
+    assert slow[-2] < 0.3
     assert slow[len(slow) // 2] < 0.06
     assert min(early) >= 0.0
     assert late[len(late) // 2] < 0.05
-    assert late[-1] < 0.25
+    assert late[-2] < 0.25
     # The connection is still open, and the waiting call gets its answer.
     assert client.stats()["servers"][server.address]["late"] == count
     links[0].send(good(next(one for one in server.requests if b"flood" in one.data)))
@@ -474,11 +475,11 @@ def test_the_next_meta_server_is_asked_after_an_invalid_answer(stage: Stage) -> 
         bad = stage.extra(FakeServer(handler))
         table = stage.client([bad.address, stage.meta.address]).table("temp")
         watch = Stopwatch()
-        table.set("a", "b", b"c", timeout=2.0)
-        assert watch.seconds < 1.0, kind
+        table.set("a", "b", b"c", timeout=10.0)
+        assert watch.seconds < 2.0, kind
         assert len(bad.requests) >= 1, kind
     wrong = stage.extra(FakeServer(hostile["not a meta server"]))
-    error = ends(stage.client([wrong.address], timeout=0.3).ping)
+    error = ends(stage.client([wrong.address], timeout=1.0).ping)
     assert isinstance(error, errors.MetaUnreachable)
     assert "HANDLER_NOT_FOUND" in str(error)
     # Routes with missing or repeated partitions are not used.
@@ -489,7 +490,7 @@ def test_the_next_meta_server_is_asked_after_an_invalid_answer(stage: Stage) -> 
             partitions=[PartitionConfiguration(pid=pid << 32 | APP_ID, hp_primary=server.address) for pid in pids],
         )
         bad = stage.extra(FakeServer(partial(_reply, reply)))
-        error = ends(stage.client([bad.address]).table("temp").get, "a", "b", timeout=0.15)
+        error = ends(stage.client([bad.address]).table("temp").get, "a", "b", timeout=0.5)
         assert isinstance(error, errors.PegasusError), (count, pids)
         assert "partitions" in str(error), (count, pids, error)
 

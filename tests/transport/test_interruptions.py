@@ -122,10 +122,10 @@ def test_an_interrupted_deadline_check_is_repeated(stage: Stage, monkeypatch: py
     monkeypatch.setattr(Connection, "_look", interrupted)
     watch = Stopwatch()
     call: Any = gevent.spawn(ends, table.get, "h", "s", timeout=0.1)
-    call.join(5.0)
+    call.join(20.0)
     assert len(looks) > 1
     assert isinstance(call.value, errors.RequestTimeout)
-    assert watch.seconds < 1.0
+    assert watch.seconds < 2.0
 
 
 def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
@@ -165,7 +165,7 @@ def test_an_outcome_survives_two_interruptions(stage: Stage) -> None:
 def test_a_greenlet_that_cannot_clean_up_leaves_nothing(stage: Stage, way: str) -> None:
     """Where the stack is full, nothing of the cleaning up succeeds. What is left goes with the reply."""
     stage.server(echo)
-    table = stage.table(timeout=0.5)
+    table = stage.table(timeout=5.0)
     table.warm_up()
     with pytest.MonkeyPatch.context() as patches:
         gather(table)
@@ -189,7 +189,7 @@ def test_a_bulk_run_ends_after_a_lost_outcome(stage: Stage, concurrency: int) ->
     table = stage.table()
     table.warm_up()
     keys = [("h", str(number)) for number in range(6)]
-    run: Any = gevent.spawn(table.get_many, keys, timeout=0.2, concurrency=concurrency, return_errors=True)
+    run: Any = gevent.spawn(table.get_many, keys, timeout=1.0, concurrency=concurrency, return_errors=True)
     gevent.sleep(0.05)
     lose_everything(table.client)
     run.join(10.0)
@@ -202,7 +202,7 @@ def test_a_handle_ends_after_a_lost_outcome(stage: Stage, verb: str, arguments: 
     stage.server(silent)
     table = stage.table()
     table.warm_up()
-    handle = getattr(table, f"{verb}_async")("h", "s", *arguments, timeout=0.2)
+    handle = getattr(table, f"{verb}_async")("h", "s", *arguments, timeout=1.0)
     lose_everything(table.client)
     waiting: Any = gevent.spawn(ends, handle.get)
     waiting.join(10.0)

@@ -25,10 +25,10 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
         return error
 
 
-def timed(call: Any, *args: Any, **kwargs: Any) -> float:
-    begin = monotonic()
+def timed(call: Any, *args: Any, **kwargs: Any) -> Stopwatch:
+    watch = Stopwatch()
     call(*args, **kwargs)
-    return monotonic() - begin
+    return watch.stop()
 
 
 class Metas:
@@ -57,9 +57,9 @@ def metas(stage: Stage) -> Metas:
 def test_forward_is_followed_at_once_and_remembered(metas: Metas) -> None:
     first, second, third = metas.all
     metas.follow(third)
-    client = metas.client(refresh_interval=0.01)
+    client = metas.client(refresh_interval=0.01, meta_stagger=60.0)
     table = client.table("temp")
-    assert timed(table.set, "a", "b", b"c") < 0.2
+    assert timed(table.set, "a", "b", b"c").seconds < 1.0
     assert (len(first.queries), len(second.queries), len(third.queries)) == (1, 0, 1)
     for _ in range(3):
         gevent.sleep(0.02)
@@ -86,7 +86,8 @@ def test_forward_to_a_server_that_was_not_configured(metas: Metas) -> None:
 
 def test_forward_without_an_address_goes_to_the_next(metas: Metas) -> None:
     metas.follow(metas.all[2], known=False)
-    assert timed(metas.client().table("temp").set, "a", "b", b"c") < 0.2
+    table = metas.client(meta_stagger=60.0).table("temp")
+    assert timed(table.set, "a", "b", b"c").seconds < 1.0
     assert [len(meta.queries) for meta in metas.all] == [1, 1, 1]
 
 
@@ -94,7 +95,7 @@ def test_forward_in_a_circle_ends_with_the_deadline(metas: Metas) -> None:
     first, second, _ = metas.all
     for meta, other in ((first, second), (second, first)):
         meta.error, meta.forward = "ERR_FORWARD_TO_OTHERS", other.address
-    error = ends(metas.client(first, second).table("temp").get, "a", "b", timeout=0.5)
+    error = ends(metas.client(first, second).table("temp").get, "a", "b", timeout=1.0)
     assert isinstance(error, errors.MetaUnreachable)
     assert "not the leader" in str(error)
     assert len(first.queries) < 12
@@ -105,7 +106,9 @@ def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
     first.handler = silent
     client = metas.client(first, second, refresh_interval=0.01)
     table = client.table("temp")
-    assert 0.2 < timed(table.set, "a", "b", b"c") < 0.5
+    watch = timed(table.set, "a", "b", b"c")
+    assert watch.elapsed > 0.2
+    assert watch.seconds < 0.9
     # The next time the server that answered is asked first.
     before = len(first.requests)
     table._dispatcher.routes.request()
@@ -118,7 +121,9 @@ def test_the_first_good_answer_is_used_even_if_it_is_late(metas: Metas) -> None:
     first, second, _ = metas.all
     metas.follow(first, known=False)
     first.delay = 0.6
-    assert 0.5 < timed(metas.client(first, second).table("temp").set, "a", "b", b"c") < 1.0
+    watch = timed(metas.client(first, second).table("temp").set, "a", "b", b"c")
+    assert watch.elapsed > 0.5
+    assert watch.seconds < 1.5
     assert len(first.queries) == 1
 
 
@@ -135,7 +140,7 @@ def test_one_dead_meta_server_of_three_delays_by_one_connect_timeout_at_most(
         "silent": lambda: metas.stage.extra(FakeServer(silent)).address,
     }[dead]()
     table = metas.stage.client(addresses).table("temp")
-    assert timed(table.warm_up) < 0.6
+    assert timed(table.warm_up).seconds < 0.9
 
 
 @pytest.mark.parametrize("state", ["refused", "black hole", "silent", "no leader"])
@@ -147,13 +152,13 @@ def test_with_all_meta_servers_dead_a_call_ends_at_its_deadline(metas: Metas, st
         "silent": lambda: [metas.stage.extra(FakeServer(silent)).address for _ in range(2)],
         "no leader": lambda: [meta.address for meta in metas.all],
     }
-    client = metas.stage.client(addresses[state](), timeout=0.35)
+    client = metas.stage.client(addresses[state](), timeout=0.7)
     watch = Stopwatch()
     calls = (client.table("temp").warm_up, client.ping, lambda: client.table("other").get("a"))
     for caller in [gevent.spawn(ends, call) for call in calls]:
         error = caller.get()
-        assert watch.elapsed >= 0.35
-        assert watch.seconds < 0.5
+        assert watch.elapsed >= 0.7
+        assert watch.seconds < 1.5
         assert isinstance(error, errors.MetaUnreachable)
         assert isinstance(error, TimeoutError)
         if state in ("refused", "no leader"):
@@ -172,20 +177,20 @@ def test_a_server_that_is_not_active_is_asked_again_with_pauses(metas: Metas) ->
     metas.follow(first)
     first.error = "ERR_SERVICE_NOT_ACTIVE"
     table = metas.client().table("temp")
-    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=5.0)
-    gevent.sleep(0.5)
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=20.0)
+    gevent.sleep(1.0)
     first.error = "ERR_OK"
     caller.get()
-    assert 3 <= len(first.queries) <= 9
-    assert len(second.queries) <= 8
-    assert len(third.queries) <= 8
+    assert 3 <= len(first.queries) <= 10
+    assert len(second.queries) <= 9
+    assert len(third.queries) <= 9
 
 
 @pytest.mark.parametrize("error", ["ERR_BUSY_CREATING", "ERR_UNDER_RECOVERY", "ERR_SERVICE_NOT_ACTIVE"])
 def test_transient_states_of_a_table_are_waited_for(metas: Metas, error: str) -> None:
     metas.all[0].error = error
     table = metas.client(metas.all[0], refresh_interval=0.05).table("temp")
-    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=5.0)
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=20.0)
     gevent.sleep(0.2)
     metas.all[0].error = "ERR_OK"
     caller.get()
@@ -193,7 +198,7 @@ def test_transient_states_of_a_table_are_waited_for(metas: Metas, error: str) ->
 
 def test_a_table_that_stays_unavailable_is_reported_with_its_state(metas: Metas) -> None:
     metas.all[0].error = "ERR_BUSY_CREATING"
-    error = ends(metas.client(metas.all[0]).table("temp").get, "a", "b", timeout=0.4)
+    error = ends(metas.client(metas.all[0]).table("temp").get, "a", "b", timeout=1.0)
     assert isinstance(error, errors.RequestTimeout)
     assert "ERR_BUSY_CREATING" in str(error)
 
@@ -207,14 +212,14 @@ def test_a_missing_table_fails_at_once_with_its_own_error(metas: Metas) -> None:
         assert isinstance(error, LookupError)
         assert not isinstance(error, errors.MetaError)
         assert "does not exist" in str(error)
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
 
 
 def test_table_that_is_being_dropped_is_missing_at_once(metas: Metas) -> None:
     metas.all[0].error = "ERR_BUSY_DROPPING"
     watch = Stopwatch()
     error = ends(metas.client(metas.all[0]).table("temp").get, "a")
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
     assert isinstance(error, errors.TableNotFound)
 
 
@@ -222,7 +227,7 @@ def test_acl_deny_is_raised_at_once(metas: Metas) -> None:
     metas.all[0].error = "ERR_ACL_DENY"
     watch = Stopwatch()
     error = ends(metas.client(metas.all[0]).table("temp").get, "a")
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
     assert isinstance(error, errors.MetaError)
     assert error.code == "ERR_ACL_DENY"
 
@@ -251,7 +256,7 @@ def test_name_that_changes_its_address(metas: Metas, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     table = metas.stage.client(["meta.example:34601"]).table("temp")
-    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=3.0)
+    caller = gevent.spawn(table.set, "a", "b", b"c", timeout=20.0)
     gevent.sleep(0.2)
     port["meta.example"] = metas.all[0].port
     caller.get()
@@ -282,12 +287,12 @@ def test_many_tables_share_one_meta_connection(stage: Stage) -> None:
 
 def test_ping_measures_and_fails_fast(metas: Metas) -> None:
     client = metas.client()
-    assert 0.0 < client.ping() < 0.5
+    assert 0.0 < client.ping() < 1.5
     bad = metas.stage.client([dead_address()])
     watch = Stopwatch()
     assert isinstance(ends(bad.ping, 0.2), errors.MetaUnreachable)
     assert watch.elapsed >= 0.2
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.0
 
 
 def test_the_query_continues_when_its_first_caller_is_killed(metas: Metas) -> None:
@@ -321,7 +326,7 @@ def test_a_creation_is_sent_only_once(stage: Stage, answered: bytes | None) -> N
 
     servers = [stage.extra(FakeServer(handler)) for _ in range(3)]
     client = stage.client([server.address for server in servers])
-    error = create(client, 0.4)
+    error = create(client, 1.0)
     assert isinstance(error, errors.PegasusError)
     assert error.outcome_unknown
     assert sum(len(server.requests) for server in servers) == 1

@@ -156,7 +156,7 @@ def test_a_secondary_is_reached_by_its_address(stage: Stage, names: Names) -> No
     primary = stage.server(silent)
     stage.meta.primaries = [primary.address]
     stage.meta.secondaries, stage.meta.digits = [NAME], {NAME: backup.address}
-    table = stage.table(hedge=HedgePolicy(delay=0.02, max_ratio=1.0), timeout=0.3)
+    table = stage.table(hedge=HedgePolicy(delay=0.02, max_ratio=1.0), timeout=1.0)
     ends(table.get, "h", "s")
     wait_until(lambda: connection_of(table.client, NAME) is not None)
     assert table.get("h", "s") == b"backup"
@@ -179,10 +179,10 @@ def test_the_slower_of_two_connections_is_closed(stage: Stage, names: Names) -> 
     server = stage.server()
     stage.meta.primaries, stage.meta.digits = [NAME], {NAME: server.address}
     names.known["replica-1.example"] = [server.address]
-    names.slow["replica-1.example"] = 0.3
+    names.slow["replica-1.example"] = 0.8
     table = stage.table()
     assert table.get("h", "s") is None
-    gevent.sleep(0.2)
+    gevent.sleep(0.8)
     gc.collect()
     assert table.get("h", "s") is None
     assert len(server.links) == 1
@@ -238,7 +238,7 @@ def test_a_name_is_resolved_again_when_all_meta_servers_have_failed(stage: Stage
     new = [metas.another(), metas.another()]
     new[0].handler = silent
     names.known["metas.example"] = [meta.address for meta in new]
-    assert client.ping() < 1.5
+    assert client.ping(10.0) < 4.0
     assert new[1].requests
     assert set(client._cluster.meta.metas.all()) == {meta.address for meta in new}
     assert client._cluster.meta.addresses == [METAS]
@@ -251,14 +251,14 @@ def test_a_name_with_one_address_leaves_a_silent_server_for_its_new_address(stag
     # The connection to the old server stays open.
     metas.all[0].handler = silent
     names.known["metas.example"] = [metas.another().address]
-    assert client.ping(5.0) < 2.0
+    assert client.ping(10.0) < 4.0
     assert client._cluster.meta.addresses == [METAS]
 
 
 def test_an_address_is_used_that_the_name_server_returns_after_the_connect_timeout(stage: Stage, names: Names) -> None:
     Metas(stage, names, 1)
-    names.slow["metas.example"] = 0.3
-    client = stage.client([METAS], connect_timeout=0.1)
+    names.slow["metas.example"] = 1.0
+    client = stage.client([METAS], connect_timeout=0.4)
     assert client.table("temp").get("h", "s", timeout=5.0) is None
     assert names.asked == ["metas.example"]
 
@@ -317,7 +317,7 @@ def test_an_unresolvable_name_does_not_delay_the_other_names(stage: Stage, names
     client = stage.client([METAS, stage.meta.address])
     watch = Stopwatch()
     assert client.table("temp").get("h", "s") is None
-    assert watch.seconds < 0.9
+    assert watch.seconds < 1.7
 
 
 def test_addresses_from_before_are_used_when_the_name_server_is_silent(stage: Stage, names: Names) -> None:
@@ -327,7 +327,7 @@ def test_addresses_from_before_are_used_when_the_name_server_is_silent(stage: St
     names.slow["metas.example"] = 60.0
     metas.follow(None)
     gevent.spawn_later(0.3, metas.follow, metas.all[1])
-    assert client.ping(2.0) < 1.5
+    assert client.ping(20.0) < 10.0
 
 
 def test_the_error_says_that_the_name_is_not_resolved(stage: Stage, names: Names) -> None:
@@ -338,7 +338,7 @@ def test_the_error_says_that_the_name_is_not_resolved(stage: Stage, names: Names
     error = ends(stage.client([METAS]).ping, 0.2)
     assert "the name server has not answered for metas.example:34601" in str(error)
     names.slow.clear()
-    error = ends(stage.client([METAS]).ping, 0.2)
+    error = ends(stage.client([METAS]).ping, 1.0)
     assert "Name or service not known" in str(error)
 
 
@@ -350,6 +350,16 @@ def test_a_leader_with_an_unresolvable_name_is_reached_by_its_address(stage: Sta
 
 
 # --------------------------------------------------------------------------------------------- what is forgotten again
+def assert_queries_end(stage: Stage) -> None:
+    """Check that no route is queried any more; a last query may be on its way."""
+    for _ in range(4):
+        before = len(stage.meta.queries)
+        gevent.sleep(0.2)
+        if len(stage.meta.queries) == before:
+            return
+    raise AssertionError(f"{before} queries, and they go on")
+
+
 @pytest.mark.parametrize("alive", [False, True])
 def test_learned_meta_servers_are_forgotten(stage: Stage, names: Names, alive: bool) -> None:
     """The leader moves twenty times to a server that is not configured."""
@@ -407,7 +417,7 @@ def test_servers_of_admin_requests_are_forgotten_by_a_client_without_tables(stag
         assert isinstance(ends(admin.remote_command, server.address, "help"), errors.ServerError)
         return set(client.stats()["servers"]) == {server.address}
 
-    wait_until(used_servers_are_left, 10.0)
+    wait_until(used_servers_are_left)
     assert len(server.links) == 1
 
 
@@ -433,14 +443,11 @@ def test_lookups_of_a_missing_table_end(stage: Stage) -> None:
     try:
         for number in range(MAX_UNKNOWN + 50):
             assert isinstance(ends(client.table(f"none {number}").get, "h"), errors.TableNotFound)
-        gevent.sleep(0.1)
         # Not even the garbage collector is needed.
-        assert len(client._cluster.tables) <= MAX_UNKNOWN
+        wait_until(lambda: len(client._cluster.tables) <= MAX_UNKNOWN)
     finally:
         gc.enable()
-    before = len(stage.meta.queries)
-    gevent.sleep(0.2)
-    assert len(stage.meta.queries) == before
+    assert_queries_end(stage)
     assert len(client.stats()["tables"]) <= MAX_UNKNOWN
 
 
@@ -483,10 +490,10 @@ def test_the_time_of_the_last_query_is_forgotten_with_the_table(stage: Stage) ->
 def test_lookups_of_a_missing_table_keep_the_minimum_interval(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_interval=0.1)
-    until = monotonic() + 0.35
-    while monotonic() < until:
+    begin = monotonic()
+    while monotonic() - begin < 0.35:
         assert isinstance(ends(client.table("none").get, "h"), errors.TableNotFound)
-    assert len(stage.meta.queries) <= 5
+    assert len(stage.meta.queries) <= 2 + (monotonic() - begin) / 0.1
 
 
 def test_a_table_created_later_is_found_by_older_handles(stage: Stage) -> None:
@@ -514,10 +521,7 @@ def test_lookups_of_a_dropped_table_end(stage: Stage) -> None:
     client.table("temp").get("h")
     stage.meta.table = "another"
     wait_until(lambda: isinstance(client._cluster.tables["temp"].routes.error, errors.TableNotFound))
-    gevent.sleep(0.02)
-    before = len(stage.meta.queries)
-    gevent.sleep(0.15)
-    assert len(stage.meta.queries) == before
+    assert_queries_end(stage)
 
 
 def test_stats_can_be_read_in_another_thread_while_tables_and_servers_are_added(stage: Stage) -> None:

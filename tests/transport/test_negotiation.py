@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -120,7 +121,7 @@ def test_answers_that_arrive_in_pieces_are_read(stage: Stage) -> None:
 def test_silence_at_each_step_closes_the_connection_after_auth_timeout(stage: Stage, step: int) -> None:
     """The next attempt waits, since each attempt costs the server a socket."""
     secure_stage(stage, **{f"step{step}": silent})
-    client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.7)
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.5, timeout=1.2)
     watch = Stopwatch()
     error = ends(client.table("temp").get, "h", "s")
     assert isinstance(error, RequestTimeout)
@@ -129,30 +130,34 @@ def test_silence_at_each_step_closes_the_connection_after_auth_timeout(stage: St
     assert STEPS[step][0].name in str(last)
     assert ("service_fqdn" in error.hint) == (step > 0)
     assert watch.seconds < 5.0
-    for link in stage.servers[0].links:
-        wait_until(lambda at=link: at.closed)  # type: ignore[misc]
-        assert len(link.requests) == step + 1, "nothing follows"
-    assert client.stats()["servers"][stage.servers[0].address]["state"] == "down"
-    assert client.stats()["auth"]["refused"] == len(stage.servers[0].links) <= 2
+    # The last attempt may still run when the call ends.
+    wait_until(lambda: client.stats()["servers"][stage.servers[0].address]["state"] == "down")
+    wait_until(lambda: all(link.closed for link in stage.servers[0].links))
+    assert [len(link.requests) for link in stage.servers[0].links] in ([step + 1], [step + 1] * 2), "nothing follows"
+    assert client.stats()["auth"]["refused"] == len(stage.servers[0].links)
 
 
 @pytest.mark.parametrize("step", range(5))
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_connection_that_ends_at_any_step_is_dialled_again(stage: Stage, step: int, reset: bool) -> None:
+def test_a_connection_that_ends_at_any_step_is_dialled_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, step: int, reset: bool
+) -> None:
     """A restarted server is dialled again as soon as one without authentication."""
-    times: list[float] = []
+    # The pause after a refusal would be longer than the timeout.
+    monkeypatch.setattr(pool, "RENEGOTIATE_BASE", 60.0)
+    monkeypatch.setattr(pool, "RENEGOTIATE_CAP", 60.0)
+    ended: list[Link] = []
 
     def end(link: Link, request: Request) -> None:
-        times.append(monotonic())
-        if len(times) == 1:
+        ended.append(link)
+        if len(ended) == 1:
             link.close(reset=reset)
         else:
             say(link, request, *STEPS[step][2:])
 
     secure_stage(stage, **{f"step{step}": end})
     assert stage.table(auth=FakeAuth(), timeout=20.0).get("h", "s") is None
-    assert len(times) == 2
-    assert times[1] - times[0] < 0.9
+    assert len(ended) == 2
 
 
 def reply_with(**changes: Any) -> Callable[[Link, Request], None]:
@@ -190,7 +195,7 @@ def reply_with(**changes: Any) -> Callable[[Link, Request], None]:
 )
 def test_invalid_answers_are_protocol_errors(stage: Stage, handler: Any, words: str) -> None:
     secure_stage(stage, step1=handler)
-    error = ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")
+    error = ends(stage.table(auth=FakeAuth(), timeout=20.0).get, "h", "s", retry=None)
     last = last_of(error)
     assert (last.reason, last.passing, last.costly) == ("protocol", True, True)
     assert words in str(last)
@@ -222,7 +227,8 @@ def test_permanent_failures_end_a_call_at_once(stage: Stage, at: Any, reason: st
 
 def test_a_challenge_after_the_last_step_is_a_protocol_error(stage: Stage) -> None:
     secure_stage(stage, step4=lambda link, request: say(link, request, SaslStatus.CHALLENGE, b"offer"))
-    assert last_of(ends(stage.table(auth=FakeAuth(), timeout=0.7).get, "h", "s")).reason == "protocol"
+    error = ends(stage.table(auth=FakeAuth(), timeout=20.0).get, "h", "s", retry=None)
+    assert last_of(error).reason == "protocol"
 
 
 # --------------------------------------------------------------------------------------------------------- no downgrade
@@ -309,7 +315,7 @@ def test_transient_failures_are_repeated_until_the_deadline(stage: Stage) -> Non
     secure_stage(stage)
     assert stage.table(auth=FakeAuth(work=twice), timeout=20.0).get("h", "s") is None
     assert len(tries) == 3
-    client = stage.client(auth=FakeAuth(work=lambda: (_ for _ in ()).throw(failed("clock", passing=True))), timeout=0.3)
+    client = stage.client(auth=FakeAuth(work=lambda: (_ for _ in ()).throw(failed("clock", passing=True))), timeout=1.0)
     error = ends(client.table("temp").get, "h", "s")
     assert "this is clock" in str(error)
 
@@ -352,22 +358,22 @@ def test_a_blocking_mechanism_does_not_block_the_loop(stage: Stage) -> None:
     import threading
 
     secure_stage(stage)
-    gate = threading.Event() if not monkey.is_module_patched("threading") else None
-    auth = FakeAuth(work=(lambda: gate.wait(20.0)) if gate is not None else lambda: block(1.0))
+    # Reading a pipe blocks a thread, patched or not.
+    reading, writing = os.pipe()
+    auth = FakeAuth(work=lambda: os.read(reading, 1))
     client = stage.client(auth=auth, timeout=0.3)
-    error = ends(client.table("temp").get, "h", "s")
-    assert isinstance(error, errors.MetaUnreachable)
-    passes = 0
-    until = monotonic() + 0.2
-    while monotonic() < until:
-        gevent.sleep(0.001)
-        passes += 1
-    assert passes > 10
-    if gate is not None:
-        gate.set()
+    try:
+        error = ends(client.table("temp").get, "h", "s")
+        assert isinstance(error, errors.MetaUnreachable)
+        for _ in range(20):
+            gevent.sleep(0.001)
+        assert auth.running == 1
+    finally:
+        os.close(writing)
     assert client.table("temp").get("h", "s", timeout=20.0) is None
     assert auth.acquired == 1
     assert threading.get_ident() not in auth.threads
+    os.close(reading)
 
 
 def test_the_error_names_a_silent_kdc(stage: Stage) -> None:
@@ -384,9 +390,11 @@ def test_short_lived_credentials_are_not_acquired_for_every_call(stage: Stage) -
     secure_stage(stage)
     auth = FakeAuth(seconds=0.4)
     client = stage.client(auth=auth, timeout=20.0)
-    assert client.table("temp").get("h", "s") is None
+    begin = monotonic()
+    for number in range(100):
+        assert client.table("temp").get("h", str(number)) is None
     # One for each of the two dials, and renewals in between.
-    assert auth.acquired <= 6
+    assert auth.acquired <= 6 + (monotonic() - begin) / 0.2
 
 
 def test_credentials_are_renewed_without_calls(stage: Stage) -> None:
@@ -397,11 +405,11 @@ def test_credentials_are_renewed_without_calls(stage: Stage) -> None:
     table = client.table("temp")
     begin = monotonic()
     table.get("h", "s")
-    wait_until(lambda: auth.acquired == 3)
+    wait_until(lambda: auth.acquired >= 3)
     assert monotonic() - begin > 1.4, "at 75 to 80 % of a second each"
     table.get("h", "s")
     assert len(stage.servers[0].links) == 1
-    wait_until(lambda: client.stats()["auth"]["renewals"] == 2)
+    wait_until(lambda: client.stats()["auth"]["renewals"] >= 2)
 
 
 def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
@@ -447,13 +455,14 @@ def test_a_slow_negotiation_continues_after_the_deadline_of_a_call(stage: Stage,
     secure_stage(stage, **{f"step{step}": lambda link, request: held.append((link, request))})
     client = stage.client(auth=FakeAuth(), auth_timeout=10.0)
     table = client.table("temp")
+    killed = gevent.spawn(table.get, "h", "s", timeout=20.0)
+    wait_until(lambda: held)
     watch = Stopwatch()
     error = ends(table.get, "h", "s", timeout=0.3)
     assert watch.elapsed > 0.29
     assert watch.seconds < 5.0
     assert STEPS[step][0].name in str(error)
     assert client.stats()["servers"][stage.servers[0].address]["state"] == "negotiating"
-    killed = gevent.spawn(table.get, "h", "s", timeout=20.0)
     waiting = gevent.spawn(table.get, "h", "s", timeout=20.0)
     gevent.sleep(0.01)
     killed.kill()
@@ -497,10 +506,10 @@ def test_the_connect_timeout_does_not_bound_the_negotiation(stage: Stage) -> Non
 
 def test_an_answer_may_take_longer_than_the_connect_timeout(stage: Stage) -> None:
     def late(link: Link, request: Request) -> None:
-        gevent.spawn_later(0.25, say, link, request, *STEPS[2][2:])
+        gevent.spawn_later(1.0, say, link, request, *STEPS[2][2:])
 
     secure_stage(stage, step2=late)
-    client = stage.client(auth=FakeAuth(), connect_timeout=0.1, auth_timeout=10.0, timeout=20.0)
+    client = stage.client(auth=FakeAuth(), connect_timeout=0.5, auth_timeout=10.0, timeout=20.0)
     assert client.table("temp").get("h", "s") is None
     assert len(stage.servers[0].links) == 1
 
@@ -511,7 +520,7 @@ def test_a_lost_timeout_does_not_keep_a_negotiation(stage: Stage, monkeypatch: p
     monkeypatch.setattr(pool, "RENEGOTIATE_BASE", 0.05)
     monkeypatch.setattr(negotiation, "gevent", SimpleNamespace(Timeout=lambda *_args: contextlib.nullcontext()))
     sasl = secure_stage(stage, step2=silent)
-    client = stage.client(auth=FakeAuth(), auth_timeout=0.1, timeout=0.6)
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.5, timeout=1.2)
     assert "INITIATE" in str(last_of(ends(client.table("temp").get, "h", "s")))
     sasl.at.clear()
     assert client.table("temp").get("h", "s", timeout=10.0) is None
@@ -520,14 +529,15 @@ def test_a_lost_timeout_does_not_keep_a_negotiation(stage: Stage, monkeypatch: p
 
 def test_a_timeout_during_the_negotiation_with_a_meta_server_has_a_hint(stage: Stage) -> None:
     stage.meta.handler = Sasl(stage.meta.handler, step2=silent)
-    error = ends(stage.client(auth=FakeAuth(), auth_timeout=10.0).table("temp").get, "h", "s", timeout=0.3)
+    error = ends(stage.client(auth=FakeAuth(), auth_timeout=10.0).table("temp").get, "h", "s", timeout=1.0)
     assert isinstance(error, MetaUnreachable)
     assert "service_fqdn and the clock" in error.hint
 
 
 def test_failed_negotiations_are_repeated_with_growing_pauses(stage: Stage) -> None:
     secure_stage(stage, step2=silent)
-    client = stage.client(auth=FakeAuth(), auth_timeout=0.05, timeout=2.5, retry=RetryPolicy(base=0.001, cap=0.01))
+    client = stage.client(auth=FakeAuth(), auth_timeout=0.3, timeout=2.8, retry=RetryPolicy(base=0.001, cap=0.01))
+    client.ping(20.0)
     callers = [gevent.spawn(ends, client.table("temp").get, "h", str(number)) for number in range(50)]
     gevent.joinall(callers)
     # The first pauses are 0.5 to 1 s and 1 to 2 s.

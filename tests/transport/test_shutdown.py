@@ -42,7 +42,7 @@ def callers_of(call: Callable[..., Any], count: int = 20) -> list[Any]:
     return [gevent.spawn(ends, call, f"h{number}", "s") for number in range(count)]
 
 
-def assert_all_closed(callers: list[Any], seconds: float = 0.5) -> None:
+def assert_all_closed(callers: list[Any], seconds: float = 1.5) -> None:
     """Check that every caller ends soon with its own ClientClosed."""
     watch = Stopwatch()
     gevent.joinall(callers, timeout=5)
@@ -210,7 +210,7 @@ def test_close_in_the_middle_of_many(stage: Stage) -> None:
     wait_until(lambda: len(server.requests) >= 150)
     begin()
     client.close()
-    gevent.joinall([runner, collector], timeout=0.5)
+    gevent.joinall([runner, collector], timeout=3.0)
     assert isinstance(runner.value, errors.ClientClosed)
     assert all(isinstance(error, errors.ClientClosed) for error in collector.value)
     assert handle is not None
@@ -229,19 +229,22 @@ def slow(seconds: float) -> Callable[[Link, Request], None]:
 
 
 def test_drain_lets_calls_finish(stage: Stage) -> None:
-    server = stage.server(slow(0.2))
-    client = stage.client()
+    held: list[tuple[Link, Request]] = []
+    server = stage.server(lambda link, request: held.append((link, request)))
+    client = stage.client(timeout=20.0)
     table = client.table("temp")
     callers: list[Any] = [gevent.spawn(table.set, f"h{n}", "s", b"v") for n in range(20)]
     wait_until(lambda: len(server.requests) == 20)
-    watch = Stopwatch()
-    closing = gevent.spawn(client.close, drain=2.0)
+    closing = gevent.spawn(client.close, drain=30.0)
     gevent.sleep(0)
     with pytest.raises(errors.ClientClosed):
         table.get("new")
-    closing.get()
-    assert watch.elapsed > 0.1
-    assert watch.seconds < 0.6
+    gevent.sleep(0.1)
+    assert not closing.dead
+    for link, request in held:
+        answer(link, request)
+    # It does not use the whole time.
+    closing.get(timeout=10.0)
     gevent.joinall(callers, raise_error=True)
 
 
@@ -253,7 +256,7 @@ def test_drain_ends_calls_that_take_longer(stage: Stage) -> None:
     watch = Stopwatch()
     client.close(drain=0.2)
     assert watch.elapsed >= 0.2
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
     assert_all_closed(callers)
 
 
@@ -272,17 +275,17 @@ def test_drain_counts_calls_that_are_between_two_attempts(stage: Stage) -> None:
     caller: Any = gevent.spawn(client.table("temp").incr, "a", "b")
     wait_until(lambda: seen)
     gevent.sleep(0.02)
-    client.close(drain=2.0)
+    client.close(drain=20.0)
     assert caller.get() == 1
 
 
 def test_drain_counts_calls_that_wait_for_a_dial(stage: Stage) -> None:
     server = stage.server()
     server.stop()
-    client = stage.client(timeout=3.0)
+    client = stage.client(timeout=20.0)
     caller: Any = gevent.spawn(client.table("temp").set, "a", "b", b"c")
     gevent.sleep(0.1)
-    closing = gevent.spawn(client.close, drain=2.0)
+    closing = gevent.spawn(client.close, drain=20.0)
     stage.extra(FakeServer(port=server.port))
     caller.get()
     closing.get()
@@ -320,7 +323,7 @@ def test_drain_of_an_idle_client_takes_no_time(stage: Stage) -> None:
     client.table("temp").set("a", "b", b"c")
     watch = Stopwatch()
     client.close(drain=5.0)
-    assert watch.seconds < 0.05
+    assert watch.seconds < 1.0
 
 
 # -------------------------------------------------------------------------------------------------- dropped, idle, loop
@@ -486,8 +489,8 @@ def test_ctrl_c_raises_in_the_main_greenlet_and_ends_cleanly(stage: Stage, where
         with Client([sys.argv[1]], timeout=30, connect_timeout=20) as client:
             table = client.table("temp")
             others = [gevent.spawn(ends, f"h{n}", "s") for n in range(10)]
-            print("waiting", flush=True)
             try:
+                print("waiting", flush=True)
                 if sys.argv[2] == "greenlets":
                     gevent.joinall(others)
                 elif sys.argv[2] == "many":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pegasus_green import RetryPolicy, errors
+from pegasus_green import RetryPolicy, bulk, errors
 from pegasus_green.operations import base, many, multi
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import BY_NAME
@@ -350,7 +350,7 @@ def test_a_timeout_error_reports_attempts_and_outcome(stage: Stage) -> None:
 def test_a_repeated_set_keeps_the_expiry_time(stage: Stage, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """An hour passes between the attempts; the record expires at the time that the caller gave."""
     clock = [1_800_000_000.0]
-    for module in (base, many, multi):
+    for module in (base, bulk, many, multi):
         monkeypatch.setattr(module, "time", lambda: clock[0])
 
     def handler(link: Link, request: Request) -> None:

@@ -26,6 +26,13 @@ def seconds_queued() -> float:
         return 0.0
 
 
+def sleeping(seconds: float) -> float:
+    """Sleep in gevent; return how long it took, without the waits for a processor: a control for other timers."""
+    watch = Stopwatch()
+    gevent.sleep(seconds)
+    return watch.seconds
+
+
 class Stopwatch:
     """Measures a duration in this thread without the time in which other processes used the processor."""
 

@@ -445,12 +445,12 @@ def test_the_wait_for_a_turn_is_part_of_the_timeout(box: Any, client: Client) ->
         return clock.seconds
 
     # The first one has its turn during the whole test.
-    first = gevent.spawn(hit, 2.0)
+    first = gevent.spawn(hit, 20.0)
     gevent.sleep(0)
     for call in (hit, hit_in_scope):
         callers: list[Any] = [gevent.spawn(call, 0.1) for _ in range(5)]
         gevent.joinall(callers, raise_error=True)
-        assert max(caller.value for caller in callers) < 0.3
+        assert max(caller.value for caller in callers) < 5.0
     assert not first.dead
     first.kill()
 

@@ -30,7 +30,7 @@ from pegasus_green.admin.model import MetaLevel
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs, refused
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, wait_until
 
 __all__ = ["no_client_bugs"]
 
@@ -95,15 +95,15 @@ def test_create_waits_until_the_table_is_whole(client: Client, admin: Admin, nam
 
 @pytest.mark.onebox_only
 def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> None:
-    cluster.box.configure(assign_delay=0.5)
+    cluster.box.configure(assign_delay=2.5)
     try:
         watch = Stopwatch()
-        admin.create_table(name, 2, wait=False)
-        assert watch.seconds < 0.15
+        admin.create_table(name, 2, wait=False, timeout=20.0)
+        assert watch.seconds < 1.5
         assert not admin.is_healthy(name)
         assert any(not partition.primary for partition in admin.partitions(name))
         with pytest.raises(RequestTimeout, match="2 of 2 partitions"):
-            admin.wait_until_healthy(name, timeout=0.1)
+            admin.wait_until_healthy(name, timeout=0.5)
         admin.wait_until_healthy(name)
         assert admin.is_healthy(name)
     finally:
@@ -112,10 +112,10 @@ def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> No
 
 @pytest.mark.onebox_only
 def test_create_fails_at_the_deadline_when_replicas_are_missing(cluster: Cluster, admin: Admin, name: str) -> None:
-    cluster.box.configure(assign_delay=0.3)
+    cluster.box.configure(assign_delay=1.5)
     try:
         with pytest.raises(RequestTimeout) as caught:
-            admin.create_table(name, 2, timeout=0.2)
+            admin.create_table(name, 2, timeout=0.8)
         assert caught.value.table == name
         admin.wait_until_healthy(name)
         assert admin.create_table(name, 2, exist_ok=True) == admin.table_info(name).app_id
@@ -161,11 +161,11 @@ def test_a_default_ttl_is_set_after_the_create_request(cluster: Cluster, client:
 
 @pytest.mark.onebox_only
 def test_a_default_ttl_is_set_only_where_all_replicas_exist(cluster: Cluster, admin: Admin, name: str) -> None:
-    cluster.box.configure(assign_delay=0.3)
+    cluster.box.configure(assign_delay=1.5)
     try:
         admin.create_table(name, 2, wait=False)
         with pytest.raises(RequestTimeout):
-            admin.set_envs(name, {"default_ttl": 5}, timeout=0.1)
+            admin.set_envs(name, {"default_ttl": 5}, timeout=0.5)
         assert admin.get_envs(name) == {}
         admin.set_envs(name, {"default_ttl": 5})
         assert admin.is_healthy(name)
@@ -209,7 +209,7 @@ def test_a_change_with_unknown_outcome_is_not_repeated(cluster: Cluster, admin: 
     rule = cluster.box.fault("drop", rpc="drop_table", when=when)
     admin.create_table(name, 2, exist_ok=True)
     with pytest.raises(PegasusError) as caught:
-        admin.drop_table(name, timeout=0.3)
+        admin.drop_table(name, timeout=1.0)
     assert caught.value.outcome_unknown
     assert (caught.value.table, caught.value.operation) == (name, "drop_table")
     assert rule.hits == 1
@@ -277,11 +277,11 @@ def test_drop_of_a_missing_table(admin: Admin, name: str) -> None:
 @pytest.mark.onebox_only
 def test_drop_waits_for_the_primaries(cluster: Cluster, admin: Admin, name: str) -> None:
     """On a real cluster, a table that was dropped before its replicas existed crashes a server when it is recalled."""
-    cluster.box.configure(assign_delay=0.3)
+    cluster.box.configure(assign_delay=1.5)
     try:
         app_id = admin.create_table(name, 2, wait=False)
         with pytest.raises(RequestTimeout, match="has no primary"):
-            admin.drop_table(name, timeout=0.1)
+            admin.drop_table(name, timeout=0.5)
         assert admin.table_info(name).app_id == app_id
         assert admin.drop_table(name) == app_id
         admin.recall_table(app_id)
@@ -396,8 +396,8 @@ def test_partitions_show_the_new_primary_after_a_failover(box: Onebox, boss: Adm
     found = boss.partitions("temp")
     assert [(p.index, p.ballot, p.primary, list(p.secondaries)) for p in found] == [tuple(p.values()) for p in expected]
     box.kill(0)
-    gevent.sleep(0.8)
     dead = box.replica_addresses[0]
+    wait_until(lambda: all(p.primary and p.primary != dead for p in boss.partitions("temp")))
     assert dead in [node.address for node in boss.nodes(alive=False)]
     after = boss.partitions("temp")
     assert all(p.primary and p.primary != dead for p in after)
@@ -425,7 +425,7 @@ def test_admin_works_with_both_server_releases(release: str) -> None:
         else:
             assert info.atomic_idempotent is None
             with pytest.raises(MetaError, match="too old") as caught:
-                admin.get_atomic_idempotent("made", timeout=0.4)
+                admin.get_atomic_idempotent("made", timeout=1.0)
             assert caught.value.code == "ERR_HANDLER_NOT_FOUND"
 
 
@@ -437,7 +437,7 @@ def test_one_known_meta_server_is_enough(box: Onebox, known: int) -> None:
         watch = Stopwatch()
         assert len(client.admin.nodes()) == 4
         assert client.admin.create_table("made", 2) > 2
-        assert watch.seconds < 3
+        assert watch.seconds < 10
 
 
 @pytest.mark.onebox_only
@@ -545,7 +545,7 @@ def test_a_table_in_a_transient_state_is_reported_as_unavailable(cluster: Cluste
         assert caught.value.code == error
     assert admin.is_healthy(cluster.table) is False
     with pytest.raises(RequestTimeout, match=error):
-        admin.wait_until_healthy(cluster.table, timeout=0.3)
+        admin.wait_until_healthy(cluster.table, timeout=1.0)
 
 
 @pytest.mark.onebox_only

@@ -16,7 +16,7 @@ from pegasus_green.operations import asynchronous
 from pegasus_green.operations.asynchronous import Handle
 from tests.conftest import Cluster
 from tests.integration.helpers import no_client_bugs
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, wait_until
 
 __all__ = ["no_client_bugs"]
 
@@ -99,7 +99,7 @@ def test_gevent_wait_and_iwait(table: Table, hash_key: bytes) -> None:
 @pytest.mark.onebox_only
 def test_iwait_yields_fast_calls_first(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.set(hash_key, "slow", "v")
-    box.fault("delay", rpc="get", contains=hash_key + b"slow", seconds=0.2)
+    box.fault("delay", rpc="get", contains=hash_key + b"slow", seconds=0.6)
     slow, fast = table.get_async(hash_key, "slow"), table.get_async(hash_key, "fast")
     assert list(gevent.iwait([slow, fast])) == [fast, slow]
 
@@ -166,14 +166,14 @@ def test_a_failing_link_does_not_affect_other_links(table: Table, box: Onebox, h
 @pytest.mark.onebox_only
 def test_get_with_a_timeout_can_be_called_again(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
-    box.fault("delay", rpc="put", seconds=0.3)
-    handle = table.set_async(hash_key, "s", "v")
+    box.fault("delay", rpc="put", seconds=1.0)
+    handle = table.set_async(hash_key, "s", "v", timeout=20.0)
     watch = Stopwatch()
     with pytest.raises(errors.RequestTimeout, match="the call continues"):
         handle.get(timeout=0.1)
     assert watch.elapsed >= 0.09
-    assert watch.seconds < 0.15
-    assert handle.get(timeout=1.0) is None
+    assert watch.seconds < 0.8
+    assert handle.get(timeout=20.0) is None
 
 
 @pytest.mark.onebox_only
@@ -192,7 +192,7 @@ def test_errors_are_raised_by_get(table: Table, box: Onebox, hash_key: bytes) ->
     watch = Stopwatch()
     with pytest.raises(errors.RequestTimeout):
         handle.get()
-    assert watch.seconds < 0.3
+    assert watch.seconds < 1.5
 
 
 @pytest.mark.onebox_only
@@ -221,13 +221,11 @@ def test_dropping_a_handle_cancels_its_call(table: Table, box: Onebox, hash_key:
     del handle
     gc.collect()
     assert known() is None
-    gevent.sleep(0.1)
-    assert in_flight(table.client) == 0
+    wait_until(lambda: in_flight(table.client) == 0)
     box.clear_faults()
     busy = box.fault("error", rpc="put", error="ERR_BUSY")
     handle = table.set_async(hash_key, "s", "v", timeout=5.0)
-    gevent.sleep(0.1)
-    assert busy.hits >= 1
+    wait_until(lambda: busy.hits >= 1)
     del handle
     gc.collect()
     gevent.sleep(0.6)
@@ -273,7 +271,7 @@ def test_an_error_of_the_codec_is_raised_by_get(client: Client, box: Onebox, has
 @pytest.mark.onebox_only
 def test_a_killed_waiter_does_not_cancel_the_call(table: Table, box: Onebox, hash_key: bytes) -> None:
     table.warm_up()
-    box.fault("delay", rpc="put", seconds=0.1)
+    box.fault("delay", rpc="put", seconds=0.5)
     handle = table.set_async(hash_key, "s", "v")
     waiter = gevent.spawn(handle.get)
     gevent.sleep(0.01)

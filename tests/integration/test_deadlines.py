@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -71,30 +72,30 @@ def test_scope_bounds_every_verb(silent: Onebox, client: Client, table: Table, h
     time, error = spent(call)
     assert isinstance(error, TimeoutError), error
     assert time.elapsed >= 0.15
-    assert time.seconds < 0.35
+    assert time.seconds < 1.5
 
 
 def test_scope_bounds_all_calls_together(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
     table.warm_up()
-    box.fault("delay", rpc="put", seconds=0.06)
+    box.fault("delay", rpc="put", seconds=0.3)
     done = 0
 
     def call() -> None:
         nonlocal done
-        with client.deadline(0.3):
+        with client.deadline(1.0):
             while True:
                 table.set(hash_key, str(done), "v")
                 done += 1
 
     time, error = spent(call)
     assert isinstance(error, errors.RequestTimeout)
-    assert time.elapsed >= 0.3
-    assert time.seconds < 0.4
-    assert 3 <= done <= 5
+    assert time.elapsed >= 1.0
+    assert time.seconds < 2.0
+    assert 1 <= done <= 3
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner", "timeout"), [(0.15, 5.0, None), (5.0, 0.15, None), (5.0, 5.0, 0.15), (0.15, 0.2, 0.3)]
+    ("outer", "inner", "timeout"), [(0.15, 5.0, None), (5.0, 0.15, None), (5.0, 5.0, 0.15), (0.15, 2.0, 3.0)]
 )
 def test_nested_scopes_take_the_minimum(
     silent: Onebox, client: Client, table: Table, hash_key: bytes, outer: float, inner: float, timeout: float | None
@@ -106,20 +107,22 @@ def test_nested_scopes_take_the_minimum(
     time, error = spent(call)
     assert isinstance(error, errors.RequestTimeout)
     assert time.elapsed >= 0.15
-    assert time.seconds < 0.3
+    assert time.seconds < 1.5
 
 
 def test_inner_scope_ends_and_the_outer_one_holds_again(
     silent: Onebox, client: Client, table: Table, hash_key: bytes
 ) -> None:
-    with client.deadline(0.4):
+    begin = monotonic()
+    with client.deadline(1.0):
         watch = Stopwatch()
         with client.deadline(0.1):
-            assert spent(lambda: table.get(hash_key))[0].seconds < 0.2
-        time, _ = spent(lambda: table.get(hash_key, timeout=5.0))
-        assert watch.elapsed >= 0.4
-        assert watch.seconds < 0.55
-        assert time.elapsed > 0.15
+            spent(lambda: table.get(hash_key))
+        inner = watch.elapsed
+        spent(lambda: table.get(hash_key, timeout=5.0))
+        assert monotonic() - begin >= 1.0
+        assert watch.seconds < 2.0
+        assert 0.1 <= inner < 0.9
     time, _ = spent(lambda: table.get(hash_key, timeout=0.5))
     assert time.elapsed >= 0.5
 
@@ -131,7 +134,7 @@ def test_a_call_in_an_expired_scope_fails_at_once(box: Onebox, client: Client, t
         for name in ("get", "set", "incr", "get_many", "get_async", "multi_get", "scan"):
             time, error = spent(lambda name=name: CALLS[name](table, hash_key))  # type: ignore[misc]
             assert isinstance(error, TimeoutError), name
-            assert time.seconds < 0.1
+            assert time.seconds < 1.0
             assert not getattr(error, "outcome_unknown", False)
     assert box.executions(hash_key) == 0
 
@@ -140,7 +143,7 @@ def test_spawned_greenlets_are_not_bound(silent: Onebox, client: Client, table: 
     with client.deadline(0.1):
         spawned = gevent.spawn(spent, lambda: table.get(hash_key, timeout=0.4))
         time, _ = spent(lambda: table.get(hash_key))
-    assert time.seconds < 0.2
+    assert time.seconds < 1.0
     assert spawned.get()[0].elapsed >= 0.4
 
 
@@ -181,18 +184,18 @@ def test_scope_of_a_killed_greenlet_ends_with_it(box: Onebox, client: Client, ta
 
 def test_scope_bounds_a_scan_between_its_batches(box: Onebox, client: Client, table: Table, hash_key: bytes) -> None:
     table.set_many([(hash_key, f"{number:03}", b"v") for number in range(100)])
-    box.fault("delay", rpc=["get_scanner", "scan"], seconds=0.05)
+    box.fault("delay", rpc=["get_scanner", "scan"], seconds=0.2)
     rows: list[Any] = []
 
     def collect() -> None:
-        with client.deadline(0.3):
+        with client.deadline(1.0):
             rows.extend(row for row in table.hash_scan(hash_key, batch_size=5))
 
     time, error = spent(collect)
     assert isinstance(error, TimeoutError)
-    assert time.elapsed >= 0.3
-    assert time.seconds < 0.45
-    assert 5 <= len(rows) <= 35
+    assert time.elapsed >= 1.0
+    assert time.seconds < 2.0
+    assert 5 <= len(rows) <= 25
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), "1", None])

@@ -98,7 +98,7 @@ def test_a_scanner_closed_while_a_caller_waits_raises(
         return caught.value.code
 
     options = ScanOptions()
-    options.timeout_millis = 300
+    options.timeout_millis = 1000
     scanner = pegasus.get_scanner(hash_key, "", "", options)
     fault = cluster.box.fault("drop", rpc="get_scanner")
     try:
@@ -178,7 +178,7 @@ def test_init_without_a_meta_server_returns_false_in_time_and_logs(caplog: pytes
     watch = Stopwatch()
     assert client.init() is False
     assert watch.elapsed > 0.2
-    assert watch.seconds < 1.0
+    assert watch.seconds < 2.0
     assert "127.0.0.1:1" in caplog.text
     assert "does not exist" not in caplog.text
 
@@ -557,7 +557,7 @@ def test_a_missing_reply_is_a_timeout_and_the_timeout_is_in_milliseconds(
         watch = Stopwatch()
         assert getattr(pegasus, name)(*arguments, timeout=150) == (error_types.ERR_TIMEOUT.value, empty)
         assert watch.elapsed > 0.14
-        assert watch.seconds < 1.0
+        assert watch.seconds < 1.5
     finally:
         fault.remove()
 
@@ -609,15 +609,15 @@ def test_get_next_raises_and_then_continues_after_the_last_row(
     cluster: Cluster, pegasus: Pegasus, hash_key: bytes, rows: dict[bytes, bytes]
 ) -> None:
     options = ScanOptions()
-    options.batch_size, options.timeout_millis = 10, 100
+    options.batch_size, options.timeout_millis = 10, 800
     scanner = pegasus.get_scanner(hash_key, "", "", options)
     found = [scanner.get_next() for _ in range(10)]
     fault = cluster.box.fault("drop", rpc=["scan", "get_scanner"])
     watch = Stopwatch()
     with pytest.raises(PegasusError) as raised:
         scanner.get_next()
-    assert watch.elapsed > 0.09, "timeout_millis bounds a batch"
-    assert watch.seconds < 1.0, "timeout_millis bounds a batch"
+    assert watch.elapsed > 0.7, "timeout_millis bounds a batch"
+    assert watch.seconds < 1.8, "timeout_millis bounds a batch"
     assert raised.value.code == "ERR_TIMEOUT"
     with pytest.raises(PegasusError):
         scanner.get_next()
@@ -656,7 +656,7 @@ def test_close_ends_calls_in_flight_with_an_error_code(cluster: Cluster, pegasus
     waiting = [gevent.spawn(pegasus.get, "h", "s") for _ in range(3)]
     gevent.sleep(0.05)
     pegasus.close()
-    assert [greenlet.get(timeout=1) for greenlet in waiting] == [(NOT_ACTIVE, b"")] * 3
+    assert [greenlet.get(timeout=1.5) for greenlet in waiting] == [(NOT_ACTIVE, b"")] * 3
     fault.remove()
 
 

@@ -50,7 +50,8 @@ class Slow:
         box.settle()
         self.table.warm_up()
         info = CallInfo()
-        self.table.get(key, b"s", info=info)
+        # If this call is slow, it must not count as a hedged one.
+        client.table("temp", hedge=None).get(key, b"s", info=info)
         self.partition = box.partitions("temp")[info.partition]
 
     @property
@@ -96,7 +97,7 @@ def test_secondary_answers_when_the_primary_is_slow(slow: Slow, verb: str) -> No
     else:
         assert dict(slow.table.multi_get(slow.key, info=info)) == {b"s": b"value", b"t": b"value"}
     assert watch.elapsed >= DELAY
-    assert watch.seconds < 0.5
+    assert watch.seconds < 0.9
     assert info.hedged
     assert info.attempts == 1
     assert info.server in slow.partition["secondaries"]
@@ -105,9 +106,10 @@ def test_secondary_answers_when_the_primary_is_slow(slow: Slow, verb: str) -> No
 
 
 def test_fast_primary_is_not_hedged(slow: Slow) -> None:
+    table = slow.client.table("temp", hedge=HedgePolicy(delay=1.5, max_ratio=1.0))
     info = CallInfo()
     for _ in range(50):
-        slow.table.get(slow.key, b"s", info=info)
+        table.get(slow.key, b"s", info=info)
     assert not info.hedged
     assert info.server == slow.partition["primary"]
     assert slow.stats["hedges"] == 0
@@ -124,18 +126,18 @@ def test_the_hedge_is_sent_when_the_event_loop_was_late(slow: Slow) -> None:
         watch = Stopwatch()
         assert slow.table.get(slow.key, b"s") == b"value"
         assert watch.elapsed >= DELAY
-        assert watch.seconds < 0.5
+        assert watch.seconds < 0.9
     assert slow.stats["hedge_wins"] == 5
 
 
 def test_an_absent_record_at_a_secondary_is_not_an_answer(slow: Slow) -> None:
     """A secondary lags by one write, so only the primary can say that a record is absent."""
     slow.table.set(slow.key, b"newest", b"there")
-    slow.hold(0.3)
+    slow.hold(0.5)
     info = CallInfo()
     begin = monotonic()
     assert slow.table.get(slow.key, b"newest", info=info) == b"there"
-    assert monotonic() - begin >= 0.3
+    assert monotonic() - begin >= 0.5
     assert not info.hedged
     assert (slow.stats["hedges"], slow.stats["hedge_wins"]) == (1, 0)
     # The same for no rows at all, and for the time to live.
@@ -146,7 +148,7 @@ def test_an_absent_record_at_a_secondary_is_not_an_answer(slow: Slow) -> None:
 
 def test_stale_answers_are_possible_and_marked(slow: Slow) -> None:
     slow.table.set(slow.key, b"s", b"newer")
-    slow.hold(0.5)
+    slow.hold(1.0)
     info = CallInfo()
     assert slow.table.get(slow.key, b"s", info=info) == b"value"
     assert info.hedged
@@ -192,11 +194,12 @@ def test_a_silent_secondary_does_not_delay_the_next_attempt(slow: Slow) -> None:
     for address in slow.partition["secondaries"]:
         slow.box.fault("drop", rpc="get", server=address)
     slow.box.fault("cut", rpc="get", server=slow.partition["primary"], when="after", count=1)
-    held = slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.06, when="before", count=1)
+    held = slow.box.fault("delay", rpc="get", server=slow.partition["primary"], seconds=0.4, when="before", count=1)
     info = CallInfo()
     watch = Stopwatch()
     assert slow.table.get(slow.key, b"s", info=info) == b"value"
-    assert watch.seconds < 1.0
+    # The timeout is 3 s.
+    assert watch.seconds < 2.0
     assert held.hits == 1
     assert info.attempts == 2
 
@@ -209,7 +212,8 @@ def test_reads_continue_at_secondaries_while_the_primary_is_dead(slow: Slow) -> 
         watch = Stopwatch()
         assert slow.table.get(slow.key, b"s") == b"value"
         spans.append(watch.seconds)
-    assert max(spans) < 0.5
+    # The timeout is 3 s.
+    assert max(spans) < 1.5
 
 
 def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -> None:
@@ -220,7 +224,7 @@ def test_the_share_of_hedged_reads_is_limited(onebox: Onebox, hash_key: bytes) -
         slow.connect_secondaries()
         before = slow.stats
         try:
-            onebox.fault("delay", rpc="get", seconds=0.02)
+            onebox.fault("delay", rpc="get", seconds=0.6)
             callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(200)]
             gevent.joinall(callers, raise_error=True)
         finally:
@@ -264,7 +268,7 @@ def test_reads_share_the_dial_of_a_secondary(slow: Slow, monkeypatch: pytest.Mon
         assert peer.connection is not None
         peer.connection.close(errors.ConnectionLost("closed by the test"))
     monkeypatch.setattr(Peer, "_dial", lambda *_: gevent.sleep(60.0))
-    slow.hold(DELAY * 2)
+    slow.hold(0.5)
     callers = [gevent.spawn(slow.table.get, slow.key, b"s") for _ in range(10)]
     gevent.joinall(callers, raise_error=True)
     assert slow.table.get(slow.key, b"s") == b"value"
@@ -309,7 +313,7 @@ def test_a_table_can_have_its_own_hedge_policy(onebox: Onebox, hash_key: bytes) 
             if own is None:
                 hedging, plain = plain, hedging
             try:
-                slow.hold(0.3)
+                slow.hold(0.6)
                 info, other = CallInfo(), CallInfo()
                 assert hedging.get(hash_key, b"s", info=info) == b"value"
                 assert hedging.get_async(hash_key, b"s", info=other).get() == b"value"
@@ -317,7 +321,7 @@ def test_a_table_can_have_its_own_hedge_policy(onebox: Onebox, hash_key: bytes) 
                 assert other.hedged
                 begin = monotonic()
                 assert plain.get(hash_key, b"s", info=info) == b"value"
-                assert monotonic() - begin >= 0.3
+                assert monotonic() - begin >= 0.6
                 assert not info.hedged
             finally:
                 onebox.clear_faults()

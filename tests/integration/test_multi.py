@@ -509,8 +509,8 @@ def test_a_split_write_has_one_deadline(cluster: Cluster, hash_key: bytes) -> No
         table = client.table(cluster.table)
         table.get(hash_key, "")
         cluster.box.fault("delay", rpc="multi_put", contains=hash_key, seconds=0.05, when="before")
-        with gevent.Timeout(2), pytest.raises(TimeoutError) as caught:
-            table.multi_set(hash_key, rows(1000), split=True, timeout=0.3)
+        with gevent.Timeout(10), pytest.raises(TimeoutError) as caught:
+            table.multi_set(hash_key, rows(1000), split=True, timeout=0.8)
         assert 0 < caught.value.done < 1000  # type: ignore[attr-defined]
 
 

@@ -137,7 +137,7 @@ def test_blanks_around_a_url_do_not_count() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_the_error_for_an_unused_local_port_names_the_onebox_command(host: str) -> None:
-    with Client(f"{host}:1", timeout=0.3) as client, pytest.raises(errors.MetaUnreachable) as caught:
+    with Client(f"{host}:1", timeout=1.0) as client, pytest.raises(errors.MetaUnreachable) as caught:
         client.ping()
     assert "HINT: nothing answers on this machine: start a cluster with `python -m pegasus_green onebox`" in str(
         caught.value
@@ -145,7 +145,7 @@ def test_the_error_for_an_unused_local_port_names_the_onebox_command(host: str) 
 
 
 def test_the_error_without_a_leader_says_that_servers_answer() -> None:
-    with Onebox(metas=2, tables={"temp": 1}) as box, Client(list(box.meta_addresses), timeout=0.5) as client:
+    with Onebox(metas=2, tables={"temp": 1}) as box, Client(list(box.meta_addresses), timeout=1.0) as client:
         box.set_leader(None)
         with pytest.raises(errors.MetaUnreachable, match="HINT: the meta servers answer, but none is the leader"):
             client.table("temp").get("a", "b")
@@ -158,7 +158,7 @@ def test_a_server_that_stays_dead_is_logged_once(caplog: pytest.LogCaptureFixtur
         Client(list(box.meta_addresses), timeout=0.2) as client,
     ):
         table = client.table("temp")
-        table.set("k", "s", "v")
+        table.set("k", "s", "v", timeout=20.0)
         [server] = [name for name in client.stats()["servers"] if name not in box.meta_addresses]
         box.kill(0)
         for _ in range(5):

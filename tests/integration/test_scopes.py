@@ -47,13 +47,13 @@ def test_an_expired_generator_refuses_its_own_calls_only(client: Client, hash_ke
     table.set(hash_key, "s", "v")
 
     def values() -> Iterator[bytes | None]:
-        with client.deadline(0.05):
+        with client.deadline(0.6):
             while True:
                 yield table.get(hash_key, "s")
 
     rows = values()
     assert next(rows) == b"v"
-    gevent.sleep(0.06)
+    gevent.sleep(0.7)
     assert table.get(hash_key, "s") == b"v"
     with pytest.raises(errors.RequestTimeout):
         next(rows)

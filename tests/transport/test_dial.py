@@ -24,7 +24,7 @@ from tests.transport.fakes import (
     dead_address,
     key_for,
 )
-from tests.waiting import Stopwatch, wait_until
+from tests.waiting import Stopwatch, sleeping, wait_until
 
 
 def _drop_all(server: FakeServer) -> None:
@@ -418,13 +418,16 @@ def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
     late = []
     try:
         for _ in range(8):
+            control = gevent.spawn(sleeping, 0.4)
             watch = Stopwatch()
             with pytest.raises(errors.PegasusError):
                 table.get("h", "s", timeout=0.4)
-            late.append(watch.seconds - 0.4)
+            watch.stop()
+            late.append(watch.seconds - max(0.4, control.get()))
     finally:
         hole.stop()
-    assert sorted(late)[-2] < 0.04  # one pause of the machine is tolerated
+    # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
+    assert sorted(late)[-2] < 0.04
 
 
 def test_addresses_in_digits_need_no_resolver(stage: Stage) -> None:

@@ -264,7 +264,7 @@ def test_name_that_changes_its_address(metas: Metas, monkeypatch: pytest.MonkeyP
 
 def test_hundred_callers_of_a_new_table_ask_once(metas: Metas) -> None:
     metas.all[0].delay = 0.1
-    table = metas.client(metas.all[0]).table("temp")
+    table = metas.client(metas.all[0], meta_stagger=60.0).table("temp")
     callers = [gevent.spawn(table.get, f"h{n}", "s") for n in range(100)]
     gevent.joinall(callers, raise_error=True)
     assert len(metas.all[0].queries) == 1
@@ -297,7 +297,7 @@ def test_ping_measures_and_fails_fast(metas: Metas) -> None:
 
 def test_the_query_continues_when_its_first_caller_is_killed(metas: Metas) -> None:
     metas.all[0].delay = 0.2
-    client = metas.client(metas.all[0])
+    client = metas.client(metas.all[0], meta_stagger=60.0)
     table = client.table("temp")
     callers = [gevent.spawn(table.get, f"h{n}", "s", default=n) for n in range(5)]
     pinger = gevent.spawn(client.ping)

@@ -29,7 +29,7 @@ from pegasus_green.protocol.codes import SaslStatus
 from pegasus_green.protocol.framing import Request, encode_reply, encode_request
 from pegasus_green.protocol.meta import Negotiation, QueryCfgRequest
 from pegasus_green.protocol.rpc import GET, NEGOTIATION, QUERY_CFG
-from pegasus_green.transport import negotiation, pool
+from pegasus_green.transport import authenticator, negotiation, pool
 from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent
 from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
 from tests.waiting import Stopwatch, wait_until
@@ -412,7 +412,9 @@ def test_credentials_are_renewed_without_calls(stage: Stage) -> None:
     wait_until(lambda: client.stats()["auth"]["renewals"] >= 2)
 
 
-def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
+def test_a_renewal_that_fails_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Short pauses, so that it is repeated several times before the credentials end.
+    monkeypatch.setattr(authenticator, "RETRY_BASE", 0.02)
     works = [True]
 
     def sometimes() -> None:
@@ -420,7 +422,7 @@ def test_a_renewal_that_fails_is_repeated(stage: Stage) -> None:
             raise failed("kdc_unreachable", passing=True)
 
     secure_stage(stage)
-    auth = FakeAuth(seconds=2.0, work=sometimes)
+    auth = FakeAuth(seconds=3.0, work=sometimes)
     client = stage.client(auth=auth)
     client.table("temp").get("h", "s")
     works[0] = False

@@ -20,7 +20,7 @@ from pegasus_green.protocol.session import MAX_SEQID
 from pegasus_green.transport import connection as connection_module
 from pegasus_green.transport.waits import wait
 from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent
-from tests.waiting import Stopwatch, wait_until
+from tests.waiting import Stopwatch, sleeping, wait_until
 
 
 def busy(seconds: float) -> None:
@@ -43,11 +43,6 @@ def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: S
     table = stage.table()
     table.warm_up()
     early, later = [], []
-
-    def sleeping(seconds: float) -> float:
-        watch = Stopwatch()
-        gevent.sleep(seconds)
-        return watch.seconds
 
     def call(number: int) -> None:
         timeout = 0.05 + number * 0.003
@@ -147,22 +142,33 @@ def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> Non
     table = stage.table()
     table.warm_up()
     gaps = []
+    ended, portions = 0, []
 
     def ticker() -> None:
         while True:
-            watch = Stopwatch()
+            watch, before = Stopwatch(), ended
             gevent.sleep(0.001)
             gaps.append(watch.seconds)
+            portions.append(ended - before)
 
-    callers: list[Any] = [gevent.spawn(ends, table.get, f"h{n}", "s", timeout=4.0) for n in range(5000)]
+    def call(number: int) -> Any:
+        nonlocal ended
+        try:
+            return ends(table.get, f"h{number}", "s", timeout=6.0)
+        finally:
+            ended += 1
+
+    callers: list[Any] = [gevent.spawn(call, number) for number in range(5000)]
     wait_until(lambda: len(server.requests) == 5000)
     ticking = gevent.spawn(ticker)
     gevent.joinall(callers)
     ticking.kill()
     assert all(isinstance(caller.value, errors.RequestTimeout) for caller in callers)
     assert table.client.stats()["servers"][server.address]["timeouts"] == 5000
+    # Two portions may end in one pass of the loop after a pause of the machine.
+    assert max(portions) <= 2 * connection_module.FAILURES_A_PASS
     gaps.sort()
-    assert gaps[-1] < 0.15, gaps[-5:]
+    assert gaps[-3] < 0.15, gaps[-5:]
 
 
 def test_a_reply_in_the_kernel_is_read_before_a_deadline_fails_its_call(stage: Stage) -> None:

@@ -7,6 +7,7 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -20,7 +21,7 @@ from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
 from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent
 from tests.transport.scripts import run_script
-from tests.waiting import Stopwatch, wait_until
+from tests.waiting import Stopwatch, sleeping, wait_until
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -405,6 +406,7 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
     healthy: list[float] = []
     early: list[float] = []
     late: list[float] = []
+    controls: list[float] = []
     until = monotonic() + 1.2
 
     def push() -> None:
@@ -417,6 +419,10 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
             late.append(watch.seconds - 0.3)
             most_queued = max(most_queued, connection.queued_bytes)
 
+    def control() -> None:
+        while monotonic() < until:
+            controls.append(sleeping(0.3) - 0.3)
+
     def others() -> None:
         while monotonic() < until:
             watch = Stopwatch()
@@ -426,7 +432,7 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
 
     tracemalloc.start()
     try:
-        workers = [*(gevent.spawn(push) for _ in range(200)), gevent.spawn(others)]
+        workers = [*(gevent.spawn(push) for _ in range(200)), gevent.spawn(others), gevent.spawn(control)]
         gevent.joinall(workers, raise_error=True)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -435,9 +441,9 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
     assert most_queued <= 8 * MIB + 2 * len(value)
     assert peak < 8 * MIB + 200 * 2.2 * len(value)
     assert min(early) >= 0.0
-    assert sorted(late)[len(late) // 2] < 0.1
+    assert median(late) < 0.1 + max(controls)
     # A few milliseconds on an idle machine. A call that waits for the others takes as long as their timeout.
-    assert sorted(healthy)[len(healthy) // 2] < 0.3
+    assert median(healthy) < 0.3
     assert len(other.links) == 1
     # When the connection was silent for the window and a deadline has passed, it is closed and replaced.
     assert connection.lost is None

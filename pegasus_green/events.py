@@ -116,15 +116,18 @@ class Lifetime:
     Attributes:
         address: "host:port" of the server.
         pid: The process that made the connection.
-        opened: Whether they have heard that it is open, and not yet that it has ended.
-        ended: Whether it has ended.
+        opened: Whether they have heard that it is open.
+        reason: Why it has ended; None while it is open.
+        owed: Not empty if they have not heard of the end. A list, because pop is atomic.
     """
 
-    __slots__ = ("address", "pid", "opened", "ended")
+    __slots__ = ("address", "pid", "opened", "reason", "owed")
 
     def __init__(self, address: str) -> None:
         self.address, self.pid = address, os.getpid()
-        self.opened = self.ended = False
+        self.opened = False
+        self.reason: str | None = None
+        self.owed = ["connection_lost"]
 
 
 EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost", "routes_changed")
@@ -216,14 +219,25 @@ class Listeners:
             if connection.pid != os.getpid():
                 # It belongs to the parent of this forked process.
                 continue
-            if reason is None:
-                if not connection.ended:
-                    connection.opened = True
+            if reason is not None:
+                connection.reason = reason
+                self._tell_end(connection)
+            elif connection.reason is None:
+                try:
                     self.emit("connection_opened", connection.address)
-            else:
-                opened, connection.opened, connection.ended = connection.opened, False, True
-                if opened:
-                    self.emit("connection_lost", connection.address, reason)
+                finally:
+                    # Last: another thread or a signal handler may read the end while the listeners are called.
+                    connection.opened = True
+                    self._tell_end(connection)
+
+    def _tell_end(self, connection: Lifetime) -> None:
+        """Call the listeners if a connection has ended and they have heard of its beginning only."""
+        if connection.opened and connection.reason is not None:
+            try:
+                event = connection.owed.pop()
+            except IndexError:
+                return
+            self.emit(event, connection.address, connection.reason)
 
     def complain(self, event: str, take: Callable[..., object]) -> None:
         """Log the exception of a listener, the first time it fails at an event."""

@@ -245,6 +245,31 @@ def test_notes_in_every_order(notes: tuple[str, ...], heard: list[str]) -> None:
     assert not listeners.behind
 
 
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_the_end_follows_the_beginning_if_it_comes_while_the_beginning_is_told(error: BaseException | None) -> None:
+    listeners, told = Listeners(lambda: None), []
+    connection = Lifetime("127.0.0.1:1")
+
+    class Told(Listener):
+        def connection_opened(self, address: str) -> None:
+            # As another thread or a signal handler can do.
+            listeners.note_lost(connection, "reason")
+            listeners.tell_noted()
+            told.append("opened")
+            if error is not None:
+                raise error
+
+        def connection_lost(self, address: str, reason: str) -> None:
+            told.append(reason)
+
+    listeners.add(Told())
+    listeners.note_opened(connection)
+    with suppress(KeyboardInterrupt):
+        listeners.tell_noted()
+    listeners.tell_noted()
+    assert told == ["opened", "reason"]
+
+
 def test_notes_of_the_parent_process_are_dropped() -> None:
     listeners, ends = Listeners(lambda: None), Ends()
     listeners.add(ends)

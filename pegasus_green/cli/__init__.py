@@ -29,7 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; None: those of the process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # before the command began, for example during an import, or after its end
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
     _open_standard_files()
     if (words and words[0] in COMMANDS) and "_PEGASUS_GREEN_COMPLETE" not in os.environ:
         return light(words)

@@ -121,7 +121,12 @@ def _named(name: str, content: dict[str, Any], path: Path) -> Place:
                 f"cluster {name!r} in {path}: meta must be a string or a list of strings, not {metas!r}"
             )
         place = Place(tuple(meta.strip() for meta in listed))
-    options = {**place.options, **known.get("options", {})}
+    changes = known.get("options", {})
+    if not isinstance(changes, dict):
+        raise InvalidArgument(
+            f"cluster {name!r} in {path}: options must be a table of names and values, not {changes!r}"
+        )
+    options = {**place.options, **changes}
     if "timeout" in known:
         options["timeout"] = known["timeout"]
     return Place(place.metas, known.get("table", place.table), options)

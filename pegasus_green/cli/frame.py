@@ -200,13 +200,14 @@ class App:
         """Parse a filter: ``prefix:user``, ``suffix:x`` or ``contains:x``.
 
         Raises:
-            UsageError: The word before the colon is unknown.
+            UsageError: The word before the colon is unknown, or there is no text after it, for example because a
+                variable is unset: all keys would match.
         """
         if text is None:
             return None
-        kind, colon, pattern = text.partition(":")
+        kind, _, pattern = text.partition(":")
         kinds = {"prefix": Filter.prefix, "suffix": Filter.postfix, "contains": Filter.anywhere}
-        if not colon or kind not in kinds:
+        if not pattern or kind not in kinds:
             raise click.UsageError(f"a filter must be prefix:TEXT, suffix:TEXT or contains:TEXT, not {text!r}")
         return kinds[kind](self.key(pattern))
 

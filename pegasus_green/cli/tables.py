@@ -208,15 +208,15 @@ def rename(app: App, table: str, new_name: str) -> int:
 @pass_app
 def envs(app: App, table: str, settings: tuple[str, ...], names: tuple[str, ...], prefix: str | None) -> int:
     """Show or change the envs of a table. An env is a setting: the servers apply it while they run."""
-    admin = app.client.admin
+    admin, pairs = app.client.admin, _pairs(settings)
     if prefix is not None:
         which = f'whose names begin with "{prefix}."' if prefix else "of every name"
         app.confirm(f"deletes the envs {which} of table {table}")
         admin.clear_envs(table, prefix)
     if names:
         admin.delete_envs(table, names)
-    if settings:
-        admin.set_envs(table, _pairs(settings))
+    if pairs:
+        admin.set_envs(table, pairs)
     found = admin.get_envs(table)
     if app.out.form == "json":
         app.out.item(found)
@@ -285,6 +285,8 @@ def split(
     admin = app.client.admin
     if [partitions is not None, pause, resume, cancel].count(True) > 1:
         raise click.UsageError("give one of --to, --pause, --resume and --cancel")
+    if partition is not None and not (pause or resume):
+        raise click.UsageError("--partition needs --pause or --resume: the others are for the whole table")
     if partitions is not None:
         admin.start_split(table, partitions)
     elif pause:

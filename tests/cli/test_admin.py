@@ -204,6 +204,9 @@ def test_split_runs_to_the_end_and_refuses_impossible_requests(tool, capfd):
     assert tool.run(capfd, "split", "splits", "--wait").out == "no split is running; the table has 4 partitions\n"
     assert "can be split only into 8" in tool.run(capfd, "split", "splits", "--to", "7", status=2).err
     assert "give one of" in tool.run(capfd, "split", "splits", "--pause", "--resume", status=2).err
+    one = ["--partition", "0"]
+    for words in (["--cancel", "--yes", *one], ["--to", "8", *one], one):
+        assert "--partition needs --pause or --resume" in tool.run(capfd, "split", "splits", *words, status=2).err
     assert "ERR_INVALID_STATE" in tool.run(capfd, "split", "splits", "--cancel", "--yes", "-o", "json", status=3).err
 
 
@@ -218,3 +221,11 @@ def test_health_reports_a_dead_server(tool, capfd, box):
     finally:
         box.restart(2)
     assert tool.process("health", "temp", "--wait").out.split()[-3:] == ["table", "temp", "healthy"]
+
+
+def test_a_wrong_env_changes_nothing(tool, capfd):
+    tool.run(capfd, "create", "settled", "-p", "1", "--env", "business.info=x")
+    wrong = ["envs", "settled", "no equals sign"]
+    for words in (["--delete", "business.info"], ["--clear", "business", "--yes"]):
+        assert "an env is NAME=VALUE" in tool.run(capfd, *wrong, *words, status=2).err
+    assert tool.run(capfd, "envs", "settled", "-o", "json").json == {"business.info": "x"}

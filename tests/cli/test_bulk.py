@@ -207,6 +207,42 @@ def test_copy_and_clear(tool, capfd, name):
         tool.run(capfd, "clear", *wrong, "--yes", status=2)
 
 
+def test_an_unset_variable_never_widens_a_command(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", "1", "b", "2")
+    for words in (
+        ["clear", "--hash-filter", "prefix:"],
+        ["clear", name, "--filter", "contains:"],
+        ["clear", name, "--prefix", ""],
+        ["clear", name, "--start", "", "--stop", ""],
+        ["mdel", name, "--filter", "suffix:"],
+        ["copy", "--to-table", "other", "--to-meta", ""],
+        ["copy", "--to-table", "other", "--to-url", ""],
+        ["copy", "--to-table", "other", "--to-cluster", ""],
+        ["copy", "--to-table", "", "--to-meta", "127.0.0.1:1"],
+    ):
+        tool.run(capfd, *words, "--yes", status=2)
+    assert tool.run(capfd, "count", name).out == "2\n"
+    assert tool.run(capfd, "count", name, "-t", "other").out == "0\n"
+
+
+@pytest.mark.parametrize("raw", [-1, 2**31 - 2**32], ids=["the last u32", "the first one after 31 bits"])
+def test_rows_that_expire_after_2084_are_exported_and_copied(tool, capfd, monkeypatch, tmp_path, name, raw):
+    """Clients whose sum of TTL and time overflows write such rows, for example for a TTL of 2**31 - 1 seconds."""
+    monkeypatch.setattr("pegasus_green.operations.single.expire_ts", lambda *_: raw)
+    with Client(tool.metas) as client:
+        client.table("temp").set(name, "a", "1", ttl=1)
+    monkeypatch.undo()
+    mine = ["--hash-filter", f"prefix:{name}", "--quiet"]
+    for suffix in ("jsonl", "csv", "bin"):
+        path = str(tmp_path / f"rows.{suffix}")
+        tool.run(capfd, "export", path, *mine)
+        tool.run(capfd, "import", path, "-t", "other", "--quiet")
+        assert time.time() + tool.run(capfd, "ttl", name, "a", "-t", "other", "-o", "json").json["ttl"] > 3.59e9
+        tool.run(capfd, "clear", name, "-t", "other", "--yes", "--quiet")
+    tool.run(capfd, "copy", "--to-table", "other", *mine)
+    assert time.time() + tool.run(capfd, "ttl", name, "a", "-t", "other", "-o", "json").json["ttl"] > 3.59e9
+
+
 def test_the_rate_limit_delays_batches():
     limit = Limit(1000, None, 500)
     assert limit.chunk == 100

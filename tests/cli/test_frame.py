@@ -61,7 +61,7 @@ def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
     (folder / "config.toml").write_text(
         f'default = "prod"\n[clusters.prod]\nmeta = {metas}\ntable = "temp"\ntimeout = 5\n'
         f'[clusters.far]\nurl = "pegasus://127.0.0.1:1/temp"\noptions = {{ connect_timeout = 0.2 }}\n'
-        f'[clusters.bad]\nmetas = "x"\n'
+        f'[clusters.bad]\nmetas = "x"\n[clusters.odd]\nmeta = "h:1"\noptions = 5\n'
     )
     tool.environment = {"XDG_CONFIG_HOME": str(tmp_path), "PEGASUS_URL": ""}
     try:
@@ -70,8 +70,10 @@ def test_a_config_file_names_clusters(tool, capfd, tmp_path, name):
         refused = tool.run(capfd, "get", name, "a", "--cluster", "far", "--timeout", "0.3", "-o", "json", status=4)
         assert json.loads(refused.err)["code"] == "ERR_TIMEOUT"
         unknown = tool.run(capfd, "get", name, "a", "--cluster", "nowhere", status=2)
-        assert "known: prod, far, bad" in unknown.err
+        assert "known: prod, far, bad, odd" in unknown.err
         assert "unknown key 'metas'" in tool.run(capfd, "get", "a", "--cluster", "bad", status=2).err
+        odd = tool.run(capfd, "get", "a", "--cluster", "odd", status=2)
+        assert "options must be a table of names and values, not 5" in odd.err
         both = tool.run(capfd, "get", "a", "--cluster", "prod", "--meta", "h:1", status=2)
         assert "give only one of them" in both.err
         (folder / "config.toml").write_text("nonsense")
@@ -203,3 +205,21 @@ def test_the_page_names_exactly_the_commands_that_exist():
     named = {words.split()[0] for cell in rows for words in re.findall(r"`([a-z][a-z -]*)", cell)}
     others = {"use", "connect", "help", "exit"}
     assert named - {*COMMANDS, *others} == set()
+
+
+@pytest.mark.parametrize("words", [["get", "a"], ["bench"]])
+def test_ctrl_c_while_the_modules_are_imported(words):
+    code = (
+        "import builtins, sys\n"
+        "from pegasus_green.cli import main\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *others):\n"
+        "    if name == 'gevent': raise KeyboardInterrupt\n"
+        "    return real(name, *others)\n"
+        "builtins.__import__ = interrupted\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=180, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -377,6 +377,9 @@ def copy(
 
     Rows keep the time at which they expire. With --state FILE, --resume continues after a kill.
     """
+    for name, given in (("table", to_table), ("meta", to_meta), ("url", to_url), ("cluster", to_cluster)):
+        if given == "":
+            raise click.UsageError(f"--to-{name} is empty: give a value, or omit the option")
     source_table = app.table
     if to_meta or to_url or to_cluster:
         from ..config import find_place
@@ -459,6 +462,9 @@ def clear(
         if hash_filter or everything:
             raise click.UsageError("a hash key cannot be combined with --hash-filter or --all")
         first = app.key(hash_key)
+        if is_whole(selected) and any(ranges[name] is not None for name in ("start", "stop", "prefix")):
+            # A variable may be unset in a script.
+            raise click.UsageError("an empty --start, --stop or --prefix selects all rows of the hash key: omit it")
         which = "all rows" if is_whole(selected) else "the selected rows"
         what = f"removes {which} of hash key {app.out.keys.encode(first)} in table {table.name}"
         found: Any = ((first, *row) for row in table.hash_scan(first, no_value=True, timeout=TIMEOUT, **selected))

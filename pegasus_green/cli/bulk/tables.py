@@ -11,7 +11,7 @@ from gevent.pool import Pool
 
 from ...errors import InvalidArgument, PegasusError, TableError
 from ...model import CheckType
-from ...operations.base import EPOCH
+from ...operations.base import EPOCH, MAX_EXPIRE
 from ...operations.scans import with_expiry
 from ..text import counted
 from .formats import Row
@@ -25,6 +25,10 @@ CHUNK_ROWS, CHUNK_BYTES = 500, 2 * 1024 * 1024
 # Requests of a long command have a longer timeout than those of an interactive one. Failed ones are repeated.
 TIMEOUT = 10.0
 PAUSES = (1.0, 2.0, 5.0, 10.0)
+# Servers store later times of expiry, too: a client whose sum of TTL and time overflows writes them. Files have 32 bits
+# for the Unix time. The client writes no expiry after 2084; the minute is for the time until it computes the expiry.
+LAST_IN_FILES = 2**32 - 1
+LAST_WRITTEN = EPOCH + MAX_EXPIRE - 60
 
 
 def is_final(error: PegasusError) -> bool:
@@ -84,7 +88,8 @@ class Source:
             PegasusError: The table cannot be read.
         """
         for first, second, value, expires in patient(self._scanner, self._note):
-            yield first, second, value, (expires & 0xFFFFFFFF) + EPOCH if expires else 0
+            at = min((expires & 0xFFFFFFFF) + EPOCH, LAST_IN_FILES) if expires else 0
+            yield first, second, value, at
 
     def token(self) -> str:
         """Return a token that continues after the last row."""
@@ -180,7 +185,7 @@ class Target:
         """Return the TTL of a row that is sent now. It counts from the current second."""
         if self._ttl is not None:
             return self._ttl
-        return max(expires - int(time()), 1) if expires else None
+        return max(min(expires, LAST_WRITTEN) - int(time()), 1) if expires else None
 
     def _put_if_absent(self, row: tuple[tuple[bytes, bytes], tuple[bytes, int]]) -> tuple[Any, Any]:
         (first, second), (value, expires) = row

@@ -16,6 +16,8 @@ PAGE = 50
 # Of a longer value, a page shows this many bytes.
 SHOWN = 64 * 1024
 SHOWN_HEX = 4 * 1024
+# Characters of indented JSON.
+SHOWN_JSON = 1024 * 1024
 _PRE = '<pre tabindex="0">{text}</pre>'
 
 
@@ -76,13 +78,21 @@ def browse(client: Client, request: Request) -> Page:
     return Page("Browse", join([search, listed, *steps]))
 
 
-def _json_of(text: str | None) -> str | None:
-    if text is None:
-        return None
+def _json_of(value: bytes, text: str | None) -> tuple[str, str]:
+    """Return a value as indented JSON, and why there is none."""
+    if len(value) > SHOWN:
+        return "", "The value is too long to be shown as JSON."
+    parts, size = [], 0
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        # Each line is indented by the depth, so a deeply nested value can become a thousand times as long.
+        for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text or "")):
+            parts.append(part)
+            size += len(part)
+            if size > SHOWN_JSON:
+                return "", "The value is nested too deeply to be shown as JSON."
     except (ValueError, RecursionError):
-        return None
+        return "", "The value is not JSON."
+    return "".join(parts), ""
 
 
 def _dump(data: bytes) -> str:
@@ -107,10 +117,9 @@ def _forms(value: bytes) -> Html:
     if text is None:
         parts.append(html('<p class="note">Not UTF-8; bytes that are not text are escaped.</p>'))
     parts.append(html(_PRE, text=show_key(head) if text is None else text))
-    pretty = _json_of(text) if len(value) <= SHOWN else None
+    pretty, why = _json_of(value, text)
     parts.append(html("<h2>JSON</h2>"))
-    why = "The value is too long to be shown as JSON." if len(value) > SHOWN else "The value is not JSON."
-    parts.append(html('<p class="note">{why}</p>', why=why) if pretty is None else html(_PRE, text=pretty))
+    parts.append(html('<p class="note">{why}</p>', why=why) if why else html(_PRE, text=pretty))
     parts.append(html('<h2>Hex</h2><pre class="hex" tabindex="0">{text}</pre>', text=_dump(value[:SHOWN_HEX])))
     cuts = [f"text {SHOWN:,}"] * (len(value) > SHOWN) + [f"hex {SHOWN_HEX:,}"] * (len(value) > SHOWN_HEX)
     if cuts:

@@ -173,6 +173,17 @@ def test_long_values_are_cut(write, client):
     assert len(text) < 130_000
 
 
+def test_json_that_indentation_would_make_a_thousand_times_as_long_is_not_shown(read, client):
+    depth = 300
+    client.table("temp").set("nested", "value", "[" * depth + "1," * 30_000 + "1" + "]" * depth)
+    try:
+        text = read("/row", {"table": "temp", "hash": "nested", "sort": "value"}).text
+    finally:
+        client.table("temp").remove("nested", "value")
+    assert "nested too deeply to be shown as JSON" in text
+    assert len(text) < 130_000
+
+
 def test_a_row_is_stored_changed_and_removed(write, client):
     table = client.table("temp")
     where = {"table": "temp", "hash": "edit me", "sort": "a&b"}

@@ -315,7 +315,7 @@ def test_links_work_when_mounted_under_a_path(client):
 
 def test_a_dead_cluster_gets_an_error_page():
     with Client(["127.0.0.1:1"]) as client:
-        call = Caller(wsgi(client, timeout=0.3))
+        call = Caller(wsgi(client, timeout=1.0))
         answer = call("/")
         assert answer.status == 503
         assert "The cluster does not answer" in answer.text

@@ -25,7 +25,7 @@ from pegasus_green import Client, Table
 CALLERS = 500
 ROWS, ROWS_A_KEY = 100_000, 1_000
 VALUE = b"v" * 65536
-DNS_SECONDS = 0.3
+DNS_SECONDS = 1.0
 BLOCK_SECONDS = 1.0
 
 

@@ -17,7 +17,7 @@ from pegasus_green import Client, RequestTimeout
 from pegasus_green.onebox import Onebox
 from tests.faults.tools import Ended, at_rest
 from tests.pythons import ROOT
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, sleeping
 
 pytestmark = [pytest.mark.onebox_only]
 
@@ -58,12 +58,12 @@ def test_the_hub_runs_regularly_under_load(mode: str) -> None:
             before, _, control = stderr.partition("now the control")
             assert "appears to be blocked" in control, "the monitor does not work"
             measured.append(busy["cpu"])
-            if measured[-1] <= MOST_CPU and "appears to be blocked" not in before and result["dns"]["wall"] < 0.15:
+            if measured[-1] <= MOST_CPU and "appears to be blocked" not in before and result["dns"]["wall"] < 0.5:
                 break
         assert measured[-1] <= MOST_CPU, measured
         assert "appears to be blocked" not in before, before
-        # The resolution of the name took 0.3 s in another thread.
-        assert result["dns"]["wall"] < 0.15, result["dns"]
+        # The resolution of the name took 1 s in another thread.
+        assert result["dns"]["wall"] < 0.5, result["dns"]
         assert result["rows"] >= 100_000
         # No caller starves: the slowest one makes at least a third of the calls of the median one.
         calls = result["calls"]
@@ -112,11 +112,11 @@ def test_a_reply_that_arrives_while_the_application_computed_is_not_a_timeout() 
         for number in range(20):
             table.set(b"key %d" % number, b"", b"value %d" % number)
         box.fault("delay", rpc="get", seconds=0.05)
-        for _ in range(5):
+        for _ in range(2):
             calls = [Ended(table.get, b"key %d" % number) for number in range(20)]
-            short = [Ended(lambda n=n: table.get(b"key %d" % n, timeout=0.15)) for n in range(20)]
+            short = [Ended(lambda n=n: table.get(b"key %d" % n, timeout=1.0)) for n in range(20)]
             gevent.sleep(0.01)
-            _compute(0.25)
+            _compute(1.1)
             for number, call in enumerate(calls + short):
                 assert call.join().error is None, call.error
                 assert call.value == b"value %d" % (number % 20)
@@ -133,13 +133,15 @@ def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> N
             table.warm_up()
             early, late = [], []
             for seconds in (0.03, 0.05, 0.1, 0.26, 0.3, 0.04, 0.05, 0.06):
+                control = gevent.spawn(sleeping, seconds)
                 watch = Stopwatch()
                 with pytest.raises(RequestTimeout):
                     table.get(b"never answered", timeout=seconds)
+                watch.stop()
                 early.append(watch.elapsed - seconds)
-                late.append(watch.seconds - seconds)
+                late.append(watch.seconds - max(seconds, control.get()))
             assert min(early) >= 0, early
-            # One of them may be late because of the machine.
+            # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
             assert median(late) < 0.02, late
             assert sorted(late)[-2] < 0.02, late
     finally:

@@ -22,7 +22,7 @@ from tests.waiting import Stopwatch
 
 pytestmark = [pytest.mark.onebox_only]
 
-CONNECT_TIMEOUT = 1.0
+CONNECT_TIMEOUT = 3.0
 # The ways in which a meta server is dead: nothing listens, it does not answer, it does not accept.
 DEATHS: dict[str, Callable[[Any, int], None]] = {
     "refused": lambda box, meta: box.kill_meta(meta),
@@ -41,9 +41,9 @@ def metas() -> Iterator[Any]:
         yield box
 
 
-def _first_get(addresses: list[str], timeout: float = 5.0, **options: Any) -> Stopwatch:
+def _first_get(addresses: list[str], timeout: float = 10.0, **options: Any) -> Stopwatch:
     """Return the duration of the first call of a new client."""
-    with Client(addresses, timeout=timeout, **options) as client:
+    with Client(addresses, timeout=timeout, connect_timeout=CONNECT_TIMEOUT, **options) as client:
         watch = Stopwatch()
         assert client.table("temp").get(b"key") == b"value"
         return watch.stop()
@@ -76,11 +76,11 @@ def test_the_only_living_meta_server_of_three_is_found(metas: Any, death: str) -
 def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> None:
     """The client follows the forward of a follower to an address that is not configured, and remembers it."""
     follower, _, leader = metas.meta_addresses
-    with Client([follower]) as client:
+    with Client([follower], timeout=10.0, connect_timeout=CONNECT_TIMEOUT) as client:
         assert client.table("temp").get(b"key") == b"value"
         # From here on the follower is not needed.
         metas.kill_meta(0)
-        assert client.ping(timeout=2.0) < CONNECT_TIMEOUT
+        assert client.ping(timeout=10.0) < CONNECT_TIMEOUT
         assert client._cluster.meta.leader == leader
 
 
@@ -99,7 +99,7 @@ def test_a_call_waits_until_a_new_leader_is_elected(metas: Any) -> None:
     metas.set_leader(1)
     assert call.join().error is None, call.error
     assert call.value.elapsed > 0.6
-    assert call.value.seconds < 2.5
+    assert call.value.seconds < 5.0
 
 
 @pytest.mark.parametrize("state", ["loading", "recovering"])
@@ -112,7 +112,7 @@ def test_a_leader_that_is_loading_its_state_is_asked_again(metas: Any, state: st
         metas.set_meta_state("active", 2)
         assert [call.join().error for call in calls] == [None] * 3
         assert min(call.watch.elapsed for call in calls) >= 0.3
-        assert max(call.watch.seconds for call in calls) < 1.5
+        assert max(call.watch.seconds for call in calls) < 3.0
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -127,7 +127,7 @@ def test_a_running_client_survives_the_death_of_the_leader(metas: Any, death: st
         metas.kill(primary_of(client, b"key 0"))
         rows = [Ended(table.get, b"key %d" % number) for number in range(20)]
         assert [row.join().error for row in rows] == [None] * 20
-        assert max(row.watch.seconds for row in rows) < 3.0
+        assert max(row.watch.seconds for row in rows) < 4.5
 
 
 def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> None:
@@ -139,14 +139,14 @@ def test_with_all_meta_servers_dead_a_call_fails_at_its_deadline(metas: Any) -> 
         with pytest.raises(MetaUnreachable) as caught:
             client.table("temp").get(b"key")
         assert watch.elapsed >= 0.8
-        assert watch.seconds < 1.1
+        assert watch.seconds < 2.0
         assert isinstance(caught.value, TimeoutError)
         # When they come back, the same client works.
         metas.restart_meta(0)
         metas.set_leader(0)
         watch = Stopwatch()
-        assert client.table("temp").get(b"key", timeout=5.0) == b"value"
-        assert watch.seconds < 1.0
+        assert client.table("temp").get(b"key", timeout=10.0) == b"value"
+        assert watch.seconds < 3.0
 
 
 @pytest.mark.parametrize("death", DEATHS)
@@ -157,13 +157,13 @@ def test_a_new_leader_is_found_while_the_old_one_is_silent(metas: Any, death: st
     watch = _first_get(metas.meta_addresses)
     print(f"{watch.elapsed:.3f} s")
     assert watch.elapsed > 0.9
-    assert watch.seconds < 1.8
+    assert watch.seconds < 4.0
 
 
 def test_a_missing_table_fails_at_once(metas: Any) -> None:
     """The error says that the table is missing, not the servers."""
     metas.kill_meta(0)
-    with Client(metas.meta_addresses, timeout=5.0) as client:
+    with Client(metas.meta_addresses, timeout=10.0, connect_timeout=CONNECT_TIMEOUT) as client:
         watch = Stopwatch()
         with pytest.raises(TableNotFound, match="nothing here"):
             client.table("nothing here").get(b"key")
@@ -215,7 +215,7 @@ def test_a_name_with_only_a_dead_address_is_resolved_again(metas: Any, monkeypat
         gevent.sleep(0.3)
         names["meta.test"] = [metas.meta_addresses[2]]
         assert call.join().error is None, call.error
-        assert call.value.seconds < 2.0
+        assert call.value.seconds < 4.0
         assert asked.count("meta.test") >= 2
 
 
@@ -226,7 +226,10 @@ def test_a_running_client_resolves_the_new_addresses_of_meta_servers(
     """When the old addresses are gone, the client finds the new ones without a restart."""
     metas.configure(failover_delay=0.3)
     names = {"meta.test": [metas.meta_addresses[2]]}
-    with _names(monkeypatch, names), Client(["meta.test:34601"], timeout=6.0) as client:
+    with (
+        _names(monkeypatch, names),
+        Client(["meta.test:34601"], timeout=6.0, connect_timeout=CONNECT_TIMEOUT) as client,
+    ):
         table = client.table("temp")
         assert table.get(b"key") == b"value"
         metas.kill_meta(2)
@@ -235,7 +238,7 @@ def test_a_running_client_resolves_the_new_addresses_of_meta_servers(
         metas.kill(primary_of(client, b"key 0"))
         rows = [Ended(table.get, b"key %d" % number) for number in range(20)]
         assert [row.join().error for row in rows] == [None] * 20
-        assert client.ping(timeout=2.0) < CONNECT_TIMEOUT
+        assert client.ping(timeout=10.0) < CONNECT_TIMEOUT
 
 
 @pytest.mark.both_modes
@@ -258,14 +261,14 @@ def test_a_name_is_resolved_again_until_the_deadline(metas: Any, monkeypatch: py
         gevent.sleep(0.3)
         names["meta.test"] = [metas.meta_addresses[2]]
         assert call.join().error is None, call.error
-        assert call.value.seconds < 2.0
+        assert call.value.seconds < 4.0
 
 
 # ----------------------------------------------------------------------------------------------------- replica servers
 @pytest.mark.parametrize("way", ["killed", "silent", "full backlog"])
 def test_a_new_client_is_served_while_a_replica_server_is_dead(way: str) -> None:
     """The first calls to the dead server succeed after the failover, calls to other partitions at once."""
-    with Onebox(replicas=3, failover_delay=0.8) as box:
+    with Onebox(replicas=3, failover_delay=2.0) as box:
         with Client(box.meta_addresses) as client:
             table = client.table("temp")
             for number in range(20):
@@ -275,13 +278,13 @@ def test_a_new_client_is_served_while_a_replica_server_is_dead(way: str) -> None
             box.kill(0)
         else:
             box.pause(0, accept=way == "silent")
-        with Client(box.meta_addresses, timeout=4.0) as client:
+        with Client(box.meta_addresses, timeout=10.0) as client:
             table = client.table("temp")
             rows = {b"key %d" % number: Ended(table.get, b"key %d" % number) for number in range(20)}
             lost = {key for key in rows if _primary(box, key) == dead}
             for key, row in rows.items():
                 assert row.join().error is None, row.error
-                assert row.watch.seconds < (2.5 if key in lost else 0.5), (key in lost, row.watch.seconds)
+                assert row.watch.seconds < (4.5 if key in lost else 1.5), (key in lost, row.watch.seconds)
             assert lost
 
 

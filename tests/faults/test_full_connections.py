@@ -11,7 +11,7 @@ from gevent.exceptions import InvalidSwitchError
 from pegasus_green import Client, PegasusError, RequestTimeout, TableNotFound
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport import pool
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, wait_until
 
 pytestmark = pytest.mark.onebox_only
 
@@ -24,11 +24,11 @@ def test_calls_that_wait_for_room_move_to_the_new_primary() -> None:
         table = client.table("temp")
         table.set("k", "s", "v")
         box.pause(box.partitions("temp")[0]["primary"])
-        stuck = [gevent.spawn(table.incr, f"n{number}", "s", timeout=5, retry=None) for number in range(5)]
+        stuck = [gevent.spawn(table.incr, f"n{number}", "s", timeout=30, retry=None) for number in range(5)]
         gevent.sleep(0.05)
         watch = Stopwatch()
-        assert table.get("k", "s", timeout=4) == b"v"
-        assert watch.seconds < 2.0
+        assert table.get("k", "s", timeout=20) == b"v"
+        assert watch.seconds < 8.0
         gevent.killall(stuck)
 
 
@@ -96,7 +96,7 @@ def test_bulk_calls_without_routes_end_at_their_deadline() -> None:
         found = client.table("temp").get_many([(f"h{n}", "s") for n in range(1000)], return_errors=True)
         assert all(isinstance(error, PegasusError) for error in found)
         assert len({id(error) for error in found}) == 1000
-        assert watch.seconds < 1.0
+        assert watch.seconds < 2.5
     with Onebox(tables={"temp": 1}) as box, Client(box.meta_addresses) as client:
         found = client.table("missing").get_many([(f"h{n}", "s") for n in range(500)], return_errors=True)
         assert {type(error) for error in found} == {TableNotFound}
@@ -112,7 +112,7 @@ def test_a_scan_killed_while_it_waits_for_room_frees_its_context() -> None:
         rows = table.hash_scan("m", batch_size=10)
         for _ in range(10):
             next(rows)
-        box.fault("delay", rpc="get", seconds=0.3)
+        box.fault("delay", rpc="get", seconds=0.6)
         other = gevent.spawn(table.get, "m", "000")
         gevent.sleep(0.05)
         killed = gevent.spawn(next, rows)
@@ -120,9 +120,8 @@ def test_a_scan_killed_while_it_waits_for_room_frees_its_context() -> None:
         killed.kill()
         other.join()
         rows.close()
-        gevent.sleep(0.1)
         replicas = [replica for server in box.servers for replica in server.replicas.values()]
-        assert not any(replica.engine.contexts._live for replica in replicas)
+        wait_until(lambda: not any(replica.engine.contexts._live for replica in replicas))
 
 
 def test_a_caller_woken_by_foreign_code_gets_no_reply_of_another_call() -> None:
@@ -130,7 +129,7 @@ def test_a_caller_woken_by_foreign_code_gets_no_reply_of_another_call() -> None:
         table = client.table("temp")
         for name in "abcd":
             table.set(name, "s", "value of " + name)
-        box.fault("delay", rpc="get", seconds=0.1)
+        box.fault("delay", rpc="get", seconds=0.4)
         ends: list[Any] = []
 
         def call() -> None:

@@ -336,7 +336,7 @@ def keeper_trial(table: Table[bytes], n: int) -> Interruption:
         gevent.sleep(0.03)
     gevent.sleep(0)
     if keeper.dead:
-        wait_until(lambda: told, 1.0)
+        wait_until(lambda: told)
         assert told == [lock], interruption.where
         assert lock.remaining() == 0.0
     else:

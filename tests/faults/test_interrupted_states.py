@@ -137,7 +137,7 @@ def refresh(client: Client, n: int) -> Interruption:
     with suppress(Interrupted):
         gevent.spawn(watch).get()
     before = routes.refreshes
-    wait_until(lambda: routes.refreshes > before + 1, 10.0)
+    wait_until(lambda: routes.refreshes > before + 1)
     return interruption
 
 

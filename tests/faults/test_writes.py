@@ -86,8 +86,8 @@ MISHAPS = {
     "half a reply, then the end": Mishap({"action": "half", "reset": False}, DONE, UNKNOWN, 1),
     "no reply": Mishap({"action": "drop"}, UNKNOWN, UNKNOWN, 1),
     "lost request": Mishap({"action": "drop", "when": "before"}, UNKNOWN, UNKNOWN, 0),
-    "late execution": Mishap({"action": "delay", "when": "before", "seconds": 0.5}, UNKNOWN, UNKNOWN, 1),
-    "late reply": Mishap({"action": "delay", "seconds": 0.5}, UNKNOWN, UNKNOWN, 1),
+    "late execution": Mishap({"action": "delay", "when": "before", "seconds": 1.0}, UNKNOWN, UNKNOWN, 1),
+    "late reply": Mishap({"action": "delay", "seconds": 1.0}, UNKNOWN, UNKNOWN, 1),
     "reply twice": Mishap({"action": "duplicate"}, DONE, DONE, 1),
     "reply under another id": Mishap({"action": "unknown_id", "instead": True}, UNKNOWN, UNKNOWN, 1),
     "garbage": Mishap({"action": "garbage", "data": b"\0\0\0\x10" + b"\xff" * 12}, DONE, UNKNOWN, 1),
@@ -154,7 +154,7 @@ def test_the_reported_outcome_of_a_write_agrees_with_the_cluster(onebox: Any, na
     mishap = MISHAPS[name]
     # If only the deadline ends the wait, it is short and the writes run concurrently.
     waits = mishap.repeatable == mishap.once == UNKNOWN and mishap.fault["action"] != "corrupt"
-    with Client(onebox.meta_addresses, timeout=0.3 if waits else 10.0) as client:
+    with Client(onebox.meta_addresses, timeout=0.6 if waits else 10.0) as client:
         table = client.table("temp")
         table.warm_up(timeout=5)
         calls = {verb: Ended(_write_under, onebox, table, verb, mishap) for verb in WRITES} if waits else {}
@@ -241,6 +241,6 @@ def test_no_acknowledged_write_is_lost_under_random_faults(seed: int) -> None:
     faults.run(seconds=6.0)
     print(seed, faults.reports, faults.events)
     assert not faults.wrong, faults.wrong[:10]
-    assert faults.reports[DONE] > 1000, faults.reports
+    assert faults.reports[DONE] > 200, faults.reports
     assert faults.reports[UNKNOWN] > 0, faults.reports
     assert len(faults.events) >= 8, faults.events

@@ -265,7 +265,7 @@ def test_close_killed_while_it_drains_can_be_called_again(marked: tuple[Any, byt
         table.warm_up()
         calls = [Ended(table.get, mark, key) for key in ROWS]
         gevent.sleep(0)
-        outcome = inject(injection, lambda: client.close(drain=1.0), lambda: lambda: None, lambda: None)
+        outcome = inject(injection, lambda: client.close(drain=10.0), lambda: lambda: None, lambda: None)
         assert outcome.error is (injection.error if injection.fired else None)
         if injection.k % 2:
             client.close()

@@ -273,7 +273,8 @@ def test_reads_share_the_dial_of_a_secondary(slow: Slow, monkeypatch: pytest.Mon
     gevent.joinall(callers, raise_error=True)
     assert slow.table.get(slow.key, b"s") == b"value"
     assert [peer.state for peer in secondaries] == ["dialling"] * len(secondaries)
-    assert len(pool._greenlets) <= len(secondaries)
+    # One more may ask for routes.
+    assert len(pool._greenlets) <= len(secondaries) + 1
 
 
 def test_a_killed_reader_abandons_both_requests(slow: Slow) -> None:

@@ -130,15 +130,15 @@ def test_a_reorder_rule_changes_the_order_of_replies(box: Onebox, raw: Raw) -> N
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_delayed_reply_does_not_delay_other_replies(box: Onebox, raw: Raw, when: str) -> None:
-    box.fault("delay", rpc="incr", seconds=0.06, when=when, count=1)
+    box.fault("delay", rpc="incr", seconds=0.5, when=when, count=1)
     watch = Stopwatch()
     raw.send(rpcs.INCR, INCR, **ROUTE)
     gevent.sleep(0.02)
     assert box.executions(KEY) == (when == "after")
     raw.send(rpcs.TTL, KEY, **ROUTE)
     assert [raw.reply()[0].seqid for _ in range(2)] == [2, 1]
-    assert watch.elapsed > 0.05
-    assert watch.seconds < 0.3
+    assert watch.elapsed > 0.45
+    assert watch.seconds < 1.5
 
 
 def test_rules_that_damage_or_trickle_replies(box: Onebox) -> None:

@@ -27,7 +27,7 @@ from pegasus_green.protocol import meta
 from pegasus_green.protocol import rpc as rpcs
 from tests.onebox.raw import Raw, ask
 from tests.transport.scripts import finish, start_script
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, wait_until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pegasus_green", "onebox", "--port", "0"]
@@ -55,9 +55,9 @@ def test_the_process_prints_one_line_and_ends_quickly_at_a_signal(number: signal
     assert [i.app_name for i in raw.call(rpcs.LIST_APPS, meta.ListAppsRequest())[1].infos] == ["a", "b"]
     watch = Stopwatch()
     child.send_signal(number)
-    out, _ = child.communicate(timeout=10)
+    out, _ = child.communicate(timeout=30)
     assert (child.returncode, out) == (0, "")
-    assert watch.seconds < 2.0
+    assert watch.seconds < 10.0
 
 
 def test_the_given_ports_are_used_and_a_used_port_is_an_error() -> None:
@@ -274,7 +274,7 @@ def test_the_process_ends_with_its_parent() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )
     pid = int(done.stdout)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -322,8 +322,7 @@ def test_faults_work_over_the_control_port(process: OneboxProcess) -> None:
         assert raw.call(rpcs.LIST_NODES, meta.ListNodesRequest())[1].err == "ERR_OK"
     dead = process.replica_addresses[0]
     process.kill(dead)
-    gevent.sleep(0.2)
-    assert all(part["primary"] not in (None, dead) for part in process.partitions("temp"))
+    wait_until(lambda: all(part["primary"] not in (None, dead) for part in process.partitions("temp")))
     process.restart(0)
 
 

@@ -272,21 +272,21 @@ def test_denied_requests_have_their_error_codes(box: Onebox, raw: Raw) -> None:
 
 def test_throttling_by_requests(box: Onebox, raw: Raw) -> None:
     # 8 partitions: each gets 8 / 8 + 1 = 2 requests per second.
-    box.set_envs("temp", {"replica.write_throttling": "8*reject*40", "replica.read_throttling": "8*delay*60"})
+    box.set_envs("temp", {"replica.write_throttling": "8*reject*300", "replica.read_throttling": "8*delay*300"})
     put = rrdb.UpdateRequest(KEY, b"v")
     box.clock.skipped += 1 - time.time() % 1  # begin with a whole second
     assert [raw.call(rpcs.PUT, put, **ROUTE)[0] for _ in range(2)] == ["ERR_OK"] * 2
     (error, body), watch = timed(lambda: raw.call(rpcs.PUT, put, **ROUTE))
     assert (error, body) == ("ERR_BUSY", None)
-    assert watch.elapsed > 0.03
-    assert watch.seconds < 0.2
+    assert watch.elapsed > 0.25
+    assert watch.seconds < 1.0
     _, watch = timed(lambda: raw.call(rpcs.PUT, put, timeout_ms=20, **ROUTE))
-    assert watch.seconds < 0.03
+    assert watch.seconds < 0.25
     assert [raw.call(rpcs.GET, KEY, **ROUTE)[0] for _ in range(2)] == ["ERR_OK"] * 2
     (error, body), watch = timed(lambda: raw.call(rpcs.GET, KEY, **ROUTE))
     assert (error, body.value) == ("ERR_OK", b"v")
-    assert watch.elapsed > 0.05
-    assert watch.seconds < 0.2
+    assert watch.elapsed > 0.25
+    assert watch.seconds < 1.0
     box.advance(1)
     assert raw.call(rpcs.PUT, put, **ROUTE)[0] == "ERR_OK"
 

@@ -13,6 +13,7 @@ import pytest
 from pegasus_green import Client, Table
 from pegasus_green.onebox import Onebox
 from pegasus_green.recipes import Frontier, Lock, RateLimiter, SeenSet
+from tests.waiting import wait_until
 
 CALLS: dict[str, Callable[[Table[bytes]], Any]] = {
     "SeenSet.add": lambda table: SeenSet(table, "at a fork").add("x"),
@@ -37,10 +38,12 @@ def test_a_call_that_waits_at_a_fork_goes_on_in_the_parent_only(box: Any, name: 
         table = client.table("temp")
         other = Lock(table, "held" if "blocking" in name else "another", renew=False)
         assert other.acquire()
-        for rpc in ("check_and_set", "check_and_mutate", "incr"):
-            box.fault("delay", rpc=rpc, seconds=0.5)
+        held = [box.fault("delay", rpc=rpc, seconds=0.8) for rpc in ("check_and_set", "check_and_mutate", "incr")]
         caller: Any = gevent.spawn(CALLS[name], table)
-        gevent.sleep(0.2)
+        if "blocking" in name:
+            gevent.sleep(0.2)  # it waits for the other lock
+        else:
+            wait_until(lambda: any(rule.hits for rule in held))
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:

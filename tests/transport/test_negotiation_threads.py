@@ -60,23 +60,23 @@ def test_a_thread_renews_what_another_acquired(stage: Stage, secured: Sasl) -> N
         assert auth.acquired == 1
         assert table.get("h", "s") is None
         assert auth.acquired == 1, "this thread uses what the other has acquired"
-        wait_until(lambda: auth.acquired == 2)
-        assert client.stats()["auth"]["renewals"] == 1
+        wait_until(lambda: client.stats()["auth"]["renewals"] == 1)
+        assert auth.acquired == 2
 
 
 def test_a_renewal_of_one_thread_serves_the_others(stage: Stage, secured: Sasl) -> None:
-    auth = FakeAuth(seconds=1.5)
+    auth = FakeAuth(seconds=3.0)
     with client_of(stage, auth) as client:
         table = client.table("temp")
         assert table.get("h", "s") is None
 
         def stay() -> None:
             assert table.get("h", "s") is None
-            gevent.sleep(1.6)
+            gevent.sleep(2.9)
             assert table.get("h", "s") is None
 
         in_thread(stay)
-        # At 1.2 s a renewal is due in both threads; the second one uses the credentials of the first.
+        # At 2.4 s a renewal is due in both threads; the second one uses the credentials of the first.
         assert auth.acquired == 2
         assert auth.at_once == 1
 

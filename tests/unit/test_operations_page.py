@@ -147,14 +147,14 @@ def test_calls_of_different_kinds_run_together(table: Table, hash_key: bytes) ->
 
 def test_partitions_are_read_at_the_same_time(onebox: Onebox, table: Table) -> None:
     table.warm_up()
-    onebox.fault("delay", rpc="get_scanner", seconds=0.15)
+    onebox.fault("delay", rpc="get_scanner", seconds=0.3)
     try:
         begin = monotonic()
         rows = list(table.scan())
-        assert monotonic() - begin > 1.0, "8 partitions, one behind another"
+        assert monotonic() - begin > 2.1, "8 partitions, one behind another"
         watch = Stopwatch()
         assert Counter(table.scan(parallel=8)) == Counter(rows)
-        assert watch.seconds < 0.8
+        assert watch.seconds < 1.5
     finally:
         onebox.clear_faults()
 

@@ -143,6 +143,6 @@ def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> N
             assert min(early) >= 0, early
             # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
             assert median(late) < 0.02, late
-            assert sorted(late)[-2] < 0.02, late
+            assert sorted(late)[-3] < 0.02, late
     finally:
         rule.remove()

@@ -497,7 +497,7 @@ def test_a_fork_without_a_free_descriptor_disconnects_the_child(stage: Stage) ->
     """The descriptor that the child needs was made before."""
 
     def handler(link: Link, request: Request) -> None:
-        gevent.spawn_later(1.5, answer, link, request)
+        gevent.spawn_later(1.0, answer, link, request)
 
     server = stage.server(handler)
     out = run(

@@ -108,11 +108,11 @@ def test_followers_forward_and_only_query_cfg_names_the_leader(make_box: Make) -
 
 
 def test_the_states_of_a_leader_have_their_error_codes(make_box: Make) -> None:
-    box = make_box(metas=2, meta_loading=0.05)
+    box = make_box(metas=2, meta_loading=0.3)
     box.set_leader(1, known=False)
     assert query(box).partitions == []
     assert query(box, server=1).err == "ERR_SERVICE_NOT_ACTIVE"
-    sleep(0.07)
+    sleep(0.35)
     assert query(box, server=1).err == "ERR_OK"
     box.set_meta_state("recovering", 1)
     assert query(box, server=1).err == "ERR_UNDER_RECOVERY"
@@ -121,13 +121,13 @@ def test_the_states_of_a_leader_have_their_error_codes(make_box: Make) -> None:
 
 
 def test_another_meta_server_leads_after_the_death_of_the_leader(make_box: Make) -> None:
-    box = make_box(metas=3, meta_failover_delay=0.1, meta_loading=0.0)
+    box = make_box(metas=3, meta_failover_delay=0.3, meta_loading=0.0)
     box.kill_meta(0)
     with pytest.raises(ConnectionRefusedError):
         query(box)
     [forward] = query(box, server=1).partitions
     assert forward.hp_primary == box.meta_addresses[0]
-    sleep(0.15)
+    sleep(0.4)
     assert query(box, server=1).err == "ERR_OK"
     [forward] = query(box, server=2).partitions
     assert forward.hp_primary == box.meta_addresses[1]
@@ -396,11 +396,11 @@ def test_hints_about_envs(box: Onebox, name: str, value: str, hint: str) -> None
 
 
 def test_envs_reach_the_replica_servers_after_a_delay(make_box: Make) -> None:
-    box = make_box(env_delay=0.1)
+    box = make_box(env_delay=0.3)
     table = Routed(box)
     set_env(box, ["replica.deny_client_request"], ["reconfig*all"])
     assert table.get(b"k", b"s") is None
-    sleep(0.15)
+    sleep(0.4)
     assert table.get(b"k", b"s") == "ERR_INVALID_STATE"
     table.close()
 

@@ -306,10 +306,10 @@ def test_move_to_a_server_without_a_copy(make_box: Make) -> None:
 def test_clear_primary(box: Onebox, table: Routed) -> None:
     table.put(b"user1", b"name", b"v")
     address = first(box)["primary"]
-    box.clear_primary("temp", 0, 0.05)
+    box.clear_primary("temp", 0, 0.5)
     assert first(box)["primary"] is None
     assert table.raw(address).call(rpcs.GET, KEY, **ROUTE) == ("ERR_INVALID_STATE", None)
-    sleep(0.1)
+    sleep(0.25)
     assert table.get(b"user1", b"name") == b"v"
 
 

@@ -349,9 +349,9 @@ def test_a_creation_without_an_answer_has_an_unknown_outcome_after_another_serve
 
     monkeypatch.setattr(meta, "_outcome", late)
     if through == "admin":
-        error = ends(client.admin.create_table, "new", 2, timeout=0.3)
+        error = ends(client.admin.create_table, "new", 2, timeout=1.0)
     else:
-        error = create(client, 0.3)
+        error = create(client, 1.0)
     assert isinstance(error, errors.MetaUnreachable)
     assert isinstance(error.last_error, errors.ConnectFailed)
     assert len(quiet.requests) == 1

@@ -509,6 +509,7 @@ def test_the_time_between_two_calls_is_no_silence(stage: Stage, pause: Any) -> N
     server = stage.server(counts_slowly)
     client = stage.client(silent_window=0.8, silence=0.3)
     table = client.table("temp")
+    table.warm_up()
     assert isinstance(ends(table.get, "a", "b", timeout=0.1), errors.RequestTimeout)
     pause(1.0)
     assert client.stats()["servers"][server.address]["state"] == "open"
@@ -521,7 +522,7 @@ def test_the_time_between_two_calls_is_no_silence(stage: Stage, pause: Any) -> N
 def test_the_silence_before_a_pause_counts(stage: Stage) -> None:
     """Each call is shorter than the window, and the client is idle after each of them."""
     server = stage.server(silent)
-    client = stage.client(silent_window=0.45, silence=0.2)
+    client = stage.client(silent_window=0.65, silence=0.2)
     table = client.table("temp")
     table.warm_up()
     for _ in range(20):
@@ -529,7 +530,7 @@ def test_the_silence_before_a_pause_counts(stage: Stage) -> None:
         gevent.sleep(0.3)
         if client.stats()["servers"][server.address]["losses"]:
             break
-    assert 2 <= len(server.requests) <= 5
+    assert 2 <= len(server.requests) <= 7
     assert len(server.links) == 1
 
 

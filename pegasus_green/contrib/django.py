@@ -22,6 +22,7 @@ import math
 import pickle
 import re
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache, InvalidCacheKey
@@ -92,8 +93,6 @@ class PegasusCache(BaseCache):
         serializer = import_string(serializer) if isinstance(serializer, str) else serializer
         self._serializer = serializer() if callable(serializer) else serializer
         self._ignore = bool(options.get("IGNORE_EXCEPTIONS", False))
-        # A key with fewer seconds left may expire during incr().
-        self._brink = self._table.client.options.timeout + 2
 
     def _key(self, key: Any, version: int | None) -> bytes:
         text = self.make_and_validate_key(key, version=version)
@@ -182,8 +181,11 @@ class PegasusCache(BaseCache):
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         """Add to an int atomically and return the sum. The timeout does not change.
 
+        If the key is deleted right before the addition, it starts again at 0, with the rest of its timeout.
+
         Raises:
-            ValueError: The key is absent, or Pegasus does not answer and exceptions are ignored.
+            ValueError: The key is absent, or Pegasus does not answer and exceptions are ignored. If the key expires
+                right before the addition, Pegasus creates it, and it expires again after a second.
             TypeError: The value is not a 64-bit int.
             PegasusError: If ``outcome_unknown`` is set, the number may have been added. The call is not repeated.
         """
@@ -201,43 +203,32 @@ class PegasusCache(BaseCache):
 
     def _incr(self, hash_key: bytes, delta: int) -> int | None:
         """Add to a number and return the sum; None: there is no such key."""
-        total = None
-        # Pegasus creates an absent record, without an expiry. So the key must not expire before the addition.
-        while total is None:
-            left = self._table.ttl(hash_key, b"")
-            if left is None:
+        begun = monotonic()
+        left = self._table.ttl(hash_key, b"")
+        if left is None:
+            return None
+        # The addition itself keeps the expiry. A compare-and-set would store a new one, by the clock of this machine:
+        # with a clock that is ahead, a number that is often incremented would never expire.
+        total = self._table.incr(hash_key, b"", delta)
+        if total == delta and left != math.inf:
+            # Servers round the seconds up. A key that cannot have expired was deleted.
+            expired = monotonic() - begun > left - 1
+            if self._was_created(hash_key, 1 if expired else left) and expired:
                 return None
-            if left < self._brink:
-                total = self._incr_if_unchanged(hash_key, delta)
-                continue
-            total = self._table.incr(hash_key, b"", delta)
-            if total == delta and left != math.inf:
-                self._keep_timeout(hash_key, left)
         return total
 
-    def _incr_if_unchanged(self, hash_key: bytes, delta: int) -> int | None:
-        """Add to a number that is about to expire and return the sum; None: it has changed meanwhile."""
-        raw = self._table.get(hash_key, b"")
-        # After the value: another caller may store a new value with another timeout between the two requests.
-        left = self._table.ttl(hash_key, b"")
-        if raw is None or left is None or left >= self._brink:
-            return None
-        total = int(raw) + delta if _INTEGER.fullmatch(raw) else None
-        if not isinstance(total, int) or not -(2**63) <= total < 2**63:
-            # It is refused with the right error.
-            return self._table.incr(hash_key, b"", delta)
-        new = b"%d" % total
-        return total if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=new, ttl=left) else None
-
-    def _keep_timeout(self, hash_key: bytes, left: float) -> None:
-        """Set the timeout again if the key was deleted right before the addition, which then has created it."""
+    def _was_created(self, hash_key: bytes, seconds: float) -> bool:
+        """Tell whether the addition has created the key, which then has no expiry. If so, it gets this timeout."""
+        created = False
         while self._table.ttl(hash_key, b"") == math.inf:
+            created = True
             raw = self._table.get(hash_key, b"")
             # Another caller may have changed it meanwhile. What is no number was stored by another caller.
             if raw is None or not _INTEGER.fullmatch(raw):
-                return
-            if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=raw, ttl=left):
-                return
+                break
+            if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=raw, ttl=seconds):
+                break
+        return created
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
         """Return the values of the keys that exist, read in parallel."""

@@ -341,9 +341,8 @@ static Py_ssize_t write_some(int fd, PyObject *data) {
     if (writer == NULL) return send(fd, raw(data), (size_t)PyBytes_Size(data), MSG_DONTWAIT | MSG_NOSIGNAL);
     PyObject *size = PyObject_CallFunction(writer, "iO", fd, data);
     Py_ssize_t sent = size == NULL ? -1 : PyLong_AsSsize_t(size);
-    Py_XDECREF(size);
     PyErr_Clear();
-    return sent;
+    return Py_XDECREF(size), sent;
 }
 
 static int under_way(Books *self) { return IS_SET(self->_leaving) || IS_SET(self->lost) || !IS_EMPTY(self->_backlog); }
@@ -361,10 +360,11 @@ static int flush(Books *self) {
         at = write_bytes(at, raw(frame), PyBytes_Size(frame));
     if (data != NULL) sent = write_some(self->_fd, data);
     if (sent >= 0 && sent < size) {
-        PyObject *frames = PyDict_Copy(self->_out);
-        PyObject *noted = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
-        Py_CLEAR(self->_leaving);
-        self->_leaving = noted;
+        int collects = PyGC_Disable(); /* a finalizer could make a call, which would find these frames unsent */
+        PyObject *frames = PyDict_Copy(self->_out), *before = self->_leaving;
+        PyObject *noted = self->_leaving = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
+        Py_XDECREF(before);
+        if (collects) PyGC_Enable();
         if (noted == NULL) clean_up(self, name_interrupted, NULL, NULL);
     }
     Py_XDECREF(data);
@@ -528,8 +528,8 @@ static PyObject *make_frame(Call *call) {
     PyObject *head = PART(shape, HEAD), *ready = call->argument;
     Py_ssize_t head_size = PyBytes_Size(head);
     Py_ssize_t size = ready ? PyBytes_Size(ready) : argument_size(call->hash_key, call->sort_key, call->value);
-    if (!PyBytes_Check(call->part) || PyBytes_Size(call->part) != GPID_SIZE)
-        return PyErr_Format(PyExc_ValueError, "the header part has a wrong size");
+    if (!PyBytes_Check(call->part) || PyBytes_Size(call->part) != GPID_SIZE || size > 0x7FFFFF00)
+        return PyErr_Format(PyExc_OverflowError, "a key is too large, or the header part is wrong");
     PyObject *frame = PyBytes_FromStringAndSize(NULL, head_size + size);
     if (frame == NULL) return NULL;
     unsigned char *at = (unsigned char *)PyBytes_AsString(frame), *behind = write_bytes(at, raw(head), head_size);

@@ -38,6 +38,15 @@ CORE = (
         "killed_callers",
     ),
     core(
+        "no-collection-after-a-write",
+        "no finalizer runs between a write and the storage of its result",
+        "int collects = PyGC_Disable();",
+        "int collects = 0;",
+        WRITES,
+        "-k",
+        "finalizer",
+    ),
+    core(
         "reply-once",
         "a reply removes the entry of its call",
         "int failed = PyDict_DelItem(pending, seqid) < 0               ? -1",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,6 +34,11 @@ def ends(call: Any, *args: Any, **kwargs: Any) -> Any:
     except errors.PegasusError as error:
         # Without its traceback, which would keep every argument alive.
         return error.with_traceback(None)
+
+
+def echo(link: Link, request: Request) -> None:
+    """Answer a get with its own key."""
+    link.value(request, key_of(request))
 
 
 class Counting:
@@ -512,3 +519,61 @@ def test_an_abandoned_half_sent_request_does_not_keep_the_loop_running(stage: St
         stage.meta.address,
     )
     assert out == "True True\n"
+
+
+# ------------------------------------------------------------------------------------------------- the compiled core
+@pytest.mark.skipif(core is None, reason="the compiled core is not in use")
+def test_a_finalizer_that_runs_after_a_part_of_a_frame_was_sent_makes_a_call(stage: Stage) -> None:
+    """Before Python 3.12 the collector can run in any function of C that makes a container."""
+
+    class Finalized:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            found.append(table.get("h", "inner"))
+
+    def write(fd: int, data: bytes) -> int:
+        if writes:
+            return os.write(fd, data)
+        writes.append(len(data))
+        # Empty the lists of unused containers, because the collector runs only for a new one.
+        containers.extend(([], {}, (number, None, None)) for number in range(3000))
+        Finalized()
+        sent = os.write(fd, data[:10])
+        gc.set_threshold(1)
+        gc.enable()
+        return sent
+
+    stage.server(echo)
+    table = stage.table()
+    found: list[Any] = []
+    writes: list[int] = []
+    containers: list[Any] = []
+    assert table.get("h", "first") == b"first"
+    before = gc.get_threshold()
+    gc.collect()
+    # Leave the hub's pass that delivered the first reply: in it, the hub would make the system call.
+    gevent.sleep(0.01)
+    gc.disable()
+    core.write_by(write)
+    try:
+        assert table.get("h", "outer") == b"outer"
+    finally:
+        core.write_by(None)
+        gc.set_threshold(*before)
+        gc.enable()
+    gc.collect()
+    assert found == [b"inner"]
+    assert table.client.stats()["servers"][stage.servers[0].address]["losses"] == 0
+
+
+def test_a_key_of_two_gigabytes_is_not_sent(stage: Stage) -> None:
+    """The header could not express its size. The error leaves the connection to the other calls."""
+    stage.server(echo)
+    table = stage.table()
+    assert table.get("h", "first") == b"first"
+    with pytest.raises((OverflowError, struct.error)):
+        table.get("h", bytes(2**31))
+    assert table.get("h", "second") == b"second"
+    assert len(stage.servers[0].links) == 1

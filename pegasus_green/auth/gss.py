@@ -151,7 +151,8 @@ class KerberosMechanism:
         self._credentials = None
         store = {}
         if self._ccache is not None:
-            store["ccache"] = self._ccache if ":" in self._ccache else f"FILE:{self._ccache}"
+            # A path can contain a colon, too.
+            store["ccache"] = self._ccache if ":" in self._ccache.partition("/")[0] else f"FILE:{self._ccache}"
         elif self._keytab is not None:
             store["ccache"] = f"MEMORY:pegasus_green_{os.getpid()}_{next(_numbers)}"
         if self._keytab is not None:

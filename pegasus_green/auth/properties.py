@@ -22,7 +22,8 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, str]:
         InvalidArgument: The file cannot be read.
     """
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        # Some editors write a mark before the first name.
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
             text = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise InvalidArgument(f"the property file {os.fspath(path)!r} cannot be read: {error.strerror}") from None

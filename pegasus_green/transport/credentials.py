@@ -129,6 +129,8 @@ class Credentials:
             if before != known_until and before > monotonic():
                 return False
             identity = self._mechanism.acquire()
+            if identity.seconds is not None and not identity.seconds > 0:
+                raise AuthenticationFailed("the new credentials have expired already", reason="expired")
             now = monotonic()
             ends = FOREVER if identity.seconds is None else now + identity.seconds
             # Kerberos counts whole seconds. Read again, the same ticket can seem to end up to one second later.

@@ -197,6 +197,10 @@ def _negotiate(who: Authenticator, options: ClientOptions, dialogue: Dialogue, u
         except AuthenticationFailed as error:
             error.costly = True
             raise
+        except Exception as error:
+            # Its text may hold a secret.
+            text = f"the mechanism {who.name} failed with {type(error).__name__}"
+            raise AuthenticationFailed(text, costly=True) from None
         answer = dialogue.ask(SaslStatus.CHALLENGE_RESP, token)
     if answer.status == SaslStatus.AUTH_FAIL:
         raise AuthenticationFailed("the server refuses the client", reason="refused", costly=True)

@@ -33,6 +33,22 @@ AUTH = (
         (NEGOTIATION, "-k", "growing_pauses"),
     ),
     Mutation(
+        "12-no-foreign-text",
+        "the text of a foreign exception of the mechanism is not repeated",
+        "transport/negotiation.py",
+        'failed with {type(error).__name__}"',
+        'failed with {error!r}"',
+        (NEGOTIATION, "-k", "reported_without_its_text"),
+    ),
+    Mutation(
+        "12-expired-at-once",
+        "credentials that have expired are a failure, with a pause before the next attempt",
+        "transport/credentials.py",
+        "if identity.seconds is not None and not identity.seconds > 0:",
+        "if False:",
+        (NEGOTIATION, "-k", "not_acquired_again_at_once"),
+    ),
+    Mutation(
         "12-one-acquisition",
         "credentials are acquired once for all waiting calls of all threads",
         "transport/credentials.py",

@@ -31,7 +31,7 @@ from pegasus_green.protocol.meta import Negotiation, QueryCfgRequest
 from pegasus_green.protocol.rpc import GET, NEGOTIATION, QUERY_CFG
 from pegasus_green.transport import authenticator, negotiation, pool
 from tests.transport.fakes import FakeMeta, FakeServer, Link, Stage, answer, silent
-from tests.transport.secured import STEPS, FakeAuth, Sasl, said, say, secure_stage
+from tests.transport.secured import STEPS, FakeAuth, FakeExchange, Sasl, said, say, secure_stage
 from tests.waiting import Stopwatch, wait_until
 
 # Blocks its thread, patched or not.
@@ -330,6 +330,27 @@ def test_a_foreign_exception_is_reported_without_its_text(stage: Stage) -> None:
     error = ends(stage.table(auth=FakeAuth(work=bug)).get, "h", "s")
     assert "RuntimeError" in str(error)
     assert "4711" not in str(error)
+
+
+def test_a_foreign_exception_in_a_step_is_reported_without_its_text(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def bug(_exchange: FakeExchange, _challenge: bytes) -> bytes:
+        raise ValueError("the key is 4711")
+
+    monkeypatch.setattr(FakeExchange, "step", bug)
+    secure_stage(stage)
+    error = ends(stage.table(auth=FakeAuth()).get, "h", "s")
+    assert "ValueError" in str(last_of(error))
+    assert "4711" not in repr(error) + repr(last_of(error)) + caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0, float("nan")])
+def test_credentials_that_have_expired_are_not_acquired_again_at_once(stage: Stage, seconds: float) -> None:
+    secure_stage(stage)
+    auth = FakeAuth(seconds=seconds)
+    assert last_of(ends(stage.table(auth=auth).get, "h", "s")).reason == "expired"
+    assert auth.acquired <= 3
 
 
 def test_expired_credentials_are_acquired_again(stage: Stage) -> None:

@@ -138,6 +138,12 @@ def test_without_a_keytab_the_ticket_cache_is_used(tmp_path: Path) -> None:
     assert Kerberos.from_properties(properties(tmp_path, text)) == Kerberos(service_fqdn="h")
 
 
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Otherwise the client would not authenticate: the first name would be unknown."""
+    text = "\ufeffauth_protocol = kerberos\nkerberos_service_fqdn = h\n"
+    assert Kerberos.from_properties(properties(tmp_path, text)) == Kerberos(service_fqdn="h")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -178,6 +184,16 @@ def mechanism(monkeypatch: pytest.MonkeyPatch) -> Any:
     library.exceptions = types.SimpleNamespace(GSSError=FakeError, ExpiredCredentialsError=KeyError)
     monkeypatch.setattr(gss, "_load", lambda: library)
     return Kerberos(service_fqdn="h", ccache="/c").mechanism()
+
+
+@pytest.mark.usefixtures("mechanism")
+@pytest.mark.parametrize(
+    ("ccache", "name"), [("/c", "FILE:/c"), ("/a:b/c", "FILE:/a:b/c"), ("KCM:", "KCM:"), ("DIR:/c", "DIR:/c")]
+)
+def test_a_ticket_cache_is_a_path_or_has_a_type(ccache: str, name: str) -> None:
+    mechanism: Any = Kerberos(service_fqdn="h", ccache=ccache).mechanism()
+    mechanism._leave_parent()
+    assert mechanism._store == {"ccache": name}
 
 
 @pytest.mark.parametrize("number", sorted(gss._KNOWN))

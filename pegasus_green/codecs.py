@@ -222,6 +222,9 @@ class ZstdCodec(Generic[V]):
             import zstandard
         except ImportError:
             raise InvalidArgument("ZstdCodec needs the package zstandard: pip install zstandard") from None
+        for name, number in (("level", level), ("least", least), ("max_size", max_size)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise InvalidArgument(f"{name} must be a whole number, not {number!r}")
         if not 1 <= level <= zstandard.MAX_COMPRESSION_LEVEL:
             raise InvalidArgument(f"level must be 1 to {zstandard.MAX_COMPRESSION_LEVEL}, not {level!r}")
         if max_size < 1:

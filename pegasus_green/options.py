@@ -318,6 +318,12 @@ class ParsedUrl(NamedTuple):
     codec: str
 
 
+def _shown(url: str) -> str:
+    """Return a URL for a message. The text before an @ can hold a password, so it is left out."""
+    address, mark, query = url.partition("?")
+    return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1...@", address) + mark + query)
+
+
 def parse_url(url: str) -> ParsedUrl:
     """Parse ``pegasus://host:port,host:port/table?timeout=2``.
 
@@ -337,35 +343,34 @@ def parse_url(url: str) -> ParsedUrl:
     # The text of an environment variable or a file often has blanks around it.
     scheme, separator, rest = url.strip().partition("://")
     if separator and scheme.lower() != "pegasus":
-        raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL has the form {_FORM}, not {url!r}")
+        raise InvalidArgument(f"{scheme}:// is not a Pegasus address: a URL has the form {_FORM}, not {_shown(url)}")
     if not separator or not rest:
-        raise InvalidArgument(f"a URL must have the form {_FORM}, not {url!r}")
+        raise InvalidArgument(f"a URL must have the form {_FORM}, not {_shown(url)}")
     rest, _, query = rest.partition("?")
     hosts, _, path = rest.partition("/")
     if "@" in hosts:
-        # The text before the @ can hold a password, so it is not in the message.
         raise InvalidArgument(f"a pegasus:// URL cannot have a user name or password; its form is {_FORM}")
     if "#" in rest or "#" in query:
-        raise InvalidArgument(f"a pegasus:// URL cannot have a #fragment; write # as %23 in {url!r}")
+        raise InvalidArgument(f"a pegasus:// URL cannot have a #fragment; write # as %23 in {_shown(url)}")
     metas = [host.strip() for host in hosts.split(",") if host.strip()]
     if not metas:
-        raise InvalidArgument(f"no meta server in {url!r}: a URL has the form {_FORM}")
+        raise InvalidArgument(f"no meta server in {_shown(url)}: a URL has the form {_FORM}")
     options, codec = _url_options(query)
-    return ParsedUrl(metas, _url_table(path, url), options, codec)
+    return ParsedUrl(metas, _url_table(path, _shown(url)), options, codec)
 
 
-def _url_table(path: str, url: str) -> str:
+def _url_table(path: str, shown: str) -> str:
     path = path.removesuffix("/")
     if "/" in path or "#" in path:
-        raise InvalidArgument(f"a URL can name only one table, not {url!r}; write / as %2F and # as %23 in its name")
+        raise InvalidArgument(f"a URL can name only one table, not {shown}; write / as %2F and # as %23 in its name")
     if found := re.search("%(?![0-9A-Fa-f]{2})", path):
-        raise InvalidArgument(f"{path[found.start() :][:3]!r} in {url!r} is not a percent-encoding; write % as %25")
+        raise InvalidArgument(f"{path[found.start() :][:3]!r} in {shown} is not a percent-encoding; write % as %25")
     try:
         from urllib.parse import unquote
 
         return unquote(path, errors="strict")
     except UnicodeDecodeError as error:
-        raise InvalidArgument(f"the table name in {url!r} is not UTF-8: {error}") from None
+        raise InvalidArgument(f"the table name in {shown} is not UTF-8: {error}") from None
 
 
 def _url_options(query: str) -> tuple[ClientOptions, str]:

@@ -37,7 +37,6 @@ __all__ = ["MultiGetOptions", "Pegasus", "PegasusScanner", "ScanOptions", "error
 _log = logging.getLogger("pegasus_green.pegasus")
 _T = TypeVar("_T")
 
-
 OK = error_types.ERR_OK.value
 UNKNOWN = error_types.ERR_UNKNOWN.value
 NOT_ACTIVE = error_types.ERR_SERVICE_NOT_ACTIVE.value
@@ -562,12 +561,13 @@ class Pegasus:
             >>> scanner.get_next(), scanner.get_next()
             (((b'user:7', b'name'), b'Ada'), None)
         """
-        if self._table is None:
+        table = self._table  # another thread may close the client
+        if table is None:
             return PegasusScanner(None)
         options = ScanOptions() if scan_options is None else scan_options
         if options.hashkey_filter_type and options.hashkey_filter_pattern:
             raise InvalidArgument("hashkey_filter_type cannot be used in a scan of one hash key")
-        rows = self._table.hash_scan(
+        rows = table.hash_scan(
             hash_key,
             start=start_sort_key,
             stop=stop_sort_key,

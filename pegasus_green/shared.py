@@ -15,7 +15,6 @@ from .errors import InvalidArgument
 from .keys import Key
 from .model import Filter
 from .operations.base import EPOCH, MAX_EXPIRE
-from .options import parse_url
 from .results import V
 
 DAY = 86400
@@ -91,9 +90,10 @@ def shared_table(url: str, *, codec: Codec[Any] | None = None) -> Table[Any]:
         >>> shared_table("pegasus://127.0.0.1:34601/temp").client is shared_client("pegasus://127.0.0.1:34601/temp")
         True
     """
-    if not parse_url(url).table:
+    client = shared_client(url)
+    if not client._url_table:
         raise InvalidArgument(f"the URL must name a table, like pegasus://host:port/table, not {url!r}")
-    return shared_client(url).table(codec=codec)
+    return client.table(codec=codec)
 
 
 def remove_prefix(table: Table[Any], prefix: Key) -> int:

@@ -44,11 +44,11 @@ def _split(text: str, default_port: int) -> tuple[str, str]:
             )
         host, _, rest = text[1:].partition("]")
         return host, rest[1:] if rest.startswith(":") else "" if rest else str(default_port)
-    if "://" in text:
-        raise InvalidArgument(f'a meta server must be "host:port", not the URL {text!r}: use connect() for a URL')
     if "@" in text:
         # The text before the @ can hold a password, so it is not in the message.
         raise InvalidArgument('a meta server must be "host:port", without a user name before it')
+    if "://" in text:
+        raise InvalidArgument(f'a meta server must be "host:port", not the URL {text!r}: use connect() for a URL')
     if text.count(":") > 1:
         # Several servers with a wrong separator have several colons, too.
         _check_separators(text, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import time
 
 import gevent
@@ -29,6 +30,16 @@ def test_the_same_url_gives_the_same_client(cluster: Cluster) -> None:
     assert other.options.timeout == 7
     for shared in (client, other):
         shared.close()
+
+
+def test_the_property_file_of_a_shared_client_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "client.properties"
+    path.write_text("auth_protocol =\n")
+    url = f"pegasus://127.0.0.1:34601/temp?auth=properties:{path}"
+    table = shared_table(url)
+    path.unlink()
+    assert shared_table(url).client is table.client
+    table.client.close()
 
 
 def test_a_closed_client_is_replaced(cluster: Cluster) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pegasus_green import InvalidArgument, MultiGetOptions, Pegasus, ScanOptions, connect
+from pegasus_green import InvalidArgument, MultiGetOptions, Pegasus, PegasusError, ScanOptions, connect
 from tests.conftest import Cluster
 
 
@@ -57,3 +57,20 @@ def test_values_that_cannot_be_sent_raise(pegasus: Pegasus, hash_key: bytes) -> 
     with pytest.raises(ValueError, match="filter"):
         pegasus.multi_get_opt(hash_key, "", "", options)
     assert pegasus.sort_key_count(hash_key) == (0, 0)
+
+
+def test_a_client_that_is_closed_while_a_scanner_is_made(cluster: Cluster) -> None:
+    """Another native thread can close it at any step."""
+
+    class Options(ScanOptions):
+        def __getattribute__(self, name: str) -> Any:
+            client.close()
+            return super().__getattribute__(name)
+
+    client = Pegasus(cluster.metas, cluster.table)
+    assert client.init()
+    scanner = client.get_scanner("h", "", "", Options())
+    assert client.init()
+    for each in [scanner, *client.get_unordered_scanners(1, Options())]:
+        with pytest.raises(PegasusError):
+            each.get_next()

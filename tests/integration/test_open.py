@@ -85,6 +85,7 @@ def test_from_env_reads_pegasus_url(url: str, hash_key: bytes, monkeypatch: pyte
         (lambda: Client("http://h:1"), "not the URL 'http://h:1': use connect"),
         (lambda: Client(["pegasus://h:1/t"]), "not the URL"),
         (lambda: Client("ada:secret@h:1"), "without a user name before it$"),
+        (lambda: Client("redis://ada:secret@h:1"), "without a user name before it$"),
         (lambda: Client("::1"), "an IPv6 address must be in brackets"),
         (lambda: Client("[::1"), "the bracket of an IPv6 address is not closed in .*write \\[::1\\]:34601"),
         (lambda: Client("a;b"), "a host name cannot contain .;.: .a;b.; commas separate meta servers"),

@@ -177,6 +177,14 @@ def test_an_inner_codec_receives_decompressed_values() -> None:
         codec.encode(b"no JSON")
 
 
+@pytest.mark.parametrize("name", ["level", "least", "max_size"])
+@pytest.mark.parametrize("value", ["3", 2.5, None, True])
+def test_options_of_zstd_are_whole_numbers(name: str, value: Any) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(InvalidArgument, match=f"{name} must be a whole number"):
+        ZstdCodec(**options)
+
+
 @pytest.mark.parametrize("make", [java_frame, streamed], ids=["sized", "streamed"])
 def test_a_small_frame_cannot_fill_the_memory(make: Any) -> None:
     bomb = make(bytes(512 * 1024 * 1024))

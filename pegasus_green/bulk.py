@@ -176,7 +176,7 @@ class Bulk:
     def run(self) -> list[Any]:
         """Return the results in the order of the requests. The result of a failed one is its PegasusError."""
         cluster = self._dispatcher.cluster
-        cluster.bind()
+        cluster.bind(waits=bool(self._requests))
         try:
             cluster.running.add(self)
             todo: Iterable[int]

@@ -163,3 +163,9 @@ def test_a_handle_can_be_made_in_a_callback(used: tuple[Client, Table[bytes]], h
         assert handle.get() is None
         heavy = in_callback(partial(table.get_many_async, [(hash_key, name)]))
         assert heavy.get() == [b"v"]
+
+
+def test_a_call_for_no_records_waits_for_nothing_in_a_callback(used: tuple[Client, Table[bytes]]) -> None:
+    _, table = used
+    names = ("set_many", "get_many", "remove_many", "multi_get_many", "multi_set_many", "batch_get")
+    assert [in_callback(partial(getattr(table, name), [])) for name in names] == [[]] * len(names)

@@ -26,10 +26,9 @@ def seconds_queued() -> float:
         return 0.0
 
 
-def sleeping(seconds: float) -> float:
-    """Sleep in gevent; return how long it took, without the waits for a processor: a control for other timers."""
-    watch = Stopwatch()
-    gevent.sleep(seconds)
+def sleeping(watch: Stopwatch, seconds: float) -> float:
+    """Sleep in gevent until a watch shows so many seconds; return what it shows then: a control for other timers."""
+    gevent.sleep(max(seconds - watch.elapsed, 0.0))
     return watch.seconds
 
 

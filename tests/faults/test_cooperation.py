@@ -133,13 +133,13 @@ def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> N
             table.warm_up()
             early, late = [], []
             for seconds in (0.03, 0.05, 0.1, 0.26, 0.3, 0.04, 0.05, 0.06):
-                control = gevent.spawn(sleeping, seconds)
                 watch = Stopwatch()
+                control = gevent.spawn(sleeping, watch, seconds)
                 with pytest.raises(RequestTimeout):
                     table.get(b"never answered", timeout=seconds)
-                watch.stop()
                 early.append(watch.elapsed - seconds)
-                late.append(watch.seconds - max(seconds, control.get()))
+                took = watch.seconds
+                late.append(took - max(seconds, control.get()))
             assert min(early) >= 0, early
             # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
             assert median(late) < 0.02, late

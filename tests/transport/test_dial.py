@@ -58,7 +58,7 @@ def test_constructor_and_table_do_not_connect(stage: Stage) -> None:
 
 def test_hundred_callers_dial_once(stage: Stage) -> None:
     server = stage.server()
-    table = stage.table()
+    table = stage.table(meta_stagger=60.0)
     callers = [gevent.spawn(table.set, f"h{number}", "s", b"v") for number in range(100)]
     gevent.joinall(callers, raise_error=True)
     assert len(server.links) == 1
@@ -418,12 +418,12 @@ def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
     late = []
     try:
         for _ in range(8):
-            control = gevent.spawn(sleeping, 0.4)
             watch = Stopwatch()
+            control = gevent.spawn(sleeping, watch, 0.4)
             with pytest.raises(errors.PegasusError):
                 table.get("h", "s", timeout=0.4)
-            watch.stop()
-            late.append(watch.seconds - max(0.4, control.get()))
+            took = watch.seconds
+            late.append(took - max(0.4, control.get()))
     finally:
         hole.stop()
     # A pause of the machine delays the timer of gevent, too, unless it comes between the two.

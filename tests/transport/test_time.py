@@ -46,13 +46,13 @@ def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: S
 
     def call(number: int) -> None:
         timeout = 0.05 + number * 0.003
-        control = gevent.spawn(sleeping, timeout)
         watch = Stopwatch()
+        control = gevent.spawn(sleeping, watch, timeout)
         with pytest.raises(errors.RequestTimeout):
             table.get(f"h{number}", "s", timeout=timeout)
-        watch.stop()
         early.append(watch.elapsed - timeout)
-        later.append(watch.seconds - max(timeout, control.get()))
+        took = watch.seconds
+        later.append(took - max(timeout, control.get()))
 
     gevent.joinall([gevent.spawn(call, number) for number in range(150)], raise_error=True)
     later.sort()

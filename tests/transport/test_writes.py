@@ -428,7 +428,7 @@ def test_a_server_that_reads_nothing_is_replaced_within_bounded_memory(stage: St
 
     def control() -> None:
         while monotonic() < until:
-            controls.append(sleeping(0.3) - 0.3)
+            controls.append(sleeping(Stopwatch(), 0.3) - 0.3)
 
     def others() -> None:
         while monotonic() < until:

@@ -24,7 +24,8 @@ class TableStats:
             was used.
         hedge_credit: If above 0, the next slow read may be hedged. Each read adds its ``max_ratio``, up to a limit, and
             each backup request costs 1.
-        row_size: Largest average size of the rows in a reply to a scan, in bytes; 0: unknown. It is no counter.
+        row_size: Largest average size of the rows in a reply to a scan, in bytes; 0: no batch was full yet. It is no
+            counter.
     """
 
     __slots__ = (

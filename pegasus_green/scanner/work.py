@@ -177,7 +177,9 @@ class Work:
             size: Bytes of the reply.
         """
         stats = self.dispatcher.stats
-        if rows and not self.query.no_value and not self.query.count_only:
+        # The rows of a batch that is not full, such as the only row of a hash key, do not tell that all are as small.
+        known = rows >= asked or (rows and stats.row_size)
+        if known and not self.query.no_value and not self.query.count_only:
             # A few large rows do not tell much about the other rows.
             stats.row_size = max(stats.row_size, size // max(rows, GROWTH))
         good = rows * self.good_reply // size

@@ -240,6 +240,19 @@ def test_the_largest_rows_of_a_table_determine_the_first_batch(cluster: Cluster,
         assert first_batch(batch_size=10) == 10
 
 
+def test_a_hash_key_with_one_row_does_not_tell_the_size_of_other_rows(cluster: Cluster, hash_key: bytes) -> None:
+    large = {b"%03d" % number: b"x" * 100_000 for number in range(60)}
+    with Client(cluster.metas, max_frame=4 * 1024 * 1024) as client:
+        table = client.table(cluster.table)
+        table.set(hash_key + b"small", b"a", b"1")
+        for sort_key, value in large.items():
+            table.set(hash_key, sort_key, value)
+        assert len(list(table.hash_scan(hash_key + b"small"))) == 1
+        assert dict(table.hash_scan(hash_key)) == large
+        assert not any(server["losses"] for server in client.stats()["servers"].values())
+        table.multi_del(hash_key, list(large))
+
+
 def test_a_table_with_rows_of_two_sizes_costs_one_connection(cluster: Cluster, hash_key: bytes) -> None:
     """The client has seen only small rows, and asks for too many large ones. It remembers that."""
     small = {b"%03d" % number: b"x" for number in range(40)}

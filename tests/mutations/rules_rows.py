@@ -112,6 +112,14 @@ ROWS = (
         (*SCANS, "-k", "begins_with"),
     ),
     Mutation(
+        "6-few-rows-tell-no-size",
+        "a batch that is not full does not tell that the other rows of the table are as small",
+        "scanner/work.py",
+        "known = rows >= asked or (rows and stats.row_size)",
+        "known = rows",
+        (*SCANS, "-k", "does_not_tell"),
+    ),
+    Mutation(
         "6-large-rows-stay-known",
         "the first batch depends on the largest rows of the table that were seen",
         "scanner/work.py",

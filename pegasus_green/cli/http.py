@@ -30,7 +30,9 @@ def get(client: Client, server: str, path: str, query: Mapping[str, str | None],
         OSError: The server cannot be reached, does not answer, or answers a status other than 200; the message has its
             text.
     """
-    target = path + ("?" + urlencode({name: value or "" for name, value in query.items()}) if query else "")
+    pairs = {name: value or "" for name, value in query.items()}
+    # Arguments of a command may have bytes that are not UTF-8.
+    target = path + (f"?{urlencode(pairs, errors='surrogateescape')}" if pairs else "")
     request = f"GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
     limit = gevent.Timeout(timeout, TimeoutError(f"no answer within {timeout:g} s"))
     with limit, _connect(client, server, timeout) as connection:

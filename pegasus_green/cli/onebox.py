@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -186,6 +187,8 @@ def read_config(path: str) -> dict[str, Any]:
     for name in ("meta_ports", "replica_ports"):
         if name in values:
             values[name] = parse_ports(values[name])
+    if not 0 <= values.get("control_port", 0) <= 65535:
+        raise ValueError(f"{path}: control-port must be a port from 0 to 65535, not {values['control_port']}")
     for kind, fields in (("settings", Settings), ("limits", Limits)):
         for name, value in values.get(kind, {}).items():
             check_value(fields, name, value, json.dumps(value))
@@ -206,6 +209,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         value = config.get(name) if given is None else given
         if value is not None:
             options[name] = value
+    if options.get("data") == "":
+        raise ValueError("data names no directory: give one, or omit the option")
+    if options.get("sync") and "data" not in options:
+        raise ValueError("sync has no effect without data: name the directory for the data")
     if "port" not in options and "meta_ports" not in options:
         options["port"] = 34601
     options["tables"] = dict(arguments.table) if arguments.table else {} if arguments.no_table else config["tables"]
@@ -242,6 +249,14 @@ class _Console:
         self._client.close()
 
 
+def _errors_on_stderr() -> logging.Handler:
+    """Return a handler for errors such as a full disk. Without one, nothing would show them."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(logging.Formatter("onebox: %(message)s"))
+    return handler
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
     from ..onebox import Onebox
@@ -262,6 +277,8 @@ def run(arguments: argparse.Namespace) -> int:
     watchers = [gevent.signal_handler(number, box.stop) for number in (signal.SIGTERM, signal.SIGINT)]
     control: ControlServer | None = None
     console: _Console | None = None
+    log, errors = logging.getLogger("pegasus_green.onebox"), _errors_on_stderr()
+    log.addHandler(errors)
     try:
         if kdc is not None:
             secured.start(kdc, arguments.kdc_user or [])
@@ -293,6 +310,7 @@ def run(arguments: argparse.Namespace) -> int:
             control.close()
         for watcher in watchers:
             watcher.cancel()
+        log.removeHandler(errors)
     return 0
 
 

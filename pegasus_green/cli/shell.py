@@ -56,12 +56,14 @@ class Shell:
 
     Attributes:
         status: Exit status of the first failed command; 0: none has failed.
+        interrupted: Whether Ctrl-C ended the last command.
     """
 
     def __init__(self, app: App, program: Program, *, timing: bool, stop: bool) -> None:
         """Start with the options of the command line."""
         self.app, self.program, self.timing, self.stop = app, program, timing, stop
         self.status = OK
+        self.interrupted = False
         self.app.known_tables = []
 
     # ------------------------------------------------------------------------------------------------------------ lines
@@ -84,6 +86,7 @@ class Shell:
         if self.timing:
             click.echo(click.style(f"{(perf_counter() - began) * 1000:,.1f} ms", dim=sys.stderr.isatty()), err=True)
         self.status = self.status or status
+        self.interrupted = status == INTERRUPTED
         return not (self.stop and status)
 
     def _command(self, words: list[str]) -> int:
@@ -209,9 +212,12 @@ class Shell:
             learning.kill(block=False)
 
     def from_pipe(self) -> None:
-        """Read lines from stdin until its end."""
+        """Read lines from stdin until its end, or until Ctrl-C."""
         while line := in_thread(sys.stdin.readline):
             if not self.run(line):
+                return
+            if self.interrupted:
+                self.status = INTERRUPTED
                 return
 
 

@@ -133,6 +133,7 @@ def test_config_shows_and_changes_the_settings_of_servers(tool, capfd, box):
     assert "failover_delay" in tool.run(capfd, "config", "--section", "replication", "-o", "json").json[0]["answer"]
     words = ["config", "keep_executions", "100000000", "-s", box.replica_addresses[0], "--yes"]
     assert tool.run(capfd, *words).lines == [box.replica_addresses[0], "  ERR_OK"]
+    tool.run(capfd, "config", "not UTF-8: \udcff", status=5)
     missing = tool.run(capfd, "config", "nosuch", status=5)
     assert missing.out.count("error: ERR_OBJECT_NOT_FOUND: nosuch is not found") == 3
     unset = tool.run(capfd, "config", "nosuch", "7", "--metas", "--yes", "-o", "json", status=5).json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from typing import Any
 
@@ -183,6 +184,10 @@ def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     assert "No space left" in full.err or "Invalid argument" in full.err
     assert "Traceback" not in full.err
     state.unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert "pipe is a pipe, which cannot be resumed" in tool.run(capfd, "export", str(tmp_path / "pipe"), status=2).err
+    os.close(reader)
     assert "an export to stdout cannot be resumed" in tool.run(capfd, "export", "-", "--resume", status=2).err
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 
 import pytest
@@ -80,6 +82,20 @@ def test_completion_of_commands_tables_and_options(tool):
     assert completed("meta-level st") == ["stopped", "steady"]
     assert completed('get "') == completed("nothing here") == []
     assert "shell" not in completed("")
+
+
+def test_ctrl_c_ends_a_shell_that_reads_from_a_pipe(tool, capfd, name):
+    lines = f"set {name} a 1\ntop --interval 0.1 -o jsonl\nset {name} b 2\n"
+    process = tool.start("shell", stdin=subprocess.PIPE)
+    process.stdin.write(lines.encode())
+    process.stdin.flush()
+    assert process.stdout.readline() == b"stored, 1 byte\n"
+    assert process.stdout.readline()  # top has begun
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, b"interrupted\n")
+    assert b"stored" not in out
+    assert tool.run(capfd, "exists", name, "b", status=1).out == "no\n"
 
 
 def test_a_terminal_has_a_prompt_history_and_completion(tool, name, tmp_path):

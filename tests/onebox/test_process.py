@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import gevent.os as gevent_os
 import pytest
 from gevent import socket
 
+from pegasus_green import Client
 from pegasus_green.cli import main
 from pegasus_green.onebox import Limits, Onebox, OneboxProcess, Settings
 from pegasus_green.onebox.control.assembly import Assembly
@@ -58,6 +60,34 @@ def test_the_process_prints_one_line_and_ends_quickly_at_a_signal(number: signal
     out, _ = child.communicate(timeout=30)
     assert (child.returncode, out) == (0, "")
     assert watch.seconds < 10.0
+
+
+def test_an_error_of_the_disk_is_printed(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    command = [*COMMAND, "--data", str(tmp_path), "--table", "temp:1"]
+    child = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,  # noqa: PLW1509
+    )
+    assert child.stdout is not None
+    try:
+        with Client([child.stdout.readline().split("=")[1].strip()], timeout=10) as client:
+            table = client.table("temp")
+            rows = [("key", str(number), "x" * 10_000) for number in range(100)]
+            written = table.set_many(rows, return_errors=True)
+            assert "ERR_DISK_IO_ERROR" in str(written)
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+        child.wait()
+    assert err.startswith("onebox: the data cannot be written; writes are refused until the disk accepts them: ")
 
 
 def test_the_given_ports_are_used_and_a_used_port_is_an_error() -> None:
@@ -153,6 +183,8 @@ WRONG_OPTIONS |= {
     "--port 34600 --meta-ports 34601-34603": "port and meta_ports cannot be combined",
     "--meta-ports 34601-34603 --replica-ports 34603": "a port is used twice",
     "--host 0.0.0.0": "host 0.0.0.0 needs advertise: the name or address by which clients reach this machine",
+    "--sync": "sync has no effect without data",
+    "--data=": "data names no directory",
     "--config nosuch.toml": "No such file or directory: 'nosuch.toml'",
 }
 
@@ -179,6 +211,7 @@ WRONG_CONFIGS = {
     "[tables]\na = 0": "a must have 1 to 4096 partitions, not 0",
     "[settings]\nnope = 1": "unknown name 'nope'; known: failover_delay, ",
     "[limits]\nscan_rows = 'x'": "scan_rows must be a number from 0 on",
+    "control-port = 65536": "control-port must be a port from 0 to 65535, not 65536",
     "meta-ports = [1, true]": "ports must be numbers from 0 to 65535",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from time import monotonic
 from typing import IO, Any
 
@@ -203,6 +204,8 @@ def export(
         "keys": app.out.keys.name, "values": app.out.values.name,
     }  # fmt: skip
     state = State(None if path == "-" else state_path or f"{path}.state", job, resume=resume, overwrite=overwrite)
+    if path != "-" and Path(path).is_fifo():
+        raise click.UsageError(f"{path} is a pipe, which cannot be resumed: write to -, which is stdout")
     if path != "-" and not resume and not overwrite and os.path.exists(path) and os.path.getsize(path):
         raise click.UsageError(f"{path} exists: add --overwrite to replace it")
     before = state.done

@@ -147,9 +147,11 @@ class HashMapping(MutableMapping[bytes, V]):
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is a row. The result is False for an object that cannot be a key."""
-        if not isinstance(key, (str, bytes, bytearray, memoryview)):
+        try:
+            sort_key = to_bytes(key, "sort_key")
+        except InvalidArgument:
             return False
-        return self.table.exist(self.hash_key, key, timeout=self._timeout)
+        return self.table.exist(self.hash_key, sort_key, timeout=self._timeout)
 
     def __iter__(self) -> Iterator[bytes]:
         """Iterate over the sort keys, ascending."""

@@ -62,6 +62,7 @@ def test_absent_keys_raise_key_error_or_give_the_default(mapping: HashMapping) -
     assert mapping.pop("x", None) is None
     assert "x" not in mapping  # type: ignore[comparison-overlap]
     assert 7 not in mapping  # type: ignore[comparison-overlap]
+    assert "\ud800" not in mapping  # type: ignore[comparison-overlap]
     assert None not in mapping
     assert not mapping
     assert len(mapping) == 0

@@ -212,8 +212,8 @@ class Places:
     def renew(self, hold: Hold, duration: Callable[[], float]) -> bool:
         """Extend a lease; False if it does not exist any more.
 
-        The renewals of a lease wait for each other while it lasts. Those of other threads and of signal handlers do not
-        wait, so renewals can still overlap.
+        The renewals of a lease wait for each other while it lasts, for at most the client's timeout. Those of other
+        threads and of signal handlers do not wait. So renewals can still overlap.
 
         Args:
             hold: The lease.
@@ -223,8 +223,10 @@ class Places:
             PegasusError: A request failed or a reply was lost. The lease is unchanged or renewed.
         """
         hub_of(self.table)  # the turn uses it
+        # One time for all waits: others may come first again and again.
+        until = min(hold.until, self.table.client._cluster.deadline(None, monotonic()))
         while (other := hold.turn) is not None and other.lasts and not other.mine:
-            if not other.wait(min(hold.until, self.table.client._cluster.deadline(None, monotonic()))):
+            if not other.wait(until):
                 break
         turn = hold.turn = Turn()
         try:

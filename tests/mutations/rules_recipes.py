@@ -77,6 +77,14 @@ RECIPES = (
         (LOCKS, "-k", "add_up"),
     ),
     Mutation(
+        "11-renewals-in-a-row",
+        "a renewal waits for all the ones before it no longer than for one timeout",
+        "recipes/leases.py",
+        "            if not other.wait(until):\n",
+        "            if not other.wait(self.table.client._cluster.deadline(None, monotonic())):\n",
+        (LOCKS, "-k", "no_longer_than"),
+    ),
+    Mutation(
         "11-overtaken-renewal",
         "the end of a lease is not that of a renewal after which another one has changed the lease",
         "recipes/leases.py",

@@ -324,6 +324,29 @@ def test_extensions_of_two_greenlets_add_up(table: Table, hash_key: bytes) -> No
     lock.release()
 
 
+def test_a_renewal_waits_for_all_others_no_longer_than_a_timeout(table: Table, hash_key: bytes) -> None:
+    lock = Lock(table, hash_key, timeout=30, renew=False)
+    assert lock.acquire()
+    ends = []
+
+    class Other:
+        """A renewal after which the next one comes first again."""
+
+        lasts, mine = True, False
+
+        def wait(self, until: float) -> bool:
+            ends.append(until)
+            gevent.sleep(0.001)
+            lock._hold.turn = Other() if len(ends) < 3 else None  # type: ignore[union-attr, assignment]
+            return True
+
+    lock._hold.turn = Other()  # type: ignore[union-attr, assignment]
+    assert lock.extend(50, replace_ttl=True)
+    assert len(ends) == 3
+    assert len(set(ends)) == 1
+    lock.release()
+
+
 def test_a_lock_promises_no_time_that_another_renewal_has_ended(table: Table, hash_key: bytes) -> None:
     """A signal handler extends the lease while the reply to another extension is on its way."""
     lock = Lock(table, hash_key, renew=False, timeout=10)

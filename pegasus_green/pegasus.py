@@ -25,8 +25,18 @@ from .errors import (
 )
 from .keys import Key, Values, to_bytes
 from .model import Filter
+from .operations.base import listed
 from .options import ClientOptions
-from .pegasus_types import MultiGetOptions, ScanOptions, error_types, filter_type, name_of
+from .pegasus_types import (
+    MultiGetOptions,
+    ScanOptions,
+    batch_size,
+    error_types,
+    filter_type,
+    name_of,
+    sort_keys,
+    whole,
+)
 
 if TYPE_CHECKING:
     from .results import HashRow, MultiGetResult, Row
@@ -59,14 +69,6 @@ def _seconds(milliseconds: float) -> float | None:
         except OverflowError:
             raise InvalidArgument("timeout is too large a number of milliseconds") from None
     raise InvalidArgument(f"timeout must be a number of milliseconds, not {milliseconds!r}")
-
-
-def _sort_keys(keys: Iterable[Key] | None) -> list[Key]:
-    if isinstance(keys, (str, bytes, bytearray, memoryview)):
-        raise InvalidArgument(f"sortkey_set must be a collection of keys, such as a set, not one {type(keys).__name__}")
-    if keys is not None and not isinstance(keys, Iterable):
-        raise InvalidArgument(f"sortkey_set must be an iterable of keys or None, not {keys!r}")
-    return [] if keys is None else list(keys)
 
 
 def _rows(found: MultiGetResult[bytes]) -> tuple[int, dict[bytes, bytes]]:
@@ -366,6 +368,7 @@ class Pegasus:
         def verb(table: Table[bytes]) -> tuple[int, None]:
             if not sortkey_value_dict:
                 return INVALID_PARAMETERS, None
+            listed(sortkey_value_dict, "sortkey_value_dict")
             table.multi_set(hash_key, sortkey_value_dict, ttl=ttl, timeout=_seconds(timeout))
             return OK, None
 
@@ -402,13 +405,13 @@ class Pegasus:
         """
 
         def verb(table: Table[bytes]) -> tuple[int, dict[bytes, bytes]]:
-            keys = _sort_keys(sortkey_set)
+            keys = sort_keys(sortkey_set)
             return _rows(
                 table.multi_get(
                     hash_key,
                     keys or None,
-                    max_count=max_kv_count,
-                    max_bytes=max_kv_size,
+                    max_count=whole(max_kv_count or 0, "max_kv_count"),
+                    max_bytes=whole(max_kv_size or 0, "max_kv_size"),
                     no_value=no_value,
                     timeout=_seconds(timeout),
                 )
@@ -455,14 +458,14 @@ class Pegasus:
             return _rows(
                 table.multi_get(
                     hash_key,
-                    start=start_sort_key or None,
-                    stop=stop_sort_key or None,
+                    start=to_bytes(start_sort_key or b"", "start_sort_key") or None,
+                    stop=to_bytes(stop_sort_key or b"", "stop_sort_key") or None,
                     start_inclusive=options.start_inclusive,
                     stop_inclusive=options.stop_inclusive,
                     filter=_filter(options.sortkey_filter_type, options.sortkey_filter_pattern),
                     reverse=options.reverse,
-                    max_count=max_kv_count,
-                    max_bytes=max_kv_size,
+                    max_count=whole(max_kv_count or 0, "max_kv_count"),
+                    max_bytes=whole(max_kv_size or 0, "max_kv_size"),
                     no_value=options.no_value,
                     timeout=_seconds(timeout),
                 )
@@ -488,7 +491,7 @@ class Pegasus:
         """
 
         def verb(table: Table[bytes]) -> tuple[int, int]:
-            keys = _sort_keys(sortkey_set)
+            keys = sort_keys(sortkey_set)
             if not keys:
                 return INVALID_PARAMETERS, 0
             return OK, table.multi_del(hash_key, keys, timeout=_seconds(timeout))
@@ -569,12 +572,12 @@ class Pegasus:
             raise InvalidArgument("hashkey_filter_type cannot be used in a scan of one hash key")
         rows = table.hash_scan(
             hash_key,
-            start=start_sort_key,
-            stop=stop_sort_key,
+            start=start_sort_key and to_bytes(start_sort_key, "start_sort_key"),
+            stop=stop_sort_key and to_bytes(stop_sort_key, "stop_sort_key"),
             start_inclusive=options.start_inclusive,
             stop_inclusive=options.stop_inclusive,
             filter=_filter(options.sortkey_filter_type, options.sortkey_filter_pattern),
-            batch_size=_batch_size(options),
+            batch_size=batch_size(options),
             timeout=_seconds(options.timeout_millis),
         )
         return PegasusScanner(rows, to_bytes(hash_key, "hash_key"))
@@ -603,9 +606,7 @@ class Pegasus:
             >>> [row for scanner in scanners for row in iter(scanner.get_next, None)]
             [((b'user:7', b'name'), b'Ada')]
         """
-        if not isinstance(max_split_count, int):
-            raise InvalidArgument(f"max_split_count must be a whole number, not {max_split_count!r}")
-        if max_split_count <= 0:
+        if whole(max_split_count, "max_split_count") <= 0:
             return []
         table = self._table
         if table is None:
@@ -614,7 +615,7 @@ class Pegasus:
         choice: dict[str, Any] = {
             "hash_key_filter": _filter(options.hashkey_filter_type, options.hashkey_filter_pattern),
             "sort_key_filter": _filter(options.sortkey_filter_type, options.sortkey_filter_pattern),
-            "batch_size": _batch_size(options),
+            "batch_size": batch_size(options),
             "timeout": _seconds(options.timeout_millis),
         }
         try:
@@ -624,12 +625,6 @@ class Pegasus:
         except PegasusError:
             # The table cannot be split without routes. The only scanner raises in get_next; the next call tries again.
             return [PegasusScanner(table.scan(**choice))]
-
-
-def _batch_size(options: ScanOptions) -> int:
-    if not isinstance(options.batch_size, int):
-        raise InvalidArgument(f"batch_size must be a whole number, not {options.batch_size!r}")
-    return options.batch_size if options.batch_size > 0 else ScanOptions().batch_size
 
 
 class PegasusScanner:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
 
-from .errors import NotServing, PegasusError, ProtocolError, StorageError
+from .errors import InvalidArgument, NotServing, PegasusError, ProtocolError, StorageError
 from .keys import Key
 
 
@@ -174,6 +175,28 @@ class ScanOptions:
     def __repr__(self) -> str:
         """Show all options."""
         return _show(self)
+
+
+def whole(number: Any, name: str) -> int:
+    """Return a whole number; raise InvalidArgument for anything else. The error names the argument."""
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InvalidArgument(f"{name} must be a whole number, not {number!r}")
+    return number
+
+
+def batch_size(options: ScanOptions) -> int:
+    """Return the number of rows in a batch."""
+    size = whole(options.batch_size, "batch_size")
+    return size if size > 0 else ScanOptions().batch_size
+
+
+def sort_keys(keys: Iterable[Key] | None) -> list[Key]:
+    """Return the sort keys of the argument sortkey_set as a list."""
+    if isinstance(keys, (str, bytes, bytearray, memoryview)):
+        raise InvalidArgument(f"sortkey_set must be a collection of keys, such as a set, not one {type(keys).__name__}")
+    if keys is not None and not isinstance(keys, Iterable):
+        raise InvalidArgument(f"sortkey_set must be an iterable of keys or None, not {keys!r}")
+    return [] if keys is None else list(keys)
 
 
 def _show(options: object) -> str:

@@ -29,6 +29,13 @@ def test_errors_name_arguments_of_a_wrong_type(pegasus: Pegasus, hash_key: bytes
         ("max_split_count", lambda: pegasus.get_unordered_scanners("3", ScanOptions())),  # type: ignore[arg-type]
         ("batch_size", lambda: pegasus.get_unordered_scanners(3, odd)),
         ("batch_size", lambda: pegasus.get_scanner(hash_key, "", "", odd)),
+        ("max_split_count", lambda: pegasus.get_unordered_scanners(True, ScanOptions())),
+        ("max_kv_count", lambda: pegasus.multi_get(hash_key, None, 1.5)),  # type: ignore[arg-type]
+        ("max_kv_count", lambda: pegasus.get_sort_keys(hash_key, "3")),  # type: ignore[arg-type]
+        ("max_kv_size", lambda: pegasus.multi_get_opt(hash_key, "", "", None, 1, 1.5)),  # type: ignore[arg-type]
+        ("start_sort_key", lambda: pegasus.multi_get_opt(hash_key, 5, "", None)),  # type: ignore[arg-type]
+        ("stop_sort_key", lambda: pegasus.get_scanner(hash_key, "", 5, ScanOptions())),  # type: ignore[arg-type]
+        ("sortkey_value_dict", lambda: pegasus.multi_set(hash_key, "ab")),  # type: ignore[arg-type]
         ("meta_addrs", lambda: Pegasus(5, "temp")),  # type: ignore[arg-type]
         ("a URL must be a str", lambda: connect(["h:1"])),  # type: ignore[arg-type]
         ("a URL must be a str", lambda: connect(b"pegasus://h:1/t")),  # type: ignore[arg-type]

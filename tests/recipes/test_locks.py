@@ -337,10 +337,10 @@ def test_a_renewal_waits_for_all_others_no_longer_than_a_timeout(table: Table, h
         def wait(self, until: float) -> bool:
             ends.append(until)
             gevent.sleep(0.001)
-            lock._hold.turn = Other() if len(ends) < 3 else None  # type: ignore[union-attr, assignment]
+            lock._hold.turn = Other() if len(ends) < 3 else None  # type: ignore[union-attr]
             return True
 
-    lock._hold.turn = Other()  # type: ignore[union-attr, assignment]
+    lock._hold.turn = Other()  # type: ignore[union-attr]
     assert lock.extend(50, replace_ttl=True)
     assert len(ends) == 3
     assert len(set(ends)) == 1

@@ -184,6 +184,15 @@ def test_a_state_file_of_another_job_is_refused(tool, capfd, tmp_path):
     assert "No space left" in full.err or "Invalid argument" in full.err
     assert "Traceback" not in full.err
     state.unlink(missing_ok=True)
+    path.write_text("")
+    job = {"command": "import", "table": "temp", "file": str(path), "if_absent": False, "format": None, "ttl": None}
+    job |= {"keys": "text", "values": "text"}
+    state.write_text(json.dumps({"version": 1, "job": job, "done": {"read": 1}}))
+    resume = ["import", str(path), "--state", str(state), "--resume"]
+    for changed in (["--keys", "hex"], ["--values", "base64"], ["--ttl", "5"], ["--format", "csv"]):
+        assert "belongs to another job" in tool.run(capfd, *resume, *changed, status=2).err
+    tool.run(capfd, *resume)
+    assert not state.exists()
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     assert "pipe is a pipe, which cannot be resumed" in tool.run(capfd, "export", str(tmp_path / "pipe"), status=2).err

@@ -282,7 +282,10 @@ def import_(
     that is not a row is reported and skipped; the exit status is then 5. With --state FILE, --resume continues after a
     kill: it reads the same input again and skips the rows that are stored.
     """
-    job = {"command": "import", "table": app.table_name, "file": path, "if_absent": if_absent}
+    job = {
+        "command": "import", "table": app.table_name, "file": path, "format": form, "ttl": ttl, "if_absent": if_absent,
+        "keys": app.out.keys.name, "values": app.out.values.name,
+    }  # fmt: skip
     state = State(state_path, job, resume=resume)
     before = state.done
     form, counted, data = open_rows(path, form, compressed)

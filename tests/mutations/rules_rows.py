@@ -244,9 +244,9 @@ ROWS = (
     Mutation(
         "6-options-untouched",
         "the options of the application are not changed",
-        "pegasus.py",
-        "    return options.batch_size if options.batch_size > 0 else ScanOptions().batch_size",
-        "    options.batch_size = 1000\n    return options.batch_size",
+        "pegasus_types.py",
+        "    return size if size > 0 else ScanOptions().batch_size",
+        "    options.batch_size = 1000\n    return size if size > 0 else 1000",
         ("tests/integration/test_documented_api.py", "-k", "scanner"),
     ),
     Mutation(

@@ -87,6 +87,8 @@ def whole(value: object, what: str, least: int) -> int:
 
 def envs_of(envs: Mapping[str, str | int]) -> dict[str, str]:
     """Return the envs as sent to the server."""
+    if not isinstance(envs, Mapping):
+        raise InvalidArgument(f"envs must be a mapping of names and values, not {envs!r}")
     found = {}
     for name, value in envs.items():
         if isinstance(value, bool) or not isinstance(value, (str, int)):

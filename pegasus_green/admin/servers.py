@@ -48,6 +48,8 @@ class ServerAdmin(AdminBase):
             >>> "version" in client.admin.remote_command(client.admin.nodes()[0].address, "server-info")
             True
         """
+        if isinstance(arguments, (str, bytes)):
+            raise InvalidArgument(f"arguments must be an iterable of words, not {arguments!r}")
         words = [text_of(word, "argument") for word in arguments]
         answer = self._ask(
             server, rpcs.CLI_CALL, remote.CommandRequest(text_of(command, "command"), words), self._deadline(timeout)
@@ -280,6 +282,12 @@ class ServerAdmin(AdminBase):
         Example:
             >>> client.admin.hot_keys("temp", 0, HotKeyKind.READ, HotKeyAction.START)
         """
+        try:
+            kind, action = HotKeyKind(kind), HotKeyAction(action)
+        except ValueError:
+            raise InvalidArgument(
+                f"kind must be a HotKeyKind and action a HotKeyAction, not {kind!r} and {action!r}"
+            ) from None
         deadline = self._deadline(timeout)
         name = text_of(name, "table name")
         app_id, partitions = self._partitions(name, deadline)

@@ -215,7 +215,9 @@ def test_a_failing_exporter_does_not_fail_calls(client: Client, url: str, teleme
 def test_a_signal_handler_can_make_a_call_while_a_duration_is_measured(table: Table, telemetry: Telemetry) -> None:
     table.set("user:7", "name", "Ada")
     consumer = telemetry.metrics._measurement_consumer
-    measure, nested, found = consumer.consume_measurement, [], []
+    measure = consumer.consume_measurement
+    nested: list[int] = []
+    found: list[Any] = []
 
     def consume(*args: Any) -> None:
         nested.append(len(nested) - len(found))

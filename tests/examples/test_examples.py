@@ -220,7 +220,7 @@ def restart_servers(box: Any) -> None:
     for victim in (0, 1):
         dead = box.replica_addresses[victim]
         box.kill(victim)
-        until(lambda gone=dead: all(one["primary"] not in (None, gone) for one in box.partitions("temp")))
+        until(lambda: all(one["primary"] not in (None, dead) for one in box.partitions("temp")))  # noqa: B023 - at once
         time.sleep(0.3)
         box.restart(victim)
         until(lambda: all(len(one["secondaries"]) == 2 for one in box.partitions("temp")))

@@ -104,7 +104,9 @@ def fail_to_dial(stage: Stage, _client: Client, table: Any) -> None:
 
 
 def change_leader(stage: Stage, client: Client, _table: Any) -> None:
-    client._cluster.pool.peer(stage.meta.address).connection.close(ConnectionLost("no longer the leader"))
+    connection = client._cluster.pool.peer(stage.meta.address).connection
+    assert connection is not None
+    connection.close(ConnectionLost("no longer the leader"))
 
 
 WAYS_TO_END = {

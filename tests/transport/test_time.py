@@ -18,6 +18,7 @@ from pegasus_green.protocol.rpc import GET, INCR
 from pegasus_green.protocol.rrdb import ReadResponse
 from pegasus_green.protocol.session import MAX_SEQID
 from pegasus_green.transport import connection as connection_module
+from pegasus_green.transport.handover import FAILURES_A_PASS
 from pegasus_green.transport.waits import wait
 from tests.transport.fakes import BlackHole, FakeServer, Link, Stage, answer, connection_of, key_for, silent
 from tests.waiting import Stopwatch, sleeping, wait_until
@@ -166,7 +167,7 @@ def test_five_thousand_timeouts_at_once_do_not_hold_the_hub(stage: Stage) -> Non
     assert all(isinstance(caller.value, errors.RequestTimeout) for caller in callers)
     assert table.client.stats()["servers"][server.address]["timeouts"] == 5000
     # Two portions may end in one pass of the loop after a pause of the machine.
-    assert max(portions) <= 2 * connection_module.FAILURES_A_PASS
+    assert max(portions) <= 2 * FAILURES_A_PASS
     gaps.sort()
     assert gaps[-3] < 0.15, gaps[-5:]
 

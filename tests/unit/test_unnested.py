@@ -25,14 +25,19 @@ def handling(handler: Any) -> Iterator[None]:
 
 
 def test_a_function_of_a_signal_handler_runs_after_the_interrupted_one() -> None:
-    unnested, steps = Unnested(), []
+    unnested = Unnested()
+    steps: list[str] = []
 
     def outer() -> None:
         steps.append("outer begins")
         signal.raise_signal(signal.SIGUSR1)
         steps.append("outer ends")
 
-    with handling(lambda: [unnested.run(steps.append, name) for name in ("first", "second")]):
+    def handler() -> None:
+        for name in ("first", "second"):
+            unnested.run(steps.append, name)
+
+    with handling(handler):
         unnested.run(outer)
     assert steps == ["outer begins", "outer ends", "first", "second"]
     unnested.run(steps.append, "later")
@@ -40,7 +45,8 @@ def test_a_function_of_a_signal_handler_runs_after_the_interrupted_one() -> None
 
 
 def test_while_a_signal_handler_waits_the_functions_of_other_greenlets_wait_too() -> None:
-    unnested, steps = Unnested(), []
+    unnested = Unnested()
+    steps: list[str] = []
     other = gevent.spawn(unnested.run, steps.append, "other")
 
     def outer() -> None:
@@ -66,7 +72,8 @@ def test_threads_do_not_wait_for_each_other() -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError, KeyboardInterrupt, gevent.GreenletExit])
 def test_an_exception_reaches_the_caller_and_ends_nothing_else(error: type[BaseException]) -> None:
-    unnested, steps = Unnested(), []
+    unnested = Unnested()
+    steps: list[str] = []
 
     def outer() -> None:
         unnested.run(steps.append, "nested")

@@ -12,7 +12,7 @@ class Identity:
 
     Attributes:
         user: The name that servers use for the client.
-        seconds: Remaining validity in seconds; None: unlimited.
+        seconds: Remaining validity in seconds; None: unlimited. 0 or less counts as a failure, reason "expired".
     """
 
     user: str

@@ -22,6 +22,8 @@ from .threads import in_thread
 FORMATS = ("table", "json", "jsonl", "csv", "raw")
 # The first rows determine the column widths of a table. A wider cell later shifts the rest of its line.
 WIDTH_ROWS = 200
+# So does a wider cell in the first rows: otherwise one value of 1 MiB would make each of these lines as long.
+MAX_WIDTH = 120
 FLUSH_BYTES, FLUSH_SECONDS = 64 * 1024, 0.1
 
 
@@ -234,7 +236,10 @@ class Output:
 
     def _rows_table(self, columns: Sequence[Column], rows: Iterator[Sequence[Any]]) -> None:
         first = [[self._cell(c, cell) for c, cell in zip(columns, row)] for row in islice(rows, WIDTH_ROWS)]
-        widths = [max([_width(column.name), *(_width(row[at]) for row in first)]) for at, column in enumerate(columns)]
+        widths = [
+            max(_width(cell) if len(cell) <= MAX_WIDTH else 0 for cell in (column.name, *(row[at] for row in first)))
+            for at, column in enumerate(columns)
+        ]
         heading = [column.name.upper().replace("_", " ") for column in columns]
         self.sink.write(self.bold(_line(columns, heading, widths)) + "\n")
         rest = ([self._cell(c, cell) for c, cell in zip(columns, row)] for row in rows)

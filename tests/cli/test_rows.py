@@ -141,3 +141,10 @@ def test_scan_exits_with_0_when_head_closes_the_pipe(tool):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "HASH KEY  SORT KEY  VALUE\n" or done.stdout.startswith("HASH KEY")
+
+
+def test_one_long_cell_does_not_widen_the_other_lines_of_a_table(tool, capfd, name):
+    tool.run(capfd, "mset", name, "a", "x" * 5000, "b", "1", "c", "y" * 90)
+    heading, *lines = tool.run(capfd, "scan", name, "--ttl").lines
+    assert [len(line) for line in lines] == [2 + 8 + 5000 + 7, 2 + 8 + 90 + 7, 2 + 8 + 90 + 7]
+    assert len(heading) == len(lines[1])

@@ -167,7 +167,7 @@ INTERRUPTIONS = (
         "scanner/work.py",
         "            if self.active.setdefault(part, reader) is reader:",
         "            if self.active.update({part: reader}) is None:",
-        (INTERRUPTION_TESTS.replace("transport", "faults"), "-k", "a_scan_continues and parallel and other"),
+        ("tests/unit/test_claims.py",),
     ),
     Mutation(
         "13-close-again",

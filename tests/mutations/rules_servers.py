@@ -17,7 +17,6 @@ BATCH = "tests/integration/test_batch_get.py"
 REPORTS = "tests/faults/test_writes.py::test_the_reported_outcome_of_a_write_agrees_with_the_cluster"
 RECOVERY = "tests/faults/test_recovery.py::test_calls_succeed_within_a_second_of_the_new_route"
 DEAD = "tests/faults/test_dead_servers.py"
-YIELDS = "tests/faults/test_yield_points.py"
 
 SERVERS = (
     # ------------------------------------------------------------------------------ 1 hash, partition, split
@@ -489,7 +488,7 @@ SERVERS = (
         "transport/handover.py",
         "        self.withdraw(seqid)\n        self.pending.pop(seqid, None)",
         "        self.pending.get(seqid)",
-        (YIELDS, "-k", "get-timeout or incr-kill"),
+        ("tests/transport/test_time.py", "-k", "killed_callers_leave"),
     ),
     Mutation(
         "3-unreadable-stream",

@@ -71,11 +71,12 @@ RUNS = (
     Run("faults", ("tests/faults",)),
     # Patched and pure in one run: the four combinations would find nothing more.
     Run("patched-pure", (*PATCHED, *without(*VERBS)), pure=True),
-    Run("rest", without("tests/faults", "tests/kerberos", *PROGRAMS, *VERBS, *CALLS)),
+    Run("rest", without("tests/faults", "tests/kerberos", "tests/onebox", *PROGRAMS, *VERBS, *CALLS)),
     Run("programs", PROGRAMS),
     Run("calls", CALLS),
     Run("patched-pure-verbs", (*PATCHED, *VERBS), pure=True),
     Run("verbs", VERBS),
+    Run("onebox", ("tests/onebox",)),
     Run("protocol-pure", ("-m", "pure", "tests/unit"), pure=True),
 )
 # Most tests wait for deadlines and faults, so five runs keep two cores busy.

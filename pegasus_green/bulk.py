@@ -132,8 +132,9 @@ class Bulk:
         timeout: Seconds for each request with its retries, from the first time it is sent.
         retry: Retry policy, as for single calls.
         concurrency: Maximum number of requests in flight.
-        second: The requests have expiries that count from this second of the time of day. If a request is sent first
-            in a later one, its expiry moves with it. None: the arguments do not depend on the time.
+        second: The Unix time in whole seconds from which the expiries in the requests count. If a request is sent for
+            the first time in a later second, its expiry is made later by the difference. None: the arguments do not
+            depend on the time.
         limited: Whether the limits of requests per second apply.
 
     Attributes:
@@ -379,7 +380,7 @@ class Bulk:
         return self._second is not None and self._second != int(time())
 
     def _renew(self, index: int) -> bytes:
-        """Make the expiry of a request that is sent first now count from now; return the argument."""
+        """Make the expiry of a request count from now, when it is sent for the first time; return the argument."""
         rpc, partition_hash, argument = self._requests[index]
         if self._second is not None:
             argument = fast.postpone(argument, int(time()) - self._second)

@@ -71,12 +71,13 @@ class Listener:
     def connection_opened(self, address: str) -> None:
         """Hear that a connection to a server is open.
 
-        ``connection_lost`` follows for the same address when it ends, by the client or by the server. These are the
-        exceptions:
+        When the client or the server ends the connection, ``connection_lost`` follows for the same address. These are
+        the exceptions:
 
         * The end of a process ends its connections without an event.
         * A forked child closes its copies of the parent's connections without an event.
-        * A client that is garbage-collected without ``close()`` closes them in its event loops, if these still run.
+        * A client that is garbage-collected without ``close()`` closes its connections in its event loops. If an event
+          loop no longer runs, no event comes for its connections.
 
         The end of a native thread and ``hub.destroy()`` end the connections of the thread. The thread itself cannot
         report this safely. ``connection_lost`` then comes in the event loop of another thread that uses the client. If

@@ -52,7 +52,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
     # A throttling server answers, but calls fail there. So its read is repeated until the timeout.
     # Bulk starts the timeout of a request when it is sent first; the scope ends all of them at the same time.
     with cluster.scope(left):
-        # A full limit of the client says nothing about the servers.
+        # Not limited: a client that has reached its own limit says nothing about the servers.
         run = Bulk(dispatcher, requests, lambda _index, _frame: None, left, _RETRY, len(requests), limited=False)
         results = run.run()
     fork.check(mine)

@@ -130,10 +130,10 @@ def remove_prefix(table: Table[Any], prefix: Key) -> int:
 
 
 def bounded_ttl(seconds: float) -> float:
-    """Return a TTL that fits the protocol. A TTL that ends after January 2084 is reduced to a day before that limit.
+    """Return a TTL that fits the protocol. A TTL that ends too late is reduced, so that it ends in January 2084.
 
-    In frameworks people write "100 years" for "never". The day is for the time between this call and the request:
-    otherwise the reduced TTL would end after the limit if the clock advanced by a second.
+    In frameworks people write "100 years" for "never". The reduced TTL ends a day before the limit, because the TTL
+    counts from the request: without that day, it would end after the limit if the request came a second later.
 
     Example:
         >>> bounded_ttl(60), bounded_ttl(10**12) < 10**12

@@ -22,7 +22,7 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, str]:
         InvalidArgument: The file cannot be read.
     """
     try:
-        # Some editors write a mark before the first name.
+        # Some editors write a byte order mark before the first name.
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             text = file.read(MAX_SIZE + 1)
     except OSError as error:

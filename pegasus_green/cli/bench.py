@@ -290,8 +290,11 @@ def _place(arguments: argparse.Namespace) -> Place:
     """Return the cluster and the table of the arguments.
 
     Raises:
-        InvalidArgument: There is no table.
+        InvalidArgument: There is no table, or a value is empty, for example because "$TABLE" is unset in a script.
     """
+    for name in ("meta", "url", "cluster", "config", "table"):
+        if getattr(arguments, name) == "":
+            raise InvalidArgument(f"--{name} is empty: give a value, or omit the option")
     place = find_place(arguments.meta, arguments.url, arguments.cluster, arguments.config)
     table = arguments.table or place.table
     if not table:

@@ -22,7 +22,8 @@ from .threads import in_thread
 FORMATS = ("table", "json", "jsonl", "csv", "raw")
 # The first rows determine the column widths of a table. A wider cell later shifts the rest of its line.
 WIDTH_ROWS = 200
-# So does a wider cell in the first rows: otherwise one value of 1 MiB would make each of these lines as long.
+# A cell in the first rows that has more characters than this does not count for the width of its column, and shifts the
+# rest of its line. Otherwise one value of 1 MiB would make every line that long.
 MAX_WIDTH = 120
 FLUSH_BYTES, FLUSH_SECONDS = 64 * 1024, 0.1
 

@@ -286,7 +286,7 @@ def split(
     if [partitions is not None, pause, resume, cancel].count(True) > 1:
         raise click.UsageError("give one of --to, --pause, --resume and --cancel")
     if partition is not None and not (pause or resume):
-        raise click.UsageError("--partition needs --pause or --resume: the others are for the whole table")
+        raise click.UsageError("--partition needs --pause or --resume: the other options are for the whole table")
     if partitions is not None:
         admin.start_split(table, partitions)
     elif pause:

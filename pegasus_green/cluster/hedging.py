@@ -21,7 +21,7 @@ from .stats import TableStats
 
 HEDGED = (GET, MULTI_GET, TTL)
 # Of N successive reads of a table in one thread, fewer than max_ratio * N + BURST are hedged. If only the share of all
-# reads were limited, the reads of a whole overload could be doubled after a long time of fast reads.
+# reads were limited, every read of an overload could be hedged after a long time of fast reads.
 BURST = 50
 _STATUS = struct.Struct(">3si")
 _ROWS = struct.Struct(">3sBi")
@@ -87,7 +87,7 @@ class Race:
                 if first.seqid:
                     self._legs.append(first)
                     self._sleep_for(self._policy.delay, lambda: first.outcome is None)
-                    # Not at the start of the read: many reads that start at the same time would reach the limit.
+                    # Not before the wait: of many reads that start at the same time, only BURST would then be hedged.
                     self._stats.hedge_credit = min(self._stats.hedge_credit + self._policy.max_ratio, BURST - 1.0)
                     # Lost: this is a forked copy of the call, or its error is on the way.
                     if first.outcome is None and connection.lost is None:

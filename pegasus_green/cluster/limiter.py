@@ -16,7 +16,8 @@ from ..transport.waits import wait
 
 # Unused slots stay free for this many seconds, and at least one slot does.
 BURST_SECONDS = 0.1
-# Above this number of entries, past slots are dropped; at the earliest when the entries that stay have doubled.
+# Past slots are dropped above this number of entries. If many entries stay, past slots are dropped again only when the
+# number of entries has doubled.
 SWEEP_AT = 1000
 # Maximum number of limiters that are kept without a user. The next handle of the same table continues with its limiter.
 MAX_KEPT = 128
@@ -86,7 +87,7 @@ class RequestLimiter:
         mark, end = object(), deadline * self.rate
         while (slot := self._next_given_back()) is not None:
             if slot >= end:
-                # Later slots are no better.
+                # All other free slots are later.
                 heappush(self._given_back, slot)
                 return None
             if slot >= first and self._taken.setdefault(slot, mark) is mark:

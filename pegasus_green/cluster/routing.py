@@ -14,12 +14,13 @@ from ..transport.handover import Target
 if TYPE_CHECKING:
     from ..transport.pool import Peer
 
-# A lower ballot is accepted if all answers of this many seconds have it, and a call has failed within them.
+# A lower ballot is accepted if all answers of this many seconds have it, and if a call has failed within these seconds
+# or the known route has no primary.
 GONE_SECONDS = 1.0
 
 
 class Route(Target):
-    """The route of one partition: its primary and secondaries. Only the two last attributes change.
+    """The route of one partition: its primary and secondaries. Only ``failed_at`` and ``lower`` change.
 
     Attributes:
         ballot: Version of the partition's configuration; below 0: a split child that is not ready.
@@ -29,7 +30,8 @@ class Route(Target):
         others: The IP address of each server that has a host name.
         era: How often a lower ballot was accepted for this partition. A higher era counts more than a higher ballot.
         failed_at: When a call last failed at the primary, so that the routes were queried; monotonic time.
-        lower: Ballot and primary of the newest answers if the ballot is lower, and when the first of them came.
+        lower: Ballot and primary of the newest answers, and when the first of them came; None if the ballot of the
+            newest answer is not lower than that of the route.
     """
 
     __slots__ = ("ballot", "primary", "peer", "secondaries", "others", "era", "failed_at", "lower")
@@ -113,7 +115,8 @@ class RoutingTable:
 
         Args:
             peer_of: As for ``build``.
-            before: The routes that this thread knows. A route of a higher era, or with a higher ballot, stays.
+            before: The routes that this thread knows. A route with a higher era stays, and so does a route with the
+                same era and a higher ballot.
         """
         comparable = before is not None and before.app_id == self.app_id and before.count == self.count
         routes = []

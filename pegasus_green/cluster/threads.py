@@ -203,7 +203,7 @@ class Threads:
         self._tell_elsewhere()
 
     def _tell_elsewhere(self) -> None:
-        """Make the hub of any thread report the connections that have ended with this one."""
+        """Make the hub of another thread report the connections that have ended with the thread that left."""
         listeners = self.first.listeners
         if listeners.behind:
             # If no hub takes it, the next dial or close() reports them.

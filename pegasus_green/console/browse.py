@@ -16,8 +16,9 @@ PAGE = 50
 # Of a longer value, a page shows this many bytes.
 SHOWN = 64 * 1024
 SHOWN_HEX = 4 * 1024
-# Characters of indented JSON.
+# A page shows indented JSON only if it has at most this many characters.
 SHOWN_JSON = 1024 * 1024
+TOO_DEEP = "The value is nested too deeply to be shown as JSON."
 _PRE = '<pre tabindex="0">{text}</pre>'
 
 
@@ -79,7 +80,7 @@ def browse(client: Client, request: Request) -> Page:
 
 
 def _json_of(value: bytes, text: str | None) -> tuple[str, str]:
-    """Return a value as indented JSON, and why there is none."""
+    """Return a value as indented JSON and "", or "" and the reason why the page shows no JSON."""
     if len(value) > SHOWN:
         return "", "The value is too long to be shown as JSON."
     parts, size = [], 0
@@ -89,9 +90,11 @@ def _json_of(value: bytes, text: str | None) -> tuple[str, str]:
             parts.append(part)
             size += len(part)
             if size > SHOWN_JSON:
-                return "", "The value is nested too deeply to be shown as JSON."
-    except (ValueError, RecursionError):
+                return "", TOO_DEEP
+    except ValueError:
         return "", "The value is not JSON."
+    except RecursionError:
+        return "", TOO_DEEP
     return "".join(parts), ""
 
 

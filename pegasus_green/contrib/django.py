@@ -223,7 +223,7 @@ class PegasusCache(BaseCache):
         while self._table.ttl(hash_key, b"") == math.inf:
             created = True
             raw = self._table.get(hash_key, b"")
-            # Another caller may have changed it meanwhile. What is no number was stored by another caller.
+            # Another caller may have changed it meanwhile. If it is not a number, another caller has stored it.
             if raw is None or not _INTEGER.fullmatch(raw):
                 break
             if self._table.check_and_set(hash_key, b"", _EQUAL, raw, value=raw, ttl=seconds):

@@ -192,7 +192,7 @@ def _cumulated(latency: dict[float, int]) -> list[tuple[str, float]]:
 
 
 class _Level:
-    """A gauge of what is open or runs. It ignores the end of what it has not counted, so it is never below zero."""
+    """A gauge of open connections or running calls. It ignores an end without a beginning, so it is never negative."""
 
     __slots__ = ("_gauge", "_counted")
 
@@ -226,8 +226,8 @@ class PegasusMetrics(Listener):
     thread updates these metrics, its call is counted after this update. But nothing can be counted while the thread
     exports metrics: a handler that interrupts ``generate_latest`` must not make a call.
 
-    Add it before the first call: it does not count connections that were opened before. The gauges of a forked process
-    start again at zero, with the first event there.
+    Add the listener before the first call, because it does not count connections that are already open. In a forked
+    process, the gauges start again at zero, at the first event there.
 
     Args:
         registry: The registry for the metrics; None: ``prometheus_client.REGISTRY``.

@@ -116,7 +116,7 @@ class PegasusDict(BaseStorage):
         seconds = getattr(item, "expires_delta", None)
         expiry = None
         if self.ttl and seconds is not None:
-            # A response can be older than the offset. It is stored, but not for ever.
+            # A response can have expired longer ago than the offset. It gets one second, so it does not stay for ever.
             expiry = bounded_ttl(max(seconds + self.ttl_offset, 1))
         raw = self.serialize(item)
         try:

@@ -56,7 +56,7 @@ def expire_ts(ttl: float | None, second: int | None = None) -> int:
 
     Args:
         ttl: The TTL.
-        second: The begin of the TTL in whole seconds of the time of day; None: now.
+        second: The start of the TTL as Unix time in whole seconds; None: now.
 
     Raises:
         InvalidArgument: The TTL is negative, not a number, or ends after January 2084 (the expiry has 31 bits).

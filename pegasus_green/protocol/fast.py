@@ -87,7 +87,7 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
 
 
 def postpone(argument: bytes, seconds: int) -> bytes:
-    """Return the argument of a put or multi_put with its expiry this many seconds later. Without expiry it stays."""
+    """Return the argument of a put or multi_put with its expiry this many seconds later; unchanged if it has none."""
     parts = argument.parts if isinstance(argument, Parts) else (argument,)
     expiry, end = _EXPIRY_END.unpack_from(parts[-1], len(parts[-1]) - _EXPIRY_END.size)
     if not expiry or not seconds:

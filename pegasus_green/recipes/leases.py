@@ -223,7 +223,7 @@ class Places:
             PegasusError: A request failed or a reply was lost. The lease is unchanged or renewed.
         """
         hub_of(self.table)  # the turn uses it
-        # One time for all waits: others may come first again and again.
+        # One deadline for all waits, because other renewals may come first again and again.
         until = min(hold.until, self.table.client._cluster.deadline(None, monotonic()))
         while (other := hold.turn) is not None and other.lasts and not other.mine:
             if not other.wait(until):

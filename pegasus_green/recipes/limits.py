@@ -33,7 +33,7 @@ class Allowance:
         return self.allowed
 
 
-# Seconds, 10 years. Servers store no expiry after January 2084.
+# Seconds, 10 years. The client sends no expiry after January 2084.
 _MOST_SECONDS = 10 * 365 * 86400
 
 _Decision = Callable[["bytes | None"], "tuple[bytes | None, Allowance]"]

@@ -52,7 +52,7 @@ def above_zero(value: float, name: str) -> float:
     """Check and return a number of seconds.
 
     Raises:
-        InvalidArgument: It is not a number above 0, or too large for every expiry.
+        InvalidArgument: It is not a number above 0, or it is too large for an expiry at any time.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_EXPIRE:
         raise InvalidArgument(f"{name} must be a number above 0, at most {MAX_EXPIRE:,}, not {value!r}")
@@ -236,8 +236,8 @@ def swap(
         The result of the last call of ``decide``.
 
     Retries: if the reply to a change is lost, the change may or may not have been applied. ``decide`` is called again
-        with the current value. So the change is applied at least once, and more often if replies are lost. If the
-        third reply is lost, its error ends the call.
+        with the current value. So the change is applied at least once, and perhaps more often if replies are lost. The
+        error of the third lost reply ends the call.
     """
     until = None if timeout is None else monotonic() + timeout
 

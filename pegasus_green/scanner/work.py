@@ -21,10 +21,10 @@ from .parts import Part, key_part, plan
 from .query import MAX_BATCH, Query
 
 # Bytes; a small max_frame lowers it. A larger reply makes the batches smaller, so that replies have about a quarter of
-# this size. If replies have less than half of that, the batches grow again.
+# this size. If replies have less than an eighth of this size, the batches grow again.
 LARGE_REPLY = 4 * 1024 * 1024
-# Bytes. While the size of the rows is unknown, a batch fits into max_frame if rows have this size. The first is the
-# default limit of servers, the second is for rows without values.
+# Bytes. While the size of the rows is unknown, a batch fits into max_frame if no row is larger than this. MAX_ROW is
+# the default limit of servers. MAX_KEYS is for rows without values.
 MAX_ROW = 1024 * 1024
 MAX_KEYS = 64 * 1024
 # A batch has at most this many times the rows of the last one. The first batch of a scan fits into max_frame even if
@@ -177,7 +177,7 @@ class Work:
             size: Bytes of the reply.
         """
         stats = self.dispatcher.stats
-        # The rows of a batch that is not full, such as the only row of a hash key, do not tell that all are as small.
+        # The rows of a batch that is not full, such as the only row of a hash key, do not show that all rows are small.
         known = rows >= asked or (rows and stats.row_size)
         if known and not self.query.no_value and not self.query.count_only:
             # A few large rows do not tell much about the other rows.
@@ -193,7 +193,7 @@ class Work:
         return wanted != asked
 
     def shrink(self, asked: int) -> None:
-        """Ask for fewer rows, because a reply was probably above max_frame: now for so few that they surely fit."""
+        """Ask for fewer rows, because a reply was probably above max_frame. The next reply surely fits."""
         surely, fewer = self._max_frame // MAX_ROW, max(asked // 8, 1)
         self.rows_a_batch = max(min(surely, fewer), 1)
         self.max_rows = min(self.max_rows, max(surely, fewer))

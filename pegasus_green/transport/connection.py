@@ -69,8 +69,8 @@ class Connection(Handover):
         heard: Monotonic time of the newest bytes.
         lifetime: What the listeners have heard of it.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, context or None.
-        silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed. If no
-            request waits now, it can be negative: then the next request adds its silence to that many seconds.
+        silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed. While no
+            request waits, it can be below 0: minus the seconds of silence so far. The next request continues them.
     """
 
     __slots__ = (

@@ -1,4 +1,7 @@
-"""Make and destroy the hub of a thread, where gevent alone would spin or leave descriptors open; refuse calls in it."""
+"""Make and destroy the hub of a thread, where gevent alone would spin or leave descriptors open.
+
+Also refuse calls in the callbacks of the hub.
+"""
 
 from __future__ import annotations
 

@@ -116,6 +116,8 @@ def test_bench_takes_the_cluster_before_and_after_its_name(tool, tmp_path):
     ):
         # Without the limit there are thousands of calls.
         assert 0 < json.loads(tool.process(*words).out)["calls"] < 300, words
+    for name in ("meta", "url", "cluster", "config", "table"):
+        assert f"--{name} is empty" in tool.process("bench", f"--{name}", "", *run, status=2).err
 
 
 def test_bench_has_a_chart_on_a_terminal(tool):

@@ -43,7 +43,7 @@ def test_records_have_the_documented_layout(url: str) -> None:
     assert table.ttl("shop:3:list", b"") == float("inf")
 
 
-def test_a_timeout_above_the_protocol_limit_is_reduced_to_it(cache: PegasusCache) -> None:
+def test_a_timeout_above_the_protocol_limit_is_reduced(cache: PegasusCache) -> None:
     cache.set("a", 1, timeout=10**10)
     assert cache.get("a") == 1
 
@@ -128,7 +128,7 @@ def test_a_key_that_expires_right_before_its_addition_expires_again(
 
 @pytest.mark.parametrize("ahead", [-2, 2])
 def test_incr_never_moves_the_expiry(cache: PegasusCache, monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
-    """Whatever the clock of this machine says; a number that is often incremented expires, and not too early."""
+    """The clock of this machine does not matter. A number that is often incremented expires, and not too early."""
     cache.set("n", 1, timeout=3)
     monkeypatch.setattr("pegasus_green.operations.base.time", lambda: time.time() + ahead)
     before = time.monotonic()
@@ -156,7 +156,7 @@ def test_incr_of_a_key_that_expires_soon(cache: PegasusCache) -> None:
 @pytest.mark.parametrize("timeout", [3, 60, None])
 @pytest.mark.parametrize("stored", [1000, 5, 0, "text"])
 def test_incr_keeps_what_another_caller_stores_meanwhile(url: str, timeout: int | None, stored: Any) -> None:
-    """Before each of its requests in turn."""
+    """The other caller stores the value before the first request of ``incr``, then before the second one, and so on."""
     cache, other = PegasusCache(url, {}), PegasusCache(url, {})
     table, number, happened = cache._table, 0, True
     while happened:

@@ -141,7 +141,7 @@ def test_calls_fail_never_before_and_soon_after_their_deadline(onebox: Any) -> N
                 took = watch.seconds
                 late.append(took - max(seconds, control.get()))
             assert min(early) >= 0, early
-            # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
+            # A pause of the machine also delays the control timer, unless it comes between the two timers.
             assert median(late) < 0.02, late
             assert sorted(late)[-3] < 0.02, late
     finally:

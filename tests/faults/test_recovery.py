@@ -102,7 +102,7 @@ def test_calls_succeed_within_a_second_of_the_new_route(way: str) -> None:
         gevent.sleep(1.2)
         wait_until(lambda: all(traffic.successes[index][-1][1] > published for index in lost))
         traffic.stop()
-        # On a busy machine, this process waits for a processor, and so does the cluster: as long as other calls take.
+        # On a busy machine, this process and the cluster wait for a processor. The other calls show for how long.
         usual = max(
             end - begun
             for index in set(KEYS).difference(lost)

@@ -287,7 +287,7 @@ def test_a_scan_resumes_after_a_timeout_at_any_point(table: Table, box: Onebox, 
     interrupted = 0
     while not rows.finished:
         try:
-            # Longer and longer, since on a slow machine no batch may arrive in the first times.
+            # Every fifth time becomes longer. On a slow machine, perhaps no batch arrives within the first ones.
             with gevent.Timeout(0.003 if interrupted % 5 else 0.02 + 0.001 * interrupted):
                 for row in rows:
                     found.append(row)  # noqa: PERF402 - what came before the interruption counts

@@ -329,7 +329,7 @@ client.close()
     assert end == "[0, 0, 0] b'c' 0"
     assert [len(server.links), len(stage.meta.links)] == [1, 1]
     assert len(server.requests) == 2
-    # Those of one process.
+    # Only the parent sends queries, and it sends at most this many.
     assert len(stage.meta.queries) <= float(queries)
 
 

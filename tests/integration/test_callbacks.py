@@ -35,7 +35,7 @@ OTHERS: dict[str, Callable[[Table[bytes]], object]] = {
     "get_stream": lambda table: next(table.get_stream([("h", "a")])),
     "truncate": lambda table: table.truncate(),
 }
-# Otherwise the client refuses the call first, because it has not dropped this table.
+# Called with force=True. Otherwise the client refuses the call earlier, because it has not dropped this table.
 FORCED = {"recall_table"}
 ADMIN: dict[str, tuple[Any, ...]] = {
     "create_table": ("new", 2),

@@ -77,13 +77,13 @@ def test_invalid_urls_and_urls_without_a_table_are_refused() -> None:
         shared_table("pegasus://127.0.0.1:34601")
 
 
-def test_a_ttl_above_the_protocol_limit_is_reduced_to_it() -> None:
+def test_a_ttl_above_the_protocol_limit_is_reduced() -> None:
     assert bounded_ttl(60) == 60
     assert 10**9 < bounded_ttl(10**12) < 2**31
 
 
 def test_a_reduced_ttl_can_be_used_hours_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A serializer, or a turn under max_rate, can take its time between the reduction and the request."""
+    """A serializer, or the wait for max_rate, can take long between the reduction and the request."""
     table = shared_table(url_of(cluster))
     ttl = bounded_ttl(10**12)
     monkeypatch.setattr(base, "time", lambda: time() + 3600)

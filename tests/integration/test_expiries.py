@@ -1,4 +1,4 @@
-"""Test from when the TTL of a record counts if a call sends many requests, and some of them late."""
+"""Test when the TTL of a record begins if a call sends many requests and sends some of them late."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_ttl_counts_from_each_request_of_a_split_multi_set(
     with Client(cluster.metas, max_write_bytes=1000) as client:
         table = client.table(cluster.table)
         table.multi_set(hash_key, {"a": bytes(600), "b": bytes(600)}, ttl=1000, split=True)
-        # The first reading of the clock is the begin of the call.
+        # The call reads the clock once at its start, and once for each request.
         assert [nearly(table.ttl(hash_key, key), 1000 + LATE * n) for n, key in enumerate("ab", 2)] == [True, True]
 
 

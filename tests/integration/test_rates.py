@@ -195,7 +195,7 @@ def test_a_slot_is_given_to_one_request_if_threads_race(monkeypatch: pytest.Monk
     limiter = RequestLimiter(RATE)
     taken = [limiter._take(now + 1.0) for _ in range(20)]
     assert taken[5] is not None
-    # A thread that took a slot before the others stores afterwards how far it got.
+    # A thread took the slot before this one, but it stores ``_free`` after others have taken later slots.
     limiter._free = taken[5]
     taken.append(limiter._take(now + 1.0))
     # Such a thread takes a slot that has just been given back.

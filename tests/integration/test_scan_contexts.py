@@ -197,7 +197,7 @@ def test_a_late_batch_leaves_no_context(cluster: Cluster, table: Table, hash_key
     found = fill(table, hash_key)
     rows = table.hash_scan(hash_key, batch_size=5, timeout=0.7)
     got = [next(rows) for _ in range(5)] if rpc == "scan" else []
-    # The client waits for a late reply once more as long as the timeout.
+    # After the timeout, the client waits for a late reply for the same time again.
     fault = cluster.box.fault("delay", rpc=[rpc], seconds=1.05)
     tries = 1 if rpc == "scan" else 3  # after a scan that came too late the rows come by get_scanner
     for _ in range(tries):

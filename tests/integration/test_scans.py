@@ -265,7 +265,7 @@ def test_a_table_with_rows_of_two_sizes_costs_one_connection(cluster: Cluster, h
             assert dict(table.hash_scan(hash_key + key)) == rows
         assert sum(server["losses"] for server in client.stats()["servers"].values()) == 1
     if cluster.box is not None:
-        # Nobody has read which ones they are.
+        # The client cannot free the contexts whose ids were in the lost replies.
         cluster.box.drop_scan_contexts()
 
 
@@ -283,7 +283,7 @@ def test_a_batch_above_the_frame_limit_is_requested_smaller(cluster: Cluster, ha
         assert 1 <= sum(server["losses"] for server in client.stats()["servers"].values()) <= 2
         table.multi_del(hash_key, [sort_key for sort_key, _ in found])
     if cluster.box is not None:
-        # Nobody has read which ones they are.
+        # The client cannot free the contexts whose ids were in the lost replies.
         cluster.box.drop_scan_contexts()
 
 

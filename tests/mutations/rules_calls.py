@@ -15,7 +15,7 @@ UNSENT = "tests/faults/test_writes.py::test_an_incr_that_was_never_sent_is_repea
 
 _CREDIT = """\
                     self._sleep_for(self._policy.delay, lambda: first.outcome is None)
-                    # Not at the start of the read: many reads that start at the same time would reach the limit.
+                    # Not before the wait: of many reads that start at the same time, only BURST would then be hedged.
                     self._stats.hedge_credit = min(self._stats.hedge_credit + self._policy.max_ratio, BURST - 1.0)
 """
 

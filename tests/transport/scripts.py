@@ -56,7 +56,7 @@ def run_script(script: str | Path, *arguments: str, **options: Any) -> str:
 
 
 def interrupt(process: Any) -> None:
-    """Send SIGINT when the script waits; it prints a line before."""
+    """Send SIGINT to a script when it has printed "waiting" and sleeps."""
     line = process.stdout.readline()
     assert line == "waiting\n", (line, process.communicate())
     asleep = 0

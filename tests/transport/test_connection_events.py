@@ -49,7 +49,7 @@ def really_open(client: Client) -> Counter[str]:
     return Counter(connection.peer.address for pool in pools for connection in pool.connections)
 
 
-# What ends connections: called with the stage, a client with open connections, and its table.
+# Each of these functions ends connections. It gets the stage, a client with open connections, and its table.
 def lose(stage: Stage, _client: Client, table: Any) -> None:
     for link in stage.servers[0].links:
         link.close()

@@ -426,7 +426,7 @@ def test_deadline_of_a_call_that_waits_for_the_next_dial(stage: Stage) -> None:
             late.append(took - max(0.4, control.get()))
     finally:
         hole.stop()
-    # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
+    # A pause of the machine also delays the control timer, unless it comes between the two timers.
     assert sorted(late)[-2] < 0.04
 
 

@@ -340,7 +340,7 @@ def test_a_timeout_error_reports_attempts_and_outcome(stage: Stage) -> None:
     assert str(caught.value).startswith(f"no reply in time [{where}, timeout=0.3 s, sent=yes, attempts=1]")
     with pytest.raises(errors.RequestTimeout) as caught, table.client.deadline(0.4):
         table.get("h", "s")
-    # The rest of the 0.4 s at the beginning of the call.
+    # The timeout of the call is what is left of the 0.4 s when the call begins.
     assert caught.value.timeout is not None
     assert 0 < caught.value.timeout <= 0.4
     assert f"timeout={caught.value.timeout:.3g} s" in str(caught.value)

@@ -58,7 +58,7 @@ def test_calls_fail_never_before_and_at_most_20_ms_after_their_deadline(stage: S
     gevent.joinall([gevent.spawn(call, number) for number in range(150)], raise_error=True)
     later.sort()
     assert min(early) >= 0.0
-    # A pause of the machine delays the timer of gevent, too, unless it comes between the two.
+    # A pause of the machine also delays the control timer, unless it comes between the two timers.
     assert later[len(later) * 9 // 10] <= 0.020
     assert later[-4] <= 0.100
 

@@ -470,7 +470,7 @@ def clear(
         first = app.key(hash_key)
         if is_whole(selected) and any(ranges[name] is not None for name in ("start", "stop", "prefix")):
             # A variable may be unset in a script.
-            raise click.UsageError("an empty --start, --stop or --prefix selects all rows of the hash key: omit it")
+            raise click.UsageError("an empty --start, --stop or --prefix selects the whole hash key: omit the option")
         which = "all rows" if is_whole(selected) else "the selected rows"
         what = f"removes {which} of hash key {app.out.keys.encode(first)} in table {table.name}"
         found: Any = ((first, *row) for row in table.hash_scan(first, no_value=True, timeout=TIMEOUT, **selected))

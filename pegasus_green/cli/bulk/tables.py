@@ -25,8 +25,9 @@ CHUNK_ROWS, CHUNK_BYTES = 500, 2 * 1024 * 1024
 # Requests of a long command have a longer timeout than those of an interactive one. Failed ones are repeated.
 TIMEOUT = 10.0
 PAUSES = (1.0, 2.0, 5.0, 10.0)
-# Servers store later times of expiry, too: a client whose sum of TTL and time overflows writes them. Files have 32 bits
-# for the Unix time. The client writes no expiry after 2084; the minute is for the time until it computes the expiry.
+# Servers can store times of expiry after 2084: clients whose sum of TTL and time overflows write them. Files have 32
+# bits for the Unix time. This client writes no expiry after January 2084. It computes the expiry from a TTL when it
+# sends the row, so LAST_WRITTEN is a minute before its limit.
 LAST_IN_FILES = 2**32 - 1
 LAST_WRITTEN = EPOCH + MAX_EXPIRE - 60
 

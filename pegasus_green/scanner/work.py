@@ -193,7 +193,10 @@ class Work:
         return wanted != asked
 
     def shrink(self, asked: int) -> None:
-        """Ask for fewer rows, because a reply was probably above max_frame. The next reply surely fits."""
+        """Ask for fewer rows, because a reply was probably above max_frame.
+
+        The next reply fits if no row is larger than ``MAX_ROW`` and ``max_frame`` is not below it.
+        """
         surely, fewer = self._max_frame // MAX_ROW, max(asked // 8, 1)
         self.rows_a_batch = max(min(surely, fewer), 1)
         self.max_rows = min(self.max_rows, max(surely, fewer))

@@ -70,7 +70,8 @@ class Connection(Handover):
         lifetime: What the listeners have heard of it.
         pending: Requests that wait, by sequence id: taker, deadline, target if the call may move, context or None.
         silent_since: Monotonic time since when requests wait and nothing arrives; 0.0 if no reply is owed. While no
-            request waits, it can be below 0: minus the seconds of silence so far. The next request continues them.
+            request waits, it can be below 0: it is then minus the seconds of silence so far, and the silence of the
+            next request is added to these seconds.
     """
 
     __slots__ = (

@@ -18,7 +18,7 @@ from gevent.event import Event
 
 from ..errors import InvalidArgument, PegasusError
 from .charts import LiveChart, Second, check_plot, live_chart, save_plot
-from .config import Place, find_place
+from .config import EMPTY, Place, find_place
 from .latencies import Latencies
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _place(arguments: argparse.Namespace) -> Place:
     """
     for name in ("meta", "url", "cluster", "config", "table"):
         if getattr(arguments, name) == "":
-            raise InvalidArgument(f"--{name} is empty: give a value, or omit the option")
+            raise InvalidArgument(EMPTY.format(name))
     place = find_place(arguments.meta, arguments.url, arguments.cluster, arguments.config)
     table = arguments.table or place.table
     if not table:

@@ -11,6 +11,8 @@ from typing import Any
 from ..errors import InvalidArgument
 from ..options import parse_url
 
+# For example because "$TABLE" is unset in a script. The default table or cluster must not be used silently instead.
+EMPTY = "--{} is empty: give a value, or omit the option"
 _KEYS = {"meta", "url", "table", "timeout", "options"}
 
 

@@ -23,7 +23,7 @@ from ..errors import (
     TableNotFound,
 )
 from ..model import Filter
-from .config import cluster_names, find_place
+from .config import EMPTY, cluster_names, find_place
 from .output import FORMATS, Output, PipeClosed, wants_color
 from .text import CODINGS, parse_duration, parse_size
 
@@ -96,8 +96,7 @@ class App:
         if found is None or found is False:
             return
         if found == "":
-            # Do not silently use the default table or cluster instead.
-            raise click.UsageError(f"--{name} is empty: give a value, or omit the option")
+            raise click.UsageError(EMPTY.format(name))
         if name in ("meta", "url", "cluster"):
             # It replaces the option of the shell, or the one before the command.
             others = {other: None for other in ("meta", "url", "cluster") if other != name}

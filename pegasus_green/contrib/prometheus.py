@@ -52,7 +52,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -64,6 +65,7 @@ from ..events import CANNOT_CONNECT, Listener
 from ..turns import Unnested
 
 _log = logging.getLogger("pegasus_green.prometheus")
+P = ParamSpec("P")
 
 BUCKETS = (
     *(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -217,6 +219,18 @@ class _Level:
         self._gauge.set(0)
 
 
+def _unnested(count: Callable[Concatenate[PegasusMetrics, P], None]) -> Callable[Concatenate[PegasusMetrics, P], None]:
+    """Make a method of the listener run after the one that its thread is running, and not inside it."""
+
+    @wraps(count)
+    def run(self: PegasusMetrics, /, *args: P.args, **named: P.kwargs) -> None:
+        if self._pid != os.getpid():
+            self._unnested.run(self._start_at_zero)
+        self._unnested.run(partial(count, self, *args, **named))
+
+    return run
+
+
 class PegasusMetrics(Listener):
     """Counts the calls of a client in metrics of ``prometheus_client``; works in its multiprocess mode, too.
 
@@ -271,28 +285,22 @@ class PegasusMetrics(Listener):
         self._unnested = Unnested()
         self._pid = os.getpid()
 
-    def _count(self, count: Callable[..., object], *args: Any) -> None:
-        if self._pid != os.getpid():
-            self._unnested.run(self._start_at_zero)
-        self._unnested.run(count, *args)
-
     def _start_at_zero(self) -> None:
         """Forget the calls and connections of the parent of this forked process."""
         for level in (*self._running.values(), *self._open.values()):
             level.clear()
         self._pid = os.getpid()
 
+    @_unnested
     def call_started(self, table: str, operation: str) -> None:
         """Count a call as in flight."""
-        self._count(self._count_start, table)
-
-    def _count_start(self, table: str) -> None:
         running = self._running.get(table)
         if running is None:
             # setdefault is atomic: threads that come at once get the same one.
             running = self._running.setdefault(table, _Level(self._in_flight.labels(table)))
         running.up()
 
+    @_unnested
     def call_finished(
         self,
         table: str,
@@ -304,17 +312,6 @@ class PegasusMetrics(Listener):
         server: str,
     ) -> None:
         """Count a call that has ended."""
-        self._count(self._count_end, table, operation, seconds, error, attempts, hedged)
-
-    def _count_end(
-        self,
-        table: str,
-        operation: str,
-        seconds: float,
-        error: BaseException | None,
-        attempts: int,
-        hedged: bool,  # noqa: FBT001 - the listener's
-    ) -> None:
         known = self._known.get((table, operation))
         if known is None:
             children = self._calls.labels(table, operation), self._seconds.labels(table, operation)
@@ -333,26 +330,20 @@ class PegasusMetrics(Listener):
         if hedged:
             self._hedge_wins.labels(table).inc()
 
+    @_unnested
     def connection_opened(self, address: str) -> None:
         """Count an open connection."""
-        self._count(self._count_opened, address)
-
-    def _count_opened(self, address: str) -> None:
         self._open.setdefault(address, _Level(self._connections.labels(address))).up()
 
+    @_unnested
     def connection_lost(self, address: str, reason: str) -> None:
         """Count a connection that has ended or could not be made."""
-        self._count(self._count_lost, address, reason)
-
-    def _count_lost(self, address: str, reason: str) -> None:
         self._losses.labels(address).inc()
         # A connection that could not be made was never counted as open.
         if address in self._open and not reason.startswith(CANNOT_CONNECT):
             self._open[address].down()
 
+    @_unnested
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
         """Count changed routes."""
-        self._count(self._count_changed, table, changed)
-
-    def _count_changed(self, table: str, changed: int) -> None:
         self._routes.labels(table).inc(changed)

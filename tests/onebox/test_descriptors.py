@@ -70,15 +70,19 @@ with Onebox(tables={"temp": 1}) as box:
 """
 
 
-def test_the_control_port_continues_after_a_moment_without_descriptors() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CONTROL],
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         stdin=subprocess.DEVNULL,
     )
+
+
+def test_the_control_port_continues_after_a_moment_without_descriptors() -> None:
+    done = run(CONTROL)
     answer = 'b\'{"id": 1, "result": true}\\n\'\n'
     assert (done.returncode, done.stdout) == (0, 2 * answer), done.stderr
     assert done.stderr.count("new connections wait: [Errno 24]") == 1
@@ -86,14 +90,7 @@ def test_the_control_port_continues_after_a_moment_without_descriptors() -> None
 
 
 def test_without_descriptors_accepts_are_postponed_and_logged_once() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run(PROGRAM)
     assert done.returncode == 0, done.stderr
     found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     before, then = map(int, found["accepted"].split())

@@ -13,6 +13,7 @@ import click
 import gevent
 
 from ...errors import PegasusError
+from ..config import EMPTY, find_place
 from ..frame import (
     DURATION,
     OK,
@@ -385,11 +386,9 @@ def copy(
     """
     for name, given in (("table", to_table), ("meta", to_meta), ("url", to_url), ("cluster", to_cluster)):
         if given == "":
-            raise click.UsageError(f"--to-{name} is empty: give a value, or omit the option")
+            raise click.UsageError(EMPTY.format(f"to-{name}"))
     source_table = app.table
     if to_meta or to_url or to_cluster:
-        from ..config import find_place
-
         other = app.client_of(to_meta, to_url, to_cluster)
         metas = find_place(to_meta, to_url, to_cluster, app.settings.config)
         target_table = other.table(to_table or metas.table or source_table.name)

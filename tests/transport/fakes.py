@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -18,6 +17,7 @@ from gevent.server import StreamServer
 
 from pegasus_green import Client
 from pegasus_green.keys import crc64
+from pegasus_green.onebox.kdc import free_port
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.meta import (
     ClusterInfoResponse,
@@ -302,19 +302,8 @@ def key_for(partition: int, count: int, mark: str = "key") -> bytes:
 
 
 def dead_address() -> str:
-    """Return an address where nobody listens."""
-    with closing_socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
-
-
-@contextmanager
-def closing_socket() -> Iterator[Any]:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        yield sock
-    finally:
-        sock.close()
+    """Return an address where nobody listens, also not another process that runs tests."""
+    return f"127.0.0.1:{free_port()}"
 
 
 class BlackHole:

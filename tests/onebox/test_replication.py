@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -260,6 +261,32 @@ def test_clear_primary_serves_a_partition_whose_servers_all_died(box: Onebox, ta
     sleep(0.2)
     assert first(box)["primary"] is not None
     assert table.get(b"user1", b"name") == b"v"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not let a second socket hold a port")
+def test_no_other_socket_gets_the_port_of_a_dead_server(make_box: Make) -> None:
+    box = make_box()
+
+    def bind(address: str) -> None:
+        host, _, port = address.rpartition(":")
+        with socket.socket() as sock:
+            sock.bind((host, int(port)))
+
+    addresses = [box.meta_addresses[0], box.servers[0].address]
+    box.kill_meta(0)
+    box.kill(0)
+    for address in addresses:
+        with pytest.raises(OSError, match="Address already in use"):
+            bind(address)
+        with pytest.raises(ConnectionRefusedError):
+            Raw(address)
+    box.restart_meta(0)
+    box.restart(0)
+    for address in addresses:
+        with Raw(address):
+            pass
+    box.stop()
+    assert not any(server._holder for server in (*box.metas, *box.servers))
 
 
 def test_a_spare_server_takes_the_place_of_a_dead_one(make_box: Make) -> None:

@@ -12,6 +12,7 @@ from gevent import monkey, socket
 from gevent.event import Event
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
+from pegasus_green.onebox.kdc import free_port
 from pegasus_green.transport import pool
 from tests.transport.fakes import (
     BlackHole,
@@ -201,9 +202,8 @@ def test_dial_takes_half_of_the_time_left_at_most(stage: Stage) -> None:
 
 
 def test_server_that_comes_back_is_used_within_the_call(stage: Stage) -> None:
-    server = stage.server()
-    port = server.port
-    server.stop()
+    port = free_port()
+    stage.server(port=port).stop()
     table = stage.table()
     caller = gevent.spawn(table.set, "a", "b", b"c", timeout=20.0)
     gevent.sleep(0.3)

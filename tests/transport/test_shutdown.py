@@ -14,6 +14,7 @@ import gevent
 import pytest
 
 from pegasus_green import Client, Listener, RetryPolicy, errors
+from pegasus_green.onebox.kdc import free_port
 from pegasus_green.protocol.framing import Request, encode_reply
 from pegasus_green.protocol.rrdb import ReadResponse
 from tests.transport.fakes import (
@@ -280,7 +281,7 @@ def test_drain_counts_calls_that_are_between_two_attempts(stage: Stage) -> None:
 
 
 def test_drain_counts_calls_that_wait_for_a_dial(stage: Stage) -> None:
-    server = stage.server()
+    server = stage.server(port=free_port())
     server.stop()
     client = stage.client(timeout=20.0)
     caller: Any = gevent.spawn(client.table("temp").set, "a", "b", b"c")

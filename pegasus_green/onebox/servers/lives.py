@@ -27,7 +27,7 @@ class Lives:
         """Kill a server: reset its connections, close its port. Its disk stays."""
         if not server.alive:
             return
-        server.close(reset=True)
+        server.kill()
         server.forget_work()
         for replica in server.replicas.values():
             replica.engine.drop_contexts()
@@ -121,13 +121,13 @@ class Lives:
     def kill_meta(self, server: MetaServer) -> None:
         """Kill a meta server."""
         if server.alive:
-            server.close(reset=True)
+            server.kill()
             self._lost_meta(server)
 
     def restart_meta(self, server: MetaServer) -> None:
         """Start a meta server again on its port. It is a follower if there is a leader."""
         if server.alive:
-            server.close(reset=True)
+            server.kill()
         server.listen()
         self._find_leader(server)
 

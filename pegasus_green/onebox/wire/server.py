@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,8 @@ class Server:
         self.requests: dict[str, int] = {}
         self.new_gate: Callable[[], Gate | None] = _open
         self._listener: socket.socket | None = None
+        # Bound to the port, but it does not listen: no other process gets the port while this server is dead.
+        self._holder: socket.socket | None = None
         self._acceptor: Any = None
         self._dirty: list[Connection] = []
         self._scheduled = False
@@ -88,20 +91,35 @@ class Server:
 
     def listen(self) -> None:
         """Open the port; port 0 becomes the one that the system has chosen."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.host, self.port))
-            listener.listen(BACKLOG)
+            # Only Linux lets a second socket have the port.
+            if self._holder is None and sys.platform == "linux":
+                self._holder = self._bound()
+            listener = self._bound()
+            try:
+                listener.listen(BACKLOG)
+            except OSError:
+                listener.close()
+                raise
         except OSError as error:
-            listener.close()
             raise OSError(error.errno, f"cannot listen on {self.host}:{self.port}: {error.strerror}") from None
         listener.settimeout(0.0)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         self._acceptor = gevent.get_hub().loop.io(listener.fileno(), 1, ref=False)
         self._acceptor.start(self._on_connect)
         self.alive, self.paused, self.reachable = True, False, True
+
+    def _bound(self) -> socket.socket:
+        """Return a socket that is bound to the port."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((self.host, self.port))
+        except OSError:
+            sock.close()
+            raise
+        self.port = sock.getsockname()[1]
+        return sock
 
     def _on_connect(self) -> None:
         assert self._listener is not None
@@ -137,8 +155,18 @@ class Server:
         if self._listener is not None and not self.paused and not self._acceptor.active:
             self._acceptor.start(self._on_connect)
 
-    def close(self, reset: bool = False) -> None:
-        """Close the port and all connections."""
+    def kill(self) -> None:
+        """Reset all connections and refuse new ones. The port stays this server's."""
+        self._end(reset=True)
+
+    def close(self) -> None:
+        """Close all connections and the port."""
+        self._end(reset=False)
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
+
+    def _end(self, *, reset: bool) -> None:
         self.alive = self.reachable = False
         for connection in list(self.connections):
             connection.close(reset)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
+from . import health
 from .cluster.addresses import parse_addresses
 from .cluster.describe import describe
 from .cluster.dispatcher import Cluster
@@ -337,9 +338,7 @@ class Client:
             >>> client.check("temp", timeout=1.0)
             {}
         """
-        from .health import check
-
-        return check(self.table(table)._dispatcher, timeout)
+        return health.check(self.table(table)._dispatcher, timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return the statistics of the client as a dict of plain values. Any thread may call it; no I/O.

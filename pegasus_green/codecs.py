@@ -149,8 +149,10 @@ class JsonCodec:
         """
         try:
             return json.loads(str(raw, "utf-8"), parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CodecError(f"a value of {len(raw)} bytes is not JSON: {error}") from None
+        except RecursionError as error:
+            raise CodecError(f"the JSON in a value of {len(raw)} bytes cannot be read here: {error}") from None
 
 
 class ZstdCodec(Generic[V]):

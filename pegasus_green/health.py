@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from .bulk import Bulk, Request
 from .cluster.routing import Route
-from .errors import PegasusError
+from .errors import PegasusError, storage_error
 from .keys import partition_hash
 from .protocol import fast
+from .protocol.binary import Buffer
 from .protocol.rpc import TTL
 from .retry import RetryPolicy
 from .transport import fork
@@ -53,10 +54,17 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
     # Bulk starts the timeout of a request when it is sent first; the scope ends all of them at the same time.
     with cluster.scope(left):
         # Not limited: a client that has reached its own limit says nothing about the servers.
-        run = Bulk(dispatcher, requests, lambda _index, _frame: None, left, _RETRY, len(requests), limited=False)
+        run = Bulk(dispatcher, requests, _finish, left, _RETRY, len(requests), limited=False)
         results = run.run()
     fork.check(mine)
     return {address: result for address, result in zip(servers, results) if isinstance(result, PegasusError)}
+
+
+def _finish(_index: int, frame: Buffer) -> None:
+    """Check a reply: the storage engine has read the record, or it is absent."""
+    response = fast.decode(TTL, frame)
+    if response.error not in (0, 1):
+        raise storage_error(response.error, address=response.server or None)
 
 
 def _keys(wanted: set[int], count: int) -> dict[int, bytes]:

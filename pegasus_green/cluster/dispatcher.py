@@ -331,7 +331,7 @@ class Dispatcher:
         failed = sum(self.stats.errors.values())
         return f"<Dispatcher {self.routes.name} calls={self.stats.calls} failed={failed}>"
 
-    def call(  # noqa: C901 - the path of nearly every call, inlined
+    def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
         self,
         rpc: Rpc,
         partition_hash: int,
@@ -365,11 +365,13 @@ class Dispatcher:
         observed = cluster.observed
         if not _page[0]:
             fork.notice()
-        caller, hub = getcurrent(), cluster.open_hub
+        caller: Any = getcurrent()
+        hub = cluster.open_hub
         ordinary = caller.parent is hub
         if hub is None or not (ordinary or self._may_wait(hub)):
             hub, there = None, self.here()
             if there is not self:
+                caller = None  # see the end
                 return there.call(rpc, partition_hash, argument, timeout, retry, info)
         if observed:
             self._started(rpc)
@@ -403,6 +405,7 @@ class Dispatcher:
                     connection.abandon(seqid, taker if context is None else context)
                     if observed:
                         self._finished(rpc, monotonic() - now, error, 1, False, route.primary)
+                    caller = taker = None  # see the end
                     raise
                 # ERR_OK without a result is a rejected write, so the length is checked, too.
                 if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
@@ -419,8 +422,9 @@ class Dispatcher:
         try:
             return go_on(rpc, partition_hash, argument, now, deadline, retry, info, outcome, sent_to)
         finally:
-            # The traceback of an error holds this frame. Without this, frame and error would form a cycle.
-            outcome = None
+            # The traceback of an error holds this frame, and a dead greenlet holds its error. Without this, they would
+            # form cycles.
+            outcome = caller = taker = None
 
     def rest_of_call(
         self,

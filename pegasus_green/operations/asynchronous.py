@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -615,7 +616,8 @@ class _Drop:
 
     def __call__(self, _reference: object) -> None:
         job, self.job = self.job, None
-        if job is not None and not job.dead:
+        # At the end of the process, the state of a greenlet cannot be read.
+        if job is not None and not sys.is_finalizing() and not job.dead:
             tell(self.loop, partial(job.kill, block=False))
 
 

@@ -312,6 +312,9 @@ class Connection(Handover):
         # The entry first: the code that abandons it finds the frame by its id.
         pending[seqid] = (taker, deadline, movable, context)
         if deadline < self._wake_at:
+            if pending is not self.pending:
+                # A signal handler has forked, and this is the child.
+                raise ForkedConnection(FORKED, address=self.peer.address)
             self._wake(deadline, monotonic())
         if self._in_pass and len(frame) <= self._small:
             # The pass ends with a flush. This is Outbox._send for nearly every frame.

@@ -119,14 +119,17 @@ class Handover(Outbox):
         May be called again. If ``start`` was interrupted, the sequence id is unknown (0). Then the requests of the
         owner, its taker or context, are searched.
         """
+        found = [seqid]
         if not seqid and owner is not None:
             for known, entry in self.pending.copy().items():
                 if entry[0] is owner or entry[3] is owner:
-                    self.abandon(known)
-            return
-        # The frame first. If this is interrupted in between, the entry without a frame is dropped at its deadline.
-        self.withdraw(seqid)
-        self.pending.pop(seqid, None)
+                    found.append(known)
+        for known in found:
+            # The frame first. If this is interrupted in between, the entry without a frame is dropped at its deadline.
+            # Without a frame, this function calls no other one, because it may run at the limit of the recursion.
+            if known in self._out or known in self._backlog:
+                self.withdraw(known)
+            self.pending.pop(known, None)
 
     def leave(self, seqid: int, entry: Entry) -> None:
         """Give the reply to an orphan, in place of the caller that gives the request up."""

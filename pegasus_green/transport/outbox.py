@@ -99,9 +99,14 @@ def stop(watcher: Any) -> None:
         try:
             watcher.stop()
             watcher.close()
-        except ValueError:
-            # libev raises this if the loop was destroyed.
-            return
+        except ValueError as error:
+            if not _tells_end(error):
+                raise
+
+
+def _tells_end(error: ValueError) -> bool:
+    """Tell whether libev raised an error because the loop was destroyed. A signal handler can raise other errors."""
+    return "destroyed loop" in str(error)
 
 
 def is_foreign(error: BaseException, call: object) -> bool:
@@ -118,8 +123,9 @@ def is_active(watcher: Any) -> bool:
     """Tell whether a watcher is started; False for None."""
     try:
         return watcher is not None and bool(watcher.active)
-    except ValueError:
-        # Its loop was destroyed.
+    except ValueError as error:
+        if not _tells_end(error):
+            raise
         return False
 
 

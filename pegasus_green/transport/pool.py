@@ -506,7 +506,7 @@ class Pool:
     def forget(self, connection: Connection) -> None:
         """Remove a lost connection from all names of its server."""
         if self._by_sockaddr.get(connection.sockaddr) is connection:
-            del self._by_sockaddr[connection.sockaddr]
+            self._by_sockaddr.pop(connection.sockaddr, None)
         for peer in self.names_of(connection):
             peer.connection = None
 

@@ -14,6 +14,7 @@ from gevent import socket as gsocket
 from gevent.event import Event
 
 from . import fork
+from .outbox import is_foreign
 from .waits import LOOK_FOR_LOST, wait
 
 # If a name gives no connection within this many seconds, the next one is tried, too; the first attempt continues.
@@ -49,7 +50,11 @@ def in_digits(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         getaddrinfo(host.strip("[]"), int(port), 0, gsocket.SOCK_STREAM, 0, gsocket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
+    except UnicodeError:
+        return False
+    except OSError as error:
+        if is_foreign(error, getaddrinfo):
+            raise
         return False
     return True
 

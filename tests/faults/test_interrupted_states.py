@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -211,6 +212,39 @@ def test_a_child_forked_while_a_connection_is_opened_does_not_use_it(box: Any) -
         if forks:
             _, status = os.waitpid(forks[-1], 0)
             assert status == 0, (n, interruption.where, status)
+
+
+def test_a_call_during_which_a_signal_handler_forks_ends_in_the_child(box: Any) -> None:
+    """The child makes the call itself or gets ForkedConnection. It does not wait for the reply to its parent."""
+    with Client(box.meta_addresses, timeout=30.0, refresh_period=0.0) as client:
+        table = client.table("temp")
+        told = mmap(-1, 1)
+
+        def get(n: int) -> int:
+            forks: list[int] = []
+
+            def fork() -> None:
+                forks.append(os.fork())
+                if forks == [0]:
+                    signal.alarm(20)  # the end of a child that hangs
+
+            interruption = Interruption(n, fork, place="caller", opcodes=True, within=["start", "_wake"])
+            table.get("h", "s")
+            with interruption.armed():
+                # With a time limit, the compiled core does not make the call.
+                end = end_of(table.get, "h", "s", timeout=3.0)
+            if forks == [0]:
+                told[0] = 1 + (end in ("b'value'", "ForkedConnection"))
+                os._exit(0)
+            assert end == "b'value'"
+            if forks:
+                wait_until(lambda: told[0])
+                assert told[0] == 2, (n, interruption.where)
+                told[0] = 0
+            return interruption.count
+
+        for n in steps(get(0)):
+            get(n)
 
 
 # ----------------------------------------------------------------------------------------------------------- a deadline

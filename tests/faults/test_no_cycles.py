@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
 
 from pegasus_green import Client, ConnectFailed, HedgePolicy, PegasusError, Table
@@ -84,16 +85,31 @@ def _described(one: Any) -> str:
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_failed_call_of_any_verb_leaves_no_cycle(box: Any, client: Client, how: str) -> None:
+@pytest.mark.parametrize("where", ["in the caller", "in a greenlet that ends with the error"])
+def test_a_failed_call_of_any_verb_leaves_no_cycle(
+    box: Any, client: Client, how: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead greenlet holds its error, whose traceback holds the frames of the call."""
+    hub = gevent.get_hub()
+    monkeypatch.setattr(hub, "NOT_ERROR", (*hub.NOT_ERROR, PegasusError))
     options = dict(FAILURES[how])
     box.fault(options.pop("action"), rpc="data", **options)
     scene = Scene(client, client.table("temp"), b"cycles")
     failures: Counter[str] = Counter()
     left: dict[str, list[str]] = {}
 
+    def call(operation: Operation) -> None:
+        if where == "in the caller":
+            operation.run(scene)
+            return
+        job = gevent.spawn(operation.run, scene)
+        job.join()
+        if job.exception is not None:
+            failures[type(job.exception).__name__] += 1
+
     def run(operation: Operation) -> None:
         try:
-            operation.run(scene)
+            call(operation)
         except PegasusError as error:
             failures[type(error).__name__] += 1
         # Greenlets and connections end after a while.
@@ -105,6 +121,21 @@ def test_a_failed_call_of_any_verb_leaves_no_cycle(box: Any, client: Client, how
             left[operation.verb] = found
     assert not left
     assert sum(failures.values()) > len(operations) * 0.8, failures
+
+
+def test_a_killed_call_leaves_no_cycle(box: Any, client: Client) -> None:
+    box.fault("drop", rpc="data")
+    table = client.table("temp")
+
+    def run() -> None:
+        for options in ({}, {"timeout": 5.0}):
+            jobs = [gevent.spawn(table.get, "k", "s", **options), gevent.spawn(table.incr, "k", "n", **options)]
+            gevent.sleep(0.01)
+            gevent.killall(jobs)
+        at_rest(client)
+
+    run()
+    assert not cycles_of(run)
 
 
 @pytest.mark.parametrize("how", ["silent", "cut off", "unreadable"])

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import gevent
 import pytest
 
-from pegasus_green import Client, InvalidArgument, MetaUnreachable, RequestTimeout, TableNotFound, TableUnavailable
+from pegasus_green import (
+    Client,
+    InvalidArgument,
+    MetaUnreachable,
+    ProtocolError,
+    RequestTimeout,
+    TableNotFound,
+    TableUnavailable,
+)
 from pegasus_green.onebox import Onebox
 from tests.waiting import Stopwatch
 
@@ -53,6 +61,16 @@ def test_a_limit_of_requests_does_not_count_against_the_servers(box: Onebox) -> 
         assert client.check("temp", timeout=10.0) == {}
         with pytest.raises(RequestTimeout, match="max_rate"):
             client.table("temp").get("h", "s", timeout=0.3)
+
+
+def test_a_server_whose_answer_cannot_be_read_is_named(box: Onebox, client: Client) -> None:
+    bad = box.replica_addresses[1]
+    rule = box.fault("corrupt", rpc="ttl", server=bad)
+    found = client.check("temp", timeout=5.0)
+    rule.remove()
+    assert list(found) == [bad]
+    assert isinstance(found[bad], ProtocolError)
+    assert client.check("temp", timeout=10.0) == {}
 
 
 def test_only_servers_of_the_table_are_asked(box: Onebox, client: Client) -> None:

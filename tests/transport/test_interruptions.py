@@ -6,6 +6,7 @@ tests/faults/test_interruptions.py interrupts at any step. These tests interrupt
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,16 +14,20 @@ import gevent
 import pytest
 from gevent import get_hub, socket
 
-from pegasus_green import CheckType, Client, Mutations, Table, errors
+from pegasus_green import CheckType, Client, HedgePolicy, Mutations, Table, errors
 from pegasus_green.cluster.meta import MetaClient
 from pegasus_green.operations import asynchronous
 from pegasus_green.protocol.framing import Request
 from pegasus_green.transport.connection import Connection
+from pegasus_green.transport.outbox import stop
 from pegasus_green.transport.pool import Peer
+from pegasus_green.transport.reach import in_digits
 from pegasus_green.transport.sockets import notice_dead_paths
+from tests.faults.interruptions import Interruption
 from tests.faults.tools import at_rest
+from tests.fork.forking import end_of
 from tests.leaks import descriptors
-from tests.transport.fakes import Link, Stage, connection_of, dead_address, key_of, silent
+from tests.transport.fakes import Link, Stage, answer, connection_of, dead_address, key_of, silent
 from tests.waiting import Stopwatch, wait_until
 
 
@@ -407,3 +412,82 @@ def test_a_socket_that_is_not_tcp_is_not_changed() -> None:
     notice_dead_paths(mine, 3.0)
     for sock in (mine, other):
         sock.close()
+
+
+# -------------------------------------------------------------------- errors that the client expects of a system call
+def strikes(act: Callable[[], object], error: Exception, within: str) -> None:
+    """Raise an error at each opcode of a function; it must reach the caller."""
+    n, fired = 1, True
+
+    def strike() -> None:
+        raise error
+
+    while fired:
+        interruption = Interruption(n, strike, place="caller", opcodes=True, within=[within])
+        with interruption.armed():
+            ends = None
+            try:
+                act()
+            except Exception as raised:
+                ends = raised
+        fired = interruption.fired
+        assert ends is (error if fired else None), (interruption.where, ends)
+        n += 1
+    assert n > 10 or sys.version_info >= (3, 12), "this Python reports no opcodes of a function that runs once"
+
+
+def test_a_time_limit_of_the_application_is_not_taken_for_an_error_of_the_resolver() -> None:
+    strikes(lambda: in_digits("127.0.0.1:34601"), TimeoutError("of a signal handler"), "in_digits")
+    assert not in_digits("name.example:34601")
+
+
+def test_an_error_of_a_signal_handler_is_not_taken_for_the_end_of_the_loop() -> None:
+    """The watcher would stay on a descriptor that becomes the application's."""
+
+    def make_and_stop() -> None:
+        watcher = gevent.get_hub().loop.io(1, 1)
+        try:
+            stop(watcher)
+        finally:
+            watcher.close()
+
+    strikes(make_and_stop, ValueError("of a signal handler"), "stop")
+
+
+# --------------------------------------------------------------------------------------------- the limit of recursion
+@pytest.mark.parametrize("verb", ["get", "incr", "ttl", "hedged get"])
+def test_a_call_at_the_limit_of_the_recursion_leaves_nothing(stage: Stage, verb: str) -> None:
+    stage.server(answer)
+    client = stage.client(timeout=30.0, hedge=HedgePolicy() if verb == "hedged get" else None)
+    table = client.table("temp")
+    table.incr("h", "n")
+
+    def call() -> object:
+        if verb == "incr":
+            return table.incr("h", "n")
+        return table.ttl("h", "s") if verb == "ttl" else table.get("h", "s", timeout=30.0)
+
+    def deep(levels: int) -> object:
+        return deep(levels - 1) if levels else call()
+
+    def room(levels: int) -> int:
+        try:
+            return room(levels + 1)
+        except RecursionError:
+            return levels
+
+    struck = 0
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        most: Any = gevent.spawn(room, 0)
+        most.join()
+        for left in range(3, 40):
+            job: Any = gevent.spawn(end_of, deep, most.value - left)
+            job.join()
+            struck += job.value == "RecursionError"
+            # The reply may still be on its way, but no caller waits for it.
+            assert not any(connection.is_awaited for connection in client._cluster.pool.connections), left
+    finally:
+        sys.setrecursionlimit(limit)
+    assert 5 < struck < 37

@@ -430,6 +430,23 @@ def test_exit_without_close(stage: Stage) -> None:
     assert out == "b'c'\n"
 
 
+def test_exit_with_global_handles(stage: Stage) -> None:
+    """The interpreter frees them after it has begun to finalize greenlets."""
+    stage.server()
+    out = run_script(
+        """
+        import sys
+        from pegasus_green import Client
+        client = Client([sys.argv[1]])
+        handles = [client.table("temp").incr_async("a", str(number)) for number in range(3)]
+        print([handle.get() for handle in handles])
+        """,
+        stage.meta.address,
+        warn="",
+    )
+    assert out == "[1, 1, 1]\n"
+
+
 def test_exit_with_calls_in_flight(stage: Stage) -> None:
     """Greenlets wait for replies, a dial, a refresh and a pause when the main greenlet ends."""
     stage.server(lambda link, request: None if b"silent" in request.data else answer(link, request))

@@ -101,6 +101,11 @@ def test_invalid_json_is_an_error(raw: bytes) -> None:
         JsonCodec().decode(raw)
 
 
+def test_json_that_the_recursion_limit_refuses_is_not_called_invalid() -> None:
+    with pytest.raises(CodecError, match="cannot be read here: maximum recursion depth"):
+        JsonCodec().decode(b"[" * 100_000 + b"]" * 100_000)
+
+
 # ---------------------------------------------------------------------------------------------------------------- zstd
 @given(VALUES)
 @example(ZSTD_MAGIC)

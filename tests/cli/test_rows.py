@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+
+from pegasus_green import Client
+from pegasus_green.onebox import Onebox
+from tests.cli.conftest import Tool
+from tests.waiting import wait_until
 
 
 def test_commands_for_one_row(tool, capfd, name):
@@ -120,6 +129,39 @@ def test_scan_and_count_of_the_whole_table(tool, capfd, name):
     for_people = tool.run(capfd, "count", *mine, "--histogram").out
     assert "80 rows, 40 hash keys" in for_people
     assert "largest rows" in for_people
+
+
+@contextmanager
+def split_during_a_command(rows: list[tuple[str, str, str]], partitions: int, after: int) -> Iterator[Tool]:
+    """Serve a table with rows. Its last partition splits when a command has made so many requests of scans.
+
+    Its servers return rows of other partitions after that.
+    """
+    with Onebox(replicas=3, tables={"temp": partitions}, split_filter_delay=3600.0) as box:
+        with Client(box.meta_addresses, timeout=20.0) as client:
+            client.table("temp").set_many(rows)
+        # The client repeats these requests, with newer routes.
+        rule = box.fault("error", rpc=("get_scanner", "scan"), error="ERR_INVALID_STATE", after=after)
+
+        def split() -> None:
+            wait_until(lambda: rule.hits)
+            box.split("temp", stepwise=True)
+            assert [box.split_step("temp", partitions - 1) for _ in range(2)] == ["window", "ready"]
+            seen = rule.hits
+            wait_until(lambda: rule.hits > seen + 3)
+            rule.remove()
+
+        other = gevent.spawn(split)
+        yield Tool(box.meta_addresses)
+        other.get()
+
+
+def test_count_by_partition_has_the_rows_of_a_child_that_becomes_ready_meanwhile(capfd):
+    rows = [(f"user:{number}", "name", "v") for number in range(200)]
+    with split_during_a_command(rows, partitions=4, after=0) as tool:
+        counted = tool.run(capfd, "count", "--by-partition", "--parallel", "1", "-o", "json").json
+    assert sum(row["rows"] for row in counted) == 200
+    assert [row["partition"] for row in counted] == [0, 1, 2, 3, 7]
 
 
 def test_a_scan_stops_when_the_pipe_is_closed(tool, capfd, name):

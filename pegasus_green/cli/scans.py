@@ -62,10 +62,24 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
         hash_key_filter=app.filter(hash_filter), sort_key_filter=app.filter(ranges["sort_filter"]), no_value=True
     )
     with rows:
-        # Rows of one hash key are adjacent; those of the empty one are in all partitions.
-        groups = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
-        app.out.rows([key("hash_key"), number("rows")], islice(groups, limit))
+        app.out.rows([key("hash_key"), number("rows")], islice(_hash_keys(rows), limit))
     return OK
+
+
+def _hash_keys(rows: Iterable[Any]) -> Iterator[tuple[bytes, int]]:
+    """Return the hash keys with their numbers of rows. Rows of one hash key are adjacent.
+
+    Those of the empty one are in all partitions, so it comes last.
+    """
+    of_empty = 0
+    for name, group in groupby(rows, itemgetter(0)):
+        found = sum(1 for _ in group)
+        if name:
+            yield name, found
+        else:
+            of_empty += found
+    if of_empty:
+        yield b"", of_empty
 
 
 @command("scan")

@@ -164,6 +164,38 @@ def test_count_by_partition_has_the_rows_of_a_child_that_becomes_ready_meanwhile
     assert [row["partition"] for row in counted] == [0, 1, 2, 3, 7]
 
 
+# Partition 1 of 2 gets user:5 and user:7 in the split.
+MOVED = [*(("user:5", f"{number:04d}", "v") for number in range(1500)), ("user:6", "a", "v"), ("user:7", "a", "v")]
+
+
+def test_keys_names_a_hash_key_once_if_the_table_splits_in_the_middle_of_it(capfd):
+    with split_during_a_command(MOVED, partitions=1, after=1) as tool:
+        found = tool.run(capfd, "keys", "-o", "json").json
+    assert {row["hash_key"]: row["rows"] for row in found} == {"user:5": 1500, "user:6": 1, "user:7": 1}
+    assert len(found) == 3
+
+
+def test_the_histogram_counts_a_hash_key_once_if_the_table_splits_in_the_middle_of_it(capfd):
+    with split_during_a_command(MOVED, partitions=1, after=1) as tool:
+        found = tool.run(capfd, "count", "--histogram", "--parallel", "1", "-o", "json").json
+    assert (found["rows"], found["hash_keys"]) == (1502, 3)
+    assert found["hash_keys_with_most_rows"][0]["rows"] == 1500
+
+
+def test_the_empty_hash_key_counts_once_although_it_is_in_all_partitions(tool, capfd, name):
+    table = name.replace("-", "_")
+    tool.run(capfd, "create", table, "-p", "4")
+    for at in range(20):
+        tool.run(capfd, "set", "", f"key{at}", "v", table=table)
+    tool.run(capfd, "set", "user:7", "name", "v", table=table)
+    found = tool.run(capfd, "keys", "-o", "json", table=table).json
+    assert found == [{"hash_key": "user:7", "rows": 1}, {"hash_key": "", "rows": 20}]
+    sizes = tool.run(capfd, "count", "--histogram", "-o", "json", table=table).json
+    assert sizes["hash_keys"] == 2
+    assert sum(line["count"] for line in sizes["hash_key_bytes"]["histogram"]) == 2
+    tool.run(capfd, "drop", table, "--yes")
+
+
 def test_a_scan_stops_when_the_pipe_is_closed(tool, capfd, name):
     for at in range(5):
         tool.run(capfd, "set", f"{name}{at}", "big", "x" * 200_000)

@@ -90,7 +90,6 @@ class Measure:
                 if hash_key != name:
                     self._end(name, rows, size)
                     name, rows, size = hash_key, 0, 0
-                    self.hash_keys.add(len(hash_key))
                 rows += 1
                 row_size = len(hash_key) + len(sort_key) + len(value)
                 size += row_size
@@ -104,15 +103,18 @@ class Measure:
             self.of_empty[0] += rows
             self.of_empty[1] += size
         elif name is not None:
-            self.rows_each.add(rows)
-            self.most_rows.add(rows, (name, size))
+            self._count(name, rows, size)
+
+    def _count(self, name: bytes, rows: int, size: int) -> None:
+        self.hash_keys.add(len(name))
+        self.rows_each.add(rows)
+        self.most_rows.add(rows, (name, size))
 
     def end(self) -> None:
         """Count what is known only at the end."""
         rows, size = self.of_empty
         if rows:
-            self.rows_each.add(rows)
-            self.most_rows.add(rows, (b"", size))
+            self._count(b"", rows, size)
 
 
 def measure(app: App, parallel: int, largest: int, **filters: Any) -> None:

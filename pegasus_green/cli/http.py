@@ -10,7 +10,7 @@ import gevent
 from gevent import socket
 
 from ..client import Client
-from ..transport.reach import reach
+from ..transport.reach import in_digits, reach
 from ..transport.sockets import dial
 
 MAX_BODY = 256 * 1024 * 1024
@@ -34,17 +34,25 @@ def get(client: Client, server: str, path: str, query: Mapping[str, str | None],
     # Arguments of a command may have bytes that are not UTF-8.
     target = path + (f"?{urlencode(pairs, errors='surrogateescape')}" if pairs else "")
     request = f"GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
-    limit = gevent.Timeout(timeout, TimeoutError(f"no answer within {timeout:g} s"))
-    with limit, _connect(client, server, timeout) as connection:
-        connection.sendall(request.encode())
-        return _read(connection, target)
+    # Not an OSError before the end, because the steps of a connection go on after an OSError.
+    limit = gevent.Timeout(timeout)
+    try:
+        with limit, _connect(client, server, timeout) as connection:
+            connection.sendall(request.encode())
+            return _read(connection, target)
+    except gevent.Timeout as passed:
+        if passed is not limit:
+            raise
+        raise TimeoutError(f"no answer within {timeout:g} s") from None
 
 
 def _connect(client: Client, server: str, timeout: float) -> Any:
     """Return a socket that is connected to a server, by its host name or by the IP address from the meta servers."""
     known = client._cluster.meta.metas.other(server)
+    # The meta servers may know another address of a server that has a name. Some time must be left for it.
+    first = timeout if in_digits(server) else timeout / 2
     try:
-        return reach([server, known] if known else [server], timeout, _dial)[1]
+        return reach([server, known] if known else [server], first, _dial)[1]
     except OSError:
         admin = client.admin
         newest = admin._newest_address(server, admin._deadline(timeout))

@@ -8,7 +8,6 @@ from operator import itemgetter
 from typing import Any
 
 import click
-from gevent.pool import Pool
 
 from .frame import OK, PARTLY, App, command, options, pass_app
 from .multi import is_whole, range_options, selection, sort_filter_option
@@ -63,10 +62,24 @@ def keys(app: App, hash_key: str | None, hash_filter: str | None, limit: int | N
         hash_key_filter=app.filter(hash_filter), sort_key_filter=app.filter(ranges["sort_filter"]), no_value=True
     )
     with rows:
-        # Rows of one hash key are adjacent; those of the empty one are in all partitions.
-        groups = ((name, sum(1 for _ in group)) for name, group in groupby(rows, itemgetter(0)))
-        app.out.rows([key("hash_key"), number("rows")], islice(groups, limit))
+        app.out.rows([key("hash_key"), number("rows")], islice(_hash_keys(rows), limit))
     return OK
+
+
+def _hash_keys(rows: Iterable[Any]) -> Iterator[tuple[bytes, int]]:
+    """Return the hash keys with their numbers of rows. Rows of one hash key are adjacent.
+
+    Those of the empty one are in all partitions, so it comes last.
+    """
+    of_empty = 0
+    for name, group in groupby(rows, itemgetter(0)):
+        found = sum(1 for _ in group)
+        if name:
+            yield name, found
+        else:
+            of_empty += found
+    if of_empty:
+        yield b"", of_empty
 
 
 @command("scan")
@@ -210,15 +223,8 @@ def count(
         found = table.count(parallel=parallel, partitions=partitions or None, **filters)
         out.one("rows", found)
         return OK
-    # A split child that is not ready is counted with its parent.
-    known = (part.index for part in app.client.admin.partitions(table.name) if part.ballot >= 0)
-    indices = partitions or tuple(known)
-    pool = Pool(parallel)
-
-    def one(index: int) -> tuple[int, int]:
-        return index, table.count(partitions=[index], **filters)
-
-    found_each = list(pool.imap(one, indices))
+    # One count for all partitions. With one for each, the children of a split that finishes meanwhile would be missing.
+    found_each = sorted(table._counts(parallel=parallel, partitions=partitions or None, **filters).items())
     out.rows([number("partition"), number("rows")], found_each)
     if out.for_people:
         out.note(f"{counted(sum(rows for _, rows in found_each), 'row')} in {counted(len(found_each), 'partition')}")

@@ -10,7 +10,7 @@ Nothing is patched. A client without the listener has no extra cost.
 attribute                   value
 =========================== ==============================================================================
 ``db.system.name``          ``pegasus``
-``db.collection.name``      the table
+``db.collection.name``      the table (in durations only if the client has found it)
 ``db.operation.name``       the request's name in Pegasus: ``get``, ``put`` for a set, ``scan`` for a batch
 ``db.namespace``            the cluster's name, if it is set
 ``server.address``          the primary of the newest attempt, or the server that the error names
@@ -82,6 +82,8 @@ class PegasusTelemetry(Listener):
                 explicit_bucket_boundaries_advisory=BOUNDARIES,
             )
         self._unnested = Unnested()
+        # The tables that exist. An SDK keeps the durations of each table for ever, so wrong names must not get there.
+        self._tables: set[str] = set()
         self._common: dict[str, Any] = {"db.system.name": "pegasus"}
         if cluster is not None:
             self._common["db.namespace"] = cluster
@@ -97,6 +99,8 @@ class PegasusTelemetry(Listener):
         server: str,
     ) -> None:
         """Export a call that has ended."""
+        if server or error is None:
+            self._tables.add(table)
         attributes = {**self._common, "db.collection.name": table, "db.operation.name": operation}
         if error is not None:
             attributes["error.type"] = type(error).__name__
@@ -108,10 +112,17 @@ class PegasusTelemetry(Listener):
             attributes["server.address"] = host
             attributes["server.port"] = int(port)
         if self._duration is not None:
+            measured = attributes.copy()
+            if table not in self._tables:
+                del measured["db.collection.name"]
             # All measurements share locks that are not reentrant. A span has a lock of its own, and its end may yield.
-            self._unnested.run(self._duration.record, seconds, attributes, get_current())
+            self._unnested.run(self._duration.record, seconds, measured, get_current())
         if self._tracer is not None:
             self._span(f"{operation} {table}", seconds, error, attempts, hedged, attributes)
+
+    def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
+        """Learn that a table exists."""
+        self._tables.add(table)
 
     def _span(
         self,

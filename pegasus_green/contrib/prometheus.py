@@ -45,6 +45,9 @@ A histogram of the collector counts successful calls, without bulk calls; that o
 collector's buckets are powers of two (61 us to 16 s), because the client counts in such buckets. The client does not
 sum up durations, so the collector's ``_sum`` is an estimate: ``latency_sum`` of ``stats()``, with an error of at most
 44 %. The buckets themselves are exact.
+
+Names of tables can come from the requests of an application, and most of them may be wrong. So the listener counts the
+calls of all tables that the client has not found yet with the label ``table="(unknown)"``.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ BUCKETS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 _EXPONENTS = range(-14, 5)
+# The label of tables that the client has not found. No table can have this name.
+UNKNOWN = "(unknown)"
 
 # Name, help text, key in stats().
 _TABLE_COUNTERS = (
@@ -280,7 +285,10 @@ class PegasusMetrics(Listener):
         self._routes = Counter("route_changes", "Partitions whose route changed", ["table"], **common)
         # Label children by table and operation, because labels() costs more than the counting.
         self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
+        # Only tables that exist. A child stays for ever, so there must be none for each wrong name.
         self._running: dict[str, _Level] = {}
+        # The tables of the calls in flight that began before it was known that they exist: one item for each call.
+        self._early: list[str] = []
         self._open: dict[str, _Level] = {}
         self._unnested = Unnested()
         self._pid = os.getpid()
@@ -289,16 +297,38 @@ class PegasusMetrics(Listener):
         """Forget the calls and connections of the parent of this forked process."""
         for level in (*self._running.values(), *self._open.values()):
             level.clear()
+        if self._early:
+            self._early.clear()
+            self._in_flight.labels(UNKNOWN).set(0)
         self._pid = os.getpid()
+
+    def _exists(self, table: str) -> _Level:
+        """Return the level of a table that exists, with the calls that began before this was known."""
+        # setdefault is atomic: threads that come at once get the same one.
+        running = self._running.setdefault(table, _Level(self._in_flight.labels(table)))
+        while self._end_early(table):
+            running.up()
+        return running
+
+    def _end_early(self, table: str) -> bool:
+        """Remove one of the calls that began before it was known that their table exists; False: there is none."""
+        try:
+            # One step: no other thread removes the same call.
+            self._early.remove(table)
+        except ValueError:
+            return False
+        self._in_flight.labels(UNKNOWN).dec()
+        return True
 
     @_unnested
     def call_started(self, table: str, operation: str) -> None:
         """Count a call as in flight."""
         running = self._running.get(table)
         if running is None:
-            # setdefault is atomic: threads that come at once get the same one.
-            running = self._running.setdefault(table, _Level(self._in_flight.labels(table)))
-        running.up()
+            self._early.append(table)
+            self._in_flight.labels(UNKNOWN).inc()
+        else:
+            running.up()
 
     @_unnested
     def call_finished(
@@ -312,23 +342,27 @@ class PegasusMetrics(Listener):
         server: str,
     ) -> None:
         """Count a call that has ended."""
-        known = self._known.get((table, operation))
+        running = self._running.get(table)
+        if running is None and (server or error is None):
+            running = self._exists(table)
+        # A ForkedConnection ends the copy of a call that began in the parent process.
+        ended = isinstance(error, ForkedConnection) or (self._early and self._end_early(table))
+        if running is not None and not ended:
+            running.down()
+        name = table if running is not None else UNKNOWN
+        known = self._known.get((name, operation))
         if known is None:
-            children = self._calls.labels(table, operation), self._seconds.labels(table, operation)
-            known = self._known[table, operation] = children
+            children = self._calls.labels(name, operation), self._seconds.labels(name, operation)
+            known = self._known[name, operation] = children
         calls, histogram = known
         calls.inc()
         histogram.observe(seconds)
-        running = self._running.get(table)
-        # A ForkedConnection ends the copy of a call that began in the parent process.
-        if running is not None and not isinstance(error, ForkedConnection):
-            running.down()
         if error is not None:
-            self._errors.labels(table, operation, type(error).__name__).inc()
+            self._errors.labels(name, operation, type(error).__name__).inc()
         if attempts > 1:
-            self._retries.labels(table, operation).inc(attempts - 1)
+            self._retries.labels(name, operation).inc(attempts - 1)
         if hedged:
-            self._hedge_wins.labels(table).inc()
+            self._hedge_wins.labels(name).inc()
 
     @_unnested
     def connection_opened(self, address: str) -> None:
@@ -346,4 +380,5 @@ class PegasusMetrics(Listener):
     @_unnested
     def routes_changed(self, table: str, app_id: int, partition_count: int, changed: int) -> None:
         """Count changed routes."""
+        self._exists(table)
         self._routes.labels(table).inc(changed)

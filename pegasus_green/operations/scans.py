@@ -280,8 +280,9 @@ class ScanOperations(TableBase[V]):
         """Iterate over the records of the whole table.
 
         The client reads the partitions one after the other, by index, unless ``parallel`` is above 1. Within a
-        partition, rows are ordered by the length of the hash key, then by its bytes, then by sort key. The first
-        ``next`` sends the first request.
+        partition, rows are ordered by the length of the hash key, then by its bytes, then by sort key. So the rows of a
+        hash key follow one another, also if the table splits meanwhile; only those of the empty hash key are in all
+        partitions. The first ``next`` sends the first request.
 
         Args:
             hash_key_filter: Only hash keys that match this filter.
@@ -477,18 +478,15 @@ class ScanOperations(TableBase[V]):
             >>> table.count(hash_key_filter=Filter.prefix("user:7"))
             2
         """
-        query = _table_query(hash_key_filter, sort_key_filter, no_value=True, count_only=True)
-        width = _whole(parallel, "parallel")
-        work = self._work(Token(self.name, 0, query, None, _indices(partitions)), MAX_BATCH, timeout, retry)
-        source = Sequential(work) if width == 1 else Parallel(work, width)
-        total, batch = 0, None
-        try:
-            while (batch := source.next(batch)) is not None:
-                if batch.final:
-                    total += batch.counted
-        finally:
-            work.release_now()
-        return total
+        found = self._counts(
+            hash_key_filter=hash_key_filter,
+            sort_key_filter=sort_key_filter,
+            parallel=parallel,
+            timeout=timeout,
+            retry=retry,
+            partitions=partitions,
+        )
+        return sum(found.values())
 
     count_async = later(
         '>>> table.set("user:7", "name", "Ada")',
@@ -512,6 +510,36 @@ class ScanOperations(TableBase[V]):
         if query not in (plain, token.query):
             raise InvalidArgument(f"the token belongs to a scan with other arguments: {token.query}, not {query}")
         return token
+
+    def _counts(
+        self,
+        *,
+        hash_key_filter: Filter | None,
+        sort_key_filter: Filter | None,
+        parallel: int,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = DEFAULT,
+        partitions: Iterable[int] | None,
+    ) -> dict[int, int]:
+        """Return the numbers of rows by partition.
+
+        If a split finishes meanwhile, the child is added, also if only its parent was chosen. The rows that were
+        counted before that are in the number of the parent.
+        """
+        query = _table_query(hash_key_filter, sort_key_filter, no_value=True, count_only=True)
+        width = _whole(parallel, "parallel")
+        work = self._work(Token(self.name, 0, query, None, _indices(partitions)), MAX_BATCH, timeout, retry)
+        source = Sequential(work) if width == 1 else Parallel(work, width)
+        found: dict[int, int] = {}
+        batch = None
+        try:
+            while (batch := source.next(batch)) is not None:
+                if batch.final:
+                    index, _ = batch.key
+                    found[index] = batch.counted
+        finally:
+            work.release_now()
+        return found
 
     def _work(self, token: Token, batch_size: int, timeout: float | None, retry: RetryPolicy | None) -> Work:
         return Work(

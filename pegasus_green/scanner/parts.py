@@ -4,6 +4,9 @@ A part is a residue class: all rows whose hash modulo ``modulus`` is ``index``. 
 modulus n. If it splits, the part (i, n) becomes (i, 2n) and (i + n, 2n) when the child i + n is ready. Until then
 partition i serves both, and the part stays unchanged. Both halves continue after the last returned key of the parent. A
 part that is finished is not divided. So every row belongs to exactly one part at any time.
+
+The half of the last returned key is read first. So the rows of a hash key follow one another, also if the table splits
+between two of them. The empty hash key is an exception: its rows are in all partitions.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 from ..cluster.routing import Route, RoutingTable
 from ..errors import InvalidArgument
-from ..keys import partition_hash
+from ..keys import crc64, partition_hash
 from ..protocol.rpc import CLEAR_SCANNER
 from ..transport.connection import Connection
 
@@ -48,8 +51,7 @@ class Part:
     """One part of a scan while it is being read.
 
     Attributes:
-        index: The partition, or 0 for the scan of one hash key.
-        extent: ``modulus`` and ``hash``, which change together.
+        extent: ``index``, ``modulus`` and ``hash``, which change together.
         after: The last key that was read; None: no key yet.
         context: Id of the open context on the server; None: no context.
         connection: The connection that the context belongs to.
@@ -64,7 +66,6 @@ class Part:
     """
 
     __slots__ = (
-        "index",
         "extent",
         "after",
         "context",
@@ -80,8 +81,8 @@ class Part:
 
     def __init__(self, index: int, modulus: int, after: bytes | None = None, key_hash: int = 0) -> None:
         """Make a part without an open context."""
-        self.index, self.after = index, after
-        self.extent = modulus, scan_hash(index, modulus) if modulus else key_hash
+        self.after = after
+        self.extent = index, modulus, scan_hash(index, modulus) if modulus else key_hash
         self.context: int | None = None
         self.connection: Connection | None = None
         self.route: Route | None = None
@@ -95,19 +96,24 @@ class Part:
         return f"<Part {self.index} of {self.modulus or 'one hash key'} after={self.after!r} context={self.context}>"
 
     @property
+    def index(self) -> int:
+        """The partition; 0 for the scan of one hash key."""
+        return self.extent[0]
+
+    @property
     def modulus(self) -> int:
         """See the module's description; 0 for the scan of one hash key."""
-        return self.extent[0]
+        return self.extent[1]
 
     @property
     def hash(self) -> int:
         """The partition hash of the requests."""
-        return self.extent[1]
+        return self.extent[2]
 
     @property
     def key(self) -> tuple[int, int]:
         """Index and modulus: the key of the part in the ledger."""
-        return self.index, self.modulus
+        return self.extent[:2]
 
     def opened(self, context: int, connection: Connection, route: Route) -> None:
         """Store a context."""
@@ -144,25 +150,39 @@ class Part:
     def narrow(self, table: RoutingTable, waiting: deque[Part]) -> None:
         """Adapt the part to the table's partition count: the modulus, or the modulus doubled by one or more splits.
 
-        The parts that are split off go before the waiting parts.
+        The part becomes the half of its last key. The parts that are split off go before the waiting parts. The rows
+        counted so far stay with the parent.
         """
-        modulus, siblings = self.modulus, []
-        while modulus < table.count and (child := self._child(table, modulus)) is not None:
+        index, modulus, counted, siblings = self.index, self.modulus, self.counted, []
+        while modulus < table.count and (child := _child(table, index, modulus)) is not None:
             modulus *= 2
-            sibling = Part(child, modulus, self.after)
+            other = child
+            if self.after is not None and _hash_of(self.after) % modulus == child:
+                index, other = child, index
+            sibling = Part(other, modulus, self.after)
             sibling.breaks = self.breaks
+            if other == self.index:
+                sibling.counted, counted = counted, 0
             siblings.append(sibling)
         if siblings:
             # The open context covers both halves.
             self.clear()
-            # One call of a C function: an interruption comes before both changes or after both.
-            narrowed = map(setattr, (self,), ("extent",), ((modulus, scan_hash(self.index, modulus)),))
+            # One call of a C function: an interruption comes before all changes or after all.
+            extent = index, modulus, scan_hash(index, modulus)
+            narrowed = map(setattr, (self, self), ("extent", "counted"), (extent, counted))
             waiting.extendleft(chain(filter(None, narrowed), siblings))
 
-    def _child(self, table: RoutingTable, modulus: int) -> int | None:
-        """Return the index of the other half; None while the parent serves it."""
-        child = self.index + modulus
-        return None if 2 * modulus == table.count and table.routes[child].ballot < 0 else child
+
+def _hash_of(key: bytes) -> int:
+    """Return the partition hash of an encoded key. The key of a token can be any bytes."""
+    end = 2 + int.from_bytes(key[:2], "big")
+    return crc64(key[2:end] or key[end:])
+
+
+def _child(table: RoutingTable, index: int, modulus: int) -> int | None:
+    """Return the index of the other half of a part; None while the parent serves it."""
+    child = index + modulus
+    return None if 2 * modulus == table.count and table.routes[child].ballot < 0 else child
 
 
 def key_part(hash_key: bytes, after: bytes | None = None) -> Part:
@@ -226,14 +246,14 @@ class Ledger:
                 return False
             smaller //= 2
         after = known.pop((index % smaller, smaller))
+        halves = {(index, modulus): after}
         while smaller < modulus:
             mine = index % (2 * smaller)
             other = mine - smaller if mine >= smaller else mine + smaller
             smaller *= 2
-            known[other, smaller] = after
-        known[index, modulus] = after
-        # One step: an interruption leaves the old parts or the new ones.
-        self.after = known
+            halves[other, smaller] = after
+        # One step: an interruption leaves the old parts or the new ones. A scan that is resumed begins with this part.
+        self.after = halves | known
         return True
 
     def parts(self) -> list[tuple[int, int, bytes | None]]:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gevent
+
+from pegasus_green import Client
+from pegasus_green.onebox import Onebox
+from tests.cli.conftest import Tool
+from tests.waiting import wait_until
 
 
 def test_commands_for_one_row(tool, capfd, name):
@@ -120,6 +129,71 @@ def test_scan_and_count_of_the_whole_table(tool, capfd, name):
     for_people = tool.run(capfd, "count", *mine, "--histogram").out
     assert "80 rows, 40 hash keys" in for_people
     assert "largest rows" in for_people
+
+
+@contextmanager
+def split_during_a_command(rows: list[tuple[str, str, str]], partitions: int, after: int) -> Iterator[Tool]:
+    """Serve a table with rows. Its last partition splits when a command has made so many requests of scans.
+
+    Its servers return rows of other partitions after that.
+    """
+    with Onebox(replicas=3, tables={"temp": partitions}, split_filter_delay=3600.0) as box:
+        with Client(box.meta_addresses, timeout=20.0) as client:
+            client.table("temp").set_many(rows)
+        # The client repeats these requests, with newer routes.
+        rule = box.fault("error", rpc=("get_scanner", "scan"), error="ERR_INVALID_STATE", after=after)
+
+        def split() -> None:
+            wait_until(lambda: rule.hits)
+            box.split("temp", stepwise=True)
+            assert [box.split_step("temp", partitions - 1) for _ in range(2)] == ["window", "ready"]
+            seen = rule.hits
+            wait_until(lambda: rule.hits > seen + 3)
+            rule.remove()
+
+        other = gevent.spawn(split)
+        yield Tool(box.meta_addresses)
+        other.get()
+
+
+def test_count_by_partition_has_the_rows_of_a_child_that_becomes_ready_meanwhile(capfd):
+    rows = [(f"user:{number}", "name", "v") for number in range(200)]
+    with split_during_a_command(rows, partitions=4, after=0) as tool:
+        counted = tool.run(capfd, "count", "--by-partition", "--parallel", "1", "-o", "json").json
+    assert sum(row["rows"] for row in counted) == 200
+    assert [row["partition"] for row in counted] == [0, 1, 2, 3, 7]
+
+
+# Partition 1 of 2 gets user:5 and user:7 in the split.
+MOVED = [*(("user:5", f"{number:04d}", "v") for number in range(1500)), ("user:6", "a", "v"), ("user:7", "a", "v")]
+
+
+def test_keys_names_a_hash_key_once_if_the_table_splits_in_the_middle_of_it(capfd):
+    with split_during_a_command(MOVED, partitions=1, after=1) as tool:
+        found = tool.run(capfd, "keys", "-o", "json").json
+    assert {row["hash_key"]: row["rows"] for row in found} == {"user:5": 1500, "user:6": 1, "user:7": 1}
+    assert len(found) == 3
+
+
+def test_the_histogram_counts_a_hash_key_once_if_the_table_splits_in_the_middle_of_it(capfd):
+    with split_during_a_command(MOVED, partitions=1, after=1) as tool:
+        found = tool.run(capfd, "count", "--histogram", "--parallel", "1", "-o", "json").json
+    assert (found["rows"], found["hash_keys"]) == (1502, 3)
+    assert found["hash_keys_with_most_rows"][0]["rows"] == 1500
+
+
+def test_the_empty_hash_key_counts_once_although_it_is_in_all_partitions(tool, capfd, name):
+    table = name.replace("-", "_")
+    tool.run(capfd, "create", table, "-p", "4")
+    for at in range(20):
+        tool.run(capfd, "set", "", f"key{at}", "v", table=table)
+    tool.run(capfd, "set", "user:7", "name", "v", table=table)
+    found = tool.run(capfd, "keys", "-o", "json", table=table).json
+    assert found == [{"hash_key": "user:7", "rows": 1}, {"hash_key": "", "rows": 20}]
+    sizes = tool.run(capfd, "count", "--histogram", "-o", "json", table=table).json
+    assert sizes["hash_keys"] == 2
+    assert sum(line["count"] for line in sizes["hash_key_bytes"]["histogram"]) == 2
+    tool.run(capfd, "drop", table, "--yes")
 
 
 def test_a_scan_stops_when_the_pipe_is_closed(tool, capfd, name):

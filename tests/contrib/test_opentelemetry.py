@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv.attributes import db_attributes, error_attributes, server_attributes
 
-from pegasus_green import Client, PegasusError, RequestTimeout, Table
+from pegasus_green import Client, PegasusError, RequestTimeout, Table, TableNotFound
 from pegasus_green.contrib.opentelemetry import PegasusTelemetry
+from tests.waiting import wait_until
 
 
 class Telemetry:
@@ -190,6 +191,34 @@ def test_durations_are_measured(table: Table, telemetry: Telemetry) -> None:
     assert 0 < points["get"].sum < 10
     assert points["get"].explicit_bounds[0] == 0.0001
     assert dict(points["get"].attributes)[db_attributes.DB_SYSTEM_NAME] == "pegasus"
+
+
+def test_all_missing_tables_have_one_series_of_durations(client: Client, table: Table, telemetry: Telemetry) -> None:
+    table.get("user", "name")
+    for number in range(10):
+        with pytest.raises(TableNotFound):
+            client.table(f"missing {number}").get("user", "name")
+    points = [dict(point.attributes) for point in telemetry.durations()]
+    assert len(points) == 2
+    assert {point.get(db_attributes.DB_COLLECTION_NAME) for point in points} == {table.name, None}
+    assert {span.name for span in telemetry.spans()} == {
+        f"get {table.name}", *(f"get missing {number}" for number in range(10)),
+    }  # fmt: skip
+
+
+def test_a_call_that_fails_after_the_table_was_found_is_measured_with_its_name(
+    metas: str, url: str, telemetry: Telemetry, pegasus_onebox: Any
+) -> None:
+    name = url.rpartition("/")[2]
+    with Client(metas) as client:
+        client.add_listener(telemetry.listener)
+        rule = pegasus_onebox.fault("drop", rpc="get", table=name)
+        caller = gevent.spawn(client.table(name).get, "user", "name")
+        wait_until(lambda: rule.hits)
+        caller.kill()
+        rule.remove()
+    (point,) = telemetry.durations()
+    assert dict(point.attributes)[db_attributes.DB_COLLECTION_NAME] == name
 
 
 def test_spans_or_durations_can_be_turned_off(client: Client, url: str, telemetry: Telemetry) -> None:

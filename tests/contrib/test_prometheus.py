@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -219,6 +219,84 @@ def test_a_dial_that_fails_is_no_end_of_an_open_connection() -> None:
     metrics.connection_lost("10.0.0.1:1", "closed")
     assert gauge(registry, "pegasus_connections") == 0
     assert gauge(registry, "pegasus_connection_losses_total") == 3
+
+
+VERBS: dict[str, Callable[[Table], object]] = {
+    "get": lambda table: table.get("user", "a"),
+    "set": lambda table: table.set("user", "a", "b"),
+    "get_async": lambda table: table.get_async("user", "a").get(),
+    "get_many": lambda table: table.get_many([("user", "a")]),
+    "set_many": lambda table: table.set_many([("user", "a", "b")]),
+    "batch_get": lambda table: table.batch_get([("user", "a")]),
+    "multi_get": lambda table: table.multi_get("user"),
+    "scan": lambda table: list(table.scan()),
+    "scan in parallel": lambda table: list(table.scan(parallel=3)),
+    "hash_scan": lambda table: list(table.hash_scan("user")),
+    "count": lambda table: table.count(),
+}
+
+
+def fails(call: Callable[..., object], *args: Any) -> None:
+    with suppress(PegasusError):
+        call(*args)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_all_missing_tables_have_one_label(client: Client, table: Table, verb: str) -> None:
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    table.set("user", "a", "b")
+    lines = 0
+    for number in range(10):
+        fails(VERBS[verb], client.table(f"missing {number}"))
+        lines = lines or len(generate_latest(registry).splitlines())
+    text = generate_latest(registry).decode()
+    assert "missing" not in text
+    assert len(text.splitlines()) == lines
+    found = samples_of(text)
+    assert found.get(("pegasus_in_flight", "(unknown)"), 0) == 0
+    assert found["pegasus_calls_total", "put", table.name] == 1
+    # Some verbs fail before their first request.
+    errors = {key: value for key, value in found.items() if key[0] == "pegasus_errors_total"}
+    assert list(errors.values()) in ([], [10])
+    assert all((key[1], key[3]) == ("TableNotFound", "(unknown)") for key in errors)
+    assert errors or verb in ("scan", "scan in parallel", "count", "batch_get")
+
+
+def test_calls_in_flight_move_to_the_name_of_their_table_when_it_is_found(own_onebox: Any) -> None:
+    registry = CollectorRegistry()
+    rule = own_onebox.fault("error", rpc="RPC_CM_QUERY_PARTITION_CONFIG_BY_INDEX", error="ERR_BUSY")
+    slow = own_onebox.fault("drop", rpc="get")
+    with Client(own_onebox.meta_addresses, timeout=30.0) as client:
+        metrics = PegasusMetrics(registry=registry)
+        client.add_listener(metrics)
+        callers = [gevent.spawn(fails, client.table("temp").get, "user", str(number)) for number in range(5)]
+        wait_until(lambda: len(metrics._early) == 5)
+        assert exported(registry)["pegasus_in_flight", "(unknown)"] == 5
+        assert ("pegasus_in_flight", "temp") not in exported(registry)
+        callers.pop().kill()
+        assert exported(registry)["pegasus_in_flight", "(unknown)"] == 4
+        rule.remove()
+        wait_until(lambda: slow.hits)
+        found = exported(registry)
+        assert (found["pegasus_in_flight", "(unknown)"], found["pegasus_in_flight", "temp"]) == (0, 4)
+        gevent.killall(callers)
+        slow.remove()
+        client.table("temp").get("user", "a")
+    found = exported(registry)
+    assert (found["pegasus_in_flight", "(unknown)"], found["pegasus_in_flight", "temp"]) == (0, 0)
+    assert found["pegasus_errors_total", "GreenletExit", "get", "(unknown)"] == 1
+    assert found["pegasus_errors_total", "GreenletExit", "get", "temp"] == 4
+
+
+def test_a_listener_that_is_added_later_learns_of_the_table_from_the_first_result(client: Client, table: Table) -> None:
+    table.set("user", "a", "b")
+    registry = CollectorRegistry()
+    client.add_listener(PegasusMetrics(registry=registry))
+    table.get("user", "a")
+    found = exported(registry)
+    assert found["pegasus_calls_total", "get", table.name] == 1
+    assert (found["pegasus_in_flight", table.name], found["pegasus_in_flight", "(unknown)"]) == (0, 0)
 
 
 FORKING = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import groupby, islice
 from typing import Any
 
 import pytest
@@ -105,6 +106,23 @@ def test_a_scan_that_is_under_way_at_a_split_is_exact(table: Split, way: str, af
     found = [next(rows) for _ in range(after)]
     table.split()
     table.check([*found, *rows])
+
+
+@pytest.mark.parametrize("way", ["scan", "resumed"])
+def test_the_rows_of_a_hash_key_follow_one_another_over_a_split(table: Split, way: str) -> None:
+    rows = table.table.scan(batch_size=5)
+    found = [next(rows)]
+    # Up to a hash key of some rows that moves to a child.
+    while not (found[-1].hash_key.startswith(b"log:") and crc64(found[-1].hash_key) % 8 >= 4):
+        found.append(next(rows))
+    table.split()
+    if way == "resumed":
+        found += islice(rows, 10)
+        rows = table.table.scan(resume=rows.token(), batch_size=5)
+    found += rows
+    table.check(found)
+    names = [name for name, _ in groupby(row.hash_key for row in found) if name]
+    assert len(names) == len(set(names))
 
 
 def test_a_scan_continues_after_batches_of_only_foreign_rows(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,22 @@ NAMES = (
         (ADMIN_TESTS, "-k", "unknown_host_names"),
     ),
     Mutation(
+        "2-limit-of-a-page",
+        "the time limit of a page is no error of one of its steps",
+        "cli/http.py",
+        "limit = gevent.Timeout(timeout)",
+        "limit = gevent.Timeout(timeout, TimeoutError())",
+        (NAMES_TESTS, "-k", "time_limit"),
+    ),
+    Mutation(
+        "2-time-for-the-newest-address",
+        "a page of a name that swallows packets is read from the newest address within the time limit",
+        "cli/http.py",
+        "timeout if in_digits(server) else timeout / 2",
+        "timeout",
+        (NAMES_TESTS, "-k", "within_its_time_limit"),
+    ),
+    Mutation(
         "2-wrong-separator",
         "the error for several servers with a wrong separator names the separator",
         "cluster/addresses.py",

@@ -5,19 +5,23 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
 from gevent import socket
+from gevent.server import StreamServer
 
 from pegasus_green import HedgePolicy, errors
+from pegasus_green.cli import http
 from pegasus_green.cluster import meta as meta_module
 from pegasus_green.cluster.dispatcher import MAX_VARIANTS
 from pegasus_green.cluster.limiter import MAX_KEPT
 from pegasus_green.cluster.metas import MAX_LEARNT
 from pegasus_green.cluster.tables import MAX_UNKNOWN
+from pegasus_green.protocol.meta import ListNodesResponse, NodeInfo, make_address
 from tests.transport.fakes import (
     BlackHole,
     FakeMeta,
@@ -186,6 +190,62 @@ def test_the_slower_of_two_connections_is_closed(stage: Stage, names: Names) -> 
     gc.collect()
     assert table.get("h", "s") is None
     assert len(server.links) == 1
+
+
+class Pages:
+    """A server of pages whose name swallows packets. The meta servers name its address in their list of nodes only."""
+
+    def __init__(self, stage: Stage, names: Names, hole: BlackHole, page: Callable[[Any], object]) -> None:
+        def serve(sock: Any, _peer: Any) -> None:
+            with suppress(OSError):
+                page(sock)
+
+        server = stage.extra(StreamServer(("127.0.0.1", 0), serve))
+        server.start()
+        node = NodeInfo(status=1, node=make_address("127.0.0.1", server.server_port), hp_node=NAME)
+        stage.meta.handler = lambda link, request: link.reply(request, ListNodesResponse(err="ERR_OK", infos=[node]))
+        names.known["replica-1.example"] = [hole.address]
+        self.client = stage.client()
+        self.client._cluster.meta.leader = stage.meta.address
+
+    def get(self, timeout: float) -> Any:
+        with gevent.Timeout(20.0):
+            return http.get(self.client, NAME, "/metrics", {}, timeout)
+
+
+def trickle(sock: Any) -> None:
+    while True:
+        sock.sendall(b"H")
+        gevent.sleep(0.05)
+
+
+def say_nothing(sock: Any) -> None:
+    while sock.recv(1000):
+        pass
+
+
+@pytest.mark.parametrize("page", [trickle, say_nothing])
+def test_a_page_that_does_not_end_fails_at_the_time_limit(
+    stage: Stage, names: Names, hole: BlackHole, page: Callable[[Any], object]
+) -> None:
+    pages = Pages(stage, names, hole, page)
+    with pytest.raises(TimeoutError, match=r"^no answer within 0\.8 s$"):
+        pages.get(0.8)
+
+
+def test_a_page_is_read_within_its_time_limit_although_the_name_swallows_packets(
+    stage: Stage, names: Names, hole: BlackHole
+) -> None:
+    pages = Pages(stage, names, hole, lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+    assert pages.get(1.6) == "ok"
+
+
+def test_the_time_limit_of_a_caller_is_not_that_of_the_page(stage: Stage, names: Names, hole: BlackHole) -> None:
+    pages = Pages(stage, names, hole, trickle)
+    limit = gevent.Timeout(0.3)
+    with pytest.raises(gevent.Timeout) as caught, limit:
+        http.get(pages.client, NAME, "/metrics", {}, 10.0)
+    assert caught.value is limit
 
 
 # ------------------------------------------------------------------------------------- one name of several servers

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pegasus_green.cluster.routing import Route, RoutingTable, build
 from pegasus_green.errors import InvalidArgument, MetaError
-from pegasus_green.keys import encode_key, next_key
+from pegasus_green.keys import encode_key, next_key, partition_hash
 from pegasus_green.model import Filter, FilterType
 from pegasus_green.protocol.meta import PartitionConfiguration, QueryCfgResponse
 from pegasus_green.protocol.rpc import GET_SCANNER
@@ -162,6 +162,28 @@ def test_a_part_continues_in_both_halves_after_a_split() -> None:
     assert [(s.key, s.after, s.breaks) for s in siblings] == [((9, 16), b"key", 1), ((5, 8), b"key", 1)]
 
 
+@given(KEY, KEY, st.sampled_from([8, 16, 32]))
+def test_after_a_split_the_half_of_the_last_key_is_read_first(hash_key: bytes, sort_key: bytes, count: int) -> None:
+    found = partition_hash(hash_key, sort_key)
+    part = Part(found % 4, 4, encode_key(hash_key, sort_key))
+    part.counted = 7
+    siblings: deque[Part] = deque()
+    part.narrow(routes(count), siblings)
+    assert part.key == (found % count, count)
+    assert owners([part, *siblings], range(256)) == Counter(range(found % 4, 256, 4))
+    # The rows that were counted before stay with the parent.
+    assert [p.index for p in (part, *siblings) if p.counted] == [found % 4]
+    assert sum(p.counted for p in (part, *siblings)) == 7
+
+
+@pytest.mark.parametrize("after", [None, b"", b"k", b"\xff\xffkey"])
+def test_a_part_after_no_key_or_an_invalid_one_splits_too(after: bytes | None) -> None:
+    part = Part(1, 4, after)
+    siblings: deque[Part] = deque()
+    part.narrow(routes(8), siblings)
+    assert owners([part, *siblings], range(64)) == Counter(range(1, 64, 4))
+
+
 class Strike(BaseException):
     pass
 
@@ -220,6 +242,13 @@ def test_the_ledger_splits_its_parts() -> None:
     ledger.finish(5, 16)
     ledger.finish(3, 4)
     assert sorted(ledger.after) == [(0, 4), (1, 8), (2, 16), (6, 8), (13, 16)]
+
+
+def test_the_ledger_puts_the_halves_of_a_part_before_the_others() -> None:
+    """So that a resumed scan continues in the hash key of the last row."""
+    ledger = Ledger([(1, 4, b"a"), (2, 4, None)])
+    ledger.advance(5, 8, b"b")
+    assert ledger.parts() == [(5, 8, b"b"), (1, 8, b"a"), (2, 4, None)]
 
 
 # --------------------------------------------------------------------------------------------------------------- tokens

@@ -135,6 +135,7 @@ class BatchCall(Attempt):
                 part.clear()
             part.lose()
         self._used = NONE
+        self.work.ask_again(self.deadline)
         assert route.peer is not None
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):

@@ -43,14 +43,12 @@ class Planned(NamedTuple):
 
     Attributes:
         app_id: The table's id; 0 if it is not known yet.
-        initial_count: The partition count of the table when it was created; 0: unknown.
         parts: Index, modulus and last returned key of each part when the scan began.
         waiting: See ``Work``.
         active: See ``Work``.
     """
 
     app_id: int
-    initial_count: int
     parts: tuple[Position, ...]
     waiting: deque[Part] | None
     active: dict[Part, Any]
@@ -76,7 +74,7 @@ class Work:
     """The state of one scan that all its readers share. It does not know the iterator.
 
     Attributes:
-        planned: The plan. ``waiting``, ``active``, ``app_id`` and ``initial_count`` are parts of it.
+        planned: The plan. ``waiting``, ``active`` and ``app_id`` are parts of it.
         waiting: Parts that nobody reads now; None: the scan is not planned yet.
         active: Parts that are being read, with the greenlets that read them. At any interruption a part is in at least
             one of the two places. If it is in both, its greenlet reads it, or has ended. A part in neither is finished,
@@ -135,7 +133,9 @@ class Work:
             waiting = deque(key_part(query.hash_key, after) for _, _, after in known)
         elif known is not None:
             waiting = deque(Part(*one) for one in known)
-        self.planned = Planned(app_id, 0, known or (), waiting, {})
+        self.planned = Planned(app_id, known or (), waiting, {})
+        # Whether a count asks for the initial partition count again if the client has forgotten it.
+        self._asks = False
 
     @property
     def waiting(self) -> deque[Part] | None:
@@ -196,10 +196,14 @@ class Work:
         """
         before, parts = self.planned, self._positions(table)
         asks = self.query.count_only and not holds_no_foreign_rows(table.count, 0)
-        initial_count = self.dispatcher.routes.initial_count(table.app_id, deadline if asks else None)
+        self._asks = asks and self.dispatcher.routes.initial_count(table.app_id, deadline) > 0
         if self.planned is before:
-            waiting = deque(Part(*part) for part in parts)
-            self.planned = Planned(table.app_id, initial_count, parts, waiting, {})
+            self.planned = Planned(table.app_id, parts, deque(Part(*part) for part in parts), {})
+
+    def ask_again(self, deadline: float) -> None:
+        """Ask again for an initial partition count that was forgotten because a connection was lost."""
+        if self._asks:
+            self._asks = self.dispatcher.routes.initial_count(self.app_id, deadline) > 0
 
     def _is_outdated(self, table: RoutingTable) -> bool:
         """Tell whether the scan has read nothing, and its plan does not fit the newest routes.
@@ -245,7 +249,8 @@ class Work:
 
     def is_pure(self, part: Part) -> bool:
         """Tell whether a part's partition certainly holds no rows of other partitions."""
-        return not part.modulus or holds_no_foreign_rows(part.modulus, self.planned.initial_count)
+        initial_count = self.dispatcher.routes.initial_count(self.app_id)
+        return not part.modulus or holds_no_foreign_rows(part.modulus, initial_count)
 
     def narrow(self, part: Part, table: RoutingTable, deadline: float) -> Route | PegasusError:
         """Return the route of the partition that serves a part. Parts that a split adds join the waiting parts.

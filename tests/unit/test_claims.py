@@ -12,7 +12,7 @@ from pegasus_green.scanner.work import Planned, Work
 
 def work_with(*parts: object) -> Any:
     work: Any = Work.__new__(Work)
-    work.planned = Planned(0, 0, (), deque(parts), {})
+    work.planned = Planned(0, (), deque(parts), {})
     return work
 
 

@@ -149,6 +149,18 @@ class TableRoutes:
                 return final
         return self.table
 
+    def renew(self, deadline: float) -> RoutingTable | PegasusError:
+        """Return the routes after a query that begins now. If it fails, or does not end in time, the known ones."""
+        mine = fork.generation()
+        # A query that is in progress may have been answered already.
+        enough = self.refreshes + (2 if self._is_querying() else 1)
+        self.request()
+        while self.refreshes < enough and not self._pool.closed and (left := deadline - monotonic()) > 0:
+            # If an interrupted query loses a wake-up, the caller waits only a moment longer.
+            self.wait_for_news(min(left, TICK))
+            fork.check(mine)
+        return self.get(deadline)
+
     def initial_count(self, app_id: int, deadline: float | None = None) -> int:
         """Return the initial partition count of the table; 0 if it is unknown or of no use.
 

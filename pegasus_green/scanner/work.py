@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from greenlet import getcurrent
 from ..cluster.attempt import DEFAULT
 from ..cluster.dispatcher import Dispatcher
 from ..cluster.routing import Route, RoutingTable
-from ..errors import PegasusError, TableError
+from ..errors import InvalidArgument, PegasusError, TableError
 from ..retry import RetryPolicy
 from ..transport.threads import tell
 from .ownership import holds_no_foreign_rows
@@ -163,17 +164,24 @@ class Work:
             cluster = self.dispatcher.cluster
             cluster.bind()
             deadline = cluster.deadline(self.timeout, monotonic())
-            table = self.dispatcher.routes.get(deadline)
-            if isinstance(table, PegasusError):
-                table.table, table.operation = self.dispatcher.routes.name, "scan"
-                try:
-                    raise table
-                finally:
-                    del table  # the traceback of the error holds this frame
+            with suppress(InvalidArgument):
+                self._plan_with(self.dispatcher.routes.get(deadline), deadline)
             if self.waiting is None:
-                self._divide(table, deadline)
+                # A split may have added the chosen partition since the routes were learned.
+                self._plan_with(self.dispatcher.routes.renew(deadline), deadline)
         assert self.waiting is not None
         return self.waiting
+
+    def _plan_with(self, table: RoutingTable | PegasusError, deadline: float) -> None:
+        """Plan the scan with these routes, or raise the error in their place."""
+        if isinstance(table, PegasusError):
+            table.table, table.operation = self.dispatcher.routes.name, "scan"
+            try:
+                raise table
+            finally:
+                del table  # the traceback of the error holds this frame
+        if self.waiting is None:
+            self._divide(table, deadline)
 
     def _positions(self, table: RoutingTable) -> tuple[Position, ...]:
         """Return the parts of a table that this scan reads if it begins now.

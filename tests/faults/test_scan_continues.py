@@ -10,7 +10,7 @@ import gevent
 import gevent.event
 import pytest
 
-from pegasus_green import Client, Pegasus, PegasusError, RequestTimeout, ScanOptions, Table, TableError
+from pegasus_green import Client, InvalidArgument, Pegasus, PegasusError, RequestTimeout, ScanOptions, Table, TableError
 from pegasus_green.onebox import Onebox
 from pegasus_green.scanner import Scanner, batch
 from tests.faults.interruptions import Interrupted
@@ -183,6 +183,37 @@ def test_a_token_from_after_a_split_resumes_with_routes_from_before_it(box: Oneb
         rows.close()
     assert table._dispatcher.routes.table.count == 4  # type: ignore[union-attr]
     check(found + list(table.scan(resume=token)))
+
+
+READ_PARTITIONS: dict[str, Callable[[Table, int], int]] = {
+    "scan": lambda table, index: len(list(table.scan(partitions=[index]))),
+    "count": lambda table, index: table.count(partitions=[index]),
+}
+
+
+@pytest.mark.parametrize("way", READ_PARTITIONS)
+@pytest.mark.parametrize("order", [1, -1])
+def test_partitions_that_a_split_has_added_are_read(box: Onebox, table: Table, way: str, order: int) -> None:
+    """The client still has the routes from before the split. It must not read the new partition with the old one."""
+    table.get("0", "s-0000")
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    read = READ_PARTITIONS[way]
+    found = {index: read(table, index) for index in range(8)[::order]}
+    with Client(box.meta_addresses) as other:
+        assert found == {index: read(other.table("temp"), index) for index in range(8)}
+    assert sum(found.values()) == len(ROWS)
+
+
+@pytest.mark.parametrize("meta", ["answers", "fails"])
+def test_partitions_that_do_not_exist_are_refused(box: Onebox, table: Table, meta: str) -> None:
+    """The client asks the meta servers before, but needs no answer."""
+    table.get("0", "s-0000")
+    asked = box.fault("delay" if meta == "answers" else "error", rpc="query_cfg", error="ERR_BUSY")
+    for read in READ_PARTITIONS.values():
+        with pytest.raises(InvalidArgument, match="partition 4 of 4 does not exist"):
+            read(table, 4)
+    assert asked.hits >= 2
 
 
 def test_a_hash_scan_is_exact_over_a_split(box: Onebox, table: Table) -> None:

@@ -234,6 +234,14 @@ ROWS = (
         (CONTINUES, "-k", "routes_of_a_dropped_table and count"),
     ),
     Mutation(
+        "6-chosen-partitions-of-old-routes",
+        "a chosen partition is refused only after the meta servers were asked",
+        "scanner/work.py",
+        "self.dispatcher.routes.renew(deadline)",
+        "self.dispatcher.routes.get(deadline)",
+        (CONTINUES, "-k", "partitions_that"),
+    ),
+    Mutation(
         "6-one-table",
         "a scan that has read something stays with its table",
         "scanner/work.py",

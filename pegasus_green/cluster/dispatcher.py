@@ -222,7 +222,9 @@ class Cluster:
         self.pool.forget_peers(used, period)
 
     def _look_again(self, peer: Peer) -> None:
+        """Query routes after a server was lost or is silent."""
         for dispatcher in self.tables.known().values():
+            dispatcher.routes.forget_initial_count()
             if dispatcher.routes.uses(peer):
                 dispatcher.routes.request()
 

@@ -100,8 +100,10 @@ class TableRoutes:
         self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
-        # Table id of the last request for the initial partition count, and that count.
+        # Table id of the last request for the initial partition count, and that count. It may belong to another cluster
+        # at the same addresses as soon as it is ``forgotten``.
         self._initial = (0, 0)
+        self._forgotten = 0
         self._generation = fork.generation()
 
     def __repr__(self) -> str:
@@ -147,6 +149,18 @@ class TableRoutes:
                 return final
         return self.table
 
+    def renew(self, deadline: float) -> RoutingTable | PegasusError:
+        """Return the routes after a query that begins now. If it fails, or does not end in time, the known ones."""
+        mine = fork.generation()
+        # A query that is in progress may have been answered already.
+        enough = self.refreshes + (2 if self._is_querying() else 1)
+        self.request()
+        while self.refreshes < enough and not self._pool.closed and (left := deadline - monotonic()) > 0:
+            # If an interrupted query loses a wake-up, the caller waits only a moment longer.
+            self.wait_for_news(min(left, TICK))
+            fork.check(mine)
+        return self.get(deadline)
+
     def initial_count(self, app_id: int, deadline: float | None = None) -> int:
         """Return the initial partition count of the table; 0 if it is unknown or of no use.
 
@@ -155,7 +169,7 @@ class TableRoutes:
             deadline: Until when the meta servers may be asked; None: do not ask.
         """
         if self._initial[0] != app_id and deadline is not None:
-            now = monotonic()
+            now, forgotten = monotonic(), self._forgotten
             request = ListAppsRequest(status=_AVAILABLE, app_name_pattern=self.name, match_type=_MATCH_EXACT)
             try:
                 reply = self._meta.call(LIST_APPS, request, min(deadline, now + INITIAL_SECONDS))
@@ -166,10 +180,15 @@ class TableRoutes:
             assert isinstance(reply, ListAppsResponse)
             # Servers before 2.6 return all tables. If the user may not list a table, its count stays unknown.
             for info in reply.infos:
-                if info.app_id == app_id:
+                if info.app_id == app_id and forgotten == self._forgotten:
                     copied = any(name.startswith(_COPIED) for name in info.envs)
                     self._initial = app_id, 0 if copied else max(info.init_partition_count, 0)
         return self._initial[1] if self._initial[0] == app_id else 0
+
+    def forget_initial_count(self) -> None:
+        """Forget the initial partition count. If the cluster is made anew, another table can get the same id."""
+        self._forgotten += 1
+        self._initial = (0, 0)
 
     def _passing(self) -> bool:
         """Tell whether the newest query may succeed if it is repeated."""
@@ -185,6 +204,8 @@ class TableRoutes:
             # Running queries belong to the parent process.
             self._query_greenlet = None
             self._stop_timer()
+            # The child does not notice that the connections of the parent are lost.
+            self.forget_initial_count()
             # Last: after an interruption, the next call does all of this again.
             self._generation = fork.generation()
         self._wanted = True
@@ -234,7 +255,7 @@ class TableRoutes:
         """Use routes that another thread has learnt; runs in this thread's hub or before its first call."""
         table = table.bound_to(self._pool.peer, self.table)
         if table.changes(self.table):
-            self.table = table
+            self._replace(table)
             self.error = None
             self._tell()
             self._move_from_silent()
@@ -246,6 +267,7 @@ class TableRoutes:
         self._query_greenlet = None
         self._news = Event()
         self._stop_timer()
+        self.forget_initial_count()
 
     def _query(self) -> None:
         self._started = monotonic()
@@ -266,6 +288,12 @@ class TableRoutes:
                     self._tell()
                 finally:
                     self._plan()
+
+    def _replace(self, table: RoutingTable) -> None:
+        """Store new routes."""
+        if not table.continues(self.table):
+            self.forget_initial_count()
+        self.table = table
 
     def _tell(self) -> None:
         """Wake those who wait for news now, and not those who begin to wait later."""
@@ -307,7 +335,7 @@ class TableRoutes:
         self.error = None
         if changed:
             first = self.table is None
-            self.table = table
+            self._replace(table)
             if not first:
                 text = "routes of %s changed in %d of %d partitions"
                 self._notices.info("changed", text, self.name, changed, table.count)

@@ -145,6 +145,12 @@ class RoutingTable:
         """Return the route for a key with this hash."""
         return self.targets[partition_hash % self.count]
 
+    def continues(self, before: RoutingTable | None) -> bool:
+        """Tell whether this seems to be the same table of the same cluster, with the same partitions."""
+        if before is None or before.app_id != self.app_id or before.count != self.count:
+            return False
+        return all(new.era == old.era for new, old in zip(self.routes, before.routes))
+
     def changes(self, other: RoutingTable | None) -> int:
         """Return the number of partitions that differ from an older table."""
         if other is None or other.app_id != self.app_id or other.count != self.count:

@@ -394,38 +394,38 @@ class AtomicOperations(TableBase[V]):
             >>> table.compare_exchange("job:7", "state", "new", "running").check_value
             b'running'
         """
-        series = Series(self, "compare_exchange", timeout)
         operand = None if expected is None else self._value(expected)
-        while True:
-            check = CheckType.NOT_EXIST if operand is None else CheckType.BYTES_EQUAL
-            if desired is None:
-                result = self.check_and_mutate(
-                    hash_key,
-                    sort_key,
-                    check,
-                    operand,
-                    mutations=Mutations().delete(sort_key),
-                    return_check_value=True,
-                    timeout=series.left(),
-                    retry=retry,
-                    info=info,
-                )
-            else:
-                result = self.check_and_set(
-                    hash_key,
-                    sort_key,
-                    check,
-                    operand,
-                    value=cast("V", desired),
-                    ttl=ttl,
-                    return_check_value=True,
-                    timeout=series.left(),
-                    retry=retry,
-                    info=info,
-                )
-            if result or not self._equals(result, expected):
-                return result
-            operand = result.raw_check_value
+        with Series(self, "compare_exchange", timeout) as series:
+            while True:
+                check = CheckType.NOT_EXIST if operand is None else CheckType.BYTES_EQUAL
+                if desired is None:
+                    result = self.check_and_mutate(
+                        hash_key,
+                        sort_key,
+                        check,
+                        operand,
+                        mutations=Mutations().delete(sort_key),
+                        return_check_value=True,
+                        timeout=series.left(),
+                        retry=retry,
+                        info=info,
+                    )
+                else:
+                    result = self.check_and_set(
+                        hash_key,
+                        sort_key,
+                        check,
+                        operand,
+                        value=cast("V", desired),
+                        ttl=ttl,
+                        return_check_value=True,
+                        timeout=series.left(),
+                        retry=retry,
+                        info=info,
+                    )
+                if result or not self._equals(result, expected):
+                    return result
+                operand = result.raw_check_value
 
     compare_exchange_async = later(
         '>>> bool(table.compare_exchange_async("job:7", "state", None, "new").get())',
@@ -487,30 +487,30 @@ class AtomicOperations(TableBase[V]):
         hash_key = only_hash_key(hash_key)
         sort_key = to_bytes(sort_key, "sort_key")
         at = expire_ts(ttl)
-        series = Series(self, "touch", timeout)
         argument = fast.key_argument(hash_key, sort_key)
-        frame = self._call(GET, crc64(hash_key), argument, series.left(), retry, info)
-        response = self._decode(GET, frame, info)
-        if response.error not in (0, 1):
-            raise self._storage_error(GET, response.error, frame)
-        raw = response.value if response.error == 0 else None
-        while raw is not None:
-            request = CheckAndSetRequest(
-                hash_key=hash_key,
-                check_sort_key=sort_key,
-                check_type=int(CheckType.BYTES_EQUAL),
-                check_operand=raw,
-                set_value=raw,
-                set_expire_ts_seconds=at,
-                return_check_value=True,
-            )
-            argument = CHECK_AND_SET.encode_argument(request)
-            frame = self._write(CHECK_AND_SET, crc64(hash_key), argument, series.left(), retry, info)
-            result = self._checked(CHECK_AND_SET, frame, info)
-            if result:
-                return True
-            raw = result.raw_check_value
-        return False
+        with Series(self, "touch", timeout) as series:
+            frame = self._call(GET, crc64(hash_key), argument, series.left(), retry, info)
+            response = self._decode(GET, frame, info)
+            if response.error not in (0, 1):
+                raise self._storage_error(GET, response.error, frame)
+            raw = response.value if response.error == 0 else None
+            while raw is not None:
+                request = CheckAndSetRequest(
+                    hash_key=hash_key,
+                    check_sort_key=sort_key,
+                    check_type=int(CheckType.BYTES_EQUAL),
+                    check_operand=raw,
+                    set_value=raw,
+                    set_expire_ts_seconds=at,
+                    return_check_value=True,
+                )
+                argument = CHECK_AND_SET.encode_argument(request)
+                frame = self._write(CHECK_AND_SET, crc64(hash_key), argument, series.left(), retry, info)
+                result = self._checked(CHECK_AND_SET, frame, info)
+                if result:
+                    return True
+                raw = result.raw_check_value
+            return False
 
     touch_async = later(
         '>>> table.touch_async("nobody", "name", 60).get()',

@@ -17,6 +17,7 @@ from ..protocol.codes import ERR_HANDLER_NOT_FOUND
 from ..protocol.rpc import BATCH_GET, GET
 from ..results import V
 from ..retry import RetryPolicy
+from ..transport import fork
 from .asynchronous import later
 from .base import DEFAULT, D, TableBase, key_pair, listed, parts_of
 from .series import Series
@@ -165,19 +166,24 @@ class BatchOperations(TableBase[V]):
         series = Series(self, BATCH_GET.label, timeout)
         found: dict[Pair, bytes | PegasusError] = {}
         pending = list(hashes)
+        in_vain = 0
         # Also after an error: its attribute results must not show a record as absent that was not read.
         while pending:
             try:
+                if in_vain:
+                    self._await_routes(in_vain, series, retry)
                 groups = group(hashes, pending, self._routes(series.deadline).count, batch_size)
                 answers = self._ask(groups, hashes, series, retry)
                 # Read again: if the table was made anew meanwhile, the requests were repeated with its new count.
                 count = self._routes(series.deadline).count
             except PegasusError as error:
+                series.complete(error)
                 found.update((pair, copy.copy(error)) for pair in pending)
                 break
-            pending = []
+            before, pending = len(pending), []
             for members, answer in zip(groups, answers):
                 if isinstance(answer, PegasusError):
+                    series.complete(answer)
                     # Each record gets its own instance.
                     found.update((pair, copy.copy(answer)) for pair in members)
                     continue
@@ -189,6 +195,7 @@ class BatchOperations(TableBase[V]):
                         pending.append(pair)
                     elif pair in rows:
                         found[pair] = rows[pair]
+            in_vain = in_vain + 1 if len(pending) == before else 0
         return self._in_order(pairs, found, default, return_errors=return_errors)
 
     batch_get_async = later(
@@ -224,6 +231,20 @@ class BatchOperations(TableBase[V]):
         if isinstance(table, PegasusError):
             raise self._complete(table, BATCH_GET)
         return table
+
+    def _await_routes(self, number: int, series: Series, retry: RetryPolicy | None) -> None:
+        """Wait for newer routes, for as long as before a retry.
+
+        Args:
+            number: How many times in a row only wrong partitions have answered.
+            series: The deadline of the call.
+            retry: The retry policy of the call. Without one, the pauses are the default ones.
+        """
+        mine, dispatcher = fork.generation(), self._dispatcher
+        policy = dispatcher.cluster.options.retry if retry is DEFAULT else retry
+        dispatcher.routes.request()
+        dispatcher.routes.wait_for_news(min((policy or RetryPolicy()).delay(number), series.left()))
+        fork.check(mine)
 
     def _ask(
         self, groups: list[list[Pair]], hashes: dict[Pair, int], series: Series, retry: RetryPolicy | None

@@ -624,12 +624,12 @@ class MultiOperations(TableBase[V]):
         if len(parts) == 1:
             # The usual case needs no second reading of the clock.
             return [send(*parts[0], timeout)]
-        series = Series(self, rpc.label, timeout)
         results = []
-        for begin, end in parts:
-            try:
-                results.append(send(begin, end, series.left()))
-            except PegasusError as error:
-                error.done = begin
-                raise
+        with Series(self, rpc.label, timeout) as series:
+            for begin, end in parts:
+                try:
+                    results.append(send(begin, end, series.left()))
+                except PegasusError as error:
+                    error.done = begin
+                    raise
         return results

@@ -13,7 +13,7 @@ from ..keys import Key, to_bytes
 from ..model import NO_FILTER, Filter
 from ..results import HashRow, HashRowWithTtl, Row, RowWithTtl, V
 from ..retry import RetryPolicy
-from ..scanner import MAX_BATCH, Parallel, Query, Scanner, Sequential, Token, Work, decode
+from ..scanner import MAX_BATCH, Parallel, Query, Scanner, Sequential, Start, Token, Work, decode
 from .asynchronous import later
 from .base import DEFAULT, EPOCH, TableBase, only_hash_key
 
@@ -435,10 +435,16 @@ class ScanOperations(TableBase[V]):
         """
         n = _whole(n, "n")
         query = _table_query(hash_key_filter, sort_key_filter, no_value=no_value, with_ttl=with_ttl)
-        whole = self._work(Token(self.name, 0, query, None), batch_size, timeout, retry)
-        parts = [(part.index, part.modulus, part.after) for part in whole.plan()]
-        tokens = [Token(self.name, whole.app_id, query, parts[first::n]) for first in range(min(n, len(parts)))]
-        return [self._scanner(token, None, 1, batch_size, timeout, retry) for token in tokens]
+        fresh = Token(self.name, 0, query, None)
+        number = min(n, len(self._work(fresh, batch_size, timeout, retry).plan()))
+        start = Start()
+        scanners = [
+            self._scanner(fresh, None, 1, batch_size, timeout, retry, (start, first, number)) for first in range(number)
+        ]
+        for scanner in scanners:
+            # Now, because the token of a scanner has to contain its share.
+            scanner._work.plan()
+        return scanners
 
     def count(
         self,
@@ -541,7 +547,14 @@ class ScanOperations(TableBase[V]):
             work.release_now()
         return found
 
-    def _work(self, token: Token, batch_size: int, timeout: float | None, retry: RetryPolicy | None) -> Work:
+    def _work(
+        self,
+        token: Token,
+        batch_size: int,
+        timeout: float | None,
+        retry: RetryPolicy | None,
+        share: tuple[Start, int, int] | None = None,
+    ) -> Work:
         return Work(
             self._dispatcher,
             token.query,
@@ -551,6 +564,7 @@ class ScanOperations(TableBase[V]):
             parts=token.parts,
             only=token.only,
             app_id=token.app_id,
+            share=share,
         )
 
     def _scanner(
@@ -561,11 +575,12 @@ class ScanOperations(TableBase[V]):
         batch_size: int,
         timeout: float | None,
         retry: RetryPolicy | None,
+        share: tuple[Start, int, int] | None = None,
     ) -> Scanner[Any]:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise InvalidArgument(f"limit must be a whole number of rows or None, not {limit!r}")
         rows = min(_whole(batch_size, "batch_size"), limit or MAX_BATCH)
-        work = self._work(token, rows, timeout, retry)
+        work = self._work(token, rows, timeout, retry, share)
         return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
 
     def _shape(self, query: Query) -> Callable[[Any], Any]:

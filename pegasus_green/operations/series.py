@@ -10,9 +10,12 @@ from .base import TableBase
 
 
 class Series:
-    """The common deadline of all requests of one call."""
+    """The common deadline of all requests of one call.
 
-    __slots__ = ("deadline", "_table", "_operation")
+    It is a context manager: a RequestTimeout that leaves the block has the timeout of the whole call.
+    """
+
+    __slots__ = ("deadline", "_timeout", "_table", "_operation")
 
     def __init__(self, table: TableBase[Any], operation: str, timeout: float | None) -> None:
         """Start the clock. A timeout of None means the client's default.
@@ -20,8 +23,23 @@ class Series:
         Raises:
             InvalidArgument: timeout is not a number above 0.
         """
-        self.deadline = table._dispatcher.cluster.deadline(timeout, monotonic())
+        now = monotonic()
+        self.deadline = table._dispatcher.cluster.deadline(timeout, now)
+        self._timeout = self.deadline - now
         self._table, self._operation = table.name, operation
+
+    def __enter__(self) -> Series:  # noqa: PYI034 - Self is not in Python 3.10
+        """Return the series."""
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Complete an error."""
+        self.complete(error)
+
+    def complete(self, error: BaseException | None) -> None:
+        """Replace the timeout of one request in an error by that of the whole call."""
+        if isinstance(error, RequestTimeout):
+            error.timeout = self._timeout
 
     def left(self) -> float:
         """Return the seconds left for the next request.

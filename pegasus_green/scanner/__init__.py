@@ -11,7 +11,7 @@ from .parts import Ledger, Part, plan, scan_hash
 from .query import MAX_BATCH, Query
 from .sources import Parallel, Sequential
 from .token import Token, decode
-from .work import Work
+from .work import Start, Work
 
 __all__ = [
     "MAX_BATCH",
@@ -21,6 +21,7 @@ __all__ = [
     "Query",
     "Scanner",
     "Sequential",
+    "Start",
     "Token",
     "Work",
     "decode",

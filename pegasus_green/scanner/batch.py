@@ -10,7 +10,15 @@ from gevent._waiter import Waiter
 
 from ..cluster.attempt import Attempt, await_turn, may_repeat
 from ..cluster.routing import Route
-from ..errors import Incomplete, PegasusError, ProtocolError, RequestTimeout, StorageError, storage_error
+from ..errors import (
+    Incomplete,
+    PegasusError,
+    ProtocolError,
+    RequestTimeout,
+    StorageError,
+    TableError,
+    storage_error,
+)
 from ..protocol.binary import Buffer
 from ..protocol.rows import Rows, read_rows
 from ..protocol.rpc import GET_SCANNER, SCAN, Rpc
@@ -21,7 +29,7 @@ from ..transport.connection import Connection
 from ..transport.handover import Orphan, Outcome, left_ms
 from .ownership import own_rows
 from .parts import COMPLETED, NONE, Part, free_context
-from .work import Work
+from .work import Replanned, Work
 
 # If a count is lost this often, the client reads the keys, because it can then continue after the last key.
 MAX_LOST_COUNTS = 2
@@ -100,7 +108,7 @@ class BatchCall(Attempt):
         table = self.owner.routes.get(self.deadline)
         if isinstance(table, PegasusError):
             return table
-        route = self.work.narrow(self.part, table)
+        route = self.work.narrow(self.part, table, self.deadline)
         if isinstance(route, PegasusError):
             return route
         self.hash = self.part.hash
@@ -127,6 +135,7 @@ class BatchCall(Attempt):
                 part.clear()
             part.lose()
         self._used = NONE
+        self.work.ask_again(self.deadline)
         assert route.peer is not None
         connection = route.peer.connect(self.deadline)
         if isinstance(connection, PegasusError):
@@ -245,6 +254,8 @@ class BatchCall(Attempt):
             # Not a frame error of the same name. Status 1 of a scan: the server does not know the context.
             again = isinstance(error, Incomplete) or (error.status == 1 and self.rpc is SCAN)
             return Reaction(retry=True) if again else None
+        if type(error) is TableError and self.work.is_gone():
+            return None
         return super()._reaction(error)
 
     def finish(self) -> Batch:
@@ -271,16 +282,19 @@ class BatchCall(Attempt):
         # One step: an exception between any two steps loses no rows.
         part.fetched = batch, after, counted, partial
         part.settle()
+        counts = self.work.has_read(part)
         adapted = self.work.adapt(part.asked, len(found.rows), self._size)
         if not final and found.status == 0:
             part.opened(found.context_id, self._connection, self._route)
-            if self.work.closed or adapted:
+            if self.work.closed or adapted or not counts:
                 part.clear()
         return batch
 
 
 def fetch(work: Work, part: Part) -> Batch:
     """Return a part's next batch, which may be empty. After a failure it reads again after the last key.
+
+    If the scan is planned again meanwhile, the batch is empty and the part is not among the active parts any more.
 
     Raises:
         PegasusError: The batch cannot be read, or not in time. ``fetch`` may be called again for the part.
@@ -304,6 +318,8 @@ def fetch(work: Work, part: Part) -> Batch:
             call.pause()
         stats.histogram[frexp(monotonic() - begin)[1]] += 1
         return call.finish()
+    except Replanned:
+        return Batch(part.key, [], False, 0)
     except BaseException as error:
         failure = error
         if isinstance(error, PegasusError):

@@ -19,7 +19,7 @@ from .batch import Batch
 from .parts import Ledger
 from .sources import Parallel, Sequential
 from .token import Token
-from .work import Work
+from .work import Planned, Work
 
 R = TypeVar("R")
 Shape = Callable[[Any], R]
@@ -117,7 +117,8 @@ class Scanner(Iterator[R]):
         self._now: tuple[Batch | None, Iterator[Any], Batch | None, int] = None, iter(()), None, 0
         # The rest of the rows in the form of the application.
         self._rows: Iterator[R] = iter(())
-        self._ledger: Ledger | None = None
+        # The ledger of a plan. If the scan was planned again, nothing of the earlier plan was returned.
+        self._ledger: tuple[Planned, Ledger] | None = None
         self._ended = limit == 0
         # The turn of the greenlet that fetches the next batch.
         self._turn: Turn | None = None
@@ -227,18 +228,19 @@ class Scanner(Iterator[R]):
 
     def _settle(self) -> None:
         """Record in the ledger what has been returned."""
-        if self._ledger is None:
-            self._ledger = self._position()
+        planned, known = self._work.planned, self._ledger
+        if known is not None and known[0] is planned:
+            self._write_down(known[1])
         else:
-            self._write_down(self._ledger)
+            ledger = self._position()
+            self._ledger = None if ledger is None else (planned, ledger)
 
     def _position(self) -> Ledger | None:
         """Return what has been returned so far; None if the parts are not known yet."""
-        if self._ledger is None:
-            waiting = self._work.waiting
-            # Before the first batch, all parts are waiting.
-            return None if waiting is None else Ledger((part.index, part.modulus, part.after) for part in waiting)
-        ledger = Ledger(self._ledger.parts())
+        planned, known = self._work.planned, self._ledger
+        if planned.waiting is None:
+            return None
+        ledger = Ledger(known[1].parts() if known is not None and known[0] is planned else planned.parts)
         self._write_down(ledger)
         return ledger
 

@@ -42,6 +42,9 @@ class Sequential:
         if work.closed:
             return None
         part = self._part
+        if part is not None and part not in work.active:
+            # The scan was planned again.
+            part = self._part = None
         batch: Batch | None = None if part is None else part.settle()
         if part is not None and batch is not None:
             if batch is not taken:
@@ -159,12 +162,12 @@ class Parallel:
             except Exception as error:
                 # The application's greenlet gets the error; its next call reads the part again. A forked child has a
                 # copy of this greenlet. The copy ends, so that a new one reads with new connections.
-                if not isinstance(error, ForkedConnection):
+                if not isinstance(error, ForkedConnection) and part in work.active:
                     # The frames of its traceback hold the objects of the scan.
                     self._ready.append(without_traceback(error) if isinstance(error, PegasusError) else error)
                 return
             finally:
-                if not finished and not work.closed and work.waiting is not None:
+                if not finished and not work.closed and work.waiting is not None and part in work.active:
                     work.waiting.appendleft(part)
                 work.active.pop(part, None)
 
@@ -178,7 +181,7 @@ class Parallel:
                     self._room.clear()
                     wait(self._room, LOOK_FOR_LOST)
                 batch = fetch(self.work, part)
-            if self.work.closed:
+            if self.work.closed or part not in self.work.active:
                 return
             known = batch is part.taken or any(type(one) is tuple and one[1] is batch for one in self._ready.copy())
             if not known and (batch.rows or batch.final):

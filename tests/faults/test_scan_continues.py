@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 
-from pegasus_green import Client, PegasusError, RequestTimeout, Table
+from pegasus_green import Client, InvalidArgument, Pegasus, PegasusError, RequestTimeout, ScanOptions, Table, TableError
 from pegasus_green.onebox import Onebox
-from pegasus_green.scanner import Scanner
+from pegasus_green.scanner import Scanner, batch
 from tests.faults.interruptions import Interrupted
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.onebox_only
 
@@ -183,6 +185,37 @@ def test_a_token_from_after_a_split_resumes_with_routes_from_before_it(box: Oneb
     check(found + list(table.scan(resume=token)))
 
 
+READ_PARTITIONS: dict[str, Callable[[Table, int], int]] = {
+    "scan": lambda table, index: len(list(table.scan(partitions=[index]))),
+    "count": lambda table, index: table.count(partitions=[index]),
+}
+
+
+@pytest.mark.parametrize("way", READ_PARTITIONS)
+@pytest.mark.parametrize("order", [1, -1])
+def test_partitions_that_a_split_has_added_are_read(box: Onebox, table: Table, way: str, order: int) -> None:
+    """The client still has the routes from before the split. It must not read the new partition with the old one."""
+    table.get("0", "s-0000")
+    box.split("temp", stepwise=True)
+    box.finish_split("temp")
+    read = READ_PARTITIONS[way]
+    found = {index: read(table, index) for index in range(8)[::order]}
+    with Client(box.meta_addresses) as other:
+        assert found == {index: read(other.table("temp"), index) for index in range(8)}
+    assert sum(found.values()) == len(ROWS)
+
+
+@pytest.mark.parametrize("meta", ["answers", "fails"])
+def test_partitions_that_do_not_exist_are_refused(box: Onebox, table: Table, meta: str) -> None:
+    """The client asks the meta servers before, but needs no answer."""
+    table.get("0", "s-0000")
+    asked = box.fault("delay" if meta == "answers" else "error", rpc="query_cfg", error="ERR_BUSY")
+    for read in READ_PARTITIONS.values():
+        with pytest.raises(InvalidArgument, match="partition 4 of 4 does not exist"):
+            read(table, 4)
+    assert asked.hits >= 2
+
+
 def test_a_hash_scan_is_exact_over_a_split(box: Onebox, table: Table) -> None:
     keys = [b"%d" % n for n in range(150)]
     scans = [table.hash_scan(key, batch_size=3) for key in keys]
@@ -192,13 +225,130 @@ def test_a_hash_scan_is_exact_over_a_split(box: Onebox, table: Table) -> None:
     check(found + [(key, *row) for key, rows in zip(keys, scans) for row in rows])
 
 
-def test_a_scan_fails_when_its_table_is_dropped_and_created_again(box: Onebox, table: Table) -> None:
-    rows = table.scan(batch_size=20, timeout=1.0)
-    take(rows, 100)
+# ----------------------------------------------------------------------------------------------- tables created again
+NEW = [(b"new-%d" % n, b"s", b"v") for n in range(300)]
+
+
+def create_again(box: Onebox, partitions: int = 4) -> None:
+    """Drop the table and create it again, by another client, with other rows."""
     box.drop_table("temp")
-    box.create_table("temp", 4)
-    with pytest.raises(PegasusError, match="created again"):
+    box.create_table("temp", partitions)
+    with Client(box.meta_addresses) as other:
+        other.table("temp").set_many(NEW)
+
+
+@pytest.mark.parametrize("way", ["plain", "parallel", "scanners", "token"])
+def test_a_scan_fails_at_once_when_its_table_is_dropped_and_created_again(box: Onebox, table: Table, way: str) -> None:
+    if way == "scanners":
+        # The last one has read nothing, but another one has.
+        first, *_, rows = table.scanners(4, batch_size=20)
+        take(first, 20)
+    else:
+        rows = scan(table, way)
+        take(rows, 100)
+    create_again(box)
+    if way == "token":
+        rows = table.scan(resume=rows.token())
+    with pytest.raises(TableError, match="created again"):
         list(rows)
+    with pytest.raises(TableError, match="created again"):
+        list(rows)
+
+
+def documented(meta_addresses: list[str], made_again: Callable[[], None]) -> int:
+    pegasus = Pegasus(meta_addresses, "temp")
+    pegasus.init()
+    try:
+        pegasus.get("0", "s-0000")
+        made_again()
+        found = 0
+        for scanner in pegasus.get_unordered_scanners(3, ScanOptions()):
+            while scanner.get_next() is not None:
+                found += 1
+        return found
+    finally:
+        pegasus.close()
+
+
+BEGINNINGS: dict[str, Callable[[Table], int]] = {
+    "scan": lambda table: len(list(table.scan())),
+    "parallel scan": lambda table: len(list(table.scan(batch_size=7, parallel=4))),
+    "scanners": lambda table: sum(len(list(rows)) for rows in table.scanners(3)),
+    "count": lambda table: table.count(),
+    "parallel count": lambda table: table.count(parallel=3),
+    "handle": lambda table: table.count_async().get(),
+}
+
+
+@pytest.mark.parametrize("partitions", [2, 4, 8])
+@pytest.mark.parametrize("way", [*BEGINNINGS, "documented"])
+def test_a_scan_that_begins_with_the_routes_of_a_dropped_table_reads_the_new_one(
+    box: Onebox, table: Table, way: str, partitions: int
+) -> None:
+    if way == "documented":
+        assert documented(box.meta_addresses, lambda: create_again(box, partitions)) == len(NEW)
+        return
+    table.get("0", "s-0000")
+    create_again(box, partitions)
+    assert BEGINNINGS[way](table) == len(NEW)
+
+
+@pytest.mark.parametrize("partitions", [2, 8])
+def test_scanners_divide_the_new_table_if_none_has_read_anything(box: Onebox, table: Table, partitions: int) -> None:
+    scanners = table.scanners(3, batch_size=20)
+    create_again(box, partitions)
+    # Read in turns, so that each of them plans again while the others read.
+    found: list[Any] = []
+    while scanners:
+        for rows in scanners.copy():
+            row = next(rows, None)
+            found += [row] if row else []
+            if row is None:
+                scanners.remove(rows)
+    check(found, NEW)
+
+
+def test_a_token_of_a_scan_that_was_planned_again_continues_in_the_new_table(box: Onebox, table: Table) -> None:
+    table.get("0", "s-0000")
+    create_again(box, 2)
+    for parallel in (1, 3):
+        with table.scan(batch_size=20, parallel=parallel) as rows:
+            found = take(rows, 31)
+            token = rows.token()
+        check(found + list(table.scan(resume=token)), NEW)
+        table._dispatcher.routes.request()
+        create_again(box, 8)
+
+
+def test_late_batches_of_the_old_table_are_dropped(box: Onebox, table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four parallel readers get a batch of the old table; before that, the fourth learns of the new table."""
+    table.get("0", "s-0000")
+    rows = table.scan(batch_size=20, parallel=4)
+    plans: list[Any] = []
+    late: list[int] = []
+    made = gevent.event.Event()
+    send, finish = batch.BatchCall.send, batch.BatchCall.finish
+
+    def send_later(call: batch.BatchCall) -> Any:
+        plans.append(call.work.planned)
+        if call.part.index == 0:
+            made.wait()
+        return send(call)
+
+    def finish_later(call: batch.BatchCall) -> Any:
+        if call.work.planned is plans[0]:
+            late.append(call.part.index)
+            wait_until(lambda: call.work.planned is not plans[0])
+        return finish(call)
+
+    monkeypatch.setattr(batch.BatchCall, "send", send_later)
+    monkeypatch.setattr(batch.BatchCall, "finish", finish_later)
+    reader = gevent.spawn(list, rows)
+    wait_until(lambda: len(late) == 3)
+    create_again(box, 8)
+    made.set()
+    check(reader.get(), NEW)
+    assert sorted(late) == [1, 2, 3]
 
 
 # ------------------------------------------------------------------------------------------------- servers and contexts

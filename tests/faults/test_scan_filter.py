@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import groupby, islice
 from typing import Any
 
 import pytest
 
 from pegasus_green import Client, Filter, Pegasus, ScanOptions, Table
+from pegasus_green.cluster.routing import RoutingTable
 from pegasus_green.keys import crc64
 from pegasus_green.onebox import Onebox
 from pegasus_green.scanner import batch
@@ -238,6 +241,80 @@ def test_tables_with_an_odd_partition_count_are_known_to_be_unsplit() -> None:
         assert table.count() == ROWS
         assert table._dispatcher.routes._initial == (0, 0)
         assert len(list(table.scan())) == ROWS
+
+
+def lose_a_connection(table: Split) -> None:
+    table.box.fault("cut", rpc="get", count=1)
+    table.table.get("user:1", "name")
+
+
+def learn_of_a_new_cluster(table: Split) -> None:
+    """Take routes with lower ballots, as another thread has learned them."""
+    routes = table.table._dispatcher.routes
+    assert routes.table is not None
+    newer = copy.copy(routes.table.routes[0])
+    newer.era += 1
+    routes.take(RoutingTable(newer.app_id, [newer, *routes.table.routes[1:]]))
+
+
+EVENTS: dict[str, Callable[[Split], None]] = {
+    "lost connection": lose_a_connection,
+    "another partition count": Split.split,
+    "new cluster": learn_of_a_new_cluster,
+    "end of the event loop": lambda table: table.table._dispatcher.routes.stop(),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_the_initial_partition_count_is_forgotten(table: Split, event: str) -> None:
+    """The cluster may be a new one. Its table with the same id may have been created with fewer partitions."""
+    assert table.table.count() == ROWS
+    routes = table.table._dispatcher.routes
+    assert routes.table is not None
+    app_id = routes.table.app_id
+    assert routes.initial_count(app_id) == 4
+    EVENTS[event](table)
+    assert routes.initial_count(app_id) == 0
+    assert table.table.count() == ROWS
+    assert routes.initial_count(app_id) == 4
+
+
+@pytest.mark.parametrize("way", ["count", "scan"])
+def test_a_table_of_a_cluster_that_was_made_anew_is_read_exactly(way: str) -> None:
+    """It has the same id and the same number of partitions as before. Before, it was never split; now it was."""
+    options: dict[str, Any] = {"replicas": 3, "metas": 1, "tables": {}, "split_filter_delay": 3600.0}
+    rows = some_rows()
+    with ExitStack() as stack:
+        box = stack.enter_context(Onebox(**options))
+        client = stack.enter_context(Client(box.meta_addresses, refresh_interval=0.05, timeout=10.0))
+        client.admin.create_table("temp", partitions=8)
+        table = client.table("temp")
+        table.set_many(rows)
+        assert table.count() == ROWS
+        box.stop()
+        found = [[int(one.rpartition(":")[2]) for one in ones] for ones in (box.meta_addresses, box.replica_addresses)]
+        ports = dict(zip(("meta_ports", "replica_ports"), found))
+        box = stack.enter_context(Onebox(**options, **ports))
+        with Client(box.meta_addresses) as other:
+            other.admin.create_table("temp", partitions=4)
+            other.table("temp").set_many(rows)
+        box.split("temp", stepwise=True)
+        box.finish_split("temp")
+        assert (table.count() if way == "count" else len(list(table.scan()))) == ROWS
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_count_asks_again_after_a_lost_connection(
+    table: Split, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the servers continue to count, unless there is no answer."""
+    lost = table.box.fault("cut", rpc="get_scanner", after=2, count=1)
+    asked = table.box.fault("delay" if answered else "drop", rpc="RPC_CM_LIST_APPS", after=1)
+    counted = kinds_of_replies(table, monkeypatch)
+    assert counted[:2] == [True, True]
+    assert set(counted[2:]) == {answered}
+    assert (lost.hits, asked.seen - asked.hits) == (1, 1)
+    assert asked.hits
 
 
 def test_reads_within_one_hash_key_are_not_filtered(table: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import pytest
 
-from pegasus_green import Client, Table, errors
+from pegasus_green import Client, JsonCodec, Table, errors
 from pegasus_green.onebox import Onebox
 from tests.waiting import Stopwatch
 
@@ -196,6 +196,33 @@ def test_scope_bounds_a_scan_between_its_batches(box: Onebox, client: Client, ta
     assert time.elapsed >= 1.0
     assert time.seconds < 2.0
     assert 5 <= len(rows) <= 25
+
+
+SERIES: dict[str, Callable[[Table, bytes], object]] = {
+    "touch": lambda table, key: table.touch(key, "0", 60, timeout=0.6),
+    "compare_exchange": lambda table, key: table.compare_exchange(key, "json", [1, 2], [3], timeout=0.6),
+    "batch_get": lambda table, key: table.batch_get([(key, "0")], timeout=0.6),
+    "multi_set": lambda table, key: table.multi_set(key, {"a": [0] * 400, "b": [0] * 400}, split=True, timeout=0.6),
+}
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_a_verb_of_several_requests_reports_the_timeout_of_the_whole_call(
+    box: Onebox, table: Table, hash_key: bytes, name: str
+) -> None:
+    """The first request takes half of it, and the second one gets no reply."""
+    table.multi_set(hash_key, {"0": b"0", "json": b"[1, 2]"})
+    with Client(box.meta_addresses, max_write_bytes=1500) as client:
+        coded = client.table(table.name, codec=JsonCodec())
+        coded.warm_up()
+        box.fault("delay", rpc="data", seconds=0.3, when="after", count=1)
+        if name == "batch_get":
+            box.fault("error", rpc="batch_get", error="ERR_HANDLER_NOT_FOUND")
+        silent = box.fault("drop", rpc="data", after=1)
+        with pytest.raises(errors.RequestTimeout) as caught:
+            SERIES[name](coded, hash_key)
+    assert silent.hits
+    assert caught.value.timeout == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), "1", None])

@@ -308,6 +308,22 @@ CALLS = (
         ("tests/integration/test_check.py", "-k", "limit_of_requests"),
     ),
     Mutation(
+        "6-wrong-partition-pause",
+        "batch_get pauses while only wrong partitions answer",
+        "operations/batch.py",
+        "                if in_vain:\n",
+        "                if False:\n",
+        ("tests/transport/test_retry.py", "-k", "batch_get_pauses"),
+    ),
+    Mutation(
+        "5-timeout-of-the-whole-call",
+        "the error of one of several requests has the timeout of the whole call",
+        "operations/series.py",
+        "            error.timeout = self._timeout\n",
+        "            pass\n",
+        ("tests/integration/test_deadlines.py", "-k", "whole_call"),
+    ),
+    Mutation(
         "5-options-of-a-mapping",
         "a mapping with an invalid timeout is refused when it is made",
         "client.py",

@@ -11,7 +11,7 @@ from pegasus_green import RetryPolicy, bulk, errors
 from pegasus_green.operations import base, many, multi
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import BY_NAME
-from pegasus_green.protocol.rrdb import UpdateResponse
+from pegasus_green.protocol.rrdb import BatchGetResponse, UpdateResponse
 from tests.transport.fakes import Link, Stage, answer, key_for, silent
 from tests.waiting import Stopwatch, wait_until
 
@@ -373,3 +373,39 @@ def test_a_repeated_set_keeps_the_expiry_time(stage: Stage, monkeypatch: pytest.
     calls[verb]()
     sent: list[Any] = [BY_NAME[one.name].decode_argument(one.data, one.offset) for one in server.requests]
     assert [argument.expire_ts_seconds for argument in sent] == [1_800_000_060 - base.EPOCH] * 2
+
+
+# ------------------------------------------------------------------------------------- batch_get and wrong partitions
+class Misplaced:
+    """Answers batch_get for a partition that has none of the keys, the first times or always."""
+
+    def __init__(self, times: int = 1_000_000) -> None:
+        self.times, self.seen = times, 0
+
+    def __call__(self, link: Link, request: Request) -> None:
+        self.seen += 1
+        index = 1 if self.seen <= self.times else 0
+        link.reply(request, BatchGetResponse(error=0, data=[], app_id=request.app_id, partition_index=index))
+
+
+@pytest.mark.parametrize("retry", [FAST, None])
+def test_batch_get_pauses_while_a_wrong_partition_answers(stage: Stage, retry: RetryPolicy | None) -> None:
+    server = stage.server(Misplaced())
+    stage.meta.primaries = [server.address] * 2
+    table = stage.table(refresh_interval=0.1)
+    keys = [(key_for(0, 2), str(number)) for number in range(4)]
+    late = ends(table.batch_get, keys, timeout=0.6, retry=retry)
+    assert isinstance(late, errors.RequestTimeout)
+    assert late.timeout == pytest.approx(0.6)
+    # The pauses are 5 ms or longer and grow to 20 ms or longer. New routes can end about six of them.
+    assert 2 <= len(server.requests) <= 60
+    assert len(stage.meta.queries) >= 2
+
+
+def test_batch_get_succeeds_when_the_right_partition_answers(stage: Stage) -> None:
+    misplaced = Misplaced(times=3)
+    server = stage.server(misplaced)
+    stage.meta.primaries = [server.address] * 2
+    table = stage.table(retry=FAST)
+    assert table.batch_get([(key_for(0, 2), "s")], default="absent") == ["absent"]
+    assert misplaced.seen == 4

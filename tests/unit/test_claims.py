@@ -7,12 +7,12 @@ from typing import Any
 
 import gevent
 
-from pegasus_green.scanner.work import Work
+from pegasus_green.scanner.work import Planned, Work
 
 
 def work_with(*parts: object) -> Any:
     work: Any = Work.__new__(Work)
-    work.waiting, work.active = deque(parts), {}
+    work.planned = Planned(0, (), deque(parts), {})
     return work
 
 
@@ -34,6 +34,6 @@ def test_a_part_that_another_greenlet_has_finished_is_not_claimed() -> None:
             work.waiting.clear()
             return super().setdefault(key, default)
 
-    work.active = Finished()
+    work.planned = work.planned._replace(active=Finished())
     assert work.claim() is None
     assert work.active == {}

@@ -486,8 +486,10 @@ SERVERS = (
         "3-abandoned",
         "a killed or timed-out caller removes its entry",
         "transport/handover.py",
-        "        self.withdraw(seqid)\n        self.pending.pop(seqid, None)",
-        "        self.pending.get(seqid)",
+        "            if known in self._out or known in self._backlog:\n"
+        "                self.withdraw(known)\n"
+        "            self.pending.pop(known, None)",
+        "            self.pending.get(known)",
         ("tests/transport/test_time.py", "-k", "killed_callers_leave"),
     ),
     Mutation(

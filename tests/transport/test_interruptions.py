@@ -76,7 +76,7 @@ WAYS: dict[str, dict[str, Any]] = {"short way": {}, "long way": {"retry": None}}
 # ------------------------------------------------------------------------------------------- an outcome is its call's
 @pytest.mark.parametrize("way", WAYS)
 def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    stage.server(echo)
+    server = stage.server(echo)
     table = stage.table(timeout=30.0)
 
     def calls() -> None:
@@ -85,6 +85,7 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
         once(monkeypatch, Connection, "_flush_soon", interrupt)
         with pytest.raises(Interrupted):
             table.get("h", "interrupted", **WAYS[way])
+        assert connection_of(table.client, server.address).in_flight == 1, "the other call"
         for number in range(20):
             assert table.get("h", f"k{number}", **WAYS[way]) == b"k%d" % number
 
@@ -455,7 +456,7 @@ def test_an_error_of_a_signal_handler_is_not_taken_for_the_end_of_the_loop() -> 
 
 
 # --------------------------------------------------------------------------------------------- the limit of recursion
-@pytest.mark.parametrize("verb", ["get", "incr", "ttl", "hedged get"])
+@pytest.mark.parametrize("verb", ["get", "incr", "ttl", "hedged get", "get with a timeout"])
 def test_a_call_at_the_limit_of_the_recursion_leaves_nothing(stage: Stage, verb: str) -> None:
     stage.server(answer)
     client = stage.client(timeout=30.0, hedge=HedgePolicy() if verb == "hedged get" else None)
@@ -465,7 +466,9 @@ def test_a_call_at_the_limit_of_the_recursion_leaves_nothing(stage: Stage, verb:
     def call() -> object:
         if verb == "incr":
             return table.incr("h", "n")
-        return table.ttl("h", "s") if verb == "ttl" else table.get("h", "s", timeout=30.0)
+        if verb == "ttl":
+            return table.ttl("h", "s")
+        return table.get("h", "s", timeout=30.0) if verb == "get with a timeout" else table.get("h", "s")
 
     def deep(levels: int) -> object:
         return deep(levels - 1) if levels else call()
@@ -483,6 +486,10 @@ def test_a_call_at_the_limit_of_the_recursion_leaves_nothing(stage: Stage, verb:
         most: Any = gevent.spawn(room, 0)
         most.join()
         for left in range(3, 40):
+            for connection in client._cluster.pool.connections:
+                # As after a moment without calls: the timer does not run.
+                wait_until(lambda connection=connection: not connection.pending)
+                connection._rest()
             job: Any = gevent.spawn(end_of, deep, most.value - left)
             job.join()
             struck += job.value == "RecursionError"

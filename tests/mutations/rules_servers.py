@@ -297,10 +297,10 @@ SERVERS = (
         "2-refresh-closes-nothing",
         "a refresh closes no healthy connection",
         "cluster/refresher.py",
-        "        self._move_from_silent()\n\n",
+        "        self._doubt_servers()\n\n",
         "        for one in self._pool.connections:\n"
         '            one.close(ClientClosed("refreshed"))\n'
-        "        self._move_from_silent()\n\n",
+        "        self._doubt_servers()\n\n",
         (REFRESHER, "-k", "closes_no_connection"),
     ),
     Mutation(

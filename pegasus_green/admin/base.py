@@ -194,8 +194,9 @@ class AdminBase:
         """
         client = self._cluster.meta
         try:
-            if client.leader is None:
-                # QUERY_CFG is the only request for which a follower names the leader. Any table name will do.
+            if client.leader is None and not rpc.repeatable:
+                # The request waits for one server only, maybe a silent one, so the leader is found before. Any table
+                # name will do.
                 client.call(rpcs.QUERY_CFG, meta.QueryCfgRequest(table or ""), deadline)
             answer: Any = client.call(rpc, request, deadline)
         except PegasusError as error:

@@ -15,6 +15,7 @@ from ..errors import (
     ForkedConnection,
     InvalidArgument,
     MetaUnreachable,
+    NotServing,
     PegasusError,
     ProtocolError,
     RequestTimeout,
@@ -219,6 +220,8 @@ class Attempt:
             self.owner.routes.request()
             if self.sent_to is not None:
                 self.sent_to.failed_at = monotonic()
+                if isinstance(error, NotServing):
+                    self.sent_to.refused = True
         if what is not None and what.retry and may_repeat(self.retry, self.number):
             self.last = error
             self._next = what

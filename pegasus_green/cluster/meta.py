@@ -27,8 +27,8 @@ from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.framing import gpid_part, parse_reply
 from ..protocol.message import Message
-from ..protocol.meta import QueryCfgResponse, format_address
-from ..protocol.rpc import Rpc
+from ..protocol.meta import QueryCfgRequest, QueryCfgResponse, format_address
+from ..protocol.rpc import QUERY_CFG, Rpc
 from ..transport import fork
 from ..transport.connection import TICK
 from ..transport.handover import Target
@@ -44,6 +44,8 @@ _META = Target(0, 0, gpid_part(0, 0))
 _NOT_YET = ("ERR_SERVICE_NOT_ACTIVE", "ERR_UNDER_RECOVERY")
 PAUSE_BASE = 0.05
 PAUSE_CAP = 0.5
+# How long a server that is not the leader may take to name the leader.
+NAMING_SECONDS = 1.0
 
 
 # Hint for a user without a cluster.
@@ -338,7 +340,7 @@ class MetaClient:
             self._notices.info(f"silent {address}", "meta server %s did not answer: %s", address, reason)
             return answer
         err = getattr(answer, "err", "ERR_OK")
-        if err == "ERR_FORWARD_TO_OTHERS":
+        if _is_forward(answer):
             if self.leader == address:
                 self.leader = None
             forward, other = _forward_of(answer)
@@ -381,8 +383,16 @@ class MetaClient:
         return outcome
 
     def _ask(self, answers: _Answers, address: str, rpc: Rpc, argument: bytes, deadline: float) -> None:
-        """Ask one server; runs in its own greenlet."""
-        answers.put(address, self._outcome(address, rpc, argument, deadline, answers))
+        """Ask one server; runs in its own greenlet. A server that is not the leader is also asked who leads."""
+        answer = self._outcome(address, rpc, argument, deadline, answers)
+        if _is_forward(answer) and rpc is not QUERY_CFG:
+            # It has not executed the request. Only its answer to QUERY_CFG names the leader. Any table name will do.
+            answers.sent_to.discard(address)
+            until = min(deadline, monotonic() + NAMING_SECONDS)
+            named = self._outcome(address, QUERY_CFG, QUERY_CFG.encode_argument(QueryCfgRequest("")), until)
+            if _is_forward(named):
+                answer = named
+        answers.put(address, answer)
 
     def _outcome(
         self, address: str, rpc: Rpc, argument: bytes, deadline: float, answers: _Answers | None = None
@@ -419,6 +429,11 @@ def _decode(rpc: Rpc, frame: Buffer, address: str) -> Message:
     if reply.offset is None or reply.name != rpc.name + "_ACK" or rpc.response is None:
         raise ProtocolError(f"the answer to {reply.name} does not have the expected body", address=address)
     return rpc.response.decode_reply(frame, rpc.body_offset if rpc.bare else reply.offset)
+
+
+def _is_forward(answer: Message | PegasusError) -> bool:
+    """Tell whether the server answers that another one is the leader."""
+    return isinstance(answer, Message) and getattr(answer, "err", "") == "ERR_FORWARD_TO_OTHERS"
 
 
 def _forward_of(answer: Message) -> tuple[str, str]:

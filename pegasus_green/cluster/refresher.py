@@ -2,7 +2,7 @@
 
 A query runs in its own greenlet, at most one per table; callers that need a newer answer wait for it. A query is made
 on demand (demands are coalesced, at least ``refresh_interval`` apart) and periodically (with jitter, on a timer that
-does not keep the loop alive). A refresh never touches a connection.
+does not keep the loop alive). A refresh closes no connection that serves.
 """
 
 from __future__ import annotations
@@ -342,6 +342,21 @@ class TableRoutes:
             if self._pool.listeners:
                 self._pool.listeners.emit("routes_changed", self.name, table.app_id, table.count, changed)
         self._move_from_silent()
+        self._doubt_servers()
+
+    def _doubt_servers(self) -> None:
+        """Doubt the connections of primaries that do not serve their partitions although the newest answer names them.
+
+        A route that this answer has changed is new, so no call was refused there.
+        """
+        routes = self.table.routes if self.table is not None else ()
+        doubted = [route for route in routes if route.refused or (route.peer is not None and route.peer.is_unheard)]
+        # A server is asked for one partition at a time, and another server may serve that one. So each has its turn.
+        random.shuffle(doubted)
+        for route in doubted:
+            route.refused = False
+            if route.peer is not None:
+                route.peer.doubt(route)
 
     def _move_from_silent(self) -> None:
         """Move calls that wait at a silent server to the new primary; runs in the hub."""

@@ -20,7 +20,7 @@ GONE_SECONDS = 1.0
 
 
 class Route(Target):
-    """The route of one partition: its primary and secondaries. Only ``failed_at`` and ``lower`` change.
+    """The route of one partition: its primary and secondaries. Only ``failed_at``, ``refused`` and ``lower`` change.
 
     Attributes:
         ballot: Version of the partition's configuration; below 0: a split child that is not ready.
@@ -30,11 +30,13 @@ class Route(Target):
         others: The IP address of each server that has a host name.
         era: How often a lower ballot was accepted for this partition. A higher era counts more than a higher ballot.
         failed_at: When a call last failed at the primary, so that the routes were queried; monotonic time.
+        refused: Whether the primary has refused a call since the newest answer of a meta server, because it does not
+            serve the partition.
         lower: Ballot and primary of the newest answers, and when the first of them came; None if the ballot of the
             newest answer is not lower than that of the route.
     """
 
-    __slots__ = ("ballot", "primary", "peer", "secondaries", "others", "era", "failed_at", "lower")
+    __slots__ = ("ballot", "primary", "peer", "secondaries", "others", "era", "failed_at", "refused", "lower")
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Route(Target):
         self.ballot, self.primary, self.peer, self.secondaries = ballot, primary, peer, secondaries
         self.others, self.era = others, era
         self.failed_at = -1e9
+        self.refused = False
         self.lower: tuple[int, str, float] | None = None
 
     def __repr__(self) -> str:

@@ -60,7 +60,7 @@ def destroy(hub: Any) -> None:
 
     ``hub.destroy`` waits with ``gevent.sleep`` until the threads that resolve names for the hub have ended. At the end
     of a thread gevent has already forgotten the hub, so this would make another hub, which nobody would destroy. So
-    these threads end before.
+    these threads end before. This takes as long as the system's resolver takes: its threads cannot be interrupted.
     """
     pool = hub._threadpool
     if pool is not None and pool.pid != os.getpid():

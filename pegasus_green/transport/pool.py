@@ -25,11 +25,12 @@ from ..errors import (
 from ..events import CANNOT_CONNECT, Listeners
 from ..options import ClientOptions
 from . import fork
-from .connection import Connection
-from .handover import HUB_ENDED
+from .connection import TICK, Connection
+from .elsewhere import find_elsewhere
+from .handover import HUB_ENDED, Target
 from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
 from .notices import Notices
-from .reach import reach
+from .reach import in_digits, reach
 from .sockets import dial
 from .waits import wait
 
@@ -48,6 +49,8 @@ RENEGOTIATE_CAP = 30.0
 PROBE_SILENCE = 1.5
 PROBE_INTERVAL = 30.0
 PROBE_SECONDS = 1.0
+# The other addresses of a server are tried at most this often while its connection seems to lead to another machine.
+DOUBT_INTERVAL = 1.0
 
 
 class Peer:
@@ -89,6 +92,8 @@ class Peer:
         "_dialogue",
         "_refusal",
         "_probe_at",
+        "_looking",
+        "_doubt_at",
         "_cool_until",
         "_error",
         "_generation",
@@ -113,6 +118,9 @@ class Peer:
         self._dialogue: Dialogue | None = None
         self._refusal: AuthenticationFailed | None = None
         self._probe_at = 0.0
+        # The greenlet that tries other addresses, and the earliest time of the next one.
+        self._looking: Any = None
+        self._doubt_at = 0.0
         self._generation = fork.generation()
 
     def __repr__(self) -> str:
@@ -138,7 +146,7 @@ class Peer:
 
     def forget_dial(self) -> None:
         """Forget the dialling greenlet, which cannot continue, so that the next caller dials."""
-        self._dialling, self._cool_until = None, 0.0
+        self._dialling, self._looking, self._cool_until = None, None, 0.0
 
     def _is_dialling(self) -> bool:
         # Read once: it is shown in other threads, too.
@@ -195,7 +203,7 @@ class Peer:
         """Return the generation of this process. After a fork, forget the dial in progress: it is the parent's."""
         if self._generation != fork.generation():
             # The generation is stored last: after an interruption, the next call does all of this again.
-            self._dialling, self._cool_until, self._dialogue = None, 0.0, None
+            self._dialling, self._looking, self._cool_until, self._dialogue = None, None, 0.0, None
             self._generation = fork.generation()
         return self._generation
 
@@ -308,6 +316,73 @@ class Peer:
             if sock is not None:
                 sock.close()
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether the server owes replies for a while and has never sent one on this connection."""
+        connection = self.connection
+        return connection is not None and not connection.session.received and connection.silence >= PROBE_SILENCE
+
+    def doubt(self, target: Target) -> None:
+        """Look for the server at its other addresses, if it has some; never yields.
+
+        The routes name the server, but it does not serve the partition. So the connection may lead to another machine.
+        It stays in use unless the server answers a read of the partition at another address.
+
+        Args:
+            target: A partition of which the server is the primary.
+        """
+        self._enter_generation()
+        connection, now = self.connection, monotonic()
+        if connection is None or now < self._doubt_at or self.pool.closed:
+            return
+        self._doubt_at = now + DOUBT_INTERVAL
+        looks = self._looking is not None and not self._looking.ready()
+        if not looks and (self.other or not in_digits(self.address)):
+            self._looking = self.pool.spawn(self._look_elsewhere, connection, target)
+
+    def _look_elsewhere(self, doubted: Connection, target: Target) -> None:
+        """Replace the connection if the server serves the partition elsewhere; runs in its own greenlet."""
+        pool, mine = self.pool, fork.generation()
+
+        def still_used() -> bool:
+            known = pool.peers.get(self.address) is self and not pool.closed
+            return known and self.connection is doubted and mine == fork.generation()
+
+        names, who = self._names(), pool.authenticator
+        try:
+            found = find_elsewhere(names, doubted.sockaddr, target, pool.options, pool.dial, who, still_used)
+        except AuthenticationFailed:
+            # See RENEGOTIATE_BASE.
+            self._doubt_at = monotonic() + RENEGOTIATE_CAP
+            return
+        if found is not None:
+            name, sock = found
+            try:
+                pool.adopt(self, sock, mine)
+            except (OSError, ForkedConnection):
+                # It has ended already, or the parent has it.
+                return
+            finally:
+                # If a connection has taken it over, it is empty.
+                sock.close()
+            self._left(doubted, name)
+
+    def _left(self, old: Connection, name: str) -> None:
+        """Leave a connection after the server was found elsewhere, by this name; wait until its calls have ended."""
+        self._reached_by = name
+        self.dials += 1
+        self.opened += 1
+        self.losses += 1
+        self.sent_before += old.session.issued
+        self.received_before += old.session.received
+        where = f"{old.sockaddr[0]}:{old.sockaddr[1]}"
+        text = "%s led to another machine (%s); the server was found by the address %s"
+        self.pool.notices.info(f"elsewhere {self.address}", text, self.address, where, name)
+        # The greenlet goes on, but it does not look any more.
+        self._looking = None
+        while not self.pool.release(old):
+            wait(self.pool.ended, TICK)
+
     def forget(self, connection: Connection) -> None:
         """Forget a connection that belongs to the parent process."""
         self.pool.forget(connection)
@@ -316,6 +391,9 @@ class Peer:
         """Record the end of a connection; the connection calls it; must not yield."""
         if self.connection is connection:
             self._lose(connection, reason)
+        else:
+            # It was in use until the server was found at another address.
+            self.pool.forget(connection)
         text, listeners = str(reason.args[0]), self.pool.listeners
         listeners.note_lost(connection.lifetime, text)
         # A finalizer at the end of a thread must not run code of the application.
@@ -334,6 +412,10 @@ class Peer:
             self.failures = 0
         if monotonic() - connection.born < REDIAL_CAP:
             self._cool()
+        if not connection.session.received:
+            # Something accepts connections there and does not answer. It may be another machine.
+            for name in names:
+                name._reached_by = name._names()[-1]
         self.pool.forget(connection)
         if not isinstance(reason, ClientClosed):
             self.pool.tell_lost(self, str(reason.args[0]), names)
@@ -349,8 +431,8 @@ class Peer:
     def silent(self, connection: Connection) -> None:
         """Record that requests wait and nothing arrives; runs in the hub."""
         self.pool.tell_silent(self.pool.names_of(connection))
-        unheard = not connection.session.received and connection.silence >= PROBE_SILENCE
-        if unheard and self.pool.authenticator is None and monotonic() >= self._probe_at and not self.pool.closed:
+        probes = self.pool.authenticator is None and monotonic() >= self._probe_at and not self.pool.closed
+        if probes and self.is_unheard:
             self._probe_at = monotonic() + PROBE_INTERVAL
             self.pool.spawn(self._probe)
 
@@ -429,6 +511,17 @@ class Pool:
                 if connection is not None:
                     connection.close(ClientClosed("no route names this server any more"))
                 self.peers.pop(address, None)
+        for connection in self.connections:
+            self.release(connection)
+
+    def release(self, connection: Connection) -> bool:
+        """Close a connection that no server uses any more. Return False if requests are in flight there."""
+        names = self.names_of(connection)
+        if names and connection.peer not in names:
+            connection.peer = names[0]
+        if not names and not connection.in_flight:
+            connection.close(ConnectionLost("the server was found at another address", address=connection.peer.address))
+        return bool(names) or connection.lost is not None
 
     def spawn(self, run: Callable[..., Any], *args: Any) -> Any:
         """Run a function in a greenlet that ``close`` kills; return the greenlet.

@@ -84,6 +84,42 @@ def test_a_leader_that_is_not_configured_is_found_by_a_forward(metas: Any) -> No
         assert client._cluster.meta.leader == leader
 
 
+REQUESTS: dict[str, Callable[[Client], object]] = {
+    "ping": lambda client: client.ping(),
+    "list_tables": lambda client: client.admin.list_tables(),
+    "partitions": lambda client: client.admin.partitions("temp"),
+    "set_envs": lambda client: client.admin.set_envs("temp", {"replica.slow_query_threshold": "100"}),
+    "create_table": lambda client: client.admin.create_table("new", partitions=1),
+    "count": lambda client: client.table("temp").count(),
+}
+
+
+@pytest.mark.both_modes
+@pytest.mark.parametrize("state", ["from the start", "after a change"])
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_every_request_finds_a_leader_that_is_not_configured(metas: Any, request_: str, state: str) -> None:
+    """The follower names the leader only in answers to route queries."""
+    follower, other, leader = metas.meta_addresses
+    with Client([follower], timeout=10.0, connect_timeout=CONNECT_TIMEOUT) as client:
+        if state == "after a change":
+            client.admin.list_tables()
+            assert client._cluster.meta.leader == leader
+            metas.set_leader(1)
+        watch = Stopwatch()
+        REQUESTS[request_](client)
+        assert watch.seconds < CONNECT_TIMEOUT
+        assert client._cluster.meta.leader == (leader if state == "from the start" else other)
+
+
+def test_a_new_client_creates_a_table_while_a_meta_server_is_silent(metas: Any) -> None:
+    """A creation is sent to one server only, so the client finds out who leads before."""
+    metas.pause_meta(0)
+    with Client(metas.meta_addresses, timeout=10.0, connect_timeout=CONNECT_TIMEOUT) as client:
+        watch = Stopwatch()
+        client.admin.create_table("new", partitions=1)
+        assert watch.seconds < CONNECT_TIMEOUT
+
+
 def test_followers_without_a_known_leader_are_asked_in_turn(metas: Any) -> None:
     """A follower that names no leader leads to the next server."""
     metas.set_leader(2, known=False)

@@ -142,9 +142,9 @@ AUTH = (
         "12-dial-after-fork",
         "an interrupted reset of a server's dial in a forked child is repeated",
         "transport/pool.py",
-        "            self._dialling, self._cool_until, self._dialogue = None, 0.0, None\n",
+        "            self._dialling, self._looking, self._cool_until, self._dialogue = None, None, 0.0, None\n",
         "            self._generation = fork.generation()\n"
-        "            self._dialling, self._cool_until, self._dialogue = None, 0.0, None\n",
+        "            self._dialling, self._looking, self._cool_until, self._dialogue = None, None, 0.0, None\n",
         (AUTH_INTERRUPTED, "-k", "in_a_forked_child"),
     ),
     Mutation(

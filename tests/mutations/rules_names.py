@@ -9,7 +9,65 @@ METAS_TESTS = "tests/transport/test_metas.py"
 ADMIN_TESTS = "tests/integration/test_admin_servers.py"
 SCOPES_TESTS = "tests/integration/test_scopes.py"
 
+WRONG_TESTS = "tests/transport/test_wrong_machines.py"
+
 NAMES = (
+    Mutation(
+        "2-wrong-machine-of-a-name",
+        "a refused call makes the client look for the server at its other addresses",
+        "cluster/attempt.py",
+        "self.sent_to.refused = True",
+        "self.sent_to.refused = False",
+        (WRONG_TESTS, "-k", "another and (its_address or leads_to_it_again or has_moved)"),
+    ),
+    Mutation(
+        "2-silent-machine-of-a-name",
+        "a server that has never answered is looked for at its other addresses",
+        "cluster/refresher.py",
+        "route.refused or (route.peer is not None and route.peer.is_unheard)",
+        "route.refused",
+        (WRONG_TESTS, "-k", "silent and its_address"),
+    ),
+    Mutation(
+        "2-deaf-machine-of-a-name",
+        "after a connection without an answer, the next dial starts with the other name",
+        "transport/pool.py",
+        "name._reached_by = name._names()[-1]",
+        "pass",
+        (WRONG_TESTS, "-k", "(closes or http) and its_address"),
+    ),
+    Mutation(
+        "2-proof-of-another-address",
+        "a connection is kept unless another address serves the partition",
+        "transport/elsewhere.py",
+        'parse_reply(frames[0][1]).error == "ERR_OK"',
+        "True",
+        (WRONG_TESTS, "-k", "for_a_while"),
+    ),
+    Mutation(
+        "2-looks-pause",
+        "a client looks for another address of a server at most once in a while",
+        "transport/pool.py",
+        "self._doubt_at = now + DOUBT_INTERVAL",
+        "self._doubt_at = now",
+        (WRONG_TESTS, "-k", "for_a_while"),
+    ),
+    Mutation(
+        "2-calls-on-a-connection-that-is-left",
+        "calls in flight keep a connection open that the client leaves",
+        "transport/pool.py",
+        "if not names and not connection.in_flight:",
+        "if not names:",
+        (WRONG_TESTS, "-k", "in_flight"),
+    ),
+    Mutation(
+        "2-other-server-of-a-connection-that-is-left",
+        "the loss of a connection is reported to the server that still uses it",
+        "transport/pool.py",
+        "            connection.peer = names[0]\n",
+        "            pass\n",
+        (WRONG_TESTS, "-k", "in_flight"),
+    ),
     Mutation(
         "2-address-after-the-name",
         "the address of a route is tried if its host name is unreachable",

@@ -158,6 +158,30 @@ SERVERS = (
         (META, "-k", "forward"),
     ),
     Mutation(
+        "2-forward-named",
+        "a follower that refuses a request is asked who leads",
+        "cluster/meta.py",
+        "if _is_forward(answer) and rpc is not QUERY_CFG:",
+        "if False:",
+        (META, "-k", "not_configured"),
+    ),
+    Mutation(
+        "2-forward-not-executed",
+        "a change that a follower has refused has a known outcome",
+        "cluster/meta.py",
+        "            answers.sent_to.discard(address)\n",
+        "",
+        (META, "-k", "creation"),
+    ),
+    Mutation(
+        "2-leader-before-a-creation",
+        "a change is not sent to a silent server if another one leads",
+        "admin/base.py",
+        "if client.leader is None and not rpc.repeatable:",
+        "if False:",
+        (DEAD, "-k", "creates_a_table"),
+    ),
+    Mutation(
         "2-forward-learnt",
         "a leader that is not configured is remembered",
         "cluster/metas.py",
@@ -273,10 +297,10 @@ SERVERS = (
         "2-refresh-closes-nothing",
         "a refresh closes no healthy connection",
         "cluster/refresher.py",
-        "        self._move_from_silent()\n\n",
+        "        self._doubt_servers()\n\n",
         "        for one in self._pool.connections:\n"
         '            one.close(ClientClosed("refreshed"))\n'
-        "        self._move_from_silent()\n\n",
+        "        self._doubt_servers()\n\n",
         (REFRESHER, "-k", "closes_no_connection"),
     ),
     Mutation(

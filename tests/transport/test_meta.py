@@ -11,6 +11,7 @@ import pytest
 from gevent import socket
 
 from pegasus_green import Client, errors
+from pegasus_green.cluster import meta as meta_module
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.meta import CreateAppRequest, CreateAppResponse
 from pegasus_green.protocol.rpc import CREATE_APP, Rpc
@@ -99,6 +100,30 @@ def test_forward_in_a_circle_ends_with_the_deadline(metas: Metas) -> None:
     assert isinstance(error, errors.MetaUnreachable)
     assert "not the leader" in str(error)
     assert len(first.queries) < 12
+
+
+def test_ping_finds_a_leader_that_was_not_configured(metas: Metas) -> None:
+    """A follower names the leader only in its answer to a route query."""
+    first, second, third = metas.all
+    metas.follow(third)
+    client = metas.client(first)
+    client.ping()
+    assert client._cluster.meta.leader == third.address
+    assert (len(first.queries), len(third.queries)) == (1, 0)
+    # The leader changes while the client runs.
+    metas.follow(second)
+    client.ping()
+    assert client._cluster.meta.leader == second.address
+
+
+def test_a_ping_without_a_leader_asks_with_pauses(metas: Metas) -> None:
+    metas.follow(None)
+    error = ends(metas.client().ping, 1.0)
+    assert isinstance(error, errors.MetaUnreachable)
+    assert isinstance(error.last_error, errors.PegasusError)
+    assert error.last_error.code == "ERR_FORWARD_TO_OTHERS"
+    # Each round is a ping and the question who leads.
+    assert all(len(meta.requests) <= 14 for meta in metas.all)
 
 
 def test_silent_first_costs_a_quarter_of_a_second(metas: Metas) -> None:
@@ -372,3 +397,37 @@ def test_a_refused_creation_is_sent_to_the_next_server(stage: Stage) -> None:
     client = stage.client([refusing.address, leader.address])
     assert create(client, 2.0).appid == 7
     assert (len(refusing.requests), len(leader.requests)) == (1, 1)
+
+
+def refuse_to_lead(link: Link, request: Request) -> None:
+    """Answer as a server that is not the leader, and do not name the leader."""
+    if request.name == CREATE_APP.name:
+        link.reply(request, CreateAppResponse(err="ERR_FORWARD_TO_OTHERS"))
+
+
+def test_a_creation_goes_to_the_next_server_if_a_follower_does_not_name_the_leader(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_module, "NAMING_SECONDS", 0.1)
+    follower = stage.extra(FakeServer(refuse_to_lead))
+    leader = stage.extra(FakeServer(lambda link, request: link.reply(request, CreateAppResponse(appid=7))))
+    client = stage.client([follower.address, leader.address])
+    assert create(client, 10.0).appid == 7
+    assert [len(server.requests) for server in (follower, leader)] == [2, 1]
+
+
+def test_a_creation_that_a_follower_has_refused_has_a_known_outcome(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = stage.client([stage.extra(FakeServer(refuse_to_lead)).address])
+    meta = client._cluster.meta
+    outcome = meta._outcome
+
+    def late(address: str, rpc: Rpc, argument: bytes, deadline: float, *rest: Any) -> Any:
+        # As in a process that computes at the deadline, the call ends before the question who leads does.
+        return outcome(address, rpc, argument, deadline + 1.0, *rest)
+
+    monkeypatch.setattr(meta, "_outcome", late)
+    error = create(client, 0.4)
+    assert isinstance(error, errors.MetaUnreachable)
+    assert not error.outcome_unknown

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
+from greenlet import error as greenlet_error
 from greenlet import getcurrent
 
 from ..errors import ConnectFailed
@@ -61,6 +63,8 @@ def destroy(hub: Any) -> None:
     ``hub.destroy`` waits with ``gevent.sleep`` until the threads that resolve names for the hub have ended. At the end
     of a thread gevent has already forgotten the hub, so this would make another hub, which nobody would destroy. So
     these threads end before.
+
+    It also leaves the hub's greenlet suspended, in a cycle that is never freed. So this greenlet is ended, too.
     """
     pool = hub._threadpool
     if pool is not None and pool.pid != os.getpid():
@@ -71,3 +75,7 @@ def destroy(hub: Any) -> None:
             pool.task_queue.put(None)
         _sleep(_STEP)
     hub.destroy(destroy_loop=True)
+    if not hub.dead:
+        # The thread may have ended. Then no other thread can end its greenlets.
+        with suppress(greenlet_error):
+            hub.throw()

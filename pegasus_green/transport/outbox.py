@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import islice
 from types import BuiltinFunctionType
 from typing import Any, Protocol
@@ -94,14 +95,19 @@ def fork_watcher(loop: Any) -> Any:
 
 
 def stop(watcher: Any) -> None:
-    """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort."""
-    if watcher is not None and _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
-        try:
+    """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort.
+
+    gevent never frees a watcher that was active when its loop was destroyed. So this one at least frees its callback.
+    """
+    if watcher is None:
+        return
+    if _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
+        # libev raises this if the loop was destroyed.
+        with suppress(ValueError):
             watcher.stop()
             watcher.close()
-        except ValueError:
-            # libev raises this if the loop was destroyed.
             return
+    watcher.callback = watcher.args = None
 
 
 def is_foreign(error: BaseException, call: object) -> bool:

@@ -444,6 +444,22 @@ CALLS = (
         (SWITCHES, "-k", "another_thread_ends or after_its_hub"),
     ),
     Mutation(
+        "9-hub-is-freed",
+        "the greenlet of the hub of a thread that has ended is ended, too",
+        "transport/hubs.py",
+        "    if not hub.dead:\n",
+        "    if False:\n",
+        (THREADS, "-k", "leave_no_memory"),
+    ),
+    Mutation(
+        "9-dead-watcher-is-emptied",
+        "a watcher of a destroyed loop does not keep its connection",
+        "transport/outbox.py",
+        "    watcher.callback = watcher.args = None\n",
+        "",
+        (THREADS, "-k", "leave_no_memory"),
+    ),
+    Mutation(
         "9-call-in-a-callback",
         "a call in a callback of the event loop raises an error, and nothing is sent",
         "cluster/dispatcher.py",

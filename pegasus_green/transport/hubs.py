@@ -6,9 +6,10 @@ Also refuse calls in the callbacks of the hub.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
@@ -42,6 +43,44 @@ def refuse_callback(hub: Any) -> None:
     """Raise BlockingSwitchOutError if the caller is the hub: its callbacks must not wait, so nothing may be sent."""
     if getcurrent() is hub:
         raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
+
+
+class _User(Protocol):
+    """An object that uses a hub."""
+
+    def hub_has_ended(self) -> None:
+        """Clean up if the hub was destroyed."""
+
+
+class _Destroy:
+    """The method ``destroy`` of one hub, which also tells the users of the hub.
+
+    By default gevent keeps the loop of the main thread for the next hub. There the watchers of a connection would go
+    on, and switch into greenlets of the hub that has ended. Their end would wake the main greenlet in place of an event
+    that it waits for. The read watcher must not check this at each pass, so it is stopped in time.
+    """
+
+    __slots__ = ("_hub", "users")
+
+    def __init__(self, hub: Any) -> None:
+        # A weak reference, so that a hub is freed at once.
+        self._hub = weakref.ref(hub)
+        self.users: weakref.WeakSet[_User] = weakref.WeakSet()
+
+    def __call__(self, destroy_loop: bool | None = None) -> None:
+        hub: Any = self._hub()
+        type(hub).destroy(hub, destroy_loop)
+        for user in list(self.users):
+            user.hub_has_ended()
+
+
+def tell_end(hub: Any, user: _User) -> None:
+    """Tell an object when a hub is destroyed; the hub does not keep it."""
+    kept: dict[str, Any] = vars(hub)
+    destroy = kept.setdefault("destroy", _Destroy(hub))
+    # The application may have replaced the method. Then the next call notices the end.
+    if isinstance(destroy, _Destroy):
+        destroy.users.add(user)
 
 
 def _check_descriptors() -> None:

@@ -460,6 +460,22 @@ CALLS = (
         (THREADS, "-k", "leave_no_memory"),
     ),
     Mutation(
+        "9-told-of-the-end-of-the-hub",
+        "a client ends its connections when their hub is destroyed, also if the loop goes on in the next hub",
+        "transport/hubs.py",
+        "            user.hub_has_ended()\n",
+        "            pass\n",
+        ("tests/transport/test_destroyed_hub.py", "-k", "never_continues"),
+    ),
+    Mutation(
+        "9-nobody-to-fail",
+        "no caller of a destroyed hub gets the error of its lost connection in the next hub",
+        "transport/handover.py",
+        "if not some or self._has_lost_hub():",
+        "if not some:",
+        ("tests/transport/test_destroyed_hub.py", "-k", "never_continues"),
+    ),
+    Mutation(
         "9-call-in-a-callback",
         "a call in a callback of the event loop raises an error, and nothing is sent",
         "cluster/dispatcher.py",

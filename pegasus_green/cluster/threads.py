@@ -18,7 +18,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-import gevent
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
@@ -238,7 +237,7 @@ class Threads:
             left = until - monotonic()
             if left <= 0:
                 return
-            gevent.sleep(min(0.005, left))
+            hubs.sleep(min(0.005, left))
 
     def close(self) -> None:
         """Close everything in all threads. Waiting calls get ClientClosed. Never yields in any thread."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+import gevent
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
@@ -37,6 +38,11 @@ def this_hub() -> Any:
         _check_descriptors()
         hub = get_hub()
     return hub
+
+
+def sleep(seconds: float) -> None:
+    """Wait; a thread without a hub has no greenlets, so it gets no hub for this, which nobody would destroy."""
+    (_sleep if get_hub_if_exists() is None else gevent.sleep)(seconds)
 
 
 def refuse_callback(hub: Any) -> None:

@@ -476,6 +476,14 @@ CALLS = (
         ("tests/transport/test_destroyed_hub.py", "-k", "never_continues"),
     ),
     Mutation(
+        "9-no-hub-for-a-drain",
+        "a drain in a thread without a hub makes none",
+        "transport/hubs.py",
+        "(_sleep if get_hub_if_exists() is None else gevent.sleep)",
+        "gevent.sleep",
+        (THREADS, "-k", "drain_from_a_thread_without"),
+    ),
+    Mutation(
         "9-call-in-a-callback",
         "a call in a callback of the event loop raises an error, and nothing is sent",
         "cluster/dispatcher.py",

@@ -280,6 +280,21 @@ def test_drain_from_another_thread_waits_for_calls_of_all_threads(stage: Stage) 
     assert [caller.value for caller in callers] == [b"c"] * 20
 
 
+def test_drain_from_a_thread_without_a_hub_makes_none(stage: Stage) -> None:
+    """Nobody would destroy this hub at the end of the thread."""
+    server = stage.server(lambda link, request: gevent.spawn_later(0.1, link.value, request, b"c"))
+    client = stage.client()
+    caller = gevent.spawn(client.table("temp").get, "h", "s")
+    wait_until(lambda: server.requests)
+
+    def drain() -> Any:
+        client.close(drain=10.0)
+        return get_hub_if_exists()
+
+    assert in_native_thread(drain) is None
+    assert caller.get() == b"c"
+
+
 def test_handles_and_scanners_belong_to_a_thread(stage: Stage) -> None:
     stage.server(silent)
     table = stage.table()

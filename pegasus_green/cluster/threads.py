@@ -218,7 +218,9 @@ class Threads:
             if seat.is_over():
                 owned = None if seat.owned is None else seat.owned()
                 self.leave(seat)
-                if owned is not None:
+                # The loop of a thread of the parent closes its descriptors by their numbers, and the child may have
+                # closed its copies and opened its own files.
+                if owned is not None and seat.generation == fork.generation():
                     owned.end()
         self.first.listeners.tell_noted()
 

@@ -66,6 +66,14 @@ INTERRUPTIONS = (
         (INTERRUPTION_TESTS, "-k", "watcher"),
     ),
     Mutation(
+        "13-loops-of-the-parent",
+        "a child does not close the descriptors of the event loops of its parent's threads by their numbers",
+        "cluster/threads.py",
+        "if owned is not None and seat.generation == fork.generation():",
+        "if owned is not None:",
+        (FORKS_TESTS, "-k", "keeps_its_files"),
+    ),
+    Mutation(
         "13-wipe-on-fork",
         "a fork without hooks is noticed by a memory page that the kernel clears",
         "transport/fork.py",

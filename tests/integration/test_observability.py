@@ -19,7 +19,6 @@ from pegasus_green.cluster.stats import TableStats
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport import notices as notices_module
 from pegasus_green.transport.notices import Notices
-from tests.transport.test_threads import in_native_thread
 from tests.waiting import Stopwatch, wait_until
 
 pytestmark = pytest.mark.onebox_only
@@ -157,30 +156,6 @@ def test_the_number_of_counted_log_lines_is_limited(caplog: pytest.LogCaptureFix
     assert len(notices._kinds) <= notices_module.MAX_KINDS
     assert len(notices._waiting) <= notices_module.MAX_WAITING
     gevent.sleep(0.01)
-
-
-@pytest.mark.leaks_ok  # the thread destroys its first hub, and nobody destroys the next one
-def test_log_lines_are_written_after_the_end_of_a_hub(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "pegasus_green")
-    notices = Notices("test")
-
-    def lines() -> list[str]:
-        return [record.getMessage() for record in caplog.records]
-
-    def work() -> list[str]:
-        notices.info("kind", "the hub is destroyed before this line is written")
-        gevent.get_hub().destroy(destroy_loop=True)
-        notices.info("kind", "the next hub")
-        wait_until(lambda: len(lines()) == 2, 5.0)
-        notices.info("kind", "the thread ends before this line is written")
-        return lines()
-
-    first = in_native_thread(work)
-    assert first == ["the hub is destroyed before this line is written", "the next hub"]
-    # The client goes over to this thread.
-    notices.info("kind", "the next thread")
-    wait_until(lambda: len(lines()) == 4, 5.0)
-    assert lines() == [*first, "the thread ends before this line is written", "the next thread"]
 
 
 class Waiting(logging.Handler):

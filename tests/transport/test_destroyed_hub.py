@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pegasus_green import Client, PegasusError
 from pegasus_green.errors import ConnectionLost
 from pegasus_green.onebox import Onebox
+from pegasus_green.transport.notices import Notices
 from tests.leaks import descriptors
 from tests.transport.fakes import Link, Stage
 from tests.transport.test_threads import in_native_thread
@@ -161,6 +163,30 @@ def test_a_caller_of_the_ended_hub_never_continues_in_the_next_hub(
     finally:
         told.append(True)
     assert "handover" not in capsys.readouterr().err
+
+
+@pytest.mark.leaks_ok  # the thread destroys its first hub, and nobody destroys the next one
+def test_log_lines_are_written_after_the_end_of_a_hub(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pegasus_green")
+    notices = Notices("test")
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records]
+
+    def work() -> list[str]:
+        notices.info("kind", "the hub is destroyed before this line is written")
+        gevent.get_hub().destroy(destroy_loop=True)
+        notices.info("kind", "the next hub")
+        wait_until(lambda: len(lines()) == 2, 5.0)
+        notices.info("kind", "the thread ends before this line is written")
+        return lines()
+
+    first = in_native_thread(work)
+    assert first == ["the hub is destroyed before this line is written", "the next hub"]
+    # The client goes over to this thread.
+    notices.info("kind", "the next thread")
+    wait_until(lambda: len(lines()) == 4, 5.0)
+    assert lines() == [*first, "the thread ends before this line is written", "the next thread"]
 
 
 # The application destroyed the hub, so it also destroys the next one, at the end of the thread.

@@ -31,7 +31,7 @@ from ..protocol.rpc import GET, PUT, Rpc
 from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
-from ..transport.hubs import refuse_callback, this_hub
+from ..transport.hubs import refuse_callback, tell_end, this_hub
 from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
@@ -129,6 +129,7 @@ class Cluster:
         if waits:
             refuse_callback(hub)
         if self.hub is not hub and self._may_go_over():
+            tell_end(hub, self)
             self.hub = hub
             self.reopen()
         self._generation = fork.generation()
@@ -137,11 +138,13 @@ class Cluster:
 
     def _may_go_over(self) -> bool:
         """Tell whether the client can be bound to a hub: it has none, its hub is the parent's, or its hub has ended."""
-        hub = self.hub
-        over = self._has_lost_hub()
-        if over and self._generation == fork.generation():
+        self.hub_has_ended()
+        return self.hub is None or self._generation != fork.generation()
+
+    def hub_has_ended(self) -> None:
+        """Leave the hub if it was destroyed."""
+        if self._has_lost_hub() and self._generation == fork.generation():
             self.leave()
-        return hub is None or self._generation != fork.generation() or over
 
     def _has_lost_hub(self) -> bool:
         """Tell whether the hub was destroyed. Whether its greenlet is dead then depends on where it was."""

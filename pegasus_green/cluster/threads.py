@@ -18,7 +18,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-import gevent
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
 
@@ -219,7 +218,9 @@ class Threads:
             if seat.is_over():
                 owned = None if seat.owned is None else seat.owned()
                 self.leave(seat)
-                if owned is not None:
+                # The loop of a thread of the parent closes its descriptors by their numbers, and the child may have
+                # closed its copies and opened its own files.
+                if owned is not None and seat.generation == fork.generation():
                     owned.end()
         self.first.listeners.tell_noted()
 
@@ -238,7 +239,7 @@ class Threads:
             left = until - monotonic()
             if left <= 0:
                 return
-            gevent.sleep(min(0.005, left))
+            hubs.sleep(min(0.005, left))
 
     def close(self) -> None:
         """Close everything in all threads. Waiting calls get ClientClosed. Never yields in any thread."""

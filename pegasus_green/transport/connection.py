@@ -45,8 +45,8 @@ from .waits import wait
 READ_SIZE = 256 * 1024
 LEAST_READ = 4 * 1024
 # The read buffer: one for all connections of a hub, because none keeps data in it. Each hub has its own, because their
-# threads read at the same time.
-_chunks: weakref.WeakKeyDictionary[Any, bytearray] = weakref.WeakKeyDictionary()
+# threads read at the same time. It ends with the connections, because gevent does not free every hub that has ended.
+_chunks: weakref.WeakKeyDictionary[Any, weakref.ref[memoryview]] = weakref.WeakKeyDictionary()
 # A pass of the reader ends after this many replies or seconds, so that a busy connection cannot block the hub.
 FRAMES_A_PASS = 256
 SECONDS_A_PASS = 0.002
@@ -101,8 +101,10 @@ class Connection(Handover):
         self._socket: socket | None = None
         self._inode = os.fstat(sock.fileno()).st_ino
         super().__init__(sock.fileno(), peer, options)
-        self._chunk = _chunks.get(self.hub) or _chunks.setdefault(self.hub, bytearray(READ_SIZE))
-        self._view = memoryview(self._chunk)
+        known = _chunks.get(self.hub)
+        self._view = (known and known()) or memoryview(bytearray(READ_SIZE))
+        _chunks[self.hub] = weakref.ref(self._view)
+        self._chunk = self._view.obj
         self.silent_since = 0.0
         self.born = self.heard = monotonic()
         # An idle connection does not keep the loop alive. While calls wait, the reader is referenced.

@@ -113,6 +113,10 @@ class Handover(Outbox):
         """Whether callers wait for replies; an orphan is no caller."""
         return any(not isinstance(taker, Orphan) for taker, _, _, _ in list(self.pending.values()))
 
+    def _has_lost_hub(self) -> bool:
+        """Tell whether the hub was destroyed. If its loop goes on in the next hub, nobody must be woken there."""
+        return self.hub.loop is None
+
     def abandon(self, seqid: int, owner: object = None) -> None:
         """Give up a request: it is not sent if no byte of it was sent; otherwise its reply will be dropped.
 
@@ -184,7 +188,7 @@ class Handover(Outbox):
     def _unpark(self, timer: Any, seqid: int) -> None:
         """Deliver a parked outcome when its caller waits for it; runs in the hub. An interrupted run is repeated."""
         outcome, entry = self._parked.get(seqid), self.pending.get(seqid)
-        if outcome is not None and entry is not None:
+        if outcome is not None and entry is not None and not self._has_lost_hub():
             taker, deadline, movable, held = entry
             context = held() if type(held) is weakref.ref else held
             if held is not None and (context is None or taker.dead):
@@ -242,8 +246,9 @@ class Handover(Outbox):
         """Give up to 256 waiting callers their error, in the hub. The timer repeats for the others."""
         pending, parked, unsent = self.pending, self._parked, self._unsent_at_end or ()
         some = [seqid for seqid in pending if seqid not in parked][:FAILURES_A_PASS]
-        if not some:
+        if not some or self._has_lost_hub():
             stop(timer)
+            return
         for seqid in some:
             if seqid in pending:
                 self.deliver([(seqid, self._closed_error(seqid not in unsent))], pending)

@@ -6,13 +6,17 @@ Also refuse calls in the callbacks of the hub.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
+import gevent
 from gevent import get_hub
 from gevent._hub_local import get_hub_if_exists
 from gevent.exceptions import BlockingSwitchOutError
 from gevent.monkey import get_original
+from greenlet import error as greenlet_error
 from greenlet import getcurrent
 
 from ..errors import ConnectFailed
@@ -36,10 +40,53 @@ def this_hub() -> Any:
     return hub
 
 
+def sleep(seconds: float) -> None:
+    """Wait; a thread without a hub has no greenlets, so it gets no hub for this, which nobody would destroy."""
+    (_sleep if get_hub_if_exists() is None else gevent.sleep)(seconds)
+
+
 def refuse_callback(hub: Any) -> None:
     """Raise BlockingSwitchOutError if the caller is the hub: its callbacks must not wait, so nothing may be sent."""
     if getcurrent() is hub:
         raise BlockingSwitchOutError("a call cannot wait in a callback of the event loop: spawn a greenlet for it")
+
+
+class _User(Protocol):
+    """An object that uses a hub."""
+
+    def hub_has_ended(self) -> None:
+        """Clean up if the hub was destroyed."""
+
+
+class _Destroy:
+    """The method ``destroy`` of one hub, which also tells the users of the hub.
+
+    By default gevent keeps the loop of the main thread for the next hub. There the watchers of a connection would go
+    on, and switch into greenlets of the hub that has ended. Their end would wake the main greenlet in place of an event
+    that it waits for. The read watcher must not check this at each pass, so it is stopped in time.
+    """
+
+    __slots__ = ("_hub", "users")
+
+    def __init__(self, hub: Any) -> None:
+        # A weak reference, so that a hub is freed at once.
+        self._hub = weakref.ref(hub)
+        self.users: weakref.WeakSet[_User] = weakref.WeakSet()
+
+    def __call__(self, destroy_loop: bool | None = None) -> None:
+        hub: Any = self._hub()
+        type(hub).destroy(hub, destroy_loop)
+        for user in list(self.users):
+            user.hub_has_ended()
+
+
+def tell_end(hub: Any, user: _User) -> None:
+    """Tell an object when a hub is destroyed; the hub does not keep it."""
+    kept: dict[str, Any] = vars(hub)
+    destroy = kept.setdefault("destroy", _Destroy(hub))
+    # The application may have replaced the method. Then the next call notices the end.
+    if isinstance(destroy, _Destroy):
+        destroy.users.add(user)
 
 
 def _check_descriptors() -> None:
@@ -61,6 +108,8 @@ def destroy(hub: Any) -> None:
     ``hub.destroy`` waits with ``gevent.sleep`` until the threads that resolve names for the hub have ended. At the end
     of a thread gevent has already forgotten the hub, so this would make another hub, which nobody would destroy. So
     these threads end before. This takes as long as the system's resolver takes: its threads cannot be interrupted.
+
+    It also leaves the hub's greenlet suspended, in a cycle that is never freed. So this greenlet is ended, too.
     """
     pool = hub._threadpool
     if pool is not None and pool.pid != os.getpid():
@@ -71,3 +120,7 @@ def destroy(hub: Any) -> None:
             pool.task_queue.put(None)
         _sleep(_STEP)
     hub.destroy(destroy_loop=True)
+    if not hub.dead:
+        # The thread may have ended. Then no other thread can end its greenlets.
+        with suppress(greenlet_error):
+            hub.throw()

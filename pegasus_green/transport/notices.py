@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent._hub_local import get_hub_if_exists
 
 # Lines of one kind that are written per period. Further lines are counted.
 BURST = 5
@@ -68,7 +69,9 @@ class Notices:
             self.dropped += 1
             return
         self._waiting.append((level, text, details))
-        if self._writer is None or self._writer.ready():
+        writer = self._writer
+        # A greenlet of a hub that was destroyed never ends. A client can also go over to the hub of another thread.
+        if writer is None or writer.ready() or writer.parent is not get_hub_if_exists():
             self._writer = gevent.spawn(self._write)
 
     def _write(self) -> None:

@@ -94,14 +94,21 @@ def fork_watcher(loop: Any) -> Any:
 
 
 def stop(watcher: Any) -> None:
-    """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort."""
-    if watcher is not None and _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
+    """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort.
+
+    gevent never frees a watcher that was active when its loop was destroyed. So this one at least frees its callback.
+    """
+    if watcher is None:
+        return
+    if _is_alive(getattr(watcher, "_watcher_ref", None) or watcher):
         try:
             watcher.stop()
             watcher.close()
+            return
         except ValueError as error:
             if not _tells_end(error):
                 raise
+    watcher.callback = watcher.args = None
 
 
 def _tells_end(error: ValueError) -> bool:

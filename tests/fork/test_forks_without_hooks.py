@@ -143,6 +143,45 @@ client.close()
     assert out == "0\n"
 
 
+@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
+def test_a_child_keeps_its_files_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
+    """Its files get the descriptor numbers of the parent's event loops, and it removes the parent's threads."""
+    stage.server()
+    out = run_script(
+        PRELUDE
+        + """
+import threading
+end, ready = threading.Event(), []
+
+def background():
+    ready.append(table.get("a", "b"))
+    end.wait()
+
+table.set("a", "b", "c")
+waiting = threading.Thread(target=background)
+waiting.start()
+while not ready:
+    gevent.sleep(0.01)
+# As above: no thread may wait for the interpreter.
+gevent.sleep(0.1)
+child = fork()
+if not child:
+    os.closerange(3, 256)
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
+    client.close()
+    gone = [one for one in files if not os.path.exists(f"/proc/self/fd/{one}")]
+    os._exit(len(gone))
+print(ended(child))
+end.set()
+waiting.join()
+client.close()
+        """,
+        stage.meta.address,
+        way,
+    )
+    assert out == "0\n"
+
+
 CLOSES = """
 def closes_all(when):
     child = fork()

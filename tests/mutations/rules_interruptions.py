@@ -114,6 +114,14 @@ INTERRUPTIONS = (
         (INTERRUPTION_TESTS, "-k", "watcher"),
     ),
     Mutation(
+        "13-loops-of-the-parent",
+        "a child does not close the descriptors of the event loops of its parent's threads by their numbers",
+        "cluster/threads.py",
+        "if owned is not None and seat.generation == fork.generation():",
+        "if owned is not None:",
+        (FORKS_TESTS, "-k", "keeps_its_files"),
+    ),
+    Mutation(
         "13-wipe-on-fork",
         "a fork without hooks is noticed by a memory page that the kernel clears",
         "transport/fork.py",
@@ -334,8 +342,8 @@ INTERRUPTIONS = (
         "13-query-of-a-destroyed-hub",
         "a query that waits in a destroyed hub is forgotten",
         "cluster/dispatcher.py",
-        "        if over and self._generation == fork.generation():\n            self.leave()",
-        "        if over and self._generation == fork.generation():\n            self.pool.leave_dead_hub()",
+        "self._generation == fork.generation():\n            self.leave()",
+        "self._generation == fork.generation():\n            self.pool.leave_dead_hub()",
         ("tests/transport/test_destroyed_hub.py", "-k", "calls"),
     ),
     Mutation(

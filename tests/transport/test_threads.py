@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent._hub_local import get_hub_if_exists, set_hub
+from gevent.hub import Hub
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
@@ -17,6 +18,7 @@ from pegasus_green import Client, Pegasus, ScanOptions, Table, errors
 from pegasus_green.cluster import threads
 from pegasus_green.onebox import Onebox
 from pegasus_green.recipes import Leader, Once, RateLimiter, Singleflight
+from pegasus_green.transport import connection
 from tests.leaks import descriptors
 from tests.transport.fakes import FakeServer, Stage, silent
 from tests.transport.scripts import run_script
@@ -139,6 +141,39 @@ def test_short_lived_threads_leave_no_connection_and_no_hub(stage: Stage) -> Non
     assert table.client.stats()["tables"]["temp"]["calls"] == 32
 
 
+@pytest.mark.leaks_ok  # gevent leaves descriptors of the loops of the application
+@pytest.mark.parametrize("ends", ["by itself", "after the application destroyed its hub", "with a hub of gevent"])
+def test_short_lived_threads_leave_no_memory(stage: Stage, ends: str) -> None:
+    """gevent frees neither a hub that has ended nor its watchers, so the client's objects must not depend on them."""
+    stage.server()
+    table = stage.table()
+    table.set("a", "b", b"c")
+
+    def use() -> bytes | None:
+        if ends == "by itself":
+            return table.get("a", "b")
+        gevent.sleep(0)
+        found = table.get("a", "b")
+        if ends == "after the application destroyed its hub":
+            gevent.get_hub().destroy(destroy_loop=True)
+        return found
+
+    run = in_thread if ends == "with a hub of gevent" else in_native_thread
+
+    def level() -> tuple[int, int, int]:
+        for _ in range(8):
+            assert run(use) == b"c"
+        wait_until(lambda: len(table.client._threads.all) == 1)
+        gc.collect()
+        kept = [type(kept) for kept in gc.get_objects()]
+        buffers = sum(chunk() is not None for chunk in connection._chunks.values())
+        return kept.count(Hub) if ends == "by itself" else 0, kept.count(connection.Connection), buffers
+
+    before = level()
+    after = level()
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
+
+
 RECIPES: dict[str, Callable[[Table[Any]], Any]] = {
     "hit": lambda table: RateLimiter(table, "l", limit=10**6, period=60, algorithm="sliding_window").hit(),
     "once": lambda table: Once(table, "o").run("key", lambda: b"v"),
@@ -243,6 +278,21 @@ def test_drain_from_another_thread_waits_for_calls_of_all_threads(stage: Stage) 
     assert in_thread(lambda: client.close(drain=10.0)) is None
     gevent.joinall(callers, raise_error=True)
     assert [caller.value for caller in callers] == [b"c"] * 20
+
+
+def test_drain_from_a_thread_without_a_hub_makes_none(stage: Stage) -> None:
+    """Nobody would destroy this hub at the end of the thread."""
+    server = stage.server(lambda link, request: gevent.spawn_later(0.1, link.value, request, b"c"))
+    client = stage.client()
+    caller = gevent.spawn(client.table("temp").get, "h", "s")
+    wait_until(lambda: server.requests)
+
+    def drain() -> Any:
+        client.close(drain=10.0)
+        return get_hub_if_exists()
+
+    assert in_native_thread(drain) is None
+    assert caller.get() == b"c"
 
 
 def test_handles_and_scanners_belong_to_a_thread(stage: Stage) -> None:

@@ -152,7 +152,8 @@ class JsonCodec:
         except ValueError as error:
             raise CodecError(f"a value of {len(raw)} bytes is not JSON: {error}") from None
         except RecursionError as error:
-            raise CodecError(f"the JSON in a value of {len(raw)} bytes cannot be read here: {error}") from None
+            what = f"the JSON in a value of {len(raw)} bytes cannot be decoded within the recursion limit"
+            raise CodecError(f"{what}: {error}") from None
 
 
 class ZstdCodec(Generic[V]):

@@ -61,7 +61,7 @@ def check(dispatcher: Dispatcher, timeout: float | None) -> dict[str, PegasusErr
 
 
 def _finish(_index: int, frame: Buffer) -> None:
-    """Check a reply: the storage engine has read the record, or it is absent."""
+    """Check that the storage engine has found the record or its absence."""
     response = fast.decode(TTL, frame)
     if response.error not in (0, 1):
         raise storage_error(response.error, address=response.server or None)

@@ -34,7 +34,7 @@ def get(client: Client, server: str, path: str, query: Mapping[str, str | None],
     # Arguments of a command may have bytes that are not UTF-8.
     target = path + (f"?{urlencode(pairs, errors='surrogateescape')}" if pairs else "")
     request = f"GET {target} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n"
-    # Not an OSError before the end, because the steps of a connection go on after an OSError.
+    # Inside the block, the timeout must not be an OSError: ``reach`` would catch it and try the next address.
     limit = gevent.Timeout(timeout)
     try:
         with limit, _connect(client, server, timeout) as connection:

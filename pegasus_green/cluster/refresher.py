@@ -2,7 +2,7 @@
 
 A query runs in its own greenlet, at most one per table; callers that need a newer answer wait for it. A query is made
 on demand (demands are coalesced, at least ``refresh_interval`` apart) and periodically (with jitter, on a timer that
-does not keep the loop alive). A refresh closes no connection that serves.
+does not keep the loop alive). A refresh closes no connection that calls can still use.
 """
 
 from __future__ import annotations
@@ -100,9 +100,10 @@ class TableRoutes:
         self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
-        # Table id of the last request for the initial partition count, and that count. It may belong to another cluster
-        # at the same addresses as soon as it is ``forgotten``.
+        # Table id and initial partition count from the newest answer.
         self._initial = (0, 0)
+        # How often they were forgotten. An answer to an earlier request is not stored, because it may come from an
+        # earlier cluster at the same addresses.
         self._forgotten = 0
         self._generation = fork.generation()
 
@@ -150,7 +151,7 @@ class TableRoutes:
         return self.table
 
     def renew(self, deadline: float) -> RoutingTable | PegasusError:
-        """Return the routes after a query that begins now. If it fails, or does not end in time, the known ones."""
+        """Return the routes after a query that begins now. If it fails or is late, return the known ones."""
         mine = fork.generation()
         # A query that is in progress may have been answered already.
         enough = self.refreshes + (2 if self._is_querying() else 1)
@@ -345,13 +346,14 @@ class TableRoutes:
         self._doubt_servers()
 
     def _doubt_servers(self) -> None:
-        """Doubt the connections of primaries that do not serve their partitions although the newest answer names them.
+        """Doubt the connections of primaries that refuse their partitions or do not answer, although they are named.
 
         A route that this answer has changed is new, so no call was refused there.
         """
         routes = self.table.routes if self.table is not None else ()
         doubted = [route for route in routes if route.refused or (route.peer is not None and route.peer.is_unheard)]
-        # A server is asked for one partition at a time, and another server may serve that one. So each has its turn.
+        # ``doubt`` reads only the first of a server's partitions, and that one may have moved to another server. So the
+        # order is random.
         random.shuffle(doubted)
         for route in doubted:
             route.refused = False

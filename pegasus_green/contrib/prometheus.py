@@ -287,7 +287,7 @@ class PegasusMetrics(Listener):
         self._known: dict[tuple[str, str], tuple[Any, Any]] = {}
         # Only tables that exist. A child stays for ever, so there must be none for each wrong name.
         self._running: dict[str, _Level] = {}
-        # The tables of the calls in flight that began before it was known that they exist: one item for each call.
+        # The table of each call in flight that began before the client had found that table.
         self._early: list[str] = []
         self._open: dict[str, _Level] = {}
         self._unnested = Unnested()

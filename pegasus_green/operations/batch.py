@@ -233,7 +233,7 @@ class BatchOperations(TableBase[V]):
         return table
 
     def _await_routes(self, number: int, series: Series, retry: RetryPolicy | None) -> None:
-        """Wait for newer routes, for as long as before a retry.
+        """Wait for newer routes, at most for the length of the pause before a retry.
 
         Args:
             number: How many times in a row only wrong partitions have answered.

@@ -280,9 +280,9 @@ class ScanOperations(TableBase[V]):
         """Iterate over the records of the whole table.
 
         The client reads the partitions one after the other, by index, unless ``parallel`` is above 1. Within a
-        partition, rows are ordered by the length of the hash key, then by its bytes, then by sort key. So the rows of a
-        hash key follow one another, also if the table splits meanwhile; only those of the empty hash key are in all
-        partitions. The first ``next`` sends the first request.
+        partition, rows are ordered by the length of the hash key, then by its bytes, then by sort key. Without
+        ``parallel``, the rows of a hash key follow one another, also if the table splits meanwhile. The empty hash key
+        is an exception: its rows are in all partitions. The first ``next`` sends the first request.
 
         Args:
             hash_key_filter: Only hash keys that match this filter.

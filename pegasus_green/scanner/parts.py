@@ -5,8 +5,8 @@ modulus n. If it splits, the part (i, n) becomes (i, 2n) and (i + n, 2n) when th
 partition i serves both, and the part stays unchanged. Both halves continue after the last returned key of the parent. A
 part that is finished is not divided. So every row belongs to exactly one part at any time.
 
-The half of the last returned key is read first. So the rows of a hash key follow one another, also if the table splits
-between two of them. The empty hash key is an exception: its rows are in all partitions.
+The half that contains the last returned key is read first. So the rows of a hash key follow one another, also if the
+table splits between two of them. The empty hash key is an exception: its rows are in all partitions.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ class Part:
     def narrow(self, table: RoutingTable, waiting: deque[Part]) -> None:
         """Adapt the part to the table's partition count: the modulus, or the modulus doubled by one or more splits.
 
-        The part becomes the half of its last key. The parts that are split off go before the waiting parts. The rows
-        counted so far stay with the parent.
+        The part becomes the half that contains its last key. The parts that are split off go before the waiting parts.
+        The rows counted so far stay with the parent.
         """
         index, modulus, counted, siblings = self.index, self.modulus, self.counted, []
         while modulus < table.count and (child := _child(table, index, modulus)) is not None:

@@ -36,7 +36,7 @@ Position = tuple[int, int, "bytes | None"]
 
 
 class Replanned(Exception):
-    """The part of a request does not belong to the plan any more; the new plan contains its rows."""
+    """The part of a request belongs to an earlier plan; another plan has replaced it."""
 
 
 class Planned(NamedTuple):
@@ -75,12 +75,13 @@ class Work:
     """The state of one scan that all its readers share. It does not know the iterator.
 
     Attributes:
-        planned: The plan. ``waiting``, ``active`` and ``app_id`` are parts of it.
+        planned: The plan. ``waiting``, ``active`` and ``app_id`` are its fields.
         waiting: Parts that nobody reads now; None: the scan is not planned yet.
         active: Parts that are being read, with the greenlets that read them. At any interruption a part is in at least
             one of the two places. If it is in both, its greenlet reads it, or has ended. A part in neither is finished,
             or belongs to an earlier plan.
-        begun: Whether the scan has got a batch. Until then, the plan follows the routes.
+        begun: Whether the plan is final: the scan has got a batch, was resumed, or reads one hash key. Until then, the
+            plan follows the routes.
         max_rows: Maximum number of rows in one reply.
         rows_a_batch: Number of rows that requests ask for now.
         good_reply: Bytes that a reply should have. A reply above max_frame ends the connection with all calls on it.

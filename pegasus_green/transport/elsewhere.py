@@ -139,5 +139,5 @@ def _serves(sock: Any, target: Target, options: ClientOptions) -> bool:
             raise ConnectionError("the server closed the connection")
         frames = session.feed(data)
     del copy
-    # Nothing may follow the answer, because a connection begins with the first byte of an answer.
+    # Nothing may follow the answer: these bytes would be lost for the ``Connection`` that takes over the socket.
     return len(frames) == 1 and session.at_rest and parse_reply(frames[0][1]).error == "ERR_OK"

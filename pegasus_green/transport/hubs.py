@@ -41,7 +41,7 @@ def this_hub() -> Any:
 
 
 def sleep(seconds: float) -> None:
-    """Wait; a thread without a hub has no greenlets, so it gets no hub for this, which nobody would destroy."""
+    """Wait. A thread without a hub blocks: a hub that was made for this wait would never be destroyed."""
     (_sleep if get_hub_if_exists() is None else gevent.sleep)(seconds)
 
 
@@ -61,9 +61,10 @@ class _User(Protocol):
 class _Destroy:
     """The method ``destroy`` of one hub, which also tells the users of the hub.
 
-    By default gevent keeps the loop of the main thread for the next hub. There the watchers of a connection would go
-    on, and switch into greenlets of the hub that has ended. Their end would wake the main greenlet in place of an event
-    that it waits for. The read watcher must not check this at each pass, so it is stopped in time.
+    By default gevent keeps the loop of the main thread for the next hub. The watchers of a connection would continue in
+    this loop, and switch into greenlets of the destroyed hub. When such a greenlet ends, the main greenlet wakes up
+    before the event that it waits for. So the users stop their watchers when the hub is destroyed. The read watcher
+    then needs no check at each pass.
     """
 
     __slots__ = ("_hub", "users")
@@ -109,7 +110,7 @@ def destroy(hub: Any) -> None:
     of a thread gevent has already forgotten the hub, so this would make another hub, which nobody would destroy. So
     these threads end before. This takes as long as the system's resolver takes: its threads cannot be interrupted.
 
-    It also leaves the hub's greenlet suspended, in a cycle that is never freed. So this greenlet is ended, too.
+    ``hub.destroy`` also leaves the hub's greenlet suspended, in a cycle that is never freed. So this function ends it.
     """
     pool = hub._threadpool
     if pool is not None and pool.pid != os.getpid():

@@ -96,7 +96,8 @@ def fork_watcher(loop: Any) -> Any:
 def stop(watcher: Any) -> None:
     """Stop a watcher; None is ignored. If its loop was destroyed, it has stopped already, and libuv would abort.
 
-    gevent never frees a watcher that was active when its loop was destroyed. So this one at least frees its callback.
+    gevent never frees a watcher that was active when its loop was destroyed. So this function at least frees the
+    callback.
     """
     if watcher is None:
         return

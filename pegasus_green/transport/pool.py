@@ -325,7 +325,8 @@ class Peer:
     def doubt(self, target: Target) -> None:
         """Look for the server at its other addresses, if it has some; never yields.
 
-        The routes name the server, but it does not serve the partition. So the connection may lead to another machine.
+        The routes name the server, but it does not serve the partition or has never answered on the connection. So the
+        connection may lead to another machine.
         It stays in use unless the server answers a read of the partition at another address.
 
         Args:

@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 from gevent import monkey
 from gevent import os as gevent_os
+from gevent._hub_local import get_hub_if_exists
 
 WAYS = ("os.fork", "gevent.os.fork", "multiprocessing")
 
@@ -31,9 +32,12 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
             return int(child.exitcode)
 
         return join
+    # The loop of gevent reaps the children that gevent forks, so use waitpid of gevent.
     here: Any = gevent_os if way == "gevent.os.fork" else os
-    # Not the waitpid of gevent: it never sees a first child that ends before gevent handles SIGCHLD.
-    waitpid = monkey.get_original("os", "waitpid")
+    hub = get_hub_if_exists()
+    if hub is not None and here.fork is not monkey.get_original("os", "fork"):
+        # Before the fork: gevent alone never sees the end of a first child that ends before gevent handles SIGCHLD.
+        hub.loop.install_sigchld()
     # Shared memory instead of a pipe: a test forks where no descriptor is free.
     told = mmap(-1, 1)
     told[0] = 1
@@ -44,12 +48,12 @@ def fork(way: str, run: Callable[[], object]) -> Callable[[], int]:
     def wait() -> int:
         try:
             while True:
-                done, status = waitpid(pid, os.WNOHANG)
+                done, status = here.waitpid(pid, os.WNOHANG)
                 if done:
                     return os.waitstatus_to_exitcode(status)
                 gevent.sleep(0.01)
         except ChildProcessError:
-            # The loop of gevent reaps all children when it handles SIGCHLD.
+            # After gevent has started a subprocess, its loop reaps all children.
             return told[0]
 
     return wait

@@ -102,7 +102,7 @@ def test_invalid_json_is_an_error(raw: bytes) -> None:
 
 
 def test_json_that_the_recursion_limit_refuses_is_not_called_invalid() -> None:
-    with pytest.raises(CodecError, match="cannot be read here: maximum recursion depth"):
+    with pytest.raises(CodecError, match="cannot be decoded within the recursion limit: maximum"):
         JsonCodec().decode(b"[" * 100_000 + b"]" * 100_000)
 
 

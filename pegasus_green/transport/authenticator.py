@@ -104,7 +104,7 @@ class Authenticator:
         """
         self._look_for_fork()
         mine = self._generation
-        while self.credentials.ends - monotonic() < LEAST_LIFE:
+        while (known_until := self.credentials.ends) - monotonic() < LEAST_LIFE:
             if self._closed:
                 raise AuthenticationFailed("the client is closed")
             job = self._job
@@ -113,7 +113,7 @@ class Authenticator:
                     if self.credentials.ends > monotonic():
                         return
                     raise cast(AuthenticationFailed, copy_of(self.error))
-                job = self._begin_job()
+                job = self._begin_job(known_until)
             before = self.failures
             while not wait(job, min(until - monotonic(), LOOK_FOR_LOST)) and mine == fork.generation():
                 if monotonic() >= until:
@@ -152,17 +152,17 @@ class Authenticator:
         return self._in_thread(self.credentials.first_step, until)
 
     # ----------------------------------------------------------------------------------------------------- credentials
-    def _begin_job(self) -> Any:
-        job = self._job = self._spawn(self._acquire)
+    def _begin_job(self, known_until: float) -> Any:
+        """Start to acquire credentials in place of those that end at this time."""
+        job = self._job = self._spawn(self._acquire, known_until)
         return job
 
     def _is_acquiring(self) -> bool:
         return self._job is not None and not self._job.ready()
 
-    def _acquire(self) -> None:
+    def _acquire(self, known_until: float) -> None:
         """Acquire credentials; runs in its own greenlet. The greenlets that asked may have left meanwhile."""
         generation = self._generation
-        known_until = self.credentials.ends
         try:
             asked = self._in_thread(lambda: self.credentials.acquire(known_until))
         except AuthenticationFailed as error:
@@ -219,12 +219,14 @@ class Authenticator:
 
         The timer repeats until the renewal has scheduled the next one.
         """
+        # Read before the check: if another thread renews them after it, the job finds that they were replaced.
+        known_until = self.credentials.ends
         if timer is not self._timer or self._closed or self._generation != fork.generation():
             stop(timer)
         elif self.error is None and monotonic() < self.credentials.renew_at:
             self._plan_renewal()
         elif not self._is_acquiring():
-            self._begin_job()
+            self._begin_job(known_until)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

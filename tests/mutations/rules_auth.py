@@ -9,6 +9,14 @@ AUTH_INTERRUPTED = "tests/faults/test_authentication_interruptions.py"
 
 AUTH = (
     Mutation(
+        "12-renewed-by-another-thread",
+        "credentials that another thread has just renewed are not renewed again",
+        "transport/authenticator.py",
+        "self.credentials.acquire(known_until)",
+        "self.credentials.acquire(self.credentials.ends)",
+        ("tests/transport/test_negotiation_threads.py", "-k", "just_renewed"),
+    ),
+    Mutation(
         "12-no-downgrade",
         "a server without authentication is refused if authentication is mandatory",
         "transport/negotiation.py",

@@ -81,6 +81,21 @@ def test_a_renewal_of_one_thread_serves_the_others(stage: Stage, secured: Sasl) 
         assert auth.at_once == 1
 
 
+def test_credentials_that_another_thread_has_just_renewed_are_not_renewed_again(stage: Stage, secured: Sasl) -> None:
+    """The renewals of all threads are due at the same time. The other thread is done when the greenlet here starts."""
+    auth = FakeAuth(seconds=3600.0)
+    with client_of(stage, auth) as client:
+        assert client.table("temp").get("h", "s") is None
+        who = client._cluster.pool.authenticator
+        assert who is not None
+        who.credentials._ends -= 1000.0
+        who.credentials.renew_at = 0.0
+        who._due(who._timer)
+        assert who.credentials.acquire(who.credentials.ends)
+        wait_until(lambda: not who._is_acquiring())
+        assert (auth.acquired, who.failures) == (2, 0)
+
+
 def test_a_client_is_closed_when_the_loop_of_a_renewal_is_destroyed(stage: Stage, secured: Sasl) -> None:
     with client_of(stage, FakeAuth(seconds=3600.0)) as client:
         table = client.table("temp")

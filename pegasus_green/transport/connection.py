@@ -546,13 +546,15 @@ class Connection(Handover):
         now = monotonic()
         if self.lost is not None:
             return
-        expired, earliest = self._past(now)
+        pending, (expired, earliest) = self.pending, self._past(now)  # read once: see poison
         silent = self.silence
         condemned = bool(expired) and silent >= self._options.silent_window
         if condemned:
             # Failed callers may call again at once, but not on this connection.
             self._crowded = True
-        self._fail_late(expired)
+        for seqid in expired:
+            if seqid in pending:
+                self.deliver([(seqid, self._late(seqid))], pending)
         if self.lost is not None:
             return
         if condemned:

@@ -222,17 +222,13 @@ class Handover(Outbox):
             room.set()
         return moved
 
-    def _fail_late(self, seqids: list[int]) -> None:
-        """Deliver a timeout to the callers of these requests; runs in the hub."""
-        pending = self.pending  # read once: see poison
-        for seqid in seqids:
-            if seqid in pending:
-                self.peer.timeouts += 1
-                sent = not self.withdraw(seqid)
-                late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)
-                if self.peer.demands_auth:
-                    late.hint = DEMANDS_AUTH
-                self.deliver([(seqid, late)], pending)
+    def _late(self, seqid: int) -> RequestTimeout:
+        """Return the error of a request whose deadline has passed, and take the request back if it was not sent."""
+        self.peer.timeouts += 1
+        late = RequestTimeout("no reply in time", address=self.peer.address, sent=not self.withdraw(seqid))
+        if self.peer.demands_auth:
+            late.hint = DEMANDS_AUTH
+        return late
 
     def _fail_soon(self) -> None:
         """Make the hub fail the waiting calls, after timers and other sockets had their turn."""

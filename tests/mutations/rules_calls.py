@@ -197,8 +197,8 @@ CALLS = (
         "4-sent-is-told",
         "a timeout says whether the request was sent",
         "transport/handover.py",
-        'late = RequestTimeout("no reply in time", address=self.peer.address, sent=sent)',
-        'late = RequestTimeout("no reply in time", address=self.peer.address)',
+        "sent=not self.withdraw(seqid))",
+        "sent=self.withdraw(seqid) and False)",
         (f"{REPORTS}[no reply]",),
     ),
     # ------------------------------------------------------------------------------------- 5 storage status

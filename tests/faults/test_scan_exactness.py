@@ -26,12 +26,14 @@ def test_every_row_is_delivered_exactly_once(partitions: int, how: str, count: i
 
 
 @pytest.mark.slow
+@pytest.mark.watchdog(180)
 @pytest.mark.parametrize("how", ["plain", "parallel"])
 def test_a_scan_that_sends_the_bare_partition_index_loses_rows(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request of the official clients loses the rows of the children, and the test above would notice it."""
     monkeypatch.setattr(parts, "scan_hash", lambda index, modulus: index)
-    # A scan that learns of the split from another fault loses no row, so several seeds are tried.
-    assert any(loses_rows(seed, how) for seed in range(1, 13))
+    # A scan that learns of the split from another fault, or before its first batch, loses no row. So many seeds are
+    # tried: of the parallel scans, one of thirteen loses rows.
+    assert any(loses_rows(seed, how) for seed in range(1, 101))
 
 
 def loses_rows(seed: int, how: str) -> bool:

@@ -125,11 +125,11 @@ def test_a_failed_call_of_any_verb_leaves_no_cycle(
 
 def test_a_killed_call_leaves_no_cycle(box: Any, client: Client) -> None:
     box.fault("drop", rpc="data")
-    table = client.table("temp")
+    table: Any = client.table("temp")
 
     def run() -> None:
         for options in ({}, {"timeout": 5.0}):
-            jobs = [gevent.spawn(table.get, "k", "s", **options), gevent.spawn(table.incr, "k", "n", **options)]
+            jobs: list[Any] = [gevent.spawn(table.get, "k", "s", **options), gevent.spawn(table.incr, "k", "n", **options)]
             gevent.sleep(0.01)
             gevent.killall(jobs)
         at_rest(client)

@@ -293,7 +293,7 @@ def test_a_table_of_a_cluster_that_was_made_anew_is_read_exactly(way: str) -> No
         assert table.count() == ROWS
         box.stop()
         found = [[int(one.rpartition(":")[2]) for one in ones] for ones in (box.meta_addresses, box.replica_addresses)]
-        ports = dict(zip(("meta_ports", "replica_ports"), found))
+        ports: dict[str, Any] = dict(zip(("meta_ports", "replica_ports"), found))
         box = stack.enter_context(Onebox(**options, **ports))
         with Client(box.meta_addresses) as other:
             other.admin.create_table("temp", partitions=4)

@@ -10,7 +10,7 @@ import gevent
 from pegasus_green.scanner.work import Planned, Work
 
 
-def work_with(*parts: object) -> Any:
+def work_with(*parts: Any) -> Any:
     work: Any = Work.__new__(Work)
     work.planned = Planned(0, (), deque(parts), {})
     return work

@@ -129,7 +129,10 @@ def test_a_killed_call_leaves_no_cycle(box: Any, client: Client) -> None:
 
     def run() -> None:
         for options in ({}, {"timeout": 5.0}):
-            jobs: list[Any] = [gevent.spawn(table.get, "k", "s", **options), gevent.spawn(table.incr, "k", "n", **options)]
+            jobs: list[Any] = [
+                gevent.spawn(table.get, "k", "s", **options),
+                gevent.spawn(table.incr, "k", "n", **options),
+            ]
             gevent.sleep(0.01)
             gevent.killall(jobs)
         at_rest(client)

@@ -76,8 +76,8 @@ class Unnested:
     """Runs functions one at a time in each native thread; no function runs inside another one.
 
     A signal handler or a finalizer can interrupt a function that holds a lock, and run another function that needs the
-    same lock. If this function ran at once, the thread would wait for itself for ever. The same
-    would happen if another greenlet of the thread ran such a function while the handler waits.
+    same lock. If this function ran at once, the thread would wait for itself for ever. The same would happen if another
+    greenlet of the thread ran such a function while the handler waits.
     """
 
     __slots__ = ("_local",)

@@ -112,9 +112,9 @@ class PegasusTelemetry(Listener):
             attributes["server.address"] = host
             attributes["server.port"] = int(port)
         if self._duration is not None:
-            measured = attributes.copy()
+            measured = attributes
             if table not in self._tables:
-                del measured["db.collection.name"]
+                measured = {name: value for name, value in attributes.items() if name != "db.collection.name"}
             # All measurements share locks that are not reentrant. A span has a lock of its own, and its end may yield.
             self._unnested.run(self._duration.record, seconds, measured, get_current())
         if self._tracer is not None:

@@ -326,8 +326,8 @@ class Peer:
         """Look for the server at its other addresses, if it has some; never yields.
 
         The routes name the server, but it does not serve the partition or has never answered on the connection. So the
-        connection may lead to another machine.
-        It stays in use unless the server answers a read of the partition at another address.
+        connection may lead to another machine. It stays in use unless the server answers a read of the partition at
+        another address.
 
         Args:
             target: A partition of which the server is the primary.

@@ -95,13 +95,8 @@ client.close()
     assert len(server.requests) == 10
 
 
-@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
-def test_threads_of_the_child_call_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
-    """Without hooks Python's list of threads still contains the parent's. Reading it crashes the child."""
-    stage.server()
-    out = run_script(
-        PRELUDE
-        + """
+# The parent forks while other native threads of it have loops of their own.
+THREADS = """
 import threading
 end, ready = threading.Event(), []
 
@@ -123,6 +118,25 @@ while len(ready) < 3:
 # A thread that waits for the interpreter at the fork can block the child, with and without the client.
 gevent.sleep(0.1)
 child = fork()
+"""
+
+END_OF_THREADS = """
+print(ended(child))
+end.set()
+for thread in waiting:
+    thread.join()
+client.close()
+"""
+
+
+@pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
+def test_threads_of_the_child_call_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
+    """Without hooks Python's list of threads still contains the parent's. Reading it crashes the child."""
+    stage.server()
+    out = run_script(
+        PRELUDE
+        + THREADS
+        + """
 if not child:
     seen = []
     for _ in range(6):
@@ -131,12 +145,8 @@ if not child:
     own = len(client._threads.all)
     client.close(drain=1.0)
     os._exit(0 if seen == [b"c"] * 6 and (own == 1 or way != "os.fork") else 1)
-print(ended(child))
-end.set()
-for thread in waiting:
-    thread.join()
-client.close()
-        """,
+        """
+        + END_OF_THREADS,
         stage.meta.address,
         way,
     )
@@ -149,33 +159,16 @@ def test_a_child_keeps_its_files_if_the_parent_had_other_threads(stage: Stage, w
     stage.server()
     out = run_script(
         PRELUDE
+        + THREADS
         + """
-import threading
-end, ready = threading.Event(), []
-
-def background():
-    ready.append(table.get("a", "b"))
-    end.wait()
-
-table.set("a", "b", "c")
-waiting = threading.Thread(target=background)
-waiting.start()
-while not ready:
-    gevent.sleep(0.01)
-# As above: no thread may wait for the interpreter.
-gevent.sleep(0.1)
-child = fork()
 if not child:
     os.closerange(3, 256)
     files = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
     client.close()
     gone = [one for one in files if not os.path.exists(f"/proc/self/fd/{one}")]
     os._exit(len(gone))
-print(ended(child))
-end.set()
-waiting.join()
-client.close()
-        """,
+        """
+        + END_OF_THREADS,
         stage.meta.address,
         way,
     )

@@ -28,6 +28,20 @@ def speak_http(link: Link, _request: Request) -> None:
     link.close()
 
 
+def refuse_and_hold(waiting: list[tuple[Link, Request]]) -> Handler:
+    """Refuse the calls of partition 0. Hold the first one of other partitions, and answer those after it."""
+
+    def handle(link: Link, request: Request) -> None:
+        if request.partition_index == 0:
+            link.reply(request, error="ERR_OBJECT_NOT_FOUND")
+        elif not waiting:
+            waiting.append((link, request))
+        else:
+            answer(link, request)
+
+    return handle
+
+
 WRONG: dict[str, Handler] = {
     "another server": refuse("ERR_OBJECT_NOT_FOUND"),
     "a secondary": refuse("ERR_INVALID_STATE"),
@@ -105,15 +119,7 @@ def test_a_server_that_refuses_for_a_while_keeps_its_connection(
     """It opens a replica, for example. No other address of its name serves the partition."""
     waiting: list[tuple[Link, Request]] = []
 
-    def handle(link: Link, request: Request) -> None:
-        if request.partition_index == 0:
-            link.reply(request, error="ERR_OBJECT_NOT_FOUND")
-        elif not waiting:
-            waiting.append((link, request))
-        else:
-            answer(link, request)
-
-    server = stage.server(handle)
+    server = stage.server(refuse_and_hold(waiting))
     other = server if address == "of the server" else stage.extra(FakeServer(WRONG[address]))
     stage.meta.primaries, stage.meta.digits = [NAME, NAME], {NAME: other.address}
     names.known["replica-1.example"] = [server.address]
@@ -142,13 +148,7 @@ def test_calls_in_flight_stay_on_a_connection_that_the_client_leaves(
     """The wrong machine may be another server of the cluster, which has calls of its own."""
     waiting: list[tuple[Link, Request]] = []
 
-    def handle(link: Link, request: Request) -> None:
-        if request.partition_index == 0:
-            link.reply(request, error="ERR_OBJECT_NOT_FOUND")
-        else:
-            waiting.append((link, request))
-
-    wrong, right = stage.extra(FakeServer(handle)), stage.extra(FakeServer())
+    wrong, right = stage.extra(FakeServer(refuse_and_hold(waiting))), stage.extra(FakeServer())
     stage.meta.primaries = [NAME, wrong.address if shared else NAME]
     names.known["replica-1.example"] = [wrong.address]
     client = stage.client(**eager)

@@ -94,13 +94,8 @@ class Server:
         try:
             # Only Linux lets a second socket have the port.
             if self._holder is None and sys.platform == "linux":
-                self._holder = self._bound()
-            listener = self._bound()
-            try:
-                listener.listen(BACKLOG)
-            except OSError:
-                listener.close()
-                raise
+                self._holder = self._bound(listens=False)
+            listener = self._bound(listens=True)
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {self.host}:{self.port}: {error.strerror}") from None
         listener.settimeout(0.0)
@@ -109,12 +104,14 @@ class Server:
         self._acceptor.start(self._on_connect)
         self.alive, self.paused, self.reachable = True, False, True
 
-    def _bound(self) -> socket.socket:
-        """Return a socket that is bound to the port."""
+    def _bound(self, *, listens: bool) -> socket.socket:
+        """Return a socket that is bound to the port, and listens or only holds it."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((self.host, self.port))
+            if listens:
+                sock.listen(BACKLOG)
         except OSError:
             sock.close()
             raise

@@ -448,17 +448,15 @@ class Connection(Handover):
         session, chunk = self.session, self._view[: self._share]
         # Without a large reply, which is the usual case, this saves a call for each read.
         large = session.buffer() if session.large is not None else None
+        # Further replies may have arrived after the rest of a large one.
+        buffers = [chunk] if large is None else [large, chunk] if len(large) == session.missing() else [large]
         try:
-            if came is not None:
-                size = came
-                if size < 0:
-                    raise OSError(-size, os.strerror(-size))
-            elif large is None:
-                size = os.readv(self._fd, [chunk])
-            else:
-                # Further replies may have arrived after the rest of a large one.
-                size = os.readv(self._fd, [large, chunk] if len(large) == session.missing() else [large])
+            if came is None:
+                size = next(self._on_socket(os.readv, [buffers]))
+            elif (size := came) < 0:
+                raise OSError(-size, os.strerror(-size))
         except OSError as error:
+            fork.after_in_child()
             if is_foreign(error, os.readv):
                 raise
             if isinstance(error, BlockingIOError):
@@ -652,6 +650,7 @@ class Connection(Handover):
         stop(self._timer)
 
     def _drop_queues(self) -> None:
+        self._descriptors[1] = -1
         self._out, self._out_bytes, self._undelivered = {}, 0, []
         self._backlog.clear()
         self._backlog_bytes = 0

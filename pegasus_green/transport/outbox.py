@@ -8,7 +8,7 @@ many bytes it sent (``list.extend`` of a ``map``). The next code that runs can t
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from types import BuiltinFunctionType
 from typing import Any, Protocol
@@ -38,7 +38,8 @@ COMPILED_WATCHERS = "gevent.libev.corecext"
 if core and (_made := core.page()) is not None:
     # The core and the Python code notice a fork by the same page.
     fork.look_at(_made)
-_page = fork.page
+_in_process = fork.page.__getitem__
+_ZERO = (0,)
 
 
 class Server(Protocol):
@@ -175,7 +176,7 @@ class Outbox(Books):
             the reply is here, the deadline has passed, and the greenlet is elsewhere).
     """
 
-    __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued")
+    __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued", "_descriptors")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Start without frames; fd is a connected non-blocking socket of the current hub."""
@@ -185,6 +186,8 @@ class Outbox(Books):
         self.session = ClientSession(options.max_frame)
         self.pending = self.session.pending
         self._fd = fd
+        # By the first byte of the page of the forks. The second item becomes -1 when the connection ends.
+        self._descriptors = [-1, fd]
         self._out: dict[int, bytes] = {}
         self._out_bytes = 0
         # A frame that was partly sent is a view of its rest.
@@ -211,6 +214,14 @@ class Outbox(Books):
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return sum(map(len, list(self._out.values()))) + self._backlog_bytes
+
+    def _on_socket(self, call: Callable[[int, Any], int], arguments: Iterable[Any]) -> Iterator[int]:
+        """Make a system call for each of the arguments when the result is asked for; OSError: the socket is gone.
+
+        One atomic step asks whether this is still the process of the connection, and makes the call: a signal handler
+        that runs before it can fork, or close the connection so that another one gets the descriptor.
+        """
+        return map(call, map(self._descriptors.__getitem__, map(_in_process, _ZERO)), arguments)
 
     def _make_room(self) -> None:
         # Withdrawn requests make room, too, even if the socket accepts nothing.
@@ -297,9 +308,6 @@ class Outbox(Books):
             taken: The dict where they were collected. It is emptied when they are recorded as leaving. The code that
                 adds a frame to it later must handle that frame, see ``_send``.
         """
-        if not _page[0]:
-            fork.notice()
-            return
         argument = [data]
         sizes: list[int] = []
         call = os.write if type(data) is bytes else os.writev
@@ -310,7 +318,7 @@ class Outbox(Books):
                     taken.clear()
                 # One atomic step: nothing runs between the system call and the storage of its result. Code that
                 # settles this before the call empties the argument.
-                sizes.extend(map(call, (self._fd,), argument))
+                sizes.extend(self._on_socket(call, argument))
                 if self._leaving is leaving and type(data) is bytes and sizes[0] == len(data) and not self._backlog:
                     # The usual case of _settle, which a nested call of a signal handler may have run: all was sent.
                     self._leaving = None
@@ -322,6 +330,7 @@ class Outbox(Books):
                 sizes.append(0)
             self._settle()
         except OSError as error:
+            fork.after_in_child()
             self._settle()
             if is_foreign(error, call):
                 raise

@@ -247,6 +247,41 @@ def test_a_call_during_which_a_signal_handler_forks_ends_in_the_child(box: Any) 
             get(n)
 
 
+def test_a_client_that_a_signal_handler_closes_writes_to_no_other_socket(box: Any) -> None:
+    """The handler opens a file that gets the descriptor of the closed connection, at every step of a write."""
+
+    def work(n: int) -> Interruption:
+        mine, other = socket.socketpair()
+        with Client(box.meta_addresses) as client, mine, other:
+            other.setblocking(False)
+            table = client.table("temp")
+            table.get("h", "s")
+            # The compiled core does not write frames of this size.
+            value = bytes(8 * 1024)
+
+            def close() -> None:
+                descriptors = [connection._fd for connection in client._cluster.pool.connections]
+                client.close()
+                reused.extend(os.dup2(mine.fileno(), descriptor) for descriptor in descriptors)
+
+            reused: list[int] = []
+            interruption = Interruption(n, close, place="caller", opcodes=True, within={"_write", "_on_socket"})
+            gevent.sleep(0)
+            with interruption.armed():
+                end = end_of(table.set, "h", "large", value)
+            assert end == ("ClientClosed" if reused else "None"), (n, interruption.where)
+            with pytest.raises(BlockingIOError):
+                other.recv(1)
+            for descriptor in reused:
+                os.close(descriptor)
+        return interruption
+
+    counted = work(0)
+    assert counted.count > 20
+    for n in range(1, counted.count + 1):
+        work(n)
+
+
 # ----------------------------------------------------------------------------------------------------------- a deadline
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_deadline_bounds_no_later_call(box: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.transport.fakes import Stage
+from tests.transport.fakes import Stage, key_of
 from tests.transport.scripts import run_script
 
 
@@ -258,3 +259,68 @@ client.close()
         for one in waiting:
             one.close()
     assert out == "[0, 0, 0]\n"
+
+
+# A signal handler forks at every step of a write or a read: with nothing else under way in the caller, otherwise in the
+# hub. The child calls in the handler or later, and continues what the handler interrupted.
+EVERY_STEP = """
+import signal
+from tests.faults.interruptions import Interruption
+from tests.fork.forking import end_of
+
+place, calls_at_once = sys.argv[3], sys.argv[4] == "at once"
+gevent.get_hub().exception_stream = None
+
+def work(n):
+    children = []
+    keys = [f"{n} {i}" for i in range(1 if place == "caller" else 3)]
+
+    def handler():
+        children.append(fork())
+        if children == [0]:
+            signal.alarm(10)
+            # The connection of this call gets the descriptor of the parent's connection if that is free.
+            if calls_at_once and place == "caller":
+                table.get("child", "s")
+
+    def all_of_them():
+        if place == "caller":
+            return [end_of(table.set, "h", key, "v", timeout=5.0) for key in keys]
+        jobs = [gevent.spawn(end_of, table.set, "h", key, "v", timeout=5.0) for key in keys]
+        gevent.joinall(jobs)
+        return [job.value for job in jobs]
+
+    # Otherwise this still runs in the pass that delivered the last reply, and the hub sends the request.
+    gevent.sleep(0)
+    within = {"_write", "_on_socket", "_read"}
+    with Interruption(n, handler, place=place, opcodes=True, within=within).armed() as interruption:
+        ends = all_of_them()
+    if children == [0]:
+        gevent.sleep(0.01)
+        assert end_of(table.get, "child", "s") != "ForkedConnection"
+        os._exit(0 if set(ends) <= {"None", "ForkedConnection"} else 1)
+    assert set(ends) == {"None"}, (n, interruption.where, ends)
+    if children:
+        assert ended(children[0]) == 0, (n, interruption.where)
+    return interruption.count
+
+table.set("h", "first", "v")
+steps = work(0)
+for n in range(1, steps + 1):
+    work(n)
+print(steps)
+client.close()
+"""
+
+
+@pytest.mark.parametrize("way", ["no reinit", "os.fork"])
+@pytest.mark.parametrize("place", ["caller", "hub"])
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_signal_handler_that_forks_during_a_write_or_a_read(stage: Stage, way: str, place: str, when: str) -> None:
+    """The child sends no copy of a request and takes no reply; the parent's call ends as if nothing had happened."""
+    server = stage.server()
+    steps = int(run_script(PRELUDE + EVERY_STEP, stage.meta.address, way, place, when, PEGASUS_GREEN_PURE="1"))
+    assert steps > 40
+    sent = Counter(key_of(request) for request in server.requests if request.name == "RPC_RRDB_RRDB_PUT")
+    assert len(sent) == (steps + 1) * (1 if place == "caller" else 3) + 1
+    assert set(sent.values()) == {1}

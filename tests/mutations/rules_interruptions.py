@@ -58,6 +58,22 @@ INTERRUPTIONS = (
         ("tests/faults/test_interrupted_states.py", "-k", "signal_handler_forks"),
     ),
     Mutation(
+        "8-fork-before-a-system-call",
+        "a child that was forked right before a system call does not make it",
+        "transport/outbox.py",
+        "map(self._descriptors.__getitem__, map(_in_process, _ZERO))",
+        "(self._descriptors[1],)",
+        (FORKS_TESTS, "-k", "signal_handler"),
+    ),
+    Mutation(
+        "13-descriptor-of-another",
+        "a connection that was closed right before a system call does not make it with a reused descriptor",
+        "transport/connection.py",
+        "        self._descriptors[1] = -1\n",
+        "",
+        (STATES_TESTS, "-k", "no_other_socket"),
+    ),
+    Mutation(
         "2-cycle-of-a-greenlet",
         "a failed call in a greenlet of its own leaves no reference cycle",
         "cluster/dispatcher.py",

@@ -143,7 +143,8 @@ class HashMapping(MutableMapping[bytes, V]):
 
     def __delitem__(self, key: Key) -> None:
         """Remove a row without reading its value; raise KeyError if it is absent or expired."""
-        self._remove(key, return_value=False)
+        if not self._remove(key, return_value=False):
+            raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether there is a row. The result is False for an object that cannot be a key."""
@@ -219,12 +220,12 @@ class HashMapping(MutableMapping[bytes, V]):
             >>> user.pop("name"), user.pop("name", None)
             (b'Ada', None)
         """
-        try:
-            return self._take(key)
-        except KeyError:
-            if default is _MISSING:
-                raise
-            return default
+        result = self._remove(key, return_value=True)
+        if result:
+            return self._value(key, result)
+        if default is _MISSING:
+            raise KeyError(key)
+        return default
 
     def popitem(self) -> tuple[bytes, V]:
         """Remove the row with the smallest sort key and return its sort key and value.
@@ -242,11 +243,10 @@ class HashMapping(MutableMapping[bytes, V]):
             (b'001', b'mail')
         """
         for key in self._scan_keys(batch_size=10):
-            try:
-                return key, self._take(key)
-            except KeyError:
-                # Another caller has removed this row.
-                continue
+            result = self._remove(key, return_value=True)
+            # If not, another caller has removed this row.
+            if result:
+                return key, self._value(key, result)
         raise KeyError(f"{self!r} is empty")
 
     # The types follow MutableMapping. A codec that cannot store None refuses it as a default.
@@ -344,8 +344,7 @@ class HashMapping(MutableMapping[bytes, V]):
         """
         self.table.del_range(self.hash_key, timeout=self._timeout)
 
-    def _take(self, key: Key) -> V:
-        result = self._remove(key, return_value=True)
+    def _value(self, key: Key, result: CheckResult[V]) -> V:
         try:
             # There is a value: the request asked for it, and the record existed.
             return cast("V", result.check_value)
@@ -355,7 +354,7 @@ class HashMapping(MutableMapping[bytes, V]):
             raise CodecError(text, table=self.table.name, raw=result.raw_check_value) from error
 
     def _remove(self, key: Key, *, return_value: bool) -> CheckResult[V]:
-        result = self.table.check_and_mutate(
+        return self.table.check_and_mutate(
             self.hash_key,
             key,
             CheckType.EXIST,
@@ -363,9 +362,6 @@ class HashMapping(MutableMapping[bytes, V]):
             return_check_value=return_value,
             timeout=self._timeout,
         )
-        if not result:
-            raise KeyError(key)
-        return result
 
     def _scan(self) -> Iterator[tuple[bytes, V]]:
         # A generator: if the caller leaves a loop early, the context of the scan on the server is freed at once.

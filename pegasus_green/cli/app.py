@@ -10,7 +10,8 @@ import click
 import gevent
 
 from .._version import __version__
-from .frame import EXIT_STATUSES, App, run, shared_options
+from .frame import App, run, shared_options
+from .statuses import EXIT_STATUSES
 
 # Sections of the help; in each, the module of each command and its name there.
 SECTIONS: dict[str, dict[str, str]] = {

@@ -20,6 +20,7 @@ from ..errors import InvalidArgument, PegasusError
 from .charts import LiveChart, Second, check_plot, live_chart, save_plot
 from .config import EMPTY, Place, find_place
 from .latencies import Latencies
+from .statuses import NO, OK, USAGE, status_of
 
 if TYPE_CHECKING:
     from ..client import Table
@@ -306,8 +307,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Load the cluster, print the report and return the exit status.
 
     Returns:
-        1: The records could not be stored, no call succeeded, or a value was wrong. 2: An option is wrong. 0: None of
-        these.
+        1: No call succeeded, or a value was wrong. 2: An option is wrong. 3 or 4: The records could not be stored. 0:
+        None of these.
     """
     from ..client import Client
 
@@ -319,14 +320,14 @@ def run(arguments: argparse.Namespace) -> int:
         load = Load(client.table(place.table), arguments)
     except InvalidArgument as error:
         print(f"bench: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     with client:
         try:
             load.table.warm_up()
             load.fill()
         except PegasusError as error:
             print(f"bench: {error}", file=sys.stderr)
-            return 1
+            return status_of(error)
         if not arguments.json:
             mix = ", ".join(f"{name}:{weight}" for name, weight in load.mix.items())
             sizes = f"values of {arguments.value_bytes:,} bytes, {len(load.keys):,} records"
@@ -350,4 +351,4 @@ def run(arguments: argparse.Namespace) -> int:
         _print_report(report)
     if left:
         print(f"bench: {left:,} records could not be removed; they expire within an hour", file=sys.stderr)
-    return int(not report["calls"] or report["wrong_values"] > 0)
+    return OK if report["calls"] and not report["wrong_values"] else NO

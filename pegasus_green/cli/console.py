@@ -10,7 +10,8 @@ import gevent
 from gevent.event import Event
 
 from ..console.server import ConsoleServer, is_loopback, is_wildcard
-from .frame import OK, App, command, options, pass_app
+from .frame import App, command, options, pass_app
+from .statuses import OK
 
 
 def _listen(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, int]:

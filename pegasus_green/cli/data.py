@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..model import CheckType
-from .frame import DURATION, NO, OK, App, No, command, options, pass_app
+from .frame import DURATION, App, No, command, options, pass_app
+from .statuses import NO, OK
 from .text import counted, show_duration
 
 hash_key_argument = click.argument("hash_key", metavar="HASH_KEY")

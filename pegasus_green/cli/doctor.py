@@ -15,9 +15,10 @@ from gevent import socket
 from ..errors import InvalidArgument, MetaError, PegasusError, TableNotFound
 from ..protocol import meta
 from ..protocol import rpc as rpcs
-from .frame import NO, OK, App, No, command, options, pass_app
+from .frame import App, No, command, options, pass_app
 from .metrics import first_line, read_metrics
 from .output import Column
+from .statuses import NO, OK
 from .top import probe_keys
 
 DIAL_TIMEOUT = 3.0

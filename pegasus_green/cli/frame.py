@@ -13,33 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from ..errors import (
-    ConnectFailed,
-    ConnectionLost,
-    InvalidArgument,
-    MetaUnreachable,
-    PegasusError,
-    RequestTimeout,
-    TableNotFound,
-)
+from ..errors import InvalidArgument, PegasusError, TableNotFound
 from ..model import Filter
 from .config import EMPTY, cluster_names, find_place
 from .output import FORMATS, Output, PipeClosed, wants_color
+from .statuses import INTERRUPTED, NO, OK, PARTLY, USAGE, status_of
 from .text import CODINGS, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from ..client import Client, Table
-
-OK, NO, USAGE, REFUSED, UNREACHABLE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
-EXIT_STATUSES = """\b
-Exit status:
-  0  done
-  1  the answer is no: no such row, check not passed, not healthy
-  2  the command line is wrong; nothing was sent
-  3  refused by the cluster
-  4  the cluster or a server cannot be reached in time
-  5  some rows or servers failed
-  130  interrupted"""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -398,14 +380,6 @@ def _asks_for_json(words: Sequence[str]) -> bool:
     )
 
 
-def _status_of(error: PegasusError) -> int:
-    if isinstance(error, InvalidArgument):
-        return USAGE
-    if isinstance(error, (RequestTimeout, MetaUnreachable, ConnectFailed, ConnectionLost)):
-        return UNREACHABLE
-    return REFUSED
-
-
 def explain(app: App, error: BaseException) -> int:
     """Print an error and return the exit status.
 
@@ -433,7 +407,7 @@ def explain(app: App, error: BaseException) -> int:
         error.hint = _HINTS.get(str(error.code), error.hint)
         if isinstance(error, TableNotFound):
             error.hint = '"pegasus-green tables" lists the existing tables'
-        return _fail(app, _status_of(error), str(error), **facts)
+        return _fail(app, status_of(error), str(error), **facts)
     if isinstance(error, OSError):
         # An error of a file: full disk, missing permission. Errors of servers are PegasusErrors.
         return _fail(app, PARTLY, str(error))

@@ -11,8 +11,9 @@ import click
 from ..model import CheckType
 from ..operations.atomic import Mutations
 from .data import CHECKS, hash_key_argument, ttl_option
-from .frame import NO, OK, App, No, command, options, pass_app
+from .frame import App, No, command, options, pass_app
 from .output import key, value
+from .statuses import NO, OK
 from .text import counted
 
 range_options = options(

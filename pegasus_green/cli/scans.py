@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from .frame import OK, PARTLY, App, command, options, pass_app
+from .frame import App, command, options, pass_app
 from .multi import is_whole, range_options, selection, sort_filter_option
 from .output import Column, key, number, show, value
+from .statuses import OK, PARTLY
 from .text import counted
 
 PAGE = 1000

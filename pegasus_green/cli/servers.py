@@ -22,8 +22,9 @@ from ..client import Client
 from ..cluster.addresses import parse_address
 from ..errors import PegasusError
 from ..keys import partition_hash
-from .frame import OK, PARTLY, App, command, options, pass_app
+from .frame import App, command, options, pass_app
 from .output import Column, number, state
+from .statuses import OK, PARTLY
 from .tables import name_of, table_argument, when
 
 partition_argument = click.argument("partition", type=click.IntRange(0), metavar="PARTITION")

@@ -16,7 +16,8 @@ import gevent
 from click.shell_completion import ShellComplete
 
 from ..errors import InvalidArgument, PegasusError
-from .frame import INTERRUPTED, OK, USAGE, App, command, options, pass_app, run
+from .frame import App, command, options, pass_app, run
+from .statuses import INTERRUPTED, OK, USAGE
 from .threads import in_thread
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import gevent
 
 from ..admin.model import PartitionInfo, SplitState, TableInfo, TableStatus
 from ..errors import RequestTimeout
-from .frame import DURATION, NO, OK, App, No, command, complete_tables, options, pass_app
+from .frame import DURATION, App, No, command, complete_tables, options, pass_app
 from .output import Column, number, state
+from .statuses import NO, OK
 
 table_argument = click.argument("table", metavar="TABLE", shell_complete=complete_tables)
 wait_option = click.option("--wait", is_flag=True, help="Wait until the servers have finished.")

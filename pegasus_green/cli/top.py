@@ -16,10 +16,11 @@ from gevent.pool import Pool
 from ..admin.model import PartitionInfo, TableInfo
 from ..errors import PegasusError
 from ..keys import partition_hash
-from .frame import DURATION, OK, UNREACHABLE, App, command, options, pass_app
+from .frame import DURATION, App, command, options, pass_app
 from .latencies import Latencies
 from .metrics import NodeMetrics, first_line, read_all
 from .output import Column, number, state
+from .statuses import OK, UNREACHABLE
 
 PROBE_TIMEOUT = 2.0
 PROBE_PAUSE = 0.02

@@ -13,9 +13,9 @@ from gevent import subprocess
 from tests.pythons import ROOT
 
 
-def bench(cluster, *options, table=None):
+def bench(cluster, *options, table=None, metas=None):
     """Start the command while the hub of this process continues to serve the embedded cluster."""
-    command = [sys.executable, "-m", "pegasus_green", "bench", "--meta", ",".join(cluster.metas)]
+    command = [sys.executable, "-m", "pegasus_green", "bench", "--meta", metas or ",".join(cluster.metas)]
     command += ["--table", table or cluster.table, *options]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -61,10 +61,17 @@ def test_bench_prints_a_line_a_second_and_a_report_when_interrupted(cluster):
 def test_a_missing_table_is_reported(cluster):
     process = bench(cluster, "--seconds", "1", table="no_such_table_at_all")
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 3
     assert out == ""
     assert "no_such_table_at_all" in err
     assert "Traceback" not in err
+
+
+def test_a_cluster_that_does_not_answer_is_reported(cluster):
+    process = bench(cluster, "--seconds", "1", "--timeout", "0.5", metas="127.0.0.1:1")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (4, "")
+    assert "bench: no meta server returned the routes of the table in time; asked 127.0.0.1:1" in err
 
 
 @pytest.mark.onebox_only

@@ -14,21 +14,11 @@ import gevent
 
 from ...errors import PegasusError
 from ..config import EMPTY, find_place
-from ..frame import (
-    DURATION,
-    OK,
-    PARTLY,
-    SIZE,
-    App,
-    command,
-    complete_clusters,
-    complete_tables,
-    options,
-    pass_app,
-)
+from ..frame import DURATION, SIZE, App, command, complete_clusters, complete_tables, options, pass_app
 from ..multi import is_whole, range_options, selection
 from ..output import Sink
 from ..scans import filter_options, parallel_option
+from ..statuses import OK, PARTLY
 from ..text import escape
 from ..threads import in_thread
 from .formats import FORMATS, Compressor, Malformed, decoder, encoder, guess, open_rows

@@ -98,7 +98,7 @@ def goals(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlim(0, 2)
-    axes.set_xlabel('figure divided by its goal ("must"); below 1: goal met; vertical mark: the harder goal ("aim")')
+    axes.set_xlabel('figure / goal "must"; the marks: the goal "aim"')
     handles = [
         Line2D([], [], marker="s", linestyle="", color=colour, label=name)
         for name, colour in (("aim met", "#2e8b57"), ("must met", "#8fc3a5"), ("not met", "#c0392b"))

@@ -134,6 +134,11 @@ class Lifetime:
 EVENTS = ("call_started", "call_finished", "connection_opened", "connection_lost", "routes_changed")
 
 
+def _owner(method: Callable[..., object]) -> object:
+    """Return the listener of a method, or the function that a listener has in its place."""
+    return getattr(method, "__self__", method)
+
+
 class Listeners:
     """The listeners of one client; true if there are any."""
 
@@ -142,7 +147,8 @@ class Listeners:
         self.on_change = on_change
         self._all: list[Listener] = []
         self._takers: dict[str, tuple[Callable[..., object], ...]] = dict.fromkeys(EVENTS, ())
-        self._complained: set[tuple[str, Any]] = set()
+        # The listeners whose failures were logged, by event and id. They are kept, so that no other one gets their ids.
+        self._complained: dict[tuple[str, int], object] = {}
         # Beginnings (None) and ends (the reason) of connections that the listeners have not heard of yet.
         self._noted: deque[tuple[Lifetime, str | None]] = deque()
 
@@ -163,10 +169,15 @@ class Listeners:
     def _change(self, listeners: list[Listener]) -> None:
         """Collect the methods of each event, without those of the base class, which do nothing."""
         self._all = listeners
+        complained: dict[tuple[str, int], object] = {}
         for event in EVENTS:
             idle = getattr(Listener, event)
             methods = [getattr(listener, event) for listener in listeners]
             self._takers[event] = tuple(m for m in methods if getattr(m, "__func__", m) is not idle)
+            for key in [(event, id(_owner(method))) for method in methods]:
+                if key in self._complained:
+                    complained[key] = self._complained[key]
+        self._complained = complained
         self.on_change()
 
     def hear(self, *events: str) -> bool:
@@ -242,9 +253,9 @@ class Listeners:
 
     def complain(self, event: str, take: Callable[..., object]) -> None:
         """Log the exception of a listener, the first time it fails at an event."""
-        who = getattr(take, "__self__", take)
+        who = _owner(take)
         if (event, id(who)) not in self._complained:
-            self._complained.add((event, id(who)))
+            self._complained[event, id(who)] = who
             try:
                 _log.exception("listener %r failed in %s; further failures are not logged", who, event)
             except Exception:

@@ -21,9 +21,14 @@ from gevent.monkey import get_original
 from greenlet import getcurrent
 
 from .transport.waits import LOOK_FOR_LOST, is_entered, wait
+from .transport.waits import join as join  # noqa: PLC0414 - for the recipes
 
 _T = TypeVar("_T")
 _native_local: Any = get_original("_thread", "_local")
+
+
+# The turns that greenlets wait for, by the greenlet's id.
+_awaited: dict[int, Turn] = {}
 
 
 class Turn:
@@ -61,15 +66,39 @@ class Turn:
         return self._greenlet == id(getcurrent())
 
     def wait(self, until: float) -> bool:
-        """Wait until the turn is over, or until a time of the monotonic clock; return whether it is over."""
-        begun = now = monotonic()
-        while self.lasts:
-            if now >= until:
-                return False
-            # If the end of a turn is interrupted, it wakes nobody. The checks become rarer, because many may wait.
-            wait(self._over, min(until - now, max(LOOK_FOR_LOST, (now - begun) / 4)))
-            now = monotonic()
-        return True
+        """Wait until the turn is over, or until a time of the monotonic clock; return whether it is over.
+
+        Raises:
+            RuntimeError: The greenlet of the turn waits for a turn of the caller.
+        """
+        me = id(getcurrent())
+        before = _awaited.get(me)
+        _awaited[me] = self
+        try:
+            self._refuse_circle(me)
+            begun = now = monotonic()
+            while self.lasts:
+                if now >= until:
+                    return False
+                # If the end of a turn is interrupted, it wakes nobody. The checks become rarer, because many may wait.
+                wait(self._over, min(until - now, max(LOOK_FOR_LOST, (now - begun) / 4)))
+                now = monotonic()
+            return True
+        finally:
+            if before is None:
+                _awaited.pop(me, None)
+            else:
+                _awaited[me] = before
+
+    def _refuse_circle(self, me: int) -> None:
+        """Raise RuntimeError if greenlets would wait for each other. A signal handler can make a call inside a turn."""
+        turn: Turn | None = self
+        for _ in range(len(_awaited)):
+            if turn is None or not turn.lasts:
+                return
+            if turn._greenlet == me:
+                raise RuntimeError("a signal handler or finalizer waits for a greenlet that waits for this one")
+            turn = _awaited.get(turn._greenlet)
 
 
 class Unnested:

@@ -96,10 +96,14 @@ class Cluster:
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()
         self.offers = Offers(self.take_routes)
         self.repeats = may_repeat(options.retry, 1)
-        # Threads replaces these: the calling thread's cluster; routes were learnt; routes were queried recently.
+        # Threads replaces these: the calling thread's cluster; routes were learnt; routes were queried recently; the
+        # newest routes of a table.
         self.here: Callable[[], Cluster] = lambda: self
         self.learnt: Callable[[Cluster, str], None] = lambda _cluster, _name: None
         self.is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False
+        self.newest: Callable[[str], RoutingTable | None] = lambda _name: None
+        # Scans that the program has dropped, until their contexts on the servers are freed.
+        self.dropped_scans: dict[Any, None] = {}
         self._generation = fork.generation()
         self.pool.on_lost = self.pool.on_silent = self._look_again
         if like is not None:
@@ -133,6 +137,9 @@ class Cluster:
             self.hub = hub
             self.reopen()
         self._generation = fork.generation()
+        if self.open_hub is None and self.offers:
+            self.offers.accept()
+            self.reopen()
         if self.hub is not hub:
             raise WrongThread("this object can be used only in the thread that made it")
 
@@ -185,15 +192,10 @@ class Cluster:
         return None if rate is None else self.limiters.limiter(name, rate)
 
     def _make(self, name: str) -> Dispatcher:
-        routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self._is_fresh)
-        if self._like is not None and name in self._like.tables:
-            known = self._like.tables[name].routes.table
-            if known is not None:
-                routes.take(known)
+        routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self.is_fresh)
+        if self._like is not None and (known := self._like.newest(name)) is not None:
+            routes.take(known)
         return Dispatcher(self, routes)
-
-    def _is_fresh(self, name: str, seconds: float) -> bool:
-        return self.is_fresh(name, seconds)
 
     def take_routes(self, name: str, table: RoutingTable, generation: int) -> None:
         """Use the routes that another thread has learnt; runs in the hub."""
@@ -259,13 +261,20 @@ class Cluster:
     def leave(self) -> None:
         """Close what belongs to a hub that was destroyed, or to a thread that ends; runs in the thread."""
         self.way = self.open_hub = None
+        self._free_scans()
         # The calls of this thread never end, so a drain must not wait for them.
         self.running = weakref.WeakSet()
+        self.limiters.forget(self.pool.ended)
         self.pool.leave_dead_hub()
         self.meta.leave_dead_hub()
         for dispatcher in self.tables.known().values():
             dispatcher.routes.stop()
         self.hub = None
+
+    def _free_scans(self) -> None:
+        """End the dropped scans: the hub may never run their callbacks."""
+        while self.dropped_scans:
+            self.dropped_scans.popitem()[0].release()
 
     def inherit(self, other: Cluster) -> None:
         """Add the counters of a thread that has ended."""
@@ -289,6 +298,7 @@ class Cluster:
     def _end(self) -> None:
         if self._has_lost_hub():
             self.leave()
+        self._free_scans()
         self.pool.close()
         self.meta.close()
         for dispatcher in self.tables.known().values():

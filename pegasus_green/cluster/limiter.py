@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from time import monotonic
 from typing import Any
 
+from ..transport import fork
 from ..transport.waits import wait
 
 # Unused slots stay free for this many seconds, and at least one slot does.
@@ -33,17 +34,23 @@ class RequestLimiter:
         name: The table; "" means all tables.
     """
 
-    __slots__ = ("rate", "name", "_burst", "_taken", "_free", "_given_back", "_sweep_at", "__weakref__")
+    __slots__ = ("rate", "name", "_burst", "_taken", "_free", "_given_back", "_sweep_at", "_generation", "__weakref__")
 
     def __init__(self, rate: float, name: str = "") -> None:
         """Start with all slots free."""
         self.rate, self.name = rate, name
         self._burst = max(1, int(rate * BURST_SECONDS))
-        self._taken: dict[int, object] = {}
+        self._free_all()
+
+    def _free_all(self) -> None:
+        # Each slot belongs to a call: to a tuple of the event that ends its wait.
+        self._taken: dict[int, tuple[Any]] = {}
         # All slots before this one are known to be taken, or given back. The slots given back are a heap.
         self._free = 0
         self._given_back: list[int] = []
         self._sweep_at = SWEEP_AT + self._burst
+        # Last: if this is interrupted, the next call does it again.
+        self._generation = fork.generation()
 
     def __repr__(self) -> str:
         """Show the rate."""
@@ -67,7 +74,11 @@ class RequestLimiter:
         Returns:
             Whether the request has a slot. If there is none before the deadline, False is returned at once.
         """
-        slot = self._take(deadline)
+        if self._generation != fork.generation():
+            # The copies of the parent's calls send nothing in this process.
+            self._free_all()
+        mine = (ended,)
+        slot = self._take(deadline, mine)
         if slot is None:
             return False
         at = slot / self.rate
@@ -75,26 +86,33 @@ class RequestLimiter:
             while (left := at - monotonic()) > 0 and not ended.ready():
                 wait(ended, left)
         except BaseException:
-            self._give_back(slot)
+            self._give_back(slot, mine)
             raise
         return True
 
-    def _take(self, deadline: float) -> int | None:
-        """Take a slot and return its number; None if there is none before the deadline."""
+    def forget(self, ended: Any) -> None:
+        """Free the slots of the calls that wait with this event: their event loop has ended, so they never continue."""
+        now = monotonic() * self.rate
+        for slot, call in self._taken.copy().items():
+            if slot > now and call[0] is ended:
+                self._give_back(slot, call)
+
+    def _take(self, deadline: float, mine: tuple[Any]) -> int | None:
+        """Take a slot for a call and return its number; None if there is none before the deadline."""
         first = int(monotonic() * self.rate) - self._burst + 1
         if len(self._taken) > self._sweep_at:
             self._sweep(first)
-        mark, end = object(), deadline * self.rate
+        end = deadline * self.rate
         while (slot := self._next_given_back()) is not None:
             if slot >= end:
                 # All other free slots are later.
                 heappush(self._given_back, slot)
                 return None
-            if slot >= first and self._taken.setdefault(slot, mark) is mark:
+            if slot >= first and self._taken.setdefault(slot, mine) is mine:
                 return slot
         slot = max(first, self._free)
         while slot < end:
-            if self._taken.setdefault(slot, mark) is mark:
+            if self._taken.setdefault(slot, mine) is mine:
                 self._free = slot + 1
                 return slot
             slot += 1
@@ -107,10 +125,11 @@ class RequestLimiter:
         except IndexError:
             return None
 
-    def _give_back(self, slot: int) -> None:
-        """Free the slot of a request that was not sent."""
-        self._taken.pop(slot, None)
-        heappush(self._given_back, slot)
+    def _give_back(self, slot: int, call: tuple[Any]) -> None:
+        """Free the slot of a call that has sent no request."""
+        if self._taken.get(slot) is call:
+            del self._taken[slot]
+            heappush(self._given_back, slot)
 
     def _sweep(self, first: int) -> None:
         """Drop the slots before the first one that can be taken."""
@@ -139,6 +158,11 @@ class Limiters:
     def __len__(self) -> int:
         """Return the number of limiters."""
         return len(self._all)
+
+    def forget(self, ended: Any) -> None:
+        """See ``RequestLimiter.forget``."""
+        for limiter in list(self._all):
+            limiter.forget(ended)
 
     def limiter(self, name: str, rate: float) -> RequestLimiter:
         """Return the limiter of a table ("" means all tables) for a rate."""

@@ -260,7 +260,10 @@ class MetaClient:
         peers = [peer for peer in map(self._pool.peers.get, self.metas.all()) if peer is not None]
         if why is not None and why.hint:
             error.hint = why.hint
-        elif any(peer.demands_auth for peer in peers):
+        elif any(
+            peer.demands_auth and not (peer.connection is not None and peer.connection.session.received)
+            for peer in peers
+        ):
             error.hint = DEMANDS_AUTH
         elif any(peer.state == "negotiating" for peer in peers):
             # The call's deadline is earlier than ``auth_timeout``. A server that refuses does not answer.

@@ -27,6 +27,10 @@ class Offers:
         # The loops that are going to take them.
         self._told: dict[str, Any] = {}
 
+    def __bool__(self) -> bool:
+        """Tell whether there are routes to take."""
+        return bool(self._newest)
+
     def offer(self, loop: Any, name: str, table: RoutingTable) -> None:
         """Make a loop take routes; runs in any thread."""
         self._newest[name] = table, fork.generation()
@@ -37,6 +41,11 @@ class Offers:
             except BaseException:
                 self._told.pop(name, None)
                 raise
+
+    def accept(self) -> None:
+        """Take all routes before a call: the hub has not run since they were offered."""
+        for name in list(self._newest):
+            self._accept(name)
 
     def _accept(self, name: str) -> None:
         """Take the newest routes, in the hub."""

@@ -24,6 +24,7 @@ from gevent.monkey import get_original
 from ..transport import fork, hubs
 from ..transport.threads import tell
 from .dispatcher import Cluster
+from .routing import RoutingTable
 
 _native_local: Any = get_original("_thread", "_local")
 _native_id: Callable[[], int] = get_original("_thread", "get_native_id")
@@ -44,9 +45,9 @@ class _Seat:
 
     __slots__ = ("cluster", "thread", "native", "owned", "generation")
 
-    def __init__(self, cluster: Cluster, owned: _OwnedHub | None) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.thread, self.native = cluster, fork.thread_id(), _native_id()
-        self.owned = None if owned is None else weakref.ref(owned)
+        self.owned: weakref.ref[_OwnedHub] | None = None
         self.generation = fork.generation()
 
     def is_over(self) -> bool:
@@ -138,13 +139,14 @@ class Threads:
         # The threads that use clusters. A thread leaves with its entry, so only once.
         self._seats: dict[_Seat, bool] = {}
         self._local = _native_local()
-        # Time of the last query of each existing table, by any thread.
-        self._asked: dict[str, float] = {}
+        # Time and result of the last query of each existing table, by any thread.
+        self._asked: dict[str, tuple[float, RoutingTable]] = {}
         self._join(self.first)
         self.first.listeners.on_change = self._reopen
 
     def _join(self, cluster: Cluster) -> None:
         cluster.here, cluster.learnt, cluster.is_fresh = self.here, self._learnt, self._is_fresh
+        cluster.newest = self._newest
 
     @property
     def all(self) -> list[Cluster]:
@@ -155,6 +157,9 @@ class Threads:
         """Return the calling thread's cluster; its first call makes it."""
         member = getattr(self._local, "member", None)
         if member is not None:
+            if get_hub_if_exists() is None and not self.closed:
+                # The application has destroyed the hub. The next one belongs to the client, as the first one.
+                self._own(member, _owned_hub())
             cluster: Cluster = member.cluster
             return cluster
         if self.closed:
@@ -164,20 +169,26 @@ class Threads:
         me = fork.thread_id(), _native_id()
         # One atomic step decides which thread gets the first cluster.
         cluster = self.first if self._owner.setdefault("first", me) == me else self._make_other()
-        seat = _Seat(cluster, owned)
+        seat = _Seat(cluster)
         self._seats[seat] = True
         # One atomic step, too: a call of a signal handler or a finalizer may have joined during these steps. Then this
         # member is dropped, which frees a cluster that no other member uses.
         kept: dict[str, _Member] = self._local.__dict__
         member = kept.setdefault("member", _Member(self, seat))
-        if owned is not None:
-            owned.members.add(member)
+        self._own(member, owned)
         # Another thread may have begun to close the client meanwhile, perhaps without this cluster.
         if self._draining:
             member.cluster.refuse_calls()
         if self.closed:
             member.cluster.close()
         return member.cluster
+
+    @staticmethod
+    def _own(member: _Member, owned: _OwnedHub | None) -> None:
+        """Make the end of a hub remove the thread, if a call of the client has created the hub."""
+        if owned is not None:
+            owned.members.add(member)
+            member.seat.owned = weakref.ref(owned)
 
     def _make_other(self) -> Cluster:
         cluster = self._make(self.first)
@@ -284,7 +295,13 @@ class Threads:
 
     def _is_fresh(self, name: str, seconds: float) -> bool:
         """Tell whether any thread has queried a table in the last seconds."""
-        return monotonic() - self._asked.get(name, -1e9) < seconds
+        known = self._asked.get(name)
+        return known is not None and monotonic() - known[0] < seconds
+
+    def _newest(self, name: str) -> RoutingTable | None:
+        """Return the newest routes of a table that any thread has learnt. Other threads may not have taken them yet."""
+        known = self._asked.get(name)
+        return None if known is None else known[1]
 
     def _learnt(self, cluster: Cluster, name: str) -> None:
         """Share the routes that one thread has learnt with the others."""
@@ -294,8 +311,10 @@ class Threads:
             # Only existing tables are queried periodically.
             self._asked.pop(name, None)
             return
-        self._asked[name] = monotonic()
+        self._asked[name] = monotonic(), table
         for other in self.all:
             hub = other.hub
             if other is not cluster and hub is not None:
                 other.offers.offer(hub.loop, name, table)
+                # The next call of that thread takes the general path, which takes the routes first.
+                other.way = other.open_hub = None

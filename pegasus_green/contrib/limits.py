@@ -149,13 +149,17 @@ class PegasusStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, 
             self._table.multi_del(hash_key, counted)
 
     def reset(self) -> int:
-        """Remove all records with the prefix, by a scan of the whole table; return the number of keys."""
-        rows = self._table.scan(hash_key_filter=Filter.prefix(self._prefix), no_value=True)
-        keys = {row[0] for row in rows}
-        for hash_key in keys:
-            self._table.del_range(hash_key)
-        self._windows.clear()
-        return len(keys)
+        """Remove the hits of all keys with the prefix, by a scan of the whole table; return the number of keys.
+
+        The current fixed windows continue, because other processes count in them.
+        """
+        counted: dict[bytes, list[bytes]] = {}
+        for hash_key, sort_key, _ in self._table.scan(hash_key_filter=Filter.prefix(self._prefix), no_value=True):
+            if sort_key != _WINDOW:
+                counted.setdefault(hash_key, []).append(sort_key)
+        for hash_key, names in counted.items():
+            self._table.multi_del(hash_key, names)
+        return len(counted)
 
     # --------------------------------------------------------------------------------------------------- moving windows
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:

@@ -109,6 +109,10 @@ class Handle(Generic[R]):
             >>> handle.ready()
             True
         """
+        late = not self._ready and monotonic() > self._ends + SECONDS_LATE
+        if late and fork.thread_id() == self._thread and self._is_over():
+            # An interruption has lost the outcome.
+            self._give_up()
         return self._ready
 
     def successful(self) -> bool:
@@ -195,9 +199,9 @@ class Handle(Generic[R]):
             # The application has destroyed the event loop of the call.
             return True
         job, slot = self._job, self._slot
-        if job:  # a running greenlet is true
+        if job is not None and not job.dead and job:  # a running greenlet is true
             return False
-        if (job is not None and job.ready()) or (slot is not None and slot() is None):
+        if (job is not None and (job.dead or job.ready())) or (slot is not None and slot() is None):
             return True
         # The traceback of an interruption may reference the receiver for longer.
         return monotonic() > self._ends + SECONDS_LATE
@@ -448,8 +452,10 @@ class _Slot:
         except PegasusError as error:
             self._settle(None, error)
         except Exception as failure:
-            # A codec of the application raised. Handle.get() raises this error.
-            self._settle(None, PegasusError(f"the value could not be decoded: {failure!r}"))
+            # A codec of the application or a signal handler raised. Handle.get() raises this error.
+            writes = self.rpc.is_write
+            text = f"the {'reply' if writes else 'value'} could not be decoded: {failure!r}"
+            self._settle(None, PegasusError(text, sent=writes, outcome_unknown=writes))
         else:
             self._settle(value, None)
 

@@ -341,8 +341,13 @@ def _run(
     if isinstance(items, (str, bytes)):
         raise InvalidArgument(f"items must be an iterable of tuples, not {items!r}")
     done = 0
-    for batch in _batches(items, pace.batch):
+    batches = _batches(items, pace.batch)
+    while True:
         try:
+            # The iterable may make calls, too.
+            batch = next(batches, None)
+            if batch is None:
+                return done
             pace.wait(len(batch))
             run(batch)
         except PegasusError as error:
@@ -351,4 +356,3 @@ def _run(
         done += len(batch)
         if on_progress is not None:
             on_progress(done)
-    return done

@@ -13,7 +13,7 @@ from gevent import Greenlet
 from ..client import Table
 from ..errors import InvalidArgument, PegasusError
 from ..keys import Key, to_bytes
-from ..turns import Turn
+from ..turns import Turn, join
 from .errors import LockError, LockNotOwnedError
 from .locks import Leased, Lock
 from .records import hub_of, new_token
@@ -50,8 +50,8 @@ class Leader:
     def __init__(
         self, table: Table[Any], name: Key, *, identity: Key | None = None, timeout: float = 10.0, sleep: float = 1.0
     ) -> None:
-        self.identity = to_bytes(f"{os.uname().nodename}:{os.getpid()}" if identity is None else identity, "identity")
-        if not self.identity:
+        self._identity = None if identity is None else to_bytes(identity, "identity")
+        if self._identity == b"":
             raise InvalidArgument("identity must not be empty")
         self._lock = _LeaderLock(
             table, name, timeout=timeout, sleep=sleep, on_lost=self._depose, identity=self.identity
@@ -63,6 +63,16 @@ class Leader:
     def __repr__(self) -> str:
         """Show the candidate and its lock."""
         return f"<Leader {self._lock!r} identity={self.identity.decode('utf-8', 'replace')}>"
+
+    @property
+    def identity(self) -> bytes:
+        """Name of this candidate. By default it is ``HOST:PID`` of the calling process, also after a fork.
+
+        Example:
+            >>> Leader(table, "cleaner", identity="web1").identity
+            b'web1'
+        """
+        return self._identity or to_bytes(f"{os.uname().nodename}:{os.getpid()}", "identity")
 
     @property
     def is_leader(self) -> bool:
@@ -115,7 +125,8 @@ class Leader:
             RuntimeError: The function itself, or a signal handler inside ``run``, has called ``run`` again.
 
         Retries: as for ``Lock.acquire``.
-        Greenlets: one call at a time for each object. A kill of the caller kills the function and ends the term.
+        Greenlets: one call at a time for each object. A kill of the caller kills the function and ends the term. If the
+        process forks meanwhile, the copy of the function in the child continues, too; ``is_leader`` is False there.
 
         Example:
             >>> Leader(table, "cleaner").run(lambda: "cleaned")
@@ -133,12 +144,13 @@ class Leader:
         token = new_token()
         work: Greenlet[..., Any] = Greenlet(_attempt, function, args)
         try:
+            self._lock.identity = self.identity
             if not self._lock._acquire(token, True, blocking_timeout):
                 raise LockError(f"{self!r}: another candidate is the leader", table=self._lock._table_name)
             self._deposed = False
             self._work = work
             work.start()
-            work.join()
+            join(work)
             self._work = None
             result, error = _outcome(work)
             self._resign(quietly=error is not None or self._deposed)

@@ -432,12 +432,13 @@ class Frontier:
 
     def _enqueue(self, job: Job) -> None:
         if job.value not in self._queued:
-            self._queue.put(job)
+            # First: while a signal handler waits after put(), another greenlet can finish the job.
             self._queued.add(job.value)
+            self._queue.put(job)
 
     def _recount(self) -> None:
         """Make the set equal to the queue. An interruption may come between the changes of the two."""
-        self._queued = {job.value for job in self._queue.queue if job is not None}
+        self._queued = {job.value for job in self._queue.queue.copy() if job is not None}
 
     def _all(self) -> Iterable[tuple[bytes, bytes]]:
         for key in self._rows.keys:

@@ -28,26 +28,45 @@ Shape = Callable[[Any], R]
 class _Shaped(Iterator[R]):
     """Converts rows with a function of Python.
 
-    ``map`` has consumed a row before it calls the function. If an exception interrupts the function here, for example
-    one of a signal handler, the row is returned again.
+    A row is converted before it is taken. So an exception that interrupts the function, for example one of a signal
+    handler, loses no row.
     """
 
-    __slots__ = ("_shape", "_raw")
+    __slots__ = ("_shape", "_rows", "_raw")
 
-    def __init__(self, shape: Shape[R], raw: Any) -> None:
-        self._shape, self._raw = shape, raw
+    def __init__(self, shape: Shape[R], rows: list[Any], raw: Any) -> None:
+        """Convert the rest of the rows; raw is an iterator over the rows."""
+        self._shape, self._rows, self._raw = shape, rows, raw
 
     def __next__(self) -> R:
-        for row in self._raw:
+        raw = self._raw
+        while left := length_hint(raw):
+            at = len(self._rows) - left
+            row = self._rows[at]
             try:
-                return self._shape(row)
+                shaped = self._shape(row)
             except Exception:
-                # The row cannot be converted. The next call continues after it.
+                if self._is_bad(row) and length_hint(raw) == left:
+                    # The next call continues after it.
+                    next(raw, None)
                 raise
+            try:
+                for taken in raw:
+                    # While a signal handler waited, another greenlet may have taken the row.
+                    return shaped if taken is row else self._shape(taken)
             except BaseException:
-                self._raw.__setstate__(self._raw.__reduce__()[2] - 1)
+                if length_hint(raw) == left - 1:
+                    raw.__setstate__(at)
                 raise
         raise StopIteration
+
+    def _is_bad(self, row: Any) -> bool:
+        """Tell whether a row cannot be converted. A signal handler may have raised the exception of the first try."""
+        try:
+            self._shape(row)
+        except Exception:
+            return True
+        return False
 
 
 class Scanner(Iterator[R]):
@@ -203,8 +222,10 @@ class Scanner(Iterator[R]):
                     self._end()
                 else:
                     self._take(batch)
-            in_c = isinstance(self._shape, (partial, type))
-            self._rows = map(self._shape, self._raw) if in_c else _Shaped(self._shape, self._raw)
+            if isinstance(self._shape, (partial, type)):
+                self._rows = map(self._shape, self._raw)
+            elif self._now[0] is not None:
+                self._rows = _Shaped(self._shape, self._now[0].rows, self._raw)
             if self._now[3] == self._limit:
                 self._end()
         except GreenletExit:

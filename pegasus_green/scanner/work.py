@@ -336,9 +336,11 @@ class Work:
 
     def suspend(self) -> None:
         """End greenlets and contexts, so that nothing runs until somebody reads again. Never yields."""
-        # A killed greenlet puts its part back and removes itself from the list.
-        for worker in self.workers.copy():
-            worker.kill(block=False)
+        hub = self.dispatcher.cluster.hub
+        if hub is not None and hub.loop is not None:
+            # A killed greenlet puts its part back and removes itself from the list.
+            for worker in self.workers.copy():
+                worker.kill(block=False)
         for part in (*self.active, *(self.waiting or ())):
             part.clear()
 
@@ -346,11 +348,13 @@ class Work:
         """End the scan. Never yields; runs in the client's thread."""
         self.closed = True
         self.suspend()
+        self.dispatcher.cluster.dropped_scans.pop(self, None)
 
     def release_soon(self) -> None:
         """Schedule ``release`` in the hub. Any thread and the garbage collector may call it."""
         hub = self.dispatcher.cluster.hub
         if hub is not None and (self.workers or self.active or self.waiting):
+            self.dispatcher.cluster.dropped_scans[self] = None
             tell(hub.loop, self.release)
 
     def release_now(self) -> None:

@@ -625,6 +625,7 @@ class Connection(Handover):
 
     def _end(self, reason: PegasusError) -> None:
         if self.lost is None:
+            self._send_last(reason)
             self.lost = reason
         self._crowded = True
         # A call in progress reaches _wake.

@@ -226,7 +226,7 @@ class Handover(Outbox):
         """Return the error of a request whose deadline has passed, and take the request back if it was not sent."""
         self.peer.timeouts += 1
         late = RequestTimeout("no reply in time", address=self.peer.address, sent=not self.withdraw(seqid))
-        if self.peer.demands_auth:
+        if self.peer.demands_auth and not self.session.received:
             late.hint = DEMANDS_AUTH
         return late
 

@@ -17,7 +17,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from ..accelerate import Books, core
-from ..errors import ConnectionLost, PegasusError
+from ..errors import ClientClosed, ConnectionLost, PegasusError
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
 from ..protocol.fast import LARGE, Parts
@@ -267,8 +267,8 @@ class Outbox(Books):
     def _flush_soon(self) -> None:
         """Make the hub flush after it has read the sockets that are ready now."""
         due = self._flush_callback
-        # Ask the loop itself, because a flag could be stale after an interruption.
-        if due is None or not due.pending:
+        # Ask the loop itself, because a flag could be stale after an interruption. The hub may have been destroyed.
+        if (due is None or not due.pending) and self.hub.loop is not None:
             self._flush_callback = self.hub.loop.run_callback(getattr(self, "flush", self._flush))
 
     def _flush(self) -> None:
@@ -298,6 +298,20 @@ class Outbox(Books):
             self._flush_soon()
         if self._crowded:
             self._make_room()
+
+    def _send_last(self, reason: PegasusError) -> None:
+        """If the client closes the connection, send the collected requests that have no callers.
+
+        They free the contexts of scans on the server. The hub may never run again.
+        """
+        last = [frame for seqid, frame in self._out.copy().items() if seqid not in self.pending]
+        if last and isinstance(reason, ClientClosed) and not self._backlog and self._leaving is None:
+            try:
+                # The socket accepts all of these few bytes, or they are lost.
+                list(self._on_socket(os.write, [b"".join(pieces(last))]))
+            except OSError as error:
+                if is_foreign(error, os.write):
+                    raise
 
     def _write(self, frames: dict[int, Any], data: Any, taken: dict[int, Any] | None = None) -> None:
         """Make the system call for these frames; the bytes that it does not accept become the backlog.

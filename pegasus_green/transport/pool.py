@@ -32,7 +32,7 @@ from .negotiation import Dialogue, authenticate, demands_authentication, have_cr
 from .notices import Notices
 from .reach import in_digits, reach
 from .sockets import dial
-from .waits import wait
+from .waits import join, wait
 
 if TYPE_CHECKING:
     from .authenticator import Authenticator
@@ -413,7 +413,9 @@ class Peer:
             self.failures = 0
         if monotonic() - connection.born < REDIAL_CAP:
             self._cool()
-        if not connection.session.received:
+        if connection.session.received:
+            self.demands_auth = False
+        else:
             # Something accepts connections there and does not answer. It may be another machine.
             for name in names:
                 name._reached_by = name._names()[-1]
@@ -677,7 +679,8 @@ def outcome_of(dial: Any, peer: Peer) -> Connection | PegasusError:
 
     If a signal handler raises GreenletExit in it, gevent treats the exception as a result.
     """
-    connected = dial.get()
+    join(dial)
+    connected = dial.get(block=False)
     if isinstance(connected, gevent.GreenletExit):
         return ConnectFailed("the dial was interrupted", address=peer.address)
     outcome: Connection | PegasusError = connected

@@ -65,8 +65,14 @@ def addresses_of(address: str) -> list[str]:
     Raises:
         OSError, UnicodeError: As for ``resolve``.
     """
-    found = [sockaddr[:2] for _, _, _, _, sockaddr in resolve(address)]
+    found = [(_host(sockaddr), sockaddr[1]) for _, _, _, _, sockaddr in resolve(address)]
     return list(dict.fromkeys(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found))
+
+
+def _host(sockaddr: tuple[Any, ...]) -> str:
+    """Return the IP address of a socket address, with its scope if it has one: a link-local address needs it."""
+    host: str = sockaddr[0]
+    return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] and "%" not in host else host
 
 
 class _Race:

@@ -34,6 +34,15 @@ def is_entered(context: Context) -> bool:
     return False
 
 
+def join(greenlet: Any) -> None:
+    """Wait until a greenlet ends; yields.
+
+    gevent's own functions would wait for ever if a signal handler made a call in them: the hub could wake that call.
+    """
+    while not wait(greenlet, LOOK_FOR_LOST):
+        pass
+
+
 def wait(until: Any, seconds: float) -> bool:
     """Wait until a gevent Event or Greenlet is ready; yields.
 

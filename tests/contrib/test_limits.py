@@ -59,6 +59,17 @@ def test_a_limit_of_10_admits_exactly_10_of_100_greenlets(url: str, strategy: st
     assert limiters[1].hit(item, "key")
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_reset_does_not_let_more_hits_pass(url: str, strategy: str) -> None:
+    """Another process goes on with the window that it knows."""
+    stores = [storage(url, prefix=f"reset-{strategy}") for _ in range(2)]
+    limiters = [STRATEGIES[strategy](store) for store in stores]
+    item = parse("10/hour")
+    assert all(limiter.hit(item, "key") for limiter in limiters)
+    assert stores[0].reset() == 1
+    assert sum(limiter.hit(item, "key") for _ in range(15) for limiter in limiters) == 10
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_hit_with_a_lost_reply_is_counted(pegasus_onebox: Any, url: str, strategy: str, when: str) -> None:

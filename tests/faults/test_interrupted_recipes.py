@@ -21,7 +21,7 @@ import pytest
 
 from pegasus_green import Client, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
-from pegasus_green.recipes import Leader, Lock, Once, RateLimiter, Singleflight, records
+from pegasus_green.recipes import Frontier, Leader, Lock, Once, RateLimiter, Singleflight, records
 from tests.faults.interruptions import PACKAGE, Interrupted, Interruption
 from tests.faults.tools import at_rest
 from tests.waiting import Stopwatch, wait_until
@@ -480,3 +480,41 @@ def test_hits_of_one_key_take_turns_in_their_order(client: Client) -> None:
 @pytest.mark.parametrize(("operation", "kind"), CASES)
 def test_an_interruption_at_every_step_blocks_no_later_call(client: Client, operation: str, kind: str) -> None:
     enumerate_points(client, operation, kind, None)
+
+
+@pytest.mark.parametrize("name", ["_enqueue", "_recount"])
+def test_a_call_of_a_signal_handler_leaves_no_open_item_of_a_frontier(box: Any, name: str) -> None:
+    """While the handler waits, another greenlet finishes the item, or adds one."""
+    with Client(box.meta_addresses) as client:
+        numbers = count()
+
+        def work(n: int) -> int:
+            frontier = Frontier(client.table("temp"), f"{name}:{next(numbers)}", shards=1)
+
+            def consume() -> None:
+                while (job := frontier.take()) is not None:
+                    assert frontier.done(job)
+
+            def nested() -> None:
+                if name == "_recount":
+                    frontier.add("another item")
+                else:
+                    wait_until(lambda: not frontier._queue.qsize() and not frontier._hands)
+
+            interruption = Interruption(n, nested, place="caller", opcodes=True, within={name, "<setcomp>"})
+            if name == "_recount":
+                for number in range(3):
+                    frontier.add(f"item {number}")
+                with interruption.armed():
+                    frontier.resume()
+            worker = gevent.spawn(consume)
+            if name == "_enqueue":
+                with interruption.armed():
+                    frontier.add("item")
+            wait_until(lambda: not frontier.open)
+            frontier.stop()
+            worker.get(timeout=10.0)
+            return interruption.count
+
+        for n in range(1, work(0) + 1):
+            work(n)

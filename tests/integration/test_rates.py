@@ -177,15 +177,15 @@ def test_slots_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(limits, "monotonic", lambda: now)
     limiter = RequestLimiter(RATE)
-    slots = [limiter._take(now + 1.0) for _ in range(60)]
+    slots = [limiter._take(now + 1.0, (object(),)) for _ in range(60)]
     taken = [slot for slot in slots if slot is not None]
     assert taken == list(range(50_000 - BURST + 1, 50_050))
     assert slots[len(taken) :] == [None] * (60 - len(taken))
-    limiter._give_back(50_010)
-    assert [limiter._take(now + 1.0), limiter._take(now + 1.0)] == [50_010, None]
+    limiter._give_back(50_010, limiter._taken[50_010])
+    assert [limiter._take(now + 1.0, (object(),)), limiter._take(now + 1.0, (object(),))] == [50_010, None]
     for _ in range(3 * limits.SWEEP_AT):
         now += 0.02
-        assert limiter._take(now + 1.0) is not None
+        assert limiter._take(now + 1.0, (object(),)) is not None
     assert len(limiter._taken) <= limits.SWEEP_AT + BURST + 1
 
 
@@ -193,30 +193,30 @@ def test_a_slot_is_given_to_one_request_if_threads_race(monkeypatch: pytest.Monk
     now = 1000.0
     monkeypatch.setattr(limits, "monotonic", lambda: now)
     limiter = RequestLimiter(RATE)
-    taken = [limiter._take(now + 1.0) for _ in range(20)]
+    taken = [limiter._take(now + 1.0, (object(),)) for _ in range(20)]
     assert taken[5] is not None
     # A thread took the slot before this one, but it stores ``_free`` after others have taken later slots.
     limiter._free = taken[5]
-    taken.append(limiter._take(now + 1.0))
+    taken.append(limiter._take(now + 1.0, (object(),)))
     # Such a thread takes a slot that has just been given back.
-    limiter._give_back(taken[5])
+    limiter._give_back(taken[5], limiter._taken[taken[5]])
     limiter._free = taken[5]
-    limiter._taken[taken[5]] = object()
-    taken.append(limiter._take(now + 1.0))
+    limiter._taken[taken[5]] = (object(),)
+    taken.append(limiter._take(now + 1.0, (object(),)))
     assert None not in taken
     assert len(set(taken)) == len(taken) == 22
 
 
-class Counted(dict[int, object]):
+class Counted(dict[int, Any]):
     """A dict that counts the entries that are looked at."""
 
     looks = 0
 
-    def setdefault(self, key: int, default: object = None) -> object:
+    def setdefault(self, key: int, default: Any = None) -> Any:
         self.looks += 1
         return super().setdefault(key, default)
 
-    def copy(self) -> dict[int, object]:
+    def copy(self) -> dict[int, Any]:
         self.looks += len(self)
         return super().copy()
 
@@ -227,24 +227,24 @@ def test_a_long_backlog_costs_no_more_for_each_request(monkeypatch: pytest.Monke
     limiter = RequestLimiter(10_000.0)
     limiter._taken = taken = Counted()
     for _ in range(count):
-        assert limiter._take(now + 60.0) is not None
+        assert limiter._take(now + 60.0, (object(),)) is not None
     assert taken.looks < 5 * count
     # Callers that are killed and others that come instead.
     taken.looks = 0
     first = min(taken)
     for slot in range(first + 2000, first + 4000):
-        limiter._give_back(slot)
-        assert limiter._take(now + 60.0) == slot
-        assert limiter._take(now + 60.0) is not None
+        limiter._give_back(slot, limiter._taken[slot])
+        assert limiter._take(now + 60.0, (object(),)) == slot
+        assert limiter._take(now + 60.0, (object(),)) is not None
     assert taken.looks < 10 * 2000 + 2 * count
     # A slot that was given back is no use to a request with an earlier deadline, and stays.
-    limiter._give_back(first + 5000)
-    assert limiter._take(now + 0.1) is None
-    assert limiter._take(now + 60.0) == first + 5000
+    limiter._give_back(first + 5000, limiter._taken[first + 5000])
+    assert limiter._take(now + 0.1, (object(),)) is None
+    assert limiter._take(now + 60.0, (object(),)) == first + 5000
     now += 60.0
     for _ in range(3 * count):
         now += 0.001
-        assert limiter._take(now + 1.0) is not None
+        assert limiter._take(now + 1.0, (object(),)) is not None
     assert len(taken) < 3 * limits.SWEEP_AT
 
 

@@ -54,6 +54,21 @@ def test_a_generator_of_records_is_written_and_read(table: Table) -> None:
     assert list(table.get_stream([])) == []
 
 
+@pytest.mark.parametrize("verb", ["set_stream", "remove_stream"])
+def test_an_error_of_the_iterable_has_the_number_of_finished_items(table: Table, verb: str) -> None:
+    """Such as a generator that reads another table."""
+
+    def source() -> Iterator[Any]:
+        yield from (row if verb == "set_stream" else row[:2] for row in rows(250))
+        error = RequestTimeout("of the source")
+        error.done = 7
+        raise error
+
+    with pytest.raises(RequestTimeout, match="of the source") as caught:
+        getattr(table, verb)(source())
+    assert caught.value.done == 200
+
+
 def test_a_ttl_for_each_item(box: Onebox, table: Table) -> None:
     items: list[Any] = [("a", "s", "v"), ("b", "s", "v", 100), ("c", "s", "v", None), ("d", "s", "v", 0)]
     for store in (table.set_many, table.set_stream):

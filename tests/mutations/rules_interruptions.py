@@ -6,6 +6,7 @@ from .mutation import Mutation
 
 INTERRUPTION_TESTS = "tests/transport/test_interruptions.py"
 STATES_TESTS = "tests/faults/test_interrupted_states.py"
+THREADS_TESTS = "tests/transport/test_threads.py"
 FORKS_TESTS = "tests/fork/test_forks_without_hooks.py"
 
 INTERRUPTIONS = (
@@ -56,6 +57,102 @@ INTERRUPTIONS = (
         "            if pending is not self.pending:\n",
         "            if False:\n",
         ("tests/faults/test_interrupted_states.py", "-k", "signal_handler_forks"),
+    ),
+    Mutation(
+        "1-row-of-an-alarm",
+        "a row is converted before it is taken",
+        "scanner/iterator.py",
+        "if self._is_bad(row) and length_hint(raw) == left:",
+        "if length_hint(raw) == left:",
+        (STATES_TESTS, "-k", "loses_no_row"),
+    ),
+    Mutation(
+        "1-interrupted-write-of-a-handle",
+        "a write whose reply is not taken has an unknown outcome",
+        "operations/asynchronous.py",
+        "PegasusError(text, sent=writes, outcome_unknown=writes)",
+        "PegasusError(text)",
+        (STATES_TESTS, "-k", "unknown_outcome"),
+    ),
+    Mutation(
+        "1-handle-that-nobody-settles",
+        "a handle whose outcome is lost becomes ready",
+        "operations/asynchronous.py",
+        "        if late and fork.thread_id() == self._thread and self._is_over():",
+        "        if False:",
+        (STATES_TESTS, "-k", "becomes_ready"),
+    ),
+    Mutation(
+        "1-lost-wake-up-of-a-join",
+        "a wait for a greenlet ends if its wake-up is lost",
+        "transport/waits.py",
+        "while not wait(greenlet, LOOK_FOR_LOST):",
+        "while not wait(greenlet, 100.0):",
+        ("tests/transport/test_dial.py", "-k", "lost_wake_up"),
+    ),
+    Mutation(
+        "1-circle-of-turns",
+        "greenlets whose signal handlers wait for each other get an error",
+        "turns.py",
+        "            self._refuse_circle(me)\n",
+        "",
+        ("tests/unit/test_unnested.py", "-k", "each_other"),
+    ),
+    Mutation(
+        "1-open-item-of-a-frontier",
+        "an item that is finished at once is not counted as open",
+        "recipes/sets.py",
+        "            self._queued.add(job.value)\n            self._queue.put(job)\n",
+        "            self._queue.put(job)\n            self._queued.add(job.value)\n",
+        ("tests/faults/test_interrupted_recipes.py", "-k", "open_item"),
+    ),
+    Mutation(
+        "9-newest-routes-of-a-thread",
+        "a new thread begins with the newest routes of all threads",
+        "cluster/dispatcher.py",
+        "            routes.take(known)\n",
+        "            pass\n",
+        (THREADS_TESTS, "-k", "learnt"),
+    ),
+    Mutation(
+        "9-offered-routes-before-a-call",
+        "a call takes the routes that another thread has offered while its hub did not run",
+        "cluster/threads.py",
+        "                other.way = other.open_hub = None\n",
+        "",
+        (THREADS_TESTS, "-k", "learnt"),
+    ),
+    Mutation(
+        "9-owner-of-the-next-hub",
+        "the hub that a call makes after a destroyed one ends with its thread",
+        "cluster/threads.py",
+        "                self._own(member, _owned_hub())\n",
+        "                pass\n",
+        (THREADS_TESTS, "-k", "destroyed_one"),
+    ),
+    Mutation(
+        "14-last-requests",
+        "the end of a connection sends the requests that free contexts of scans",
+        "transport/connection.py",
+        "            self._send_last(reason)\n",
+        "",
+        (THREADS_TESTS, "-k", "context_stays"),
+    ),
+    Mutation(
+        "14-dropped-scans",
+        "a dropped scan is freed if its hub does not run again",
+        "scanner/work.py",
+        "            self.dispatcher.cluster.dropped_scans[self] = None\n",
+        "",
+        (THREADS_TESTS, "-k", "context_stays"),
+    ),
+    Mutation(
+        "6-slots-of-dead-callers",
+        "the slots of calls whose hub has ended are given back",
+        "cluster/dispatcher.py",
+        "        self.limiters.forget(self.pool.ended)\n",
+        "",
+        (THREADS_TESTS, "-k", "turns_to"),
     ),
     Mutation(
         "8-fork-before-a-system-call",

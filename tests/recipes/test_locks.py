@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any
 
 import gevent
@@ -24,6 +25,7 @@ from pegasus_green.recipes import (
     leader,
 )
 from tests.conftest import Cluster
+from tests.fork.forking import fork
 from tests.recipes.helpers import LateCopies, LateReply, no_client_bugs
 from tests.waiting import wait_until
 
@@ -488,6 +490,35 @@ def test_one_leader_at_a_time_and_the_next_takes_over(table: Table, hash_key: by
     fences = [fence for _, _, fence in seen]
     assert fences == sorted(set(fences))
     assert Leader(table, hash_key).current() is None
+
+
+def test_the_leader_of_a_forked_child_has_its_own_identity(table: Table, hash_key: bytes) -> None:
+    leader = Leader(table, hash_key)
+    before = leader.identity
+    assert before.endswith(b":%d" % os.getpid())
+    told = mmap(-1, 100)
+
+    def child() -> None:
+        told.write(leader.identity)
+
+    assert fork("os.fork", child)() == 0
+    assert told[:100].rstrip(b"\0").startswith(before.rpartition(b":")[0])
+    assert told[:100].rstrip(b"\0") != before
+    assert leader.run(leader.current) == before
+    leader._lock.identity = b"of another process"
+    assert leader.run(leader.current) == before
+
+
+def test_a_lost_wake_up_delays_a_leader_only_for_a_moment(table: Table, hash_key: bytes) -> None:
+    leader = Leader(table, hash_key)
+
+    def lead() -> str:
+        gevent.sleep(0.05)
+        work: Any = leader._work
+        work.unlink_all()
+        return "done"
+
+    assert gevent.spawn(leader.run, lead).get(timeout=20.0) == "done"
 
 
 @pytest.mark.onebox_only

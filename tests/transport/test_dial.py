@@ -471,3 +471,21 @@ def test_all_addresses_of_a_name_share_the_connect_timeout(stage: Stage, monkeyp
         for hole in holes:
             hole.stop()
     assert watch.seconds < 1.6
+
+
+def test_a_lost_wake_up_delays_warm_up_only_for_a_moment(stage: Stage) -> None:
+    """A signal handler that makes a call can lose it: the hub then wakes the handler's call."""
+    stage.server()
+    client = stage.client()
+    peer = client._cluster.pool.peer(stage.servers[0].address)
+    error = errors.ConnectFailed("lost")
+
+    def end() -> errors.PegasusError:
+        gevent.sleep(0.05)
+        return error
+
+    dial: Any = gevent.spawn(end)
+    caller = gevent.spawn(pool.outcome_of, dial, peer)
+    gevent.sleep(0.01)
+    dial.unlink_all()
+    assert caller.get(timeout=10.0) is error

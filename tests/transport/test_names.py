@@ -22,6 +22,7 @@ from pegasus_green.cluster.limiter import MAX_KEPT
 from pegasus_green.cluster.metas import MAX_LEARNT
 from pegasus_green.cluster.tables import MAX_UNKNOWN
 from pegasus_green.protocol.meta import ListNodesResponse, NodeInfo, make_address
+from pegasus_green.transport import reach
 from tests.transport.fakes import (
     BlackHole,
     FakeMeta,
@@ -611,3 +612,11 @@ def test_stats_can_be_read_in_another_thread_while_tables_and_servers_are_added(
     finally:
         stop.append(True)
     assert (reader.get() or 0) > 0
+
+
+def test_a_link_local_address_of_a_name_keeps_its_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can dial it without."""
+    found = [("fe80::1", 34601, 0, 2), ("fe80::2%eth0", 34601, 0, 2), ("::1", 34601, 0, 0), ("127.0.0.1", 34601)]
+    monkeypatch.setattr(reach, "resolve", lambda _address: [(None, None, None, None, one) for one in found])
+    expected = ["[fe80::1%2]:34601", "[fe80::2%eth0]:34601", "[::1]:34601", "127.0.0.1:34601"]
+    assert reach.addresses_of("meta.example:34601") == expected

@@ -614,6 +614,18 @@ def test_a_server_that_demands_authentication_is_recognized(stage: Stage) -> Non
     assert len(sasl.broken) == 2
 
 
+def test_a_server_that_answers_again_is_not_reported_as_demanding_authentication(stage: Stage) -> None:
+    """Its authentication was turned off."""
+    secure_stage(stage)
+    stage.meta.handler = stage.meta.handler.inner  # type: ignore[attr-defined]
+    table = stage.table(timeout=3.0)
+    assert "auth=Kerberos" in ends(table.get, "h", "s").hint
+    stage.servers[0].handler = answer
+    assert table.get("h", "s") is None
+    stage.servers[0].handler = silent
+    assert ends(table.get, "h", "s", timeout=0.5).hint == ""
+
+
 def test_a_silent_server_is_not_reported_as_demanding_authentication(stage: Stage) -> None:
     stage.server(silent)
     error = ends(stage.client(timeout=3.0).table("temp").get, "h", "s")

@@ -20,7 +20,7 @@ from pegasus_green.onebox import Onebox
 from pegasus_green.recipes import Leader, Once, RateLimiter, Singleflight
 from pegasus_green.transport import connection
 from tests.leaks import descriptors
-from tests.transport.fakes import FakeServer, Stage, silent
+from tests.transport.fakes import FakeServer, Stage, answer, silent
 from tests.transport.scripts import run_script
 from tests.waiting import wait_until
 
@@ -235,6 +235,111 @@ def test_a_thread_that_gets_routes_from_another_thread_forgets_servers(stage: St
     finally:
         pool.kill()
     wait_until(lambda: not old.alive)
+
+
+@pytest.mark.parametrize("kind", ["a new thread", "a thread that has called before"])
+def test_a_call_uses_the_routes_that_another_thread_has_learnt(stage: Stage, kind: str) -> None:
+    """Meanwhile the first thread blocks, so its event loop takes no routes."""
+    old, new = stage.server(silent), stage.extra(FakeServer())
+    client = stage.client(refresh_interval=0.01, silence=0.1)
+    table = client.table("temp")
+    block = get_original("_thread", "allocate_lock")()
+    ends: list[Any] = []
+
+    def first() -> None:
+        table.client._threads.here().bind()
+        old.handler = answer
+        table.set("a", "b", b"old")
+        old.handler = silent
+        ends.append("ready")
+        # A blocked thread: its event loop does not run.
+        block.acquire()
+        if kind != "a new thread":
+            ends.append(table.incr("a", "n", timeout=5.0))
+
+    block.acquire()
+    get_original("_thread", "start_new_thread")(first, ())
+    wait_until(lambda: ends)
+    stage.meta.primaries, stage.meta.ballots = [new.address], {0: 4}
+    assert in_thread(lambda: table.get("a", "b", timeout=5.0)) is None
+    queries = len(stage.meta.queries)
+    if kind == "a new thread":
+        assert in_native_thread(lambda: table.incr("a", "n", timeout=5.0)) is not None
+        block.release()
+    else:
+        block.release()
+        wait_until(lambda: len(ends) == 2)
+    assert new.names()["incr"] == 1
+    assert old.names()["incr"] == 0
+    assert len(stage.meta.queries) == queries
+
+
+def test_the_event_loop_after_a_destroyed_one_ends_with_its_thread(stage: Stage) -> None:
+    """The client has made it, like the first one."""
+    stage.server()
+    table = stage.table()
+
+    def run() -> Any:
+        table.set("a", "b", b"c")
+        gevent.get_hub().destroy(destroy_loop=True)
+        assert table.get("a", "b") == b"c"
+        return get_hub_if_exists()
+
+    loop = in_native_thread(run).loop
+    wait_until(lambda: loop is None or not getattr(loop, "ptr", None))
+
+
+@pytest.mark.parametrize("leave", ["break", "with", "close", "close and drain", "destroy", "end of the thread"])
+def test_no_scan_context_stays_on_a_server_when_a_scan_and_its_client_or_thread_end(leave: str) -> None:
+    with Onebox(tables={"temp": 4}) as box, Client(box.meta_addresses) as other:
+        other.table("temp").set_many([(f"k{n}", "s", "v") for n in range(200)])
+
+        def contexts() -> int:
+            replicas = [replica for server in box.servers for replica in server.replicas.values()]
+            return sum(len(replica.engine.contexts._live) for replica in replicas)
+
+        def run() -> None:
+            client = other if leave == "end of the thread" else Client(box.meta_addresses)
+            table = client.table("temp")
+            if leave == "with":
+                with table.scan(batch_size=5) as rows:
+                    next(rows)
+            elif leave.startswith("close"):
+                rows = table.scan(batch_size=5)
+                next(rows)
+                rows.close()
+            else:
+                for _ in table.scan(batch_size=5):
+                    break
+            if leave == "destroy":
+                gevent.get_hub().destroy(destroy_loop=True)
+            elif client is not other:
+                client.close(drain=1.0 if "drain" in leave else 0.0)
+
+        before = contexts()
+        in_native_thread(run)
+        wait_until(lambda: contexts() == before)
+
+
+@pytest.mark.parametrize("ends", ["the thread", "the event loop"])
+def test_requests_that_will_never_be_sent_leave_their_turns_to_others(stage: Stage, ends: str) -> None:
+    stage.server()
+    client = stage.client(timeout=30.0)
+    table = client.table("temp", max_rate=2.0)
+    client.table("temp").set("a", "b", b"c")
+
+    def fill() -> None:
+        # The client makes the event loop, and ends it with the thread.
+        client.table("temp").get("a", "b")
+        for _ in range(20):
+            gevent.spawn(table.get, "a", "b")
+        gevent.sleep(0.01)
+        if ends == "the event loop":
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    in_native_thread(fill)
+    wait_until(lambda: len(client._threads.all) == 1 or ends == "the event loop")
+    assert table.get("a", "b", timeout=4.0) == b"c"
 
 
 def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage) -> None:

@@ -6,13 +6,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 
-from pegasus_green.turns import Unnested
+from pegasus_green.turns import Turn, Unnested
 
 
 @contextmanager
@@ -90,3 +91,25 @@ def test_a_function_sees_no_context_variable_of_another_caller() -> None:
     variable.set("mine")
     unnested.run(lambda: seen.append(variable.get()))
     assert seen == ["none"]
+
+
+def test_greenlets_do_not_wait_for_each_other() -> None:
+    """In both of them, a signal handler waits for the turn of the other one."""
+    turns: dict[str, Turn] = {}
+    until = monotonic() + 20.0
+
+    def act(mine: str, other: str) -> str:
+        turn = turns[mine] = Turn()
+
+        def inside() -> str:
+            while other not in turns:
+                gevent.sleep(0.001)
+            try:
+                return str(turns[other].wait(until))
+            except RuntimeError:
+                return "refused"
+
+        return turn.run(inside)
+
+    callers = [gevent.spawn(act, "a", "b"), gevent.spawn(act, "b", "a")]
+    assert sorted(caller.get(timeout=10.0) for caller in callers) == ["True", "refused"]

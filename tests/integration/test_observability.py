@@ -580,21 +580,6 @@ def test_a_failing_listener_does_not_affect_calls_and_is_logged_once(
     assert all("further failures are not logged" in record.getMessage() for record in records)
 
 
-def test_each_failing_listener_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Also if a removed one had the same id. Nothing is kept of removed ones."""
-    table = client.table("temp")
-    table.warm_up()
-    for number in range(20):
-        listener = Failing()
-        client.add_listener(listener)
-        table.get("h", "s")
-        client.remove_listener(listener)
-        del listener
-        records = [record for record in caplog.records if record.name == "pegasus_green.events"]
-        assert len(records) == 2 * (number + 1)
-    assert not client._cluster.listeners._complained
-
-
 def test_a_failing_listener_with_a_log_handler_that_waits(box: Onebox, client: Client) -> None:
     """A listener fails in a callback of the hub, where the log handler cannot wait."""
     handler = Waiting(failing=False)

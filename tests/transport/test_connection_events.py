@@ -324,3 +324,26 @@ print(heard)
         warn="ignore",
     )
     assert out == "0 []\n['the client was closed', 'the client was closed']\n"
+
+
+class Broken(Listener):
+    """A listener with a bug."""
+
+    def call_started(self, table: str, operation: str) -> None:
+        raise RuntimeError("a bug")
+
+
+def test_each_failing_listener_is_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if a removed one had the same id. Nothing is kept of removed ones."""
+    stage.server()
+    client = stage.client()
+    for number in range(20):
+        listener = Broken()
+        client.add_listener(listener)
+        for _ in range(2):
+            client.table("temp").get("h", "s")
+        client.remove_listener(listener)
+        del listener
+        records = [record for record in caplog.records if record.name == "pegasus_green.events"]
+        assert len(records) == number + 1
+        assert not client._cluster.listeners._complained

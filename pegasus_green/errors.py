@@ -55,8 +55,8 @@ class PegasusError(Exception):
         address: The server, "host:port", if one was involved.
         sent: Whether an attempt was sent and the client has no readable answer to it.
         attempts: Number of attempts, including those that found no server to send to.
-        last_error: The error after which the client made the last attempt; None: there was one attempt only, or it is
-            this error.
+        last_error: The last earlier error of the same call, which is often the reason of this one; None: there was
+            none.
         outcome_unknown: True for a write that may or may not have been applied.
         results: All results of a ``*_many`` verb or ``batch_get``, in order and including the errors. Streams and
             ``truncate`` call ``*_many`` verbs for each batch; ``results`` then has those of the call that failed. Empty

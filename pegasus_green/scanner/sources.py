@@ -145,7 +145,8 @@ class Parallel:
             work.workers.add(worker)
             worker.rawlink(self._ended)
             worker.start()
-        return bool(work.workers or self._ready)
+        # In this order: the last greenlet may end between the two steps, and it has added its batch before.
+        return len(work.workers) > 0 or len(self._ready) > 0
 
     def _ended(self, worker: object) -> None:
         self.work.workers.discard(worker)

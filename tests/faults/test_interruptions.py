@@ -360,7 +360,7 @@ SCANS: dict[str, Callable[[Table[bytes]], Any]] = {
 
 
 def rows_of_an_interrupted_scan(
-    client: Client, scan: str, place: str, n: int, kind: str = "exception"
+    client: Client, scan: str, place: str, n: int, kind: str = "exception", within: tuple[str, ...] = ()
 ) -> tuple[Interruption, list[Any]]:
     """Return the rows of one scanner whose reader continues after something has struck at the n-th step.
 
@@ -381,7 +381,7 @@ def rows_of_an_interrupted_scan(
         except RuntimeError as error:
             assert "cannot use a scanner whose next() it has interrupted" in str(error)  # noqa: PT017
 
-    interruption, found = Interruption(n, act, place=place, opcodes=True), []
+    interruption, found = Interruption(n, act, place=place, opcodes=True, within=within), []
     rows = SCANS[scan](client.table("temp"))
 
     def read() -> None:
@@ -427,3 +427,17 @@ def test_a_scan_continues_after_an_interruption_at_any_step(interrupted: Any, sc
             if kind != "exception" or not interruption.where.endswith(" __next__"):
                 assert found == expected, (n, interruption.where)
         assert not at_rest(client)
+
+
+def test_a_parallel_scan_returns_the_batch_of_a_greenlet_that_ends_during_another_call(interrupted: Any) -> None:
+    """The greenlet ends while the caller asks whether one still runs, at every step of this."""
+    with Client(interrupted.meta_addresses, timeout=3.0, refresh_interval=0.001, refresh_period=0.0) as client:
+        client.table("temp").warm_up()
+
+        def work(n: int) -> tuple[Interruption, list[Any]]:
+            return rows_of_an_interrupted_scan(client, "parallel", "caller", n, "other call", ("_staff",))
+
+        counted, expected = work(0)
+        for n in range(1, counted.count + 1):
+            interruption, found = work(n)
+            assert found == expected, (n, interruption.where)

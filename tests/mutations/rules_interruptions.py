@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutation import Mutation
 
 INTERRUPTION_TESTS = "tests/transport/test_interruptions.py"
+INTERRUPTED_TESTS = "tests/faults/test_interruptions.py"
 STATES_TESTS = "tests/faults/test_interrupted_states.py"
 THREADS_TESTS = "tests/transport/test_threads.py"
 FORKS_TESTS = "tests/fork/test_forks_without_hooks.py"
@@ -153,6 +154,14 @@ INTERRUPTIONS = (
         "        self.limiters.forget(self.pool.ended)\n",
         "",
         (THREADS_TESTS, "-k", "turns_to"),
+    ),
+    Mutation(
+        "14-last-greenlet-of-a-parallel-scan",
+        "a parallel scan returns the batch of a greenlet that has just ended",
+        "scanner/sources.py",
+        "        return len(work.workers) > 0 or len(self._ready) > 0\n",
+        "        return bool(work.workers or self._ready)\n",
+        (INTERRUPTED_TESTS, "-k", "ends_during_another"),
     ),
     Mutation(
         "8-fork-before-a-system-call",

@@ -37,7 +37,7 @@ def test_the_table_of_defaults_is_correct(options: type[Any]) -> None:
 
 
 def test_defaults_of_the_documented_options_are_correct() -> None:
-    text = _section("options.md", "The documented API")
+    text = _section("options.md", "The API of the official client")
     for name in vars(ScanOptions()):
         assert f"`{name}`" in text
     assert f"`timeout_millis` | {ScanOptions().timeout_millis}," in text

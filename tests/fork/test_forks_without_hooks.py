@@ -25,11 +25,15 @@ PRELUDE = """
 import ctypes, os, sys
 # The loop's own descriptors get higher numbers: in a child libev closes them by number after it has made new ones.
 spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(8)]
-import gevent
+import gevent, gevent.monkey
 from pegasus_green import Client
 metas, way = sys.argv[1].split(","), sys.argv[2]
 client = Client(metas, timeout=2.0)
 table = client.table("temp")
+
+if way == "os.fork" and gevent.monkey.is_module_patched("os"):
+    # Otherwise gevent never sees the end of a first child that ends before gevent handles SIGCHLD.
+    gevent.get_hub().loop.install_sigchld()
 
 def fork():
     child = os.fork() if way == "os.fork" else ctypes.PyDLL(None).fork()

@@ -169,15 +169,12 @@ class Listeners:
     def _change(self, listeners: list[Listener]) -> None:
         """Collect the methods of each event, without those of the base class, which do nothing."""
         self._all = listeners
-        complained: dict[tuple[str, int], object] = {}
         for event in EVENTS:
             idle = getattr(Listener, event)
             methods = [getattr(listener, event) for listener in listeners]
             self._takers[event] = tuple(m for m in methods if getattr(m, "__func__", m) is not idle)
-            for key in [(event, id(_owner(method))) for method in methods]:
-                if key in self._complained:
-                    complained[key] = self._complained[key]
-        self._complained = complained
+        present = {(event, id(_owner(getattr(listener, event)))) for event in EVENTS for listener in listeners}
+        self._complained = {key: who for key, who in self._complained.copy().items() if key in present}
         self.on_change()
 
     def hear(self, *events: str) -> bool:

@@ -199,9 +199,12 @@ class Handle(Generic[R]):
             # The application has destroyed the event loop of the call.
             return True
         job, slot = self._job, self._slot
-        if job is not None and not job.dead and job:  # a running greenlet is true
+        # First: a greenlet that died in gevent's report of its error stays true.
+        if job is not None and job.ready():
+            return True
+        if job:  # a running greenlet is true
             return False
-        if (job is not None and (job.dead or job.ready())) or (slot is not None and slot() is None):
+        if slot is not None and slot() is None:
             return True
         # The traceback of an interruption may reference the receiver for longer.
         return monotonic() > self._ends + SECONDS_LATE

@@ -53,9 +53,8 @@ class Leader:
         self._identity = None if identity is None else to_bytes(identity, "identity")
         if self._identity == b"":
             raise InvalidArgument("identity must not be empty")
-        self._lock = _LeaderLock(
-            table, name, timeout=timeout, sleep=sleep, on_lost=self._depose, identity=self.identity
-        )
+        # Each run sets the identity of the lock.
+        self._lock = _LeaderLock(table, name, timeout=timeout, sleep=sleep, on_lost=self._depose)
         self._work: Greenlet[..., Any] | None = None
         self._deposed = False
         self._turn: Turn | None = None

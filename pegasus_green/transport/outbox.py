@@ -304,8 +304,10 @@ class Outbox(Books):
 
         They free the contexts of scans on the server. The hub may never run again.
         """
+        if not isinstance(reason, ClientClosed) or self._backlog or self._leaving is not None:
+            return
         last = [frame for seqid, frame in self._out.copy().items() if seqid not in self.pending]
-        if last and isinstance(reason, ClientClosed) and not self._backlog and self._leaving is None:
+        if last:
             try:
                 # The socket accepts all of these few bytes, or they are lost.
                 list(self._on_socket(os.write, [b"".join(pieces(last))]))

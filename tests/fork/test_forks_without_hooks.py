@@ -134,14 +134,19 @@ client.close()
 """
 
 
+def fork_beside_threads(stage: Stage, way: str, child: str) -> str:
+    """Run code in a child whose parent has other threads; return its exit status as a line."""
+    stage.server()
+    return run_script(PRELUDE + THREADS + child + END_OF_THREADS, stage.meta.address, way)
+
+
 @pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
 def test_threads_of_the_child_call_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
     """Without hooks Python's list of threads still contains the parent's. Reading it crashes the child."""
-    stage.server()
-    out = run_script(
-        PRELUDE
-        + THREADS
-        + """
+    out = fork_beside_threads(
+        stage,
+        way,
+        """
 if not child:
     seen = []
     for _ in range(6):
@@ -150,10 +155,7 @@ if not child:
     own = len(client._threads.all)
     client.close(drain=1.0)
     os._exit(0 if seen == [b"c"] * 6 and (own == 1 or way != "os.fork") else 1)
-        """
-        + END_OF_THREADS,
-        stage.meta.address,
-        way,
+        """,
     )
     assert out == "0\n"
 
@@ -161,21 +163,17 @@ if not child:
 @pytest.mark.parametrize("way", ["no reinit", "reinit", "os.fork"])
 def test_a_child_keeps_its_files_if_the_parent_had_other_threads(stage: Stage, way: str) -> None:
     """Its files get the descriptor numbers of the parent's event loops, and it removes the parent's threads."""
-    stage.server()
-    out = run_script(
-        PRELUDE
-        + THREADS
-        + """
+    out = fork_beside_threads(
+        stage,
+        way,
+        """
 if not child:
     os.closerange(3, 256)
     files = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]
     client.close()
     gone = [one for one in files if not os.path.exists(f"/proc/self/fd/{one}")]
     os._exit(len(gone))
-        """
-        + END_OF_THREADS,
-        stage.meta.address,
-        way,
+        """,
     )
     assert out == "0\n"
 

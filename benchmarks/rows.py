@@ -166,7 +166,7 @@ ROWS_OF_TABLE = (
     pure("scan", "scan of a table, a row", 50_000, scenario="scan", rows=ROWS, tables=ONE_PARTITION, unit=SCAN_UNIT),
     pure("multiget", "multi_get of 1,000 rows, a row", 50_000, scenario="multi_get", rows=ROWS),
     Row("get512", "get, 512 callers", "our 64", "us", 1.1, 1.0, pair(get(512, 51_200), get(64, 51_200))),
-    Row("get5000", "get, 5,000 callers", "our 64", "us", 1.35, 1.2, pair(get(5000, 100_000), get(64, 51_200))),
+    Row("get5000", "get, 5,000 callers", "our 64", "us", 1.35, 1.2, pair(get(5000, 400_000), get(64, 51_200))),
     Row(
         "get1",
         "get, 1 caller",

@@ -48,13 +48,11 @@ static void fill_crc_table(void) {
         crc_table[byte] = crc;
     }
 }
-
 static uint64_t crc64(const unsigned char *data, Py_ssize_t size) {
     uint64_t crc = ~(uint64_t)0;
     for (; size > 0; size--, data++) crc = crc_table[(crc ^ *data) & 0xFF] ^ crc >> 8;
     return ~crc;
 }
-
 static PyObject *core_crc64(PyObject *self, PyObject *data) {
     if (!PyBytes_Check(data)) return PyErr_Format(PyExc_TypeError, "the argument must be bytes");
     return PyLong_FromUnsignedLongLong(crc64(raw(data), PyBytes_Size(data)));
@@ -64,7 +62,6 @@ static PyObject *core_crc64(PyObject *self, PyObject *data) {
 static Py_ssize_t argument_size(PyObject *hash_key, PyObject *sort_key, PyObject *value) {
     return PyBytes_Size(hash_key) + PyBytes_Size(sort_key) + (value ? 28 + PyBytes_Size(value) : 10);
 }
-
 static void write_argument(unsigned char *at, PyObject *hash_key, PyObject *sort_key, PyObject *value, int expire) {
     Py_ssize_t first = PyBytes_Size(hash_key), second = PyBytes_Size(sort_key);
     at = write_bytes(at, "\x0c\0\1\x0c\0\1", value ? 6 : 3);
@@ -174,7 +171,6 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
-
 #define IS_SET(object) ((object) != NULL && (object) != Py_None)
 #define IS_EMPTY(dict) ((dict) == NULL || PyDict_Size(dict) == 0)
 
@@ -192,14 +188,12 @@ static int done(PyObject *returned) {
 
 /* An exception that is stored while other code runs. */
 typedef struct { PyObject *type, *value, *traceback; } Raised;
-
 static Raised put_aside(void) {
     Raised error;
     PyErr_Fetch(&error.type, &error.value, &error.traceback);
     PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
     return error;
 }
-
 static void forget(Raised *error) { RELEASE(error->type, error->value, error->traceback); }
 
 /* Clean up after an exception, by default the method's first argument; a newer exception replaces it. */
@@ -265,13 +259,14 @@ typedef struct {
     PyObject *greenlet; /* suspended in slot_get, or NULL */
     PyObject *outcome;  /* arrived and not yet taken */
     char delivered;
+    const char *near; /* an address in the frame of the caller */
 } Slot;
 static PyTypeObject *slot_type, *books_type;
-static Slot *slot_new(void) {
+static Slot *slot_new(const char *near) {
     Slot *made = PyObject_New(Slot, slot_type);
     if (made == NULL) return NULL;
     made->greenlet = made->outcome = NULL;
-    made->delivered = 0;
+    made->delivered = 0, made->near = near;
     return made;
 }
 static void slot_free(Slot *self) {
@@ -292,7 +287,6 @@ static PyObject *slot_get(Slot *self, PyObject *hub) {
     PyObject *outcome = self->outcome;
     return self->outcome = NULL, outcome;
 }
-
 static PyObject *slot_switch(Slot *self, PyObject *outcome) {
     Py_CLEAR(self->outcome);
     self->outcome = Py_NewRef(outcome);
@@ -318,13 +312,13 @@ typedef struct {
     double _wake_at, _timer_at, heard, silent_since;
     Py_ssize_t _small, _share, _max_in_flight, _max_frame, _out_bytes;
     int _version, _fd;
-    char _crowded, _in_pass, _referenced, _plain;
+    char _crowded, _in_pass, _has_read, _referenced, _plain;
 } Books;
 #define BOOKS_REFERENCES(X) \
     X(session) X(peer) X(pending) X(_out) X(_backlog) X(_leaving) X(lost) X(_room) X(_keeper) X(_chunk) \
     X(_flush_callback)
 static const double TICK = 0.25;
-enum { FRAMES_A_CHECK = 32 }; /* both as in connection.py */
+enum { FRAMES_A_CHECK = 32, AHEAD = 16, MANY = 1000 }; /* the first and TICK as in connection.py */
 
 /* Continue in Python, which handles all cases. */
 static int otherwise(Books *self, const char *name) { return done(PyObject_CallMethod((PyObject *)self, name, NULL)); }
@@ -336,7 +330,6 @@ static PyObject *core_write_by(PyObject *self, PyObject *function) {
     if (function != Py_None) writer = Py_NewRef(function);
     return Py_NewRef(Py_None);
 }
-
 static Py_ssize_t write_some(int fd, PyObject *data) {
     if (writer == NULL) return send(fd, raw(data), (size_t)PyBytes_Size(data), MSG_DONTWAIT | MSG_NOSIGNAL);
     PyObject *size = PyObject_CallFunction(writer, "iO", fd, data);
@@ -344,13 +337,13 @@ static Py_ssize_t write_some(int fd, PyObject *data) {
     PyErr_Clear();
     return Py_XDECREF(size), sent;
 }
-
 static int under_way(Books *self) { return IS_SET(self->_leaving) || IS_SET(self->lost) || !IS_EMPTY(self->_backlog); }
 
 /* Send all collected frames. No bytecode runs between the system call and the storage of its result. */
 static int flush(Books *self) {
     PyObject *seqid, *frame;
     Py_ssize_t pos = 0, size = 0, sent = -1;
+    self->_has_read = 0;
     int usual = !self->_out_bytes && in_parent() && !under_way(self) && !IS_EMPTY(self->_out);
     while (usual && PyDict_Next(self->_out, &pos, &seqid, &frame))
         if ((usual = PyBytes_CheckExact(frame))) size += PyBytes_Size(frame);
@@ -431,9 +424,21 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     return failed;
 }
 
+/* Load the frames of the callers of the next replies: if there are thousands of callers, no cache holds them. */
+static void prefetch(PyObject *frames, Py_ssize_t at, PyObject *pending) {
+    for (Py_ssize_t end = at + AHEAD; at < end && at < PyList_Size(frames); at++) {
+        PyObject *entry = PyDict_GetItemWithError(pending, PyTuple_GetItem(PyList_GetItem(frames, at), 0));
+        PyObject *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
+        if (taker == NULL || Py_TYPE(taker) != slot_type) continue;
+        for (int line = -6; line < 2; line++) __builtin_prefetch(((Slot *)taker)->near + 64 * line);
+    }
+}
+
 static int deliver(Books *self, PyObject *frames, PyObject *pending) {
-    for (Py_ssize_t at = 0; at < PyList_Size(frames); at++)
+    for (Py_ssize_t at = 0; at < PyList_Size(frames); at++) {
+        if (at % AHEAD == 0 && PyDict_Size(pending) > MANY) prefetch(frames, at, pending);
         if (hand_over(self, pending, PyList_GetItem(frames, at)) < 0) return -1;
+    }
     return 0;
 }
 
@@ -455,6 +460,7 @@ static int after_pass(Books *self, Py_ssize_t delivered) {
     }
     if (IS_SET(self->_room) && otherwise(self, "_make_room") < 0) return -1;
     if (IS_EMPTY(self->_out)) return 0;
+    self->_has_read = 1;
     /* Some callers continued at other servers, whose replies may be here, too: one write for all. */
     return PyDict_Size(self->_out) >= delivered ? flush(self) : flush_soon(self);
 }
@@ -498,6 +504,7 @@ static PyObject *books_flush(Books *self, PyObject *unused) { return flush(self)
 typedef struct {
     PyObject *lane, *way, *shape, *hash_key, *sort_key, *value, *argument, *route, *part, *seqid;
     Books *books;
+    const char *near;
     uint64_t hash;
     double now, deadline;
     int expire, observed, milliseconds;
@@ -515,7 +522,6 @@ static void count_latency(PyObject *histogram, double seconds) {
     count(histogram, key, 1, PyObject_GetItem, PyObject_SetItem); /* it also clears an exception of the line before */
     Py_XDECREF(key);
 }
-
 static PyObject *next_id(Books *books) {
     PyObject *ids = PyObject_GetAttr(books->session, name_ids), *seqid = ids == NULL ? NULL : PyIter_Next(ids);
     Py_XDECREF(ids);
@@ -618,7 +624,7 @@ static PyObject *books_post(Books *self, PyObject *const *args, Py_ssize_t count
 static PyObject *send_and_wait(Call *call) {
     PyObject *outcome = NULL, *ok = PART(shape, OK_HEAD), *first;
     int movable = PART(way, REPEATS) == Py_True && PART(shape, REPEATABLE) == Py_True;
-    Slot *slot = slot_new();
+    Slot *slot = slot_new(call->near);
     if (slot != NULL && post(call, (PyObject *)slot, movable ? call->route : Py_None) == 0 &&
         (outcome = slot_get(slot, PART(way, HUB))) == NULL)
         clean_up(call->books, name_abandon, call->seqid, (PyObject *)slot);
@@ -711,7 +717,7 @@ static PyObject *core_call(PyObject *self, PyObject *const *args, Py_ssize_t cou
     PyObject *hash_key = args[1], *sort_key = args[2], *value = count == 5 ? args[3] : NULL;
     int expire = value ? (int)PyLong_AsLong(args[4]) : 0;
     Call made = {.lane = args[0], .shape = PyTuple_GetItem(args[0], value ? PUT : GET), .hash_key = hash_key,
-                 .sort_key = sort_key, .value = value, .expire = expire}, *call = &made;
+                 .sort_key = sort_key, .value = value, .expire = expire, .near = (const char *)args}, *call = &made;
     if (PyErr_Occurred()) return NULL;
     if (!PyBytes_CheckExact(hash_key) || !PyBytes_CheckExact(sort_key) || PyBytes_Size(hash_key) > 65534 ||
         (value && (!PyBytes_CheckExact(value) || argument_size(hash_key, sort_key, value) > NUMBER(lane, LARGEST_PUT))))
@@ -734,28 +740,22 @@ static PyMethodDef books_methods[] = {
 };
 
 #define BOOKS(kind, name) {#name, kind, offsetof(Books, name), 0, NULL}
+#define REFERENCE(name) BOOKS(T_OBJECT_EX, name),
 static PyMemberDef books_members[] = {
-    BOOKS(T_OBJECT_EX, session),   BOOKS(T_OBJECT_EX, peer),      BOOKS(T_OBJECT_EX, pending),
-    BOOKS(T_OBJECT_EX, _out),      BOOKS(T_OBJECT_EX, _backlog),  BOOKS(T_OBJECT, _leaving),
-    BOOKS(T_OBJECT, lost),         BOOKS(T_OBJECT, _room),        BOOKS(T_OBJECT, _keeper),
-    BOOKS(T_OBJECT_EX, _chunk),    BOOKS(T_DOUBLE, _wake_at),     BOOKS(T_DOUBLE, _timer_at),
-    BOOKS(T_DOUBLE, heard),        BOOKS(T_DOUBLE, silent_since), BOOKS(T_PYSSIZET, _small),
-    BOOKS(T_PYSSIZET, _share),     BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_PYSSIZET, _max_in_flight),
-    BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_INT, _version),        BOOKS(T_INT, _fd),
-    BOOKS(T_BOOL, _crowded),       BOOKS(T_BOOL, _in_pass),       BOOKS(T_BOOL, _referenced),
-    BOOKS(T_BOOL, _plain),         BOOKS(T_OBJECT, _flush_callback), {NULL, 0, 0, 0, NULL},
+    BOOKS_REFERENCES(REFERENCE)
+    BOOKS(T_DOUBLE, _wake_at), BOOKS(T_DOUBLE, _timer_at), BOOKS(T_DOUBLE, heard), BOOKS(T_DOUBLE, silent_since),
+    BOOKS(T_PYSSIZET, _small), BOOKS(T_PYSSIZET, _share), BOOKS(T_PYSSIZET, _max_frame), BOOKS(T_INT, _version),
+    BOOKS(T_PYSSIZET, _out_bytes), BOOKS(T_PYSSIZET, _max_in_flight), BOOKS(T_INT, _fd), BOOKS(T_BOOL, _crowded),
+    BOOKS(T_BOOL, _in_pass), BOOKS(T_BOOL, _has_read), BOOKS(T_BOOL, _referenced), BOOKS(T_BOOL, _plain),
+    {NULL, 0, 0, 0, NULL},
 };
 #define VISIT(field) Py_VISIT(self->field);
 #define DROP(field) Py_CLEAR(self->field);
 static int books_traverse(Books *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    BOOKS_REFERENCES(VISIT)
-    return 0;
+    BOOKS_REFERENCES(VISIT) return 0;
 }
-static int books_clear(Books *self) {
-    BOOKS_REFERENCES(DROP)
-    return 0;
-}
+static int books_clear(Books *self) { BOOKS_REFERENCES(DROP) return 0; }
 static void books_free(Books *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);

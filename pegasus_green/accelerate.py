@@ -54,10 +54,13 @@ if TYPE_CHECKING or core is None:
             "_fd",
             "_crowded",
             "_in_pass",
+            "_has_read",
             "_referenced",
             "_plain",
             "_flush_callback",
         )
+        flush: Any
+        arrived: Any
 
 else:
     Books = core.Books

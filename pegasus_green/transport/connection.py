@@ -20,7 +20,6 @@ import weakref
 
 # The plain socket, which knows no hub.
 from _socket import socket
-from collections.abc import Callable
 from contextvars import Context
 from time import monotonic
 from typing import Any
@@ -145,7 +144,7 @@ class Connection(Handover):
             self._forks = fork_watcher(self.hub.loop)
             if self._forks is not None:
                 self._forks.start(fork.after_in_child)
-            self._reader.start(getattr(self, "arrived", self._readable))
+            self._reader.start(self.arrived)
             if generation != fork.generation():
                 # The fork may have come before any of these steps, which are undone here.
                 self._ended = False
@@ -427,6 +426,7 @@ class Connection(Handover):
             if self._room is not None:
                 self._make_room()
             if self._out:
+                self._has_read = True
                 if len(self._out) >= len(frames) - len(self._undelivered):
                     self._flush()
                 else:
@@ -436,6 +436,9 @@ class Connection(Handover):
         except BaseException as error:
             self.interrupted(error)
             raise
+
+    if core is None:
+        arrived = _readable
 
     def interrupted(self, struck: BaseException | None = None) -> None:
         """End a connection if it is unknown which bytes were received or sent."""
@@ -655,19 +658,6 @@ class Connection(Handover):
         self._out, self._out_bytes, self._undelivered = {}, 0, []
         self._backlog.clear()
         self._backlog_bytes = 0
-
-    def _in_next_pass(self, run: Callable[[], object]) -> None:
-        """Make the hub call a function after timers and other sockets had their turn.
-
-        A callback is not suitable: gevent runs 50 callbacks, also new ones, before it checks the clock.
-        """
-        timer = self.hub.loop.timer(0.0)
-        timer.start(self._run_and_close, timer, run)
-
-    @staticmethod
-    def _run_and_close(timer: Any, run: Callable[[], object]) -> None:
-        timer.close()
-        run()
 
     def poison(self) -> None:
         """Cut off this process's copy of the parent's connection, right after a fork; must not yield.

@@ -195,7 +195,7 @@ class Outbox(Books):
         self._backlog_bytes = 0
         # A waiting call keeps the loop alive. The rest of a request without a caller does not.
         self._writer: Any = reference(self.hub.loop.io(fd, 2), wanted=False)
-        self._in_pass = False
+        self._in_pass = self._has_read = False
         # The current system call: frames by id, its argument until it is made, and its result.
         self._leaving: tuple[dict[int, Any], list[Any], list[int]] | None = None
         self._flush_callback: Any = None
@@ -265,14 +265,34 @@ class Outbox(Books):
             self._send(seqid, frame)
 
     def _flush_soon(self) -> None:
-        """Make the hub flush after it has read the sockets that are ready now."""
+        """Make the hub flush after it has read what has arrived, here and on other connections."""
         due = self._flush_callback
         # Ask the loop itself, because a flag could be stale after an interruption. The hub may have been destroyed.
         if (due is None or not due.pending) and self.hub.loop is not None:
-            self._flush_callback = self.hub.loop.run_callback(getattr(self, "flush", self._flush))
+            self._flush_callback = self.hub.loop.run_callback(self.flush if self._has_read else self._read_and_flush)
+
+    def _read_and_flush(self) -> None:
+        """Read once, then let the hub flush: the callers that it wakes often send more, also to other servers."""
+        self._flush_callback = self.hub.loop.run_callback(self.flush)
+        if self.pending and self.lost is None:
+            self.arrived()
+
+    def _in_next_pass(self, run: Callable[[], object]) -> None:
+        """Make the hub call a function after timers and other sockets had their turn.
+
+        A callback is not suitable: gevent runs 50 callbacks, also new ones, before it checks the clock.
+        """
+        timer = self.hub.loop.timer(0.0)
+        timer.start(self._run_and_close, timer, run)
+
+    @staticmethod
+    def _run_and_close(timer: Any, run: Callable[[], object]) -> None:
+        timer.close()
+        run()
 
     def _flush(self) -> None:
         """Send all collected frames, in the hub; the write watcher sends the rest."""
+        self._has_read = False
         if self._leaving is not None:
             self._settle()
         if not self._out or self._backlog or self.lost is not None:
@@ -298,6 +318,9 @@ class Outbox(Books):
             self._flush_soon()
         if self._crowded:
             self._make_room()
+
+    if core is None:
+        flush = _flush
 
     def _send_last(self, reason: PegasusError) -> None:
         """If the client closes the connection, send the collected requests that have no callers.

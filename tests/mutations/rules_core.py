@@ -46,6 +46,14 @@ CORE = (
         "-k",
         "finalizer",
     ),
+    Mutation(
+        "14-read-before-a-write",
+        "a connection reads the replies that are here before it writes",
+        "transport/outbox.py",
+        "            self.arrived()\n",
+        "            pass\n",
+        (WRITES, "-k", "write_comes"),
+    ),
     core(
         "reply-once",
         "a reply removes the entry of its call",

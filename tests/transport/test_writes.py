@@ -122,6 +122,25 @@ def test_requests_made_on_replies_share_one_write(stage: Stage, counting: Counti
     assert len(server.links[0].chunks) <= 250
 
 
+def test_a_write_comes_after_the_replies_that_are_here(stage: Stage, counting: Counting) -> None:
+    """A caller whose reply has arrived continues first, so its next request shares the write."""
+
+    def serve(link: Link, request: Request) -> None:
+        if len(server.requests) > 1:
+            echo(link, request)
+
+    server = stage.server(serve)
+    table = stage.table()
+    table.warm_up()
+    caller = gevent.spawn(lambda: [table.get("h1", "s"), table.get("h2", "s")])
+    wait_until(lambda: len(server.requests) == 1)
+    before = len(counting.sizes)
+    echo(server.links[0], server.requests[0])
+    table.get("h3", "s")
+    caller.get()
+    assert len(counting.sizes) - before == 1
+
+
 def test_requests_of_get_many_are_sent_with_few_writes(stage: Stage, counting: Counting) -> None:
     stage.server()
     table = stage.table()

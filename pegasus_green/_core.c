@@ -259,7 +259,7 @@ typedef struct {
     PyObject *greenlet; /* suspended in slot_get, or NULL */
     PyObject *outcome;  /* arrived and not yet taken */
     char delivered;
-    const char *near; /* an address in the frame of the caller */
+    const char *near; /* an address in the stack of the caller */
 } Slot;
 static PyTypeObject *slot_type, *books_type;
 static Slot *slot_new(const char *near) {
@@ -424,7 +424,7 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     return failed;
 }
 
-/* Load the frames of the callers of the next replies: if there are thousands of callers, no cache holds them. */
+/* Load the tops of the stacks of the next callers: if there are thousands of callers, no cache holds them all. */
 static void prefetch(PyObject *frames, Py_ssize_t at, PyObject *pending) {
     for (Py_ssize_t end = at + AHEAD; at < end && at < PyList_Size(frames); at++) {
         PyObject *entry = PyDict_GetItemWithError(pending, PyTuple_GetItem(PyList_GetItem(frames, at), 0));

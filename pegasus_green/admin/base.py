@@ -15,6 +15,7 @@ from ..errors import (
     ForkedConnection,
     InvalidArgument,
     MetaError,
+    MetaUnreachable,
     PegasusError,
     RequestTimeout,
     TableExists,
@@ -261,7 +262,7 @@ class AdminBase:
             TableNotFound: There is no such table, or the name now belongs to another table.
             ForkedConnection: The process forked meanwhile.
         """
-        mine, pause = fork.generation(), POLL_FIRST
+        mine, pause, text = fork.generation(), POLL_FIRST, ""
         while True:
             last: PegasusError | None = None
             try:
@@ -274,6 +275,11 @@ class AdminBase:
                 text = f"{len(bad)} of {len(partitions)} partitions are not ready; the first one, {bad[0]!r}, {what}"
             except TableUnavailable as error:
                 last, text = error, str(error.args[0])
+            except MetaUnreachable as error:
+                # The deadline ended this query. The answer before it says more.
+                if not text:
+                    raise
+                last = error
             if monotonic() + pause >= deadline:
                 raise RequestTimeout(f"table {name}: {text}", table=name, last_error=last)
             gevent.sleep(pause)

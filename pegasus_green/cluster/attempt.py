@@ -228,7 +228,8 @@ class Attempt:
             owner, code = self.owner, error.code or type(error).__name__
             owner.stats.retries[code] += 1
             text = "repeating %s of table %s after %s from %s"
-            owner.notices.info(code, text, self.rpc.label, owner.routes.name, code, error.address or "no server")
+            table, server = owner.routes.name, error.address or "no server"
+            owner.notices.info(f"{code} {table}", text, self.rpc.label, table, code, server)
             return None
         try:
             if (what is None or not what.retry) and isinstance(error, RequestTimeout) and not error.sent and self.last:

@@ -32,7 +32,6 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.handover import Outcome, left_ms
 from ..transport.hubs import refuse_callback, tell_end, this_hub
-from ..transport.notices import Notices
 from ..transport.pool import Peer, Pool, outcome_of
 from .attempt import DEFAULT, Attempt, may_repeat
 from .hedging import HEDGED
@@ -40,7 +39,7 @@ from .info import CallInfo, check_info
 from .limiter import Limiters, RequestLimiter
 from .meta import MetaClient
 from .offers import Offers
-from .refresher import TableRoutes
+from .refresher import Queries, TableRoutes
 from .routing import Route, RoutingTable
 from .scopes import Scope, Scopes
 from .stats import TableStats
@@ -78,9 +77,8 @@ class Cluster:
         self.timeout = options.timeout
         self.milliseconds = left_ms(options.timeout, 0.0)
         self.listeners: Listeners = Listeners(self.reopen) if like is None else like.listeners
-        self.pool: Pool = Pool(options, self.listeners, None if like is None else like.pool.credentials)
+        self.pool: Pool = Pool(options, self.listeners, None if like is None else like.pool)
         self.meta = MetaClient(metas, self.pool, options)
-        self._like = like
         if like is not None:
             self.meta.metas, self.meta.leader = like.meta.metas, like.meta.leader
         self.tables: Tables[Dispatcher] = Tables(self._make)
@@ -96,12 +94,10 @@ class Cluster:
         self.running: weakref.WeakSet[Any] = weakref.WeakSet()
         self.offers = Offers(self.take_routes)
         self.repeats = may_repeat(options.retry, 1)
-        # Threads replaces these: the calling thread's cluster; routes were learnt; routes were queried recently; the
-        # newest routes of a table.
+        self.queries: Queries = Queries() if like is None else like.queries
+        # Threads replaces these: the calling thread's cluster; routes were learnt.
         self.here: Callable[[], Cluster] = lambda: self
         self.learnt: Callable[[Cluster, str], None] = lambda _cluster, _name: None
-        self.is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False
-        self.newest: Callable[[str], RoutingTable | None] = lambda _name: None
         # Scans that the program has dropped, until their contexts on the servers are freed.
         self.dropped_scans: dict[Any, None] = {}
         self._generation = fork.generation()
@@ -134,6 +130,8 @@ class Cluster:
             refuse_callback(hub)
         if self.hub is not hub and self._may_go_over():
             tell_end(hub, self)
+            for dispatcher in self.tables.known().values():
+                dispatcher.routes.resume()
             self.hub = hub
             self.reopen()
         self._generation = fork.generation()
@@ -192,8 +190,8 @@ class Cluster:
         return None if rate is None else self.limiters.limiter(name, rate)
 
     def _make(self, name: str) -> Dispatcher:
-        routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self.is_fresh)
-        if self._like is not None and (known := self._like.newest(name)) is not None:
+        routes = TableRoutes(name, self.meta, self.pool, self.options, self._learnt, self.queries)
+        if (known := self.queries.newest(name)) is not None:
             routes.take(known)
         return Dispatcher(self, routes)
 
@@ -332,7 +330,7 @@ class Dispatcher:
         self._variants: weakref.WeakValueDictionary[tuple[HedgePolicy | None, float | None], Dispatcher]
         self._variants = weakref.WeakValueDictionary()
         self.stats = TableStats()
-        self.notices = Notices("retry")
+        self.notices = cluster.pool.logs.topic("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
         # Data for the fast path of get and put in the compiled core; None without the core.

@@ -33,7 +33,6 @@ from ..transport import fork
 from ..transport.connection import TICK
 from ..transport.handover import Target
 from ..transport.negotiation import SILENT_HINT
-from ..transport.notices import Notices
 from ..transport.pool import Pool
 from ..transport.reach import addresses_of
 from ..transport.waits import wait
@@ -123,7 +122,7 @@ class MetaClient:
         self.failure: PegasusError | None = None
         self._pool = pool
         self._options = options
-        self._notices = Notices("meta")
+        self._notices = pool.logs.topic("meta")
         self._calls: WeakSet[_Answers] = WeakSet()
         # Greenlets that resolve names, by name. A name is being resolved while its greenlet runs.
         self._resolving: dict[str, Any] = {}

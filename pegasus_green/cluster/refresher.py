@@ -36,7 +36,6 @@ from ..protocol.rpc import LIST_APPS, QUERY_CFG
 from ..transport import fork
 from ..transport.connection import TICK, Connection
 from ..transport.handover import FOREVER, Target
-from ..transport.notices import Notices
 from ..transport.outbox import delay, is_active, reference, stop
 from ..transport.pool import Peer, Pool
 from ..transport.waits import wait
@@ -52,6 +51,25 @@ _AVAILABLE = 1
 _MATCH_EXACT = 2
 # A table with such an env copies its partitions from another cluster, also those that come from a split.
 _COPIED = "duplication.master_"
+
+
+class Queries:
+    """The queries of all threads of a client, so that each serves all threads.
+
+    Attributes:
+        started: By table, when the newest query began.
+        answered: By table, when the newest answered query began, when its answer came, and the routes.
+    """
+
+    def __init__(self) -> None:
+        """Start without queries."""
+        self.started: dict[str, float] = {}
+        self.answered: dict[str, tuple[float, float, RoutingTable]] = {}
+
+    def newest(self, name: str) -> RoutingTable | None:
+        """Return the newest routes of a table that any thread has learnt. Other threads may not have taken them yet."""
+        known = self.answered.get(name)
+        return None if known is None else known[2]
 
 
 class TableRoutes:
@@ -71,7 +89,7 @@ class TableRoutes:
         pool: Pool,
         options: ClientOptions,
         learnt: Callable[[str, bool], None] = lambda _name, _exists: None,
-        is_fresh: Callable[[str, float], bool] = lambda _name, _seconds: False,
+        queries: Queries | None = None,
     ) -> None:
         """Store the table's name; no I/O.
 
@@ -81,7 +99,7 @@ class TableRoutes:
             pool: Returns the peer of a server.
             options: The client's options.
             learnt: Called after each query with the name and whether there are routes; must not yield.
-            is_fresh: Tells whether any thread has queried the table in the last seconds.
+            queries: The queries of all threads; None: there are no other threads.
         """
         self.name = name
         self.table: RoutingTable | None = None
@@ -91,13 +109,14 @@ class TableRoutes:
         self._pool = pool
         self._options = options
         self._learnt = learnt
-        self._is_fresh = is_fresh
-        self._notices = Notices("routing")
+        self._queries = Queries() if queries is None else queries
+        self._notices = pool.logs.topic("routing")
         self._news = Event()
         # The greenlet of the query. A query is in progress while it runs.
         self._query_greenlet: Any = None
+        # Whether a query was demanded, and when it was demanded last.
         self._wanted = False
-        self._started = -1e9
+        self._wanted_at = self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
         # Table id and initial partition count from the newest answer.
@@ -209,9 +228,9 @@ class TableRoutes:
             self.forget_initial_count()
             # Last: after an interruption, the next call does all of this again.
             self._generation = fork.generation()
-        self._wanted = True
+        self._wanted, self._wanted_at = True, monotonic()
         if not self._is_querying():
-            self._schedule(max(self._started + self._options.refresh_interval, monotonic()))
+            self._schedule(max(self._started + self._options.refresh_interval, self._wanted_at))
 
     def _is_querying(self) -> bool:
         return self._query_greenlet is not None and not self._query_greenlet.ready()
@@ -245,17 +264,42 @@ class TableRoutes:
             stop(timer)
         elif not self._is_querying():
             self._timer_at = FOREVER
-            if not self._wanted and self._is_fresh(self.name, self._options.refresh_period * (1 - JITTER)):
-                # Another thread has made the query and shared the result.
+            now = monotonic()
+            began, answered, table = self._queries.answered.get(self.name, (-1e9, -1e9, None))
+            if table is not None and began >= (
+                self._wanted_at if self._wanted else now - self._options.refresh_period * (1 - JITTER)
+            ):
+                # Another thread has made the query.
+                if self._wanted:
+                    self._wanted = False
+                    self.take(table)
+                    self.refreshes += 1
+                    self._tell()
                 self._plan()
+            elif self._wanted and now < (turn := self._turn(now, answered)):
+                self._schedule(turn)
             else:
                 self._wanted = False
                 self._query_greenlet = self._pool.spawn(self._query)
+
+    def _turn(self, now: float, answered: float) -> float:
+        """Return when this thread may make a demanded query, because another thread has just begun one.
+
+        It waits only for a query that will probably be answered: the meta servers have answered recently, or the demand
+        is new.
+        """
+        interval = self._options.refresh_interval
+        if min(now - self._wanted_at, (now - answered) / 2) >= interval:
+            return now
+        return self._queries.started.get(self.name, -1e9) + interval
 
     def take(self, table: RoutingTable) -> None:
         """Use routes that another thread has learnt; runs in this thread's hub or before its first call."""
         table = table.bound_to(self._pool.peer, self.table)
         if table.changes(self.table):
+            if self.table is None:
+                # Any routes fulfil the demand of a caller that had none.
+                self._wanted = False
             self._replace(table)
             self.error = None
             self._tell()
@@ -263,15 +307,20 @@ class TableRoutes:
         if not is_active(self._timer):
             self._plan()
 
+    def resume(self) -> None:
+        """Continue the periodic refresh in the hub of the calling thread."""
+        if self.table is not None and not (is_active(self._timer) or self._is_querying()):
+            self._plan()
+
     def stop(self) -> None:
-        """Stop the refresh until the next demand: the hub or the thread has ended, and nobody waits there."""
+        """Stop the refresh until the client uses another hub: this one or its thread has ended, and nobody waits."""
         self._query_greenlet = None
         self._news = Event()
         self._stop_timer()
         self.forget_initial_count()
 
     def _query(self) -> None:
-        self._started = monotonic()
+        self._started = self._queries.started[self.name] = monotonic()
         generation = self._generation
         try:
             self._learn(self._started + QUERY_SECONDS)
@@ -279,16 +328,27 @@ class TableRoutes:
             if generation == fork.generation():
                 # The frames of its traceback hold the objects of the call.
                 self.error = without_traceback(error)
-                self._notices.info("none", "the routes of table %s are unknown: %s", self.name, error.args[0])
+                text = "the routes of table %s are unknown: %s"
+                self._notices.info(f"none {self.name}", text, self.name, error.args[0])
         finally:
             if generation == fork.generation():
                 try:
                     self._query_greenlet = None
                     self.refreshes += 1
+                    self._share()
                     self._learnt(self.name, self.table is not None)
                     self._tell()
                 finally:
                     self._plan()
+
+    def _share(self) -> None:
+        """Note the result of a query for the other threads."""
+        if self.table is None:
+            # Only existing tables are queried periodically, and wrong names must not use memory.
+            self._queries.started.pop(self.name, None)
+            self._queries.answered.pop(self.name, None)
+        elif self.error is None:
+            self._queries.answered[self.name] = self._started, monotonic(), self.table
 
     def _replace(self, table: RoutingTable) -> None:
         """Store new routes."""
@@ -339,7 +399,7 @@ class TableRoutes:
             self._replace(table)
             if not first:
                 text = "routes of %s changed in %d of %d partitions"
-                self._notices.info("changed", text, self.name, changed, table.count)
+                self._notices.info(f"changed {self.name}", text, self.name, changed, table.count)
             if self._pool.listeners:
                 self._pool.listeners.emit("routes_changed", self.name, table.app_id, table.count, changed)
         self._move_from_silent()

@@ -20,11 +20,11 @@ from typing import Any
 
 from gevent._hub_local import get_hub_if_exists
 from gevent.monkey import get_original
+from greenlet import getcurrent
 
 from ..transport import fork, hubs
 from ..transport.threads import tell
 from .dispatcher import Cluster
-from .routing import RoutingTable
 
 _native_local: Any = get_original("_thread", "_local")
 _native_id: Callable[[], int] = get_original("_thread", "get_native_id")
@@ -139,14 +139,11 @@ class Threads:
         # The threads that use clusters. A thread leaves with its entry, so only once.
         self._seats: dict[_Seat, bool] = {}
         self._local = _native_local()
-        # Time and result of the last query of each existing table, by any thread.
-        self._asked: dict[str, tuple[float, RoutingTable]] = {}
         self._join(self.first)
         self.first.listeners.on_change = self._reopen
 
     def _join(self, cluster: Cluster) -> None:
-        cluster.here, cluster.learnt, cluster.is_fresh = self.here, self._learnt, self._is_fresh
-        cluster.newest = self._newest
+        cluster.here, cluster.learnt = self.here, self._learnt
 
     @property
     def all(self) -> list[Cluster]:
@@ -211,6 +208,9 @@ class Threads:
             self._others.remove(cluster)
             self.first.inherit(cluster)
         self._tell_elsewhere()
+        if getcurrent() is not get_hub_if_exists():
+            # The greenlet that writes its log lines may never run again.
+            cluster.pool.logs.write()
 
     def _tell_elsewhere(self) -> None:
         """Make the hub of another thread report the connections that have ended with the thread that left."""
@@ -293,25 +293,12 @@ class Threads:
         for cluster in self.all:
             cluster.reopen()
 
-    def _is_fresh(self, name: str, seconds: float) -> bool:
-        """Tell whether any thread has queried a table in the last seconds."""
-        known = self._asked.get(name)
-        return known is not None and monotonic() - known[0] < seconds
-
-    def _newest(self, name: str) -> RoutingTable | None:
-        """Return the newest routes of a table that any thread has learnt. Other threads may not have taken them yet."""
-        known = self._asked.get(name)
-        return None if known is None else known[1]
-
     def _learnt(self, cluster: Cluster, name: str) -> None:
         """Share the routes that one thread has learnt with the others."""
         known = cluster.tables.get(name)
         table = None if known is None else known.routes.table
         if table is None:
-            # Only existing tables are queried periodically.
-            self._asked.pop(name, None)
             return
-        self._asked[name] = monotonic(), table
         for other in self.all:
             hub = other.hub
             if other is not cluster and hub is not None:

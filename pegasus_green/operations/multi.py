@@ -283,14 +283,14 @@ class MultiOperations(TableBase[V]):
         """Log once per table that a server's limit cut a result. Code that ignores ``complete`` loses rows."""
         if self.name in _WARNED:
             return
-        _WARNED.add(self.name)
-        self._dispatcher.notices.warning(
-            "cut",
+        if self._dispatcher.notices.warning(
+            f"cut {self.name}",
             "a multi_get of table %s without limits is incomplete after %d rows because of the server's limit; "
             "check result.complete, or use hash_scan. This is logged once for each table.",
             self.name,
             rows,
-        )
+        ):
+            _WARNED.add(self.name)
 
     def multi_get_sort_keys(
         self,

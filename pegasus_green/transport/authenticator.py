@@ -49,19 +49,20 @@ class Authenticator:
         negotiated: Authenticated connections; refused: failed negotiations.
     """
 
-    def __init__(self, credentials: Credentials, spawn: Callable[..., Any]) -> None:
+    def __init__(self, credentials: Credentials, spawn: Callable[..., Any], notices: Notices) -> None:
         """Store the credentials; no I/O.
 
         Args:
             credentials: The client's credentials.
             spawn: Runs a function in a greenlet that the client's ``close`` kills.
+            notices: The log lines of all threads of the client.
         """
         self.credentials = credentials
         self.failures = 0
         self.negotiated = self.refused = 0
         self.error: AuthenticationFailed | None = None
         self._spawn = spawn
-        self._notices = Notices("auth")
+        self._notices = notices
         self._closed = False
         self._failed_in_a_row = 0
         self._cool_until = 0.0

@@ -29,14 +29,13 @@ from .connection import TICK, Connection
 from .elsewhere import find_elsewhere
 from .handover import HUB_ENDED, Target
 from .negotiation import Dialogue, authenticate, demands_authentication, have_credentials
-from .notices import Notices
+from .notices import Logs
 from .reach import in_digits, reach
 from .sockets import dial
 from .waits import join, wait
 
 if TYPE_CHECKING:
     from .authenticator import Authenticator
-    from .credentials import Credentials
 
 # First pause before an unreachable server is dialled again; it doubles up to the cap, with jitter.
 REDIAL_BASE = 0.02
@@ -259,7 +258,9 @@ class Peer:
             if mine != fork.generation():
                 return
             self._refusal = error if isinstance(error, AuthenticationFailed) else None
-            first = not self._error
+            # Another thread may have said so already.
+            first = not self._error and self.address not in self.pool.dead
+            self.pool.dead[self.address] = None
             self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
             reason = f"{CANNOT_CONNECT}{self._error}"
@@ -272,7 +273,7 @@ class Peer:
                 raise
         else:
             self.opened += 1
-            if self._error:
+            if self.pool.dead.pop(self.address, self) is None:
                 self.pool.notices.info(f"back {self.address}", "connected to %s again", self.address)
             self._error = ""
             self._refusal = None
@@ -446,29 +447,34 @@ class Pool:
     Two names of one server share a connection when they resolve to the same address.
     """
 
-    def __init__(self, options: ClientOptions, listeners: Listeners, credentials: Credentials | None = None) -> None:
+    def __init__(self, options: ClientOptions, listeners: Listeners, like: Pool | None = None) -> None:
         """Start empty; no I/O.
 
         Args:
             options: The client's options.
             listeners: The client's listeners.
-            credentials: The credentials of the client's other threads; None: this is the first thread.
+            like: The pool of another thread. Credentials and log lines are shared with it.
 
         Raises:
             AuthenticationFailed: The mechanism of the option ``auth`` cannot work here.
         """
         self.options = options
+        self.logs: Logs = Logs() if like is None else like.logs
+        # The servers that no thread could reach, until one reaches them.
+        self.dead: dict[str, None] = {} if like is None else like.dead
         self.authenticator: Authenticator | None = None
         if options.auth is not None:
             from .authenticator import Authenticator
             from .credentials import Credentials
 
-            self.authenticator = Authenticator(credentials or Credentials(options.auth), self.spawn)
+            known = None if like is None else like.authenticator
+            credentials = Credentials(options.auth) if known is None else known.credentials
+            self.authenticator = Authenticator(credentials, self.spawn, self.logs.topic("auth"))
         self.listeners = listeners
         self.closed = False
         self.draining = False
         self.ended = Event()
-        self.notices = Notices("connection")
+        self.notices = self.logs.topic("connection")
         self.peers: dict[str, Peer] = {}
         self.on_lost: Callable[[Peer], None] = _ignore
         self.on_silent: Callable[[Peer], None] = _ignore
@@ -514,6 +520,7 @@ class Pool:
                 if connection is not None:
                     connection.close(ClientClosed("no route names this server any more"))
                 self.peers.pop(address, None)
+                self.dead.pop(address, None)
         for connection in self.connections:
             self.release(connection)
 
@@ -646,11 +653,6 @@ class Pool:
             sock.close()
         # The closing thread must not wake waiters of the old event.
         self.ended = Event()
-
-    @property
-    def credentials(self) -> Credentials | None:
-        """The credentials of connections; None: no authentication."""
-        return None if self.authenticator is None else self.authenticator.credentials
 
     @property
     def user(self) -> str | None:

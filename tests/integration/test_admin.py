@@ -111,12 +111,19 @@ def test_create_without_waiting(cluster: Cluster, admin: Admin, name: str) -> No
 
 
 @pytest.mark.onebox_only
-def test_create_fails_at_the_deadline_when_replicas_are_missing(cluster: Cluster, admin: Admin, name: str) -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_create_fails_at_the_deadline_when_replicas_are_missing(
+    cluster: Cluster, admin: Admin, name: str, *, silent: bool
+) -> None:
+    """The error is the same if the deadline ends the last query."""
     cluster.box.configure(assign_delay=1.5)
     try:
-        with pytest.raises(RequestTimeout) as caught:
+        if silent:
+            cluster.box.fault("drop", rpc="query_cfg", after=2)
+        with pytest.raises(RequestTimeout, match="is not healthy") as caught:
             admin.create_table(name, 2, timeout=0.8)
         assert caught.value.table == name
+        cluster.box.clear_faults()
         admin.wait_until_healthy(name)
         assert admin.create_table(name, 2, exist_ok=True) == admin.table_info(name).app_id
     finally:

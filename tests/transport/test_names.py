@@ -519,7 +519,8 @@ def test_names_of_missing_tables_leave_no_limiter_and_no_time_of_a_query(stage: 
         assert isinstance(ends(client.table(f"none {number}", max_rate=1000.0).get, "h"), errors.TableNotFound)
     gc.collect()
     assert len(client._cluster.limiters) <= MAX_KEPT
-    assert not client._threads._asked
+    assert not client._cluster.queries.answered
+    assert not client._cluster.queries.started
 
 
 def test_handles_with_changing_policies_and_limits_leave_a_limited_number_of_variants(stage: Stage) -> None:
@@ -543,9 +544,9 @@ def test_the_time_of_the_last_query_is_forgotten_with_the_table(stage: Stage) ->
     client = stage.client(refresh_period=0.02, refresh_interval=0.01)
     table = client.table("temp")
     table.warm_up()
-    assert set(client._threads._asked) == {"temp"}
+    assert set(client._cluster.queries.answered) == {"temp"}
     stage.meta.table = "another"
-    wait_until(lambda: not client._threads._asked)
+    wait_until(lambda: not client._cluster.queries.answered)
 
 
 def test_lookups_of_a_missing_table_keep_the_minimum_interval(stage: Stage) -> None:

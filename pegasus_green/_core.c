@@ -433,15 +433,15 @@ static void prefetch(PyObject *frames, Py_ssize_t at, PyObject *pending) {
         for (int line = -6; line < 2; line++) __builtin_prefetch(((Slot *)taker)->near + 64 * line);
     }
 }
-
 static int deliver(Books *self, PyObject *frames, PyObject *pending) {
     for (Py_ssize_t at = 0; at < PyList_Size(frames); at++) {
         if (at % AHEAD == 0 && PyDict_Size(pending) > MANY) prefetch(frames, at, pending);
+        /* The caller that was woken last may have forked in C, and this is the child. */
+        if (own_page != NULL && !*own_page && otherwise(self, "notice_fork") < 0) return -1;
         if (hand_over(self, pending, PyList_GetItem(frames, at)) < 0) return -1;
     }
     return 0;
 }
-
 static PyObject *books_deliver(Books *self, PyObject *args) {
     PyObject *frames, *pending;
     if (!PyArg_ParseTuple(args, "O!O!", &PyList_Type, &frames, &PyDict_Type, &pending)) return NULL;

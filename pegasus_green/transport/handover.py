@@ -33,6 +33,8 @@ from ..errors import (
 )
 from ..options import ClientOptions
 from ..protocol.binary import Buffer
+from .fork import notice
+from .fork import page as _page
 from .outbox import Outbox, Server, stop
 
 # To wake 20,000 callers at once would block the hub for a quarter of a second.
@@ -142,11 +144,17 @@ class Handover(Outbox):
             if entry[1] < self._wake_at:
                 self._wake(entry[1], monotonic())
 
+    # For the core.
+    notice_fork = staticmethod(notice)
+
     if core is None:
 
         def deliver(self, outcomes: Sequence[tuple[int, Outcome]], pending: dict[int, Entry]) -> None:
             """Deliver outcomes to the receivers of their sequence ids, in the hub. One without a receiver is late."""
             for seqid, outcome in outcomes:
+                if not _page[0]:
+                    # The caller that was woken last has forked in C, and this is the child.
+                    notice()
                 entry = pending.get(seqid)
                 if entry is None:
                     self.peer.late += 1

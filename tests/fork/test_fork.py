@@ -113,7 +113,7 @@ client.close()
     assert not box.client_bugs
 
 
-@pytest.mark.parametrize("way", ["os.fork", "multiprocessing"])
+@pytest.mark.parametrize("way", ["os.fork", "multiprocessing", "in C"])
 def test_a_fork_in_a_caller_with_a_new_reply_does_not_wake_the_others_in_the_child(stage: Stage, way: str) -> None:
     """The pass of the reader continues in the child, too, where it must not deliver the other replies."""
     held: list[tuple[Link, Request]] = []

@@ -46,6 +46,15 @@ CORE = (
         "-k",
         "finalizer",
     ),
+    core(
+        "fork-in-C-in-a-batch",
+        "a child of a fork in C delivers no reply of its parent",
+        '        if (own_page != NULL && !*own_page && otherwise(self, "notice_fork") < 0) return -1;\n',
+        "",
+        "tests/fork/test_fork.py",
+        "-k",
+        "new_reply",
+    ),
     Mutation(
         "14-read-before-a-write",
         "a connection reads the replies that are here before it writes",

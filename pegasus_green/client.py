@@ -84,9 +84,10 @@ class Client:
         return self._threads.first
 
     def __repr__(self) -> str:
-        """Show meta servers and state."""
+        """Show the meta servers, and the number of connections of all threads."""
         cluster = self._cluster
-        state = "closed" if cluster.pool.closed else f"connections={len(cluster.pool.connections)}"
+        connections = sum(len(one.pool.connections) for one in self._threads.all)
+        state = "closed" if cluster.pool.closed else f"connections={connections}"
         return f"<Client {','.join(cluster.meta.addresses)} {state}>"
 
     def __enter__(self: C) -> C:
@@ -132,7 +133,7 @@ class Client:
             **changes: Options that replace those of the URL.
 
         Raises:
-            InvalidArgument: The variable is not set, or its URL is wrong.
+            InvalidArgument: The name is empty, the variable is not set, or its URL is wrong.
 
         Example:
             >>> import os
@@ -142,6 +143,8 @@ class Client:
             False
             >>> del os.environ["PEGASUS_URL"]
         """
+        if not variable:
+            raise InvalidArgument("the name of the environment variable must not be empty")
         url = os.environ.get(variable, "")
         if not url:
             raise InvalidArgument(
@@ -551,8 +554,8 @@ class Table(Verbs[V]):
 
         Args:
             hash_key: Not empty; at most 65,534 bytes.
-            ttl: Seconds to live of each value that the mapping stores, rounded up. None or 0: no limit, unless the
-                table has a default TTL.
+            ttl: Seconds to live of each value that the mapping stores, rounded up. None, 0 or ``math.inf``: no limit,
+                unless the table has a default TTL.
             timeout: Seconds for each request; None: the client's default.
 
         Returns:

@@ -70,7 +70,7 @@ class HashMapping(MutableMapping[bytes, V]):
     Example:
         >>> user = table.mapping("user:7")
         >>> user["name"] = "Ada"
-        >>> user["name"], "mail" in user, len(user)
+        >>> user["name"], b"mail" in user, len(user)
         (b'Ada', False, 1)
         >>> del user["name"]
         >>> dict(user.items())

@@ -48,6 +48,9 @@ class HedgePolicy:
     if there is none. The client hedges ``get``, ``exist``, ``ttl``, ``multi_get`` and ``multi_get_sort_keys``, also if
     another verb sends these requests (``touch``, a reverse ``multi_get_iter``, a mapping).
 
+    The second request needs a connection of the thread to a secondary. A new native thread has none, so its first slow
+    read is not hedged: it only starts to connect. ``table.warm_up()`` in the thread makes all connections before.
+
     Attributes:
         delay: Seconds to wait for the primary before the client sends the second request.
         max_ratio: Maximum share of reads that are hedged, above 0 and at most 1. If reads become slow after many fast
@@ -348,7 +351,8 @@ def parse_url(url: str) -> ParsedUrl:
         raise InvalidArgument(f"a URL must have the form {_FORM}, not {_shown(url)}")
     rest, _, query = rest.partition("?")
     hosts, _, path = rest.partition("/")
-    if "@" in hosts:
+    # A password can contain a slash.
+    if "@" in hosts or re.search("@.*/", path):
         raise InvalidArgument(f"a pegasus:// URL cannot have a user name or password; its form is {_FORM}")
     if "#" in rest or "#" in query:
         raise InvalidArgument(f"a pegasus:// URL cannot have a #fragment; write # as %23 in {_shown(url)}")

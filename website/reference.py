@@ -152,6 +152,7 @@ _TYPES = {
     "Records[V]": "Values by sort key: a mapping, or an iterable of `(sort key, value)`.",
     "Values": "Values by sort key in the documented API: a mapping of sort keys to values, each a `Key`.",
     "Unpack[OptionChanges]": "Options of [`ClientOptions`](options.md#clientoptions) as keyword arguments.",
+    "Unpack[FaultOptions]": "Conditions and keywords of a fault, which `Onebox.fault` describes.",
     "Which": 'A server of an onebox: its index, or its address "host:port".',
     "Servers": 'Servers of a onebox: one as for `Which` or "meta:0", several, "meta", "replica", or `None` for all.',
     "RemoteFault": "The handle on a rule of a onebox in another process. It has the members of `Fault`.",

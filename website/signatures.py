@@ -9,8 +9,8 @@ import griffe
 
 # Defaults that stand for an option of the client, by the name of the parameter.
 _FROM_CLIENT = {"retry": "client.options.retry", "hedge": "client.options.hedge"}
-# Users read the names of these options on the page of ClientOptions.
-_KEPT = "OptionChanges"
+# Users read the names of these options on the page of ClientOptions, and in the description of Onebox.fault.
+_KEPT = ("OptionChanges", "FaultOptions")
 # Type checkers see these rows as NamedTuples, and the interpreter as subclasses of namedtuple.
 _ROW_FIELDS = {"hash_key": "bytes", "sort_key": "bytes", "value": "V", "ttl": "float"}
 # Bases that have the verbs of Table.
@@ -159,7 +159,7 @@ def _part(parameter: Any, prefix: str, whole: Any) -> Part:
 def _options(parameter: Any, whole: Any) -> list[Part]:
     """Return the options that an overload takes as ``**options``; the implementation has their defaults."""
     text = str(parameter.annotation)
-    if not text.startswith("Unpack[") or _KEPT in text:
+    if not text.startswith("Unpack[") or any(name in text for name in _KEPT):
         return []
     path = parameter.annotation.slice.canonical_path
     declared = _find(path, whole)

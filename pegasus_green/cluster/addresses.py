@@ -20,7 +20,10 @@ def parse_address(text: object, default_port: int = DEFAULT_META_PORT) -> str:
     elif isinstance(text, str):
         host, port_text = _split(text.strip(), default_port)
     else:
-        raise InvalidArgument(f'a meta server must be "host:port" or (host, port), not {text!r}')
+        raise InvalidArgument(
+            f'a meta server must be "host:port" or (host, port), not {text!r}; meta servers are a list,'
+            f' for example [("127.0.0.1", {default_port})]'
+        )
     host = host.strip("[]")
     _check_separators(host + port_text, text)
     # isdigit() alone also accepts superscripts, and int() refuses thousands of digits.
@@ -66,7 +69,7 @@ def parse_addresses(metas: object) -> list[str]:
     items: Iterable[object]
     if isinstance(metas, str):
         items = [part for part in metas.split(",") if part.strip()]
-    elif isinstance(metas, Iterable):
+    elif isinstance(metas, Iterable) and not isinstance(metas, (bytes, bytearray)):
         items = metas
     else:
         raise InvalidArgument(f"meta servers must be a list of addresses, not {metas!r}")

@@ -68,8 +68,8 @@ class Mutations:
         Args:
             sort_key: May be empty.
             value: As for ``set``. The call encodes it with the table's codec.
-            ttl: Seconds from the call until the record expires, rounded up; None or 0: never, unless the table has a
-                default TTL.
+            ttl: Seconds from the call until the record expires, rounded up; None, 0 or ``math.inf``: never, unless the
+                table has a default TTL.
 
         Raises:
             InvalidArgument: The sort key has a wrong type, or the TTL is wrong.
@@ -188,7 +188,8 @@ class AtomicOperations(TableBase[V]):
                 for ``INT_*``; None for checks without an operand.
             value: The value to store if the check passes.
             sort_key: Sort key of the value; None: the checked record itself.
-            ttl: Seconds until the value expires, rounded up; None or 0: never, unless the table has a default TTL.
+            ttl: Seconds until the value expires, rounded up; None, 0 or ``math.inf``: never, unless the table has a
+                default TTL.
             return_check_value: Whether to return the value that the checked record had before the write.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call, by default the client's; None: no retry.
@@ -371,7 +372,8 @@ class AtomicOperations(TableBase[V]):
             sort_key: The record.
             expected: The value to be replaced; None: there must be no record.
             desired: The new value; None: the record is deleted.
-            ttl: Seconds until the new value expires, rounded up; None or 0: never, unless the table has a default TTL.
+            ttl: Seconds until the new value expires, rounded up; None, 0 or ``math.inf``: never, unless the table has a
+                default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call, by default the client's; None: no retry.
             info: A ``CallInfo`` that is filled with facts about the call.
@@ -462,7 +464,8 @@ class AtomicOperations(TableBase[V]):
         Args:
             hash_key: Not empty; at most 65,534 bytes.
             sort_key: The record.
-            ttl: Seconds until the record expires, rounded up; None or 0: never, unless the table has a default TTL.
+            ttl: Seconds until the record expires, rounded up; None, 0 or ``math.inf``: never, unless the table has a
+                default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call, by default the client's; None: no retry.
             info: A ``CallInfo`` that is filled with facts about the last request.

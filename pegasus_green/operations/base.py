@@ -52,7 +52,7 @@ class ManyOptions(TypedDict, total=False):
 
 
 def expire_ts(ttl: float | None, second: int | None = None) -> int:
-    """Return the expiry of a TTL in seconds, rounded up, as sent to the server; None and 0 mean no expiry.
+    """Return the expiry of a TTL in seconds, rounded up, as sent to the server; None, 0 and inf: no expiry.
 
     Args:
         ttl: The TTL.
@@ -61,10 +61,11 @@ def expire_ts(ttl: float | None, second: int | None = None) -> int:
     Raises:
         InvalidArgument: The TTL is negative, not a number, or ends after January 2084 (the expiry has 31 bits).
     """
-    if ttl is None or ttl == 0:
+    # math.inf is the TTL that reads return for a record without expiry.
+    if ttl is None or ttl in (0, math.inf):
         return 0
-    if not isinstance(ttl, (int, float)) or not 0 < ttl < math.inf:
-        raise InvalidArgument(f"ttl must be 0 or more seconds (0 or None: no expiry), not {ttl!r}")
+    if not isinstance(ttl, (int, float)) or not ttl > 0:
+        raise InvalidArgument(f"ttl must be 0 or more seconds (0, None or math.inf: no expiry), not {ttl!r}")
     at = (int(time()) if second is None else second) - EPOCH + math.ceil(ttl)
     if at > MAX_EXPIRE:
         raise InvalidArgument(
@@ -99,15 +100,24 @@ def listed(items: object, name: str) -> Iterable[Any]:
     return items
 
 
-def parts_of(item: Any, names: str) -> tuple[Any, ...]:
+def parts_of(item: Any, names: str, optional: str = "") -> tuple[Any, ...]:
     """Return the parts of one item of a bulk operation. A str or bytes object is refused, as in ``listed``.
+
+    Args:
+        item: The item.
+        names: The names of its parts.
+        optional: The name of a last part that the item may have; it is None if the item lacks it.
 
     Raises:
         InvalidArgument: The item does not have one part for each name.
     """
     parts = () if isinstance(item, (str, bytes)) or not isinstance(item, Iterable) else tuple(item)
-    if len(parts) != names.count(",") + 1:
-        raise InvalidArgument(f"each item must be ({names}), not {item!r}")
+    number = names.count(",") + 1
+    if optional and len(parts) == number:
+        return (*parts, None)
+    if len(parts) != number + bool(optional):
+        more = f" or ({names}, {optional})" if optional else ""
+        raise InvalidArgument(f"each item must be ({names}){more}, not {item!r}")
     return parts
 
 

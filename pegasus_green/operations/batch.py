@@ -89,6 +89,17 @@ class BatchOperations(TableBase[V]):
         **options: Unpack[BatchOptions],
     ) -> list[V | None]: ...
 
+    # As for get: the default of a Table[Any] can be an empty list or dict.
+    @overload
+    def batch_get(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: V,
+        return_errors: Literal[False] = False,
+        **options: Unpack[BatchOptions],
+    ) -> list[V]: ...
+
     @overload
     def batch_get(
         self,
@@ -108,6 +119,11 @@ class BatchOperations(TableBase[V]):
         return_errors: bool,
         **options: Unpack[BatchOptions],
     ) -> list[V | PegasusError | None]: ...
+
+    @overload
+    def batch_get(
+        self, keys: Iterable[tuple[Key, Key]], *, default: V, return_errors: bool, **options: Unpack[BatchOptions]
+    ) -> list[V | PegasusError]: ...
 
     @overload
     def batch_get(

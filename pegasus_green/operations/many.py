@@ -41,6 +41,17 @@ class ManyOperations(MultiOperations[V]):
         **options: Unpack[ManyOptions],
     ) -> list[V | None]: ...
 
+    # As for get: the default of a Table[Any] can be an empty list or dict.
+    @overload
+    def get_many(
+        self,
+        keys: Iterable[tuple[Key, Key]],
+        *,
+        default: V,
+        return_errors: Literal[False] = False,
+        **options: Unpack[ManyOptions],
+    ) -> list[V]: ...
+
     @overload
     def get_many(
         self,
@@ -60,6 +71,11 @@ class ManyOperations(MultiOperations[V]):
         return_errors: bool,
         **options: Unpack[ManyOptions],
     ) -> list[V | PegasusError | None]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[tuple[Key, Key]], *, default: V, return_errors: bool, **options: Unpack[ManyOptions]
+    ) -> list[V | PegasusError]: ...
 
     @overload
     def get_many(
@@ -160,8 +176,8 @@ class ManyOperations(MultiOperations[V]):
         Args:
             items: (hash key, sort key, value) or (hash key, sort key, value, ttl) of each record. If a key occurs
                 twice, the order of its writes is undefined.
-            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None or 0:
-                never, unless the table has a default TTL.
+            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None, 0 or
+                ``math.inf``: never, unless the table has a default TTL.
             concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each record; None: the client's default.
@@ -185,12 +201,8 @@ class ManyOperations(MultiOperations[V]):
         at = expire_ts(ttl, second)
         requests = []
         for item in listed(items, "items"):
-            parts: tuple[Any, ...] = item
-            expires = at
-            if type(item) is tuple and len(parts) == 4:
-                expires = at if parts[3] is None else expire_ts(parts[3], second)
-                parts = parts[:3]
-            hash_key, sort_key, value = parts_of(parts, "hash key, sort key, value")
+            hash_key, sort_key, value, own = parts_of(item, "hash key, sort key, value", "ttl")
+            expires = at if own is None else expire_ts(own, second)
             hash_key, sort_key = key_pair(hash_key, sort_key)
             argument = fast.put_argument(hash_key, sort_key, self._value(value), expires)
             self._check_size(PUT, argument)
@@ -369,8 +381,8 @@ class ManyOperations(MultiOperations[V]):
         Args:
             items: (hash key, values) or (hash key, values, ttl), like the arguments of ``multi_set``; each must fit
                 into ``max_write_bytes``.
-            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None or 0:
-                never, unless the table has a default TTL.
+            ttl: Seconds from the first attempt until a record without its own TTL expires, rounded up; None, 0 or
+                ``math.inf``: never, unless the table has a default TTL.
             concurrency: Maximum number of requests in flight; by default 1,000.
             return_errors: As for ``get_many``.
             timeout: Seconds for each hash key; None: the client's default.
@@ -394,12 +406,8 @@ class ManyOperations(MultiOperations[V]):
         at = expire_ts(ttl, second)
         requests = []
         for item in listed(items, "items"):
-            parts: tuple[Any, ...] = item
-            expires = at
-            if type(item) is tuple and len(parts) == 3:
-                expires = at if parts[2] is None else expire_ts(parts[2], second)
-                parts = parts[:2]
-            hash_key, values = parts_of(parts, "hash key, values")
+            hash_key, values, own = parts_of(item, "hash key, values", "ttl")
+            expires = at if own is None else expire_ts(own, second)
             hash_key = only_hash_key(hash_key)
             argument = multi_put_argument(hash_key, self._rows(values), expires)
             self._check_size(MULTI_PUT, argument)

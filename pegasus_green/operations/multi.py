@@ -407,7 +407,8 @@ class MultiOperations(TableBase[V]):
             hash_key: Not empty; at most 65,534 bytes.
             values: Values by sort key, or (sort key, value) pairs; not empty. If a key occurs twice, the last value
                 counts.
-            ttl: Seconds until all of them expire, rounded up; None or 0: never, unless the table has a default TTL.
+            ttl: Seconds until all of them expire, rounded up; None, 0 or ``math.inf``: never, unless the table has a
+                default TTL.
             split: If the request body is larger than ``max_write_bytes``, send several requests, one after the other.
                 The call is then not atomic: readers can see some of the rows before the others, and if a request fails,
                 the rows of the requests before it stay.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
@@ -514,7 +515,10 @@ class ScanOperations(TableBase[V]):
                 " or hash_scan() got a token of scan()"
             )
         if query not in (plain, token.query):
-            raise InvalidArgument(f"the token belongs to a scan with other arguments: {token.query}, not {query}")
+            names = [field.name for field in fields(query)]
+            pairs = ((name, getattr(token.query, name), getattr(query, name)) for name in names)
+            others = [f"its {name} is {old!r}, not {new!r}" for name, old, new in pairs if old != new]
+            raise InvalidArgument(f"the token belongs to a scan with other arguments: {', '.join(others)}")
         return token
 
     def _counts(

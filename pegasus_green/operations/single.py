@@ -193,8 +193,8 @@ class SingleOperations(TableBase[V]):
             sort_key: May be empty.
             value: Bytes or str; a str is stored as UTF-8. With a codec: a value that the codec can encode. It may be
                 empty. The request with keys and value has at most ``max_write_bytes`` (1 MiB by default).
-            ttl: Seconds until the value expires, rounded up to whole seconds; None or 0: never, unless the table has a
-                default TTL.
+            ttl: Seconds until the value expires, rounded up to whole seconds; None, 0 or ``math.inf``: never, unless
+                the table has a default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call, by default the client's; None: no retry.
             info: A ``CallInfo`` that is filled with facts about the call.
@@ -423,8 +423,8 @@ class SingleOperations(TableBase[V]):
             hash_key: At most 65,534 bytes, may be empty.
             sort_key: May be empty.
             increment: The number to add, a signed 64-bit integer. 0 returns the value and stores it as decimal text.
-            ttl: None keeps the record's expiry. 0 removes it. Any other number is the seconds until the record expires,
-                rounded up. If the record has no expiry after this, it gets the table's default TTL.
+            ttl: None keeps the record's expiry. 0 and ``math.inf`` remove it. Any other number is the seconds until the
+                record expires, rounded up. If the record has no expiry after this, it gets the table's default TTL.
             timeout: Seconds for the whole call; None: the client's default.
             retry: Retry policy of this call, by default the client's; None: no retry.
             info: A ``CallInfo`` that is filled with facts about the call.

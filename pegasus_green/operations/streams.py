@@ -18,7 +18,7 @@ from ..retry import RetryPolicy
 from ..transport import fork
 from ..transport.waits import wait
 from .asynchronous import later
-from .base import DEFAULT, ManyOptions, TableBase
+from .base import DEFAULT, ManyOptions, TableBase, listed
 from .many import CONCURRENCY, ManyOperations
 from .ranges import PAGE, RangeOperations
 
@@ -131,7 +131,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         def store(batch: list[Any]) -> object:
             return self.set_many(batch, ttl=ttl, concurrency=concurrency, timeout=timeout, retry=retry)
 
-        return _run(items, store, _Pace(self, rate, BATCH), on_progress)
+        return _run(listed(items, "items"), store, _Pace(self, rate, BATCH), on_progress)
 
     set_stream_async = later(
         '>>> table.set_stream_async([("user:1", "name", "Ada")]).get()',
@@ -177,7 +177,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
         def remove(batch: list[Any]) -> object:
             return self.remove_many(batch, concurrency=concurrency, timeout=timeout, retry=retry)
 
-        return _run(keys, remove, _Pace(self, rate, BATCH), on_progress)
+        return _run(listed(keys, "keys"), remove, _Pace(self, rate, BATCH), on_progress)
 
     remove_stream_async = later(
         '>>> table.remove_stream_async([("user:1", "name")]).get()',
@@ -209,7 +209,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             An iterator of values; None for absent and expired records.
 
         Raises:
-            InvalidArgument: The rate is wrong. Raised by ``next`` if a key cannot be sent.
+            InvalidArgument: An argument has a wrong type. Raised by ``next`` if a key cannot be sent.
             PegasusError: Raised by ``next`` if a record cannot be read.
 
         Retries: safe.
@@ -220,7 +220,7 @@ class StreamOperations(RangeOperations[V], ManyOperations[V]):
             >>> list(table.get_stream((f"user:{n}", "name") for n in (1, 2)))
             [b'Ada', None]
         """
-        pace = _Pace(self, rate, BATCH)
+        keys, pace = listed(keys, "keys"), _Pace(self, rate, BATCH)
 
         def values() -> Iterator[V | None]:
             for batch in _batches(keys, pace.batch):
@@ -338,8 +338,6 @@ def _run(
     on_progress: Callable[[int], object] | None,
 ) -> int:
     """Call a function for each batch of an iterable, within the rate limit; return the number of items."""
-    if isinstance(items, (str, bytes)):
-        raise InvalidArgument(f"items must be an iterable of tuples, not {items!r}")
     done = 0
     batches = _batches(items, pace.batch)
     while True:

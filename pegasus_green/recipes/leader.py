@@ -105,7 +105,7 @@ class Leader:
         value = places.table.get(places.hash_key, b"owner")
         return None if value is None else value.split(b" ", 3)[3]
 
-    def run(self, function: Callable[..., _T], *args: Any, blocking_timeout: float | None = None) -> _T:
+    def run(self, function: Callable[..., _T], *args: object, blocking_timeout: float | None = None) -> _T:
         """Wait until this object is the leader, call the function, and resign when it returns.
 
         Args:

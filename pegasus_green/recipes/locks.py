@@ -451,7 +451,7 @@ class Lock(Leased):
         blocking: bool = True,
         blocking_timeout: float | None = None,
         renew: bool = True,
-        on_lost: Callable[[Any], object] | None = None,
+        on_lost: Callable[[Lock], object] | None = None,
         identity: Key = b"",
     ) -> None:
         super().__init__(
@@ -512,7 +512,7 @@ class Semaphore(Leased):
         blocking: bool = True,
         blocking_timeout: float | None = None,
         renew: bool = True,
-        on_lost: Callable[[Any], object] | None = None,
+        on_lost: Callable[[Semaphore], object] | None = None,
         identity: Key = b"",
     ) -> None:
         self.value = whole(value, "value", 1000)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, overload
 
 from gevent import getcurrent
 
 from ..client import Table
 from ..errors import PegasusError, RequestTimeout, copy_of
 from ..keys import Key, to_bytes
+from ..operations.base import D
 from ..options import MAX_TIMEOUT
+from ..results import V
 from ..turns import Turn
 from .errors import AlreadyRunning, LockNotOwnedError
 from .leases import ROUNDING, Hold, Places, lease_seconds
@@ -95,7 +97,7 @@ class _Results:
         self.table.multi_del(hash_key, [_RESULT, _OWNER], timeout=timeout)
 
 
-class Once:
+class Once(Generic[V]):
     """Runs a function once for each key and returns its result to all callers, for example for idempotency keys.
 
     The first caller of a key runs the function. One atomic step stores the result and ends the run. Callers that come
@@ -133,7 +135,7 @@ class Once:
 
     def __init__(
         self,
-        table: Table[Any],
+        table: Table[V],
         name: Key,
         *,
         ttl: float | None = 86400.0,
@@ -150,7 +152,20 @@ class Once:
         """Show the name."""
         return f"<Once {self._results.name.decode('utf-8', 'replace')}>"
 
-    def run(self, key: Key, function: Callable[..., Any], *args: Any) -> Any:
+    @overload
+    def run(self, key: Key, function: Callable[..., V], *args: object) -> V: ...
+
+    # Without a codec a str is stored as UTF-8.
+    @overload
+    def run(self: Once[bytes], key: Key, function: Callable[..., Key], *args: object) -> bytes: ...
+
+    @overload
+    def run(self, key: Key, function: Callable[..., V | None], *args: object) -> V | None: ...
+
+    @overload
+    def run(self: Once[bytes], key: Key, function: Callable[..., Key | None], *args: object) -> bytes | None: ...
+
+    def run(self, key: Key, function: Callable[..., object], *args: object) -> object:
         """Return the result for the key: the stored one, or that of a run now.
 
         Args:
@@ -227,7 +242,13 @@ class Once:
             if self._running.get(own) is turn:
                 self._running.pop(own, None)
 
-    def result(self, key: Key, default: Any = None, *, timeout: float | None = None) -> Any:
+    @overload
+    def result(self, key: Key, default: V | None = None, *, timeout: float | None = None) -> V | None: ...
+
+    @overload
+    def result(self, key: Key, default: D, *, timeout: float | None = None) -> V | D | None: ...
+
+    def result(self, key: Key, default: object = None, *, timeout: float | None = None) -> object:
         """Return the stored result of a key, or the default.
 
         Args:
@@ -302,7 +323,7 @@ def _copied(error: Exception) -> Exception | None:
         return None
 
 
-class Singleflight:
+class Singleflight(Generic[V]):
     """Returns a stored value or computes it. One greenlet of one process computes; all others wait for the value.
 
     Without it, all callers that miss a value at the same time compute it (the dogpile effect, a cache stampede).
@@ -329,7 +350,7 @@ class Singleflight:
         (b'made', b'made')
     """
 
-    def __init__(self, table: Table[Any], name: Key, *, ttl: float, timeout: float = 30.0, sleep: float = 0.05) -> None:
+    def __init__(self, table: Table[V], name: Key, *, ttl: float, timeout: float = 30.0, sleep: float = 0.05) -> None:
         self._results = _Results("flight", table, name, above_zero(ttl, "ttl"), timeout, sleep)
         self._flights: dict[tuple[int, bytes], _Flight] = {}
 
@@ -337,7 +358,20 @@ class Singleflight:
         """Show the name and the number of running computations."""
         return f"<Singleflight {self._results.name.decode('utf-8', 'replace')} under_way={len(self._flights)}>"
 
-    def get(self, key: Key, compute: Callable[..., Any], *args: Any) -> Any:
+    @overload
+    def get(self, key: Key, compute: Callable[..., V], *args: object) -> V: ...
+
+    # Without a codec a str is stored as UTF-8.
+    @overload
+    def get(self: Singleflight[bytes], key: Key, compute: Callable[..., Key], *args: object) -> bytes: ...
+
+    @overload
+    def get(self, key: Key, compute: Callable[..., V | None], *args: object) -> V | None: ...
+
+    @overload
+    def get(self: Singleflight[bytes], key: Key, compute: Callable[..., Key | None], *args: object) -> bytes | None: ...
+
+    def get(self, key: Key, compute: Callable[..., object], *args: object) -> object:
         """Return the value of a key. Compute it if it is absent.
 
         Args:

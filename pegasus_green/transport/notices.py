@@ -31,7 +31,11 @@ _unwritten: dict[Notices, None] = {}
 
 @cache
 def _write_at_exit() -> None:
-    atexit.register(lambda: [notices.write() for notices in list(_unwritten)])
+    def write() -> None:
+        for notices in list(_unwritten):
+            notices.write()
+
+    atexit.register(write)
 
 
 class Logs:

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import pytest
@@ -268,6 +268,12 @@ def test_multi_set_many_and_multi_del_many(table: Table, hash_key: bytes) -> Non
     assert table.multi_del_many([]) == []
 
 
+class Rows(NamedTuple):
+    hash_key: bytes
+    values: dict[bytes, bytes]
+    ttl: float
+
+
 def test_a_ttl_for_each_hash_key(table: Table, hash_key: bytes) -> None:
     mine = [hash_key + b"-%d" % number for number in range(4)]
     values = {b"a": b"1", b"b": b"2"}
@@ -278,6 +284,13 @@ def test_a_ttl_for_each_hash_key(table: Table, hash_key: bytes) -> None:
     assert left[6:] == [math.inf] * 2
     with pytest.raises(errors.InvalidArgument, match="ttl"):
         table.multi_set_many([(mine[0], values, -1)])
+    items = [[mine[0], values, 100], Rows(mine[1], values, 100), Rows(mine[2], values, math.inf), [mine[3], values]]
+    table.multi_set_many(items, ttl=1000)
+    assert [math.ceil((table.ttl(key, b"a") or 0) / 100) for key in (mine[0], mine[1], mine[3])] == [1, 1, 10]
+    assert table.ttl(mine[2], b"a") == math.inf
+    words = r"\(hash key, values\) or \(hash key, values, ttl\), not"
+    with pytest.raises(errors.InvalidArgument, match=words):
+        table.multi_set_many([(mine[0], values, 1, 2)])  # type: ignore[list-item]
 
 
 def test_one_invalid_item_keeps_all_requests_from_being_sent(cluster: Cluster, hash_key: bytes) -> None:

@@ -236,7 +236,7 @@ def test_invalid_keys_and_values_are_refused(mapping: HashMapping) -> None:
     assert not mapping
 
 
-@pytest.mark.parametrize("options", [{"ttl": "x"}, {"ttl": -1}, {"ttl": math.inf}, {"timeout": -1}, {"timeout": "x"}])
+@pytest.mark.parametrize("options", [{"ttl": "x"}, {"ttl": -1}, {"ttl": math.nan}, {"timeout": -1}, {"timeout": "x"}])
 def test_a_mapping_with_invalid_options_is_refused(client: Client, table: Table, options: Any) -> None:
     refused(client, lambda: table.mapping("h", **options), next(iter(options)))
 

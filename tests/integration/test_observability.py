@@ -19,7 +19,6 @@ from pegasus_green.cluster.stats import TableStats
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport import notices as notices_module
 from pegasus_green.transport.notices import Notices
-from tests.transport.scripts import run_script
 from tests.waiting import Stopwatch, wait_until
 
 pytestmark = pytest.mark.onebox_only
@@ -694,19 +693,3 @@ def test_a_multi_get_that_a_server_cuts_is_logged_once(caplog: pytest.LogCapture
             assert record.levelname == "WARNING"
             assert f"a multi_get of table {name} without limits is incomplete after 3000 rows" in record.message
             caplog.clear()
-
-
-def test_lines_that_no_greenlet_can_write_any_more_are_written_at_the_end_of_the_process() -> None:
-    """A child writes only its own lines."""
-    script = """
-        import logging, os, sys
-        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-        from pegasus_green.transport.notices import Notices
-        notices = Notices("test")
-        notices.warning("kind", "a line of the parent")
-        if os.fork():
-            os.wait()
-        else:
-            notices.warning("kind", "a line of the child")
-    """
-    assert sorted(run_script(script).splitlines()) == ["a line of the child", "a line of the parent"]

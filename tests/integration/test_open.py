@@ -84,6 +84,9 @@ def test_from_env_reads_pegasus_url(url: str, hash_key: bytes, monkeypatch: pyte
         (lambda: Client("h:1").table(""), "must not be empty"),
         (lambda: Client("http://h:1"), "not the URL 'http://h:1': use connect"),
         (lambda: Client(["pegasus://h:1/t"]), "not the URL"),
+        (lambda: Client(("h", 34601)), r"not 34601; meta servers are a list, for example \[\(.127.0.0.1., 34601\)\]$"),  # type: ignore[arg-type]
+        (lambda: Client(b"h:1"), "meta servers must be a list of addresses, not b'h:1'"),  # type: ignore[arg-type]
+        (lambda: Client.from_env(""), "the name of the environment variable must not be empty"),
         (lambda: Client("ada:secret@h:1"), "without a user name before it$"),
         (lambda: Client("redis://ada:secret@h:1"), "without a user name before it$"),
         (lambda: Client("::1"), "an IPv6 address must be in brackets"),

@@ -16,6 +16,7 @@ import pytest
 from pegasus_green import Client, Pegasus
 from pegasus_green.onebox import Onebox
 from tests.conftest import Cluster
+from tests.transport.test_threads import in_thread
 
 GREENLETS, CALLS = 1000, 100
 ESTABLISHED = "01"
@@ -152,3 +153,18 @@ def test_only_the_connection_to_the_leading_meta_server_stays(hash_key: bytes) -
             client.table("temp").warm_up()
             assert client.table("temp").get(hash_key, b"none") is None
             assert_one_connection_each(client, "temp")
+
+
+def test_the_repr_counts_the_connections_of_all_threads(cluster: Cluster, hash_key: bytes) -> None:
+    with Client(cluster.metas) as client:
+        table = client.table(cluster.table)
+        table.set(hash_key, b"s", b"v")
+        mine = len(client._cluster.pool.connections)
+
+        def use() -> tuple[int, str]:
+            table.get(hash_key, b"s")
+            return len(client._threads.here().pool.connections), repr(client)
+
+        theirs, shown = in_thread(use)
+        assert theirs > 0
+        assert shown == f"<Client {','.join(client._cluster.meta.addresses)} connections={mine + theirs}>"

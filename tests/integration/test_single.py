@@ -137,6 +137,8 @@ def test_ttls(table: Table, hash_key: bytes) -> None:
     table.set(hash_key, "fraction", "v", ttl=59.2)
     table.set(hash_key, "decades", "v", ttl=50 * 365 * 86400)
     assert table.ttl(hash_key, "never") == table.ttl(hash_key, "zero") == math.inf
+    table.set(hash_key, "copy", "v", ttl=table.ttl(hash_key, "never"))
+    assert table.ttl(hash_key, "copy") == math.inf
     assert nearly(table.ttl(hash_key, "minute"), 60)
     assert nearly(table.ttl(hash_key, "fraction"), 60)
     assert type(table.ttl(hash_key, "minute")) is int
@@ -310,7 +312,7 @@ def test_incr_beyond_64_bits(table: Table, hash_key: bytes, old: int, increment:
 
 
 def test_ttl_of_incr(table: Table, hash_key: bytes) -> None:
-    """None keeps the TTL, 0 clears it, more sets it."""
+    """None keeps the TTL, 0 and infinity clear it, more sets it."""
     assert table.incr(hash_key, "n", ttl=100) == 1
     assert nearly(table.ttl(hash_key, "n"), 100)
     table.incr(hash_key, "n")
@@ -318,6 +320,9 @@ def test_ttl_of_incr(table: Table, hash_key: bytes) -> None:
     table.incr(hash_key, "n", ttl=200.5)
     assert nearly(table.ttl(hash_key, "n"), 201)
     table.incr(hash_key, "n", ttl=0)
+    assert table.ttl(hash_key, "n") == math.inf
+    table.incr(hash_key, "n", ttl=100)
+    table.incr(hash_key, "n", ttl=math.inf)
     assert table.ttl(hash_key, "n") == math.inf
     table.incr(hash_key, "n")
     assert table.ttl(hash_key, "n") == math.inf
@@ -390,7 +395,7 @@ def test_touch_refuses_an_empty_hash_key(client: Client, table: Table) -> None:
     refused(client, lambda: table.touch("", "s", 9), "hash_key must not be empty")
 
 
-@pytest.mark.parametrize("ttl", [-1, -0.001, math.inf, math.nan, 2**31, "60"])
+@pytest.mark.parametrize("ttl", [-1, -0.001, -math.inf, math.nan, 2**31, "60"])
 def test_bad_ttls_are_not_sent(client: Client, table: Table, ttl: Any) -> None:
     refused(client, lambda: table.set("h", "s", "v", ttl=ttl), "ttl")
     refused(client, lambda: table.incr("h", "s", ttl=ttl), "ttl")

@@ -14,6 +14,7 @@ import pytest
 from pegasus_green import Client, ClientClosed, Filter, InvalidArgument, PegasusError, RequestTimeout, Table
 from pegasus_green.onebox import Onebox
 from pegasus_green.operations import streams
+from tests.integration.helpers import nearly
 
 pytestmark = pytest.mark.onebox_only
 
@@ -78,8 +79,23 @@ def test_a_ttl_for_each_item(box: Onebox, table: Table) -> None:
         assert left[3] == math.inf
     with pytest.raises(InvalidArgument, match="ttl"):
         table.set_many([("a", "s", "v", -1)])
-    with pytest.raises(InvalidArgument, match="hash key, sort key, value"):
+    words = r"\(hash key, sort key, value\) or \(hash key, sort key, value, ttl\), not"
+    with pytest.raises(InvalidArgument, match=words):
         table.set_many([("a", "s", "v", 1, 2)])  # type: ignore[list-item]
+
+
+def test_rows_of_a_scan_are_stored_with_their_ttls(box: Onebox, table: Table) -> None:
+    box.create_table("copy", 4)
+    table.set_many([("a", "s", "v", 100), ("b", "s", "v")])
+    copy = table.client.table("copy")
+    for store in (copy.set_stream, copy.set_many):
+        store(table.scan(with_ttl=True), ttl=1000)
+        assert nearly(copy.ttl("a", "s"), 100)
+        assert copy.ttl("b", "s") == math.inf
+        lists: list[Any] = [["a", "s", "v", 200], ["b", "s", "v"]]
+        store(lists, ttl=1000)
+        assert nearly(copy.ttl("a", "s"), 200)
+        assert nearly(copy.ttl("b", "s"), 1000)
 
 
 def test_a_stream_uses_bounded_memory(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +120,32 @@ def test_an_error_reports_the_finished_records(box: Onebox, table: Table) -> Non
         table.set_stream(items())
     assert caught.value.done == 100
     assert table.count() == 100
-    for wrong in ("text", b"bytes"):
-        with pytest.raises(InvalidArgument):
-            table.set_stream(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("items", [None, 5, "text", b"bytes"], ids=repr)
+@pytest.mark.parametrize(("verb", "name"), [("set_stream", "items"), ("remove_stream", "keys"), ("get_stream", "keys")])
+def test_arguments_that_are_not_iterable_are_refused(table: Table, verb: str, name: str, items: Any) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name} must be an iterable of items"):
+        getattr(table, verb)(items)
+
+
+def test_an_iterable_is_read_as_late_as_possible(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BATCH", 2)
+    read: list[int] = []
+
+    def source() -> Iterator[tuple[str, str]]:
+        for number in range(5):
+            read.append(number)
+            yield "h", str(number)
+
+    values = table.get_stream(source())
+    assert read == []
+    next(values)
+    assert read == [0, 1]
+    seen: list[int] = []
+    read.clear()
+    assert table.remove_stream(source(), on_progress=lambda _done: seen.append(len(read))) == 5
+    assert seen == [2, 4, 5]
 
 
 def test_the_rate_limit_is_kept(table: Table) -> None:
@@ -192,6 +231,9 @@ def test_truncate_goes_on_after_an_error(box: Onebox, table: Table) -> None:
     box.clear_faults()
     assert caught.value.deleted == calls[-1] == 100
     assert caught.value.token is not None
+    words = r"with other arguments: its sort_key_filter is Filter\(.*NO_FILTER.*\), not Filter\([^)]*pattern=b'a'\)$"
+    with pytest.raises(InvalidArgument, match=words):
+        table.truncate(resume=caught.value.token, sort_key_filter=Filter.prefix("a"))
     # Some records of the failed batch may have been removed.
     assert 150 <= table.truncate(resume=caught.value.token) <= 200
     assert table.count() == 0

@@ -203,8 +203,8 @@ def test_native_threads_share_the_credentials(client_of: ClientOf, box: Onebox, 
     finally:
         pool.kill()
     assert (figures["acquired"], figures["renewals"], figures["failures"], figures["refused"]) == (1, 0, 0, 0)
-    # Each thread has one to a meta server and to each of the three replica servers.
-    assert 4 * 4 <= len(connections) <= figures["negotiated"] <= sum(server.accepted for server in servers)
+    # Each thread has one to each of the three replica servers. At least one thread has one to a meta server.
+    assert 4 * 3 + 1 <= len(connections) <= figures["negotiated"] <= sum(server.accepted for server in servers)
     assert users == {"alice"}
     assert realm.log().count("AS_REQ") - before <= 2
 

@@ -8,6 +8,7 @@ from .rules_servers import REPORTS, RETRY, TIME
 SWITCHES = "tests/transport/test_thread_switches.py"
 EVENTS = "tests/transport/test_connection_events.py"
 THREADS = "tests/transport/test_threads.py"
+QUERIES = "tests/transport/test_shared_queries.py"
 SHUTDOWN = "tests/transport/test_shutdown.py"
 OPTIONS = ("tests/unit/test_options_retry.py",)
 HEDGES = "tests/integration/test_hedge.py"
@@ -489,7 +490,7 @@ CALLS = (
         "cluster/dispatcher.py",
         "                dispatcher.routes.resume()\n",
         "                pass\n",
-        (THREADS, "-k", "refreshes_routes"),
+        (QUERIES, "-k", "refreshes_routes"),
     ),
     Mutation(
         "9-queries-in-turn",
@@ -497,7 +498,7 @@ CALLS = (
         "cluster/refresher.py",
         "elif self._wanted and now < (turn := self._turn(now, answered)):",
         "elif self._wanted and now < (turn := now):",
-        (THREADS, "-k", "start_together or interval_of_demanded"),
+        (QUERIES, "-k", "start_together or interval_of_demanded"),
     ),
     Mutation(
         "9-query-serves-all",
@@ -505,7 +506,7 @@ CALLS = (
         "cluster/refresher.py",
         "                self._wanted_at if self._wanted else",
         "                now if self._wanted else",
-        (THREADS, "-k", "fulfils_the_demands"),
+        (QUERIES, "-k", "fulfils_the_demands"),
     ),
     Mutation(
         "9-own-query",
@@ -513,7 +514,7 @@ CALLS = (
         "cluster/refresher.py",
         "        if min(now - self._wanted_at, (now - answered) / 2) >= interval:\n            return now\n",
         "        if answered > now:\n            return now\n        return now + 1.0\n",
-        (THREADS, "-k", "asks_by_itself"),
+        (QUERIES, "-k", "asks_by_itself"),
     ),
     Mutation(
         "9-dead-server-once",

@@ -281,9 +281,9 @@ SERVERS = (
         "2-interval",
         "between two refreshes of a table there is at least one interval",
         "cluster/refresher.py",
-        "self._schedule(max(self._started + self._options.refresh_interval, monotonic()))",
-        "self._schedule(monotonic())",
-        (REFRESHER, "-k", "coalesced"),
+        "self._schedule(max(self._started + self._options.refresh_interval, self._wanted_at))",
+        "self._schedule(self._wanted_at)",
+        ("tests/transport/test_names.py", "-k", "keep_the_minimum_interval"),
     ),
     Mutation(
         "2-periodic",

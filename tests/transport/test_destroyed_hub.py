@@ -16,6 +16,7 @@ from pegasus_green.onebox import Onebox
 from pegasus_green.transport.notices import Notices
 from tests.leaks import descriptors
 from tests.transport.fakes import Link, Stage
+from tests.transport.scripts import run_script
 from tests.transport.test_threads import in_native_thread
 from tests.waiting import wait_until
 
@@ -187,6 +188,22 @@ def test_log_lines_are_written_after_the_end_of_a_hub(caplog: pytest.LogCaptureF
     notices.info("kind", "the next thread")
     wait_until(lambda: len(lines()) == 4, 5.0)
     assert lines() == [*first, "the thread ends before this line is written", "the next thread"]
+
+
+def test_lines_that_no_greenlet_can_write_any_more_are_written_at_the_end_of_the_process() -> None:
+    """A child writes only its own lines."""
+    script = """
+        import logging, os, sys
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+        from pegasus_green.transport.notices import Notices
+        notices = Notices("test")
+        notices.warning("kind", "a line of the parent")
+        if os.fork():
+            os.wait()
+        else:
+            notices.warning("kind", "a line of the child")
+    """
+    assert sorted(run_script(script).splitlines()) == ["a line of the child", "a line of the parent"]
 
 
 # The application destroyed the hub, so it also destroys the next one, at the end of the thread.

@@ -1,8 +1,8 @@
 """Count Any in the signatures of the public names: ``python -m tests.types.surface [PACKAGE]``.
 
-Read are the public names of pegasus_green/__init__.py: functions, and the public methods and annotated attributes of
-classes with those that they inherit inside the package. Of a function with overloads the overloads count, as checkers
-see only those.
+Read are the public names of pegasus_green, pegasus_green.recipes and pegasus_green.onebox: functions, and the public
+methods and annotated attributes of classes with those that they inherit inside the package. Of a function with
+overloads the overloads count, as checkers see only those.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "pegasus_green"
+# The packages whose __init__.py imports the public names, below the root.
+FRONTS = ("", "recipes", "onebox")
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -26,13 +28,14 @@ class Package:
 
     def public(self) -> Iterator[tuple[str, ast.AST, Path]]:
         """Yield the public names with their definitions."""
-        front = self.root / "__init__.py"
-        for node in ast.walk(self.modules[front]):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-                for alias in node.names:
-                    found = self.find(front, alias.name)
-                    if found is not None and not alias.name.startswith("_"):
-                        yield (alias.name, *found)
+        fronts = [self.root / name / "__init__.py" for name in FRONTS]
+        for front in (front for front in fronts if front in self.modules):
+            for node in ast.walk(self.modules[front]):
+                if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+                    for alias in node.names:
+                        found = self.find(front, alias.name)
+                        if found is not None and not alias.name.startswith("_"):
+                            yield (alias.name, *found)
 
     def find(self, path: Path, name: str) -> tuple[ast.AST, Path] | None:
         """Return the definition that a name has in a module, its own or an imported one."""

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+from pegasus_green.onebox.wire.faults import Fault, FaultOptions
 from tests.types import check, surface
 
+TABLE = "any table will do, and Table is invariant in its values"
+FACTS = "a dict of plain values, which tests index"
 REASONS = {
+    **{
+        f"{name}.__init__(table)": TABLE
+        for name in ("Counter", "Frontier", "Leader", "Lock", "RateLimiter", "SeenSet", "Semaphore")
+    },
     "Client.stats -> return": "exporters index it by variables, which a TypedDict refuses; see observability.md",
+    "FactMethods.stats -> return": FACTS,
+    "FailureMethods.list_faults -> return": FACTS,
+    "Fault.describe -> return": FACTS,
     "JsonCodec.decode -> return": "JSON has values of any type, and users index them",
     "NotAnInteger.result": "an exception class cannot be generic in the table's values",
+    "OneboxProcess.call -> return": "the result of any method, by its name",
+    "OneboxProcess.call(args)": "the arguments of any method, by its name",
+    "OneboxProcess.call(kwargs)": "the arguments of any method, by its name",
     "PegasusError.results": "an exception class cannot be generic; the entries are values and errors",
+    "SecuredOnebox.__init__(options)": "the arguments of Onebox, of many types",
+    "TableMethods.partitions -> return": FACTS,
 }
 
 
@@ -39,6 +55,19 @@ def test_the_counter_finds_every_any(tmp_path: Path) -> None:
         "Base.inherited(a)": 1,
         "Base.inherited -> return": 2,
     }
+
+
+def test_the_counter_reads_the_public_packages_inside(tmp_path: Path) -> None:
+    for name in ("", "recipes", "onebox", "other"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "__init__.py").write_text("from .one import make\n")
+        (tmp_path / name / "one.py").write_text(f"def make({name or 'a'}: Any) -> int: ...\n")
+    assert surface.count(tmp_path) == {"make(a)": 1, "make(recipes)": 1, "make(onebox)": 1}
+
+
+def test_checkers_know_every_option_of_a_fault() -> None:
+    known = inspect.signature(Fault).parameters.values()
+    assert list(FaultOptions.__annotations__) == [one.name for one in known if one.kind is one.KEYWORD_ONLY]
 
 
 def test_every_block_of_the_pages_is_checked(tmp_path: Path) -> None:

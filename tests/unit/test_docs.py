@@ -51,6 +51,14 @@ def test_every_error_has_its_row() -> None:
     assert [name for name in sorted(kinds - bases) if f"`{name}`" not in text] == []
 
 
+def test_every_code_of_an_error_class_has_its_row() -> None:
+    text = _section("errors.md", "Codes of the API of the official client")
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PegasusError)]
+    # The page says which others return the number of their code.
+    codes = {kind.code for kind in kinds if kind.code and not issubclass(kind, (errors.MetaError, errors.TableError))}
+    assert [code for code in sorted(codes) if f"| {code} (" not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_error_codes_have_their_numbers(page: Path) -> None:
     for name, number in re.findall(r"(ERR_[A-Z_]+) \((\d+)\)", page.read_text()):

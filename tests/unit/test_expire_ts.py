@@ -20,7 +20,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("ttl", "at"),
-    [(None, 0), (0, 0), (0.0, 0), (0.001, 1001), (1, 1001), (1.0, 1001), (1.001, 1002), (59.5, 1060), (True, 1001)],
+    [
+        (None, 0),
+        (0, 0),
+        (0.0, 0),
+        (math.inf, 0),
+        (0.001, 1001),
+        (1, 1001),
+        (1.0, 1001),
+        (1.001, 1002),
+        (59.5, 1060),
+        (True, 1001),
+    ],
 )
 def test_seconds_are_rounded_up(ttl: float | None, at: int) -> None:
     assert base.expire_ts(ttl) == at
@@ -32,7 +43,7 @@ def test_the_largest_expiry_time_of_the_protocol() -> None:
         base.expire_ts(2**31 - 1000)
 
 
-@pytest.mark.parametrize("ttl", [-1, -0.5, math.inf, math.nan, "1", "", b"", [], 1j])
+@pytest.mark.parametrize("ttl", [-1, -0.5, -math.inf, math.nan, "1", "", b"", [], 1j])
 def test_invalid_ttls_are_refused(ttl: Any) -> None:
     with pytest.raises(InvalidArgument, match="ttl must be 0 or more seconds"):
         base.expire_ts(ttl)

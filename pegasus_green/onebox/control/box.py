@@ -86,11 +86,13 @@ class Onebox(TableMethods, FailureMethods, FactMethods):
         data: str | os.PathLike[str] | None = None,
         sync: bool = False,
         process: bool = False,
-        **settings: Any,
+        **settings: float | None,
     ) -> None:
         """Describe a cluster; ``start`` opens it."""
         cluster = (replicas, metas, tables, release, host, port, seed, limits, advertise, meta_ports, replica_ports)
-        super().__init__(*cluster, auth, data, sync, **settings)
+        # mypy would take settings of another type for arguments that *cluster may lack.
+        others: dict[str, Any] = settings
+        super().__init__(*cluster, auth, data, sync, **others)
 
     def start(self) -> Onebox:
         """Open the ports, create the tables and serve.

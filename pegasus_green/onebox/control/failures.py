@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..servers.meta import ACTIVE, LOADING, RECOVERING
-from ..wire.faults import Fault
+from ..wire.faults import Fault, FaultOptions
 from ..wire.server import Server
 from .assembly import Assembly, Which
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Servers = Which | Iterable[Which] | None
 
@@ -151,7 +154,7 @@ class FailureMethods(Assembly):
         self.meta_server(server).state = state
 
     # ----------------------------------------------------------------------------------------------------------- rules
-    def fault(self, action: str, *, server: Servers = None, **options: Any) -> Fault:
+    def fault(self, action: str, *, server: Servers = None, **options: Unpack[FaultOptions]) -> Fault:
         """Add a rule. Its fault applies to requests that meet all its conditions.
 
         Conditions, by keyword: ``rpc`` ("get", "read", "write", "data", "meta", a protocol name, or several),

@@ -23,7 +23,10 @@ from .elsewhere import exchange, is_in
 from .port import ERRORS, METHODS, VALUES, from_json, to_json
 
 if TYPE_CHECKING:
-    from ..wire.faults import Fault
+    from typing_extensions import Unpack
+
+    from ..wire.faults import Fault, FaultOptions
+    from .failures import Servers
 
 # Import and start take half a second, and much longer on a machine that is busy with tests.
 START_SECONDS = 60.0
@@ -89,7 +92,7 @@ class OneboxProcess:
         auth: OneboxAuth | None = None,
         data: str | os.PathLike[str] | None = None,
         sync: bool = False,
-        **settings: Any,
+        **settings: float | None,
     ) -> None:
         """Describe the cluster; ``start`` starts it."""
         check_release(release)
@@ -278,14 +281,15 @@ class OneboxProcess:
         self.call("reset")
         self._create_tables()
 
-    def fault(self, action: str, **options: Any) -> RemoteFault | Fault:
+    def fault(self, action: str, *, server: Servers = None, **options: Unpack[FaultOptions]) -> RemoteFault | Fault:
         """Add a fault rule, see ``Onebox.fault``.
 
         Args:
             action: As for ``Onebox.fault``.
+            server: As for ``Onebox.fault``.
             **options: As for ``Onebox.fault``.
         """
-        return RemoteFault(self, self.call("fault", action, **options))
+        return RemoteFault(self, self.call("fault", action, server=server, **options))
 
     def __getattr__(self, name: str) -> Any:
         """Return a method or attribute of the onebox."""

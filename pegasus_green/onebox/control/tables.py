@@ -112,7 +112,7 @@ class TableMethods(Assembly):
             for partition in self.tables.get(name).partitions
         ]
 
-    def configure(self, **settings: Any) -> None:
+    def configure(self, **settings: float | None) -> None:
         """Change settings, see ``Settings``.
 
         Raises:

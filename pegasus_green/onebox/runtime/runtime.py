@@ -12,6 +12,7 @@ import gevent
 from gevent.event import Event
 
 from ...protocol.meta import make_address
+from ...protocol.rpc import Rpc
 from ..engine.state import Limits
 from . import journal
 from .clock import Clock
@@ -143,7 +144,7 @@ class Runtime:
         self.errors.append(error)
         log.error("internal error of the onebox", exc_info=error)
 
-    def executed(self, rpc: Any, frame: bytes) -> None:
+    def executed(self, rpc: Rpc, frame: bytes) -> None:
         """Record an execution."""
         self.journal.add(rpc, frame)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...protocol import codes
 from ...protocol.rpc import BY_NAME, META_RPCS, RRDB_RPCS, Rpc
 from ..runtime.runtime import Runtime
 from .frames import Call, Target, default_body, ok_reply, reply_frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 BEFORE, AFTER, DURING = "before", "after", "during"
 # The actions, and when each applies if the rule does not say it.
@@ -57,6 +60,27 @@ def rpc_names(what: str | Iterable[str] | None) -> frozenset[str] | None:
         else:
             raise ValueError(f"there is no RPC {item!r}; labels are {', '.join(sorted(_BY_LABEL))}")
     return frozenset(names)
+
+
+class FaultOptions(TypedDict, total=False):
+    """The options of a rule, for type checkers; ``Onebox.fault`` describes them."""
+
+    rpc: str | Iterable[str] | None
+    table: str | None
+    partition: int | None
+    contains: bytes | str | None
+    probability: float
+    count: int | None
+    after: int
+    when: str | None
+    seconds: float
+    error: str
+    body: bool
+    data: bytes | str | None
+    replies: int
+    size: int
+    reset: bool
+    instead: bool
 
 
 class Fault:
@@ -148,7 +172,7 @@ class Faults:
         self._random = box.fork_random()
         self._last_id = 0
 
-    def add(self, servers: Iterable[Target], action: str, **options: Any) -> Fault:
+    def add(self, servers: Iterable[Target], action: str, **options: Unpack[FaultOptions]) -> Fault:
         """Add a rule to some servers."""
         rule = Fault(self, self._last_id + 1, action, **options)
         self._last_id = rule.id

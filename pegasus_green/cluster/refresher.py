@@ -114,9 +114,9 @@ class TableRoutes:
         self._news = Event()
         # The greenlet of the query. A query is in progress while it runs.
         self._query_greenlet: Any = None
-        # Whether a query was demanded, and when it was demanded last.
+        # Whether a query was demanded, and when it was demanded first and last.
         self._wanted = False
-        self._wanted_at = self._started = -1e9
+        self._wanted_since = self._wanted_at = self._started = -1e9
         self._timer: Any = None
         self._timer_at = 0.0
         # Table id and initial partition count from the newest answer.
@@ -228,7 +228,10 @@ class TableRoutes:
             self.forget_initial_count()
             # Last: after an interruption, the next call does all of this again.
             self._generation = fork.generation()
-        self._wanted, self._wanted_at = True, monotonic()
+        self._wanted_at = monotonic()
+        if not self._wanted:
+            self._wanted_since = self._wanted_at
+        self._wanted = True
         if not self._is_querying():
             self._schedule(max(self._started + self._options.refresh_interval, self._wanted_at))
 
@@ -289,7 +292,7 @@ class TableRoutes:
         is new.
         """
         interval = self._options.refresh_interval
-        if min(now - self._wanted_at, (now - answered) / 2) >= interval:
+        if min(now - self._wanted_since, (now - answered) / 2) >= interval:
             return now
         return self._queries.started.get(self.name, -1e9) + interval
 

@@ -512,7 +512,7 @@ CALLS = (
         "9-own-query",
         "a thread does not rely on a query that gets no answer",
         "cluster/refresher.py",
-        "        if min(now - self._wanted_at, (now - answered) / 2) >= interval:\n            return now\n",
+        "        if min(now - self._wanted_since, (now - answered) / 2) >= interval:\n            return now\n",
         "        if answered > now:\n            return now\n        return now + 1.0\n",
         (QUERIES, "-k", "asks_by_itself"),
     ),

@@ -98,6 +98,12 @@ def test_a_query_fulfils_the_demands_of_all_threads(stage: Stage) -> None:
     assert 1 <= len(stage.meta.queries) - before <= 3
 
 
+def demand_again(client: Any) -> None:
+    while True:
+        client._threads.here().table("temp").routes.request()
+        gevent.sleep(0.01)
+
+
 def test_a_thread_asks_by_itself_if_the_query_of_another_one_gets_no_answer(stage: Stage) -> None:
     """The first thread blocks while its query is in progress."""
     stage.server()
@@ -117,5 +123,8 @@ def test_a_thread_asks_by_itself_if_the_query_of_another_one_gets_no_answer(stag
     stage.meta.delay = 0.3
     get_original("_thread", "start_new_thread")(first, ())
     wait_until(lambda: began)
+    # Further demands do not make it wait longer.
+    demands = gevent.spawn(demand_again, client)
     assert table.get("a", "b", timeout=20.0) is None
+    demands.kill()
     block.release()

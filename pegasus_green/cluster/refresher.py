@@ -269,9 +269,8 @@ class TableRoutes:
             self._timer_at = FOREVER
             now = monotonic()
             began, answered, table = self._queries.answered.get(self.name, (-1e9, -1e9, None))
-            if table is not None and began >= (
-                self._wanted_at if self._wanted else now - self._options.refresh_period * (1 - JITTER)
-            ):
+            since = self._wanted_at if self._wanted else now - self._options.refresh_period * (1 - JITTER)
+            if table is not None and began >= since:
                 # Another thread has made the query.
                 if self._wanted:
                     self._wanted = False

@@ -260,7 +260,7 @@ class Peer:
             self._refusal = error if isinstance(error, AuthenticationFailed) else None
             # Another thread may have said so already.
             first = not self._error and self.address not in self.pool.dead
-            self.pool.dead[self.address] = None
+            self.pool.dead[self.address] = True
             self._error = str(error.args[0] if self._refusal else error) or type(error).__name__
             self._cool()
             reason = f"{CANNOT_CONNECT}{self._error}"
@@ -273,7 +273,7 @@ class Peer:
                 raise
         else:
             self.opened += 1
-            if self.pool.dead.pop(self.address, self) is None:
+            if self.pool.dead.pop(self.address, False):
                 self.pool.notices.info(f"back {self.address}", "connected to %s again", self.address)
             self._error = ""
             self._refusal = None
@@ -453,7 +453,7 @@ class Pool:
         Args:
             options: The client's options.
             listeners: The client's listeners.
-            like: The pool of another thread. Credentials and log lines are shared with it.
+            like: The pool of another thread. Credentials, log lines and dead servers are shared with it.
 
         Raises:
             AuthenticationFailed: The mechanism of the option ``auth`` cannot work here.
@@ -461,7 +461,7 @@ class Pool:
         self.options = options
         self.logs: Logs = Logs() if like is None else like.logs
         # The servers that no thread could reach, until one reaches them.
-        self.dead: dict[str, None] = {} if like is None else like.dead
+        self.dead: dict[str, bool] = {} if like is None else like.dead
         self.authenticator: Authenticator | None = None
         if options.auth is not None:
             from .authenticator import Authenticator

@@ -504,8 +504,8 @@ CALLS = (
         "9-query-serves-all",
         "a route query of one thread fulfils the demands of the others",
         "cluster/refresher.py",
-        "                self._wanted_at if self._wanted else",
-        "                now if self._wanted else",
+        "            since = self._wanted_at if self._wanted else",
+        "            since = now if self._wanted else",
         (QUERIES, "-k", "fulfils_the_demands"),
     ),
     Mutation(

@@ -24,6 +24,24 @@ def ends(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return error.with_traceback(None)
 
 
+def in_threads(number: int, act: Callable[[], Any], meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
+    """Return what act returns in this number of native threads at the same time."""
+    pool = ThreadPool(number)
+    try:
+        calls = [pool.spawn(act) for _ in range(number)]
+        meanwhile()
+        return [call.get(timeout=20) for call in calls]
+    finally:
+        pool.kill()
+
+
+def closed_gate() -> Any:
+    """Return a native lock that is held."""
+    gate = get_original("_thread", "allocate_lock")()
+    gate.acquire()
+    return gate
+
+
 @pytest.mark.parametrize("verb", ["get", "get_many"])
 def test_another_thread_refreshes_routes_when_the_first_one_ends(stage: Stage, verb: str) -> None:
     """The next thread that makes a call refreshes the routes periodically, also if it knows them all."""
@@ -41,12 +59,7 @@ def test_threads_that_start_together_ask_for_routes_once(stage: Stage) -> None:
     stage.server()
     stage.meta.delay = 0.1
     table = stage.client(refresh_interval=5.0).table("temp")
-    pool = ThreadPool(10)
-    try:
-        calls = [pool.spawn(table.get, "a", "b", timeout=20.0) for _ in range(10)]
-        assert [call.get(timeout=20) for call in calls] == [None] * 10
-    finally:
-        pool.kill()
+    assert in_threads(10, lambda: table.get("a", "b", timeout=20.0)) == [None] * 10
     # Two threads may begin in the same moment.
     assert len(stage.meta.queries) <= 2
 
@@ -59,12 +72,8 @@ def test_the_interval_of_demanded_queries_holds_for_all_threads_together(stage: 
     server.handler = lambda link, request: link.reply(request, error="ERR_INVALID_STATE")
     watch = Stopwatch()
     before = len(stage.meta.queries)
-    pool = ThreadPool(10)
-    try:
-        calls = [pool.spawn(ends, table.get, "a", "b", timeout=1.5) for _ in range(10)]
-        assert {type(call.get(timeout=20)) for call in calls} == {errors.RequestTimeout}
-    finally:
-        pool.kill()
+    outcomes = in_threads(10, lambda: ends(table.get, "a", "b", timeout=1.5))
+    assert set(map(type, outcomes)) == {errors.RequestTimeout}
     assert len(stage.meta.queries) - before <= watch.elapsed / 0.3 + 3
 
 
@@ -72,9 +81,9 @@ def test_a_query_fulfils_the_demands_of_all_threads(stage: Stage) -> None:
     stage.server()
     client = stage.client(refresh_interval=0.5)
     table = client.table("temp")
-    gate = get_original("_thread", "allocate_lock")()
-    gate.acquire()
+    gate = closed_gate()
     ready: list[bool] = []
+    before: list[int] = []
 
     def demand() -> None:
         table.get("a", "b")
@@ -84,18 +93,14 @@ def test_a_query_fulfils_the_demands_of_all_threads(stage: Stage) -> None:
         client._threads.here().table("temp").routes.request()
         gevent.sleep(2.0)
 
-    pool = ThreadPool(8)
-    try:
-        demands = [pool.spawn(demand) for _ in range(8)]
+    def let_through() -> None:
         wait_until(lambda: len(ready) == 8)
-        before = len(stage.meta.queries)
+        before.append(len(stage.meta.queries))
         gate.release()
-        for one in demands:
-            one.get(timeout=20)
-    finally:
-        pool.kill()
+
+    in_threads(8, demand, let_through)
     # The first thread asks at once. Half a second later, another one asks for all that demanded after that.
-    assert 1 <= len(stage.meta.queries) - before <= 3
+    assert 1 <= len(stage.meta.queries) - before[0] <= 3
 
 
 def demand_again(client: Any) -> None:
@@ -109,8 +114,7 @@ def test_a_thread_asks_by_itself_if_the_query_of_another_one_gets_no_answer(stag
     stage.server()
     client = stage.client(refresh_interval=0.2)
     table = client.table("temp")
-    block = get_original("_thread", "allocate_lock")()
-    block.acquire()
+    block = closed_gate()
     began: list[bool] = []
 
     def first() -> None:

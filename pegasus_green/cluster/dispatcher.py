@@ -16,7 +16,6 @@ from gevent._hub_local import get_hub_if_exists
 from gevent._waiter import Waiter
 from greenlet import getcurrent, greenlet
 
-from ..accelerate import core
 from ..errors import (
     ClientClosed,
     InvalidArgument,
@@ -333,11 +332,11 @@ class Dispatcher:
         self.notices = cluster.pool.logs.topic("retry")
         self._histogram = self.stats.histogram
         self._pool = cluster.pool
-        # Data for the fast path of get and put in the compiled core; None without the core.
+        # Data for the usual get and put, in the compiled core or in usual.py; None in a variant.
         largest = min(fast.LARGE, cluster.options.max_write_bytes or fast.LARGE) - PUT.body_base
         # There must be no reference cycle, so that a forgotten table is freed at once.
         lane = weakref.proxy(self), cluster, routes, routes.name, self._histogram, GET.shape, PUT.shape, largest
-        self.lane = lane if core else None
+        self.lane: tuple[Any, ...] | None = lane
 
     def __repr__(self) -> str:
         """Show the table's name and the numbers of calls and errors."""

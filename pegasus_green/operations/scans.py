@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
@@ -587,18 +586,17 @@ class ScanOperations(TableBase[V]):
         work = self._work(token, rows, timeout, retry, share)
         return Scanner(work, parallel=_whole(parallel, "parallel"), limit=limit, shape=self._shape(token.query))
 
-    def _shape(self, query: Query) -> Callable[[Any], Any]:
-        """Return the function that converts a row of a server to a row of the application."""
+    def _shape(self, query: Query) -> Any:
+        """Return the tuple class of the rows, or a function that converts a row of a server."""
         whole_table, with_ttl = query.hash_key is None, query.with_ttl
-        kind: type[tuple[Any, ...]]
+        kind: Any
         if with_ttl:
             kind = RowWithTtl if whole_table else HashRowWithTtl
         else:
             kind = Row if whole_table else HashRow
         decode_value = None if self.codec is None or query.no_value else self.codec.decode
         if decode_value is None and not with_ttl:
-            # This costs half as much as a call of the class, whose __new__ is Python code.
-            return partial(tuple.__new__, kind)
+            return kind
         at = 2 if whole_table else 1
 
         def shape(row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, overload
 
 from ..accelerate import core
+from ..cluster import usual
 from ..errors import IntegerOverflow, InvalidArgument, NotAnInteger
 from ..keys import Key, crc64, encode_key
 from ..protocol import fast
@@ -18,8 +19,8 @@ from ..retry import RetryPolicy
 from .asynchronous import Handle, begin, later
 from .base import DEFAULT, CallInfo, D, TableBase, expire_ts, key_pair
 
-_get: Any = core and core.get
-_put: Any = core and core.put
+_get: Any = core.get if core else usual.call
+_put: Any = core.put if core else usual.call
 
 
 class SingleOperations(TableBase[V]):

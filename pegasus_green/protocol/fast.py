@@ -13,23 +13,29 @@ from ..accelerate import core
 from ..errors import ProtocolError
 from .binary import Buffer
 from .framing import RESULT_HEAD
-from .rpc import GET, Rpc
+from .rpc import GET, PUT, Rpc
 
 _BLOB_IN_ONE = struct.Struct(">3siH")
 _PUT = struct.Struct(">6siH")
-_EXPIRY = struct.Struct(">3si2s")
+EXPIRY = struct.Struct(">3si2s").pack
 _EXPIRY_END = struct.Struct(">i2s")
+# The head of a whole request, see Rpc.head, together with the beginning of its argument up to the keys.
+GET_HEAD = struct.Struct(GET.head.format + "3siH").pack
+PUT_HEAD = struct.Struct(PUT.head.format + "6siH").pack
 _MAX_I32 = 2**31 - 1
 _NO_EXPIRY = b"\x08\0\3\0\0\0\0\0\0"
 # From this size on, a copy of the value costs more than sending it in parts.
 LARGE = 48 * 1024
 _I32 = struct.Struct(">i")
+VALUE_HEAD = struct.Struct(">3si").pack
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value. The value's bytes begin after its length.
-_OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
-_OK_VALUE_SIZE = struct.Struct(f">{len(_OK_VALUE)}sI").unpack_from
+OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
+_OK_VALUE_SIZE = struct.Struct(f">{len(OK_VALUE)}sI").unpack_from
+# The same after the head of a reply to get, from the end of the frame's length on.
+GET_REPLY = struct.Struct(f">{len(GET.ok_head)}s4x{len(OK_VALUE)}sI").unpack_from
 _BODY_AT = GET.body_offset - 3
-_VALUE_AT = GET.body_offset + 14
+VALUE_AT = GET.body_offset + 14
 _FIELD_1_STRUCT = b"\x0c\0\1"
 _FIELD_2_BLOB = b"\x0c\0\2"
 _FIELD_3_I32 = b"\x08\0\3"
@@ -79,7 +85,7 @@ def put_argument(hash_key: bytes, sort_key: bytes, value: bytes, expire_ts: int)
         return core.argument(hash_key, sort_key, value, expire_ts)  # type: ignore[no-any-return]
     head = _PUT.pack(b"\x0c\0\1\x0c\0\1", 2 + size + len(sort_key), size) + hash_key + sort_key
     head += _FIELD_2_BLOB + _I32.pack(length)
-    tail = _EXPIRY.pack(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
+    tail = EXPIRY(_FIELD_3_I32, expire_ts, b"\0\0") if expire_ts else _NO_EXPIRY
     if length >= LARGE:
         # Its users take the length and prepend a header, which works as with bytes.
         return Parts(head, value, tail)  # type: ignore[return-value]
@@ -98,7 +104,7 @@ def postpone(argument: bytes, seconds: int) -> bytes:
 
 # The bytes after the value (app_id, partition, server, two STOPs) are the same in all replies of a replica. An ending
 # that the general decoder has accepted once is not checked again.
-_known_endings: set[bytes] = set()
+known_endings: set[bytes] = set()
 # The same for replies to updates with status 0, before and after the decree, the only part that always differs.
 _known_update_heads: set[bytes] = set()
 _known_update_ends: set[bytes] = set()
@@ -115,10 +121,10 @@ def usual_value(frame: Buffer) -> bytes | None:
             head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
         except struct.error:
             return None
-        if head == _OK_VALUE:
-            end = _VALUE_AT + size
-            if frame[end:] in _known_endings:
-                return frame[_VALUE_AT:end]
+        if head == OK_VALUE:
+            end = VALUE_AT + size
+            if frame[end:] in known_endings:
+                return frame[VALUE_AT:end]
     return None
 
 
@@ -136,19 +142,29 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
     found = usual_value(frame)
     if type(found) is bytes:
         return 0, found
-    usual = len(frame) > _VALUE_AT and frame[_BODY_AT : _VALUE_AT - 4] == _OK_VALUE
-    end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0] if usual else -1
-    if end >= _VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in _known_endings:
-        return 0, bytes(frame[_VALUE_AT:end])
+    usual = len(frame) > VALUE_AT and frame[_BODY_AT : VALUE_AT - 4] == OK_VALUE
+    end = VALUE_AT + _I32_AT(frame, VALUE_AT - 4)[0] if usual else -1
+    if end >= VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in known_endings:
+        return 0, bytes(frame[VALUE_AT:end])
     response = decode(GET, frame)
     value, response.value = response.value, b""
     ending = bytes(frame[end : end + _LONGEST_ENDING + 1])
     # Remember an ending only if it encodes to the same bytes, so it has no unknown field.
     if usual and len(ending) <= _LONGEST_ENDING and response.encode()[14:] + b"\0" == ending:
-        if len(_known_endings) >= _MOST_ENDINGS:
-            _known_endings.clear()
-        _known_endings.add(ending)
+        if len(known_endings) >= _MOST_ENDINGS:
+            known_endings.clear()
+        known_endings.add(ending)
     return response.error, value
+
+
+def is_usual_update(rpc: Rpc, frame: Buffer) -> bool:
+    """Tell whether a reply to put, remove or multi_put has status 0 and a layout that was decoded before."""
+    start = rpc.body_offset
+    return (
+        type(frame) is bytes
+        and frame[start - 3 : start + _DECREE] in _known_update_heads
+        and frame[start + _DECREE + 8 :] in _known_update_ends
+    )
 
 
 def read_status(rpc: Rpc, frame: Buffer) -> int:
@@ -157,14 +173,7 @@ def read_status(rpc: Rpc, frame: Buffer) -> int:
     Raises:
         ProtocolError: The body cannot be read.
     """
-    start = rpc.body_offset
-    if (
-        type(frame) is bytes
-        and frame[start - 3 : start + _DECREE] in _known_update_heads
-        and frame[start + _DECREE + 8 :] in _known_update_ends
-    ):
-        return 0
-    return _read_any_status(rpc, frame)
+    return 0 if is_usual_update(rpc, frame) else _read_any_status(rpc, frame)
 
 
 def _read_any_status(rpc: Rpc, frame: Buffer) -> int:

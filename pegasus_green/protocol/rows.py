@@ -34,6 +34,8 @@ _END = b"\0\0"
 # The STOP of the previous row, and the head of field 1; the same without the STOP. Field 2: its type is 12, its id 2.
 _NEXT_ROW, _FIRST_ROW = 0x000C0001, 0x0C0001
 _BLOB, _FIELD_2 = 0x0C00, 2
+# After this many rows of equal sizes, rows are read together while their sizes stay equal.
+ALIKE = 32
 _FIELD_3_I32 = b"\x08\0\3"
 
 
@@ -121,6 +123,16 @@ def _key_and_value_head(format_: str, first: int, second: int) -> Callable[[byte
     return struct.Struct(format_ % (first, second)).unpack_from
 
 
+@lru_cache(64)
+def _whole_row(first: int, second: int, length: int) -> tuple[Callable[[memoryview], Any], int]:
+    """Return a reader of rows of these sizes, and the size of a row with the STOP before it.
+
+    The reader returns the bytes up to the hash key, both keys, the bytes up to the value, and the value.
+    """
+    row = struct.Struct(f">10s{first}s{second}s7s{length}s")
+    return row.iter_unpack, row.size
+
+
 def _cut_rows(data: bytes, pos: int, count: int, skip: int, with_expiry: bool, rows: list[Any]) -> int:
     """Append the rows after pos. Return the position of the last row's STOP, or -1 for an unusual layout."""
     add, key_head, known = rows.append, _KEY.unpack_from, -1
@@ -146,25 +158,50 @@ def _cut_rows(data: bytes, pos: int, count: int, skip: int, with_expiry: bool, r
 
 def _cut_full_rows(data: bytes, pos: int, count: int, with_expiry: bool, rows: list[Any]) -> int:
     """Do the same as ``_cut_rows`` for encoded keys, which begin with the length of the hash key."""
-    add, key_head, known, known_middle = rows.append, _FULL_KEY.unpack_from, -1, -1
-    for _ in range(count):
-        mark, size, middle = key_head(data, pos)
-        if size != known or middle != known_middle:
-            rest = _key_and_value_head(">%ds%dsHBI", middle, size - 2 - middle)
-            known, known_middle = size, middle
-        hash_key, sort_key, kind, number, size = rest(data, pos + 10)
-        value = pos + 15 + known
-        pos = value + size
-        if number != _FIELD_2 or kind != _BLOB or (mark != _NEXT_ROW and (rows or mark & 0xFFFFFF != _FIRST_ROW)):
-            return -1
-        if with_expiry:
-            field, expire = _EXPIRY.unpack_from(data, pos)
-            if field != _FIELD_3_I32:
+    add, key_head, known, known_middle, known_length = rows.append, _FULL_KEY.unpack_from, -1, -1, -1
+    alike = 0
+    while len(rows) < count:
+        for _ in range(count - len(rows)):
+            mark, size, middle = key_head(data, pos)
+            if size != known or middle != known_middle:
+                rest = _key_and_value_head(">%ds%dsHBI", middle, size - 2 - middle)
+                known, known_middle, alike = size, middle, 0
+            hash_key, sort_key, kind, number, length = rest(data, pos + 10)
+            value = pos + 15 + known
+            pos = value + length
+            if number != _FIELD_2 or kind != _BLOB or (mark != _NEXT_ROW and (rows or mark & 0xFFFFFF != _FIRST_ROW)):
                 return -1
-            add((hash_key, sort_key, data[value:pos], expire))
-            pos += 7
-        else:
+            if with_expiry:
+                field, expire = _EXPIRY.unpack_from(data, pos)
+                if field != _FIELD_3_I32:
+                    return -1
+                add((hash_key, sort_key, data[value:pos], expire))
+                pos += 7
+                continue
             add((hash_key, sort_key, data[value:pos]))
+            if length != known_length:
+                known_length, alike = length, 0
+            elif alike == ALIKE:
+                break
+            else:
+                alike += 1
+        if alike == ALIKE:
+            alike = 0
+            pos = _cut_run(data, pos, middle, size - 2 - middle, length, count, rows)
+    return pos
+
+
+def _cut_run(data: bytes, pos: int, first: int, second: int, length: int, count: int, rows: list[Any]) -> int:
+    """Append the next rows while they have the sizes of the last one; return the position after them."""
+    read, size = _whole_row(first, second, length)
+    head, middle = data[pos - size : pos - size + 10], data[pos - length - 7 : pos - length]
+    most = min(count - len(rows), (len(data) - pos) // size)
+    add = rows.append
+    for start, hash_key, sort_key, field, value in read(memoryview(data)[pos : pos + most * size]):
+        if start != head or field != middle:
+            break
+        add((hash_key, sort_key, value))
+        pos += size
     return pos
 
 

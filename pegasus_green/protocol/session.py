@@ -168,12 +168,32 @@ class ClientSession:
             data = self._tail + data
             self._tail = b""
         elif type(data) is not bytes and (len(data) < LARGE_FRAME or _I32.unpack_from(data)[0] < LARGE_FRAME):
-            data = bytes(data)
-        known = len(frames)
+            # The method is twice as fast as bytes(), but other buffers do not have it.
+            data = data.tobytes() if type(data) is memoryview else bytes(data)
+        known, largest = len(frames), self.max_frame
         pos, end = 0, len(data)
         try:
             while pos < end:
-                pos = self._feed_usual(data, pos, end, frames)
+                if core and type(data) is bytes:
+                    pos = core.cut(data, pos, largest, frames)
+                else:
+                    # Optimized, because it runs once for every reply: the sequence id is read at the offset that the
+                    # length of the previous reply's name gives, and read again if this name has another length.
+                    head, mark, shape = self._heads
+                    last = end - shape
+                    while pos <= last:
+                        size, found, seqid = head(data, pos)
+                        stop = pos + size
+                        if stop > end or size < shape or size > largest:
+                            break
+                        if found == mark:
+                            frames.append((seqid, data[pos:stop]))
+                            pos = stop
+                        elif self._has_other_name(found, size):
+                            head, mark, shape = self._heads
+                            last = end - shape
+                        else:
+                            break
                 if pos < end:
                     pos = self._feed_any(data, pos, end, frames)
         except ProtocolError as error:
@@ -185,30 +205,13 @@ class ClientSession:
             frames[known:] = [(seqid, bytes(frame)) for seqid, frame in frames[known:]]
         return frames
 
-    def _feed_usual(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
-        """Cut replies with frame error ERR_OK; return the position of the first other or incomplete one."""
-        largest = self.max_frame
-        if core and type(data) is bytes:
-            return core.cut(data, pos, largest, frames)  # type: ignore[no-any-return]
-        head, mark, shape = self._heads
-        add, last = frames.append, end - shape
-        # Optimized, because it runs once for every reply: the sequence id is read at the offset that the length of the
-        # previous reply's name gives, and read again if this name has another length.
-        while pos <= last:
-            size, found, seqid = head(data, pos)
-            stop = pos + size
-            if stop > end or not shape <= size <= largest:
-                break
-            if found != mark:
-                name_size = int.from_bytes(found[-4:], "big")
-                if not found.startswith(_OK) or not 0 < name_size <= min(size - 26, MAX_NAME):
-                    break
-                head, mark, shape = self._heads = _heads(name_size)
-                last = end - shape
-                continue
-            add((seqid, data[pos:stop]))
-            pos = stop
-        return pos
+    def _has_other_name(self, found: bytes, size: int) -> bool:
+        """Tell whether these bytes begin a usual reply whose name has another length; prepare to read such replies."""
+        name_size = int.from_bytes(found[-4:], "big")
+        usual = found.startswith(_OK) and 0 < name_size <= min(size - 26, MAX_NAME)
+        if usual:
+            self._heads = _heads(name_size)
+        return usual
 
     def _feed_any(self, data: Buffer, pos: int, end: int, frames: list[tuple[int, Buffer]]) -> int:
         """Cut one reply of any kind, or keep it if it is incomplete; return the position after it."""

@@ -21,6 +21,7 @@ import weakref
 # The plain socket, which knows no hub.
 from _socket import socket
 from contextvars import Context
+from itertools import repeat
 from time import monotonic
 from typing import Any
 
@@ -75,6 +76,8 @@ class Connection(Handover):
 
     __slots__ = (
         "_view",
+        "_space",
+        "_receive",
         "born",
         "sockaddr",
         "_socket",
@@ -121,6 +124,8 @@ class Connection(Handover):
         self._reading = False
         self._ended = False
         self._undelivered: list[tuple[int, Buffer]] = []
+        self._space = [self._view]
+        self._receive = map(os.readv, self._valid, repeat(self._space))
         self._share = READ_SIZE
         self._version = options.header_version
         self._options = options
@@ -312,19 +317,7 @@ class Connection(Handover):
             )
         # The entry first: the code that abandons it finds the frame by its id.
         pending[seqid] = (taker, deadline, movable, context)
-        if deadline < self._wake_at:
-            if pending is not self.pending:
-                # A signal handler has forked, and this is the child.
-                raise ForkedConnection(FORKED, address=self.peer.address)
-            self._wake(deadline, monotonic())
-        if self._in_pass and len(frame) <= self._small:
-            # The pass ends with a flush. This is Outbox._send for nearly every frame.
-            out = self._out
-            out[seqid] = frame
-            if not self._in_pass or out is not self._out:
-                self._catch_up(out, seqid)
-            return seqid
-        self._send(seqid, frame)
+        self.begin(pending, seqid, deadline, frame)
         return seqid
 
     if core is None:
@@ -426,13 +419,13 @@ class Connection(Handover):
             if self._room is not None:
                 self._make_room()
             if self._out:
-                self._has_read = True
-                if len(self._out) >= len(frames) - len(self._undelivered):
+                if frames and len(self._out) >= len(frames) - len(self._undelivered):
                     self._flush()
                 else:
                     # Some callers continued at other servers, whose replies may be here, too: one write for all.
+                    self._has_read = True
                     self._flush_soon()
-            return bool(frames) or self.heard != heard
+            return self.heard != heard or bool(frames)
         except BaseException as error:
             self.interrupted(error)
             raise
@@ -448,16 +441,20 @@ class Connection(Handover):
 
     def _read(self, came: int | None) -> list[tuple[int, Buffer]]:
         """Read once without waiting, unless the core has read; end of stream and errors close the connection."""
-        session, chunk = self.session, self._view[: self._share]
+        session, chunk = self.session, self._space[0]
         # Without a large reply, which is the usual case, this saves a call for each read.
         large = session.buffer() if session.large is not None else None
-        # Further replies may have arrived after the rest of a large one.
-        buffers = [chunk] if large is None else [large, chunk] if len(large) == session.missing() else [large]
         try:
-            if came is None:
-                size = next(self._on_socket(os.readv, [buffers]))
-            elif (size := came) < 0:
-                raise OSError(-size, os.strerror(-size))
+            if came is not None:
+                size = came
+                if size < 0:
+                    raise OSError(-size, os.strerror(-size))
+            elif large is None:
+                size = next(self._receive)
+            else:
+                # Further replies may have arrived after the rest of a large one.
+                buffers = [large, chunk] if len(large) == session.missing() else [large]
+                size = next(map(os.readv, self._valid, [buffers]))
         except OSError as error:
             fork.after_in_child()
             if is_foreign(error, os.readv):
@@ -477,10 +474,14 @@ class Connection(Handover):
         frames = session.feed(chunk[:size])
         # To cut 10,000 tiny replies out of one chunk takes longer than a pass may last, so the next pass reads less.
         if len(frames) > FRAMES_A_PASS:
-            self._share = max(size * FRAMES_A_PASS // len(frames), LEAST_READ)
+            self._read_up_to(max(size * FRAMES_A_PASS // len(frames), LEAST_READ))
         elif size == self._share < READ_SIZE:
-            self._share = min(2 * size, READ_SIZE)
+            self._read_up_to(min(2 * size, READ_SIZE))
         return frames
+
+    def _read_up_to(self, size: int) -> None:
+        self._share = size
+        self._space[0] = self._view[:size]
 
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
         """Deliver replies until the pass has used its budget; the others stay pending, so no call times out."""

@@ -24,6 +24,7 @@ from gevent._hub_local import get_hub_if_exists
 from ..accelerate import core
 from ..errors import (
     DEMANDS_AUTH,
+    FORKED,
     ClientClosed,
     ConnectionLost,
     ForkedConnection,
@@ -118,6 +119,22 @@ class Handover(Outbox):
     def _has_lost_hub(self) -> bool:
         """Tell whether the hub was destroyed. If its loop goes on in the next hub, nobody must be woken there."""
         return self.hub.loop is None
+
+    def begin(self, pending: dict[int, Entry], seqid: int, deadline: float, frame: bytes) -> None:
+        """Send the frame of a request whose entry was stored, and watch its deadline: the end of ``start``."""
+        if deadline < self._wake_at:
+            if pending is not self.pending:
+                # A signal handler has forked, and this is the child.
+                raise ForkedConnection(FORKED, address=self.peer.address)
+            self._wake(deadline, monotonic())
+        if self._in_pass and len(frame) <= self._small:
+            # The pass ends with a flush. This is Outbox._send for nearly every frame.
+            out = self._out
+            out[seqid] = frame
+            if not self._in_pass or out is not self._out:
+                self._catch_up(out, seqid)
+            return
+        self._send(seqid, frame)
 
     def abandon(self, seqid: int, owner: object = None) -> None:
         """Give up a request: it is not sent if no byte of it was sent; otherwise its reply will be dropped.

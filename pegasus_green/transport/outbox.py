@@ -8,8 +8,8 @@ many bytes it sent (``list.extend`` of a ``map``). The next code that runs can t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection
+from itertools import islice, repeat
 from types import BuiltinFunctionType
 from typing import Any, Protocol
 
@@ -39,7 +39,6 @@ if core and (_made := core.page()) is not None:
     # The core and the Python code notice a fork by the same page.
     fork.look_at(_made)
 _in_process = fork.page.__getitem__
-_ZERO = (0,)
 
 
 class Server(Protocol):
@@ -79,8 +78,7 @@ def reference(watcher: Any, *, wanted: bool) -> Any:
     gevent's watchers for libuv ignore ``ref=`` in their constructor. An object that watches a descriptor only refers to
     the watcher of libuv.
     """
-    real = getattr(watcher, "_watcher_ref", None)
-    (watcher if real is None else real).ref = wanted
+    (getattr(watcher, "_watcher_ref", None) or watcher).ref = wanted
     return watcher
 
 
@@ -176,7 +174,7 @@ class Outbox(Books):
             the reply is here, the deadline has passed, and the greenlet is elsewhere).
     """
 
-    __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued", "_descriptors")
+    __slots__ = ("hub", "_backlog_bytes", "_writer", "_max_queued", "_descriptors", "_valid")
 
     def __init__(self, fd: int, peer: Server, options: ClientOptions) -> None:
         """Start without frames; fd is a connected non-blocking socket of the current hub."""
@@ -188,6 +186,10 @@ class Outbox(Books):
         self._fd = fd
         # By the first byte of the page of the forks. The second item becomes -1 when the connection ends.
         self._descriptors = [-1, fd]
+        # Its next item is the descriptor, or -1 if this is a forked process or the connection has ended. A map of a
+        # system call over it asks for the item and makes the call in one step: a signal handler that runs before it can
+        # fork, or close the connection so that another one gets the descriptor.
+        self._valid = map(self._descriptors.__getitem__, map(_in_process, repeat(0)))
         self._out: dict[int, bytes] = {}
         self._out_bytes = 0
         # A frame that was partly sent is a view of its rest.
@@ -214,14 +216,6 @@ class Outbox(Books):
     def queued_bytes(self) -> int:
         """Bytes that wait to be sent."""
         return sum(map(len, list(self._out.values()))) + self._backlog_bytes
-
-    def _on_socket(self, call: Callable[[int, Any], int], arguments: Iterable[Any]) -> Iterator[int]:
-        """Make a system call for each of the arguments when the result is asked for; OSError: the socket is gone.
-
-        One atomic step asks whether this is still the process of the connection, and makes the call: a signal handler
-        that runs before it can fork, or close the connection so that another one gets the descriptor.
-        """
-        return map(call, map(self._descriptors.__getitem__, map(_in_process, _ZERO)), arguments)
 
     def _make_room(self) -> None:
         # Withdrawn requests make room, too, even if the socket accepts nothing.
@@ -300,18 +294,23 @@ class Outbox(Books):
         out = self._out
         try:
             self._out = {}
-            size, self._out_bytes = self._out_bytes, 0
+            size = self._out_bytes
             frames = out.copy()
-            if size < GATHER_FROM or (len(frames) > MAX_GATHER and size < JOIN_UP_TO):
-                data: Any = b"".join(pieces(frames.values()) if size else frames.values())
+            if not size:
+                data: Any = b"".join(frames.values())
             else:
-                data = pieces([*islice(frames.values(), MAX_GATHER)])
+                self._out_bytes = 0
+                if size < GATHER_FROM or (len(frames) > MAX_GATHER and size < JOIN_UP_TO):
+                    data = b"".join(pieces(frames.values()))
+                else:
+                    data = pieces([*islice(frames.values(), MAX_GATHER)])
             self._write(frames, data, out)
         except BaseException:
             if out is not self._out:
                 # Interrupted before the frames were recorded as leaving.
                 self._out.update(out)
                 out.clear()
+                self._out_bytes = self.queued_bytes - self._backlog_bytes
             self._flush_soon()
             raise
         if self._out:
@@ -333,7 +332,7 @@ class Outbox(Books):
         if last:
             try:
                 # The socket accepts all of these few bytes, or they are lost.
-                list(self._on_socket(os.write, [b"".join(pieces(last))]))
+                list(map(os.write, self._valid, [b"".join(pieces(last))]))
             except OSError as error:
                 if is_foreign(error, os.write):
                     raise
@@ -349,7 +348,8 @@ class Outbox(Books):
         """
         argument = [data]
         sizes: list[int] = []
-        call = os.write if type(data) is bytes else os.writev
+        whole = type(data) is bytes
+        call = os.write if whole else os.writev
         try:
             try:
                 leaving = self._leaving = frames, argument, sizes
@@ -357,8 +357,8 @@ class Outbox(Books):
                     taken.clear()
                 # One atomic step: nothing runs between the system call and the storage of its result. Code that
                 # settles this before the call empties the argument.
-                sizes.extend(self._on_socket(call, argument))
-                if self._leaving is leaving and type(data) is bytes and sizes[0] == len(data) and not self._backlog:
+                sizes.extend(map(call, self._valid, argument))
+                if whole and self._leaving is leaving and sizes[0] == len(data) and not self._backlog:
                     # The usual case of _settle, which a nested call of a signal handler may have run: all was sent.
                     self._leaving = None
                     self.peer.bytes_sent += sizes[0]

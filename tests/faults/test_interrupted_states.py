@@ -277,7 +277,7 @@ def test_a_client_that_a_signal_handler_closes_writes_to_no_other_socket(box: An
                 reused.extend(os.dup2(mine.fileno(), descriptor) for descriptor in descriptors)
 
             reused: list[int] = []
-            interruption = Interruption(n, close, place="caller", opcodes=True, within={"_write", "_on_socket"})
+            interruption = Interruption(n, close, place="caller", opcodes=True, within={"_write"})
             gevent.sleep(0)
             with interruption.armed():
                 end = end_of(table.set, "h", "large", value)

@@ -72,6 +72,11 @@ def get(client: Client) -> bytes | None:
     return table_of(client).get(KEYS[7], "s", timeout=3.0)
 
 
+def usual_get(client: Client) -> bytes | None:
+    """Make a call with the default options, which take the shortest path."""
+    return table_of(client).get(KEYS[7], "s")
+
+
 def get_by_handles(client: Client) -> list[bytes | None]:
     return [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]]
 
@@ -101,6 +106,8 @@ def set_envs(client: Client) -> None:
 VERBS = {
     "get": Verb(get, value_of(KEYS[7])),
     "set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
+    "usual_get": Verb(usual_get, value_of(KEYS[7])),
+    "usual_set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7])), None),
     "get_many": Verb(
         lambda client: table_of(client).get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]
     ),
@@ -150,10 +157,12 @@ PLACES = [
     for place in ("caller", "hub", *(["helpers"] if about.helpers else []))
 ]
 # The core leaves little or no Python code of these verbs to the hub. The run without the core interrupts them there.
-IN_CORE = ("get", "set", "scan", "list_tables", "set_envs")
+USUAL = ("usual_get", "usual_set")
+IN_CORE = (*USUAL, "get", "set", "scan", "list_tables", "set_envs")
+BOTH_MODES = {*((verb, "hub") for verb in IN_CORE), *((verb, "caller") for verb in USUAL)}
 # Outcomes are handed over in the hub: there they are interrupted twice, too.
 CASES = [
-    pytest.param(verb, place, kind, marks=[pytest.mark.both_modes] if place == "hub" and verb in IN_CORE else [])
+    pytest.param(verb, place, kind, marks=[pytest.mark.both_modes] if (verb, place) in BOTH_MODES else [])
     for verb, place in PLACES
     for kind in ("interrupt", "exception", "nested", *(["twice"] if place == "hub" else []))
 ]

@@ -294,7 +294,7 @@ def work(n):
 
     # Otherwise this still runs in the pass that delivered the last reply, and the hub sends the request.
     gevent.sleep(0)
-    within = {"_write", "_on_socket", "_read"}
+    within = {"_write", "_read"}
     with Interruption(n, handler, place=place, opcodes=True, within=within).armed() as interruption:
         ends = all_of_them()
     if children == [0]:

@@ -16,5 +16,16 @@ from .rules_names import NAMES
 from .rules_recipes import RECIPES
 from .rules_rows import ROWS
 from .rules_servers import SERVERS
+from .rules_usual import USUAL_CALLS
 
-MUTATIONS: tuple[Mutation, ...] = (*SERVERS, *NAMES, *CALLS, *ROWS, *RECIPES, *AUTH, *INTERRUPTIONS, *CORE)
+MUTATIONS: tuple[Mutation, ...] = (
+    *SERVERS,
+    *NAMES,
+    *CALLS,
+    *USUAL_CALLS,
+    *ROWS,
+    *RECIPES,
+    *AUTH,
+    *INTERRUPTIONS,
+    *CORE,
+)

@@ -54,7 +54,7 @@ INTERRUPTIONS = (
     Mutation(
         "8-fork-in-a-call",
         "the child of a fork in a signal handler does not wait for the reply to its parent",
-        "transport/connection.py",
+        "transport/handover.py",
         "            if pending is not self.pending:\n",
         "            if False:\n",
         ("tests/faults/test_interrupted_states.py", "-k", "signal_handler_forks"),
@@ -167,8 +167,8 @@ INTERRUPTIONS = (
         "8-fork-before-a-system-call",
         "a child that was forked right before a system call does not make it",
         "transport/outbox.py",
-        "map(self._descriptors.__getitem__, map(_in_process, _ZERO))",
-        "(self._descriptors[1],)",
+        "map(self._descriptors.__getitem__, map(_in_process, repeat(0)))",
+        "repeat(fd)",
         (FORKS_TESTS, "-k", "signal_handler"),
     ),
     Mutation(

@@ -177,10 +177,11 @@ ONE_CALL: dict[str, tuple[Callable[[Request], bytes], type[errors.PegasusError],
 OF_A_SET = (*list(ONE_CALL)[:7], "status of a wrong type", "nested lists", "list of 2^31 nothings", "map of 2^31 pairs")
 
 
+@pytest.mark.parametrize("where", ["main greenlet", "greenlet of the hub"])
 @pytest.mark.parametrize(
     ("kind", "verb"), [*((kind, "get") for kind in ONE_CALL), *((kind, "set") for kind in OF_A_SET)]
 )
-def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, verb: str) -> None:
+def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, verb: str, where: str) -> None:
     make, error, words = ONE_CALL[kind]
 
     def hostile(link: Link, request: Request) -> None:
@@ -195,7 +196,8 @@ def test_an_unreadable_reply_fails_only_its_own_call(stage: Stage, kind: str, ve
     others = [gevent.spawn(ends, table.set, f"h{n}", "s", b"v") for n in range(20)]
     gevent.sleep(0)
     watch = Stopwatch()
-    failed = ends(table.get, "a", "bait") if verb == "get" else ends(table.set, "a", "bait", b"v")
+    call: tuple[Any, ...] = (table.get, "a", "bait") if verb == "get" else (table.set, "a", "bait", b"v")
+    failed: Any = ends(*call) if where == "main greenlet" else gevent.spawn(ends, *call).get()
     if kind in ("no result", "empty result struct") and verb == "set":
         error, words = errors.WriteRejected, "not applied"
     assert isinstance(failed, error)

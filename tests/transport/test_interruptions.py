@@ -18,6 +18,7 @@ from pegasus_green import CheckType, Client, HedgePolicy, Mutations, Table, erro
 from pegasus_green.cluster.meta import MetaClient
 from pegasus_green.operations import asynchronous
 from pegasus_green.protocol.framing import Request
+from pegasus_green.protocol.session import ClientSession
 from pegasus_green.transport.connection import Connection
 from pegasus_green.transport.outbox import stop
 from pegasus_green.transport.pool import Peer
@@ -90,6 +91,30 @@ def test_the_reply_to_an_interrupted_call_is_dropped(stage: Stage, monkeypatch: 
             assert table.get("h", f"k{number}", **WAYS[way]) == b"k%d" % number
 
     # In a greenlet, as calls of a server are.
+    gevent.spawn(calls).get()
+    assert not at_rest(table.client)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interrupted_call_abandons_no_call_with_the_same_id(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """After 2^31 calls, the next id can be that of a call that still waits."""
+    server = stage.server(echo)
+    table = stage.table(timeout=5.0)
+
+    def calls() -> None:
+        assert table.get("h", "first") == b"first"
+        other = gevent.spawn(table.get, "h", "other")
+        gevent.sleep(0)
+        connection = connection_of(table.client, server.address)
+        (seqid,) = connection.pending
+        connection.session.go_on_behind(seqid - 1)
+        once(monkeypatch, ClientSession, "free_id", interrupt)
+        with pytest.raises(Interrupted):
+            table.get("h", "interrupted", **WAYS[way])
+        assert other.get() == b"other"
+
     gevent.spawn(calls).get()
     assert not at_rest(table.client)
 

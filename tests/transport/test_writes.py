@@ -15,12 +15,14 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import get_hub
 
 from pegasus_green import errors
 from pegasus_green.accelerate import core
 from pegasus_green.protocol.framing import Request
 from pegasus_green.protocol.rpc import GET
 from pegasus_green.transport import outbox as outbox_module
+from pegasus_green.transport.connection import Connection
 from tests.transport.fakes import Link, Stage, answer, connection_of, key_for, key_of, silent
 from tests.transport.scripts import run_script
 from tests.waiting import Stopwatch, sleeping, wait_until
@@ -293,6 +295,28 @@ def test_big_frames_both_ways(stage: Stage, size: int) -> None:
     value = random.Random(size).randbytes(size)
     table.set("a", "b", value)
     assert table.get("a", "b") == value
+
+
+def test_large_frames_leave_after_an_interrupted_flush(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = stage.server(lambda link, request: gevent.spawn_later(0.05, answer, link, request))
+    table = stage.table(timeout=5.0)
+    table.set("h", "first", b"x")
+    write = Connection._write
+    struck: list[int] = []
+
+    def strike(self: Connection, frames: Any, *more: Any) -> None:
+        if len(more) == 2 and more[1] and not struck:
+            struck.append(len(frames))
+            raise KeyError("interrupted")
+        write(self, frames, *more)
+
+    monkeypatch.setattr(Connection, "_write", strike)
+    monkeypatch.setattr(get_hub(), "NOT_ERROR", (KeyError,))
+    # The first one leaves at once. The others are sent together after it.
+    sets = [gevent.spawn(table.set, "h", f"large{number}", bytes(100 * KIB)) for number in range(4)]
+    gevent.joinall(sets, raise_error=True)
+    assert struck == [3]
+    assert len(server.links) == 1
 
 
 def test_big_and_small_frames_mixed(stage: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import example, given
@@ -155,6 +156,38 @@ def test_a_changed_byte_gives_the_result_of_the_general_decoder(
         assert slow is ProtocolError
         with pytest.raises(ProtocolError, match="UTF-8"):
             general(SCAN, bytes(frame), skip, with_expiry)
+
+
+# Sizes of hash key, sort key and value, and the number of rows in a row that have them.
+RUNS = st.lists(st.tuples(*[st.integers(0, 2)] * 3, st.integers(1, 6)), max_size=6)
+
+
+def scan_of_runs(runs: list[tuple[int, ...]]) -> ScanResponse:
+    """Return a batch whose rows have these sizes, and different contents."""
+    sizes = [run[:3] for run in runs for _ in range(run[3])]
+    contents = [[bytes([number % 256]) * size for size in three] for number, three in enumerate(sizes)]
+    kvs = [KeyValue(encode_key(hash_key, sort_key), value) for hash_key, sort_key, value in contents]
+    return ScanResponse(error=0, kvs=kvs, context_id=-1, app_id=1, partition_index=2, server="a:1")
+
+
+@given(RUNS, st.data(), st.integers(0, 3))
+def test_rows_of_equal_sizes_that_are_read_together(runs: Any, data: st.DataObject, alike: int) -> None:
+    """Whole, with a changed byte and truncated, the frame gives the result of the general decoder."""
+    response = scan_of_runs(runs)
+    frame = bytearray(frame_of(SCAN, response))
+    with mock.patch.object(rows, "ALIKE", alike):
+        with mock.patch.object(rows, "_general", None):
+            assert read_full_rows(SCAN, bytes(frame)) == expected(response, None, False)
+        frame[data.draw(st.integers(SCAN.body_offset, len(frame) - 8))] = data.draw(st.integers(0, 255))
+        for some in (bytes(frame), bytes(frame[: data.draw(st.integers(SCAN.body_offset, len(frame)))])):
+            assert outcome(fast_read, SCAN, some, None, False) == outcome(general, SCAN, some, None, False)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 40])
+def test_a_run_of_equal_rows_ends_at_any_row(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    response = scan_of_runs([(2, 3, 5, rows.ALIKE + more), (2, 3, 6, 3), (2, 3, 5, 2 * rows.ALIKE), (1, 4, 5, 2)])
+    monkeypatch.setattr(rows, "_general", None)
+    assert read_full_rows(SCAN, frame_of(SCAN, response)) == expected(response, None, False)
 
 
 @given(st.binary(max_size=200))

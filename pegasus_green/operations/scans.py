@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import fields
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload

@@ -17,7 +17,7 @@ import greenlet
 from gevent import GreenletExit, get_hub, getcurrent
 from gevent.hub import Hub
 
-from pegasus_green.cluster import dispatcher
+from pegasus_green.cluster import dispatcher, usual
 
 Thrown = Callable[[], BaseException]
 # Exceptions that an application throws into its greenlets: kill() and a foreign Timeout.
@@ -35,7 +35,7 @@ class AtSwitch:
 
     @contextmanager
     def armed(self) -> Iterator[AtSwitch]:
-        """Patch the switch of the hub, which the compiled waits of gevent use, too, and that of the dispatcher."""
+        """Patch the switch of the hub, which the compiled waits of gevent use, too, and those of calls in Python."""
         plain, short = Hub.switch, dispatcher._switch
 
         def switch(hub: Hub) -> Any:
@@ -48,11 +48,11 @@ class AtSwitch:
             return plain(hub)
 
         Hub.switch = switch  # type: ignore[method-assign,assignment]
-        dispatcher._switch = switch
+        dispatcher._switch = usual._switch = switch
         try:
             yield self
         finally:
-            dispatcher._switch = short
+            dispatcher._switch = usual._switch = short
             del Hub.switch
             assert Hub.switch is plain
 

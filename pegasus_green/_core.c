@@ -18,8 +18,6 @@
 #define MSG_NOSIGNAL 0
 #endif
 
-/* ---------------------------------------------------------------------------------------------- numbers and bytes */
-
 static uint32_t read_u32(const unsigned char *at) {
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
@@ -167,7 +165,8 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 /* Names of attributes and methods that each call uses. */
 #define NAMES(X) \
     X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(gr_context) X(loop) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) X(way)
+    X(gr_context) X(loop) X(outcomes) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) \
+    X(wake_at) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
@@ -181,10 +180,7 @@ static void release(PyObject **objects, size_t count) {
 }
 
 /* The macro that returns None is not used: built by 3.12 or newer it counts no reference, which crashes older ones. */
-static int done(PyObject *returned) {
-    Py_XDECREF(returned);
-    return returned == NULL ? -1 : 0;
-}
+static int done(PyObject *returned) { return RELEASE(returned), returned == NULL ? -1 : 0; }
 
 /* An exception that is stored while other code runs. */
 typedef struct { PyObject *type, *value, *traceback; } Raised;
@@ -212,8 +208,7 @@ static int count(PyObject *owner, PyObject *name, Py_ssize_t more, binaryfunc ge
     PyObject *known = get(owner, name), *step = known == NULL ? NULL : PyLong_FromSsize_t(more);
     PyObject *sum = step == NULL ? NULL : PyNumber_Add(known, step);
     if (sum == NULL || set(owner, name, sum) < 0) PyErr_Clear();
-    RELEASE(known, step, sum);
-    return 0;
+    return RELEASE(known, step, sum), 0;
 }
 #define COUNT(owner, name, more) count(owner, name, more, PyObject_GetAttr, PyObject_SetAttr)
 
@@ -258,8 +253,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *greenlet; /* suspended in slot_get, or NULL */
     PyObject *outcome;  /* arrived and not yet taken */
+    const char *near;   /* an address in the stack of the caller */
     char delivered;
-    const char *near; /* an address in the stack of the caller */
 } Slot;
 static PyTypeObject *slot_type, *books_type;
 static Slot *slot_new(const char *near) {
@@ -293,8 +288,7 @@ static PyObject *slot_switch(Slot *self, PyObject *outcome) {
     self->delivered = 1;
     if (self->greenlet == NULL) return Py_NewRef(Py_None);
     PyObject *waiting = Py_NewRef(self->greenlet), *back = greenlet_switch(waiting, NULL, NULL);
-    Py_DECREF(waiting);
-    return back;
+    return RELEASE(waiting), back;
 }
 
 static PyMethodDef slot_methods[] = {
@@ -371,8 +365,7 @@ static int flush(Books *self) {
 /* Make the hub flush after it has read the sockets that are ready now. */
 static int flush_soon(Books *self) {
     PyObject *due = IS_SET(self->_flush_callback) ? PyObject_GetAttr(self->_flush_callback, name_pending) : NULL;
-    Py_XDECREF(due);
-    return due == Py_True ? 0 : otherwise(self, "_flush_soon");
+    return RELEASE(due), due == Py_True ? 0 : otherwise(self, "_flush_soon");
 }
 
 /* Send a frame now if nothing else is in progress; otherwise collect it. */
@@ -399,6 +392,15 @@ static int watch(Books *self, double deadline, double now) {
     return 0;
 }
 
+/* Store the outcome of a request of a bulk verb, (window, index). Return 0 if its method must do it, which can wake. */
+static int store(PyObject *taker, PyObject *outcome) {
+    PyObject *window = PyTuple_GetItem(taker, 0), *index = PyTuple_GetItem(taker, 1);
+    PyObject *known = PyObject_GetAttr(window, name_outcomes), *wake_at = PyObject_GetAttr(window, name_wake_at);
+    int stored = known != NULL && wake_at != NULL && (double)PyDict_Size(known) + 1 < PyFloat_AsDouble(wake_at) &&
+                 !PyDict_Contains(known, index) && PyDict_SetItem(known, index, outcome) == 0;
+    return PyErr_Clear(), RELEASE(known, wake_at), stored;
+}
+
 /* Deliver a reply, (sequence id, frame), to its taker; return -1 for an exception. */
 static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     PyObject *seqid = PyTuple_GetItem(pair, 0), *frame = PyTuple_GetItem(pair, 1);
@@ -412,6 +414,7 @@ static int hand_over(Books *self, PyObject *pending, PyObject *pair) {
     Py_INCREF(entry);
     int failed = PyDict_DelItem(pending, seqid) < 0               ? -1
                  : Py_TYPE(taker) == slot_type ? done(slot_switch((Slot *)taker, frame))
+                 : PyTuple_Check(taker) && store(taker, frame) ? 0
                                                : done(PyObject_CallMethodObjArgs(taker, name_switch, frame, NULL));
     if (failed) {
         Raised error = put_aside();
@@ -429,8 +432,8 @@ static void prefetch(PyObject *frames, Py_ssize_t at, PyObject *pending) {
     for (Py_ssize_t end = at + AHEAD; at < end && at < PyList_Size(frames); at++) {
         PyObject *entry = PyDict_GetItemWithError(pending, PyTuple_GetItem(PyList_GetItem(frames, at), 0));
         PyObject *taker = entry ? PyTuple_GetItem(entry, 0) : NULL;
-        if (taker == NULL || Py_TYPE(taker) != slot_type) continue;
-        for (int line = -6; line < 2; line++) __builtin_prefetch(((Slot *)taker)->near + 64 * line);
+        for (int line = -6; taker != NULL && Py_TYPE(taker) == slot_type && line < 2; line++)
+            __builtin_prefetch(((Slot *)taker)->near + 64 * line);
     }
 }
 static int deliver(Books *self, PyObject *frames, PyObject *pending) {
@@ -550,26 +553,26 @@ static PyObject *make_frame(Call *call) {
     return frame;
 }
 
-/* Call the listeners for a call. Only exceptions that are not an Exception are passed on. */
-static int tell(Call *call, int whom, const char *event, PyObject *details) {
-    PyObject *told = details == NULL ? NULL : PyObject_Call(PART(way, whom), details, NULL);
-    Py_XDECREF(details);
-    if (told == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+/* Finish a call of listeners. Only exceptions that are not an Exception are passed on. */
+static int told(Call *call, const char *event, PyObject *returned) {
+    if (returned == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         Raised error = put_aside();
-        told = PyObject_CallMethod(PART(lane, DISPATCHER), "complain", "sO", event, error.value);
+        returned = PyObject_CallMethod(PART(lane, DISPATCHER), "complain", "sO", event, error.value);
         forget(&error);
     }
-    return done(told);
+    return done(returned);
 }
 
 /* Call the listeners at the end of a call; outcome NULL: the raised exception ended it. */
 static int tell_end(Call *call, PyObject *outcome) {
     Raised error = put_aside();
-    double seconds = (outcome == NULL ? monotonic() : call->books->heard) - call->now;
-    PyObject *details = Py_BuildValue("(OOdOiON)", PART(lane, TABLE), PART(shape, LABEL), seconds,
-                                      outcome == NULL ? error.value : Py_None, 1, Py_False,
-                                      PyObject_GetAttr(call->route, name_primary));
-    int failed = tell(call, FINISHED, "call_finished", details);
+    PyObject *seconds = PyFloat_FromDouble((outcome == NULL ? monotonic() : call->books->heard) - call->now);
+    PyObject *attempts = PyLong_FromLong(1), *server = PyObject_GetAttr(call->route, name_primary);
+    int failed = seconds == NULL || attempts == NULL || server == NULL ||
+                 told(call, "call_finished", PyObject_CallFunctionObjArgs(
+                     PART(way, FINISHED), PART(lane, TABLE), PART(shape, LABEL), seconds,
+                     outcome == NULL ? error.value : Py_None, attempts, Py_False, server, NULL)) < 0;
+    RELEASE(seconds, attempts, server);
     /* The newest exception is passed on. */
     if (failed || outcome != NULL) forget(&error);
     else PyErr_Restore(error.type, error.value, error.traceback);
@@ -600,8 +603,7 @@ static int post(Call *call, PyObject *taker, PyObject *movable) {
     int posted = entry != NULL && PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
                  send_one(books, call->seqid, frame) == 0 && watch(books, call->deadline, call->now) == 0;
     if (!posted && entry != NULL) clean_up(books, name_abandon, call->seqid, taker);
-    RELEASE(frame, entry);
-    return posted ? 0 : -1;
+    return RELEASE(frame, entry), posted ? 0 : -1;
 }
 
 /* post(rpc, route, partition_hash, argument, deadline, milliseconds, taker, movable): send a request, see
@@ -616,8 +618,7 @@ static PyObject *books_post(Books *self, PyObject *const *args, Py_ssize_t count
     call.shape = PyObject_GetAttr(args[0], name_shape);
     call.part = PyObject_GetAttr(args[1], name_header_part);
     int failed = call.shape == NULL || call.part == NULL || post(&call, args[6], args[7]) < 0;
-    RELEASE(call.shape, call.part, call.seqid);
-    return failed ? NULL : Py_NewRef(Py_True);
+    return RELEASE(call.shape, call.part, call.seqid), failed ? NULL : Py_NewRef(Py_True);
 }
 
 /* Send a request and wait for its outcome. */
@@ -638,8 +639,7 @@ static PyObject *send_and_wait(Call *call) {
         if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), call->books->heard - call->now);
         if (call->observed && tell_end(call, outcome) < 0) Py_CLEAR(outcome);
     }
-    RELEASE(call->seqid, (PyObject *)slot);
-    return outcome;
+    return RELEASE(call->seqid, (PyObject *)slot), outcome;
 }
 
 /* Tell whether the hub serves this greenlet: it is the parent, or this is the main greenlet of the hub's thread. */
@@ -670,13 +670,13 @@ static PyObject *exchange(Call *call) {
         (call->part = PyObject_GetAttr(call->route, name_header_part)) == NULL)
         goto end;
     if (!call->observed ||
-        tell(call, STARTED, "call_started", PyTuple_Pack(2, PART(lane, TABLE), PART(shape, LABEL))) == 0)
+        told(call, "call_started", PyObject_CallFunctionObjArgs(
+            PART(way, STARTED), PART(lane, TABLE), PART(shape, LABEL), NULL)) == 0)
         /* A listener may have closed the connection. */
         result = may_start(call->books) ? send_and_wait(call) : rest_of_call(call, Py_None);
 end:
     if (call->part == NULL && !PyErr_Occurred()) result = Py_NewRef(Py_NotImplemented);
-    RELEASE(call->way, table, targets, peer, connection, call->part);
-    return result;
+    return RELEASE(call->way, table, targets, peer, connection, call->part), result;
 }
 
 /* Tell whether exactly these fields, (kind, number) each, precede the ends of two structs. */
@@ -707,8 +707,9 @@ static PyObject *read_reply(PyObject *frame, const char *fields, Py_ssize_t offs
 }
 
 static PyObject *core_value(PyObject *self, PyObject *frame) {
-    int usual = PyBytes_CheckExact(frame) && PyBytes_Size(frame) > 22;
-    return read_reply(frame, GET_FIELDS, 29 + (usual ? (Py_ssize_t)read_u32(raw(frame) + 18) : 0));
+    static const char ok[] = "\0\0\0\6ERR_OK\x80\1\0\2\0\0\0\x15RPC_RRDB_RRDB_GET_ACK";
+    int usual = PyBytes_CheckExact(frame) && PyBytes_Size(frame) > 50 && !memcmp(raw(frame) + 4, ok, sizeof(ok) - 1);
+    return read_reply(usual ? frame : Py_None, GET_FIELDS, 50);
 }
 
 /* get(lane, hash_key, sort_key), put(lane, hash_key, sort_key, value, expire_ts); NotImplemented: nothing was sent. */
@@ -727,8 +728,7 @@ static PyObject *core_call(PyObject *self, PyObject *const *args, Py_ssize_t cou
     PyObject *frame = exchange(call);
     if (frame == NULL || frame == Py_NotImplemented) return frame;
     PyObject *found = read_reply(frame, value ? PUT_FIELDS : GET_FIELDS, NUMBER(shape, BODY_OFFSET));
-    Py_DECREF(frame);
-    return found;
+    return RELEASE(frame), found;
 }
 
 static PyMethodDef books_methods[] = {
@@ -774,7 +774,7 @@ static PyMethodDef functions[] = {
     {"crc64", core_crc64, METH_O, "crc64(data) -> int"},
     {"argument", core_argument, METH_VARARGS, "argument(hash_key, sort_key[, value, expire_ts])"},
     {"cut", core_cut, METH_VARARGS, "cut(data, pos, largest, frames)"},
-    {"value", core_value, METH_O, "value(frame): read_reply of a get"},
+    {"value", core_value, METH_O, "value(frame): read_reply of a reply to get; (None,) if it is not one"},
     {"get", METHOD(core_call), METH_FASTCALL, "get(lane, hash_key, sort_key)"},
     {"put", METHOD(core_call), METH_FASTCALL, "put(lane, hash_key, sort_key, value, expire_ts)"},
     {"cut_rows", core_cut_rows, METH_VARARGS, "cut_rows(data, pos, count, skip, with_expiry, rows)"},

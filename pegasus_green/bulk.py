@@ -136,6 +136,8 @@ class Bulk:
             the first time in a later second, its expiry is made later by the difference. None: the arguments do not
             depend on the time.
         limited: Whether the limits of requests per second apply.
+        usual: Reads the reply to a request of the usual kind. If it returns bytes, they are the result; other outcomes
+            go to ``finish``. None: there is no such function.
 
     Attributes:
         failed: Whether any request has finally failed.
@@ -152,11 +154,13 @@ class Bulk:
         second: int | None = None,
         *,
         limited: bool = True,
+        usual: Callable[[Any], object] | None = None,
     ) -> None:
         """Prepare the run; nothing is sent."""
         self._dispatcher = dispatcher
         self._requests = requests
         self._finish = finish
+        self._usual = usual
         self._timeout = timeout
         self._retry = dispatcher.cluster.options.retry if retry is DEFAULT else retry
         self._concurrency = concurrency
@@ -449,15 +453,17 @@ class Bulk:
     def _settle(self, outcomes: dict[int, Outcome], todo: Iterable[int]) -> list[int]:
         """Convert outcomes to results; return the indices of the requests to send again."""
         again = []
-        requests, results, finish = self._requests, self._results, self._finish
+        requests, results, finish, usual = self._requests, self._results, self._finish, self._usual
         observed = self._observed
         done = 0
         for index in todo:
             outcome = outcomes[index]
             rpc = requests[index][0]
             try:
+                if usual is not None and type(value := usual(outcome)) is bytes:
+                    results[index] = value
                 # ERR_OK without a result is a rejected write, so the length is checked, too.
-                if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+                elif type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
                     results[index] = finish(index, outcome)
                 elif (frame := self._decide(index, outcome)) is None:
                     again.append(index)

@@ -126,13 +126,12 @@ class ManyOperations(MultiOperations[V]):
             if type(hash_key) is not bytes or type(sort_key) is not bytes or len(hash_key) > 65534:
                 hash_key, sort_key = key_pair(hash_key, sort_key)
             requests.append((GET, crc64(hash_key or sort_key), fast.key_argument(hash_key, sort_key)))
-        plain = self.codec is None
 
         def finish(_index: int, frame: Buffer) -> object:
-            value = fast.usual_value(frame)
-            return value if plain and type(value) is bytes else self._value_or(default, frame)
+            return self._value_or(default, frame)
 
-        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors)
+        usual = fast.usual_value if self.codec is None else None
+        return self._run(requests, finish, concurrency, timeout, retry, return_errors=return_errors, usual=usual)
 
     get_many_async = later(
         '>>> table.set("user:1", "name", "Ada")',
@@ -501,10 +500,11 @@ class ManyOperations(MultiOperations[V]):
         *,
         return_errors: bool,
         second: int | None = None,
+        usual: Callable[[Any], object] | None = None,
     ) -> list[Any]:
         if not isinstance(concurrency, int) or concurrency < 1:
             raise InvalidArgument(f"concurrency must be a whole number above 0, not {concurrency!r}")
-        bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency, second)
+        bulk = Bulk(self._dispatcher, requests, finish, timeout, retry, concurrency, second, usual=usual)
         results = bulk.run()
         if bulk.failed and not return_errors:
             raise_first(results)

@@ -31,7 +31,6 @@ VALUE_HEAD = struct.Struct(">3si").pack
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value. The value's bytes begin after its length.
 OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
-_OK_VALUE_SIZE = struct.Struct(f">{len(OK_VALUE)}sI").unpack_from
 # The same after the head of a reply to get, from the end of the frame's length on.
 GET_REPLY = struct.Struct(f">{len(GET.ok_head)}s4x{len(OK_VALUE)}sI").unpack_from
 _BODY_AT = GET.body_offset - 3
@@ -118,10 +117,10 @@ def usual_value(frame: Buffer) -> bytes | None:
     """Return the value of a reply to get with status 0 and the usual layout; None otherwise (see ``read_value``)."""
     if type(frame) is bytes:
         try:
-            head, size = _OK_VALUE_SIZE(frame, _BODY_AT)
+            start, head, size = GET_REPLY(frame, 4)
         except struct.error:
             return None
-        if head == OK_VALUE:
+        if head == OK_VALUE and start == GET.ok_head:
             end = VALUE_AT + size
             if frame[end:] in known_endings:
                 return frame[VALUE_AT:end]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 from gevent import get_hub, socket
 
-from pegasus_green import CheckType, Client, HedgePolicy, Mutations, Table, errors
+from pegasus_green import CheckType, Client, HedgePolicy, Mutations, Table, bulk, errors
 from pegasus_green.cluster.meta import MetaClient
 from pegasus_green.operations import asynchronous
 from pegasus_green.protocol.framing import Request
@@ -226,6 +227,22 @@ def test_a_bulk_run_ends_after_a_lost_outcome(stage: Stage, concurrency: int) ->
     run.join(10.0)
     assert [type(error) for error in run.value] == 6 * [errors.RequestTimeout]
     assert all(error.sent for error in run.value)
+
+
+def test_the_first_outcome_of_a_bulk_request_stays_and_wakes_its_caller(stage: Stage) -> None:
+    """If a delivery is interrupted, the same request can get another outcome."""
+    server = stage.server(echo)
+    table = stage.table()
+    table.warm_up()
+    connection, window = connection_of(table.client, server.address), bulk.Window(get_hub())
+    woken: list[int] = []
+    window._sleeper = SimpleNamespace(switch=lambda _nothing: woken.append(len(window.outcomes)))
+    window.wake_at = 2
+    for seqid, index, frame in ((901, 0, b"first"), (902, 0, b"second"), (903, 1, b"other"), (904, 1, b"again")):
+        connection.pending[seqid] = (bulk._Slot((window, index)), float("inf"), None, None)
+        connection.deliver([(seqid, frame)], connection.pending)
+    assert window.outcomes == {0: b"first", 1: b"other"}
+    assert woken == [2, 2]
 
 
 @pytest.mark.parametrize(("verb", "arguments"), [("get", ()), ("set", ("v",))])

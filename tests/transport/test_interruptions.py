@@ -237,12 +237,14 @@ def test_the_first_outcome_of_a_bulk_request_stays_and_wakes_its_caller(stage: S
     connection, window = connection_of(table.client, server.address), bulk.Window(get_hub())
     woken: list[int] = []
     window._sleeper = SimpleNamespace(switch=lambda _nothing: woken.append(len(window.outcomes)))
-    window.wake_at = 2
-    for seqid, index, frame in ((901, 0, b"first"), (902, 0, b"second"), (903, 1, b"other"), (904, 1, b"again")):
+    window.wake_at = 3
+    for seqid, (index, frame) in enumerate(
+        [(0, b"first"), (0, b"again"), (1, b"second"), (2, b"third"), (2, b"again")], 900
+    ):
         connection.pending[seqid] = (bulk._Slot((window, index)), float("inf"), None, None)
         connection.deliver([(seqid, frame)], connection.pending)
-    assert window.outcomes == {0: b"first", 1: b"other"}
-    assert woken == [2, 2]
+    assert window.outcomes == {0: b"first", 1: b"second", 2: b"third"}
+    assert woken == [3, 3]
 
 
 @pytest.mark.parametrize(("verb", "arguments"), [("get", ()), ("set", ("v",))])

@@ -372,7 +372,7 @@ class Connection(Handover):
 
     # ------------------------------------------------------------------ receiving
 
-    def _readable(self, came: int | None = None) -> bool:
+    def _readable(self, came: int | None = None) -> bool:  # noqa: C901 - it runs for every read
         """Read the received bytes, within the budget of one pass, and wake the callers; runs in the hub.
 
         Args:
@@ -397,7 +397,10 @@ class Connection(Handover):
                     self._undelivered = []
                 else:
                     frames = self._read(came)
-                self._deliver(frames)
+                if len(frames) <= FRAMES_A_CHECK:
+                    self.deliver(frames, self.pending)
+                else:
+                    self._deliver(frames)
                 if not self._undelivered:
                     if self.session.broken is not None:
                         raise self.session.broken
@@ -486,9 +489,6 @@ class Connection(Handover):
     def _deliver(self, frames: list[tuple[int, Buffer]]) -> None:
         """Deliver replies until the pass has used its budget; the others stay pending, so no call times out."""
         pending = self.pending  # read once: see poison
-        if len(frames) <= FRAMES_A_CHECK:
-            self.deliver(frames, pending)
-            return
         started = monotonic()
         for begin in range(0, len(frames), FRAMES_A_CHECK):
             if begin and (begin >= FRAMES_A_PASS or monotonic() - started > SECONDS_A_PASS):

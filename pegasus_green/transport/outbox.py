@@ -358,10 +358,10 @@ class Outbox(Books):
                 # One atomic step: nothing runs between the system call and the storage of its result. Code that
                 # settles this before the call empties the argument.
                 sizes.extend(map(call, self._valid, argument))
-                if whole and self._leaving is leaving and sizes[0] == len(data) and not self._backlog:
+                if whole and self._leaving is leaving and (sent := sizes[0]) == len(data) and not self._backlog:
                     # The usual case of _settle, which a nested call of a signal handler may have run: all was sent.
                     self._leaving = None
-                    self.peer.bytes_sent += sizes[0]
+                    self.peer.bytes_sent += sent
                     return
             except BlockingIOError as error:
                 if is_foreign(error, call):

@@ -146,7 +146,9 @@ class ClientSession:
         """Whether the next byte is the first of a reply."""
         return not self._tail and self.large is None and self.broken is None
 
-    def feed(self, data: Buffer, frames: list[tuple[int, Buffer]] | None = None) -> list[tuple[int, Buffer]]:
+    def feed(  # noqa: C901 - it runs for every read
+        self, data: Buffer, frames: list[tuple[int, Buffer]] | None = None
+    ) -> list[tuple[int, Buffer]]:
         """Take the next bytes of the stream and return the complete replies in them as (sequence id, frame).
 
         The session keeps no reference to a memoryview, so its content may change later. Only the envelope is read. The

@@ -385,6 +385,10 @@ def test_any_number_of_partitions(cluster: Cluster, client: Client, hash_key: by
     stored = {(b"key-%d" % index, b"s"): b"value %d" % index for index in range(100)}
     table.set_many([(*pair, value) for pair, value in stored.items()])
     assert table.batch_get(stored) == list(stored.values())
+    # The paths of other calls: of one record, and of one record with the default options in a greenlet.
+    assert all(table.exist(*pair) for pair in stored)
+    gets = [gevent.spawn(table.get, *pair) for pair in stored]
+    assert [caller.get() for caller in gets] == list(stored.values())
     cluster.box.drop_table(name)
 
 

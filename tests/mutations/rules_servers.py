@@ -42,7 +42,7 @@ SERVERS = (
         "cluster/routing.py",
         "return self.targets[partition_hash % self.count]",
         "return self.targets[partition_hash & (self.count - 1)]",
-        (BATCH, "-k", "any_number_of_partitions"),
+        ("tests/unit/test_scan_plan.py", "-k", "any_number_of_partitions"),
     ),
     Mutation(
         "1-modulus-fast",
@@ -50,7 +50,7 @@ SERVERS = (
         "cluster/dispatcher.py",
         "route = table.targets[partition_hash % table.count]",
         "route = table.targets[partition_hash & (table.count - 1)]",
-        (RECOVERY, "-k", "killed"),
+        (BATCH, "-k", "any_number_of_partitions"),
     ),
     Mutation(
         "1-child-not-ready",
@@ -339,9 +339,9 @@ SERVERS = (
     Mutation(
         "3-one-connection",
         "one connection per server, also under two names",
-        "transport/pool.py",
-        "return known if known is not None and known.lost is None else None",
-        "return known if known is not None and known.lost is not None else None",
+        "transport/connection.py",
+        "        self.sockaddr = sock.getpeername()\n",
+        "        self.sockaddr = peer.address\n",
         (DIAL, "-k", "two_names"),
     ),
     Mutation(

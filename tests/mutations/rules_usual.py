@@ -10,6 +10,22 @@ WAYS = "tests/transport/test_interruptions.py"
 
 USUAL_CALLS = (
     Mutation(
+        "1-modulus-of-a-usual-call",
+        "the index is the hash modulo any partition count",
+        USUAL,
+        "route = table.targets[hash_ % table.count]",
+        "route = table.targets[hash_ & (table.count - 1)]",
+        ("tests/integration/test_batch_get.py", "-k", "any_number_of_partitions"),
+    ),
+    Mutation(
+        "1-modulus-of-many",
+        "the same for the verbs of many records",
+        "bulk.py",
+        "route = table.targets[partition_hash % table.count]",
+        "route = table.targets[partition_hash & (table.count - 1)]",
+        ("tests/integration/test_batch_get.py", "-k", "any_number_of_partitions"),
+    ),
+    Mutation(
         "9-scope-of-a-usual-call",
         "a call in a block of client.deadline() ends with the block's deadline",
         USUAL,

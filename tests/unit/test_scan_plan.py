@@ -38,6 +38,13 @@ def test_routes_without_every_partition_exactly_once_are_refused(indexes: list[i
         build(reply, lambda _address, _other: None, None)  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_the_route_of_a_hash_for_any_number_of_partitions(count: int) -> None:
+    table = routes(count)
+    hashes = [partition_hash(b"%d" % number) for number in range(100)]
+    assert [table.target(one).index for one in hashes] == [one % count for one in hashes]
+
+
 # --------------------------------------------------------------------------------------------------------------- bounds
 @given(KEY, KEY, KEY, st.booleans(), st.booleans(), KEY, st.binary(min_size=1, max_size=3))
 def test_bounds_hold_exactly_the_wanted_keys(

@@ -405,14 +405,6 @@ CALLS = (
         (HEDGES, "-k", "same_time"),
     ),
     Mutation(
-        "9-no-second-hub",
-        "a thread that ends leaves the client before its hub is destroyed",
-        "cluster/threads.py",
-        "                member.threads.leave(member.seat)\n",
-        "                pass\n",
-        ("tests/transport/test_threads.py", "-k", "second_hub"),
-    ),
-    Mutation(
         "9-one-membership",
         "a call within the first call of a thread joins the client, and the interrupted call uses the same cluster",
         "cluster/threads.py",

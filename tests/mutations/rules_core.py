@@ -246,13 +246,4 @@ CORE = (
         "-k",
         "another_thread",
     ),
-    core(
-        "destroyed-hub",
-        "a call of the main greenlet does not use a hub that was destroyed",
-        "IS_SET(loop) ? greenlet_parent(hub) : NULL",
-        "loop ? greenlet_parent(hub) : NULL",
-        "tests/transport/test_destroyed_hub.py",
-        "-k",
-        "calls",
-    ),
 )

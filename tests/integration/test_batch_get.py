@@ -387,7 +387,8 @@ def test_any_number_of_partitions(cluster: Cluster, client: Client, hash_key: by
     assert table.batch_get(stored) == list(stored.values())
     # The paths of other calls: of one record, and of one record with the default options in a greenlet.
     assert all(table.exist(*pair) for pair in stored)
-    gets = [gevent.spawn(table.get, *pair) for pair in stored]
+    get: Any = table.get
+    gets = [gevent.spawn(get, *pair) for pair in stored]
     assert [caller.get() for caller in gets] == list(stored.values())
     cluster.box.drop_table(name)
 

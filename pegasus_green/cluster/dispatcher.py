@@ -454,7 +454,7 @@ class Dispatcher:
         seqid: int | None,
         observed: bool,
     ) -> Buffer:
-        """Continue a call of the compiled core after an unusual first outcome; seqid None: it was not sent."""
+        """Continue a call of the core or of usual.py after an unusual first outcome; seqid None: it was not sent."""
         if seqid is not None:
             connection.checked(outcome, seqid)
         if value is None:

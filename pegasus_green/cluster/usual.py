@@ -6,7 +6,6 @@ goes through ``Dispatcher.call``. ``Dispatcher.rest_of_call`` continues a call w
 
 from __future__ import annotations
 
-import struct
 from contextvars import Context
 from math import frexp
 from time import monotonic
@@ -21,15 +20,13 @@ from ..transport import fork
 
 _page = fork.page
 _switch: Any = greenlet.switch
-# The sizes of requests without keys and value, and the constant bytes in them.
-_GET_SIZE, _PUT_SIZE = GET.body_base + 10, PUT.body_base + 28
-_GET_TAIL, _PUT_TAIL = GET.v1_tail, PUT.v1_tail
-_get_head, _put_head, _value_head, _expiry = fast.GET_HEAD, fast.PUT_HEAD, fast.VALUE_HEAD, fast.EXPIRY
-_get_reply, _usual_update = fast.GET_REPLY, fast.is_usual_update
-_OK_GET, _OK_VALUE, _VALUE_AT, _known_endings = GET.ok_head, fast.OK_VALUE, fast.VALUE_AT, fast.known_endings
+# For each: the RPC, the function that packs a request up to the keys, the size of its body without keys and value, and
+# the bytes before the sizes of the keys.
+_GET = GET, fast.GET_HEAD, GET.body_base + 10, b"\x0c\0\1"
+_PUT = PUT, fast.PUT_HEAD, PUT.body_base + 28, b"\x0c\0\1\x0c\0\1"
 
 
-def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
+def call(  # noqa: PLR0915 - the path of nearly every call, inlined
     lane: Any, hash_key: bytes, sort_key: bytes, value: bytes | None = None, expire_ts: int = 0
 ) -> Any:
     """Make a get, or with a value a put.
@@ -65,8 +62,12 @@ def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
         return NotImplemented
     size = len(hash_key)
     length = size + len(sort_key)
-    if value is not None and length + 28 + len(value) > largest:
-        return NotImplemented
+    rpc, pack, body, begin = _GET if value is None else _PUT
+    body += length
+    if value is not None:
+        if length + 28 + len(value) > largest:
+            return NotImplemented
+        body += len(value)
     now = monotonic()
     deadline = now + seconds
     seqid, context = 0, Context()
@@ -78,37 +79,28 @@ def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
                 number = next(session.ids)
                 if number > session.fresh:
                     number = session.free_id(number)
+                frame = (
+                    pack(
+                        V1_START,
+                        body,
+                        route.header_part,
+                        milliseconds,
+                        V1_HASH_FIELD,
+                        hash_,
+                        rpc.v1_tail,
+                        number,
+                        begin,
+                        2 + length,
+                        size,
+                    )
+                    + hash_key
+                    + sort_key
+                )
                 if value is None:
-                    head = _get_head(
-                        V1_START,
-                        _GET_SIZE + length,
-                        route.header_part,
-                        milliseconds,
-                        V1_HASH_FIELD,
-                        hash_,
-                        _GET_TAIL,
-                        number,
-                        b"\x0c\0\1",
-                        2 + length,
-                        size,
-                    )
-                    frame = head + hash_key + sort_key + b"\0"
+                    frame += b"\0"
                 else:
-                    head = _put_head(
-                        V1_START,
-                        _PUT_SIZE + length + len(value),
-                        route.header_part,
-                        milliseconds,
-                        V1_HASH_FIELD,
-                        hash_,
-                        _PUT_TAIL,
-                        number,
-                        b"\x0c\0\1\x0c\0\1",
-                        2 + length,
-                        size,
-                    )
-                    middle, tail = _value_head(b"\x0c\0\2", len(value)), _expiry(b"\x08\0\3", expire_ts, b"\0\0")
-                    frame = b"".join((head, hash_key, sort_key, middle, value, tail))
+                    middle = fast.VALUE_HEAD(b"\x0c\0\2", len(value))
+                    frame = b"".join((frame, middle, value, fast.EXPIRY(b"\x08\0\3", expire_ts, b"\0\0")))
                 pending[number] = (caller, deadline, route if repeats else None, context)
                 seqid = number
                 if connection._in_pass and deadline >= connection._wake_at and len(frame) <= connection._small:
@@ -127,21 +119,15 @@ def call(  # noqa: C901, PLR0915 - the path of nearly every call, inlined
             # Do this even if the clean-up itself is interrupted.
             connection.abandon(seqid, context)
             raise
-        if type(outcome) is bytes:
-            if value is None:
-                try:
-                    start, body, size = _get_reply(outcome, 4)
-                except struct.error:
-                    start = body = b""
-                if body == _OK_VALUE and start == _OK_GET and outcome[_VALUE_AT + size :] in _known_endings:
-                    histogram[frexp(connection.heard - now)[1]] += 1
-                    return outcome[_VALUE_AT : _VALUE_AT + size]
-            rpc = GET if value is None else PUT
-            if outcome.startswith(rpc.ok_head, 4) and len(outcome) > rpc.body_offset:
-                histogram[frexp(connection.heard - now)[1]] += 1
-                return None if value is not None and _usual_update(PUT, outcome) else (outcome,)
+        found = fast.usual_value(outcome) if value is None else None
+        if found is not None:
+            histogram[frexp(connection.heard - now)[1]] += 1
+            return found
+        if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+            histogram[frexp(connection.heard - now)[1]] += 1
+            return None if value is not None and fast.is_usual_update(PUT, outcome) else (outcome,)
         frame = dispatcher.rest_of_call(
-            GET if value is None else PUT,
+            rpc,
             hash_,
             hash_key,
             sort_key,

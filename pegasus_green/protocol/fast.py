@@ -30,11 +30,11 @@ _I32 = struct.Struct(">i")
 VALUE_HEAD = struct.Struct(">3si").pack
 _I32_AT = _I32.unpack_from
 # Status 0 and the head of the value. The value's bytes begin after its length.
-OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
+_OK_VALUE = RESULT_HEAD + b"\x08\0\1\0\0\0\0\x0c\0\2"
 # The same after the head of a reply to get, from the end of the frame's length on.
-GET_REPLY = struct.Struct(f">{len(GET.ok_head)}s4x{len(OK_VALUE)}sI").unpack_from
+_GET_REPLY = struct.Struct(f">{len(GET.ok_head)}s4x{len(_OK_VALUE)}sI").unpack_from
 _BODY_AT = GET.body_offset - 3
-VALUE_AT = GET.body_offset + 14
+_VALUE_AT = GET.body_offset + 14
 _FIELD_1_STRUCT = b"\x0c\0\1"
 _FIELD_2_BLOB = b"\x0c\0\2"
 _FIELD_3_I32 = b"\x08\0\3"
@@ -103,7 +103,7 @@ def postpone(argument: bytes, seconds: int) -> bytes:
 
 # The bytes after the value (app_id, partition, server, two STOPs) are the same in all replies of a replica. An ending
 # that the general decoder has accepted once is not checked again.
-known_endings: set[bytes] = set()
+_known_endings: set[bytes] = set()
 # The same for replies to updates with status 0, before and after the decree, the only part that always differs.
 _known_update_heads: set[bytes] = set()
 _known_update_ends: set[bytes] = set()
@@ -117,13 +117,13 @@ def usual_value(frame: Buffer) -> bytes | None:
     """Return the value of a reply to get with status 0 and the usual layout; None otherwise (see ``read_value``)."""
     if type(frame) is bytes:
         try:
-            start, head, size = GET_REPLY(frame, 4)
+            start, head, size = _GET_REPLY(frame, 4)
         except struct.error:
             return None
-        if head == OK_VALUE and start == GET.ok_head:
-            end = VALUE_AT + size
-            if frame[end:] in known_endings:
-                return frame[VALUE_AT:end]
+        if head == _OK_VALUE and start == GET.ok_head:
+            end = _VALUE_AT + size
+            if frame[end:] in _known_endings:
+                return frame[_VALUE_AT:end]
     return None
 
 
@@ -141,18 +141,18 @@ def read_value(frame: Buffer) -> tuple[int, bytes]:
     found = usual_value(frame)
     if type(found) is bytes:
         return 0, found
-    usual = len(frame) > VALUE_AT and frame[_BODY_AT : VALUE_AT - 4] == OK_VALUE
-    end = VALUE_AT + _I32_AT(frame, VALUE_AT - 4)[0] if usual else -1
-    if end >= VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in known_endings:
-        return 0, bytes(frame[VALUE_AT:end])
+    usual = len(frame) > _VALUE_AT and frame[_BODY_AT : _VALUE_AT - 4] == _OK_VALUE
+    end = _VALUE_AT + _I32_AT(frame, _VALUE_AT - 4)[0] if usual else -1
+    if end >= _VALUE_AT and bytes(frame[end : end + _LONGEST_ENDING + 1]) in _known_endings:
+        return 0, bytes(frame[_VALUE_AT:end])
     response = decode(GET, frame)
     value, response.value = response.value, b""
     ending = bytes(frame[end : end + _LONGEST_ENDING + 1])
     # Remember an ending only if it encodes to the same bytes, so it has no unknown field.
     if usual and len(ending) <= _LONGEST_ENDING and response.encode()[14:] + b"\0" == ending:
-        if len(known_endings) >= _MOST_ENDINGS:
-            known_endings.clear()
-        known_endings.add(ending)
+        if len(_known_endings) >= _MOST_ENDINGS:
+            _known_endings.clear()
+        _known_endings.add(ending)
     return response.error, value
 
 

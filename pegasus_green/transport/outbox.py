@@ -294,16 +294,12 @@ class Outbox(Books):
         out = self._out
         try:
             self._out = {}
-            size = self._out_bytes
+            size, self._out_bytes = self._out_bytes, 0
             frames = out.copy()
-            if not size:
-                data: Any = b"".join(frames.values())
+            if size < GATHER_FROM or (len(frames) > MAX_GATHER and size < JOIN_UP_TO):
+                data: Any = b"".join(pieces(frames.values()) if size else frames.values())
             else:
-                self._out_bytes = 0
-                if size < GATHER_FROM or (len(frames) > MAX_GATHER and size < JOIN_UP_TO):
-                    data = b"".join(pieces(frames.values()))
-                else:
-                    data = pieces([*islice(frames.values(), MAX_GATHER)])
+                data = pieces([*islice(frames.values(), MAX_GATHER)])
             self._write(frames, data, out)
         except BaseException:
             if out is not self._out:

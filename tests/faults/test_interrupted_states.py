@@ -209,7 +209,8 @@ def test_a_child_forked_while_a_connection_is_opened_does_not_use_it(box: Any) -
     # The child tells its status in shared memory, because the loop of gevent may reap it.
     told = mmap(-1, 1)
     for n in steps(counted.count):
-        told[0], forks = 1, list[Any]()
+        told[0] = 1
+        forks: list[Any] = []
 
         def fork(_client: Client, into: list[Any] = forks) -> None:
             into.append(tcp_sockets() - others)

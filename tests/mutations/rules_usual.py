@@ -102,17 +102,17 @@ USUAL_CALLS = (
     Mutation(
         "4-ending-of-a-usual-reply",
         "only a reply with a known ending is decoded without the general decoder",
-        USUAL,
-        " and outcome[_VALUE_AT + size :] in _known_endings",
-        "",
+        "protocol/fast.py",
+        "if frame[end:] in _known_endings:",
+        "if True:",
         ("tests/transport/test_hostile.py", "-k", "its_own_call"),
     ),
     Mutation(
         "4-name-of-a-usual-reply",
         "a reply to another RPC is not decoded as the reply to a get",
-        USUAL,
-        "body == _OK_VALUE and start == _OK_GET",
-        "body == _OK_VALUE",
+        "protocol/fast.py",
+        "if head == _OK_VALUE and start == GET.ok_head:",
+        "if head == _OK_VALUE:",
         (TESTS, "-k", "another_name"),
     ),
     Mutation(

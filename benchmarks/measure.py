@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import resident
+
 ROOT = Path(__file__).resolve().parent.parent
 # Pairs of one row; each pair's blocks follow each other at once, and every other pair runs in the other order.
 FULL_PAIRS = 11
 QUICK_PAIRS = 5
+GEVENT_CLIENTS = ("green", "pure", "raw", "base")
 
 
 class LeftOut(Exception):
@@ -54,12 +57,14 @@ class Samples:
         theirs: Figures of the second side; empty where the goal is an absolute one.
         notes: Remarks for the report.
         responder: CPU share of a core that the responder used while the first side ran.
+        memory: Resident MiB of a process of the first side, then of one of the second side; empty: not measured.
     """
 
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     responder: float | None = None
+    memory: list[float] = field(default_factory=list)
 
 
 def cores() -> tuple[set[int], set[int]]:
@@ -145,6 +150,7 @@ class Bench:
         self.workers: dict[str, Process] = {}
         self.scratch = tempfile.TemporaryDirectory()
         self.redis_port: int | None = None
+        self.sizes: dict[str, list[float]] = {}
 
     def close(self) -> None:
         """End all processes that were started."""
@@ -157,30 +163,39 @@ class Bench:
         """Return the counters of the responder."""
         return self.responder.ask("stats")
 
-    def worker(self, client: str, instance: str = "") -> Process:
-        """Return the worker of a client; start it if it does not run.
+    def start(self, client: str) -> Process:
+        """Start a worker of a client.
 
         Raises:
             LeftOut: This machine does not have the client.
         """
-        kind = "gevent" if client in ("green", "pure", "raw", "base") else client
-        name = (client if client in ("pure", "base") else kind) + instance
-        if name not in self.workers:
-            python = self.peers.get(client, self.python)
-            if isinstance(python, LeftOut):
-                raise python
-            # The baseline is a source tree, run by the same interpreter.
-            tree, python = (Path(python), self.python) if client == "base" else (ROOT, python)
-            target = str(self.redis_port) if kind == "redis" else self.meta
-            command = [python, "-m", f"benchmarks.{kind}_worker", target]
-            # pypegasus3 opens a log file in the working directory.
-            cwd = self.scratch.name if kind == "pypegasus" else None
-            self.workers[name] = Process(command, CLIENT_CORES, cwd, tree, pure=client == "pure")
-        return self.workers[name]
+        python = self.peers.get(client, self.python)
+        if isinstance(python, LeftOut):
+            raise python
+        kind = "gevent" if client in GEVENT_CLIENTS else client
+        # The baseline is a source tree, run by the same interpreter.
+        tree, python = (Path(python), self.python) if client == "base" else (ROOT, python)
+        target = str(self.redis_port) if kind == "redis" else self.meta
+        command = [python, "-m", f"benchmarks.{kind}_worker", target]
+        # pypegasus3 opens a log file in the working directory.
+        cwd = self.scratch.name if kind == "pypegasus" else None
+        return Process(command, CLIENT_CORES, cwd, tree, pure=client == "pure")
 
     def open(self, side: Side, instance: str = "") -> Callable[[int], dict[str, Any]]:
-        """Open a side in its worker and return what runs a number of its calls."""
-        worker = self.worker(side.client, instance)
+        """Open a side in the worker of its client, which is started once; return what runs a number of its calls.
+
+        Raises:
+            LeftOut: This machine does not have the client.
+        """
+        # Our client and the raw socket share a worker, see gevent_worker.py.
+        name = ("green" if side.client == "raw" else side.client) + instance
+        if name not in self.workers:
+            self.workers[name] = self.start(side.client)
+        return self.opened(self.workers[name], side)
+
+    @staticmethod
+    def opened(worker: Process, side: Side) -> Callable[[int], dict[str, Any]]:
+        """Open a side in a worker and return what runs a number of its calls."""
         command = {
             "do": "open",
             "client": "raw" if side.client == "raw" else "green",
@@ -195,6 +210,21 @@ class Bench:
         unit = max(side.rows_per_request, side.spec.get("callers", 1), side.spec.get("block", 1))
         unit = max(unit, side.spec.get("unit", 1))
         return max(unit, round(side.calls * self.scale / unit) * unit)
+
+    def memory(self, *sides: Side) -> list[float]:
+        """Return the MiB that each side has resident after a block of its calls, in a process of its own.
+
+        Rows with the same side share the result.
+        """
+        for side in sides:
+            if repr(side) not in self.sizes:
+                worker = self.start(side.client)
+                try:
+                    self.opened(worker, side)(self.block(side))
+                    self.sizes[repr(side)] = resident(worker.process.pid)
+                finally:
+                    worker.end()
+        return [size for side in sides for size in self.sizes[repr(side)]]
 
     def counted(self) -> tuple[float, int]:
         """Return the CPU seconds of the responder and the number of data requests that it has answered."""
@@ -230,6 +260,7 @@ class Bench:
             samples.ours.append(figures[True])
             samples.theirs.append(figures[False])
         samples.responder = statistics.median(busy)
+        samples.memory = self.memory(ours, theirs)
         return samples
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import gevent
 
 from benchmarks.measure import Bench, Samples
+from benchmarks.memory import resident
 from pegasus_green import Client, Table
 from pegasus_green.onebox import OneboxProcess
 
@@ -60,5 +61,6 @@ def _measure(bench: Bench, work: Callable[[Table[bytes], int], int], rows: int, 
             done = work(table, calls)
             rates.append(done / (time.perf_counter() - began))
             samples.ours.append((cpu_seconds(box.process.pid) - cpu) / done * 1e6)
+        samples.memory = resident(box.process.pid)
     samples.notes.append(f"best block {max(rates):,.0f} {what}/s")
     return samples

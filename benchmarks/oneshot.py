@@ -1,7 +1,7 @@
 """What needs a fresh process: `python -m benchmarks.oneshot WHAT ...` prints one number.
 
-* ``waiting green META TABLE COUNT`` and ``waiting event``: resident bytes of each of COUNT waiting greenlets.
-* ``idle META TABLE COUNT``: resident bytes of each of COUNT connections after a reply of 1 MiB.
+* ``waiting green META TABLE COUNT`` and ``waiting event``: resident KiB of each of COUNT waiting greenlets.
+* ``idle META TABLE COUNT``: resident KiB of each of COUNT connections after a reply of 1 MiB.
 * ``peak get META TABLE`` and ``peak set``: highest tracemalloc figure above the level before, in payloads.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from benchmarks.memory import resident
 from benchmarks.payload import KEY_PAIRS, parse_table, table_name, value_of
 from pegasus_green import Client
 from pegasus_green.keys import partition_hash
@@ -26,16 +26,15 @@ TIMEOUT = 120.0
 IN_FLIGHT = 16
 
 
-def resident() -> int:
-    """Return this process's resident bytes, less what malloc holds free and would hand out again."""
+def trimmed() -> float:
+    """Return this process's resident KiB, less what malloc holds free and would hand out again."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident()[0] * 1024
 
 
 def waiting(what: str, meta: str, table: str, count: str) -> float:
-    """Return bytes by waiting greenlet."""
+    """Return KiB by waiting greenlet."""
     number = int(count)
     never = Event()
     with Client([meta], timeout=TIMEOUT) as client:
@@ -52,10 +51,10 @@ def waiting(what: str, meta: str, table: str, count: str) -> float:
             never.wait()
 
         wait = for_reply if what == "green" else for_event
-        before = resident()
+        before = trimmed()
         greenlets = [gevent.spawn(wait, index) for index in range(number)]
         gevent.sleep(1.0)
-        after = resident()
+        after = trimmed()
         asleep = sum(1 for greenlet in greenlets if greenlet.started and not greenlet.dead)
         in_flight = sum(connection.in_flight for connection in client._cluster.pool.connections)
         if asleep != number or (what == "green" and in_flight < number):
@@ -65,7 +64,7 @@ def waiting(what: str, meta: str, table: str, count: str) -> float:
 
 
 def idle(meta: str, table: str, count: str) -> float:
-    """Return bytes by idle connection; the first one and its hub's buffers are not counted."""
+    """Return KiB by idle connection; the first one and its hub's buffers are not counted."""
     number = int(count)
     with Client([meta], timeout=TIMEOUT) as client:
         handle = client.table(table)
@@ -84,11 +83,11 @@ def idle(meta: str, table: str, count: str) -> float:
         for _ in range(5):
             fetch(first)
         gevent.sleep(0.2)
-        before = resident()
+        before = trimmed()
         for key in others:
             fetch(key)
         gevent.sleep(0.2)
-        after = resident()
+        after = trimmed()
         opened = len(client._cluster.pool.connections)
         if opened < number:
             raise AssertionError(f"{opened} connections")

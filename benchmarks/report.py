@@ -87,7 +87,7 @@ class Line:
             facts |= {"theirs": middle(samples.theirs), "theirs quartiles": spread(samples.theirs)}
         facts |= {"judged": row.judge, "figure": middle(self.judged), "figure quartiles": spread(self.judged)}
         facts |= {"must": row.must, "aim": row.aim, "higher is better": row.higher, "met": self.met}
-        facts |= {"responder": samples.responder, "notes": samples.notes}
+        facts |= {"responder": samples.responder, "memory, MiB": samples.memory, "notes": samples.notes}
         return {**facts, "samples": {"ours": samples.ours, "theirs": samples.theirs}}
 
 
@@ -99,6 +99,11 @@ def said(value: float, row: dict[str, Any], form: str = "") -> str:
     return f"1/{number(1 / value)}" if says_fraction(row["must"], value) else f"{number(value)} x"
 
 
+def sizes(memory: list[float]) -> str:
+    """Return the memory of the sides as text: 31.2 / 56.3."""
+    return " / ".join(short(size) for size in memory)
+
+
 def markdown(result: dict[str, Any]) -> str:
     """Return the Markdown table of a stored result."""
     machine = result["machine"]
@@ -107,26 +112,27 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['date'][:10]}; {place}; {versions}; medians of {result['pairs']} interleaved pairs (quartiles).",
         "",
-        "| what | ours | theirs | figure | must | aim | met |",
-        "|---|---|---|---|---|---|---|",
+        "| what | ours | theirs | figure | must | aim | met | memory, MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         reason = row.get("left out") or row.get("failed")
         if reason:
-            lines.append(f"| {row['title']} | | | {reason} | | | |")
+            lines.append(f"| {row['title']} | | | {reason} | | | | |")
             continue
         ours = f"{short(row['ours'])} {row['unit']}"
         theirs = f"{row['against']}: {short(row['theirs'])} {row['unit']}" if "theirs" in row else ""
         low, high = (said(value, row).split(" ")[0] for value in row["figure quartiles"])
         figure = f"{said(row['figure'], row)} ({low} .. {high})"
         must, aim = ("" if row[goal] is None else said(row[goal], row, ",.6g") for goal in ("must", "aim"))
-        lines.append(f"| {row['title']} | {ours} | {theirs} | {figure} | {must} | {aim} | {row['met']} |")
+        memory = sizes(row["memory, MiB"])
+        lines.append(f"| {row['title']} | {ours} | {theirs} | {figure} | {must} | {aim} | {row['met']} | {memory} |")
     return "\n".join(lines)
 
 
 HEAD = (
     f"{'row':10} {'what':40} {'ours':>8} {'quartiles':>15} {'':4} {'theirs':>8} {'of':14}"
-    f" {'ratio':>8} {'quartiles':>15} {'must':>10} {'aim':>10} {'met':5} {'responder':9}"
+    f" {'ratio':>8} {'quartiles':>15} {'must':>10} {'aim':>10} {'met':5} {'responder':>9} {'memory, MiB':>11}"
 )
 
 
@@ -145,7 +151,8 @@ def text(line: Line) -> str:
     between = f"{ratio[1]}..{ratio[2]}" if ratio[1] else ""
     parts = [
         f"{start} {short(middle(samples.ours)):>8} {low + '..' + high:>15} {row.unit:4} {theirs:>8} {row.against:14}",
-        f"{ratio[0]:>8} {between:>15} {as_goal(row.must, row):>10} {as_goal(row.aim, row):>10} {line.met:5} {busy:>9}",
+        f"{ratio[0]:>8} {between:>15} {as_goal(row.must, row):>10} {as_goal(row.aim, row):>10} {line.met:5}",
+        f"{busy:>9} {sizes(samples.memory):>11}",
     ]
     return "\n".join([" ".join(parts).rstrip(), *(f"{'':10} ({note})" for note in samples.notes)])
 

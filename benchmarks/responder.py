@@ -1,9 +1,9 @@
-"""A server that sends prepared replies and is never the bottleneck: `python -m benchmarks.responder`.
+"""A server that sends prepared replies, usually faster than any client: `python -m benchmarks.responder`.
 
 It stands in for a meta server and up to 100 replica servers (127.0.0.1, 127.0.0.2, ... on one port) and answers every
 client alike, with header v0 or v1. Of a request it reads what it must: its length, its name, the table's id and the
 sequence id. Frames of one table and one RPC have one length here, so a run of equal ones is taken apart by one
-``iter_unpack`` and answered by one ``join``: about 0.3 us a request, a tenth of what the fastest client needs.
+``iter_unpack`` and answered by one ``join``: about 0.3 us a request, but 2 us if requests to many tables are mixed.
 
 The first line on stdout names the address of the meta server. Every line on stdin ("stats") is answered by one line of
 JSON: CPU seconds so far, and the requests counted by name, with which the benchmark checks that clients did what they

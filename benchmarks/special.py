@@ -6,13 +6,22 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.measure import ROOT, Bench, Samples, Side, microseconds, middle
+from benchmarks.memory import resident
 from benchmarks.payload import table_name
 
-IMPORT = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
+# The scripts print the milliseconds that they measure, and their resident memory.
+IMPORT = """
+import time
+began = time.process_time()
+{}
+took = time.process_time() - began
+from benchmarks.memory import resident
+print(took * 1e3, *resident())
+"""
 CONNECT = """
 import sys, time
 from pegasus_green import open_table
@@ -22,14 +31,15 @@ value = table.get(b"user0001", b"name")
 took = time.perf_counter() - began
 assert len(value) == 100, value
 table.client.close()
-print(took)
+from benchmarks.memory import resident
+print(took * 1e3, *resident())
 """
 MANY = 10_000
 AGE = 1_000_000
 
 
-def fresh(bench: Bench, *command: str) -> float:
-    """Run a fresh interpreter and return the number that it prints last."""
+def fresh(bench: Bench, *command: str) -> list[float]:
+    """Run a fresh interpreter and return the numbers that it prints."""
     # Byte code is written and read as for an installed package, but in another directory.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": bench.scratch.name}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -38,34 +48,42 @@ def fresh(bench: Bench, *command: str) -> float:
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["it failed without a word"])[-1])
-    return float(done.stdout.split()[-1])
+    return [float(number) for number in done.stdout.split()]
 
 
 def oneshot(bench: Bench, *command: str) -> float:
     """Run one measurement of ``benchmarks.oneshot``."""
-    return fresh(bench, "-m", "benchmarks.oneshot", *command)
+    return fresh(bench, "-m", "benchmarks.oneshot", *command)[0]
 
 
 def importing(ours: str) -> Callable[[Bench], Samples]:
     """Return a function that measures the CPU milliseconds of our import and of gevent's, each in a new process."""
 
     def measure(bench: Bench) -> Samples:
+        sides = [scripts(bench, IMPORT.format(line)) for line in (ours, "import gevent")]
         samples = Samples()
-        for number in range(bench.pairs + 1):
-            figures = [fresh(bench, "-c", IMPORT.format(line)) * 1e3 for line in (ours, "import gevent")]
-            if number:  # the first ones wrote the byte code
-                samples.ours.append(figures[0])
-                samples.theirs.append(figures[1])
+        for (mine, my_memory), (other, memory) in zip(*sides):
+            samples.ours.append(mine)
+            samples.theirs.append(other)
+            samples.memory = my_memory + memory
         return samples
 
     return measure
 
 
+def scripts(bench: Bench, code: str, *arguments: str) -> Iterator[tuple[float, list[float]]]:
+    """Run a script in a new process for each pair; yield its milliseconds and its resident memory."""
+    for number in range(bench.pairs + 1):
+        milliseconds, *memory = fresh(bench, "-c", code, *arguments)
+        if number:  # the first one may have compiled
+            yield milliseconds, memory
+
+
 def connecting(bench: Bench) -> Samples:
     """Measure the wall-clock milliseconds from connect() to the first value, in new processes."""
     url = f"pegasus://{bench.meta}/{table_name()}"
-    figures = [fresh(bench, "-c", CONNECT, url) * 1e3 for _ in range(bench.pairs + 1)]
-    return Samples(figures[1:])  # the first one may have compiled
+    figures, memory = zip(*scripts(bench, CONNECT, url))
+    return Samples([*figures], memory=memory[-1])
 
 
 def waiting(bench: Bench) -> Samples:
@@ -73,15 +91,15 @@ def waiting(bench: Bench) -> Samples:
     samples = Samples()
     for _ in range(min(bench.pairs, 5)):
         table = table_name(silent=True)
-        samples.ours.append(oneshot(bench, "waiting", "green", bench.meta, table, str(MANY)) / 1024)
-        samples.theirs.append(oneshot(bench, "waiting", "event", bench.meta, table, str(MANY)) / 1024)
+        samples.ours.append(oneshot(bench, "waiting", "green", bench.meta, table, str(MANY)))
+        samples.theirs.append(oneshot(bench, "waiting", "event", bench.meta, table, str(MANY)))
     return samples
 
 
 def idle(bench: Bench) -> Samples:
     """Measure KiB of each of 100 connections after replies of 1 MiB."""
     table = table_name(value=1024 * 1024, partitions=100, servers=100)
-    return Samples([oneshot(bench, "idle", bench.meta, table, "100") / 1024 for _ in range(min(bench.pairs, 5))])
+    return Samples([oneshot(bench, "idle", bench.meta, table, "100") for _ in range(min(bench.pairs, 5))])
 
 
 def peak(what: str) -> Any:
@@ -119,7 +137,8 @@ def aged(bench: Bench) -> Samples:
     old(AGE)
     after = rounds()
     notes = [f"the two processes differed by {before - 1:+.1%} before; taken out"]
-    return Samples([mine / before for mine, _ in after], [other for _, other in after], notes)
+    memory = [size for name in ("-old", "-young") for size in resident(bench.workers[f"green{name}"].process.pid)]
+    return Samples([mine / before for mine, _ in after], [other for _, other in after], notes, memory=memory)
 
 
 def latency(*, spin: bool) -> Any:
@@ -129,13 +148,14 @@ def latency(*, spin: bool) -> Any:
 
 def paced(bench: Bench, *, spin: bool) -> Samples:
     """Measure p99 with a timer of one millisecond, or with a loop that never sleeps."""
-    spec = {"callers": 64, "tables": [table_name()]}
+    spec: dict[str, Any] = {"callers": 64, "tables": [table_name()]}
     top = bench.open(Side("green", "get", 0, "top rate", 1, spec))
     top(6_400)
     blocks = [top(25_600) for _ in range(3)]
     rate = statistics.median(used["calls"] / used["wall"] for used in blocks) / 2
-    ours = bench.open(Side("green", "paced", 0, "paced", 1, {**spec, "rate": rate, "spin": spin}))
-    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, {**spec, "rate": rate, "spin": spin}))
+    spec |= {"rate": rate, "spin": spin}
+    ours = bench.open(Side("green", "paced", 0, "paced", 1, spec))
+    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, spec))
     samples = Samples()
     halves: dict[str, list[float]] = {"ours": [], "raw": []}
     seconds = 1.0 * bench.scale
@@ -166,4 +186,5 @@ def top_rate(bench: Bench) -> Samples:
         samples.ours.append(used["calls"] / used["wall"])
     samples.responder = middle(busy)
     samples.notes.append(f"best block {max(samples.ours):,.0f}/s")
+    samples.memory = bench.memory(side)
     return samples

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.measure import Process, Samples
+from benchmarks.measure import Bench, Process, Samples
+from benchmarks.memory import resident
 from benchmarks.payload import BATCHES, HASH_KEY, ROWS, table_name, value_of
 from benchmarks.report import Line, markdown, says_fraction
-from benchmarks.rows import ROWS_OF_TABLE, Row
+from benchmarks.rows import ROWS_OF_TABLE, Row, get, pair
 from pegasus_green.keys import encode_key
 from pegasus_green.protocol import meta, rpc, rrdb
 from pegasus_green.protocol.framing import encode_request, parse_reply
@@ -152,10 +153,34 @@ def test_verdicts_compare_figures_with_goals(changes, ours, theirs, met):
 @pytest.mark.parametrize(("goals", "cells"), [((1.0, None), "1 x |  | must"), ((None, None), " |  | ")])
 def test_the_table_has_rows_without_an_aim(goals, cells):
     must, aim = goals
-    line = Line(row(must=must, aim=aim), Samples([4.0, 4.0], [4.0, 4.0]))
+    line = Line(row(must=must, aim=aim), Samples([4.0, 4.0], [4.0, 4.0], memory=[24.04, 131.0]))
     machine = {"cpu": "c", "cores": 2, "system": "s", "load before": "0"}
     result = {"date": "2026-11-28", "machine": machine, "versions": {}, "pairs": 2, "rows": [line.plain()]}
-    assert markdown(result).endswith(f"| t | 4.00 us | x: 4.00 us | 1.00 x (1.00 .. 1.00) | {cells} |")
+    assert markdown(result).endswith(f"| t | 4.00 us | x: 4.00 us | 1.00 x (1.00 .. 1.00) | {cells} | 24.0 / 131 |")
+
+
+def test_the_resident_memory_grows_with_the_pages_that_are_written():
+    before = resident()
+    block = bytearray(b"x") * (64 * 2**20)
+    grown = [after - size for after, size in zip(resident(), before)]
+    assert len(block) == 64 * 2**20
+    assert all(60 <= size <= 70 for size in grown)
+    assert len(grown) == (sys.platform == "linux")
+
+
+def test_each_side_of_a_row_has_a_process_of_its_own_for_its_memory():
+    bench = Bench({}, pairs=1, scale=0.01)
+    try:
+        many, few = get(2000, 1), get(1, 1)
+        samples = pair(many, few)(bench)
+        more, less = samples.memory
+        # 8 KiB for each waiting caller; the workers of the times have the callers of both sides.
+        assert more - less > 2000 * 6 / 1024
+        assert [*bench.workers] == ["green"]
+        bench.sizes[repr(few)] = [1.0]
+        assert bench.memory(few) == [1.0]
+    finally:
+        bench.close()
 
 
 def test_a_goal_without_figures_is_not_met():
@@ -179,11 +204,17 @@ def test_the_documents_name_rows_that_exist():
 
 
 def test_the_documents_show_the_latest_figures():
-    """Both are updated after a run of the benchmark."""
+    """They are updated after a run of the benchmark."""
     latest = json.loads((ROOT / "benchmarks" / "results" / "latest.json").read_text())
     assert markdown(latest) in (ROOT / "docs" / "performance.md").read_text()
     readme = " ".join((ROOT / "README.md").read_text().split())
     rows = {row["row"]: row for row in latest["rows"]}
+    lines = (ROOT / "docs" / "performance.md").read_text().partition("## The official clients")[2].splitlines()
+    shown = dict(line.split(" | ")[:2] for line in lines if line.endswith(" x |"))
+    of_base = [row for row in latest["rows"] if row.get("against") == "8b3ce43" and row["aim"] is not None]
+    figures = {f"| {row['title']}": f"{row['figure']:.2f} x" for row in of_base}
+    assert len(shown) == 6
+    assert shown.items() <= figures.items()
     judged = [row for row in latest["rows"] if row.get("must") is not None]
     met = sum(row["met"] != "NO" for row in judged)
     assert f"On {latest['date'][:10]}, " in readme

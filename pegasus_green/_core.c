@@ -164,9 +164,9 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
 
 /* Names of attributes and methods that each call uses. */
 #define NAMES(X) \
-    X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(header_part) X(ids) X(interrupted) X(late) X(peer) \
-    X(gr_context) X(loop) X(outcomes) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) X(targets) \
-    X(wake_at) X(way)
+    X(abandon) X(bytes_received) X(bytes_sent) X(connection) X(finished) X(header_part) X(ids) X(interrupted) X(late) \
+    X(peer) X(gr_context) X(loop) X(outcomes) X(pending) X(primary) X(received) X(ref) X(shape) X(switch) X(table) \
+    X(targets) X(wake_at) X(way)
 #define NAME_ONE(name) static PyObject *name_##name;
 #define FILL_ONE(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
 NAMES(NAME_ONE)
@@ -188,6 +188,7 @@ static Raised put_aside(void) {
     Raised error;
     PyErr_Fetch(&error.type, &error.value, &error.traceback);
     PyErr_NormalizeException(&error.type, &error.value, &error.traceback);
+    if (error.traceback != NULL) PyException_SetTraceback(error.value, error.traceback);
     return error;
 }
 static void forget(Raised *error) { RELEASE(error->type, error->value, error->traceback); }
@@ -497,11 +498,9 @@ static PyObject *books_arrived(Books *self, PyObject *unused) {
     clean_up(self, name_interrupted, NULL, NULL);
     return NULL;
 }
-
 static PyObject *books_flush(Books *self, PyObject *unused) { return flush(self) < 0 ? NULL : Py_NewRef(Py_None); }
 
 /* ----------------------------------------------------------------------------------------------------- one call */
-
 /* One call in progress. lane (facts of a table), way (current facts of the client) and shape (facts of an RPC) are
  * tuples from dispatcher.py and framing.py. */
 typedef struct {
@@ -513,12 +512,11 @@ typedef struct {
     int expire, observed, milliseconds;
 } Call;
 enum { DISPATCHER, CLUSTER, ROUTES, TABLE, HISTOGRAM, GET, PUT, LARGEST_PUT };
-enum { HUB, SCOPES, SECONDS, MILLISECONDS, REPEATS, STARTED, FINISHED };
+enum { HUB, SCOPES, SECONDS, MILLISECONDS, REPEATS, STARTED };
 enum { RPC, LABEL, HEAD, OK_HEAD, BODY_BASE, BODY_OFFSET, REPEATABLE };
 enum { BODY_LENGTH = 12, GPID = 16, TIMEOUT = 33, HASH = 40, GPID_SIZE = 17 };
 #define PART(of, which) PyTuple_GetItem(call->of, which)
 #define NUMBER(of, which) PyLong_AsSsize_t(PART(of, which))
-
 static void count_latency(PyObject *histogram, double seconds) {
     int bucket;
     PyObject *key = (frexp(seconds, &bucket), PyLong_FromLong(bucket));
@@ -563,20 +561,24 @@ static int told(Call *call, const char *event, PyObject *returned) {
     return done(returned);
 }
 
-/* Call the listeners at the end of a call; outcome NULL: the raised exception ended it. */
-static int tell_end(Call *call, PyObject *outcome) {
+/* Call the current listeners at the end of a successful call. */
+static int tell_end(Call *call) {
+    PyObject *finished = PyObject_GetAttr(PART(lane, CLUSTER), name_finished), *attempts = PyLong_FromLong(1);
+    PyObject *server = PyObject_GetAttr(call->route, name_primary);
+    PyObject *seconds = PyFloat_FromDouble(call->books->heard - call->now);
+    int failed = finished == NULL || attempts == NULL || server == NULL || seconds == NULL ? -1
+                 : told(call, "call_finished", PyObject_CallFunctionObjArgs(
+                       finished, PART(lane, TABLE), PART(shape, LABEL), seconds, Py_None, attempts, Py_False, server,
+                       NULL));
+    return RELEASE(finished, attempts, server, seconds), failed;
+}
+
+/* Pass the exception that ended a call to Python, which calls the listeners and raises it again; return -1. */
+static int fail(Call *call) {
     Raised error = put_aside();
-    PyObject *seconds = PyFloat_FromDouble((outcome == NULL ? monotonic() : call->books->heard) - call->now);
-    PyObject *attempts = PyLong_FromLong(1), *server = PyObject_GetAttr(call->route, name_primary);
-    int failed = seconds == NULL || attempts == NULL || server == NULL ||
-                 told(call, "call_finished", PyObject_CallFunctionObjArgs(
-                     PART(way, FINISHED), PART(lane, TABLE), PART(shape, LABEL), seconds,
-                     outcome == NULL ? error.value : Py_None, attempts, Py_False, server, NULL)) < 0;
-    RELEASE(seconds, attempts, server);
-    /* The newest exception is passed on. */
-    if (failed || outcome != NULL) forget(&error);
-    else PyErr_Restore(error.type, error.value, error.traceback);
-    return failed;
+    int failed = done(PyObject_CallMethod(PART(lane, DISPATCHER), "fail", "OdOO", PART(shape, RPC), call->now,
+                                          error.value, call->route));
+    return forget(&error), failed;
 }
 
 /* Continue in Python with an unusual outcome; None: nothing was sent. */
@@ -601,7 +603,8 @@ static int post(Call *call, PyObject *taker, PyObject *movable) {
     /* The loop references the connection until it is closed, so the collector need not track this entry. */
     if (entry != NULL) PyObject_GC_UnTrack(entry);
     int posted = entry != NULL && PyDict_SetItem(books->pending, call->seqid, entry) == 0 &&
-                 send_one(books, call->seqid, frame) == 0 && watch(books, call->deadline, call->now) == 0;
+                 send_one(books, call->seqid, frame) == 0 &&
+                 watch(books, call->deadline, call->observed ? monotonic() : call->now) == 0;
     if (!posted && entry != NULL) clean_up(books, name_abandon, call->seqid, taker);
     return RELEASE(frame, entry), posted ? 0 : -1;
 }
@@ -637,7 +640,7 @@ static PyObject *send_and_wait(Call *call) {
         Py_DECREF(first);
     } else {
         if (outcome != NULL) count_latency(PART(lane, HISTOGRAM), call->books->heard - call->now);
-        if (call->observed && tell_end(call, outcome) < 0) Py_CLEAR(outcome);
+        if (call->observed && (outcome == NULL ? fail(call) : tell_end(call)) < 0) Py_CLEAR(outcome);
     }
     return RELEASE(call->seqid, (PyObject *)slot), outcome;
 }
@@ -695,7 +698,6 @@ static int has_fields(const unsigned char *at, const unsigned char *end, const c
 
 /* The fields of a reply: status, value, app_id, partition_index, server; those of a put have a decree and no value. */
 static const char GET_FIELDS[] = "\x08\1\x0c\2\x08\3\x08\4\x0b\6", PUT_FIELDS[] = "\x08\1\x08\2\x08\3\x0a\4\x0b\5";
-
 /* Return the value; None for a put or an absent record; (frame,) if another decoder must read it. */
 static PyObject *read_reply(PyObject *frame, const char *fields, Py_ssize_t offset) {
     const unsigned char *at = PyBytes_CheckExact(frame) ? raw(frame) + offset : NULL;
@@ -738,7 +740,6 @@ static PyMethodDef books_methods[] = {
     {"deliver", METHOD(books_deliver), METH_VARARGS, "deliver(frames, pending): deliver replies, in the hub"},
     {NULL, NULL, 0, NULL},
 };
-
 #define BOOKS(kind, name) {#name, kind, offsetof(Books, name), 0, NULL}
 #define REFERENCE(name) BOOKS(T_OBJECT_EX, name),
 static PyMemberDef books_members[] = {
@@ -791,7 +792,6 @@ static int prepare(PyObject *module) {
     if (slot_type == NULL || books_type == NULL) return -1;
     return PyObject_SetAttrString(module, "Books", (PyObject *)books_type);
 }
-
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)prepare}, {0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "pegasus_green._core", "The compiled core.", 0, functions, slots, NULL, NULL, NULL,

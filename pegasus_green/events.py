@@ -22,8 +22,9 @@ class Listener:
     The client calls a listener in the greenlet in which the event happens, and waits until the method returns. Events
     of connections and routes, and the end of a call that an ``*_async`` verb started, can happen in the event loop. So
     a listener must never block. If a signal handler or a finalizer makes a call, a method can run inside another one of
-    the same thread. So a lock that the methods take must be reentrant. If a listener raises, the client logs the
-    exception once for each event and listener. The exception does not affect the call.
+    the same thread. So a lock that the methods take must be reentrant. If a listener raises an Exception, the client
+    logs it once for each event and listener, and the call continues. Any other exception ends the call, for example a
+    KeyboardInterrupt.
 
     ``operation`` is the request's short name in Pegasus: "get", "put" for a set, "scan" for each batch of a scan.
 
@@ -197,8 +198,8 @@ class Listeners:
         for take in self._takers[event]:
             try:
                 take(*details)
-            except Exception:
-                self.complain(event, take)
+            except Exception as error:
+                self.complain(event, take, error)
 
     @property
     def behind(self) -> bool:
@@ -248,13 +249,13 @@ class Listeners:
                 return
             self.emit(event, connection.address, connection.reason)
 
-    def complain(self, event: str, take: Callable[..., object]) -> None:
+    def complain(self, event: str, take: Callable[..., object], error: Exception) -> None:
         """Log the exception of a listener, the first time it fails at an event."""
         who = _owner(take)
         if (event, id(who)) not in self._complained:
             self._complained[event, id(who)] = who
             try:
-                _log.exception("listener %r failed in %s; further failures are not logged", who, event)
+                _log.error("listener %r failed in %s; further failures are not logged", who, event, exc_info=error)
             except Exception:
                 # A log handler that waits raises in the event loop. This must not affect the call either.
                 return

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from math import frexp
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 from gevent._hub_local import get_hub_if_exists
@@ -238,8 +238,8 @@ class Cluster:
         self.way = None
         self.open_hub = None if special else self.hub
         if self.open_hub is not None:
-            events = (self.started, self.finished) if self.observed else (None, None)
-            self.way = (self.open_hub, self.scopes, self.timeout, self.milliseconds, self.repeats, *events)
+            started = self.started if self.observed else None
+            self.way = self.open_hub, self.scopes, self.timeout, self.milliseconds, self.repeats, started
         # Last, because another thread can begin to drain the client during these steps.
         if self.pool.draining:
             self.way = self.open_hub = None
@@ -538,8 +538,8 @@ class Dispatcher:
         cluster = self.cluster
         try:
             cluster.started(self.routes.name, rpc.label)
-        except Exception:
-            cluster.listeners.complain("call_started", cluster.started)
+        except Exception as error:
+            cluster.listeners.complain("call_started", cluster.started, error)
 
     def _finished(
         self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
@@ -548,16 +548,20 @@ class Dispatcher:
         cluster = self.cluster
         try:
             cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
-        except Exception:
-            cluster.listeners.complain("call_finished", cluster.finished)
+        except Exception as failure:
+            cluster.listeners.complain("call_finished", cluster.finished, failure)
 
     def complain(self, event: str, error: Exception) -> None:
         """Log an exception that a listener raised in the compiled core."""
-        cluster = self.cluster
+        self.cluster.listeners.complain(event, getattr(self.cluster, event.removeprefix("call_")), error)
+
+    def fail(self, rpc: Rpc, began: float, error: BaseException, route: Route) -> NoReturn:
+        """Call the listeners after an exception that ended a call of the compiled core, and raise it again."""
         try:
             raise error
-        except Exception:
-            cluster.listeners.complain(event, cluster.started if event == "call_started" else cluster.finished)
+        except BaseException:
+            self._finished(rpc, monotonic() - began, error, 1, False, route.primary)
+            raise
         finally:
             del error  # see call
 

@@ -49,7 +49,7 @@ def call(  # noqa: PLR0915 - the path of nearly every call, inlined
     way, table = cluster.way, routes.table
     if way is None or table is None or not _page[0]:
         return NotImplemented
-    hub, scopes, seconds, milliseconds, repeats, started, _ = way
+    hub, scopes, seconds, milliseconds, repeats, started = way
     caller: Any = getcurrent()
     if scopes or started is not None or caller.parent is not hub:
         return NotImplemented

@@ -217,7 +217,7 @@ class SingleOperations(TableBase[V]):
             hash_key, sort_key = key_pair(hash_key, sort_key)
         if type(value) is not bytes or self.codec is not None:
             value = self._value(value)
-        expires = expire_ts(ttl) if ttl else 0
+        expires = 0 if ttl is None else expire_ts(ttl)
         lane = self._lane
         if lane and timeout is None and info is None and retry is DEFAULT:
             done = _put(lane, hash_key, sort_key, value, expires)

@@ -15,10 +15,19 @@ from typing import Any, NamedTuple
 import gevent
 import pytest
 
-from pegasus_green import Client, HedgePolicy, MetaUnreachable, PegasusError, RequestTimeout, Table, accelerated
+from pegasus_green import (
+    Client,
+    HedgePolicy,
+    Listener,
+    MetaUnreachable,
+    PegasusError,
+    RequestTimeout,
+    Table,
+    accelerated,
+)
 from pegasus_green.onebox import Onebox
 from pegasus_green.transport.connection import Connection
-from tests.faults.interruptions import Interrupted, Interruption
+from tests.faults.interruptions import PACKAGE, Interrupted, Interruption
 from tests.faults.tools import at_rest
 
 pytestmark = [
@@ -54,6 +63,7 @@ class Verb(NamedTuple):
         fresh: Whether it is the first call of a client.
         prepare: Called before each run.
         hedged: Whether reads go to secondaries, too.
+        observed: Whether a listener observes the calls; it is interrupted, too.
     """
 
     run: Callable[[Client], Any]
@@ -62,6 +72,20 @@ class Verb(NamedTuple):
     fresh: bool = False
     prepare: Callable[[Client], object] = lambda _client: None
     hedged: bool = False
+    observed: bool = False
+
+
+class Observer(Listener):
+    """Takes some steps at each event of a call."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def call_started(self, *_details: Any) -> None:
+        self.open = self.open + 1
+
+    def call_finished(self, *_details: Any) -> None:
+        self.open = self.open - 1
 
 
 def table_of(client: Client) -> Table[bytes]:
@@ -108,6 +132,12 @@ VERBS = {
     "set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
     "usual_get": Verb(usual_get, value_of(KEYS[7])),
     "usual_set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7])), None),
+    "observed_get": Verb(usual_get, value_of(KEYS[7]), observed=True),
+    "observed_set": Verb(
+        lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7])),
+        None,
+        observed=True,
+    ),
     "get_many": Verb(
         lambda client: table_of(client).get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]
     ),
@@ -158,7 +188,7 @@ PLACES = [
 ]
 # The core leaves little or no Python code of these verbs to the hub. The run without the core interrupts them there.
 USUAL = ("usual_get", "usual_set")
-IN_CORE = (*USUAL, "get", "set", "scan", "list_tables", "set_envs")
+IN_CORE = (*USUAL, "observed_get", "observed_set", "get", "set", "scan", "list_tables", "set_envs")
 BOTH_MODES = {*((verb, "hub") for verb in IN_CORE), *((verb, "caller") for verb in USUAL)}
 # Outcomes are handed over in the hub: there they are interrupted twice, too.
 CASES = [
@@ -213,7 +243,8 @@ class Trial:
         self.kind = kind
         self.monkeypatch = pytest.MonkeyPatch()
         self.wrong: list[object] = []
-        self.interruption = Interruption(n, self._act, place=place, opcodes=True)
+        files = (PACKAGE, __file__) if self.verb.observed else (PACKAGE,)
+        self.interruption = Interruption(n, self._act, place=place, opcodes=True, files=files)
 
     def _act(self) -> None:
         if self.kind == "interrupt":
@@ -244,6 +275,8 @@ class Trial:
             late = isinstance(error, (RequestTimeout, MetaUnreachable)) and self.kind != "twice"
             if self.kind == "nested" or late:
                 self.wrong.append(("verb", error.with_traceback(None)))
+        except BaseException as error:
+            self.wrong.append(("verb", error.with_traceback(None)))
 
     def _bystander(self) -> None:
         for key in KEYS[:3]:
@@ -296,7 +329,10 @@ class Points:
     def _client(self) -> Client:
         hedge = HedgePolicy(delay=HEDGE_AFTER, max_ratio=1.0) if VERBS[self.verb].hedged else None
         # Repeated queries do not have to wait.
-        return Client(self.metas, timeout=3.0, refresh_interval=0.001, refresh_period=0.0, hedge=hedge)
+        client = Client(self.metas, timeout=3.0, refresh_interval=0.001, refresh_period=0.0, hedge=hedge)
+        if VERBS[self.verb].observed:
+            client.add_listener(Observer())
+        return client
 
     def _trial(self, client: Client, n: int) -> int:
         if not VERBS[self.verb].fresh:

@@ -395,7 +395,7 @@ def test_touch_refuses_an_empty_hash_key(client: Client, table: Table) -> None:
     refused(client, lambda: table.touch("", "s", 9), "hash_key must not be empty")
 
 
-@pytest.mark.parametrize("ttl", [-1, -0.001, -math.inf, math.nan, 2**31, "60"])
+@pytest.mark.parametrize("ttl", [-1, -0.001, -math.inf, math.nan, 2**31, "60", "", []])
 def test_bad_ttls_are_not_sent(client: Client, table: Table, ttl: Any) -> None:
     refused(client, lambda: table.set("h", "s", "v", ttl=ttl), "ttl")
     refused(client, lambda: table.incr("h", "s", ttl=ttl), "ttl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .mutation import Mutation
 
+LISTENERS = "tests/integration/test_listener_errors.py"
 HOSTILE = "tests/transport/test_hostile.py"
 RETRY = "tests/transport/test_retry.py"
 SHUTDOWN = "tests/transport/test_shutdown.py"
@@ -19,6 +20,58 @@ def core(name: str, rule: str, old: str, new: str, *tests: str) -> Mutation:
 
 
 CORE = (
+    core(
+        "listener-that-is-interrupted",
+        "an exception that interrupts a listener ends the call",
+        "(outcome == NULL ? fail(call) : tell_end(call)) < 0",
+        "(outcome == NULL ? fail(call) : tell_end(call)) > 0",
+        LISTENERS,
+        "-k",
+        "what_interrupts",
+    ),
+    core(
+        "listener-hears-of-an-interruption",
+        "listeners hear of the end of an interrupted call",
+        "(outcome == NULL ? fail(call) : tell_end(call)) < 0",
+        "outcome != NULL && tell_end(call) < 0",
+        LISTENERS,
+        "-k",
+        "interrupted_call",
+    ),
+    core(
+        "listener-fails-visibly",
+        "the log line of a failing listener has its traceback",
+        "    if (error.traceback != NULL) PyException_SetTraceback(error.value, error.traceback);\n",
+        "",
+        LISTENERS,
+        "-k",
+        "log_line",
+    ),
+    core(
+        "listener-takes-time",
+        "a slow listener does not delay the deadline of its call",
+        "call->observed ? monotonic() : call->now",
+        "call->now",
+        LISTENERS,
+        "-k",
+        "slow",
+    ),
+    core(
+        "listener-of-now",
+        "the listeners at the end of a call hear of it",
+        "PyObject_GetAttr(PART(lane, CLUSTER), name_finished)",
+        "Py_NewRef(PART(way, STARTED))",
+        LISTENERS,
+    ),
+    core(
+        "listener-logs-exceptions-only",
+        "only an Exception of a listener is logged and dropped",
+        "returned == NULL && PyErr_ExceptionMatches(PyExc_Exception)",
+        "returned == NULL",
+        LISTENERS,
+        "-k",
+        "what_interrupts",
+    ),
     core(
         "early-outcome",
         "an outcome that comes before its call waits is kept",

@@ -42,6 +42,14 @@ USUAL_CALLS = (
         ("tests/integration/test_observability.py",),
     ),
     Mutation(
+        "6-ttl-of-a-set",
+        "a TTL that is empty, but no number, is refused",
+        "operations/single.py",
+        "expires = 0 if ttl is None else expire_ts(ttl)",
+        "expires = expire_ts(ttl) if ttl else 0",
+        ("tests/integration/test_single.py", "-k", "bad_ttls"),
+    ),
+    Mutation(
         "3-usual-call-of-another-greenlet",
         "a greenlet that the hub does not serve waits in another way",
         USUAL,

@@ -134,5 +134,5 @@ dist-native: install ## wheel with the compiled core for this platform and Pytho
 	@ls -l dist
 
 clean: ## remove everything that these commands create
-	rm -rf site .venv .venv-peer .venv-bench .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf site .venv .venv-peer .venv-bench .bench-base .venv-contrib-* .lanes build dist *.egg-info pegasus_green/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

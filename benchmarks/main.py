@@ -52,8 +52,10 @@ def measure(bench: Bench, row: Row) -> Line:
         return Line(row, row.measure(bench))
     except LeftOut as reason:
         return Line(row, Samples(), str(reason), left_out=True)
-    except (RuntimeError, AttributeError, subprocess.SubprocessError) as error:
-        return Line(row, Samples(), f"{error}")
+    except Exception as error:
+        # A worker may have ended, or may still be at work.
+        bench.end_workers()
+        return Line(row, Samples(), f"{type(error).__name__}: {error}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     wants_redis = any(row.key.startswith("redis") for row in options.rows)
     whole = not options.quick and not options.only
-    python_of: dict[str, str | LeftOut] = {"pypegasus": peers.pypegasus(), "base": peers.baseline()}
+    needs_base = any("base" in row.key or row.key.startswith("pure") for row in options.rows)
+    python_of: dict[str, str | LeftOut] = {"pypegasus": peers.pypegasus()}
+    python_of["base"] = peers.baseline() if needs_base else LeftOut("not asked for")
     bench_python = peers.bench_python() if wants_redis or whole else LeftOut("not asked for")
     python_of["redis"] = bench_python if wants_redis else LeftOut("not asked for")
     machine = peers.machine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -123,7 +124,8 @@ class Process:
 
     def end(self) -> None:
         """Close its stdin, which ends the process. Kill it if it does not end."""
-        self.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -152,10 +154,14 @@ class Bench:
         self.redis_port: int | None = None
         self.sizes: dict[str, list[float]] = {}
 
+    def end_workers(self) -> None:
+        """End all workers; the next row starts new ones."""
+        while self.workers:
+            self.workers.popitem()[1].end()
+
     def close(self) -> None:
         """End all processes that were started."""
-        for worker in self.workers.values():
-            worker.end()
+        self.end_workers()
         self.responder.end()
         self.scratch.cleanup()
 

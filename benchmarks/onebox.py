@@ -15,14 +15,12 @@ from pegasus_green.onebox import OneboxProcess
 
 CALLERS = 64
 GETS, KEYS, SCANNED, SCANS = 12_800, 200, 10_000, 4
-# Ticks of the CPU times in /proc, in seconds.
-TICK = 0.01
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds that a process has used, on Linux."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK
+    """Return the CPU seconds that the threads of a process have used, on Linux."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) * 1e-9
 
 
 def _gets(table: Table[bytes], calls: int) -> int:

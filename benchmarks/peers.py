@@ -42,11 +42,12 @@ BASELINE = "8b3ce43"
 def baseline() -> str | LeftOut:
     """Return a source tree of the commit BASELINE, or why there is none."""
     tree = ROOT / ".bench-base"
-    if not (tree / "pegasus_green").is_dir():
-        command = ["git", "worktree", "add", "--force", "--detach", str(tree), BASELINE]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return LeftOut(f"no commit {BASELINE} here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    command = ["git", "worktree", "add", "--force", "--detach", str(tree), BASELINE]
+    if (tree / "pegasus_green").is_dir():
+        command = ["git", "-C", str(tree), "checkout", "--quiet", "--detach", BASELINE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return LeftOut(f"no commit {BASELINE} here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return str(tree)
 
 

@@ -93,10 +93,9 @@ class Line:
 
 def said(value: float, row: dict[str, Any], form: str = "") -> str:
     """Return a goal or a figure of a JSON row as text with its unit."""
-    number = (lambda plain: format(plain, form)) if form else short
-    if row["judged"] != "ratio":
-        return f"{number(value)} {row['unit']}"
-    return f"1/{number(1 / value)}" if says_fraction(row["must"], value) else f"{number(value)} x"
+    if row["judged"] == "ratio" and says_fraction(row["must"], value):
+        return f"1/{1 / value:.3g}" if form else f"1/{short(1 / value)}"
+    return f"{format(value, form) if form else short(value)} {'x' if row['judged'] == 'ratio' else row['unit']}"
 
 
 def sizes(memory: list[float]) -> str:

@@ -198,7 +198,7 @@ ROWS_OF_TABLE = (
     scanning("hash_scan", "scan of a hash key, a row", quick=False),
     Row(
         "multiget",
-        "multi_get, a row",
+        "multi_get of 1,000 rows, a row",
         "pypegasus3",
         "us",
         1 / 5,

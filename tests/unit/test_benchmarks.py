@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import sys
+import time
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 
+from benchmarks.main import measure
 from benchmarks.measure import Bench, Process, Samples
 from benchmarks.memory import resident
+from benchmarks.onebox import cpu_seconds
+from benchmarks.pacing import pace_callers, pace_socket
 from benchmarks.payload import BATCHES, HASH_KEY, ROWS, table_name, value_of
 from benchmarks.report import Line, markdown, says_fraction
 from benchmarks.rows import ROWS_OF_TABLE, Row, get, pair
@@ -183,6 +190,74 @@ def test_each_side_of_a_row_has_a_process_of_its_own_for_its_memory():
         bench.close()
 
 
+def test_a_row_fails_alone_if_its_worker_dies():
+    bench = Bench({}, pairs=1, scale=0.01)
+    four, eight = get(4, 400), get(8, 400)
+    try:
+        bench.open(four)
+        bench.workers["green"].process.kill()
+        failed = measure(bench, row(measure=pair(four, eight)))
+        assert failed.failed
+        assert not failed.left_out
+        assert len(measure(bench, row(measure=pair(four, eight))).samples.ours) == 1
+    finally:
+        bench.close()
+
+
+def test_the_cpu_time_of_another_process_is_exact():
+    before, began = cpu_seconds(os.getpid()), time.process_time()
+    while time.process_time() - began < 0.003:
+        pass
+    assert cpu_seconds(os.getpid()) - before == pytest.approx(time.process_time() - began, abs=0.001)
+
+
+class Echo:
+    """A socket that takes longer to send than the schedule allows, and answers each byte with one byte."""
+
+    def __init__(self, pause):
+        self.pause, self.here, self.steps, self.size = pause, Event(), [], 0
+
+    def sendall(self, data):
+        self.steps.append("send")
+        until = time.perf_counter() + self.pause
+        while time.perf_counter() < until:
+            pass
+        self.size += len(data)
+        self.here.set()
+
+    def recv(self, _size):
+        self.here.wait()
+        self.here.clear()
+        self.steps.append("recv")
+        size, self.size = self.size, 0
+        return b"x" * size
+
+
+@pytest.mark.parametrize("spin", [False, True])
+def test_a_raw_socket_that_falls_behind_its_schedule_still_reads(spin):
+    sock = Echo(0.002)
+    used = pace_socket(sock, [b"x"], 1, 1000, 30, spin=spin)
+    assert used["calls"] == 30
+    assert sock.steps == ["send", "recv"] * (len(sock.steps) // 2)
+    assert len(sock.steps) >= 10
+
+
+def test_an_error_of_a_scheduled_call_ends_the_block():
+    def call(number):
+        if number == 3:
+            raise ZeroDivisionError
+
+    with gevent.Timeout(10), pytest.raises(ZeroDivisionError):
+        pace_callers(call, 4, 1000, 1_000_000, spin=False)
+
+    class HungUp(Echo):
+        def recv(self, _size):
+            return b""
+
+    with gevent.Timeout(10), pytest.raises(ConnectionError):
+        pace_socket(HungUp(0.0), [b"x"], 1, 1000, 1_000_000, spin=False)
+
+
 def test_a_goal_without_figures_is_not_met():
     assert Line(row(), Samples(), "no peer", left_out=True).met == ""
 
@@ -209,7 +284,7 @@ def test_the_documents_show_the_latest_figures():
     assert markdown(latest) in (ROOT / "docs" / "performance.md").read_text()
     readme = " ".join((ROOT / "README.md").read_text().split())
     rows = {row["row"]: row for row in latest["rows"]}
-    lines = (ROOT / "docs" / "performance.md").read_text().partition("## The official clients")[2].splitlines()
+    lines = (ROOT / "docs" / "performance.md").read_text().partition("## The official clients\n")[2].splitlines()
     shown = dict(line.split(" | ")[:2] for line in lines if line.endswith(" x |"))
     of_base = [row for row in latest["rows"] if row.get("against") == "8b3ce43" and row["aim"] is not None]
     figures = {f"| {row['title']}": f"{row['figure']:.2f} x" for row in of_base}

@@ -142,7 +142,7 @@ static PyObject *core_cut_rows(PyObject *self, PyObject *args) {
         if (skip < 0) middle = start + 2 + (data[start] << 8 | data[start + 1]);
         if (middle > stop || !field_is(data + stop, 12, 2)) return PyLong_FromLong(-1);
         Py_ssize_t value = stop + 7, length = read_u32(data + stop + 3);
-        if (length > end - value) return PyLong_FromLong(-1);
+        if (length < 0 || length > end - value) return PyLong_FromLong(-1);
         pos = value + length;
         if (expiry && (end - pos < 7 || !field_is(data + pos, 8, 3))) return PyLong_FromLong(-1);
         PyObject *made = PyTuple_New((skip < 0) + 2 + expiry);
@@ -350,8 +350,8 @@ static int flush(Books *self) {
     if (sent >= 0 && sent < size) {
         int collects = PyGC_Disable(); /* a finalizer could make a call, which would find these frames unsent */
         PyObject *frames = PyDict_Copy(self->_out), *before = self->_leaving;
-        PyObject *noted = self->_leaving = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
-        Py_XDECREF(before);
+        PyObject *noted = frames == NULL ? NULL : Py_BuildValue("(N[O][n])", frames, data, sent);
+        if (noted != NULL) self->_leaving = noted, RELEASE(before);
         if (collects) PyGC_Enable();
         if (noted == NULL) clean_up(self, name_interrupted, NULL, NULL);
     }
@@ -363,10 +363,10 @@ static int flush(Books *self) {
     return self->_crowded ? otherwise(self, "_make_room") : 0;
 }
 
-/* Make the hub flush after it has read the sockets that are ready now. */
+/* Make the hub flush after it has read the sockets that are ready now. Some event loops run Python for `pending`. */
 static int flush_soon(Books *self) {
     PyObject *due = IS_SET(self->_flush_callback) ? PyObject_GetAttr(self->_flush_callback, name_pending) : NULL;
-    return RELEASE(due), due == Py_True ? 0 : otherwise(self, "_flush_soon");
+    return RELEASE(due), PyErr_Occurred() ? -1 : due == Py_True ? 0 : otherwise(self, "_flush_soon");
 }
 
 /* Send a frame now if nothing else is in progress; otherwise collect it. */
@@ -526,7 +526,7 @@ static void count_latency(PyObject *histogram, double seconds) {
 static PyObject *next_id(Books *books) {
     PyObject *ids = PyObject_GetAttr(books->session, name_ids), *seqid = ids == NULL ? NULL : PyIter_Next(ids);
     Py_XDECREF(ids);
-    if (seqid != NULL && PyLong_AsLong(seqid) <= 0x7FFFFFFF && !PyDict_Contains(books->pending, seqid)) return seqid;
+    if (seqid != NULL && PyLong_AsLongLong(seqid) <= 0x7FFFFFFF && !PyDict_Contains(books->pending, seqid)) return seqid;
     Py_XDECREF(seqid);
     return PyErr_Occurred() ? NULL : PyObject_CallMethod(books->session, "free_id", NULL);
 }
@@ -687,7 +687,7 @@ static int has_fields(const unsigned char *at, const unsigned char *end, const c
     for (; *fields; fields += 2) {
         if (end - at < 9 || !field_is(at, (unsigned char)fields[0], (unsigned char)fields[1])) return 0;
         Py_ssize_t size = fields[0] == 8 ? 4 : fields[0] == 10 ? 8 : 4 + (Py_ssize_t)read_u32(at + 3);
-        if (size > end - at - 5) return 0;
+        if (size < 4 || size > end - at - 5) return 0;
         /* Text that is not ASCII may be invalid. */
         for (Py_ssize_t letter = 4; fields[0] == 11 && letter < size; letter++)
             if (at[3 + letter] > 0x7F) return 0;

@@ -22,6 +22,8 @@ DEFAULT_META_PORT = 34601
 # Larger timeouts count as this one.
 MAX_TIMEOUT = 86400.0
 MAX_AUTH_TIMEOUT = 10.0
+# Sequence ids and lengths of frames have 31 bits.
+MAX_I32 = 2**31 - 1
 # Requests per second. No client sends more.
 MAX_RATE = 1_000_000
 
@@ -126,9 +128,10 @@ class ClientOptions:
         path_timeout: The kernel ends a connection if the peer acknowledges neither requests nor keep-alive probes for
             this long; at least 3. A slow answer does not end it. None: the settings of the system.
         retry: Retry policy; None never repeats a request.
-        max_in_flight: Maximum number of requests that wait for a reply on one connection; further callers wait.
+        max_in_flight: Maximum number of requests that wait for a reply on one connection; further callers wait. At most
+            2147483647.
         max_queued_bytes: Maximum number of bytes that wait to be sent on one connection; further callers wait.
-        max_frame: Largest reply; a larger one ends the connection.
+        max_frame: Largest reply, at most 2147483647; a larger one ends the connection.
         max_write_bytes: Largest body of a write request. None: only the server limits it (1 MiB by default).
         header_version: Version of the request header, 1 or 0; hedged reads need 1.
         hedge: Hedged reads; None: off. ``client.table(name, hedge=...)`` sets it for one table.
@@ -179,6 +182,10 @@ class ClientOptions:
                 continue
             if not _is_whole(size) or size < 1:
                 raise InvalidArgument(f"{name} must be a whole number above 0, not {size!r}")
+            if size > MAX_I32 and name in ("max_in_flight", "max_frame"):
+                raise InvalidArgument(
+                    f"{name} must be at most {MAX_I32}, not {size}: the protocol has no larger number"
+                )
         if not _is_whole(self.header_version) or self.header_version not in (0, 1):
             raise InvalidArgument(f"header_version must be 0 or 1, not {self.header_version!r}")
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):

@@ -100,7 +100,7 @@ def _usual(rpc: Rpc, data: bytes, skip: int | None, with_expiry: bool) -> Rows |
         if count:
             # A wrong count does no harm: each turn uses at least 15 bytes, and the loops end with the data.
             if core:
-                pos = core.cut_rows(data, pos, count, -1 if skip is None else skip, with_expiry, rows)
+                pos = core.cut_rows(data, pos, min(count, len(data)), -1 if skip is None else skip, with_expiry, rows)
             elif skip is None:
                 pos = _cut_full_rows(data, pos, count, with_expiry, rows)
             else:

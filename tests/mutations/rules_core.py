@@ -21,6 +21,15 @@ def core(name: str, rule: str, old: str, new: str, *tests: str) -> Mutation:
 
 CORE = (
     core(
+        "interrupted-while-the-loop-is-asked",
+        "an exception while an event loop tells whether a flush is due reaches the caller",
+        "return RELEASE(due), PyErr_Occurred() ? -1 : due == Py_True",
+        "return RELEASE(due), due == Py_True",
+        "tests/transport/test_interruptions.py",
+        "-k",
+        "loop_is_asked",
+    ),
+    core(
         "listener-that-is-interrupted",
         "an exception that interrupts a listener ends the call",
         "(outcome == NULL ? fail(call) : tell_end(call)) < 0",

@@ -193,6 +193,32 @@ def test_an_outcome_survives_two_interruptions(stage: Stage) -> None:
     assert not at_rest(table.client)
 
 
+class Asked:
+    """The callback of a loop that runs Python code for ``pending``, as gevent's loop for libuv does."""
+
+    @property
+    def pending(self) -> bool:
+        raise Interrupted
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_interruption_while_the_loop_is_asked_reaches_the_caller(stage: Stage, way: str) -> None:
+    server = stage.server(silent)
+    table = stage.table(timeout=3.0)
+    table.warm_up()
+    waiting = gevent.spawn(ends, lambda: [table.get("h", "first")])
+    connection = connection_of(table.client, server.address)
+    wait_until(lambda: connection.in_flight == 1)
+    connection._flush_callback = Asked()
+    caller: Any = gevent.spawn(table.get, "h", "second", **WAYS[way])
+    caller.join(2.0)
+    connection._flush_callback = None
+    assert isinstance(caller.exception, Interrupted)
+    assert connection.in_flight == 1
+    assert not connection.queued_bytes
+    waiting.kill()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_greenlet_that_cannot_clean_up_leaves_nothing(stage: Stage, way: str) -> None:
     """Where the stack is full, nothing of the cleaning up succeeds. What is left goes with the reply."""

@@ -91,6 +91,14 @@ def test_sizes_are_whole_and_above_0(name: str, value: Any) -> None:
         ClientOptions(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["max_in_flight", "max_frame"])
+def test_sizes_that_the_protocol_limits(name: str) -> None:
+    assert getattr(ClientOptions(**{name: 2**31 - 1}), name) == 2**31 - 1  # type: ignore[arg-type]
+    for value in (2**31, 10**20):
+        with pytest.raises(InvalidArgument, match=rf"^{name} must be at most 2147483647, not {value}"):
+            ClientOptions(**{name: value})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["max_in_flight", "max_queued_bytes", "max_frame"])
 def test_only_the_write_limit_can_be_turned_off(name: str) -> None:
     assert ClientOptions(max_write_bytes=None).max_write_bytes is None

@@ -239,7 +239,7 @@ def test_a_raw_socket_that_falls_behind_its_schedule_still_reads(spin):
     used = pace_socket(sock, [b"x"], 1, 1000, 30, spin=spin)
     assert used["calls"] == 30
     assert sock.steps == ["send", "recv"] * (len(sock.steps) // 2)
-    assert len(sock.steps) >= 10
+    assert len(sock.steps) > 2
 
 
 def test_an_error_of_a_scheduled_call_ends_the_block():

@@ -526,7 +526,7 @@ static void count_latency(PyObject *histogram, double seconds) {
 static PyObject *next_id(Books *books) {
     PyObject *ids = PyObject_GetAttr(books->session, name_ids), *seqid = ids == NULL ? NULL : PyIter_Next(ids);
     Py_XDECREF(ids);
-    if (seqid != NULL && PyLong_AsLongLong(seqid) <= 0x7FFFFFFF && !PyDict_Contains(books->pending, seqid)) return seqid;
+    if (seqid != NULL && PyLong_AsLongLong(seqid) <= INT32_MAX && !PyDict_Contains(books->pending, seqid)) return seqid;
     Py_XDECREF(seqid);
     return PyErr_Occurred() ? NULL : PyObject_CallMethod(books->session, "free_id", NULL);
 }
@@ -552,10 +552,10 @@ static PyObject *make_frame(Call *call) {
 }
 
 /* Finish a call of listeners. Only exceptions that are not an Exception are passed on. */
-static int told(Call *call, const char *event, PyObject *returned) {
+static int told(Call *call, const char *event, PyObject *method, PyObject *returned) {
     if (returned == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         Raised error = put_aside();
-        returned = PyObject_CallMethod(PART(lane, DISPATCHER), "complain", "sO", event, error.value);
+        returned = PyObject_CallMethod(PART(lane, DISPATCHER), "complain", "sOO", event, method, error.value);
         forget(&error);
     }
     return done(returned);
@@ -567,7 +567,7 @@ static int tell_end(Call *call) {
     PyObject *server = PyObject_GetAttr(call->route, name_primary);
     PyObject *seconds = PyFloat_FromDouble(call->books->heard - call->now);
     int failed = finished == NULL || attempts == NULL || server == NULL || seconds == NULL ? -1
-                 : told(call, "call_finished", PyObject_CallFunctionObjArgs(
+                 : told(call, "call_finished", finished, PyObject_CallFunctionObjArgs(
                        finished, PART(lane, TABLE), PART(shape, LABEL), seconds, Py_None, attempts, Py_False, server,
                        NULL));
     return RELEASE(finished, attempts, server, seconds), failed;
@@ -673,7 +673,7 @@ static PyObject *exchange(Call *call) {
         (call->part = PyObject_GetAttr(call->route, name_header_part)) == NULL)
         goto end;
     if (!call->observed ||
-        told(call, "call_started", PyObject_CallFunctionObjArgs(
+        told(call, "call_started", PART(way, STARTED), PyObject_CallFunctionObjArgs(
             PART(way, STARTED), PART(lane, TABLE), PART(shape, LABEL), NULL)) == 0)
         /* A listener may have closed the connection. */
         result = may_start(call->books) ? send_and_wait(call) : rest_of_call(call, Py_None);

@@ -512,9 +512,15 @@ class Bulk:
 
     def _interrupted(self, error: BaseException) -> None:
         """Call the listeners at the end of the requests that an exception interrupts."""
+        newest = None
         for index, begun in enumerate(self._begun):
             if begun:
-                self._tell(index, error)
+                try:
+                    self._tell(index, error)
+                except BaseException as failure:
+                    newest = failure
+        if newest is not None:
+            raise newest
 
     def _pause(self, again: list[int]) -> list[int]:
         """Wait once for all failed requests; return those to send again. The others have no time left."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -195,11 +195,19 @@ class Listeners:
 
     def emit(self, event: str, *details: Any) -> None:
         """Call all listeners that override the event's method."""
-        for take in self._takers[event]:
+        self._emit(event, iter(self._takers[event]), details)
+
+    def _emit(self, event: str, takers: Iterator[Callable[..., object]], details: tuple[Any, ...]) -> None:
+        for take in takers:
             try:
                 take(*details)
             except Exception as error:
                 self.complain(event, take, error)
+            except BaseException:
+                if event != "call_started":
+                    # The other listeners hear of an end or a change, too.
+                    self._emit(event, takers, details)
+                raise
 
     @property
     def behind(self) -> bool:

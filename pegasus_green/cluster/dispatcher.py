@@ -535,25 +535,25 @@ class Dispatcher:
 
     def _started(self, rpc: Rpc) -> None:
         """Call the listeners at the start of a call."""
-        cluster = self.cluster
+        take = self.cluster.started
         try:
-            cluster.started(self.routes.name, rpc.label)
+            take(self.routes.name, rpc.label)
         except Exception as error:
-            cluster.listeners.complain("call_started", cluster.started, error)
+            self.complain("call_started", take, error)
 
     def _finished(
         self, rpc: Rpc, seconds: float, error: BaseException | None, attempts: int, hedged: bool, server: str
     ) -> None:
         """Call the listeners at the end of a call."""
-        cluster = self.cluster
+        take = self.cluster.finished
         try:
-            cluster.finished(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
+            take(self.routes.name, rpc.label, seconds, error, attempts, hedged, server)
         except Exception as failure:
-            cluster.listeners.complain("call_finished", cluster.finished, failure)
+            self.complain("call_finished", take, failure)
 
-    def complain(self, event: str, error: Exception) -> None:
-        """Log an exception that a listener raised in the compiled core."""
-        self.cluster.listeners.complain(event, getattr(self.cluster, event.removeprefix("call_")), error)
+    def complain(self, event: str, take: Callable[..., object], error: Exception) -> None:
+        """Log an exception that a method of a listener raised."""
+        self.cluster.listeners.complain(event, take, error)
 
     def fail(self, rpc: Rpc, began: float, error: BaseException, route: Route) -> NoReturn:
         """Call the listeners after an exception that ended a call of the compiled core, and raise it again."""

@@ -312,6 +312,7 @@ class _Slot:
         "context",
         "greenlet",
         "told",
+        "struck",
         "__weakref__",
     )
 
@@ -340,6 +341,7 @@ class _Slot:
         self.context: Context | None = None  # the caller's, for the listeners
         self.greenlet: Any = None
         self.told = True  # whether the listeners know that the call has ended
+        self.struck = False  # whether an interruption has lost the decoded value
 
     def start(self) -> None:
         """Send the request if it can be sent at once; otherwise start a greenlet for the call."""
@@ -398,9 +400,10 @@ class _Slot:
         # ERR_OK without a result is a rejected write, so the length is checked, too.
         rpc = self.rpc
         if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
-            self.dispatcher.stats.count(monotonic() - self.begin)
             self.info.attempts, self.info.hedged = 1, False
             self._end(outcome)
+            # Last: after an interruption, the outcome comes again.
+            self.dispatcher.stats.count(monotonic() - self.begin)
         else:
             self._spawn(outcome)
 
@@ -454,7 +457,11 @@ class _Slot:
             value = self.finish(frame)
         except PegasusError as error:
             self._settle(None, error)
-        except Exception as failure:
+        except BaseException as failure:
+            if not isinstance(failure, Exception) and not self.struck:
+                # A signal handler, for example: decode it again.
+                self.struck = True
+                raise
             # A codec of the application or a signal handler raised. Handle.get() raises this error.
             writes = self.rpc.is_write
             text = f"the {'reply' if writes else 'value'} could not be decoded: {failure!r}"
@@ -478,8 +485,11 @@ class _Slot:
             emit: Callable[..., object] = listeners.emit
             if self.context is not None:
                 emit = partial(self.context.run, emit)
-            emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged, server)
-            self.told = True
+            try:
+                emit("call_finished", name, self.rpc.label, seconds, error, info.attempts, info.hedged, server)
+            finally:
+                # Also if a listener is interrupted: it hears of the end once.
+                self.told = True
 
 
 def begin(

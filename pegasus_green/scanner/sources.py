@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 from gevent.event import Event
+from greenlet import GreenletExit
 
 from ..errors import ForkedConnection, PegasusError, RequestTimeout, without_traceback
 from ..options import MAX_TIMEOUT
@@ -76,7 +77,7 @@ class Parallel:
     def __init__(self, work: Work, width: int) -> None:
         """Make a source for one scan with this many greenlets, which are started when needed."""
         self.work, self.width = work, width
-        self._ready: deque[tuple[Part, Batch] | Exception] = deque()
+        self._ready: deque[tuple[Part, Batch] | BaseException] = deque()
         self._hub: Any = None
 
     def next(self, taken: Batch | None) -> Batch | None:
@@ -101,7 +102,7 @@ class Parallel:
             self._news.clear()
             while self._ready:
                 found = self._ready[0]
-                if isinstance(found, Exception):
+                if isinstance(found, BaseException):
                     # An error of one greenlet usually occurs in the others, too. The application needs it only once.
                     self._drop_errors()
                     try:
@@ -127,7 +128,7 @@ class Parallel:
     def _drop_errors(self) -> None:
         # The readers append to the same deque, also between two of these steps.
         for one in self._ready.copy():
-            if isinstance(one, Exception):
+            if isinstance(one, BaseException):
                 self._ready.remove(one)
 
     def _staff(self) -> bool:
@@ -160,7 +161,10 @@ class Parallel:
             try:
                 self._read_part(part)
                 finished = True
-            except Exception as error:
+            except (GreenletExit, KeyboardInterrupt, SystemExit):
+                # A kill. gevent raises the other two in the main greenlet.
+                raise
+            except BaseException as error:
                 # The application's greenlet gets the error; its next call reads the part again. A forked child has a
                 # copy of this greenlet. The copy ends, so that a new one reads with new connections.
                 if not isinstance(error, ForkedConnection) and part in work.active:

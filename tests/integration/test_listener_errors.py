@@ -5,6 +5,7 @@ A call with the default options runs in the compiled core, if there is one. A ca
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -136,6 +137,120 @@ def test_the_log_line_of_a_failing_listener_shows_where_it_failed(
             trace = trace.tb_next
         assert names[-2:] == [event, "look"]
         caplog.clear()
+
+
+class Foreign(BaseException):
+    """An exception that is no Exception, like that of a test framework."""
+
+
+@pytest.fixture
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # They are intended: gevent is not to print each of them.
+    monkeypatch.setattr(gevent.get_hub(), "NOT_ERROR", (*gevent.get_hub().NOT_ERROR, Foreign))
+
+
+class Counting(Listener):
+    """Counts the calls, and raises in one event of all calls but ``exist``."""
+
+    def __init__(self, event: str = "", times: int = 1_000_000) -> None:
+        self.event, self.times = event, times
+        self.started = self.finished = 0
+
+    def strike(self, event: str, operation: str) -> None:
+        if event == self.event and operation != "ttl" and self.times > 0:
+            self.times -= 1
+            raise Foreign
+
+    def call_started(self, *details: Any) -> None:
+        self.started += 1
+        self.strike("call_started", details[1])
+
+    def call_finished(self, *details: Any) -> None:
+        self.finished += 1
+        self.strike("call_finished", details[1])
+
+
+class Unreadable:
+    """A codec that always raises when it decodes."""
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    def decode(self, _data: bytes) -> bytes:
+        raise Foreign
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("what", ["codec", "listener", "listener once"])
+def test_a_failure_while_a_handle_is_settled_affects_no_other_call(box: Onebox, client: Client, what: str) -> None:
+    box.fault("delay", rpc="get", seconds=0.05)
+    box.fault("delay", rpc="ttl", seconds=0.2)
+    listener = Counting("" if what == "codec" else "call_finished", 1 if what == "listener once" else 1_000_000)
+    client.add_listener(listener)
+    table = client.table("temp", codec=Unreadable()) if what == "codec" else client.table("temp")
+    neighbour = gevent.spawn(client.table("temp").exist, "h", "s")
+    before = client.stats()["tables"]["temp"]["calls"]
+    handle: Any = table.get_async("h", "s", timeout=2.0)
+    watch = Stopwatch()
+    if what == "codec":
+        with pytest.raises(errors.PegasusError, match="could not be decoded"):
+            handle.get()
+    else:
+        assert handle.get() == b"v"
+    assert watch.stop().seconds < 1.5
+    assert neighbour.get(timeout=2.0) is True
+    assert listener.finished == listener.started == 2
+    assert sum(server["losses"] for server in client.stats()["servers"].values()) == 0
+    assert client.stats()["tables"]["temp"]["calls"] == before + 2
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_listener_hears_once_of_the_end_of_a_dropped_handle(client: Client) -> None:
+    listener = Counting("call_finished")
+    client.add_listener(listener)
+    client.table("temp").set_async("h", "s", "v")
+    connections = list(client._cluster.pool.connections)
+    client.close()
+    gevent.sleep(0.1)
+    assert (listener.started, listener.finished) == (1, 1)
+    assert sum(connection.in_flight for connection in connections) == 0
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("event", ["call_started", "call_finished"])
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_what_interrupts_the_listener_of_a_scan_reaches_its_caller(client: Client, parallel: int, event: str) -> None:
+    client.add_listener(Counting(event))
+
+    def scan() -> object:
+        try:
+            return list(client.table("temp").scan(parallel=parallel, timeout=1.0))
+        except Foreign as error:
+            return error
+
+    assert isinstance(gevent.spawn(scan).get(timeout=5), Foreign)
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.parametrize("verb", ["get", "get_many", "get_async"])
+def test_other_listeners_hear_of_an_end_that_interrupts_one(client: Client, verb: str) -> None:
+    table: Any = client.table("temp")
+    before, after = Counting(), Counting()
+    for listener in (before, Counting("call_finished"), after):
+        client.add_listener(listener)
+    calls = {
+        "get": lambda: table.get("h", "s"),
+        "get_many": lambda: table.get_many([("h", "s")] * 5),
+        "get_async": lambda: table.get_async("h", "s").get(),
+    }
+
+    def call() -> None:
+        with contextlib.suppress(Foreign):
+            calls[verb]()
+
+    gevent.spawn(call).get(timeout=5)
+    assert before.started == before.finished > 0
+    assert after.started == after.finished == before.started
 
 
 def during(call: Callable[[], object], change: Callable[[], object]) -> None:

@@ -173,7 +173,7 @@ CORE = (
     core(
         "ids-wrap",
         "sequence ids stay within 31 bits",
-        "PyLong_AsLongLong(seqid) <= 0x7FFFFFFF && ",
+        "PyLong_AsLongLong(seqid) <= INT32_MAX && ",
         "",
         TIME,
         "-k",

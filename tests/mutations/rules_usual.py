@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutations.mutation import Mutation
 
+LISTENERS = "tests/integration/test_listener_errors.py"
 USUAL = "cluster/usual.py"
 TESTS = "tests/transport/test_usual_calls.py"
 WAYS = "tests/transport/test_interruptions.py"
@@ -40,6 +41,54 @@ USUAL_CALLS = (
         " or started is not None",
         "",
         ("tests/integration/test_observability.py",),
+    ),
+    Mutation(
+        "9-end-of-a-handle-once",
+        "a listener that fails at the end of a handle hears of it once",
+        "operations/asynchronous.py",
+        "it hears of the end once.\n                self.told = True\n",
+        "it hears of the end once.\n                pass\n            self.told = True\n",
+        (LISTENERS, "-k", "handle"),
+    ),
+    Mutation(
+        "9-codec-of-a-handle",
+        "a codec that always raises ends its own handle only",
+        "operations/asynchronous.py",
+        "isinstance(failure, Exception) and not self.struck",
+        "isinstance(failure, Exception)",
+        (LISTENERS, "-k", "handle"),
+    ),
+    Mutation(
+        "9-count-of-a-handle",
+        "a call whose outcome comes twice counts once",
+        "operations/asynchronous.py",
+        "            self._end(outcome)\n            # Last",
+        "            self.dispatcher.stats.count(0.0)\n            self._end(outcome)\n            # Last",
+        (LISTENERS, "-k", "handle"),
+    ),
+    Mutation(
+        "9-other-listeners",
+        "the end of a call that interrupts a listener is told to the others",
+        "events.py",
+        "                    self._emit(event, takers, details)\n",
+        "                    pass\n",
+        (LISTENERS, "-k", "other_listeners"),
+    ),
+    Mutation(
+        "9-ends-of-a-bulk-call",
+        "each request of an interrupted bulk call has its end",
+        "bulk.py",
+        "                except BaseException as failure:\n                    newest = failure\n",
+        "                except BaseException as failure:\n                    raise\n",
+        (LISTENERS, "-k", "other_listeners"),
+    ),
+    Mutation(
+        "9-interrupted-part-of-a-scan",
+        "the caller of a parallel scan gets what interrupts one of its greenlets",
+        "scanner/sources.py",
+        "            except BaseException as error:\n                # The application's",
+        "            except Exception as error:\n                # The application's",
+        (LISTENERS, "-k", "scan"),
     ),
     Mutation(
         "6-ttl-of-a-set",

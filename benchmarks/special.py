@@ -148,14 +148,14 @@ def latency(*, spin: bool) -> Any:
 
 def paced(bench: Bench, *, spin: bool) -> Samples:
     """Measure p99 with a timer of one millisecond, or with a loop that never sleeps."""
-    spec: dict[str, Any] = {"callers": 64, "tables": [table_name()]}
+    spec = {"callers": 64, "tables": [table_name()]}
     top = bench.open(Side("green", "get", 0, "top rate", 1, spec))
     top(6_400)
     blocks = [top(25_600) for _ in range(3)]
     rate = statistics.median(used["calls"] / used["wall"] for used in blocks) / 2
-    spec |= {"rate": rate, "spin": spin}
-    ours = bench.open(Side("green", "paced", 0, "paced", 1, spec))
-    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, spec))
+    scheduled = {**spec, "rate": rate, "spin": spin}
+    ours = bench.open(Side("green", "paced", 0, "paced", 1, scheduled))
+    raw = bench.open(Side("raw", "get", 0, "raw socket, paced", 1, scheduled))
     samples = Samples()
     halves: dict[str, list[float]] = {"ours": [], "raw": []}
     seconds = 1.0 * bench.scale

@@ -520,7 +520,10 @@ class Bulk:
                 except BaseException as failure:
                     newest = failure
         if newest is not None:
-            raise newest
+            try:
+                raise newest
+            finally:
+                del newest  # the traceback of the error holds this frame
 
     def _pause(self, again: list[int]) -> list[int]:
         """Wait once for all failed requests; return those to send again. The others have no time left."""

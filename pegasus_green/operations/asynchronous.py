@@ -400,10 +400,11 @@ class _Slot:
         # ERR_OK without a result is a rejected write, so the length is checked, too.
         rpc = self.rpc
         if type(outcome) is bytes and len(outcome) > rpc.body_offset and outcome.startswith(rpc.ok_head, 4):
+            seconds = monotonic() - self.begin
             self.info.attempts, self.info.hedged = 1, False
             self._end(outcome)
             # Last: after an interruption, the outcome comes again.
-            self.dispatcher.stats.count(monotonic() - self.begin)
+            self.dispatcher.stats.count(seconds)
         else:
             self._spawn(outcome)
 

@@ -101,6 +101,10 @@ def usual_get(client: Client) -> bytes | None:
     return table_of(client).get(KEYS[7], "s")
 
 
+def usual_set(client: Client) -> None:
+    table_of(client).set(KEYS[7], "s", value_of(KEYS[7]))
+
+
 def get_by_handles(client: Client) -> list[bytes | None]:
     return [one.get() for one in [table_of(client).get_async(key, "s", timeout=3.0) for key in KEYS[:3]]]
 
@@ -131,13 +135,9 @@ VERBS = {
     "get": Verb(get, value_of(KEYS[7])),
     "set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7]), timeout=3.0), None),
     "usual_get": Verb(usual_get, value_of(KEYS[7])),
-    "usual_set": Verb(lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7])), None),
+    "usual_set": Verb(usual_set, None),
     "observed_get": Verb(usual_get, value_of(KEYS[7]), observed=True),
-    "observed_set": Verb(
-        lambda client: table_of(client).set(KEYS[7], "s", value_of(KEYS[7])),
-        None,
-        observed=True,
-    ),
+    "observed_set": Verb(usual_set, None, observed=True),
     "get_many": Verb(
         lambda client: table_of(client).get_many([(key, "s") for key in KEYS], timeout=3.0), [*map(value_of, KEYS)]
     ),
